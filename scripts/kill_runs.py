@@ -44,7 +44,8 @@ TRIES = 4  # commands until a job has ended
 
 LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
 SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1"]
-POLICY = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "head_dim": 16, "head_heads": 2}
+POLICY = {"image_size": 16, "backbone_patch_size": 8, "backbone_width": 16, "backbone_depth": 2, "backbone_heads": 2}
+POLICY |= {"head_dim": 16, "head_heads": 2}
 TINY = [word for flag in as_flags(POLICY) for word in flag]
 QUICK = ["--preset", "quick", "--dim", "16", "--heads", "2", "--hidden", "16"]
 

@@ -23,7 +23,7 @@ from lattok.hub import CARD, OWN, HubModel
 from lattok.recipes import ImageLAMRecipe, ResidualVQRecipe, VLARecipe
 from lattok.utils import files
 
-SMALL = {"width": 64, "head_dim": 64, "head_heads": 4}  # of a policy; a third of the preset's size
+SMALL = {"backbone_width": 64, "head_dim": 64, "head_heads": 4}  # of a policy; a third of the preset's size
 STEPS = {"tokenizer": 12, "lam": 1200, "policy": 1500}
 LICENSE = "apache-2.0"
 

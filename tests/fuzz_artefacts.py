@@ -77,7 +77,7 @@ def small_models(dim: int) -> dict[str, Any]:
         "toast": TOAST.fit(chunks, vocab_size=300),
         "uniform-bins": UniformBins.fit(chunks),
         "image-lam": ImageLAM(lam),
-        "policy": policy(width=8, depth=1, heads=2, head_dim=8, head_heads=2),
+        "policy": policy(backbone_width=8, backbone_depth=1, backbone_heads=2, head_dim=8, head_heads=2),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
     }
     for model in made.values():
@@ -225,8 +225,26 @@ FIELDS = ("features", "language", "backbone", "decoder")
 HUGE = ("vit_giant_patch14_clip_224", "vit_gigantic_patch14_clip_224", "eva_giant_patch14_224", "vit_7b_patch16_dinov3")
 
 
-def _edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+GROUPS = ("backbone", "lora", "head", "features", "decoder")  # of options, where a config.json has them as objects
+
+
+def places(config: dict[str, Any], group: str = "") -> dict[str, tuple[dict[str, Any], str]]:
+    """Find by the flat name of each option the object of a config.json that holds it, and its key there."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for key, value in config.items():
+        name = group if group and key == "name" else f"{group}_{key}".removeprefix("_")
+        found[name] = (config, key)
+        found |= places(value, name) if key in GROUPS and isinstance(value, dict) else {}
+    return found
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change options of a config.json, by their flat names."""
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        holder, key = places(config).get(name, (config, name))
+        holder[key] = value
+    path.write_text(json.dumps(config))
 
 
 def _named(path: Path, draw: random.Random) -> None:
@@ -234,11 +252,11 @@ def _named(path: Path, draw: random.Random) -> None:
     canary = path.parents[2] / "canary"
     place = draw.choice((str(canary), f"{path.parent}/../../canary", os.path.relpath(canary), str(path.parent / "in")))
     (path.parent / "in").symlink_to(canary)
-    known = [field for field in FIELDS if field in json.loads(path.read_text())]
+    known = [field for field in FIELDS if field in places(json.loads(path.read_text()))]
     field = draw.choice(known or ["features"])
     form = "{}" if field == "backbone" else draw.choice(FORMS)
-    more = {"train_backbone": draw.choice(("frozen", "lora"))} if field == "backbone" else {}
-    _edit(path, **{field: form.format(place)}, **more)
+    more = {"backbone_train": draw.choice(("frozen", "lora"))} if field == "backbone" else {}
+    edit(path, **{field: form.format(place)}, **more)
 
 
 def _linked(path: Path, draw: random.Random) -> None:
@@ -263,17 +281,18 @@ def _base(path: Path, draw: random.Random) -> None:
     if way == "link":
         (base / WEIGHTS).unlink()
         (base / WEIGHTS).symlink_to(canary / WEIGHTS)
-    _edit(path, backbone=MERGED, train_backbone="frozen")
+    edit(path, backbone=MERGED, backbone_train="frozen")
 
 
 def _large(path: Path, draw: random.Random) -> None:
     """A few words ask for gigabytes."""
     sizes = {"width": 2**16, "depth": 10**6, "codebook_size": 2**40, "latent_dim": 2**30, "decoder_depth": 10**6}
+    sizes |= {"backbone_width": 2**16, "backbone_depth": 10**6}
     sizes |= {"encoder_depth": 10**6, "head_dim": 2**20, "horizon": 2**16, "tokens": 2**20, "scene_tokens": 4096}
-    known = [field for field in (*sizes, "features", "features") if field in json.loads(path.read_text())]
+    known = [field for field in (*sizes, "features", "features") if field in places(json.loads(path.read_text()))]
     field = draw.choice(known)
     value = f"timm:{draw.choice(HUGE)}" if field == "features" else sizes[field]
-    _edit(path, **{field: value}, **({"image_size": 112} if field == "features" else {}))
+    edit(path, **{field: value}, **({"image_size": 112} if field == "features" else {}))
 
 
 FOREIGN: dict[str, Callable[[Path, random.Random], None]] = {

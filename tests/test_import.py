@@ -73,8 +73,10 @@ def test_policies_need_neither_transformers_nor_peft():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('transformers', 'peft', 'lerobot')));"
         "import lattok.vla, lattok.backbones, lattok.recipes.study; from lattok.backbones.model import open_backbone;"
-        "c = lattok.vla.VLAConfig(action_dim=2, cameras=('a',), camera_sizes=((8, 8),), backbone='scratch', width=16,"
-        "train_backbone='full', image_size=16, patch_size=8, heads=2, head_dim=16, head_heads=2);"
+        "from lattok.vla.config import HeadConfig; from lattok.backbones import BackboneConfig;"
+        "b = BackboneConfig('scratch', train='full', width=16, patch_size=8, heads=2);"
+        "c = lattok.vla.VLAConfig(action_dim=2, cameras=('a',), camera_sizes=((8, 8),), image_size=16, backbone=b,"
+        "head=HeadConfig(dim=16, heads=2));"
         "lattok.vla.LatentVLA(c, open_backbone(c)); lattok.vla.CodeCrossEntropy(8, 4);"
         "print([m for m in sys.modules if m.split('.')[0] in ('transformers', 'peft') and sys.modules[m]])"
     )

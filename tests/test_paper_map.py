@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lattok.image_lam.clips import ClipLAMConfig
+from lattok.backbones import BackboneConfig
+from lattok.image_lam.clips import config
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT, VLAConfig
@@ -64,12 +65,10 @@ def test_every_file_is_that_of_its_names(row):
 
 
 def test_defaults_of_what_is_left_open_are_those_of_the_options():
-    rows = re.findall(
-        r"^\| [^|]+ \| `lattok\.image_lam\.clips\.config\.ClipLAMConfig\.(\w+)` \| (\S+) \|$", PAGE, re.MULTILINE
-    )
+    rows = re.findall(r"^\| [^|]+ \| `lattok\.image_lam\.clips\.config\.(\w+)\.(\w+)` \| (\S+) \|$", PAGE, re.MULTILINE)
     assert len(rows) > 15
-    for name, default in rows:
-        assert str(getattr(ClipLAMConfig, name)).lower() == default, name
+    for owner, name, default in rows:
+        assert str(getattr(getattr(config, owner), name)).lower() == default, name
 
 
 def test_all_equations_and_tables_are_there():
@@ -124,6 +123,6 @@ def test_table_8_is_what_the_presets_are(column, preset):
     }
     for label, field in fields.items():
         assert cells[label] == str(given[field]), label
-    assert VLAConfig.backbone.startswith(f"Qwen/{cells['base VLM']}")
+    assert BackboneConfig.name.startswith(f"Qwen/{cells['base VLM']}")
     paper = {"libero": (80_000, 8), "robotwin": (30_000, 25), "jaka": (30_000, 20)}
     assert (given["steps"], given["horizon"]) == paper[preset]

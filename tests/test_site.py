@@ -255,7 +255,7 @@ def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, mon
     Path("latent_motion_tokenizer/weights.safetensors").rename("latent_motion_tokenizer/model.safetensors")
     names = {"DATASET": "data", "image": "front", "32": "2", "15": "2", "1s": "2"}
     few = ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--log-every", "1"]
-    small = ["--width", "16", "--depth", "2", "--head-dim", "16", "--cameras", "front"]
+    small = ["--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16", "--cameras", "front"]
     for line in commands(ROOT / f"docs/migrate/{page}.md"):
         words = [names.get(word, word) for word in shlex.split(line)[1:]]
         words += PUBLISHED if words[1] == "univla-lam" else []

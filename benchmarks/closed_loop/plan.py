@@ -135,7 +135,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "recipe-no_crop": Row("no crop", "baseline", None, {"crop": 1.0}),
         "recipe-colours": Row("colours change too", "baseline", None, COLOURS),
         "recipe-no_proprio": Row("no proprio", "baseline", None, {"proprio": False}),
-        "recipe-depth_4": Row("four layers", "baseline", None, {"depth": 4}),
+        "recipe-depth_4": Row("four layers", "baseline", None, {"backbone_depth": 4}),
         "recipe-half": Row("half the steps", "baseline", None, {"steps": 1500}),
         "recipe-ema": Row("averaged weights, constant rate", "baseline", None, EMA),
     }

@@ -43,14 +43,14 @@ from lattok.evaluation.questions.dependence import variant_losses
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "exchange": {},
-    "no exchange": {"exchange": False},
+    "no exchange": {"decoder_exchange": False},
     "no separation": {"separation_weight": 0.0},
     "separation .1": {"separation_weight": 0.1},
-    "velocity, no separation": {"frame_output": "velocity", "separation_weight": 0.0},
+    "velocity, no separation": {"decoder_output": "velocity", "separation_weight": 0.0},
     "velocity, no separation, no exchange": {
-        "frame_output": "velocity",
+        "decoder_output": "velocity",
         "separation_weight": 0.0,
-        "exchange": False,
+        "decoder_exchange": False,
     },
     "*control:* untrained": {"steps": 1, "lr": 1e-9},
 }

@@ -19,8 +19,10 @@ from typing import Any
 import torch
 
 from benchmarks.common import Case, backward, environment, interleaved, peak, write_results
+from lattok.backbones import BackboneConfig
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
+from lattok.image_lam.clips.config import DecoderConfig, FeaturesConfig
 from lattok.types import PairBatch, PolicyBatch
 
 CAMERAS, BATCH, SIDE, PATCH, WIDTH, DEPTH, ACTIONS, HORIZON = ("front", "wrist"), 8, 64, 16, 128, 4, 7, 16
@@ -40,16 +42,9 @@ def teacher(frames: int) -> tuple[ClipLAM, PolicyBatch]:
         latent_dim=32,
         image_size=SIDE,
         prompt="{task}",
-        backbone="scratch",
-        train_backbone="full",
-        width=WIDTH,
-        depth=DEPTH,
-        patch_size=PATCH,
-        features_size=SIDE,
-        features_patch=PATCH,
-        decoder_width=WIDTH,
-        decoder_depth=DEPTH,
-        decoder_heads=4,
+        backbone=BackboneConfig("scratch", train="full", width=WIDTH, depth=DEPTH, patch_size=PATCH),
+        features=FeaturesConfig(size=SIDE, patch=PATCH),
+        decoder=DecoderConfig(width=WIDTH, depth=DEPTH, heads=4),
     )
     clips = torch.randint(0, 256, (BATCH, frames, len(CAMERAS), SIDE, SIDE, 3), dtype=torch.uint8)
     valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.types import LatentTarget, PairBatch, PairIndex, PolicyBatch
+from lattok.utils.options import built, options_of
 from lattok.vla import LatentVLA, VLAConfig, strategy_of
 from lattok.vla.joint.alignment import JointLARA, LiveLAM
 
@@ -36,7 +36,7 @@ BASE, ALONE = "Baseline", "the latent action model alone"
 def preset(recipe: Any, config: Any, name: str, **more: Any) -> dict[str, Any]:
     """Return what a preset sets of a model's configuration."""
     made = recipe.from_preset("dataset", "out", name, **more).options()
-    known = {field.name for field in fields(config)} - config.from_data
+    known = {option.name for option in options_of(config)} - config.from_data
     return {key: value for key, value in made.items() if key in known and key not in ("strategy", "cameras")}
 
 
@@ -44,7 +44,7 @@ def lam() -> ImageLAM:
     """Make the latent action model, past its warm-up."""
     torch.manual_seed(0)
     options = preset(ImageLAMRecipe, ImageLAMConfig, "tiny+robust", features="pixels", continuous_steps=0)
-    return ImageLAM(ImageLAMConfig(cameras=CAMERAS, **options)).train()
+    return ImageLAM(built(ImageLAMConfig, {"cameras": CAMERAS, **options})).train()
 
 
 def policy(strategy: str = "baseline", head: str = "regression") -> LatentVLA:
@@ -53,7 +53,8 @@ def policy(strategy: str = "baseline", head: str = "regression") -> LatentVLA:
     plan, options = strategy_of(strategy), preset(VLARecipe, VLAConfig, "scratch", backbone="scratch", head=head)
     spec = LatentSpec(steps=HORIZON, codes=CODES, codebook_size=BOOK, vectors=1, latent_dim=64) if plan.losses else None
     sizes = {"action_dim": ACTIONS, "proprio_dim": STATES, "camera_sizes": ((SIDE, SIDE),) * len(CAMERAS)}
-    config = VLAConfig(cameras=CAMERAS, strategy=plan, latent=spec, **sizes, **options)
+    known = {"cameras": CAMERAS, "strategy": plan, "latent": spec, **sizes}
+    config = built(VLAConfig, {**known, **options})
     return LatentVLA(*with_base(config)).train()
 
 

@@ -38,7 +38,7 @@ common = {"cameras": ("corner2",), "device": "cpu", "threads": 1} | ({"trial": T
 # episode of every task is held out.
 
 # %%
-sizes = {"width": 64, "decoder_width": 64, "decoder_depth": 2}  # half of what the preset has
+sizes = {"backbone_width": 64, "decoder_width": 64, "decoder_depth": 2}  # half of what the preset has
 recipe = lattok.ClipLAMRecipe.from_preset(SAMPLE, "teacher", "tiny", steps=10 if SHORT else 300, **sizes, **common)
 teacher = lattok.train(recipe)
 stride, camera = teacher.stride_frames(dataset.fps), teacher.cameras[0]
@@ -115,7 +115,7 @@ assert SHORT or r2["action"]["motion"] > 0.2
 #
 # What it predicts is the first frame, smeared where the arm will be and where it was, and hardly another one with other motion: after
 # 300 steps the scene latents say which way it goes as well, and those stayed. A decoder that says the velocity of noisy patches
-# instead of the change (`frame_output="velocity"`) shows a silhouette in noise here.
+# instead of the change (`decoder_output="velocity"`) shows a silhouette in noise here.
 
 # %% tags=["picture"]
 some = np.linspace(0, len(test["task"]) - 1, 9).astype(int)[1::3]
@@ -199,7 +199,7 @@ assert SHORT or follows["own motion, this clip's actions"] > follows["other moti
 # says of *another* clip of the same task.
 
 # %%
-options = {"backbone": "scratch", "width": 64, "head_dim": 64, **common}
+options = {"backbone": "scratch", "backbone_width": 64, "head_dim": 64, **common}
 student = lattok.train(
     lattok.LatBotRecipe.from_preset(SAMPLE, "student", teacher="teacher", steps=10 if SHORT else 200, **options)
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lattok.hub import ADDED
-from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, gripper_dims
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, gripper_dims
 from lattok.utils import checks
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
@@ -23,7 +23,7 @@ class ChunkConfig(NormalizedActions):
 
     action_dim: int
     horizon: int = 8  # steps of a chunk
-    normalize: str = "mean_std"  # "mean_std", "quantile", "min_max", "bounded" or "identity"
+    normalize: Normalization = "mean_std"  # "mean_std", "quantile", "min_max", "bounded" or "identity"
     normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind, by name, pattern (*) or index
     # normalised actions end at -1 and 1, for the kinds that have such a range
     normalize_clip: bool = field(default=False, metadata=ADDED)

@@ -9,17 +9,18 @@ Hidden states are counted as transformers does: 0 are the embeddings, k the outp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from lattok.utils import checks
+from lattok.utils.options import GROUP, check_choices
 
 Inputs = Mapping[str, Any]  # tensors, and what is known of them on the host
 SCRATCH = "scratch"  # a small one with random weights, which lies in the artefact itself
-TRAIN = ("lora", "full", "all_but_vision", "frozen")
-DTYPES = ("float32", "bfloat16")  # of a pretrained model's weights
+Train = Literal["lora", "full", "all_but_vision", "frozen"]
+Dtype = Literal["float32", "bfloat16"]  # of a pretrained model's weights
 
 
 class BackboneOut(NamedTuple):
@@ -36,18 +37,45 @@ class BackboneOut(NamedTuple):
 class LoraSpec:
     """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank."""
 
-    rank: int = 64
-    alpha: float = 16.0
-    dropout: float = 0.0
-    vision: bool = True  # also in the image tower
-    projector: bool = False  # from the image tower to the words: trained whole, as peft's modules_to_save
+    rank: int = 64  # of the adapters in the backbone
+    alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
+    dropout: float = 0.0  # of the adapters' input, while they learn
+    vision: bool = True  # adapters also in the image tower
+    # the projector from the image tower to the words, of "lora": trained whole, as peft's modules_to_save
+    projector: bool = False
 
     def __post_init__(self) -> None:
-        checks.counts(lora_rank=self.rank)
-        checks.positive(lora_alpha=self.alpha)
-        checks.at_least_zero(lora_dropout=self.dropout)
+        checks.counts(backbone_lora_rank=self.rank)
+        checks.positive(backbone_lora_alpha=self.alpha)
+        checks.at_least_zero(backbone_lora_dropout=self.dropout)
         if self.dropout >= 1:
-            checks.fail("lora_dropout", "a number below 1", self.dropout)
+            checks.fail("backbone_lora_dropout", "a number below 1", self.dropout)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The base model of a policy or of a model of clips, and what is trained of it."""
+
+    # what a policy that goes on with one may change, by flat names: its weights mean the same
+    free: ClassVar[frozenset[str]] = frozenset({"backbone_lora_dropout", "backbone_gradient_checkpointing"})
+
+    name: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
+    revision: str | None = None  # commit, or the fingerprint of a folder
+    dtype: Dtype = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
+    train: Train = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
+    lora: LoraSpec = field(default_factory=LoraSpec, metadata=GROUP)
+    gradient_checkpointing: bool = False  # less memory for more time
+    width: int = 128  # of the scratch backbone
+    depth: int = 4  # layers of the scratch backbone
+    heads: int = 4  # its attention heads
+    patch_size: int = 16  # side of its patches in pixels
+
+    def __post_init__(self) -> None:
+        checks.counts(backbone_width=self.width, backbone_depth=self.depth, backbone_heads=self.heads)
+        checks.counts(backbone_patch_size=self.patch_size)
+        check_choices(self, "backbone")
+        if self.name == SCRATCH:
+            checks.one_of("backbone_train", self.train, ("full",))
 
 
 class Backbone(Protocol):
@@ -67,7 +95,7 @@ class Backbone(Protocol):
         ...
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
-        """Choose in place what is trained, a word of `TRAIN`. Called once, before training or loading."""
+        """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
         ...
 
     def text_logits(self, states: Tensor) -> Tensor:

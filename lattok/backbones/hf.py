@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
+from lattok.backbones import BackboneOut, Inputs, LoraSpec, Train, pretrained
 from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
@@ -148,7 +148,7 @@ class HFBackbone(nn.Module):
         "full": every weight but those behind the last hidden state; "all_but_vision": those outside the image tower,
         where the projector is not; both have all weights in float32. "frozen": nothing.
         """
-        checks.one_of("train", train, TRAIN)
+        checks.one_of("train", train, get_args(Train))
         if self.train_mode is not None:
             raise RuntimeError("adapt() was called before; load the backbone again for another choice")
         if train == "lora":

@@ -49,13 +49,13 @@ class BackboneModel(HubModel, ABC):
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
-        if config.backbone == SCRATCH:
+        if config.backbone.name == SCRATCH:
             if backbone is not None:
                 expected = "to be left out: its own is small and lies in its file"
                 checks.fail("backbone", expected, repr(backbone))
             return config, {}
         if backbone is not None:
-            config = replace(config, backbone=from_root(str(backbone)))
+            config = with_backbone(config, name=from_root(str(backbone)))
         return config, {"backbone": cls.open_base(config, folder)}
 
     @classmethod
@@ -72,23 +72,29 @@ class BackboneModel(HubModel, ABC):
         """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
         if isinstance(self.backbone, Outline):
             ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
-            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
+            base = self.config.backbone
+            if base.train == "lora" and ranks != {base.lora.rank}:
                 got = ", ".join(map(str, sorted(ranks))) or "none"
-                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
+                checks.fail(where, f"adapters of rank {base.lora.rank}, as config.json says", got)
             file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
         super().check_fits(file, where)
 
     @property
     def base_model(self) -> str | None:
         """Hub id of the base model, where it has one."""
-        name = self.config.backbone
+        name = self.config.backbone.name
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
 
 def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
     """Return the configuration of a new policy, which says where and which its base model is, and that model."""
     backbone = open_backbone(config, frames=frames)
-    return replace(config, backbone=from_root(config.backbone), backbone_revision=backbone.revision), backbone
+    return with_backbone(config, name=from_root(config.backbone.name), revision=backbone.revision), backbone
+
+
+def with_backbone(config: Any, **changes: Any) -> Any:
+    """Return the configuration with these fields of its `BackboneConfig` changed."""
+    return replace(config, backbone=replace(config.backbone, **changes))
 
 
 def from_root(name: str) -> str:
@@ -104,10 +110,11 @@ def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> A
 
     Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
     """
-    if config.backbone == SCRATCH:
-        sizes = config.image_size, config.patch_size, config.width, config.depth, config.heads
+    base = config.backbone
+    if base.name == SCRATCH:
+        sizes = config.image_size, base.patch_size, base.width, base.depth, base.heads
         return ScratchBackbone(ScratchSize(len(config.cameras), *sizes, frames))
     from lattok.backbones.hf import HFBackbone
 
-    name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
-    return HFBackbone.load(name, config.backbone_revision, dtype=config.backbone_dtype)
+    name = str(folder / MERGED) if folder is not None and base.name == MERGED else base.name
+    return HFBackbone.load(name, base.revision, dtype=base.dtype)

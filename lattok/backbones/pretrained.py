@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from packaging.version import Version
 
-from lattok.backbones import DTYPES
+from lattok.backbones import Dtype
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 from lattok.hub.networks import from_pretrained
@@ -105,7 +105,7 @@ def require(package: str) -> ModuleType:
 
 def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family, str]:
     """Open a model; returns it with its processor (tokenizer of a text model), family and revision."""
-    checks.one_of("dtype", dtype, DTYPES)
+    checks.one_of("dtype", dtype, get_args(Dtype))
     transformers = require("transformers")
     folder, found = find(name, revision)
     files_of_weights = sorted(folder.glob("*.safetensors"))

@@ -105,7 +105,7 @@ class ScratchBackbone(nn.Module):
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Do nothing: everything is trained."""
-        checks.one_of("train_backbone", train, ("full",))
+        checks.one_of("backbone_train", train, ("full",))
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Raise `LattokError`: it has no head for text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ MOST_PIXELS = 2048  # of a side, that a configuration may ask for
 MOST_SCALING = 1000  # of means and deviations of pixels between 0 and 1, or their inverse
 MOST_CAMERAS = 64
 ALIASED = "bicubic_aliased"
-INTERPOLATIONS = ("bicubic", "bilinear", ALIASED)
+Interpolation = Literal["bicubic", "bilinear", "bicubic_aliased"]
+INTERPOLATIONS = get_args(Interpolation)
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 
 

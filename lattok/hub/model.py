@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
@@ -449,6 +449,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return True
     if origin in (Union, UnionType):
         return any(_is_of(value, part) for part in parts)
+    if origin is Literal:  # which of its words, `check_choices` of the dataclass tells
+        return type(value) in map(type, parts)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = parts[:1] * len(value) if parts[-1] is ... else parts
         return len(value) == len(kinds) and all(map(_is_of, value, kinds))

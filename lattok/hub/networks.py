@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,12 @@ def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
             say = f"{field}=FOLDER when you load it, or " if field == "backbone" else ""
             hint = f"If you trust it, say so: {say}{TRUSTED}={place} (environment)."
             expected = "a Hub id: a model may not choose what is read here"
-            checks.fail(f"{field}` in `{folder}", expected, getattr(config, field), hint)
+            checks.fail(f"{field}` in `{folder}", expected, _name_in(config, field), hint)
 
 
 def folders_of(config: Any) -> dict[str, str]:
     """Return by field the paths of this machine that a configuration names."""
-    found = {field: getattr(config, field, None) for field in FIELDS}
+    found = {field: _name_in(config, field) for field in FIELDS}
     places = {field: _local(field, name) for field, name in found.items() if isinstance(name, str)}
     return {field: place for field, place in places.items() if place}
 
@@ -64,6 +64,12 @@ def way_in(config: Any) -> str:
     return (
         "" if told else f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
     )
+
+
+def _name_in(config: Any, field: str) -> Any:
+    """Return what a field holds, or the `name` in it where it is a group of options, also as JSON has it."""
+    value = getattr(config, field, None)
+    return value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
 
 
 def _local(field: str, name: str) -> str | None:

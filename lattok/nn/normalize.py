@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from lattok.nn.blocks import same_precision
 from lattok.utils import checks, files
 
 PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
-KINDS = (*PAIRS, "identity", "bounded")
+Normalization = Literal["mean_std", "quantile", "min_max", "identity", "bounded"]
+KINDS = get_args(Normalization)
 CLIPPED = ("quantile", "min_max")  # kinds with a range, [-1, 1]
 MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
@@ -136,7 +137,7 @@ class NormalizedActions:
 
     action_dim: int
     action_names: tuple[str, ...]
-    normalize: str
+    normalize: Normalization
     normalize_exceptions: tuple[str, ...]
     normalize_clip: bool
 
@@ -204,7 +205,7 @@ def for_dataset(model: Any, name: str) -> Any:
 
 def read_statistics(
     source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None = None, prefer: str = "mean_std"
-) -> tuple[dict[str, Any] | None, str]:
+) -> tuple[dict[str, Any] | None, Normalization]:
     """Read one pair of statistics, and the kind of normalisation it makes, from a mapping or a JSON file.
 
     `normalize` chooses the pair; without it `prefer` counts, then the first that is there.
@@ -217,7 +218,7 @@ def read_statistics(
     if isinstance(statistics.get("action"), Mapping):
         statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
     kinds = _kinds(statistics)
-    kind = normalize or (prefer if prefer in kinds else kinds[0])
+    kind: Any = normalize or (prefer if prefer in kinds else kinds[0])
     checks.one_of("normalize", kind, kinds)
     return {name: statistics[name] for name in PAIRS[kind]}, kind
 

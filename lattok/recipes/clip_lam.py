@@ -60,15 +60,15 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     data: ClipOptions
     loop: LoopOptions
     model: ClipLAMConfig
-    common = ("backbone", "frames", "stride", "horizon", "cameras", "exchange", *Recipe.common)
+    common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
     example = MappingProxyType({"preset": "tiny"})
     default_preset = "full"
     presets = MappingProxyType(
         {
             "full": {
                 **QUANTILES,
-                "train_backbone": "all_but_vision",
-                "lora_projector": True,  # where train_backbone=lora is chosen
+                "backbone_train": "all_but_vision",
+                "backbone_lora_projector": True,  # where backbone_train=lora is chosen
                 "steps": 100_000,
                 "batch_size": 512,
                 "lr": 1e-4,
@@ -82,7 +82,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             },
             "tiny": {
                 "backbone": SCRATCH,
-                "train_backbone": "full",
+                "backbone_train": "full",
                 "prompt": "{task}",
                 "frames": 4,
                 "stride": "0.2s",
@@ -90,10 +90,10 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
                 "motion_tokens": 4,
                 "latent_dim": 32,
                 "image_size": 64,
-                "patch_size": 32,
+                "backbone_patch_size": 32,
                 "interpolation": "bilinear",
                 "features_size": 64,
-                "depth": 3,
+                "backbone_depth": 3,
                 "decoder_width": 128,
                 "decoder_depth": 3,
                 "decoder_heads": 4,
@@ -121,11 +121,12 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         parts = [_windows(self, model, *each) for each in zip(datasets, views, strict=True)]
         weights = [source.weight for source in sources]
         samples = _normalised(model, parts, weights)
-        inputs = {"backbone": model.config.backbone_revision} if model.config.backbone_revision else {}
+        revision = model.config.backbone.revision
+        inputs = {"backbone": revision} if revision else {}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             model.features.load()
             if isinstance(model.decoder, SanaDecoder) and not resume:
-                model.decoder.load(model.config.decoder)
+                model.decoder.load(model.config.decoder.name)
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
@@ -144,24 +145,24 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
 
 def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
     """Return the recipe's model for this data."""
-    chosen, key, horizon = recipe.model, recipe.data.action_key, recipe.data.horizon
+    chosen, key, horizon = recipe.options(), recipe.data.action_key, recipe.data.horizon
     names = same_actions(datasets, key)
-    strides = [checks.stride_in_frames(chosen.stride, dataset.fps) for dataset in datasets]
+    strides = [checks.stride_in_frames(chosen["stride"], dataset.fps) for dataset in datasets]
     for dataset, stride in zip(datasets, strides, strict=True):
         check_strides_in(dataset, recipe.data.episodes, [stride])
-    mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
+    mean, std = known_scaling(chosen["features"], chosen["features_size"], chosen["features_revision"])
     if horizon is None:
         steps = set(strides)
         if len(steps) > 1:
-            got = f"{chosen.stride}, which is {checks.listed(map(str, sorted(steps)))} steps"
+            got = f"{chosen['stride']}, which is {checks.listed(map(str, sorted(steps)))} steps"
             checks.fail("horizon", "a number of actions for datasets whose clips differ in steps", got)
         horizon = steps.pop()
     absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
     known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
     known |= {"absent": tuple(absent), "action_key": key, "horizon": horizon}
     known["normalizers"] = tuple(dataset.name for dataset in datasets) if len(datasets) > 1 else ()
-    if chosen.decoder.startswith(PREFIX):
-        known["sana"] = sizes_of(open_sana(chosen.decoder))
+    if chosen["decoder"].startswith(PREFIX):
+        known["decoder_sana"] = sizes_of(open_sana(chosen["decoder"]))
     return recipe.config(**known, mean=mean, std=std)
 
 

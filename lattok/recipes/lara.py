@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from lattok import hub
-from lattok.backbones.model import with_base
+from lattok.backbones import BackboneConfig
+from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
@@ -28,6 +29,7 @@ from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS
 from lattok.vla.joint.alignment import DETACH, HEAD, JointLARA, LiveLAM, check_place
@@ -35,11 +37,11 @@ from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
 # what a policy that goes on may change: its weights mean the same
-FREE = ("instructions", "n_action_steps", "flow_steps", "gradient_checkpointing", "lora_dropout")
+FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
 PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
     "horizon": 16,
-    "train_backbone": "frozen",
+    "backbone_train": "frozen",
     "align_layer": 0.875,  # after block 14 of 16
     "gaps": ("15",),
     "steps": 200_000,
@@ -106,12 +108,12 @@ class LARARecipe(VLARecipe):
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
         """Return the options that a policy of this configuration was trained with: its architecture stays."""
-        return _own_options(config, {f.name for f in fields(cls.groups()[2])})
+        return _own_options(config, cls.option_types())
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
         data, inputs = self.data, {}
-        check_place(data.align_on, self.model.head)
+        check_place(data.align_on, self.options()["head"])
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
@@ -173,12 +175,12 @@ class LARARecipe(VLARecipe):
         return super().next_step() + refined
 
 
-def _own_options(config: VLAConfig, model: set[str]) -> dict[str, Any]:
+def _own_options(config: VLAConfig, options: Collection[str]) -> dict[str, Any]:
     """Return the options that a policy of this configuration was trained with."""
     plan = config.strategy
     if plan.name not in STRATEGIES:
         checks.fail("init", f"a policy of one of {', '.join(STRATEGIES)}", f"one of {plan.name}")
-    own = {name: getattr(config, name) for name in ("action_key", "state_key", "cameras", *sorted(model))}
+    own = {name: value for name, value in flat(config).items() if name in options}
     own |= {"strategy": plan.name, "proprio": config.proprio_dim > 0}
     if len(plan.losses) == 1:
         loss = plan.losses[0]
@@ -192,10 +194,11 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     policy = recipe.going_on(str(recipe.data.init))
     policy = for_dataset(policy, found[0].dataset.name)
     before, now = policy.config, policy_config(recipe, found)
-    now = replace(now, backbone=before.backbone, backbone_revision=before.backbone_revision)
-    for name in (field.name for field in fields(VLAConfig) if field.name not in FREE):
-        ours, theirs = (_unnamed(getattr(config, name)) for config in (now, before))
-        if ours != theirs:
+    now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)
+    had = flat(before)
+    for name, value in flat(now).items():
+        ours, theirs = _unnamed(value), _unnamed(had[name])
+        if ours != theirs and name not in FREE:
             checks.fail(name, f"{theirs!r}, as the policy in init has", f"{ours!r}")
     known = tuple(sorted({*before.instructions, *now.instructions}))
     listed = before.instructions and now.instructions and len(known) <= MOST_INSTRUCTIONS

@@ -27,7 +27,7 @@ from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
-from lattok.vla.joint.distillation import SAME, Distillation, follow, taught_by
+from lattok.vla.joint.distillation import Distillation, follow, kept_of, taught_by
 
 PHASES = ("distill", "finetune")
 TUNED = "latbot_finetune"
@@ -92,8 +92,8 @@ class LatBotRecipe(VLARecipe):
         {
             **VLARecipe.presets,
             "latbot": {
-                "train_backbone": "full",
-                "lora_projector": True,  # where train_backbone=lora is chosen
+                "backbone_train": "full",
+                "backbone_lora_projector": True,  # where backbone_train=lora is chosen
                 "batch_size": 256,
                 "schedule": "cosine",
                 "warmup_steps": 2000,
@@ -120,7 +120,7 @@ class LatBotRecipe(VLARecipe):
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
         """Return what stays of a student: its backbone, and what that sees."""
-        return {name: getattr(config, name) for name in SAME}
+        return kept_of(config)
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return the student with its teacher, or the distilled policy with a new head.
@@ -160,7 +160,7 @@ class LatBotRecipe(VLARecipe):
         if len(without) == len(datasets):
             why = f"{', '.join(without)} has no sub-task texts"
         elif not policy.backbone.predicts_text:
-            why = f"the {policy.config.backbone} backbone predicts no text"
+            why = f"the {policy.config.backbone.name} backbone predicts no text"
         else:
             return True
         if first_process():

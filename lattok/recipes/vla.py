@@ -149,11 +149,11 @@ class VLARecipe(Recipe[LatentVLA]):
             "jaka": {**PAPER, **QUANTILES, "steps": 30_000, "horizon": 20},
             "scratch": {
                 "backbone": SCRATCH,
-                "train_backbone": "full",
+                "backbone_train": "full",
                 "prompt": "{task}",
-                "depth": 3,
+                "backbone_depth": 3,
                 "image_size": 64,
-                "patch_size": 32,  # four tokens of each camera
+                "backbone_patch_size": 32,  # four tokens of each camera
                 "interpolation": "bilinear",
                 "head_dim": 128,
                 "head_heads": 4,
@@ -179,7 +179,8 @@ class VLARecipe(Recipe[LatentVLA]):
 
         So does that of a policy that goes on.
         """
-        if not preset and SCRATCH in (options.get("backbone"), getattr(cls._before(options), "backbone", None)):
+        before = None if preset else cls._before(options)
+        if not preset and SCRATCH in (options.get("backbone"), before and before.backbone.name):
             preset = SCRATCH
         return super().from_preset(dataset, out, preset, **options)
 
@@ -187,9 +188,12 @@ class VLARecipe(Recipe[LatentVLA]):
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options; a policy that goes on has its own of those that are `kept`.
 
-        Cameras, whose names can be short, are compared with the data.
+        Cameras, whose names can be short, are compared with the data. The loss of presets for regression is not for
+        flow heads.
         """
         before = cls._before(given)
+        if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
+            preset = {name: value for name, value in preset.items() if name != "action_loss"}
         if before is None:
             return super().combined(preset, given)
         own = cls.kept(before)
@@ -209,7 +213,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def going_on(self, name: str) -> LatentVLA:
         """Load the policy that this one goes on with; its base model lies where `backbone` says."""
-        base = self.model.backbone
+        base = self.options()["backbone"]
         moved = base not in (SCRATCH, MERGED) and Path(base).is_dir()
         return LatentVLA.from_pretrained(name, **({"backbone": base} if moved else {}))
 
@@ -236,7 +240,7 @@ class VLARecipe(Recipe[LatentVLA]):
         ]
         weights = [source.weight for source in sources]
         samples = parts[0] if learner.fitted else _normalised(policy, parts, weights)
-        inputs = {"backbone": policy.config.backbone_revision, **learner.inputs}
+        inputs = {"backbone": policy.config.backbone.revision, **learner.inputs}
         for source, part in zip(found, parts, strict=True):
             of = f" of {source.dataset.name}" if len(found) > 1 else ""
             inputs[f"labels{of}"] = part.labels_hash

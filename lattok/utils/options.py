@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+from lattok.utils import checks
 
 Owner = TypeVar("Owner")
 
@@ -26,7 +28,7 @@ class Option(NamedTuple):
 
     name: str  # flat
     path: tuple[str, ...]
-    kind: Any  # its type
+    kind: Any  # its type; that of its words, where it is a Literal
     field: Field[Any]
     owner: type  # the dataclass that it stands in
 
@@ -36,6 +38,7 @@ def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
     hints = get_type_hints(owner)
     for each in fields(owner):
         kind, here = hints[each.name], (*path, each.name)
+        kind = type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
         if each.metadata.get("group"):
             yield from options_of(kind, here)
         else:
@@ -70,12 +73,27 @@ def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
     given: dict[str, Any] = {}
     for each in fields(owner):  # pyright: ignore[reportArgumentType]
         if each.metadata.get("group"):
-            inner_group = each.default_factory()
+            inner_group: Any = each.default_factory()  # pyright: ignore[reportCallIssue]
             inner = {name: values[own] for name in flat(inner_group) if (own := _joined(each.name, name)) in values}
             given[each.name] = built(type(inner_group), {**flat(inner_group), **inner})
         elif each.name in values:
             given[each.name] = values[each.name]
     return owner(**given)
+
+
+def check_choices(instance: Any, group: str = "") -> None:
+    """Require that fields of a dataclass whose type is a Literal hold one of its words, and groups their dataclass.
+
+    Errors call a field of a `group` by its flat name.
+    """
+    hints = get_type_hints(type(instance))
+    for each in fields(instance):
+        kind, value, name = hints[each.name], getattr(instance, each.name), each.name
+        name = _joined(group, name) if group else name
+        if get_origin(kind) is Literal:
+            checks.one_of(name, value, get_args(kind))
+        elif each.metadata.get("group") and not isinstance(value, kind):
+            checks.fail(name, f"a {kind.__name__}", f"{value!r:.60}")
 
 
 def _joined(group: str, name: str) -> str:

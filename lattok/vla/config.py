@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from lattok.backbones import DTYPES, SCRATCH, TRAIN, LoraSpec
-from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS
-from lattok.hub import ADDED
+from lattok.backbones import BackboneConfig
+from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
 from lattok.labels import LatentSpec
 from lattok.nn.flow import MOST_FLOW_STEPS
-from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, check_mixture, clipped_kinds, gripper_dims
+from lattok.nn.normalize import (
+    MOST_NUMBERS,
+    Normalization,
+    NormalizedActions,
+    check_mixture,
+    clipped_kinds,
+    gripper_dims,
+)
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import GROUP, check_choices
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
-POOLS = ("mean", "none")
-HEADS = ("regression", "flow")
 BCE = "l2_bce"
 LATBOT = "latbot"  # name of the strategy of distilled policies
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The action head of a policy."""
+
+    name: Literal["regression", "flow"] = "regression"  # or "flow": chunks out of noise (flow matching)
+    dim: int = 512  # width of the action head
+    heads: int = 8  # its attention heads
+    layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
+    flow_steps: int = 4  # Euler steps from noise to a chunk, of a flow head
+
+    def __post_init__(self) -> None:
+        check_choices(self, "head")
+        checks.counts(head_dim=self.dim, head_heads=self.heads)
+        checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)
+        if self.dim % self.heads:
+            checks.fail("head_heads", f"a divisor of head_dim {self.dim}", self.heads)
+        if not isinstance(self.layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in self.layers):
+            checks.fail("head_layers", "indices of hidden states", repr(self.layers))
+        if list(self.layers) != sorted(set(self.layers)):
+            checks.fail("head_layers", "different hidden states in ascending order", self.layers)
 
 
 @dataclass(frozen=True)
@@ -45,40 +72,22 @@ class VLAConfig(NormalizedActions):
     latent: LatentSpec | None = None  # what the labels are that the strategy follows
     horizon: int = 8  # actions of a prediction
     # of them carried out before it plans again (default: all)
-    n_action_steps: int | None = field(default=None, metadata=ADDED)
-    fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
-    instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
-    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
-    absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=ADDED)  # of each: actions that its robot lacks
+    n_action_steps: int | None = None
+    fps: float | None = None  # decisions a second, where the dataset is known
+    instructions: tuple[str, ...] = ()  # known ones; none: not listed
+    normalizers: tuple[str, ...] = ()  # datasets of a mixture, each with its own
+    absent: tuple[tuple[int, ...], ...] = ()  # of each: actions that its robot lacks
     image_size: int = 224  # side of the images in pixels
-    interpolation: str = "bicubic"  # of what is resized, or "bilinear"
+    interpolation: Interpolation = "bicubic"  # of what is resized, or "bilinear"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
-    backbone: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
-    backbone_revision: str | None = None  # commit, or the fingerprint of a folder
-    backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
-    train_backbone: str = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
-    lora_rank: int = 64  # of the adapters in the backbone
-    lora_alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
-    lora_dropout: float = 0.0  # of the adapters' input, while they learn
-    lora_vision: bool = True  # adapters also in the image tower
-    # the projector from the image tower to the words, of "lora": trained whole, not by adapters
-    lora_projector: bool = field(default=False, metadata=ADDED)
-    gradient_checkpointing: bool = False  # less memory for more time
-    width: int = 128  # of the scratch backbone
-    depth: int = 4  # layers of the scratch backbone
-    heads: int = 4  # its attention heads
-    patch_size: int = 16  # side of its patches in pixels
-    head_dim: int = 512  # width of the action head
-    head_heads: int = 8  # its attention heads
-    head_layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
-    head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
-    flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head
-    pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    # "l2" (Eq. 4); the published code has "l1", which a flow head has not; "l2_bce": grippers by cross-entropy
-    action_loss: str = "l2"
-    loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
+    backbone: BackboneConfig = field(default_factory=BackboneConfig, metadata=GROUP)
+    head: HeadConfig = field(default_factory=HeadConfig, metadata=GROUP)
+    pool: Literal["mean", "none"] = "mean"  # states of the codes of a step, for the head: their mean, or "none"
+    # "l2" (Eq. 4); the published code has "l1", which a flow head cannot take; "l2_bce": grippers by cross-entropy
+    action_loss: Literal["l2", "l1", "l2_bce"] = "l2"
+    loss_reduction: Literal["mean", "sum"] = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     # of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
-    normalize: str = "quantile"
+    normalize: Normalization = "quantile"
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
     action_key: str = "action"
@@ -90,12 +99,7 @@ class VLAConfig(NormalizedActions):
             checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
-        checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
-        checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
-        checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
-        checks.one_of("head", self.head, HEADS)
-        if self.head_dim % self.head_heads:
-            checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
+        check_choices(self)
         checks.whole(proprio_dim=self.proprio_dim)
         check_mixture(self.normalizers)
         if self.absent:
@@ -112,28 +116,19 @@ class VLAConfig(NormalizedActions):
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
         checks.named(self.action_dim, action_names=self.action_names)
         checks.named(self.proprio_dim, proprio_names=self.proprio_names)
-        checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
-        checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
-        checks.one_of("pool", self.pool, POOLS)
-        checks.one_of("action_loss", self.action_loss, ("l2", "l1", BCE))
+        if self.head.name == "flow" and self.action_loss == "l1":
+            hint = "The squared error's mean is what a velocity has to be."
+            checks.fail("action_loss", f"l2 or {BCE} with head=flow", self.action_loss, hint)
         if self.action_loss == BCE and not self.gripper:
             names = ", ".join(self.action_names) or "without names"
             checks.fail("action_loss", f"{BCE} for actions with a *gripper*", names)
-        checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
-        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _check_cameras(self.cameras, self.camera_sizes)
-        _check_layers(self.head_layers)
         _check_labels(self.strategy, self.latent, self.horizon)
         try:
             checks.plain_format(self.prompt, task="", horizon=1)
         except LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
-        _ = self.lora, self.action_clipped, self.proprio_clipped  # they check their own numbers
-
-    @property
-    def lora(self) -> LoraSpec:
-        """Adapters of the backbone."""
-        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision, self.lora_projector)
+        _ = self.action_clipped, self.proprio_clipped  # they check their own numbers
 
     @property
     def gripper(self) -> tuple[int, ...]:
@@ -157,14 +152,15 @@ class VLAConfig(NormalizedActions):
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Return the hidden states that the head sees, of a backbone with `num_layers` layers (K_layers of Eq. 3)."""
-        if not self.head_layers:
+        seen = self.head.layers
+        if not seen:
             return tuple(range(math.ceil(num_layers / 2), num_layers + 1))
-        if max(self.head_layers) > num_layers:
-            checks.fail("head_layers", f"hidden states from 0 to {num_layers} of this backbone", self.head_layers)
-        if num_layers not in (self.head_layers[-1], *(loss.layer_index(num_layers) for loss in self.strategy.losses)):
+        if max(seen) > num_layers:
+            checks.fail("head_layers", f"hidden states from 0 to {num_layers} of this backbone", seen)
+        if num_layers not in (seen[-1], *(loss.layer_index(num_layers) for loss in self.strategy.losses)):
             hint = "Layers that nothing reads would be trained without a gradient."
-            checks.fail("head_layers", f"the last one, {num_layers}, among them", self.head_layers, hint)
-        return self.head_layers
+            checks.fail("head_layers", f"the last one, {num_layers}, among them", seen, hint)
+        return seen
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -182,13 +178,6 @@ def _check_cameras(names: Any, sizes: Any) -> None:
     for height, width in sizes:
         checks.counts(1, MOST_SIDE, camera_sizes=height)
         checks.counts(1, MOST_SIDE, camera_sizes=width)
-
-
-def _check_layers(layers: Any) -> None:
-    if not isinstance(layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in layers):
-        checks.fail("head_layers", "indices of hidden states", repr(layers))
-    if list(layers) != sorted(set(layers)):
-        checks.fail("head_layers", "different hidden states in ascending order", layers)
 
 
 def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -> None:

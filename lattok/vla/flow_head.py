@@ -31,10 +31,10 @@ class FlowActionHead(ActionHead):
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__(hidden_size, layers, config)
-        dim = config.head_dim
+        dim = config.head.dim
         self.noisy = nn.Linear(config.action_dim, dim)
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.steps = config.flow_steps
+        self.steps = config.head.flow_steps
 
     def loss(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None

@@ -72,10 +72,10 @@ class ActionHead(nn.Module):
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__()
-        dim, proprio, images = config.head_dim, config.proprio_dim, bool(config.cameras)
+        dim, proprio, images = config.head.dim, config.proprio_dim, bool(config.cameras)
         self.layers = tuple(layers)
         self.queries = nn.Parameter(torch.randn(config.horizon, dim))  # steps differ from the start
-        self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size, images) for _ in self.layers)
+        self.blocks = nn.ModuleList(HeadBlock(dim, config.head.heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
         self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper

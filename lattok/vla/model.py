@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.backbones import SCRATCH, Backbone
-from lattok.backbones.model import MERGED, BackboneModel
+from lattok.backbones.model import MERGED, BackboneModel, with_backbone
 from lattok.hub.records import quoted
 from lattok.nn.blocks import non_blocking
 from lattok.nn.losses import of_share
@@ -66,12 +66,13 @@ class LatentVLA(BackboneModel):
         self.config = config
         if config.cameras and not getattr(backbone, "reads_images", True):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
-        backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
+        base = config.backbone
+        backbone.adapt(base.train, base.lora, base.gradient_checkpointing)
         self.backbone: Any = backbone  # an nn.Module and a Backbone
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
         self.losses = {loss.name: loss.layer_index(backbone.num_layers) for loss in config.strategy.losses}
-        head = FlowActionHead if config.head == "flow" else ActionHead
+        head = FlowActionHead if config.head.name == "flow" else ActionHead
         # before all that strategies differ in: it starts the same
         self.head: ActionHead = head(width, self.layers, config)
         self.segments = config.segments
@@ -300,16 +301,16 @@ class LatentVLA(BackboneModel):
 
     def merge(self, folder: Path | str) -> LatentVLA:
         """Write a policy without adapters, its backbone next to it, into `folder`; returns it. This one is used up."""
-        if self.config.backbone == SCRATCH:
+        if self.config.backbone.name == SCRATCH:
             expected, got = "one with a pretrained backbone", "one with the scratch backbone"
             checks.fail("policy", expected, got, "Save it as it is.")
         self.backbone.merge()
-        self.config = replace(self.config, backbone=MERGED, backbone_revision=None, train_backbone="frozen")
+        self.config = with_backbone(self.config, name=MERGED, revision=None, train="frozen")
         return type(self).from_pretrained(self.save_pretrained(folder))
 
     def _save(self, folder: Path, name: str | None) -> None:
         """Write a merged policy with its backbone, also into the folder that it was loaded from."""
-        if self.config.backbone == MERGED:
+        if self.config.backbone.name == MERGED:
             place = folder / MERGED
             new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
             if new.is_symlink():  # of a stranger's folder: what it leads to is not ours to write
@@ -325,7 +326,7 @@ class LatentVLA(BackboneModel):
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload as every model does; refuse a policy over a base model in a folder here, which nobody else has."""
-        base = self.config.backbone
+        base = self.config.backbone.name
         if base not in (SCRATCH, MERGED) and Path(base).is_dir():
             checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
         return super().push_to_hub(repo_id, **options)

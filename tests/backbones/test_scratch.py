@@ -90,7 +90,7 @@ def test_what_it_cannot_do_is_one_line():
         backbone().encode(torch.zeros(1, 3, 16, 16, 3, dtype=torch.uint8), ["a"])
     with pytest.raises(LattokError, match="`images`: expected 16 pixels on each side, got 32"):
         backbone().encode(torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8), ["a"])
-    with pytest.raises(LattokError, match="`train_backbone`: expected one of full, got 'lora'"):
+    with pytest.raises(LattokError, match="`backbone_train`: expected one of full, got 'lora'"):
         backbone().adapt("lora", LoraSpec())
     with pytest.raises(LattokError, match="the scratch backbone predicts no text"):
         backbone().text_logits(torch.zeros(1, 2, 8))

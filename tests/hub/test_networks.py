@@ -25,6 +25,7 @@ from lattok.hub.client import ASSETS
 from lattok.hub.networks import FIELDS, check_named
 from lattok.image_lam.base.features import FrozenFeatures, TextEncoder
 from lattok.utils.checks import LattokError
+from tests.fuzz_artefacts import edit
 
 ROOT = Path(lattok.__file__).parent
 NAMES = [  # of folders outside, as each field may name them
@@ -42,8 +43,7 @@ NAMES = [  # of folders outside, as each field may name them
 def edited(folder: Path, model: str, **changes: Any) -> Path:
     """A copy of a bundled model with other values in config.json."""
     shutil.copytree(ASSETS / "models" / model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    edit(folder / "config.json", **changes)
     return folder
 
 
@@ -168,7 +168,7 @@ LOADS = [
     ("lam", {"features": "hf:{}"}),
     ("lam", {"features": "timm:local-dir:{}"}),
     ("lam", {"language": "t5:{}", "language_dim": 8}),
-    ("policy", {"backbone": "{}", "train_backbone": "frozen"}),
+    ("policy", {"backbone": "{}", "backbone_train": "frozen"}),
 ]
 CHILD = """
 import os, sys

@@ -20,6 +20,7 @@ from lattok.hub.weights import Size, planned
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
+from tests.fuzz_artefacts import edit
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import policy
 
@@ -46,11 +47,6 @@ MODELS = {
     "policy": lambda: policy("la_direct"),
     "released": lambda: ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
 }
-
-
-def edit(folder, **changes):
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps({**config, **changes}))
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -113,8 +109,8 @@ HUGE = [
     ("image-lam fused fsq", {"latent_dim": 10**10}),
     ("image-lam fused fsq", {"image_size": MANY}),
     ("image-lam fused fsq", {"cameras": NAMES}),
-    ("policy", {"width": 10**9}),
-    ("policy", {"depth": MANY}),
+    ("policy", {"backbone_width": 10**9}),
+    ("policy", {"backbone_depth": MANY}),
     ("policy", {"head_dim": 2**40}),
     ("policy", {"horizon": 10**12}),
     ("policy", {"latent": {**SPEC, "codes": 10**9}}),
@@ -136,7 +132,7 @@ HUGE = [
 )
 def test_sizes_that_the_file_does_not_hold_are_refused_before_memory_is_taken(family, changes, tmp_path):
     folder = MODELS[family]().save_pretrained(tmp_path / "m")
-    edit(folder, **changes)
+    edit(folder / CONFIG, **changes)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(LattokError) as caught:
         lattok.load(folder)

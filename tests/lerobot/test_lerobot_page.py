@@ -21,7 +21,10 @@ ACT = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers":
 ACT |= {"latent_dim": 4, "pretrained_backbone_weights": None}  # which would be a download
 FEW = {"--steps=1000": "--steps=2", "--steps=1500": "--steps=3", "--batch_size=16": "--batch_size=4"}
 FEW |= {"--num_workers=2": "--num_workers=0"}
-SMALL = {"lattok_supervised": [], "lattok": ["--policy.width=16", "--policy.depth=2", "--policy.head_dim=16"]}
+SMALL = {
+    "lattok_supervised": [],
+    "lattok": ["--policy.backbone_width=16", "--policy.backbone_depth=2", "--policy.head_dim=16"],
+}
 
 
 def shortened(line: str) -> list[str]:

@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of LeRobot and of what it uses
 ]
 H, STEPS = 4, 260
-SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "head_dim": 32, "optimizer_lr": 3e-3}
+SMALL = {"image_size": 32, "backbone_patch_size": 8, "backbone_width": 32, "backbone_depth": 2, "head_dim": 32}
+SMALL |= {"optimizer_lr": 3e-3}
 DECAY = {"scheduler_decay_every": 200, "scheduler_decay_factor": 0.2}
 FEW = {"chunk_size": H, "device": "cpu", "push_to_hub": False, "backbone": "scratch"}
 
@@ -257,7 +258,8 @@ def test_actions(trained, dataset, tmp_path):
 def test_a_policy_of_lattok_as_a_checkpoint(trained, annotated, dataset, tmp_path):
     """What lattok's own recipe trained, exported: LeRobot makes the same actions, and can train on."""
     export = importlib.import_module("lerobot_policy_lattok.export").export
-    sizes = {"width": 32, "depth": 2, "heads": 2, "head_dim": 32, "image_size": 32, "steps": 3, "crop": 1.0}
+    sizes = {"backbone_width": 32, "backbone_depth": 2, "backbone_heads": 2, "head_dim": 32, "image_size": 32}
+    sizes |= {"steps": 3, "crop": 1.0}
     made = lattok.VLARecipe.from_preset(
         str(annotated), tmp_path / "vla", "scratch", horizon=H, strategy="la_align", layer=0.5, **sizes
     )
@@ -350,7 +352,7 @@ def test_a_checkpoint_without_the_base_model(dataset, tmp_path, monkeypatch):
 
         def __init__(self, made: Any):
             super().__init__()
-            opened.append(made.backbone_revision)
+            opened.append(made.backbone.revision)
             torch.manual_seed(5)
             self.inner, self.revision = scratch(made), "files-1234"
 
@@ -402,7 +404,7 @@ def test_bad_options(dataset):
         fresh(dataset, cameras=["top"])
     with pytest.raises(LattokError, match="`normalize`: expected one of mean_std, quantile, min_max"):
         fresh(dataset, normalize="other")
-    with pytest.raises(LattokError, match="`peft`: expected none for this policy.*lora_rank"):
+    with pytest.raises(LattokError, match="`peft`: expected none for this policy.*backbone_lora_rank"):
         fresh(dataset).wrap_with_peft()
 
 

@@ -17,10 +17,10 @@ from tests.conftest import CAMERAS, write_dataset
 SMALL = ["--backbone", "scratch", "--steps", "3", "--batch-size", "4"]
 SIZES = {
     "image_size": 16,
-    "patch_size": 8,
-    "width": 16,
-    "depth": 2,
-    "heads": 2,
+    "backbone_patch_size": 8,
+    "backbone_width": 16,
+    "backbone_depth": 2,
+    "backbone_heads": 2,
     "head_dim": 16,
     "head_heads": 2,
     "horizon": 4,

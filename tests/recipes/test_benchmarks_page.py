@@ -169,7 +169,7 @@ def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, t
     short = {
         "image-lam": [*few, "--stride", "2"],
         "action-vq": few,
-        "vla": [*few, "--backbone", "scratch", "--train-backbone", "full", *tiny],
+        "vla": [*few, "--backbone", "scratch", "--backbone-train", "full", *tiny],
     }
     names = {"HuggingFaceVLA/libero": str(data), "image": "front"}
     once = [words for _, words in typed if words[0] == "lattok"][:4]

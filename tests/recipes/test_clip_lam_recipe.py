@@ -163,7 +163,7 @@ def test_the_preset_has_the_numbers_of_the_paper():
     made = lattok.ClipLAMRecipe.from_preset("data", "out")
     assert (made.model.frames, made.model.scene_tokens, made.model.motion_tokens) == (16, 64, 64)
     assert (made.loop.batch_size, made.loop.lr, made.loop.beta2, made.loop.min_lr) == (512, 1e-4, 0.95, 2.5e-6)
-    assert (made.model.train_backbone, made.model.lora_projector) == ("all_but_vision", True)
+    assert (made.options()["backbone_train"], made.options()["backbone_lora_projector"]) == ("all_but_vision", True)
 
 
 def test_the_rows_of_table_5_can_be_run(tmp_path):
@@ -184,7 +184,7 @@ def test_the_rows_of_table_5_can_be_run(tmp_path):
         assert main(["train", "clip-lam", str(data), "--out", str(tmp_path / name), *words]) == 0
         lam = lattok.ClipLAM.from_pretrained(tmp_path / name)
         assert (lam.config.action_weight > 0) == bool(uad)
-        assert bool(lam.env) == lam.config.exchange == bool(dla)
+        assert bool(lam.env) == lam.config.decoder.exchange == bool(dla)
         frames = lattok.open_dataset(data).frames(1, lam.cameras, transform=lam.resize)
         labels = lam.label_video(torch.from_numpy(frames), 4, "lift")
         both = labels.latents.shape[1] + (0 if labels.env is None else labels.env.latents.shape[1])

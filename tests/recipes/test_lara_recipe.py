@@ -138,7 +138,9 @@ def test_a_saved_policy_goes_on(folder: Path, tmp_path: Path):
     before, other = saved(first), write_dataset(tmp_path / "other", [14, 13, 12])
     given = {"lam": str(folder / "lam"), "init": str(tmp_path / "first"), "steps": 2, "batch_size": 4, "lr": 1e-4}
     made = LARARecipe.from_preset(other, tmp_path / "on", **given, device="cpu", log_every=1)
-    assert (made.preset, made.model.head, made.model.width) == ("scratch", "flow", SIZES["width"])
+    options = made.options()
+    assert (made.preset, options["head"]) == ("scratch", "flow")
+    assert options["backbone_width"] == SIZES["backbone_width"]
     policy = lattok.train(made)
     assert policy.config.horizon == SIZES["horizon"]
     moved = changed(policy, before)
@@ -268,10 +270,10 @@ def test_presets_have_the_released_place_of_the_alignment(tmp_path: Path):
         name: LARARecipe.from_preset("data", tmp_path, name, lam="lam") for name in ("scratch", "libero", "libero+lara")
     }
     for made in found.values():
-        assert (made.data.align_on, made.model.head) == ("head", "flow")
-    assert (found["libero"].model.train_backbone, found["libero"].data.align_layer) == ("lora", 1.0)
+        assert (made.data.align_on, made.options()["head"]) == ("head", "flow")
+    assert (found["libero"].options()["backbone_train"], found["libero"].data.align_layer) == ("lora", 1.0)
     published = found["libero+lara"]
-    assert (published.model.train_backbone, hidden_index(published.data.align_layer, 16)) == ("frozen", 14)
+    assert (published.options()["backbone_train"], hidden_index(published.data.align_layer, 16)) == ("frozen", 14)
     assert (published.data.align_weight, published.data.lam_weight, published.loop.steps) == (0.01, 0.01, 200_000)
 
 
@@ -349,7 +351,7 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATASET", "data")
     short = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
-    sizes = ["--width", "16", "--depth", "2", "--head-dim", "16"]
+    sizes = ["--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"]
     done = []
     for kind, text in BLOCK.findall((Path(__file__).parents[2] / "docs/howto/lara.md").read_text()):
         if kind == "python":

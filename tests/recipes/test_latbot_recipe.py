@@ -59,7 +59,7 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     head = {name: POLICY[name] for name in ("head_dim", "head_heads", "horizon", "log_every")}
     policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words({**head, **LOOP})]  # the rest is known
     with pytest.raises(LattokError, match="`width`: expected 16, as the policy in student has, got 32. Leave it out"):
-        lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(tmp_path / "s"), width=32)
+        lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(tmp_path / "s"), backbone_width=32)
     assert main(["train", "latbot", data, "--out", str(tmp_path / "p"), *policy]) == 0
     assert "Held-out episodes: error" in capsys.readouterr().out
     acting = lattok.LatentVLA.from_pretrained(tmp_path / "p")
@@ -182,7 +182,7 @@ def test_what_is_missing_is_named(options, text, tmp_path):
 def test_numbers_of_the_paper():
     made = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t")
     assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
-    assert (made.model.train_backbone, made.model.lora_projector) == ("full", True)
+    assert (made.options()["backbone_train"], made.options()["backbone_lora_projector"]) == ("full", True)
     assert made.model.action_loss == "l2_bce"
     assert made.model.normalize_exceptions == ("*gripper*=min_max",)
     with pytest.raises(LattokError, match=re.escape("`preset`: expected libero+latbot, or another one under it")):
@@ -196,7 +196,7 @@ def test_a_policy_is_fine_tuned_with_the_numbers_of_the_paper(tmp_path):
     for preset in ("libero+latbot", "libero+latbot+latbot_finetune"):
         tuned = lattok.LatBotRecipe.from_preset("d", "o", preset, **student)
         assert (tuned.loop.steps, tuned.loop.batch_size, tuned.preset) == (60_000, 64, "libero+latbot+latbot_finetune")
-        assert (tuned.model.action_loss, tuned.model.width) == ("l2_bce", 32)
+        assert (tuned.model.action_loss, tuned.options()["backbone_width"]) == ("l2_bce", 32)
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=9, **student).loop.steps == 9
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero", **student).loop.steps == 80_000
 

@@ -28,7 +28,7 @@ from tests.recipes.test_recipes import LAM, TINY
 
 AS = {"as": [{"part": "position"}, {"part": "gripper", "convention": "open_is_1"}], "drop": ["rotation"]}
 SHORT = ("--steps", "3", "--batch-size", "8", "--device", "cpu")
-POLICY = ("--width", "16", "--depth", "2", "--head-dim", "16")
+POLICY = ("--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16")
 OPTIONS = {**TINY, "steps": 8, "save_every": 3, "episodes": "0:3"}
 
 

@@ -20,7 +20,7 @@ SHORT = {
     "action-vq": FEW,
     "residual-vq": ["--steps", "1", "--synthetic", "0", "--tokens", "2", "--codebook-size", "4"],
     "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--continuous-steps", "1"],
-    "vla": [*FEW, "--backbone", "scratch", "--width", "16", "--depth", "2", "--head-dim", "16"],
+    "vla": [*FEW, "--backbone", "scratch", "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
 ELSEWHERE = (
     "org/lam",

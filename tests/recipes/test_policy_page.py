@@ -16,7 +16,7 @@ FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "image-lam": [*FEW, "--continuous-steps", "1"],
     "action-vq": FEW,
-    "vla": [*FEW, "--width", "16", "--depth", "2", "--head-dim", "16"],
+    "vla": [*FEW, "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
 
 

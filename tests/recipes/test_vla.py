@@ -135,8 +135,9 @@ def test_the_scratch_backbone_comes_with_the_preset_of_the_closed_loop_study():
     made = lattok.VLARecipe.from_preset("data", "out", backbone="scratch")
     assert made.preset == "scratch"
     assert (made.loop.steps, made.loop.lr, made.loop.schedule) == (3000, 1e-3, "one_cycle")
-    model = made.model
-    assert (model.depth, model.patch_size, model.prompt, model.action_loss) == (3, 32, "{task}", "l1")
+    model = made.options()
+    found = [model[name] for name in ("backbone_depth", "backbone_patch_size", "prompt", "action_loss")]
+    assert found == [3, 32, "{task}", "l1"]
     assert made.data.augmentation == Augmentation(crop=0.9)
 
 

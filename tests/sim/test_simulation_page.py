@@ -20,7 +20,7 @@ from tests.recipes.test_howto import BLOCK, ROOT
 PAGE = (ROOT / "docs/howto/simulation.md").read_text(encoding="utf-8")
 SHORT = {
     "collect": ["--episodes", "2", "--size", "32", "--codec", "h264", "--workers", "1"],
-    "train": ["--steps", "2", "--batch-size", "4", "--log-every", "1", "--width", "16", "--head-dim", "16"],
+    "train": ["--steps", "2", "--batch-size", "4", "--log-every", "1", "--backbone-width", "16", "--head-dim", "16"],
     "rollout": ["--episodes", "1"],
     "evaluate": ["--env-episodes", "1"],
 }

@@ -10,6 +10,7 @@ from lattok.backbones import BackboneOut, LoraSpec
 from lattok.backbones.model import open_backbone
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
+from lattok.utils.options import built
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -46,15 +47,15 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
         "latent": spec_for(plan, changes.get("horizon", H), latent or {}),
         "horizon": H,
         "image_size": 16,
-        "patch_size": 8,
+        "backbone_patch_size": 8,
         "backbone": "scratch",
-        "train_backbone": "lora" if "backbone" in changes else "full",
-        "width": 32,
-        "depth": 3,
+        "backbone_train": "lora" if "backbone" in changes else "full",
+        "backbone_width": 32,
+        "backbone_depth": 3,
         "head_dim": 32,
         "head_heads": 4,
     }
-    return VLAConfig(**values | changes)
+    return built(VLAConfig, values | changes)
 
 
 def policy(strategy: str | Strategy = "baseline", seed: int = 0, **changes: Any) -> LatentVLA:

@@ -82,7 +82,7 @@ def test_grippers_are_logits_of_the_same_steps_which_never_see_their_truth():
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_an_action_has_the_gripper_of_the_last_step(steps: int):
-    head, (_, states, proprio) = flow_head(**GRIPPER, flow_steps=steps), head_and_states()
+    head, (_, states, proprio) = flow_head(**GRIPPER, head_flow_steps=steps), head_and_states()
     noise, goal, given = torch.randn(2, 5, 3), torch.randn(2, 5, 3), []
 
     def field(x: torch.Tensor, times: torch.Tensor, *_) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_times_follow_the_distribution_of_the_papers():
 
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_eulers_method_on_fields_that_are_known(steps: int):
-    head, (_, states, proprio) = flow_head(flow_steps=steps), head_and_states()
+    head, (_, states, proprio) = flow_head(head_flow_steps=steps), head_and_states()
     noise, goal = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
 
     def follow(field) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_regression_averages_two_ways_to_act_and_flow_does_not():
     valid, found = torch.ones(samples, 2, dtype=torch.bool), {}
     for kind, head_class in (("regression", ActionHead), ("flow", FlowActionHead)):
         torch.manual_seed(0)
-        head = head_class(16, layers, config(**sizes, head=kind, flow_steps=10))
+        head = head_class(16, layers, config(**sizes, head=kind, head_flow_steps=10))
         optimizer = torch.optim.Adam(head.parameters(), 3e-3)
         for _ in range(200):
             way = torch.randint(0, 2, (samples, 1, 1)) * 2.0 - 1
@@ -229,11 +229,11 @@ def test_noise_follows_from_the_seed_and_the_sample_alone():
 
 
 def test_it_is_saved_and_loaded(tmp_path: Path):
-    model = flowing("la_cond", flow_steps=3, **GRIPPER).eval()
+    model = flowing("la_cond", head_flow_steps=3, **GRIPPER).eval()
     seen = observation(model.config)
     model.save_pretrained(tmp_path)
     loaded = lattok.load(tmp_path)
-    assert (loaded.config.head, loaded.head.steps) == ("flow", 3)
+    assert (loaded.config.head.name, loaded.head.steps) == ("flow", 3)
     assert torch.equal(loaded.predict_chunk(seen), model.predict_chunk(seen))
     rounded = loaded.to(torch.bfloat16).predict_chunk(seen)
     torch.testing.assert_close(rounded, model.predict_chunk(seen), atol=0.3, rtol=0.1)
@@ -243,8 +243,8 @@ def test_it_is_saved_and_loaded(tmp_path: Path):
     ("changes", "text"),
     [
         ({"head": "diffusion"}, "`head`: expected one of regression, flow"),
-        ({"flow_steps": 0}, "`flow_steps`: expected a whole number of at least 1, got 0."),
-        ({"flow_steps": 10**9}, "`flow_steps`: expected at most 1,000, got 1000000000."),
+        ({"head_flow_steps": 0}, "`head_flow_steps`: expected a whole number of at least 1, got 0."),
+        ({"head_flow_steps": 10**9}, "`head_flow_steps`: expected at most 1,000, got 1000000000."),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict, text: str):

@@ -153,7 +153,7 @@ def test_the_prompt_is_that_of_the_paper():
 
 
 def test_a_saved_policy_acts_the_same_in_another_process(tmp_path: Path):
-    model = policy("la_cond", depth=2).eval()
+    model = policy("la_cond", backbone_depth=2).eval()
     model.save_pretrained(tmp_path / "policy")
     seen = observation(model.config)
     torch.save(seen, tmp_path / "seen.pt")
@@ -231,6 +231,6 @@ def test_dimensions_that_the_robot_lacks_teach_nothing_and_are_zero(head):
     chunk = model.predict_chunk(given)
     assert not chunk[..., 1].any()
     assert chunk[..., [0, 2]].all()
-    mixed = LatentVLA.build(config(head=head, normalizers=("a", "b"), absent=((), (0, 2)), train_backbone="full"))
+    mixed = LatentVLA.build(config(head=head, normalizers=("a", "b"), absent=((), (0, 2)), backbone_train="full"))
     assert mixed.for_dataset("a").config.absent == ((),)
     assert not mixed.for_dataset("b").predict_chunk(given)[..., [0, 2]].any()

@@ -7,14 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import lattok
-from lattok.backbones.model import open_backbone
+from lattok.backbones.model import open_backbone, with_backbone
 from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
 from tests.backbones.conftest import need_transformers
@@ -30,7 +29,7 @@ Tiny = Callable[[str], Path]
 
 def policy(folder: Path, strategy: str, **changes) -> LatentVLA:
     torch.manual_seed(0)
-    size = {"camera_sizes": ((56, 56),) * 2, "image_size": 56, "lora_rank": 4}
+    size = {"camera_sizes": ((56, 56),) * 2, "image_size": 56, "backbone_lora_rank": 4}
     made = config(strategy, backbone=str(folder), **size | changes)
     model = LatentVLA(made, open_backbone(made))
     for name, parameter in model.named_parameters():
@@ -125,18 +124,18 @@ def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: 
     from tests.backbones.tiny import tiny_backbone
 
     base = tiny_backbone("qwen3_vl", tmp_path / "base")
-    made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, lora_rank=2)
+    made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, backbone_lora_rank=2)
     backbone = open_backbone(made)
-    LatentVLA(replace(made, backbone_revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
+    LatentVLA(with_backbone(made, revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
     with pytest.raises(LattokError, match=f"say so: backbone=FOLDER when you load it, or LATTOK_DATA={base} "):
         lattok.load(tmp_path / "policy")
-    assert lattok.load(tmp_path / "policy", backbone=base).config.backbone_revision == backbone.revision
+    assert lattok.load(tmp_path / "policy", backbone=base).config.backbone.revision == backbone.revision
     monkeypatch.setenv("LATTOK_DATA", str(base))
-    assert lattok.load(tmp_path / "policy").config.backbone_revision == backbone.revision
+    assert lattok.load(tmp_path / "policy").config.backbone.revision == backbone.revision
     moved = base.rename(tmp_path / "moved")
     with pytest.raises(LattokError, match="`backbone`"):
         lattok.load(tmp_path / "policy")
-    assert LatentVLA.from_pretrained(tmp_path / "policy", backbone=str(moved)).config.backbone == str(moved)
+    assert LatentVLA.from_pretrained(tmp_path / "policy", backbone=str(moved)).config.backbone.name == str(moved)
     moved.rename(base)
     tiny_backbone("qwen3_vl", base, seed=1)
     with pytest.raises(LattokError, match="revision"):
@@ -159,7 +158,7 @@ def test_bfloat16_is_near(tiny: Tiny):
 def test_checkpointing_gives_the_same_gradients(tiny: Tiny):
     gradients = []
     for checkpointing in (False, True):
-        model = policy(tiny("qwen3_vl"), "la_cond", gradient_checkpointing=checkpointing).train()
+        model = policy(tiny("qwen3_vl"), "la_cond", backbone_gradient_checkpointing=checkpointing).train()
         terms = model(batch(model.config))
         sum(terms[name] for name in model.config.loss_weights).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -170,7 +169,7 @@ def test_checkpointing_gives_the_same_gradients(tiny: Tiny):
 
 def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_path: Path):
     for name, train in (("lora", "lora"), ("full", "full")):
-        model = policy(tiny("qwen3_vl"), "baseline", train_backbone=train).eval()
+        model = policy(tiny("qwen3_vl"), "baseline", backbone_train=train).eval()
         seen = fakes.observation(model.config)
         merged = model.merge(tmp_path / name)
         merged.save_pretrained(tmp_path / f"{name}-again")

@@ -18,7 +18,7 @@ SAID = {"episodes": [[0, 1]], "action_space": [{"part": "position"}]}
 
 
 def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
-    mixed = LatentVLA.build(config(normalizers=("a", "b"), train_backbone="full"))
+    mixed = LatentVLA.build(config(normalizers=("a", "b"), backbone_train="full"))
     assert (trained_space(mixed.trained_on), robot_spaces(mixed)) == (None, {})
     mixed.trained_on = {"mixture": [{"dataset": "a", **SAID, "robot_spaces": OWN}, {"dataset": "b", **SAID}]}
     assert trained_space(mixed.trained_on) == ActionSpace.of(SAID["action_space"])
@@ -29,7 +29,7 @@ def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
 
 @pytest.mark.parametrize("wrong", [[1], {"actions": "bridge"}, {"actions": [1]}])
 def test_what_is_no_space_is_refused(wrong, tmp_path):
-    folder = LatentVLA.build(config(train_backbone="full")).save_pretrained(tmp_path / "p")
+    folder = LatentVLA.build(config(backbone_train="full")).save_pretrained(tmp_path / "p")
     (folder / "training.json").write_text(json.dumps({"dataset": "a", "robot_spaces": wrong}))
     with pytest.raises(LattokError, match="`robot_spaces` in `.*`: expected for `actions` and `state` a list of objec"):
         LatentVLA.from_pretrained(folder)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
-from lattok.backbones import DTYPES, SCRATCH, TRAIN, LoraSpec
-from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS, check_scaling
-from lattok.hub import ADDED
+from lattok.backbones import BackboneConfig, LoraSpec
+from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
 from lattok.image_lam.base.features import IMAGENET
 from lattok.nn.flow import MOST_FLOW_STEPS
-from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, check_mixture
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, check_mixture
 from lattok.utils import checks
+from lattok.utils.options import GROUP, check_choices
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
     'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '
@@ -21,8 +22,57 @@ PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this or
 )
 MOST_FRAMES = 256
 MOST_TOKENS = 4096
-NORMS = ("layer", "none")
-OUTPUTS = ("change", "frame", "velocity")
+
+_BACKBONE = partial(BackboneConfig, "OpenGVLab/InternVL3_5-2B-HF", lora=LoraSpec(vision=False))  # whose tower is frozen
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """The frozen latent space of the frame that a model of clips predicts."""
+
+    name: str = "pixels"  # frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
+    revision: str | None = None  # of features from the Hub
+    size: int = 224  # side of the frames there
+    patch: int = 16  # of "pixels"
+
+    def __post_init__(self) -> None:
+        checks.counts(1, MOST_PIXELS, features_size=self.size, features_patch=self.patch)
+        if self.name == "pixels" and self.size % self.patch:
+            checks.fail("features_patch", f"a divisor of features_size {self.size}", self.patch)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What draws the last frame and the actions of a clip from its latents."""
+
+    name: str = "compact"  # or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
+    sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
+    sees_now: bool = True  # the decoder sees the first frame
+    exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
+    # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
+    output: Literal["change", "frame", "velocity"] = "change"
+    width: int = 512  # of the decoder; with SANA of its motion stream
+    depth: int = 8  # layers of the compact one; SANA has its own
+    heads: int = 8  # its attention heads
+    flow_steps: int = 10  # Euler steps from noise to a frame and actions
+
+    def __post_init__(self) -> None:
+        check_choices(self, "decoder")
+        checks.counts(decoder_width=self.width, decoder_depth=self.depth, decoder_heads=self.heads)
+        checks.counts(1, MOST_FLOW_STEPS, decoder_flow_steps=self.flow_steps)
+        if self.width % self.heads:
+            checks.fail("decoder_heads", f"a divisor of decoder_width {self.width}", self.heads)
+        if self.name != "compact" and not self.name.startswith("sana:"):
+            checks.fail("decoder", '"compact" or "sana:MODEL"', repr(self.name))
+        for name, value in self.sana.items():
+            if value is not None and not isinstance(value, bool | int | float | str):
+                checks.fail(f"decoder_sana: {name}", "a number or a word", f"{value!r:.60}")
+            if isinstance(value, int) and not 0 <= value <= MOST_NUMBERS:
+                checks.fail(f"decoder_sana: {name}", f"0 to {MOST_NUMBERS:,}", value)
+        if self.name != "compact" and self.output != "velocity":
+            checks.fail("decoder_output", "velocity with SANA as the decoder", repr(self.output))
+        if self.output == "change" and not self.sees_now:
+            checks.fail("decoder_output", "frame or velocity with decoder_sees_now=False", repr(self.output))
 
 
 @dataclass(frozen=True)
@@ -32,7 +82,7 @@ class ClipLAMConfig(NormalizedActions):
     target: ClassVar[str] = "features"  # what is predicted
 
     from_data: ClassVar[frozenset[str]] = frozenset(
-        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "sana", "normalizers"}
+        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "decoder_sana", "normalizers"}
     )
 
     cameras: tuple[str, ...]
@@ -47,45 +97,20 @@ class ClipLAMConfig(NormalizedActions):
     scene_tokens: int = 64  # latents of what changes around the robot; 0: the frame is decoded from motion too
     motion_tokens: int = 64  # latents of what the robot does
     latent_dim: int = 128  # d
-    latent_norm: str = "layer"  # of each latent, without parameters; or "none"
+    latent_norm: Literal["layer", "none"] = "layer"  # of each latent, without parameters; or "none"
     image_size: int = 224  # side of the frames in pixels
-    interpolation: str = "bicubic"  # of what is resized, or "bilinear"
+    interpolation: Interpolation = "bicubic"  # of what is resized, or "bilinear"
     prompt: str = PROMPT  # {task}: the instruction
-    backbone: str = "OpenGVLab/InternVL3_5-2B-HF"  # that encodes: a Hub id, a folder, or "scratch"
-    backbone_revision: str | None = None  # commit, or the fingerprint of a folder
-    backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
-    train_backbone: str = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
-    lora_rank: int = 64  # of the adapters in the backbone
-    lora_alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
-    lora_dropout: float = 0.0  # of the adapters' input, while they learn
-    lora_vision: bool = False  # the paper's vision encoder is frozen
-    # the projector from the image tower to the words, of "lora": trained whole, not by adapters
-    lora_projector: bool = field(default=False, metadata=ADDED)
-    gradient_checkpointing: bool = False  # less memory for more time
-    width: int = 128  # of the scratch backbone
-    depth: int = 4  # layers of the scratch backbone
-    heads: int = 4  # its attention heads
-    patch_size: int = 16  # side of its patches in pixels
-    features: str = "pixels"  # frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
-    features_revision: str | None = None  # of features from the Hub
-    features_size: int = 224  # side of the frames there
-    features_patch: int = 16  # of "pixels"
-    decoder: str = "compact"  # or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
-    sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
-    sees_now: bool = True  # the decoder sees the first frame
-    exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
-    frame_output: str = "change"  # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
-    decoder_width: int = 512  # of the decoder; with SANA of its motion stream
-    decoder_depth: int = 8  # layers of the compact one; SANA has its own
-    decoder_heads: int = 8  # its attention heads
-    flow_steps: int = 10  # Euler steps from noise to a frame and actions
+    backbone: BackboneConfig = field(default_factory=_BACKBONE, metadata=GROUP)  # that encodes
+    features: FeaturesConfig = field(default_factory=FeaturesConfig, metadata=GROUP)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig, metadata=GROUP)
     frame_weight: float = 1.0  # of the loss of the predicted frame
     action_weight: float = 1.0  # of the loss of the actions; 0: the decoder does not see them either
     separation_weight: float = 0.0  # of the loss on what scene latents share with motion latents
-    normalize: str = "quantile"  # of actions
+    normalize: Normalization = "quantile"  # of actions
     normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
-    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
+    normalizers: tuple[str, ...] = ()  # datasets of a mixture, each with its own
     action_key: str = "action"
 
     def __post_init__(self) -> None:
@@ -95,46 +120,23 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)
         checks.counts(1, MOST_TOKENS, motion_tokens=self.motion_tokens)
-        checks.one_of("latent_norm", self.latent_norm, NORMS)
+        check_choices(self)
         # one number, normalised over itself, is always 0
         checks.counts(2 if self.latent_norm == "layer" else 1, MOST_NUMBERS, latent_dim=self.latent_dim)
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.named(self.action_dim, action_names=self.action_names)
-        checks.counts(1, MOST_PIXELS, image_size=self.image_size, features_size=self.features_size)
-        checks.counts(1, MOST_PIXELS, features_patch=self.features_patch)
-        if self.features == "pixels" and self.features_size % self.features_patch:
-            checks.fail("features_patch", f"a divisor of features_size {self.features_size}", self.features_patch)
-        checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
-        checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
-        checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
-        checks.counts(decoder_heads=self.decoder_heads)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         check_mixture(self.normalizers)
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
-        if self.decoder != "compact" and not self.decoder.startswith("sana:"):
-            checks.fail("decoder", '"compact" or "sana:MODEL"', repr(self.decoder))
-        if bool(self.sana) != (self.decoder != "compact"):
-            checks.fail("sana", "sizes of a transformer with decoder=sana:MODEL, and only there", f"{self.sana!r:.60}")
-        for name, value in self.sana.items():
-            if value is not None and not isinstance(value, bool | int | float | str):
-                checks.fail(f"sana: {name}", "a number or a word", f"{value!r:.60}")
-            if isinstance(value, int) and not 0 <= value <= MOST_NUMBERS:
-                checks.fail(f"sana: {name}", f"0 to {MOST_NUMBERS:,}", value)
+        if bool(self.decoder.sana) != (self.decoder.name != "compact"):
+            expected = "sizes of a transformer with decoder=sana:MODEL, and only there"
+            checks.fail("decoder_sana", expected, f"{self.decoder.sana!r:.60}")
         check_scaling(self.mean, self.std)
         if not all(0 <= dim < self.action_dim for dim in self.absent):
             checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
-        if self.decoder_width % self.decoder_heads:
-            checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
         checks.strides(stride=self.stride)
-        checks.one_of("frame_output", self.frame_output, OUTPUTS)
-        if self.decoder != "compact" and self.frame_output != "velocity":
-            checks.fail("frame_output", "velocity with SANA as the decoder", repr(self.frame_output))
-        if self.frame_output == "change" and not self.sees_now:
-            checks.fail("frame_output", "frame or velocity with sees_now=False", repr(self.frame_output))
-        checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
-        checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
-        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         checks.at_least_zero(**{f"{name}_weight": weight for name, weight in self._weights.items()})
         if self.frame_weight == self.action_weight == 0:
             checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
@@ -144,12 +146,7 @@ class ClipLAMConfig(NormalizedActions):
             checks.plain_format(self.prompt, task="")
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} at most", f"{self.prompt!r:.80}")
-        _ = self.lora, self.action_clipped  # they check their own numbers
-
-    @property
-    def lora(self) -> LoraSpec:
-        """Adapters of the backbone."""
-        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision, self.lora_projector)
+        _ = self.action_clipped  # it checks its own numbers
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -7,7 +7,7 @@
 
 Both streams have one time t, so that neither is ahead of the other. A velocity of patches has all of their noise in it,
 which a decoder narrower than a patch cannot pass on, so it says x, as in "Back to basics" (Li & He, 2025), or rather by
-how much x differs from the first frame (`frame_output`), and v = (x - x_t) / max(1 - t, 0.05).
+how much x differs from the first frame (`decoder_output`), and v = (x - x_t) / max(1 - t, 0.05).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class ActionStream(nn.Module):
     """A decoder that begins with noisy actions as this one does."""
 
     def add_action_inputs(self, config: ClipLAMConfig) -> None:
-        """Make what `when` and `embed` need, `config.decoder_width` wide."""
-        dim = config.decoder_width
+        """Make what `when` and `embed` need, `config.decoder.width` wide."""
+        dim = config.decoder.width
         self.actions = nn.Linear(config.action_dim, dim)
         self.unknown = nn.Parameter(0.02 * torch.randn(dim))  # stands for actions that are not known
         self.steps = nn.Parameter(0.02 * torch.randn(config.horizon, dim))
@@ -80,14 +80,15 @@ class UnifiedDecoder(ActionStream):
 
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
         super().__init__()
-        dim, heads = config.decoder_width, config.decoder_heads
+        of = config.decoder
+        dim, heads = of.width, of.heads
         self.patches = nn.Linear(patch_dim, dim)
-        self.now = nn.Linear(patch_dim, dim, bias=False) if config.sees_now else None
+        self.now = nn.Linear(patch_dim, dim, bias=False) if of.sees_now else None
         self.places = nn.Parameter(0.02 * torch.randn(places, dim))
         self.add_action_inputs(config)
         self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
-        self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
-        self.frame_output = config.frame_output
+        self.layers = nn.ModuleList(UnifiedLayer(dim, heads, of.exchange) for _ in range(of.depth))
+        self.output = of.output
         self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
@@ -114,7 +115,7 @@ class UnifiedDecoder(ActionStream):
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)
         found = self.frame_out(x)
-        if self.frame_output != "velocity":
-            later = now + found if self.frame_output == "change" else found
+        if self.output != "velocity":
+            later = now + found if self.output == "change" else found
             found = (later - frame) / (1 - times).clamp_min(SOON)[:, None, None]
         return found, self.action_out(y)

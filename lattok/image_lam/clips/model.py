@@ -58,7 +58,8 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
         super().__init__()
         self.config, self.cameras = config, config.cameras
-        backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
+        base = config.backbone
+        backbone.adapt(base.train, base.lora, base.gradient_checkpointing)
         self.backbone = backbone
         width, count = backbone.hidden_size, config.scene_tokens + config.motion_tokens
         self.queries = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
@@ -67,7 +68,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         self.motion_head = nn.Linear(width, config.latent_dim)
         self.features = features or _features(config)
         places = len(config.cameras) * self.features.count
-        self.decoder = (SanaDecoder if config.sana else UnifiedDecoder)(config, self.features.dim, places)
+        self.decoder = (SanaDecoder if config.decoder.sana else UnifiedDecoder)(config, self.features.dim, places)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
         self.normalizers = nn.ModuleList(
             Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
@@ -151,7 +152,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
         terms = {"frame": missed.square().mean()}
-        if self.config.frame_output != "velocity":  # 1 - t times its error is that of the frame, until `SOON`
+        if self.config.decoder.output != "velocity":  # 1 - t times its error is that of the frame, until `SOON`
             copied = (later - now).float().square().mean().clamp_min(STILL)
             terms["frame"] = ((1 - share) * missed).square().mean() / copied
         if self.config.separation_weight > 0:
@@ -214,8 +215,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
         if not isinstance(task, str):
             checks.fail("task", "an instruction", f"{task!r:.60}")
         gaps, config = self.config.gaps(stride), self.config
-        patches = (config.image_size // config.patch_size) ** 2
-        size = block_size(config.frames * len(self.cameras) * patches * config.width, self.queries.device)
+        patches = (config.image_size // config.backbone.patch_size) ** 2
+        numbers_of_a_clip = config.frames * len(self.cameras) * patches * config.backbone.width
+        size = block_size(numbers_of_a_clip, self.queries.device)
 
         def tokens(*moments: Tensor) -> Tensor:
             clips = torch.stack(moments, 1).to(self.queries.device)
@@ -270,7 +272,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         checks.size("frames", f"cameras ({', '.join(self.cameras)})", first.shape[1], len(self.cameras))
         latents = self._checked(latents, len(first))
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
-        now, steps = self.frame_features(now), self.config.flow_steps
+        now, steps = self.frame_features(now), self.config.decoder.flow_steps
         x, y, there = self._noise(len(now), seed, known)
         with self._inference():
             for step in range(steps):
@@ -343,6 +345,5 @@ def _clips(batch: PolicyBatch) -> Tensor:
 
 def _features(config: ClipLAMConfig) -> FrozenFeatures:
     """Build the frozen latent space of the predicted frame, without its weights."""
-    scaling = (config.mean, config.std, config.interpolation)
-    size, patch = config.features_size, config.features_patch
-    return FrozenFeatures(config.features, size, *scaling, config.features_revision, patch=patch)
+    of, scaling = config.features, (config.mean, config.std, config.interpolation)
+    return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)

@@ -68,27 +68,28 @@ class MotionLayer(nn.Module):
 
 
 class SanaDecoder(ActionStream):
-    """What `UnifiedDecoder` does, by the transformer that `config.sana` describes; `decoder_width` is of the motion."""
+    """What `UnifiedDecoder` does, by the transformer that `decoder.sana` describes; its `width` is of the motion."""
 
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
         super().__init__()
-        dim, heads, sana = config.decoder_width, config.decoder_heads, dict(config.sana)
-        checks.counts(**{f"sana: {name}": sana.get(name) or 0 for name in NEEDED})
+        of, sana = config.decoder, dict(config.decoder.sana)
+        dim, heads = of.width, of.heads
+        checks.counts(**{f"decoder_sana: {name}": sana.get(name) or 0 for name in NEEDED})
         checks.size("decoder", "channels of a patch, as the features have", sana["in_channels"], patch_dim)
         if sana.get("patch_size") != 1 or sana.get("interpolation_scale") is not None or sana.get("guidance_embeds"):
             checks.fail("decoder", "SANA with patches of 1 and no guidance", f"{sana!r:.120}")
         try:
             self.transformer: Any = diffusers_class("decoder", KIND)(**sana)
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes out of a stranger's file
-            checks.fail("sana", f"sizes of a {KIND}", checks.first_line(error))
+            checks.fail("decoder_sana", f"sizes of a {KIND}", checks.first_line(error))
         inner = sana["num_attention_heads"] * sana["attention_head_dim"]
         self.side = math.isqrt(places // len(config.cameras))
         self.caption = nn.Linear(config.latent_dim, sana["caption_channels"])
-        self.now = _silent(nn.Linear(patch_dim, inner, bias=False)) if config.sees_now else None
+        self.now = _silent(nn.Linear(patch_dim, inner, bias=False)) if of.sees_now else None
         self.add_action_inputs(config)
         self.motion_up = nn.Linear(config.latent_dim, dim)
         layers = range(sana["num_layers"])
-        self.layers = nn.ModuleList(MotionLayer(inner, dim, heads, config.exchange) for _ in layers)
+        self.layers = nn.ModuleList(MotionLayer(inner, dim, heads, of.exchange) for _ in layers)
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
     def load(self, decoder: str) -> None:

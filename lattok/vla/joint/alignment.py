@@ -154,11 +154,11 @@ class JointLARA(nn.Module):
     ):
         """`layer`: the state that is h, an index or a fraction of the flow head's blocks or the backbone's layers."""
         super().__init__()
-        check_place(on, policy.config.head)
+        check_place(on, policy.config.head.name)
         self.policy, self.lam = policy, lam
         if on == HEAD:
             assert isinstance(policy.head, FlowActionHead)
-            width, self.at = policy.config.head_dim, {"block": hidden_index(layer, len(policy.head.blocks))}
+            width, self.at = policy.config.head.dim, {"block": hidden_index(layer, len(policy.head.blocks))}
         else:
             width, self.at = policy.backbone.hidden_size, {"layer": hidden_index(layer, policy.backbone.num_layers)}
         self.align = Alignment(width, lam.latent_dim, detach)

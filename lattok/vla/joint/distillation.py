@@ -16,24 +16,22 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones.model import from_root
+from lattok.backbones import BackboneConfig
+from lattok.backbones.model import from_root, with_backbone
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.nn.losses import of_share, reduce_valid
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
+from lattok.utils.options import flat, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig
 from lattok.vla.config import LATBOT
 from lattok.vla.joint.alignment import FRAMES, paired_frames, paired_mask
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import Distill, LatentSupervision
 
-# what a policy has of the distilled one that it goes on from: its backbone, and what that sees
-SAME = (
-    *("backbone", "backbone_revision", "backbone_dtype", "train_backbone", "lora_rank", "lora_alpha", "lora_vision"),
-    *("lora_projector", "width", "depth", "heads", "patch_size", "cameras", "image_size", "interpolation", "prompt"),
-)
+SEEN = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
 class Distillation(nn.Module):
@@ -159,13 +157,19 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
         name = teacher.strategy.name
         got = "one of phase finetune, which acts already" if name == LATBOT else f"one of {name}"
         checks.fail("student", "a policy of phase distill", got)
-    revision = config.backbone_revision or teacher.backbone_revision
-    config = replace(config, backbone=from_root(config.backbone), backbone_revision=revision)
-    for name in SAME:
-        ours, theirs = getattr(config, name), getattr(teacher, name)
-        if ours != theirs:
-            checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(ours))
+    base = config.backbone
+    config = with_backbone(config, name=from_root(base.name), revision=base.revision or teacher.backbone.revision)
+    own = flat(config)
+    for name, theirs in kept_of(teacher).items():
+        if own[name] != theirs:
+            checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(own[name]))
     return replace(config, strategy=Strategy(LATBOT, _spans(teacher.latent.steps), title="LatBot"), latent=None)
+
+
+def kept_of(config: VLAConfig) -> dict[str, Any]:
+    """Return what a policy has of the distilled one that it goes on from: its backbone, and what that sees, flat."""
+    shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *SEEN)}
+    return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
 
 
 def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:

@@ -8,6 +8,7 @@ import torch
 
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.types import PolicyBatch
+from lattok.utils.options import built
 from tests.conftest import CAMERAS
 
 SIZES: dict[str, Any] = {
@@ -18,13 +19,13 @@ SIZES: dict[str, Any] = {
     "motion_tokens": 3,
     "latent_dim": 8,
     "image_size": 16,
-    "patch_size": 8,
+    "backbone_patch_size": 8,
     "backbone": "scratch",
-    "train_backbone": "full",
+    "backbone_train": "full",
     "prompt": "{task}",
-    "width": 32,
-    "depth": 2,
-    "heads": 4,
+    "backbone_width": 32,
+    "backbone_depth": 2,
+    "backbone_heads": 4,
     "features_size": 16,
     "features_patch": 8,
     "decoder_width": 32,
@@ -34,7 +35,7 @@ SIZES: dict[str, Any] = {
 
 
 def config(**changes: Any) -> ClipLAMConfig:
-    return ClipLAMConfig(**{"cameras": CAMERAS, "action_dim": 3, **SIZES, **changes})
+    return built(ClipLAMConfig, {"cameras": CAMERAS, "action_dim": 3, **SIZES, **changes})
 
 
 def clip_lam(seed: int = 0, **changes: Any) -> ClipLAM:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 import pytest
 
@@ -11,25 +10,49 @@ from lattok import LattokError
 from lattok.backbones import LoraSpec
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.clips import ClipLAMConfig
+from lattok.utils.options import defaults_of, flat
 from tests.image_lam.clips.fakes import config
 
 OPEN = 10**6  # without an upper bound
 BOUNDS = {"frames": (2, 256), "scene_tokens": (0, 4096), "motion_tokens": (1, 4096), "latent_dim": (2, 65_536)}
 BOUNDS |= dict.fromkeys(("image_size", "features_size", "features_patch"), (1, 2048))
-BOUNDS |= {"flow_steps": (1, 1000), "action_dim": (1, 65_536), "horizon": (1, 1), "lora_rank": (1, OPEN)}
-BOUNDS |= dict.fromkeys(("width", "depth", "heads", "patch_size"), (1, OPEN))
+BOUNDS |= {
+    "decoder_flow_steps": (1, 1000),
+    "action_dim": (1, 65_536),
+    "horizon": (1, 1),
+    "backbone_lora_rank": (1, OPEN),
+}
+BOUNDS |= dict.fromkeys(("backbone_width", "backbone_depth", "backbone_heads", "backbone_patch_size"), (1, OPEN))
 BOUNDS |= dict.fromkeys(("decoder_width", "decoder_depth", "decoder_heads"), (1, OPEN))
 # by the paper, or by docs/decisions.md and docs/howto/latbot.md
 AS_SAID = {"frames": 16, "stride": "15", "horizon": 15, "scene_tokens": 64, "motion_tokens": 64, "latent_dim": 128}
 AS_SAID |= {"latent_norm": "layer", "image_size": 224, "features_size": 224, "features_patch": 16, "features": "pixels"}
-AS_SAID |= {"train_backbone": "lora", "lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0, "lora_vision": False}
-AS_SAID |= {"lora_projector": False, "gradient_checkpointing": False, "backbone_dtype": "float32"}
-AS_SAID |= {"width": 128, "depth": 4, "heads": 4, "patch_size": 16, "interpolation": "bicubic"}
-AS_SAID |= {"decoder": "compact", "sees_now": True, "exchange": True, "frame_output": "change", "flow_steps": 10}
+AS_SAID |= {
+    "backbone_train": "lora",
+    "backbone_lora_rank": 64,
+    "backbone_lora_alpha": 16,
+    "backbone_lora_dropout": 0,
+    "backbone_lora_vision": False,
+}
+AS_SAID |= {"backbone_lora_projector": False, "backbone_gradient_checkpointing": False, "backbone_dtype": "float32"}
+AS_SAID |= {
+    "backbone_width": 128,
+    "backbone_depth": 4,
+    "backbone_heads": 4,
+    "backbone_patch_size": 16,
+    "interpolation": "bicubic",
+}
+AS_SAID |= {
+    "decoder": "compact",
+    "decoder_sees_now": True,
+    "decoder_exchange": True,
+    "decoder_output": "change",
+    "decoder_flow_steps": 10,
+}
 AS_SAID |= {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 8, "mean": IMAGENET[0], "std": IMAGENET[1]}
 AS_SAID |= {"frame_weight": 1, "action_weight": 1, "separation_weight": 0}
 AS_SAID |= {"normalize": "quantile", "normalize_clip": False}
-SANA = {"decoder": "sana:x", "frame_output": "velocity"}
+SANA = {"decoder": "sana:x", "decoder_output": "velocity"}
 WRONG = [
     ({"cameras": ()}, "`cameras`: expected at least one name, got ()"),
     ({"cameras": "front"}, "`cameras`: expected at least one name, got 'front'"),
@@ -49,19 +72,28 @@ WRONG = [
     ({"interpolation": "nearest"}, "`interpolation`: expected one of bicubic, bilinear"),
     ({"decoder_heads": 5}, "`decoder_heads`: expected a divisor of decoder_width 32, got 5"),
     ({"decoder": "tall"}, '`decoder`: expected "compact" or "sana:MODEL", got \'tall\''),
-    ({"sana": {"x": 1}}, "`sana`: expected sizes of a transformer with decoder=sana:MODEL, and only there"),
-    (SANA, "`sana`: expected sizes of a transformer with decoder=sana:MODEL, and only there"),
-    (SANA | {"sana": {"x": [1]}}, "`sana: x`: expected a number or a word, got [1]"),
-    (SANA | {"sana": {"x": -1}}, "`sana: x`: expected 0 to 65,536, got -1"),
-    (SANA | {"sana": {"x": 65_537}}, "`sana: x`: expected 0 to 65,536, got 65537"),
-    (SANA | {"sana": {"x": 1}, "frame_output": "frame"}, "`frame_output`: expected velocity with SANA as the decoder"),
-    ({"frame_output": "noise"}, "`frame_output`: expected one of change, frame, velocity"),
-    ({"sees_now": False}, "`frame_output`: expected frame or velocity with sees_now=False, got 'change'"),
-    ({"prompt": "{word}"}, "`prompt`: expected a text with {task} at most"),
-    ({"train_backbone": "lora"}, "`train_backbone`: expected one of full"),
     (
-        {"train_backbone": "none", "backbone": "x"},
-        "`train_backbone`: expected one of lora, full, all_but_vision, frozen",
+        {"decoder_sana": {"x": 1}},
+        "`decoder_sana`: expected sizes of a transformer with decoder=sana:MODEL, and only there",
+    ),
+    (SANA, "`decoder_sana`: expected sizes of a transformer with decoder=sana:MODEL, and only there"),
+    (SANA | {"decoder_sana": {"x": [1]}}, "`decoder_sana: x`: expected a number or a word, got [1]"),
+    (SANA | {"decoder_sana": {"x": -1}}, "`decoder_sana: x`: expected 0 to 65,536, got -1"),
+    (SANA | {"decoder_sana": {"x": 65_537}}, "`decoder_sana: x`: expected 0 to 65,536, got 65537"),
+    (
+        SANA | {"decoder_sana": {"x": 1}, "decoder_output": "frame"},
+        "`decoder_output`: expected velocity with SANA as the decoder",
+    ),
+    ({"decoder_output": "noise"}, "`decoder_output`: expected one of change, frame, velocity"),
+    (
+        {"decoder_sees_now": False},
+        "`decoder_output`: expected frame or velocity with decoder_sees_now=False, got 'change'",
+    ),
+    ({"prompt": "{word}"}, "`prompt`: expected a text with {task} at most"),
+    ({"backbone_train": "lora"}, "`backbone_train`: expected one of full"),
+    (
+        {"backbone_train": "none", "backbone": "x"},
+        "`backbone_train`: expected one of lora, full, all_but_vision, frozen",
     ),
     ({"backbone_dtype": "float16"}, "`backbone_dtype`: expected one of float32, bfloat16"),
     ({"frame_weight": -0.1}, "`frame_weight`: expected a number of at least 0"),
@@ -75,7 +107,7 @@ WRONG = [
 def test_numbers_have_bounds():
     for end in (0, 1):
         numbers = {name: bounds[end] for name, bounds in BOUNDS.items()}
-        assert config(**numbers).decoder_width == numbers["decoder_width"]
+        assert config(**numbers).decoder.width == numbers["decoder_width"]
     for name, (least, most) in BOUNDS.items():
         for wrong in (least - 1, 1.5, "4"):
             with pytest.raises(LattokError, match=f"`{name}`: expected a whole number of at least {least}, got"):
@@ -88,15 +120,23 @@ def test_numbers_have_bounds():
 
 def test_what_can_be():
     assert config(cameras=("x",) * 64, action_dim=4, horizon=16_384, absent=(0, 3), features="timm:x", features_size=20)
-    assert config(**SANA, sana={"a": 0, "b": 65_536, "c": None, "d": "word", "e": True, "f": 1e9})
+    assert config(**SANA, decoder_sana={"a": 0, "b": 65_536, "c": None, "d": "word", "e": True, "f": 1e9})
     assert config(frame_weight=0.0).loss_weights == {"frame": 0.0, "action": 1.0}
-    assert config(action_weight=0.0, separation_weight=0.1, sees_now=False, frame_output="frame").loss_weights == {
+    assert config(
+        action_weight=0.0, separation_weight=0.1, decoder_sees_now=False, decoder_output="frame"
+    ).loss_weights == {
         "frame": 1.0,
         "action": 0.0,
         "separation": 0.1,
     }
-    given = config(lora_rank=2, lora_alpha=3.0, lora_dropout=0.5, lora_vision=True, lora_projector=True)
-    assert given.lora == LoraSpec(2, 3.0, 0.5, True, True)
+    given = config(
+        backbone_lora_rank=2,
+        backbone_lora_alpha=3.0,
+        backbone_lora_dropout=0.5,
+        backbone_lora_vision=True,
+        backbone_lora_projector=True,
+    )
+    assert given.backbone.lora == LoraSpec(2, 3.0, 0.5, True, True)
 
 
 @pytest.mark.parametrize(("changes", "text"), WRONG)
@@ -106,10 +146,11 @@ def test_what_cannot_be_is_refused(changes, text):
 
 
 def test_what_is_left_out_is_as_said():
-    found = ClipLAMConfig(("front",), 7)
-    assert {name: getattr(found, name) for name in AS_SAID} == AS_SAID
-    numbers = {field.name for field in fields(found) if isinstance(field.default, int | float)}
-    assert numbers <= AS_SAID.keys()
+    found = flat(ClipLAMConfig(("front",), 7))
+    assert {name: found[name] for name in AS_SAID} == AS_SAID
+    assert {
+        name for name, value in defaults_of(ClipLAMConfig).items() if isinstance(value, int | float)
+    } <= AS_SAID.keys()
 
 
 def test_frames_of_a_clip_are_evenly_spaced():

@@ -14,7 +14,7 @@ PATCHES, PATCH = 5, 12
 
 def decoder(**changes) -> UnifiedDecoder:
     torch.manual_seed(0)
-    return UnifiedDecoder(config(**{"frame_output": "velocity", **changes}), PATCH, PATCHES).eval()
+    return UnifiedDecoder(config(**{"decoder_output": "velocity", **changes}), PATCH, PATCHES).eval()
 
 
 def inputs(count: int = 2) -> dict[str, torch.Tensor]:
@@ -78,7 +78,7 @@ def reference(model: UnifiedDecoder, given: dict[str, torch.Tensor], known: np.n
 @pytest.mark.parametrize(("exchange", "sees_now"), [(True, True), (False, True), (True, False)])
 def test_the_decoder_equals_plain_arithmetic(exchange: bool, sees_now: bool):
     """What is not known is not read: there may be anything."""
-    model, given = decoder(exchange=exchange, sees_now=sees_now), inputs()
+    model, given = decoder(decoder_exchange=exchange, decoder_sees_now=sees_now), inputs()
     known = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     strange = given | {"actions": given["actions"].masked_fill(~known[..., None], 1e4)}
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_the_decoder_equals_plain_arithmetic(exchange: bool, sees_now: bool):
 def test_a_decoder_that_says_the_frame_gives_its_velocity(says: str):
     """From x_t straight to what it says, and not faster than in a twentieth of the time."""
     given = inputs() | {"times": torch.tensor([0.25, 0.99])}
-    plain = reference(model := decoder(frame_output=says), given, np.ones((2, 4), dtype=bool))
+    plain = reference(model := decoder(decoder_output=says), given, np.ones((2, 4), dtype=bool))
     with torch.no_grad():
         frame, actions = model(**given)
     for b, left in enumerate((0.75, 0.05)):
@@ -102,7 +102,7 @@ def test_a_decoder_that_says_the_frame_gives_its_velocity(says: str):
 
 @pytest.mark.parametrize("exchange", [True, False])
 def test_streams_hear_of_each_other_by_the_exchange_alone(exchange: bool):
-    model, given = decoder(exchange=exchange), inputs()
+    model, given = decoder(decoder_exchange=exchange), inputs()
     for name, own, other in (("scene", 0, 1), ("motion", 1, 0)):
         with torch.no_grad():
             before, after = model(**given), model(**given | {name: -given[name]})

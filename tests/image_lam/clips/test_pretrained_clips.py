@@ -24,7 +24,7 @@ from tests.vla.fakes import observation
 
 need_transformers()
 
-OVER = {"train_backbone": "lora", "lora_rank": 2, "image_size": 56}
+OVER = {"backbone_train": "lora", "backbone_lora_rank": 2, "image_size": 56}
 
 
 def with_lora(model):
@@ -48,7 +48,7 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     family: str, tiny: Callable[[str], Path], tmp_path: Path
 ):
     torch.manual_seed(0)
-    made = config(backbone=str(tiny(family)), prompt="{task}:", lora_vision=False, **OVER)
+    made = config(backbone=str(tiny(family)), prompt="{task}:", backbone_lora_vision=False, **OVER)
     lam = with_lora(ClipLAM(*with_base(made, made.frames)))
     given = lam.prepared(batch(2))
     parts = {"queries", "scene_head", "motion_head", "decoder", "backbone"}
@@ -84,7 +84,8 @@ def test_the_projector_learns_and_is_saved(
 ):
     """By the paper's choice, or whole beside adapters of the text model; a file without it is refused."""
     monkeypatch.setenv("LATTOK_DATA", str(tiny(family)))
-    over = {**OVER, "train_backbone": train, "lora_vision": False, "lora_projector": True, "image_size": 16}
+    over = {**OVER, "backbone_train": train, "image_size": 16}
+    over |= {"backbone_lora_vision": False, "backbone_lora_projector": True}
     made = config(backbone=str(tiny(family)), prompt="{task}:", **over)
     torch.manual_seed(0)
     lam = with_lora(ClipLAM(*with_base(made, made.frames)))
@@ -110,7 +111,7 @@ def test_the_projector_learns_and_is_saved(
 
 
 def test_a_merged_policy_has_its_projector(tiny: Callable[[str], Path], tmp_path: Path):
-    plan = policy_config(backbone=str(tiny("internvl")), prompt="{task}:", lora_projector=True, **OVER)
+    plan = policy_config(backbone=str(tiny("internvl")), prompt="{task}:", backbone_lora_projector=True, **OVER)
     policy, seen = with_lora(LatentVLA(*with_base(plan))).eval(), observation(plan)
     for name, value in policy.backbone.saved_tensors().items():
         if "multi_modal_projector" in name:
@@ -138,7 +139,7 @@ def test_the_pair_of_the_paper_is_distilled_and_fine_tuned(
     goes_on = {"phase": "finetune", "student": str(tmp_path / "student"), "head": "flow", **sizes}
     policy = lattok.train(recipe.from_preset(data, tmp_path / "policy", preset, **goes_on))
     assert policy.config.gripper == (2,)
-    assert (policy.config.train_backbone, policy.config.head) == ("full", "flow")
+    assert (policy.config.backbone.train, policy.config.head.name) == ("full", "flow")
     again, given = lattok.load(tmp_path / "policy"), observation(policy.config)
     assert isinstance(again, LatentVLA)
     chunk = again.predict_chunk(given)
@@ -155,10 +156,10 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
     seen = {
         **sizes,
         "prompt": "{task}:",
-        "lora_rank": 2,
-        "lora_vision": False,
-        "lora_projector": True,
-        "train_backbone": "lora",
+        "backbone_lora_rank": 2,
+        "backbone_lora_vision": False,
+        "backbone_lora_projector": True,
+        "backbone_train": "lora",
         "batch_size": 2,
     }
     monkeypatch.chdir(base.parent)
@@ -168,16 +169,16 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
     with pytest.raises(LattokError, match="`backbone` in `.*student`: expected a Hub id: a model may not choose"):
         lattok.LatBotRecipe.from_preset(data, tmp_path / "policy", **goes_on)
     again = lattok.LatBotRecipe.from_preset(data, tmp_path / "named", **goes_on, backbone=base.name)
-    assert lattok.train(again).config.backbone == str(base.resolve())
+    assert lattok.train(again).config.backbone.name == str(base.resolve())
     monkeypatch.setenv("LATTOK_DATA", str(base))
     for given in ({}, {"backbone": base.name}):
         recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / f"policy{len(given)}", **goes_on, **given)
-        kept = recipe.model.lora_rank, recipe.model.lora_vision, recipe.model.lora_projector, recipe.model.backbone
-        assert kept == (2, False, True, str(base.resolve()))
+        kept = [recipe.options()[f"backbone{part}"] for part in ("_lora_rank", "_lora_vision", "_lora_projector", "")]
+        assert kept == [2, False, True, str(base.resolve())]
     with pytest.raises(
-        LattokError, match="`lora_vision`: expected False, as the policy in student has, got True. Leave"
+        LattokError, match="`backbone_lora_vision`: expected False, as the policy in student has, got True. Leave"
     ):
-        lattok.LatBotRecipe.from_preset(data, tmp_path / "other", **goes_on, lora_vision=True)
+        lattok.LatBotRecipe.from_preset(data, tmp_path / "other", **goes_on, backbone_lora_vision=True)
     student, policy = lattok.LatentVLA.from_pretrained(tmp_path / "student"), lattok.train(recipe)
     ours, theirs = policy.backbone.saved_tensors(), student.backbone.saved_tensors()
     assert ours.keys() == theirs.keys()

@@ -67,7 +67,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(pipeline: Path) -> dict:
     small = {"preset": "tiny", "steps": 2, "batch_size": 4, "log_every": 1, **SIZES}
-    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "frame_output": "velocity"}
+    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "decoder_output": "velocity"}
 
 
 def test_latents_are_those_of_the_autoencoder_and_turn_back(pipeline):
@@ -178,9 +178,9 @@ def test_what_cannot_be_is_one_line(changes, text, pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"num_layers": 0}, "`sana: num_layers`: expected"),
-        ({"caption_channels": None}, "`sana: caption_channels`: expected"),
-        ({"mystery": 1}, "`sana`: expected sizes of a SanaTransformer2DModel, got"),
+        ({"num_layers": 0}, "`decoder_sana: num_layers`: expected"),
+        ({"caption_channels": None}, "`decoder_sana: caption_channels`: expected"),
+        ({"mystery": 1}, "`decoder_sana`: expected sizes of a SanaTransformer2DModel, got"),
         ({"patch_size": 2}, "`decoder`: expected SANA with patches of 1 and no guidance, got"),
         ({"interpolation_scale": 2}, "`decoder`: expected SANA with patches of 1 and no guidance, got"),
         ({"guidance_embeds": True}, "`decoder`: expected SANA with patches of 1 and no guidance, got"),
@@ -190,6 +190,11 @@ def test_sizes_out_of_a_strangers_file(change, text, pipeline):
     sizes = sizes_of(open_sana(f"sana:{pipeline}")) | change
     with pytest.raises(LattokError) as error:
         ClipLAM.build(
-            config(decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", frame_output="velocity", sana=sizes)
+            config(
+                decoder=f"sana:{pipeline}",
+                features=f"dc-ae:{pipeline}",
+                decoder_output="velocity",
+                decoder_sana=sizes,
+            )
         )
     assert text in str(error.value)

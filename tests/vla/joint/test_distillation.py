@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lattok import LattokError
+from lattok.backbones.model import with_backbone
 from lattok.types import PairIndex
 from lattok.vla import LatentVLA, Supervised, Tap
 from lattok.vla.joint.alignment import FRAMES, VALID
@@ -154,19 +154,19 @@ def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
 
 
 def test_a_policy_goes_on_over_the_revision_of_its_student():
-    before = replace(student().config, backbone_revision="files-a")
-    assert taught_by(policy_config(**CONFIG), before).backbone_revision == "files-a"
+    before = with_backbone(student().config, revision="files-a")
+    assert taught_by(policy_config(**CONFIG), before).backbone.revision == "files-a"
     with pytest.raises(LattokError, match="`backbone_revision`: expected 'files-a', as the distilled policy has, got"):
-        taught_by(replace(policy_config(**CONFIG), backbone_revision="files-b"), before)
+        taught_by(policy_config(**CONFIG, backbone_revision="files-b"), before)
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LattokError, match="`student`: expected a policy of phase distill, got one of baseline"):
         taught_by(policy_config(**CONFIG), policy_config(**CONFIG))
     for name, own, other in (
-        ("width", "32", 64),
-        ("lora_alpha", "16.0", 64.0),
-        ("lora_vision", "True", False),
+        ("backbone_width", "32", 64),
+        ("backbone_lora_alpha", "16.0", 64.0),
+        ("backbone_lora_vision", "True", False),
         ("interpolation", "'bicubic'", "bilinear"),
         ("prompt", None, "do {task}"),
         ("backbone_dtype", "'float32'", "bfloat16"),
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(
             LattokError, match=f"`{name}`: expected {expected}, as the distilled policy has, got {other!r}"
         ):
-            taught_by(replace(policy_config(**CONFIG), **{name: other}), student().config)
+            taught_by(policy_config(**{**CONFIG, name: other}), student().config)
 
 
 def test_batches_and_states_of_other_shapes_are_refused():

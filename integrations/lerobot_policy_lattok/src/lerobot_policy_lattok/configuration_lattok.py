@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from lerobot.configs.policies import PreTrainedConfig
@@ -16,11 +16,13 @@ from lattok.backbones import SCRATCH
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
+from lattok.utils.options import built, defaults_of, options_of
 from lattok.vla import Strategy, VLAConfig, strategy_of
 
+DEFAULTS = defaults_of(VLAConfig)
 # these have other defaults for the scratch backbone
-OF_BACKBONE = ("train_backbone", "image_size", "interpolation", "head_dim", "head_heads")
-OF_BACKBONE += ("action_loss", "prompt", "depth", "patch_size")
+OF_BACKBONE = ("backbone_train", "image_size", "interpolation", "head_dim", "head_heads")
+OF_BACKBONE += ("action_loss", "prompt", "backbone_depth", "backbone_patch_size")
 
 
 @LRSchedulerConfig.register_subclass("lattok_steps")
@@ -59,26 +61,28 @@ class LattokConfig(PreTrainedConfig):
     n_action_steps: int | None = None  # of them carried out; None: all
     prompt: str | None = None
     # its model
-    backbone: str = VLAConfig.backbone  # a Hub id, a folder, or "scratch"
+    backbone: str = DEFAULTS["backbone"]  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None
-    train_backbone: str | None = None
-    lora_rank: int = 64
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    lora_vision: bool = True
-    gradient_checkpointing: bool = False
+    backbone_dtype: str = DEFAULTS["backbone_dtype"]
+    backbone_train: str | None = None
+    backbone_lora_rank: int = DEFAULTS["backbone_lora_rank"]
+    backbone_lora_alpha: float = DEFAULTS["backbone_lora_alpha"]
+    backbone_lora_dropout: float = DEFAULTS["backbone_lora_dropout"]
+    backbone_lora_vision: bool = DEFAULTS["backbone_lora_vision"]
+    backbone_lora_projector: bool = DEFAULTS["backbone_lora_projector"]
+    backbone_gradient_checkpointing: bool = False
+    backbone_width: int = DEFAULTS["backbone_width"]  # of the scratch backbone
+    backbone_depth: int | None = None
+    backbone_heads: int = DEFAULTS["backbone_heads"]
+    backbone_patch_size: int | None = None
     image_size: int | None = None
     interpolation: str | None = None
-    width: int = VLAConfig.width  # of the scratch backbone
-    depth: int | None = None
-    heads: int = VLAConfig.heads
-    patch_size: int | None = None
     head_dim: int | None = None
     head_heads: int | None = None
     head_layers: list[int] = field(default_factory=list)
     pool: str = "mean"
-    head: str = VLAConfig.head  # "regression", or "flow": chunks out of noise
-    flow_steps: int = VLAConfig.flow_steps
+    head: str = DEFAULTS["head"]  # "regression", or "flow": chunks out of noise
+    head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
     normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off
@@ -102,7 +106,9 @@ class LattokConfig(PreTrainedConfig):
         super().__post_init__()
         self.plan  # noqa: B018  # checks its own numbers
         preset = VLARecipe.presets[SCRATCH if self.backbone == SCRATCH else VLARecipe.default_preset]
-        defaults = {name: preset.get(name, getattr(VLAConfig, name)) for name in OF_BACKBONE}
+        defaults = {name: preset.get(name, DEFAULTS[name]) for name in OF_BACKBONE}
+        if self.head == "flow":
+            defaults["action_loss"] = DEFAULTS["action_loss"]  # the preset's is for regression
         defaults |= {"optimizer_lr": preset["lr"], "n_action_steps": self.chunk_size}
         for name, value in defaults.items():
             if getattr(self, name) is None:
@@ -143,13 +149,13 @@ class LattokConfig(PreTrainedConfig):
         """Return the architecture of the policy; features must be known."""
         self.validate_features()
         cameras, features = self.cameras or list(self.image_features), self.image_features
-        names = [f.name for f in fields(VLAConfig) if f.name in self.__dataclass_fields__]
-        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        names = [option.name for option in options_of(VLAConfig)]
+        values: dict[str, Any] = {name: getattr(self, name) for name in names if name in self.__dataclass_fields__}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         values |= {"action_dim": self.action_dim, "proprio_dim": self.proprio_dim, "cameras": tuple(cameras)}
         values |= {"camera_sizes": tuple(tuple(features[camera].shape[1:]) for camera in cameras)}
         values["n_action_steps"] = None if self.steps_taken == self.chunk_size else self.steps_taken
-        return VLAConfig(**values | {"strategy": self.plan, "horizon": self.chunk_size})
+        return built(VLAConfig, values | {"strategy": self.plan, "horizon": self.chunk_size})
 
     def validate_features(self) -> None:
         """Raise `LattokError` where the dataset has no camera or no `action`, or lacks a camera that was named."""

@@ -12,6 +12,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 import lattok
 from lattok.backbones.model import MERGED
 from lattok.utils import checks
+from lattok.utils.options import flat
 from lattok.vla import LatentVLA, VLAConfig
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.modeling_lattok import LattokPolicy
@@ -30,7 +31,7 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
     if not isinstance(model, LatentVLA):
         checks.fail("model", "a policy", type(model).__name__)
     model.check_acts()
-    if model.config.backbone == MERGED:
+    if model.config.backbone.name == MERGED:
         hint = "Export the policy with adapters that it was made from."
         checks.fail("model", "a policy over a base model with a name", "one with its adapters merged", hint)
     config, folder = config_of(model.config, device), Path(folder)
@@ -43,7 +44,7 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
 def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
     """Return the options of LeRobot that make the same architecture."""
     own = {field.name for field in fields(LattokConfig)}
-    values: dict[str, Any] = {field.name: getattr(made, field.name) for field in fields(VLAConfig) if field.name in own}
+    values: dict[str, Any] = {name: value for name, value in flat(made).items() if name in own}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     plan, weighted = made.strategy, {}
     if plan.losses:
@@ -66,6 +67,6 @@ def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
     if made.n_action_steps == made.horizon:
         made = replace(made, n_action_steps=None)
     if again != made:
-        others = [field.name for field in fields(made) if getattr(made, field.name) != getattr(again, field.name)]
+        others = [name for name, value in flat(made).items() if flat(again)[name] != value]
         checks.fail("model", "a policy that LeRobot's options can describe", f"one with its own {', '.join(others)}")
     return config

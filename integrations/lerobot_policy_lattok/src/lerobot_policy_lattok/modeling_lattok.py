@@ -12,10 +12,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from lerobot.configs import parser
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from lattok.backbones.model import open_backbone
+from lattok.hub.networks import check_named
 from lattok.hub.weights import read_tensors
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
@@ -121,7 +124,7 @@ class LattokPolicy(PreTrainedPolicy):
 
     def wrap_with_peft(self, *args: Any, **kwargs: Any) -> PreTrainedPolicy:
         """Raise `LattokError`: the backbone has its own adapters."""
-        hint = "--policy.train_backbone=lora and --policy.lora_rank adapt the backbone."
+        hint = "--policy.backbone_train=lora and --policy.backbone_lora_rank adapt the backbone."
         checks.fail("peft", "none for this policy", "adapters of LeRobot", hint)
 
     def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -134,6 +137,23 @@ class LattokPolicy(PreTrainedPolicy):
         saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}
         tensors = {name: value.detach().cpu().contiguous() for name, value in saved.items()}
         safetensors.torch.save_file(tensors, save_directory / WEIGHTS, {"format": "pt"})
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: Any, *, config: Any = None, backbone: str | None = None, **options: Any
+    ) -> Any:
+        """Load as LeRobot does; `backbone`: the base model has moved.
+
+        A checkpoint may name a folder of this machine only where the user does as well, here or by `--policy.backbone`.
+        """
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **options)
+        if backbone is not None:
+            config.backbone = backbone
+        words = [f"--backbone={backbone}"] if backbone is not None else parser.get_cli_overrides("policy") or []
+        given = [word.removeprefix("--").partition("=")[0] for word in words]
+        check_named(config, Path(pretrained_name_or_path), given)
+        return super().from_pretrained(pretrained_name_or_path, config=config, **options)
 
     @classmethod
     def _load_as_safetensor(cls, model: LattokPolicy, model_file: str, map_location: str, strict: bool) -> LattokPolicy:

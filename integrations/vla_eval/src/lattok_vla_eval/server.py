@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
@@ -28,7 +27,6 @@ from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotat
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
 from lattok.data.views import trained_space
-from lattok.hub.networks import check_named
 from lattok.types import PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -190,7 +188,6 @@ def open_policy(name: str) -> LatentVLA:
     place = hub.resolve(name)
     kind = hub.read_config(place.folder)["type"]
     if kind == LEROBOT:
-        check_named(SimpleNamespace(**hub.read_config(place.folder)), place.folder)
         try:
             plugin = import_module("lerobot_policy_lattok.modeling_lattok")
         except ImportError as error:
