@@ -29,6 +29,10 @@ def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: st
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)
+    return _resized(frames, size, interpolation)
+
+
+def _resized(frames: Tensor, size: int | tuple[int, int], interpolation: str) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
@@ -81,16 +85,24 @@ def frames_from_lerobot(batch: Mapping[str, Tensor], cameras: Sequence[str]) -> 
     With `delta_timestamps` of two times per camera a batch [B, 2, 3, H, W] becomes the pairs [B, 2, V, H, W, 3].
     """
     checks.known_keys("cameras", cameras, list(batch))
-    views = []
-    for key in cameras:
-        images = batch[key]
-        if not images.is_floating_point() or images.ndim < 3 or images.shape[-3] != 3:
-            checks.fail(key, "float images [..., 3, H, W]", f"{images.dtype} {list(images.shape)}")
-        low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
-        if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
-            hint = "Pixels 0 to 255 are frames as uint8 with channels last; normalised images must be scaled back."
-            checks.fail(key, "values from 0 to 1", f"{low:.3g} to {high:.3g}", hint)
-        views.append((images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1))  # ... h w 3
+    views = [_from_floats(batch[key], key) for key in cameras]
     if len({view.shape for view in views}) > 1:
         checks.fail("cameras", "images of one size", ", ".join(str(list(view.shape)) for view in views))
     return torch.stack(views, dim=-4)
+
+
+def frames_at(images: Tensor, key: str, size: int, interpolation: str) -> Tensor:
+    """Turn images of a camera, float [..., 3, H, W] in [0, 1] or uint8 [..., H, W, 3], into frames of `size`."""
+    frames = _from_floats(images, key) if images.is_floating_point() else images
+    return _resized(frames, size, interpolation)
+
+
+def _from_floats(images: Tensor, key: str) -> Tensor:
+    """Turn images float [..., 3, H, W] in [0, 1] into frames uint8 [..., H, W, 3]."""
+    if not images.is_floating_point() or images.ndim < 3 or images.shape[-3] != 3:
+        checks.fail(key, "float images [..., 3, H, W]", f"{images.dtype} {list(images.shape)}")
+    low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
+    if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
+        hint = "Pixels 0 to 255 are frames as uint8 with channels last; normalised images must be scaled back."
+        checks.fail(key, "values from 0 to 1", f"{low:.3g} to {high:.3g}", hint)
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)  # ... h w 3

@@ -27,7 +27,7 @@ from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
-from lattok.vla.joint.distillation import Distillation, follow, kept_of, taught_by
+from lattok.vla.joint.distillation import GO_ON, Distillation, follow, kept_of, taught_by
 
 PHASES = ("distill", "finetune")
 TUNED = "latbot_finetune"
@@ -176,7 +176,7 @@ class LatBotRecipe(VLARecipe):
         """Return what to type when it is trained."""
         if self.data.phase == "finetune":
             return super().next_step()
-        return f"Go on: lattok train latbot DATASET --out NEW --phase finetune --student {self.out}"
+        return f"Go on: {GO_ON.replace('FOLDER', self.out)}"
 
 
 def _hash(name: str, model: HubModel) -> dict[str, str]:

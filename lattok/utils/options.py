@@ -93,7 +93,7 @@ def check_choices(instance: Any, group: str = "") -> None:
         if get_origin(kind) is Literal:
             checks.one_of(name, value, get_args(kind))
         elif each.metadata.get("group") and not isinstance(value, kind):
-            checks.fail(name, f"a {kind.__name__}", f"{value!r:.60}")
+            checks.fail(name, f"an object of {kind.__name__}", f"{value!r:.60}")
 
 
 def _joined(group: str, name: str) -> str:

@@ -25,7 +25,6 @@ from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 BCE = "l2_bce"
-LATBOT = "latbot"  # name of the strategy of distilled policies
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
@@ -139,11 +138,6 @@ class VLAConfig(NormalizedActions):
     def proprio_clipped(self) -> list[bool]:
         """The same for proprio, whose dimensions all have one kind."""
         return clipped_kinds([self.normalize] * self.proprio_dim, self.normalize_clip and self.proprio_dim > 0)
-
-    @property
-    def acts(self) -> bool:
-        """Whether it learns to act: a student of LatBot, which only follows its teacher, does not yet."""
-        return self.strategy.name != LATBOT or self.latent is None
 
     @property
     def segments(self) -> dict[str, Segment]:

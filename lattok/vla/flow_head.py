@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lattok.nn.blocks import onto, sinusoids
 from lattok.nn.flow import TICKS, draw_flow
-from lattok.nn.losses import action_loss, gripper_action_loss, numbers
+from lattok.nn.losses import numbers
 from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.utils.seeds import derive_seed
 from lattok.vla.config import VLAConfig
@@ -36,16 +36,6 @@ class FlowActionHead(ActionHead):
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.steps = config.head.flow_steps
 
-    def loss(
-        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
-    ) -> LossTerms:
-        """Return the term "action": the squared error of the velocity at `draws`, or at others from torch's generator.
-
-        Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
-        Grippers with action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen.
-        """
-        return self.learn(states, proprio, target, valid, draws)[0]
-
     def learn(
         self,
         states: States,
@@ -55,10 +45,13 @@ class FlowActionHead(ActionHead):
         draws: FlowDraws | None = None,
         known: Tensor | None = None,
     ) -> tuple[LossTerms, list[Tensor]]:
-        """Return what `loss` does, and what each block makes of the noised actions at the drawn times, [B, H, d].
+        """Return the term "action", and what each block makes of the noised actions at the drawn times, [B, H, d].
 
-        Of a sample without any valid step they are noise alone, at time 0, where a rollout starts too: in all steps,
-        and in the dimensions that are `known` [B, m].
+        The term is the squared error of the velocity at `draws`, or at others from torch's generator. Steps that are
+        not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them. Grippers with
+        action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen. The noised actions of a
+        sample without any valid step are noise alone, at time 0, where a rollout starts too: in all steps, and in the
+        dimensions that are `known` [B, m].
         """
         noise, times = draw_flow(target.shape, device=target.device) if draws is None else draws
         steps = valid if valid.dim() == 2 else valid.any(-1)
@@ -70,13 +63,10 @@ class FlowActionHead(ActionHead):
             there = blind[:, None, None] if known is None else blind[:, None, None] & known[:, None]
             x = x.masked_fill(~(valid | there), 0.0)
         after = self.follow(self.start(x, times), states, proprio, steps | blind[:, None])
-        predicted = self.out(self.norm(after[-1])).float()
         wanted = target - noise
         for dim in self.gripper:
             wanted[..., dim] = target[..., dim]
-        if self.gripper:
-            return {"action": gripper_action_loss(predicted, wanted, valid, self.gripper, self.reduction)}, after
-        return {"action": action_loss(predicted, wanted, valid, "l2", self.reduction)}, after
+        return self.compared(self.out(self.norm(after[-1])), wanted, valid), after
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:

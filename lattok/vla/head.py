@@ -5,7 +5,7 @@
 
 Block k: the steps look at one another, at the placeholders of layer k and the proprio token, and, through a gate that
 starts closed, at the image tokens of layer k. The head owns its loss and how actions are drawn from it: a policy asks
-for `loss` and `sample` only. One that draws them out of noise is in `flow`.
+for `learn` and `sample` only. One that draws them out of noise is in `flow`.
 """
 
 from __future__ import annotations
@@ -80,14 +80,27 @@ class ActionHead(nn.Module):
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
         self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
 
-    def loss(
-        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
-    ) -> LossTerms:
-        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4)."""
-        predicted = self(states, proprio).float()
+    def learn(
+        self,
+        states: States,
+        proprio: Tensor | None,
+        target: Tensor,
+        valid: Tensor,
+        draws: FlowDraws | None = None,
+        known: Tensor | None = None,
+    ) -> tuple[LossTerms, list[Tensor]]:
+        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4).
+
+        A head that is given noised actions, for which `draws` and the `known` dimensions are, also returns what each
+        of its blocks makes of them, [B, H, d].
+        """
+        return self.compared(self(states, proprio), target, valid), []
+
+    def compared(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
+        """Return the loss of what is predicted [B, H, m]."""
         if self.gripper:
-            return {"action": gripper_action_loss(predicted, target, valid, self.gripper, self.reduction)}
-        return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
+            return {"action": gripper_action_loss(predicted.float(), target, valid, self.gripper, self.reduction)}
+        return {"action": action_loss(predicted.float(), target, valid, self.kind, self.reduction)}
 
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m] to carry out, in what `batch` shows."""
@@ -125,7 +138,7 @@ def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
     return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
 
 
-class Chosen(NamedTuple):
+class TokenPositions(NamedTuple):
     """Positions whose states the head sees, found once for all layers: image tokens, then queries."""
 
     index: Tensor  # [B * (i + T)] into the positions of the whole batch
@@ -133,7 +146,7 @@ class Chosen(NamedTuple):
     valid: Tensor | None  # [B, i] bool: which of the i are image tokens, where samples have different numbers
 
     @classmethod
-    def of(cls, out: BackboneOut) -> Chosen:
+    def of(cls, out: BackboneOut) -> TokenPositions:
         """Find the positions in what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)

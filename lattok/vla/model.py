@@ -33,13 +33,13 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.vla.config import VLAConfig
 from lattok.vla.flow_head import FlowActionHead
-from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
-from lattok.vla.observations import ActionQueues, as_batch, check_batch, policy_batch, prompts
+from lattok.vla.head import ActionHead, LayerStates, States, TokenPositions, pool_codes
+from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
 
 
-class Seen(NamedTuple):
-    """What one forward pass gives."""
+class ForwardOutput(NamedTuple):
+    """What one pass through the backbone gives."""
 
     states: States  # by layer, for the head
     proprio: Tensor | None  # [B, s] normalised
@@ -88,17 +88,14 @@ class LatentVLA(BackboneModel):
     @property
     def judged_by(self) -> str:
         """Return what the card says where there is no evaluation."""
-        return super().judged_by if self.config.acts else "it has not learned to act"
+        return super().judged_by if self.config.strategy.acts else "it has not learned to act"
 
     def usage(self) -> list[str]:
         config = self.config
-        if not config.acts:
-            go_on = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
-            return [
-                "",
-                "# It predicts what its teacher says and has not learned to act yet. Go on with it:",
-                f"# {go_on}",
-            ]
+        if not config.strategy.acts:
+            next_step = config.strategy.next_step
+            said = "# It predicts latent actions and has not learned to act yet."
+            return ["", f"{said} Go on with it:", f"# {next_step}"] if next_step else ["", said]
         sizes = zip(config.cameras, config.camera_sizes, strict=True)
         shown = [f"    {quoted(key)}: torch.zeros(1, 3, {h}, {w}),  # yours: RGB from 0 to 1" for key, (h, w) in sizes]
         if config.proprio_dim:
@@ -138,8 +135,7 @@ class LatentVLA(BackboneModel):
         if name not in names:
             known = ", ".join(names) or "it has normalisers of one, and needs no choice"
             checks.fail("dataset", f"one that this policy was trained on ({known})", repr(name))
-        chosen = copy.copy(self)
-        chosen._modules = dict(self._modules)
+        chosen = copy.deepcopy(self, {id(part): part for part in (*self.children(), *self.parameters())})
         row = names.index(name)
         chosen.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
         chosen.normalizers = nn.ModuleList()
@@ -157,9 +153,11 @@ class LatentVLA(BackboneModel):
 
     def check_acts(self) -> None:
         """Raise `LattokError` unless it can act: it has learned to, and of several datasets one is chosen."""
-        if not self.config.acts:
-            hint = "Go on with it first: lattok train latbot --phase finetune --student FOLDER."
-            checks.fail("policy", "one that has learned to act", "a student of LatBot's phase distill", hint)
+        plan = self.config.strategy
+        if not plan.acts:
+            hint = f"Go on with it first: {plan.next_step}." if plan.next_step else ""
+            got = f"one of {plan.title or plan.name}, which follows its labels so far"
+            checks.fail("policy", "one that has learned to act", got, hint)
         self.check_chosen()
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
@@ -167,7 +165,7 @@ class LatentVLA(BackboneModel):
 
         `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
         """
-        return self._learn(batch)[0]
+        return self._terms_of(batch)[0]
 
     def learn(self, batch: PolicyBatch, layer: int | None = None, block: int = 0) -> tuple[LossTerms, Tensor]:
         """Return what `forward` does, and a state with its gradient.
@@ -175,40 +173,34 @@ class LatentVLA(BackboneModel):
         That is hidden state `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a
         flow head makes of the last noised action of each sample that is valid, [B, d].
         """
-        terms, seen, after = self._learn(batch, layer)
+        terms, out, after = self._terms_of(batch, layer)
         if layer is not None:
-            assert seen.last is not None
-            return terms, seen.last
+            assert out.last is not None
+            return terms, out.last
         return terms, last_step(after[block - 1], batch.valid.to(after[0].device))
 
-    def _learn(
+    def _terms_of(
         self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None
-    ) -> tuple[LossTerms, Seen, list[Tensor]]:
+    ) -> tuple[LossTerms, ForwardOutput, list[Tensor]]:
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
-        seen = self._see(batch, learning=True, layer=layer)
-        target, after = self.action_normalizer(batch.actions), list[Tensor]()
-        given = seen.states, seen.proprio, target, batch.judged, batch.draws
-        if isinstance(self.head, FlowActionHead):
-            terms, after = self.head.learn(*given, batch.known)
-        else:
-            terms = self.head.loss(*given)
-        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked), seen, after
+        out = self._run_backbone(batch, learning=True, layer=layer)
+        target = self.action_normalizer(batch.actions)
+        terms, after = self.head.learn(out.states, out.proprio, target, batch.judged, batch.draws, batch.known)
+        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, out, checked), out, after
 
-    def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
+    def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput, checked: bool) -> LossTerms:
         if batch.latent is None:
             return {}
         terms: LossTerms = {}
-        for name, states in seen.supervised.items():
+        for name, states in out.supervised.items():
             found = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
             terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
         return of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
         self.check_chosen()
-        if not isinstance(batch, PolicyBatch):
-            batch = policy_batch(self.config, batch, learning)
-        check_batch(self.config, batch, learning)
+        batch = policy_batch(self.config, batch, learning)
         if batch.known is None and len(self.config.absent) == 1:
             known = torch.ones(len(batch.actions), self.config.action_dim, dtype=torch.bool)
             known[:, list(self.config.absent[0])] = False
@@ -228,7 +220,7 @@ class LatentVLA(BackboneModel):
         inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
         return self.backbone.text_errors(inputs, batch.subtasks or [""] * len(batch.texts))
 
-    def _see(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> Seen:
+    def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
         inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
         queries = self.placeholders.expand(len(batch.images), -1, -1)
@@ -241,15 +233,15 @@ class LatentVLA(BackboneModel):
             for name, layer in asked.items()
         }
         last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(self.placeholders.dtype)
-        chosen = Chosen.of(out)
+        chosen = TokenPositions.of(out)
         # a layer's other positions are given up as soon as the head has what it needs
         states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
             proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
-        return Seen(states, proprio, supervised, last)
+        return ForwardOutput(states, proprio, supervised, last)
 
-    def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
+    def _states(self, chosen: TokenPositions, hidden: Tensor) -> LayerStates:
         """Return what the head gets of a layer: placeholders pooled over the codes of a step, and image tokens."""
         image, queries = chosen.take(hidden, self.placeholders.dtype)
         spans = self.segments.values()
@@ -269,7 +261,7 @@ class LatentVLA(BackboneModel):
         observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
         with self._inference():
-            chunks = self._sample(batch, self._see(batch, learning=False), seed)
+            chunks = self._sample(batch, self._run_backbone(batch, learning=False), seed)
         return chunks[0] if single else chunks
 
     @torch.no_grad()
@@ -278,11 +270,11 @@ class LatentVLA(BackboneModel):
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         with self._inference():
-            seen = self._see(batch, learning=True)
-            return self._sample(batch, seen), self._latent_terms(batch, seen, checked)
+            out = self._run_backbone(batch, learning=True)
+            return self._sample(batch, out), self._latent_terms(batch, out, checked)
 
-    def _sample(self, batch: PolicyBatch, seen: Seen, seed: int = 0) -> Tensor:
-        chunk = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio, batch, seed))
+    def _sample(self, batch: PolicyBatch, out: ForwardOutput, seed: int = 0) -> Tensor:
+        chunk = self.action_normalizer.inverse(self.head.sample(out.states, out.proprio, batch, seed))
         return chunk if batch.known is None else chunk.masked_fill(~batch.known[:, None], 0.0)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:

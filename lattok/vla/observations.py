@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data.pixels import frames_from_lerobot, resize_pixels
+from lattok.data.pixels import frames_at
 from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
@@ -51,29 +51,39 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
 
 
-def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) -> PolicyBatch:
-    """Read a batch with LeRobot's keys; actions and labels are needed for learning only."""
+def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
+    """Read a batch with LeRobot's keys; one that was read already is as it is. Either is checked here, and only here.
+
+    Actions and labels are needed for learning only.
+    """
+    if isinstance(batch, PolicyBatch):
+        _check(config, batch, learning, "proprio", "actions")
+        if learning and config.strategy.losses and batch.latent is None:
+            checks.fail("latent", f"latent actions, which {config.strategy.name} learns from", "none")
+        return batch
     if not isinstance(batch, Mapping):
         checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
-    images, texts = _images(config, batch), _texts(batch)
-    proprio = _proprio(config, batch) if config.proprio_dim else None
-    if not learning:
-        nothing = torch.zeros(len(images), config.horizon, config.action_dim, device=images.device)
-        return PolicyBatch(images, texts, proprio, nothing, torch.ones(nothing.shape[:2], dtype=torch.bool))
-    actions = _required(batch, config.action_key, "the actions")
-    checks.rank(config.action_key, actions, "B H m")
-    padded = batch.get(f"{config.action_key}_is_pad")
+    images, texts, proprio = _images(config, batch), _texts(batch), None
+    if config.proprio_dim:
+        proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with").float()
+    if learning:
+        actions = _required(batch, config.action_key, "the actions")
+    else:
+        actions = torch.zeros(len(images), config.horizon, config.action_dim, device=images.device)
+    padded = batch.get(f"{config.action_key}_is_pad") if learning else None
     if padded is not None and getattr(padded, "dtype", None) != torch.bool:
         checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", getattr(padded, "dtype", type(padded).__name__))
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
-    latent = None
-    if config.strategy.losses:
+    found = PolicyBatch(images, texts, proprio, actions.float(), valid)
+    _check(config, found, learning, config.state_key, config.action_key)
+    if learning and config.strategy.losses:
         latent = target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs)
-    return PolicyBatch(images, texts, proprio, actions.float(), valid, latent)
+        return found._replace(latent=latent)
+    return found
 
 
-def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
-    """Compare the sizes of a batch with those of the policy."""
+def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, action: str) -> None:
+    """Compare a batch with the policy; `state` and `action` are what its giver calls proprio and actions."""
     count = len(batch.images)
     checks.rank("images", batch.images, "B V h w 3")
     checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), f"In order: {_short(config)}.")
@@ -83,22 +93,24 @@ def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
     if isinstance(batch.texts, str) or not all(isinstance(text, str) for text in batch.texts):
         checks.fail("texts", "a list of instructions", repr(batch.texts))
     checks.size("texts", "instructions, one for each sample", len(batch.texts), count)
-    if (batch.proprio is None) != (config.proprio_dim == 0):
-        got = "none" if batch.proprio is None else f"{batch.proprio.shape[-1]} numbers"
-        checks.fail("proprio", f"{config.proprio_dim} numbers, as in training", got)
-    if batch.proprio is not None:
-        what = f"numbers ({', '.join(config.proprio_names)})"
-        checks.size("proprio", what, batch.proprio.shape[-1], config.proprio_dim)
-        checks.size("proprio", "samples, as there are images", len(batch.proprio), count)
-        if not learning:
-            _check_finite(config, batch.proprio)
-    if not learning:
-        return
-    checks.size("actions", "samples, as there are images", len(batch.actions), count)
-    checks.size("actions", "steps (horizon)", batch.actions.shape[1], config.horizon)
-    checks.size("actions", "dimensions", batch.actions.shape[2], config.action_dim)
-    if config.strategy.losses and batch.latent is None:
-        checks.fail("latent", f"latent actions, which {config.strategy.name} learns from", "none")
+    proprio, actions = batch.proprio, batch.actions
+    if (proprio is None) != (config.proprio_dim == 0):
+        got = "none" if proprio is None else f"{proprio.shape[-1]} numbers"
+        checks.fail(state, f"{config.proprio_dim} numbers, as in training", got)
+    if proprio is not None:
+        checks.rank(state, proprio, "B s")
+        named = f" ({', '.join(config.proprio_names)})" if config.proprio_names else ""
+        checks.size(state, f"numbers{named}", proprio.shape[1], config.proprio_dim)
+        checks.size(state, "samples, as there are images", len(proprio), count)
+        if not learning and not torch.isfinite(proprio).all():  # it would become an action
+            row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
+            name = config.proprio_names[dim] if config.proprio_names else dim
+            checks.fail(state, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
+    if learning:
+        checks.rank(action, actions, "B H m")
+        checks.size(action, "samples, as there are images", len(actions), count)
+        checks.size(action, "steps (horizon)", actions.shape[1], config.horizon)
+        checks.size(action, "dimensions", actions.shape[2], config.action_dim)
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
@@ -106,17 +118,17 @@ def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
     views = []
     for key, size in zip(config.cameras, config.camera_sizes, strict=True):
         images = _required(batch, key, f"one of the {len(config.cameras)} cameras ({_short(config)})")
-        checks.rank(key, images, "B 3 H W" if images.is_floating_point() else "B H W 3")
-        frames = frames_from_lerobot(batch, [key])[:, 0] if images.is_floating_point() else images
-        if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
+        floats = images.is_floating_point()
+        checks.rank(key, images, "B 3 H W" if floats else "B H W 3")
+        if not floats and (images.dtype != torch.uint8 or images.shape[-1] != 3):
             expected = "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]"
-            checks.fail(key, expected, f"{frames.dtype} {list(images.shape)}")
-        if tuple(frames.shape[1:3]) != tuple(size):
+            checks.fail(key, expected, f"{images.dtype} {list(images.shape)}")
+        height, width = images.shape[2:] if floats else images.shape[1:3]
+        if (height, width) != tuple(size):
             hint = "Record or resize it as the dataset's were: another size or shape looks different to the policy."
-            got = f"{frames.shape[1]}x{frames.shape[2]}"
-            checks.fail(key, f"images of {size[0]}x{size[1]}, as in training", got, hint)
-        checks.size(key, "samples, as the other cameras have", len(frames), len(views[0]) if views else len(frames))
-        views.append(resize_pixels(frames, config.image_size, config.interpolation))
+            checks.fail(key, f"images of {size[0]}x{size[1]}, as in training", f"{height}x{width}", hint)
+        checks.size(key, "samples, as the other cameras have", len(images), len(views[0]) if views else len(images))
+        views.append(frames_at(images, key, config.image_size, config.interpolation))
     if not views:
         return torch.zeros(len(_texts(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
     return torch.stack(views, 1)
@@ -128,21 +140,6 @@ def _texts(batch: Mapping[str, Any]) -> list[str]:
     if not listed or not texts or not all(isinstance(text, str) for text in texts):
         checks.fail("task", "a list of instructions, one for each sample", repr(texts))
     return list(texts)
-
-
-def _proprio(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
-    proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with")
-    checks.rank(config.state_key, proprio, "B s")
-    checks.size(config.state_key, "numbers", proprio.shape[1], config.proprio_dim)
-    return proprio.float()
-
-
-def _check_finite(config: VLAConfig, proprio: Tensor) -> None:
-    """Refuse NaN and infinity, which would become an action."""
-    if not torch.isfinite(proprio).all():
-        row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
-        name = config.proprio_names[dim] if config.proprio_names else dim
-        checks.fail(config.state_key, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
 
 
 def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:

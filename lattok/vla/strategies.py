@@ -123,6 +123,8 @@ class Strategy:
     losses: tuple[LatentLoss, ...] = ()
     labels: str | None = None  # "steps": one latent action per step (image models); "chunk": the tokens of the chunk
     title: str = ""  # in tables; the name where there is none
+    acts: bool = True  # a policy of it learns to act; otherwise it only follows its labels so far
+    next_step: str = ""  # what to type next with one that does not act yet
 
     def __post_init__(self) -> None:
         spans, terms = [span.name for span in self.spans], [loss.name for loss in self.losses]
@@ -133,6 +135,8 @@ class Strategy:
             checks.one_of("span", loss.span, spans)
         if self.labels is not None:
             checks.one_of("labels", self.labels, SOURCES)
+        if not self.next_step.isprintable():
+            checks.fail("next_step", "a line of text", repr(self.next_step))
         follows = bool(self.losses) or any(span.follows_labels for span in self.spans)
         if follows != (self.labels is not None):
             expected = "the kind of labels, steps or chunk, where losses or spans follow them, and only there"

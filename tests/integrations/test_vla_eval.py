@@ -201,7 +201,10 @@ BAD = {
     "text": (with_image("a picture"), "`images.agentview`: expected an array of numbers, got <U9"),
     "ragged": (with_image([[1, 2], [3]]), "`images.agentview`: expected an array of numbers, got object"),
     "no state": (without("states"), "`states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"),
-    "short state": (drawn(0) | {"states": np.zeros(4)}, "`observation.state`: expected 5 numbers, got 4"),
+    "short state": (
+        drawn(0) | {"states": np.zeros(4)},
+        r"`observation.state`: expected 5 numbers \(a, b, c, d, e\), got 4",
+    ),
     "nan state": (
         drawn(0) | {"states": np.array([0, 1, np.nan, 0, 0])},
         "`observation.state`: expected finite numbers, got nan in sample 0, dimension c",

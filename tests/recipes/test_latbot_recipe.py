@@ -51,14 +51,14 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     assert "Not evaluated yet: it has not learned to act." in card
     assert "predict_chunk" not in card
     assert main(["evaluate", str(tmp_path / "s"), data, "--out", str(tmp_path / "report")]) == 2
-    assert "`policy`: expected one that has learned to act, got a student" in capsys.readouterr().err
+    assert "`policy`: expected one that has learned to act, got one of LatBot, which follows" in capsys.readouterr().err
     with pytest.raises(LattokError, match="learned to act"):
         PolicyAgent(student)
     assert student.config.strategy.name == "latbot"
     assert student.segments["latent"].count == 5
     head = {name: POLICY[name] for name in ("head_dim", "head_heads", "horizon", "log_every")}
     policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words({**head, **LOOP})]  # the rest is known
-    with pytest.raises(LattokError, match="`width`: expected 16, as the policy in student has, got 32. Leave it out"):
+    with pytest.raises(LattokError, match="`backbone_width`: expected 16, as the policy in student has, got 32. Leave"):
         lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(tmp_path / "s"), backbone_width=32)
     assert main(["train", "latbot", data, "--out", str(tmp_path / "p"), *policy]) == 0
     assert "Held-out episodes: error" in capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(acting.config.cameras)}
     observation = {**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}
     assert acting.predict_chunk(observation).shape == (1, 4, 3)
-    with pytest.raises(LattokError, match="`policy`: expected one that has learned to act, got a student"):
+    with pytest.raises(LattokError, match="`policy`: expected one that has learned to act, got one of LatBot, which"):
         student.select_action(observation)
 
 

@@ -139,6 +139,8 @@ def test_the_scratch_backbone_comes_with_the_preset_of_the_closed_loop_study():
     found = [model[name] for name in ("backbone_depth", "backbone_patch_size", "prompt", "action_loss")]
     assert found == [3, 32, "{task}", "l1"]
     assert made.data.augmentation == Augmentation(crop=0.9)
+    flow = lattok.VLARecipe.from_preset("data", "out", backbone="scratch", head="flow")  # whose loss l1 cannot be
+    assert flow.options() == {**model, "head": "flow", "action_loss": "l2"}
 
 
 def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypatch):

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
-from lattok.utils.options import GROUP, built, defaults_of, flat, options_of
+import pytest
+
+from lattok.utils.checks import LattokError
+from lattok.utils.options import GROUP, built, check_choices, defaults_of, flat, options_of
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,27 @@ def test_flat_and_back_keep_everything_and_what_is_left_out_is_the_default_of_it
     assert flat(made) == {"size": 3, "decoder": "sana", "decoder_depth": 5, "last": 0.5}
     assert built(Outer, flat(made)) == made
     assert built(Outer, {"size": 1, "decoder": "sana"}) == Outer(1, Inner("sana", 2))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    name: Literal["tall", "wide"] = "tall"
+    side: Literal["left", "right"] = "left"
+    inner: Inner = field(default_factory=Inner, metadata=GROUP)
+
+
+@pytest.mark.parametrize(
+    ("changes", "group", "text"),
+    [
+        ({"name": "flat"}, "", "`name`: expected one of tall, wide, got 'flat'."),
+        ({"name": "flat"}, "shape", "`shape`: expected one of tall, wide, got 'flat'."),
+        ({"side": 3}, "shape", "`shape_side`: expected one of left, right, got 3."),
+        ({"inner": "sana"}, "", "`inner`: expected an object of Inner, got 'sana'."),
+    ],
+)
+def test_words_are_those_of_their_type_and_groups_their_dataclass(changes: dict[str, Any], group: str, text: str):
+    check_choices(Chosen())
+    with pytest.raises(LattokError) as error:
+        check_choices(Chosen(**changes), group)
+    assert str(error.value) == text
+    assert [option.kind for option in options_of(Chosen)] == [str, str, str, int]

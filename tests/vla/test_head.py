@@ -6,7 +6,7 @@ import torch
 
 from lattok import LattokError
 from lattok.backbones import BackboneOut
-from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
+from lattok.vla.head import ActionHead, LayerStates, TokenPositions, pool_codes
 from tests.vla.fakes import config
 
 
@@ -117,7 +117,7 @@ def test_pooling_is_over_the_codes_of_a_step_and_not_over_time():
 def test_image_tokens_and_queries_are_taken_in_order_wherever_they_lie(second):
     hidden = torch.arange(14.0).reshape(2, 7, 1)
     image = None if second is None else torch.tensor([[0, 1, 0, 1, 1, 0, 0], [*second, 0, 0]]).bool()
-    chosen = Chosen.of(BackboneOut({}, slice(5, 7), torch.ones(2, 7, dtype=torch.bool), image))
+    chosen = TokenPositions.of(BackboneOut({}, slice(5, 7), torch.ones(2, 7, dtype=torch.bool), image))
     tokens, queries = chosen.take(hidden, torch.float32)
     assert queries[..., 0].tolist() == [[5, 6], [12, 13]]
     if tokens is None:
@@ -138,7 +138,7 @@ def test_grippers_are_logits_that_cross_entropy_compares():
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     with torch.no_grad():
         raw, drawn = head(states, None).numpy(), head.sample(states, None, None, 0).numpy()  # pyright: ignore
-        loss = head.loss(states, None, target.masked_fill(~valid[..., None], torch.nan), valid)["action"]
+        loss = head.learn(states, None, target.masked_fill(~valid[..., None], torch.nan), valid)[0]["action"]
     share, own = 1 / (1 + np.exp(-raw[..., 2])), target.numpy()
     entropy = -(own[..., 2] + 1) / 2 * np.log(share) - (1 - own[..., 2]) / 2 * np.log(1 - share)
     errors = ((raw - own)[..., :2] ** 2).mean(-1) + entropy

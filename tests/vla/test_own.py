@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,30 @@ PLAN = Strategy(
 )
 
 
+def test_a_strategy_that_does_not_act_yet_says_what_to_do_with_its_policies():
+    """In any package: the policy itself knows none by name."""
+    follows = replace(PLAN, acts=False, next_step="mine train DATASET --policy FOLDER")
+    model = policy(follows)
+    assert model.usage()[-1] == "# mine train DATASET --policy FOLDER"
+    with pytest.raises(LattokError, match="learned to act, got one of plan, which .* first: mine train DATASET --pol"):
+        model.predict_chunk({})
+    with pytest.raises(LattokError, match="learned to act"):
+        policy(replace(PLAN, acts=False)).predict_chunk({})
+    with pytest.raises(LattokError, match="`next_step`: expected a line of text"):
+        replace(follows, next_step="rest\nimport os")
+
+
+def test_a_configuration_of_an_earlier_layout_is_refused(tmp_path):
+    """Its options stood side by side."""
+    path = policy().save_pretrained(tmp_path / "p") / "config.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({**now, "backbone": "scratch", "train_backbone": "full", "head_dim": 32}))
+    with pytest.raises(
+        LattokError, match="got head_dim, train_backbone. .*If another version of lattok wrote it, make it"
+    ):
+        lattok.load(tmp_path / "p")
+
+
 def test_spans_stand_in_order_whatever_their_length():
     segments = config(PLAN).segments
     assert {name: tuple(segment) for name, segment in segments.items()} == {
@@ -44,7 +69,7 @@ def test_spans_stand_in_order_whatever_their_length():
 def test_every_loss_has_its_span_its_layer_and_its_terms():
     model = policy(PLAN)
     data = batch(model.config)
-    seen = model._see(data, learning=True)
+    seen = model._run_backbone(data, learning=True)
     assert model.losses == {"latent": 3, "look": 2, "early": 1}
     assert {name: states.shape[1] for name, states in seen.supervised.items()} == {
         "latent": H * P,

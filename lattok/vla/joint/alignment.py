@@ -27,7 +27,6 @@ from lattok.nn.quantize import Codebook
 from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
 from lattok.utils import checks
 from lattok.vla import losses
-from lattok.vla.flow_head import FlowActionHead
 from lattok.vla.model import LatentVLA
 from lattok.vla.strategies import hidden_index
 from lattok.vla.supervision import LatentSupervision
@@ -157,7 +156,6 @@ class JointLARA(nn.Module):
         check_place(on, policy.config.head.name)
         self.policy, self.lam = policy, lam
         if on == HEAD:
-            assert isinstance(policy.head, FlowActionHead)
             width, self.at = policy.config.head.dim, {"block": hidden_index(layer, len(policy.head.blocks))}
         else:
             width, self.at = policy.backbone.hidden_size, {"layer": hidden_index(layer, policy.backbone.num_layers)}
@@ -190,7 +188,7 @@ def check_place(on: str, head: str) -> None:
         checks.fail("align_on", f"{PLACEHOLDER} with head={head}", on, hint)
 
 
-class SeenPairs(NamedTuple):
+class Pairs(NamedTuple):
     """Frames of a batch of somebody else's policy."""
 
     frames: Tensor  # [B, 1 + F, V, H, W, 3] uint8: now, and later
@@ -224,7 +222,7 @@ class LARALoss(LatentSupervision):
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
         """Read the frames of a batch."""
         frames = paired_frames(batch, self.lam.cameras)
-        return SeenPairs(frames, paired_mask(batch, frames))
+        return Pairs(frames, paired_mask(batch, frames))
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""

@@ -26,11 +26,12 @@ from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.options import flat, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig
-from lattok.vla.config import LATBOT
 from lattok.vla.joint.alignment import FRAMES, paired_frames, paired_mask
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import Distill, LatentSupervision
 
+NAME, TITLE = "latbot", "LatBot"  # of the strategy
+GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
 SEEN = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
@@ -75,7 +76,7 @@ class Distillation(nn.Module):
         return of_share({"text": reduce_valid(errors, valid)}, valid, batch.told)
 
 
-class SeenClips(NamedTuple):
+class Clips(NamedTuple):
     """Clips of a batch of somebody else's policy."""
 
     frames: Tensor  # [B, k, V, H, W, 3] uint8
@@ -126,7 +127,7 @@ class LatBotLoss(LatentSupervision):
         valid = torch.ones(len(frames), 1, dtype=torch.bool)
         if self.whole_clips:
             valid = paired_mask(batch, frames).all(1, keepdim=True)
-        return SeenClips(frames, list(texts), valid)
+        return Clips(frames, list(texts), valid)
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""
@@ -152,10 +153,11 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
         count = teacher.scene_tokens + teacher.motion_tokens
         labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)
         losses = (LatentLoss("distill", weight=1.0),)
-        return replace(config, strategy=Strategy(LATBOT, _spans(count), losses, "chunk", "LatBot"), latent=labels)
-    if teacher.acts or teacher.latent is None:
-        name = teacher.strategy.name
-        got = "one of phase finetune, which acts already" if name == LATBOT else f"one of {name}"
+        plan = Strategy(NAME, _spans(count), losses, "chunk", TITLE, acts=False, next_step=GO_ON)
+        return replace(config, strategy=plan, latent=labels)
+    name = teacher.strategy.name
+    if teacher.strategy.acts or name != NAME or teacher.latent is None:
+        got = "one of phase finetune, which acts already" if name == NAME else f"one of {name}"
         checks.fail("student", "a policy of phase distill", got)
     base = config.backbone
     config = with_backbone(config, name=from_root(base.name), revision=base.revision or teacher.backbone.revision)
@@ -163,7 +165,7 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
     for name, theirs in kept_of(teacher).items():
         if own[name] != theirs:
             checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(own[name]))
-    return replace(config, strategy=Strategy(LATBOT, _spans(teacher.latent.steps), title="LatBot"), latent=None)
+    return replace(config, strategy=Strategy(NAME, _spans(teacher.latent.steps), title=TITLE), latent=None)
 
 
 def kept_of(config: VLAConfig) -> dict[str, Any]:

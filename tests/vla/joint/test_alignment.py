@@ -101,7 +101,7 @@ def test_the_loss_is_the_papers_by_hand(on: str):
     last = [3, 3, 3, 1]  # the last sample ends two steps early
     with torch.no_grad():
         terms = model(data)
-        seen = model.policy._see(data, learning=True, layer=3)
+        seen = model.policy._run_backbone(data, learning=True, layer=3)
         states = seen.last if on == "placeholder" else tapped(model, data)[1][-1][range(4), last]
         h = states.double().numpy()
         w, b = (p.detach().double().numpy() for p in (model.align.project.weight, model.align.project.bias))
@@ -123,7 +123,7 @@ def test_the_loss_is_the_papers_by_hand(on: str):
         alone = model.policy(data)
         assert alone["action"] == terms["action"]
     assert model.at == ({"block": 2} if on == "head" else {"layer": 3})
-    states = model.policy._see(data, learning=True, layer=3).last
+    states = model.policy._run_backbone(data, learning=True, layer=3).last
     outs = model.policy.backbone(model.policy._inputs(data), model.policy.placeholders.expand(4, -1, -1), [3])
     torch.testing.assert_close(states, outs.hidden[3][:, -1])
 

@@ -77,7 +77,7 @@ def test_the_student_is_compared_with_what_the_teacher_says_of_the_clip():
     assert latents.env is not None
     target = torch.cat([latents.env.latents, latents.latents], 1)[:, :, None]
     with torch.no_grad():
-        seen = policy._see(policy._batch(given._replace(latent=_target(target)), learning=True), learning=True)
+        seen = policy._run_backbone(policy._batch(given._replace(latent=_target(target)), learning=True), learning=True)
         head: torch.nn.Module = policy.supervision["latent"].head  # pyright: ignore
         predicted = head(seen.supervised["latent"])[:, :, None]
         wanted = distillation(predicted, target, torch.ones(4, 5, dtype=torch.bool))

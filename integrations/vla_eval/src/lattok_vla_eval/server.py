@@ -32,7 +32,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 from lattok.vla import LatentVLA
-from lattok.vla.observations import ActionQueues, check_batch, policy_batch
+from lattok.vla.observations import ActionQueues, policy_batch
 from lattok.vla.spaces import from_robot, to_robot
 
 try:
@@ -155,9 +155,7 @@ class PolicyServer(PredictModelServer):
                 hint = "Ask the benchmark for it in observation_params, as in send_state."
                 checks.fail(self.state, f"the {self.state_dim} numbers of proprio", "none", hint)
             seen[config.state_key] = self._to_proprio(_numbers(self.state, obs[self.state]))[None]
-        batch = policy_batch(config, seen, learning=False)
-        check_batch(config, batch, learning=False)
-        return batch
+        return policy_batch(config, seen, learning=False)
 
     def predict_batch(
         self, obs_batch: list[dict[str, Any]], ctx_batch: Sequence[SessionContext]
