@@ -9,8 +9,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from lattok.utils import files
-from lattok.utils.checks import LattokError
+from lattok.utils import files, output
+from lattok.utils.output import Busy
 
 FORK = get_context("fork")
 LEFT = ".0123456789abcdef.lattok-tmp"
@@ -72,13 +72,13 @@ def test_a_killed_writer_leaves_what_the_next_one_removes(tmp_path):
     child.start()
     child.join()
     assert [files.is_temporary(path) for path in tmp_path.iterdir()] == [True]
-    assert files.is_free(tmp_path)
+    assert output.is_free(tmp_path)
     files.check_writable(tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").write_text("x")
-    assert not files.is_free(tmp_path)
-    assert files.is_free(tmp_path / "new")
-    assert not files.is_free(tmp_path / "mine")
+    assert not output.is_free(tmp_path)
+    assert output.is_free(tmp_path / "new")
+    assert not output.is_free(tmp_path / "mine")
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):
@@ -90,40 +90,40 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def _busy():
-    raise LattokError("somebody is here")
+def held(path):
+    return output.Output(path.parent).locked(path)
 
 
 def test_a_lock_is_held_by_one_and_gone_with_its_holder(tmp_path):
     path = tmp_path / "lock"
-    with files.alone(path, _busy), pytest.raises(LattokError, match="somebody is here"), files.alone(path, _busy):
+    with held(path), pytest.raises(Busy, match=f"`out`: another process is at work on {tmp_path}"), held(path):
         pytest.fail("two hold it")
     assert not path.exists()
-    held = "import sys, time\nfrom pathlib import Path\nfrom lattok.utils import files\n"
-    held += "with files.alone(Path(sys.argv[1]), None):\n print(1, flush=True)\n time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", held, str(path)], stdout=subprocess.PIPE)
+    code = "import sys, time\nfrom pathlib import Path\nfrom lattok.utils.output import Output\n"
+    code += "with Output('x').locked(Path(sys.argv[1])):\n print(1, flush=True)\n time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"1\n"
-    with pytest.raises(LattokError, match="somebody is here"), files.alone(path, _busy):
+    with pytest.raises(Busy), held(path):
         pytest.fail("two hold it")
     process.kill()
     process.communicate()
     assert path.exists()
-    with files.alone(path, _busy):
+    with held(path):
         pass
     assert not path.exists()
 
 
 def _hold_often(path, log):
-    held = 0
-    while held < 100:  # a refusal takes far less time than a hold: so many attempts could all be refused
+    count = 0
+    while count < 100:  # a refusal takes far less time than a hold: so many attempts could all be refused
         try:
-            with files.alone(path, _busy), open(log, "ab", buffering=0) as file:
+            with held(path), open(log, "ab", buffering=0) as file:
                 file.write(b"(")
                 time.sleep(0.0001)
                 file.write(b")")
-            held += 1
-        except LattokError:
+            count += 1
+        except Busy:
             time.sleep(0.001)  # who spins keeps the holder from its processor: seconds for each hold on a busy machine
 
 
@@ -138,7 +138,7 @@ def test_locks_that_come_and_go_are_never_held_twice(tmp_path):
 
 
 def _fill(folder, after=None):
-    with files.new_folder(folder, ("a", "b", "c")):
+    with output.Output(folder).filled(("a", "b", "c")):
         for name in ("a", "b"):
             if name == after:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -155,19 +155,19 @@ def test_a_folder_that_a_kill_left_unfinished_is_begun_anew(after, tmp_path):
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert not files.is_free(folder)
-    assert files.is_new(folder)
+    assert not output.is_free(folder)
+    assert output.is_unfinished(folder)
     (folder / "mine").write_text("x")
-    with files.new_folder(folder, ("a", "b", "c")):
-        assert {path.name for path in folder.iterdir()} == {files.UNFINISHED, "mine"}
+    with output.Output(folder).filled(("a", "b", "c")):
+        assert {path.name for path in folder.iterdir()} == {output.UNFINISHED, "mine"}
         files.write_text(folder / "a", "a")
     assert {path.name for path in folder.iterdir()} == {"a", "mine"}
-    assert not files.is_new(folder)
+    assert not output.is_unfinished(folder)
 
 
 def test_a_folder_that_could_not_be_filled_goes(tmp_path):
     def fail():
-        with files.new_folder(tmp_path / "new", ("a",)):
+        with output.Output(tmp_path / "new").filled(("a",)):
             (tmp_path / "new/a").write_text("half")
             raise OSError(28, "No space left on device")
 
@@ -178,5 +178,5 @@ def test_a_folder_that_could_not_be_filled_goes(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "mine", b"\xff"])
 def test_a_mark_of_somebody_else_is_none(text, tmp_path):
-    (tmp_path / files.UNFINISHED).write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert not files.is_new(tmp_path)
+    (tmp_path / output.UNFINISHED).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert not output.is_unfinished(tmp_path)

@@ -20,7 +20,7 @@ from lattok.annotation.columns import Failures, Unit, UnreadableRows, plan_units
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
 from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
 from lattok.annotation.output import Job, assemble
-from lattok.annotation.staging import Busy, Staging
+from lattok.annotation.staging import UNITS, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
@@ -29,6 +29,7 @@ from lattok.nn.normalize import for_dataset
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room
+from lattok.utils.output import Busy
 from lattok.utils.signals import restated
 
 __all__ = [
@@ -128,23 +129,23 @@ def label(
     staging = Staging(Path(os.path.abspath(out)), request_hash(work, identities))
     job = Job(work, identities, staging, dataset_fingerprint(work.dataset))
     try:
-        with staging.alone():
+        with staging:
             return _run(job, engine, progress)
     except Busy:
         raise
     except KeyboardInterrupt as stop:
-        wait = f"finished labels wait in {staging.folder}. " if staging.holds_labels() else ""
+        wait = f"finished labels wait in {staging.work}. " if staging.holds_labels() else ""
         raise restated(stop, f"annotation interrupted; {wait}Run the same command to continue.") from None
     except LattokError:
         if staging.is_new():
             staging.remove()
         raise
     except (OSError, pa.ArrowException) as error:  # a full or read-only disk: finished labels stay
-        staging.remove(but_units=not staging.is_new())
+        staging.remove(but=() if staging.is_new() else (UNITS,))
         why = getattr(error, "strerror", None) or first_line(error)
-        left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
+        left = f"finished labels wait in {staging.work}" if staging.holds_labels() else "nothing half-written is left"
         raise LattokError(
-            f"cannot write {os.fspath(staging.out)}: {why}. The source is untouched and {left}. "
+            f"cannot write {os.fspath(staging.place)}: {why}. The source is untouched and {left}. "
             f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
         ) from None
 
@@ -154,32 +155,32 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     before = staging.published()
     if before is not None and before["complete"]:
         staging.remove()  # a run was killed when all was done
-        return Annotated(staging.out, len(work.dataset.episodes), {}, [])
+        return Annotated(staging.place, len(work.dataset.episodes), {}, [])
     check_models(work)
-    if os.path.lexists(staging.out) and before is None:
-        checks.fail("out", "a folder that does not exist yet", str(staging.out), "Remove it or choose another.")
+    if before is None:
+        staging.check_absent()
     if work.dataset.kind == "lerobot":
         work.dataset.files.fetch_all()  # the copy holds all of it
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
     failures = _label_missing(job, units, keys, engine, progress)
-    _check_no_worse(before, failures, staging.out)
+    _check_no_worse(before, failures, staging.place)
     damaged = {damage.episode_index: damage.reason for damage in work.dataset.damaged}  # which were never listed
     found = {prefix: damaged | failures.get(prefix, {}) for prefix in work.models}
     unlabelled = {prefix: dict(sorted(part.items())) for prefix, part in found.items() if part}
     episodes = len(work.dataset.episodes) + len(damaged)
     state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
     if before is not None and before["state"] == state:
-        return Annotated(staging.out, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
+        return Annotated(staging.place, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
-    result = Annotated(staging.out, episodes, unlabelled, unreadable)
+    result = Annotated(staging.place, episodes, unlabelled, unreadable)
     if dataset_fingerprint(work.dataset) != job.fingerprint:  # what was labelled must be what was copied
         raise LattokError(f"{work.dataset.root} changed while it was annotated. Run the same command again.")
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
     record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}
-    staging.publish(record)
-    staging.remove(but_units=not result.complete)
+    staging.publish_as(record)
+    staging.remove(but=() if result.complete else (UNITS,))
     return result
 
 

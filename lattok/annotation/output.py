@@ -55,28 +55,28 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
     shapes, root = _shapes(job, keys), job.work.dataset.root
     measured = not sidecar and (root / STATS).exists()
-    unreadable, statistics = _write_files(units, keys, Output(root, staging, shapes, sidecar, measured))
+    unreadable, statistics = _write_files(units, keys, Assembly(root, staging, shapes, sidecar, measured))
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
         entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
         entry |= {"unreadable": [part._asdict() for part in unreadable]} if unreadable else {}
     if sidecar:
-        write_json(staging.dataset / PROVENANCE, labels, indent=4)
+        write_json(staging.made / PROVENANCE, labels, indent=4)
         return unreadable
     before = read_json(inside(root, PROVENANCE, str(root))) if (root / PROVENANCE).exists() else {}
-    write_json(staging.dataset / PROVENANCE, before | labels, indent=4)
+    write_json(staging.made / PROVENANCE, before | labels, indent=4)
     info = read_json(inside(root, INFO, str(root)))
     for name, (dtype, shape) in shapes.items():
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = carried(entry, job.work.models[prefix])
-    write_json(staging.dataset / INFO, info, indent=4)
+    write_json(staging.made / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if measured:
         statistics = read_json(inside(root, STATS, str(root)), nan=True) | statistics
-        write_text(staging.dataset / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
+        write_text(staging.made / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
-    copy_other_files(root, staging.dataset, rewritten)
+    copy_other_files(root, staging.made, rewritten)
     return unreadable
 
 
@@ -148,7 +148,7 @@ class Piece(NamedTuple):
         return self.file
 
 
-class Output(NamedTuple):
+class Assembly(NamedTuple):
     """What all files of the output have in common."""
 
     root: Path  # of the source
@@ -171,7 +171,7 @@ class Output(NamedTuple):
     def _write(self, piece: Piece) -> list[UnreadableRows]:
         """Write a file unless an interrupted run did; return what of the source could not be copied into it."""
         staging = self.staging
-        target = inside(staging.dataset, piece.file, f"{staging.out}, a file of it")
+        target = inside(staging.made, piece.file, f"{staging.place}, a file of it")
         rows = staging.row_reader(piece.units, piece.keys, self.shapes)
         if self.sidecar:
             if not target.exists():
@@ -198,7 +198,7 @@ class Written(NamedTuple):
 
 
 def _write_files(
-    units: Sequence[Unit], keys: Sequence[str], output: Output
+    units: Sequence[Unit], keys: Sequence[str], assembly: Assembly
 ) -> tuple[list[UnreadableRows], dict[str, Any]]:
     """Write every file with labels, each by one of several processes; return what of the source could not be copied,
     and statistics of the label columns for meta/stats.json."""
@@ -211,7 +211,7 @@ def _write_files(
     ]
     unreadable: list[UnreadableRows] = []
     parts: dict[str, list[Stats]] = {}
-    with closing(_by_processes(output, pieces)) as results:  # an interrupt between two of them ends the processes too
+    with closing(_by_processes(assembly, pieces)) as results:  # an interrupt between two of them ends the processes too
         for written in results:
             if isinstance(written, Exception):
                 raise written
@@ -224,12 +224,12 @@ def _write_files(
     return unreadable, {name: {k: np.asarray(v).tolist() for k, v in stats.items()} for name, stats in merged.items()}
 
 
-def _by_processes(output: Output, pieces: Sequence[Piece]) -> Generator[Written | Exception]:
+def _by_processes(assembly: Assembly, pieces: Sequence[Piece]) -> Generator[Written | Exception]:
     """Yield what comes of each file, in order; processes start where each has enough to do."""
     rows = sum(piece.units[-1].last for piece in pieces)
     count = min(cores(), len(pieces), rows // ROWS_EACH)
     if count < 2:
-        yield from map(output.writer(), pieces)
+        yield from map(assembly.writer(), pieces)
         return
-    with Processes(output.writer, count) as processes:
+    with Processes(assembly.writer, count) as processes:
         yield from processes.map(pieces)

@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +21,22 @@ import numpy as np
 from lattok.annotation.columns import Failures, Labelled, Labels, Rows, Shapes, Unit
 from lattok.data.content import fingerprint
 from lattok.utils.checks import LattokError
-from lattok.utils.files import (
-    MARK,
-    claimed,
-    exchange,
-    finish_exchange,
-    read_json,
-    sweep,
-    sync_folder,
-    whole_file,
-    write_json,
-)
+from lattok.utils.files import read_json, sweep, whole_file, write_json
+from lattok.utils.output import DONE, MARK, Output
 
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
-MARKS = ("lock", "done")
+UNITS = "units"
 
 
-class Busy(LattokError):
-    """The folder is somebody else's, for now or for good."""
-
-
-class Staging:
+class Staging(Output):
     """The folder for the output `out`; `request` is the hash of what was asked for."""
 
     def __init__(self, out: Path, request: str):
-        self.out, self.request = out, request
-        self.folder = out.with_name(f".{out.name}.partial")
-        self.dataset = self.folder / "dataset"
-        self.unreadable = self.folder / "unreadable"
-        self.units = self.folder / "units" / request[:16]
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the folder for this process; the lock goes with the process, however it ends."""
-        try:
-            file = claimed(self.folder)
-        except LattokError as error:
-            raise Busy(str(error)) from None
-        if file is None:
-            raise Busy(f"`out`: {self.out} is being annotated by another process.")
-        with file:
-            finish_exchange(self.dataset, self.out)
-            yield
+        super().__init__(out)
+        self.request = request
+        self.unreadable = self.work / "unreadable"
+        self.units = self.work / UNITS / request[:16]
 
     def has(self, key: str) -> bool:
         """Tell whether all labels of a unit are there; one with failures is worth another try."""
@@ -116,55 +88,41 @@ class Staging:
 
     def begin_assembly(self, state: str) -> None:
         """Keep files that were put together from this same state of source and labels, and only those."""
-        mark = self.folder / "assembled"
+        mark = self.work / "assembled"
         if not (mark.is_file() and mark.read_text() == state):
-            for folder in (self.dataset, self.unreadable):
+            for folder in (self.made, self.unreadable):
                 if folder.exists():
                     shutil.rmtree(folder)
             with whole_file(mark) as temporary:
                 temporary.write_text(state)
-        for folder in (self.dataset, self.unreadable):  # what is in there will be published
+        for folder in (self.made, self.unreadable):  # what is in there will be published
             sweep(folder, below=True)
 
-    def publish(self, record: Mapping[str, Any]) -> None:
-        """Move the dataset to `out`, or let them change places where something is there. `record` says what it is.
+    def publish_as(self, record: Mapping[str, Any]) -> None:
+        """Publish the dataset, about which `record` says more.
 
         A kill at any point leaves a state that the next run finishes.
         """
-        mark, replaced = fingerprint(self.dataset, linked=True), self.published()
+        mark, replaced = fingerprint(self.made, linked=True), self.published()
         done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
         if replaced is not None:  # which still lies there if the process is killed now
             done["replaced"] = {name: value for name, value in replaced.items() if name != "replaced"}
-        write_json(self.folder / "done", done)
-        if self.out.exists():
-            exchange(self.dataset, self.out)
-        else:
-            os.rename(self.dataset, self.out)
-        sync_folder(self.out.parent)
+        write_json(self.work / DONE, done)
+        self.publish()
 
     def published(self) -> dict[str, Any] | None:
         """Return the record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
-        if not (self.folder / "done").is_file() or not self.out.exists():
+        if not (self.work / DONE).is_file() or not self.place.exists():
             return None
-        done, mark = read_json(self.folder / "done"), fingerprint(self.out, linked=True)
+        done, mark = read_json(self.work / DONE), fingerprint(self.place, linked=True)
         records = [done, *([done["replaced"]] if "replaced" in done else [])] if done["request"] == self.request else []
         return next((record for record in records if record["mark"] == mark), None)
 
-    def remove(self, but_units: bool = False) -> None:
-        """Delete the folder, its marks last; with `but_units` labels stay, for a run that fills gaps."""
-        finish_exchange(self.dataset, self.out)
-        for folder in (self.dataset, self.unreadable, *([] if but_units else [self.folder / "units"])):
-            shutil.rmtree(folder, ignore_errors=True)
+    def remove(self, but: Collection[str] = ()) -> None:
+        """Delete the folder; `but` the labels (`UNITS`), for a run that fills gaps."""
         with suppress(OSError):  # not there, or a disk that refuses
-            (self.folder / "assembled").unlink()
-        if not but_units:
-            with suppress(OSError):  # `done` goes last: until then a run that comes after a kill knows what this is
-                for path in self.folder.iterdir():
-                    if path.name not in MARKS:
-                        path.unlink()
-                for name in MARKS:
-                    (self.folder / name).unlink(missing_ok=True)
-                self.folder.rmdir()
+            (self.work / "assembled").unlink()
+        super().remove(but)
 
     def holds_labels(self) -> bool:
         """Tell whether any unit of this request is there."""
@@ -172,7 +130,7 @@ class Staging:
 
     def is_new(self) -> bool:
         """Tell whether nothing here is worth keeping: no labels of any request, no record of an output."""
-        return not any((self.folder / "units").glob("*/*.npz")) and not (self.folder / "done").exists()
+        return not any((self.work / UNITS).glob("*/*.npz")) and not (self.work / DONE).exists()
 
     def _path(self, key: str) -> Path:
         return self.units / f"{key}.npz"

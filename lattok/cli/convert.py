@@ -11,7 +11,8 @@ from tyro.conf import Positional, arg
 
 import lattok
 from lattok.cli.flags import File, MaybeFolder, Names, Number, Out, Text
-from lattok.utils import checks, files
+from lattok.utils import checks
+from lattok.utils.output import Output
 
 OneCamera = Annotated[
     tuple[str, ...], arg(metavar="NAME", help="The one camera that the model looks at, short name allowed.")
@@ -338,8 +339,7 @@ def push(
 def _new_folder(out: str) -> Path:
     """Return `out` as a path, refused where something is there: nothing is ever overwritten."""
     folder = Path(out).expanduser()
-    if not files.is_new(folder):
-        checks.fail("out", "a new or empty folder", f"{folder}, which holds something", "Choose another OUT.")
+    Output(folder).check_new()
     return folder
 
 
@@ -348,7 +348,7 @@ def _save(model: Any, folder: Path, out: str, then: str = "") -> None:
     from lattok.hub import OWN
     from lattok.hub.networks import way_in
 
-    with files.new_folder(folder, OWN):
+    with Output(folder).filled(OWN):
         model.save_pretrained(folder)
     then = then or f"Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET"
     print(f"Saved in {out}. {then}{way_in(model.config)}")

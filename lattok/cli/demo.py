@@ -16,6 +16,7 @@ import lattok
 from lattok.cli.look import judge
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
+from lattok.utils.output import Output
 from lattok.utils.progress import bar
 
 MARK = "demo.json"
@@ -48,7 +49,6 @@ def demo(
     """
     import torch
 
-    from lattok.annotation.staging import Staging
     from lattok.data import inspect_dataset
     from lattok.utils.devices import device_called
 
@@ -87,7 +87,7 @@ def demo(
     ]
     _say("The dataset with latent actions as columns")
     annotated = folder / "dataset"
-    if not annotated.exists() or Staging(annotated, "").folder.exists():  # or killed when all was done
+    if not annotated.exists() or Output(annotated).work.exists():  # or killed when all was done
         with bar("annotate") as progress:
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
@@ -110,7 +110,7 @@ def _act(folder: Path, options: dict[str, Any], again: str) -> None:
     fast = "trial" in options
     dataset, results = folder / "demonstrations", folder / "rollouts"
     _say("Demonstrations of scripted experts: four scenes with two opposite instructions each")
-    if not dataset.exists() or dataset.with_name(".demonstrations.collecting").exists():  # or killed when all was done
+    if not dataset.exists() or Output(dataset, kind="collecting").work.exists():  # or killed when all was done
         with bar("collect") as progress:
             sim.collect(WORLD, dataset, episodes=2 if fast else DEMONSTRATIONS, progress=progress)
     _say("A policy that learns from them, two cameras and the instruction to chunks of 8 actions")
@@ -125,17 +125,12 @@ def _act(folder: Path, options: dict[str, Any], again: str) -> None:
 
 def _mark(out: Path, options: dict[str, Any]) -> None:
     """Mark the folder, which must be new or belong to a demo with the same options."""
-    mark = out / MARK
-    options = {"made_by": "lattok demo", **options}
-    if mark.is_file():
-        before = files.read_json(mark)
-        if before != options:
-            checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another `out`.")
-    elif not files.is_free(out):
-        checks.fail("out", "a new or empty folder, or one of this demo", f"{out}, which holds files")
-    else:
+    options, output = {"made_by": "lattok demo", **options}, Output(out)
+    output.check_own({MARK: files.read_json}, options, "demo", f"with other options than {options}")
+    if not (out / MARK).exists():
+        output.check_new(lambda _: False)
         files.check_writable(out)
-        files.write_json(mark, options)
+        files.write_json(out / MARK, options)
 
 
 def _train(recipe: Any, again: str) -> Any:

@@ -27,7 +27,8 @@ from lattok.data.writer import DTYPES, LeRobotWriter
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.files import is_new, make_room, read_json
+from lattok.utils.files import make_room, read_json
+from lattok.utils.output import Output
 from lattok.utils.places import followed
 
 FORMATS = ("lerobot", "rlds")
@@ -106,8 +107,7 @@ def export(
     source, target = dataset.root.resolve(), out.resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
-    if out.exists() and not (format == "rlds" and is_new(out)):
-        checks.fail("out", "a folder that does not exist yet", str(out))
+    Output(out).check_new() if format == "rlds" else Output(out).check_absent()
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)

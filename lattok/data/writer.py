@@ -7,11 +7,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ from lattok.data.tables import RollingTables, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import claimed, sync_files, sync_folder, write_json
+from lattok.utils.files import sync_files, write_json
+from lattok.utils.output import Output
 from lattok.utils.places import is_file_name
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -55,8 +53,8 @@ class LeRobotWriter:
         self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
         self._features = features | LEROBOT_INDEX
         self._columns = [key for key in self._features if key not in self._cameras]
-        self._work = root.with_name(f".{root.name}.writing")
-        self._folder = self._work / "dataset"
+        self._output = Output(root, "root", "writing")
+        self._folder = self._output.made
         self._tasks: dict[str, int] = {}
         self._frames = self._episodes = 0
         self._stats: dict[str, list[Stats]] = {}
@@ -95,8 +93,7 @@ class LeRobotWriter:
         checks.frame_rate(fps=fps)
         checks.positive(chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
         checks.one_of("video_codec", video_codec, CODECS)
-        if root.exists():
-            checks.fail("root", "a folder that does not exist yet", str(root))
+        Output(root, "root").check_absent()
         for key, feature in features.items():
             _check_feature(key, feature, key in (kept or {}))
         folders: dict[str, str] = {}  # of cameras; some systems do not tell upper case from lower
@@ -183,22 +180,15 @@ class LeRobotWriter:
 
     def _begin(self) -> None:
         """Make the folder for this writer alone; what a killed one left is dropped."""
-        file = claimed(self._work)
-        if file is None:
-            hint = "Wait until it has finished, or choose another folder."
-            raise LattokError(f"`root`: another writer is at work in {self.root}. {hint}")
-        self._release = weakref.finalize(self, file.close)
+        self._output.hold()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
 
     def _end(self) -> None:
         """Remove what is not published, and let others write here."""
-        if self._release.alive:  # otherwise what is there is another writer's
-            shutil.rmtree(self._folder, ignore_errors=True)
-            with suppress(OSError):  # a disk that refuses, or files that are not the writer's
-                (self._work / "lock").unlink()
-                self._work.rmdir()
-            self._release()
+        if self._output.held:  # otherwise what is there is another writer's
+            self._output.remove()
+            self._output.release()
 
     def _publish(self) -> None:
         if not self._episodes:
@@ -211,11 +201,9 @@ class LeRobotWriter:
         merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
         stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
         self.write_meta("stats.json", stats)
-        if self.root.exists():
-            checks.fail("root", "a folder that does not exist yet", str(self.root))
+        self._output.check_absent()
         sync_files(self._folder)
-        os.rename(self._folder, self.root)
-        sync_folder(self.root.parent)
+        self._output.publish()
 
     def _check_episode(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None

@@ -29,6 +29,7 @@ from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.options import built, defaults_of, flat, options_of
+from lattok.utils.output import Output
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restated
 
@@ -247,9 +248,7 @@ class Recipe(ABC, Generic[Model]):
             return
         out = Path(self.out)
         files.check_writable(out)
-        expected, got = "a folder that no other process trains into", f"{out}, into which one does"
-        busy = partial(checks.fail, "out", expected, got, "Wait until it has finished, or choose another folder.")
-        with files.alone(out / RUN / LOCK, busy):
+        with Output(out).locked(out / RUN / LOCK):
             files.sweep(out / RUN)
             self.folder(resume)  # again: another run may have been here since
             contents = [self._content(source.dataset) for source in sources]
@@ -319,11 +318,10 @@ class Recipe(ABC, Generic[Model]):
         out = Path(self.out)
         if resume and first_process():
             self._check_stored()
-        elif first_process() and not (files.is_free(out) or never_saved(out)):
+        elif first_process():
             stored = (out / RUN / RECIPE).is_file()
             hint = "Choose another, or continue its run with resume." if stored else "Choose another."
-            got = f"{out}, which holds files" if out.is_dir() else f"the file {out}"
-            checks.fail("out", "a new or empty folder", got, hint)
+            Output(out).check_new(never_saved, hint)
         return out
 
 

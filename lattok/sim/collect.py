@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,8 @@ from lattok.sim.rendering import OFF, Variation
 from lattok.sim.workers import SimJob, Workers
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.files import claimed, make_room, read_json, whole_file
+from lattok.utils.files import make_room, read_json, whole_file
+from lattok.utils.output import Output
 from lattok.utils.signals import restated
 from lattok.version import __version__, installed
 
@@ -109,8 +109,7 @@ def collect(
     run = _Collection(Path(os.path.abspath(out)), request, settings)
     with run.alone() as finished:
         if not finished:
-            if os.path.lexists(run.out):
-                checks.fail("out", "a folder that does not exist yet", str(out), "Remove it or choose another.")
+            run.check_absent()
             count = None if workers is None else min(workers, len(names) * episodes)
             with Workers(count, size=size, repeat=repeat, variation=variation) as pool:
                 scenes = dict(zip(names, pool.map([SimJob(describe, name, seed) for name in names]), strict=True))
@@ -120,14 +119,14 @@ def collect(
         return run.result()
 
 
-class _Collection:
+class _Collection(Output):
     """One call of `collect`, with the folder in which its episodes wait."""
 
     def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):
-        self.out, self.request, self.versions = out, request, {"lattok": __version__} | installed(PACKAGES)
-        self.folder = out.with_name(f".{out.name}.collecting")
+        super().__init__(out, kind="collecting")
+        self.request, self.versions = request, {"lattok": __version__} | installed(PACKAGES)
         same = hashlib.sha256(json.dumps([settings, self.versions], sort_keys=True).encode()).hexdigest()
-        self.episodes = self.folder / same[:16]
+        self.episodes = self.work / same[:16]
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -135,25 +134,21 @@ class _Collection:
 
         What ends the process early leaves finished episodes there, for the next call.
         """
-        began = self.folder.exists()
-        file = claimed(self.folder)
-        if file is None:
-            raise LattokError(f"`out`: another process collects into {self.out}. Wait until it has finished.")
-        done = False
-        with file:
+        began, done = self.work.exists(), False
+        with self:
             try:
                 yield began and self._published()
                 done = True
             except KeyboardInterrupt as stop:
-                wait = f"finished episodes wait in {self.folder}. " if self._any() else ""
+                wait = f"finished episodes wait in {self.work}. " if self._any() else ""
                 raise restated(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
             except (OSError, pa.ArrowException) as error:
-                why = f"cannot write {self.out}: {getattr(error, 'strerror', None) or first_line(error)}"
+                why = f"cannot write {self.place}: {getattr(error, 'strerror', None) or first_line(error)}"
                 way_out = f"{make_room(error)} and run the same command, or choose another `out`."
                 raise LattokError(f"{why}. {way_out}") from None
             finally:
                 if done or not self._any():
-                    self._remove()
+                    self.remove()
 
     def demonstrate(self, pool: Workers, progress: Progress | None) -> tuple[dict[str, list[int]], dict[str, int]]:
         """Let workers record what is missing. Returns seeds with success by task, and how many were tried.
@@ -194,7 +189,7 @@ class _Collection:
         scene = next(iter(scenes.values()))
         listed: list[dict[str, Any]] = []
         about: dict[str, dict[str, Any]] = {}
-        with LeRobotWriter.create(self.out, scene.fps, scene.features, scene.robot, self.request["codec"]) as writer:
+        with LeRobotWriter.create(self.place, scene.fps, scene.features, scene.robot, self.request["codec"]) as writer:
             for name, own in scenes.items():
                 about[name] = {
                     "instruction": own.instruction,
@@ -212,10 +207,10 @@ class _Collection:
 
     def result(self) -> Collected:
         """Return what is published."""
-        tasks = read_json(self.out / "meta" / RECORD)["tasks"]
-        frames = read_json(self.out / "meta" / "info.json")["total_frames"]
+        tasks = read_json(self.place / "meta" / RECORD)["tasks"]
+        frames = read_json(self.place / "meta" / "info.json")["total_frames"]
         attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}
-        return Collected(self.out, frames, attempts)
+        return Collected(self.place, frames, attempts)
 
     def _load(self, name: str, seed: int) -> tuple[Demonstration, dict[str, Clip]]:
         path = self._path(name, seed)
@@ -242,22 +237,13 @@ class _Collection:
         return self.episodes / name / f"{seed}.npz"
 
     def _any(self) -> bool:
-        return any(self.folder.rglob("*.npz"))
+        return any(self.work.rglob("*.npz"))
 
     def _published(self) -> bool:
         """Whether what lies at `out` is what this call would put there."""
-        path = self.out / "meta" / RECORD
+        path = self.place / "meta" / RECORD
         known = read_json(path) if path.exists() else {}
         return (known.get("request"), known.get("versions")) == (self.request, self.versions)
-
-    def _remove(self) -> None:
-        """Remove what is ours, the mark last. Files of others, such as .DS_Store and .nfs*, stay, and the mark."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-        if os.listdir(self.folder) == ["lock"]:
-            (self.folder / "lock").unlink()
-            self.folder.rmdir()
 
 
 def describe(env: SimEnv, seed: int) -> Scene:

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from lattok.data.video import VideoWriter
 from lattok.sim.workers import EpisodeResult
-from lattok.utils import checks, files
+from lattok.utils import files
+from lattok.utils.output import Output
 from lattok.version import __version__, installed
 
 SHOTS = 8  # of each episode on the sheet
@@ -151,10 +152,10 @@ def versions() -> dict[str, str]:
 def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Refuse a folder that cannot be written into, or that has results of another model or other options."""
     files.check_writable(folder)
-    there = folder / RESULTS
-    if not there.exists():
-        return
-    old = files.read_json(there)
-    if (old.get("agent"), old.get("options")) != (files.finite(agent), files.finite(options)):
-        hint = "Choose another folder, or delete it."
-        checks.fail("out", "a folder without results of another model or with other options", str(there), hint)
+    about = (files.finite(agent), files.finite(options))
+    Output(folder).check_own({RESULTS: _about}, about, "rollout", "of another model or with other options")
+
+
+def _about(path: Path) -> Any:
+    found = files.read_json(path)
+    return (found["agent"], found["options"]) if {"agent", "options"} <= found.keys() else None

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import math
 import os
 import re
 import secrets
-import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from lattok.utils.checks import LattokError
 
@@ -62,11 +59,6 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
 def is_temporary(path: Path) -> bool:
     """Tell whether this is a temporary file of ours, perhaps left by a process that was killed."""
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
-
-
-def is_free(folder: Path) -> bool:
-    """Tell whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
-    return not os.path.lexists(folder) or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
 
 
 def sweep(folder: Path, below: bool = False) -> None:
@@ -116,71 +108,12 @@ def held_alone(file: IO[Any], path: Path) -> bool:
     return held and same_file(file, path)
 
 
-MARK = "lattok works here. The folder goes when it has finished.\n"
-
-
-def claimed(folder: Path) -> IO[str] | None:
-    """Make `folder` this process's own until the file that comes back is closed; None while another one has it.
-
-    The first file in it, `lock`, carries a mark. A folder without it was not made by lattok, even if it has
-    the name, and is an error: what it holds may be somebody's work.
-    """
-    if os.path.lexists(folder) and not _is_ours(folder):
-        raise LattokError(f"{folder} is in the way and was not made by lattok. Move it away.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115  as long as its holder wants
-    try:
-        if not held_alone(file, folder / "lock"):
-            file.close()
-            return None
-        if not os.fstat(file.fileno()).st_size:
-            file.write(MARK)
-            file.flush()
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _is_ours(folder: Path) -> bool:
-    """Tell whether `claimed` or a record that begins with MARK marks it, or nothing is in it, as after a kill."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    entries = list(folder.iterdir())
-    if any(entry.is_symlink() for entry in entries):
-        return False
-    files = {entry.name: entry for entry in entries if entry.is_file()}
-    for name in {"lock", "done"} & files.keys():
-        with files[name].open("rb") as file:
-            if MARK.strip().encode() in file.read(len(MARK) + 100):
-                return True
-    return not entries or (len(entries) == 1 and "lock" in files and not files["lock"].stat().st_size)
-
-
 def same_file(file: IO[Any], path: Path) -> bool:
     """Tell whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def alone(path: Path, busy: Callable[[], NoReturn]) -> Iterator[None]:
-    """Hold the lock file `path`, which is there only meanwhile; calls `busy`, which raises, where another holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(path, "ab") as file:
-            if not held_alone(file, path):
-                if same_file(file, path):
-                    busy()
-                continue  # its holder ended just now, and took it along
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    path.unlink()
-            return
 
 
 def check_writable(folder: Path) -> None:
@@ -206,49 +139,6 @@ def make_room(error: BaseException) -> str:
     return "Raise the limit on the size of files (ulimit -f)" if limited else "Free space"
 
 
-UNFINISHED = ".lattok-unfinished"
-_BEGUN = "lattok was writing this folder. The same command begins again.\n"
-
-
-def is_new(folder: Path) -> bool:
-    """Tell whether `folder` may be filled: it is new, empty, or `new_folder` was filling it when it was killed."""
-    mark = folder / UNFINISHED
-    try:
-        return is_free(folder) or (not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN)
-    except (OSError, ValueError):
-        return False
-
-
-@contextmanager
-def new_folder(folder: Path, own: Collection[str]) -> Iterator[None]:
-    """Fill a folder that `is_new` with files and folders that are called `own`, all or, on failure, none of them.
-
-    A mark in it says so meanwhile: after a kill the next attempt removes what is there and begins again.
-    """
-    check_writable(folder)
-    mark = folder / UNFINISHED
-
-    def clear() -> None:
-        for path in [folder / name for name in own]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-    if mark.exists():
-        clear()
-    write_text(mark, _BEGUN)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # a disk that refuses
-            clear()
-            mark.unlink()
-            folder.rmdir()
-        raise
-    mark.unlink()
-
-
 def sync_files(folder: Path) -> None:
     """Make the contents of all files below `folder` survive a power cut."""
     for path in folder.rglob("*"):
@@ -264,53 +154,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Let two folders of one file system change places.
-
-    Linux does it in one step. Elsewhere `other` is missing for a moment; if the process dies then, it lies next to
-    `one`, and `finish_exchange` puts it right.
-    """
-    if _renameat2(one, other):
-        return
-    aside = _aside(one)
-    os.rename(other, aside)
-    try:
-        os.rename(one, other)
-    except OSError:
-        os.rename(aside, other)
-        raise
-    os.rename(aside, one)
-
-
-def finish_exchange(one: Path, other: Path) -> None:
-    """Finish an `exchange` of the same two folders that was killed half-way; without one, nothing happens."""
-    aside = _aside(one)
-    if not aside.exists():
-        return
-    if not other.exists():
-        os.rename(one if one.exists() else aside, other)
-    if aside.exists():
-        os.rename(aside, one)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".aside")
-
-
-def _renameat2(one: Path, other: Path) -> bool:
-    """Exchange by Linux's own call; False where there is none."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    if call is None:
-        return False
-    here, exchange_flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if call(here, os.fsencode(one), here, os.fsencode(other), exchange_flag) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that cannot
-        return False
-    raise OSError(code, os.strerror(code), str(other))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,8 +29,9 @@ from lattok.nn.blocks import non_blocking
 from lattok.nn.losses import of_share
 from lattok.nn.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.output import exchange
 from lattok.vla.config import VLAConfig
 from lattok.vla.flow_head import FlowActionHead
 from lattok.vla.head import ActionHead, LayerStates, States, TokenPositions, pool_codes
@@ -310,7 +311,7 @@ class LatentVLA(BackboneModel):
             shutil.rmtree(new, ignore_errors=True)
             self.backbone.save_base(new)
             if place.exists():
-                files.exchange(new, place)
+                exchange(new, place)
                 shutil.rmtree(new)
             else:
                 new.rename(place)

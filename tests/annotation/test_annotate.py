@@ -197,7 +197,7 @@ def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
 
 def test_two_at_once(source, tmp_path):
     def again(done, total):
-        with pytest.raises(LattokError, match="is being annotated by another process"):
+        with pytest.raises(LattokError, match="another process is at work on"):
             annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
 
     annotate(source, MODELS, tmp_path / "out", progress=again)

@@ -74,8 +74,8 @@ def test_an_interrupt_ends_the_processes_and_keeps_finished_files(source, tmp_pa
 
 def test_a_disk_that_refuses_says_so_and_labels_wait(source, tmp_path, monkeypatch):
     def in_the_way(made, pieces):
-        made.staging.dataset.mkdir(parents=True, exist_ok=True)
-        (made.staging.dataset / "data").write_text("no folder")
+        made.staging.made.mkdir(parents=True, exist_ok=True)
+        (made.staging.made / "data").write_text("no folder")
         for piece in pieces:
             yield pickle.loads(pickle.dumps(made.writer()(piece)))  # as it comes from another process
 

@@ -10,7 +10,7 @@ import pytest
 
 from lattok.annotation import annotate, staging
 from lattok.data import open_dataset
-from lattok.utils import files
+from lattok.utils import output
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, tree
 
@@ -19,7 +19,7 @@ from tests.annotation.fakes import MODELS, tree
 def exchange(request, monkeypatch):
     """Both ways in which folders change places."""
     if request.param == "three renames":
-        monkeypatch.setattr(files, "_renameat2", lambda one, other: False)
+        monkeypatch.setattr(output, "_renameat2", lambda one, other: False)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def again(source, out):
 
 def test_a_refused_rename_loses_nothing(source, out, monkeypatch):
     before, calls, real = tree(out), iter(range(100)), os.rename
-    monkeypatch.setattr(files, "_renameat2", lambda one, other: False)
+    monkeypatch.setattr(output, "_renameat2", lambda one, other: False)
 
     def refused(*paths):
         if next(calls) == 1:
@@ -78,8 +78,8 @@ def test_killed_around_the_exchange(source, out, monkeypatch, exchange, after):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", counted(os.rename))
-        patch.setattr(files, "_renameat2", counted(files._renameat2))
-        patch.setattr(staging.Staging, "remove", counted(lambda self, but_units=False: shutil.rmtree(self.folder)))
+        patch.setattr(output, "_renameat2", counted(output._renameat2))
+        patch.setattr(staging.Staging, "remove", counted(lambda self, but=(): shutil.rmtree(self.work)))
         with suppress(Stop):
             again(source, out)
             assert after > 2  # the exchange itself: before it, and after its first call

@@ -94,10 +94,10 @@ def test_killed_before_anything_or_when_all_was_done_it_goes_on(small_demo, tmp_
 def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/thesis.tex").write_text("years of work")
-    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, or one of this demo"):
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
         small_demo(tmp_path / "demo")
     small_demo(tmp_path / "other")
-    with pytest.raises(LattokError, match="`out`: expected a folder of a demo with .*'seed': 1"):
+    with pytest.raises(LattokError, match="`out`: .* holds the demo with other options than .*'seed': 1"):
         small_demo(tmp_path / "other", seed=1)
 
 

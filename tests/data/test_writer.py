@@ -203,7 +203,7 @@ def test_a_failure_at_the_end_leaves_nothing(tmp_path, rng, monkeypatch):
 def test_two_writers_of_one_folder(tmp_path, rng):
     with create(tmp_path / "d") as writer:
         writer.add_episode(*episode(rng), "push")
-        with pytest.raises(LattokError, match="`root`: another writer is at work in .*d. "):
+        with pytest.raises(LattokError, match="`root`: another process is at work on .*d. "):
             create(tmp_path / "d")
         writer.add_episode(*episode(rng), "push")
     assert len(open_dataset(tmp_path / "d").episodes) == 2
@@ -254,7 +254,7 @@ def test_what_somebody_put_beside_the_unfinished_dataset_stays(tmp_path, rng):
         writer.add_episode(*episode(rng), "push")
         (tmp_path / ".d.writing" / "notes").write_text("mine")
     assert (tmp_path / ".d.writing" / "notes").read_text() == "mine"
-    assert sorted(path.name for path in (tmp_path / ".d.writing").iterdir()) == ["notes"]
+    assert sorted(path.name for path in (tmp_path / ".d.writing").iterdir()) == ["lock", "notes"]
 
 
 def test_a_link_is_no_working_folder(tmp_path):

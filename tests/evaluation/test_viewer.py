@@ -139,7 +139,7 @@ def test_the_page(labelled, tmp_path, capsys):
     assert "no label columns" in out.read_text()
     out.write_text("mine")
     assert main(["view", str(labelled), "--out", str(out)]) == 2
-    assert "expected a new file, or an earlier page of lattok view" in capsys.readouterr().err
+    assert "is not a page of lattok's" in capsys.readouterr().err
     assert out.read_text() == "mine"
     with pytest.raises(LattokError, match=r"`out`: expected FILE.html, a page, or FILE.rrd"):
         viewer.view(source, tmp_path / "view.txt")

@@ -190,7 +190,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(resume, root, run, tmp_
     try:
         assert held.wait(60)
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-        with pytest.raises(LattokError, match="`out`: expected a folder that no other process trains into"):
+        with pytest.raises(LattokError, match="`out`: another process is at work on"):
             lattok.train(recipe(root, out), resume=resume)
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     finally:

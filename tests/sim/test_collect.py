@@ -27,7 +27,7 @@ from lattok.sim import Collected, Variation, collect, make
 from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.workers import SimJob, Workers
 from lattok.utils.checks import LattokError
-from lattok.utils.files import MARK
+from lattok.utils.output import MARK
 from tests.sim.conftest import marked
 
 TASKS = ["metaworld-pairs/door-lock", "metaworld-pairs/drawer-close"]

@@ -171,7 +171,7 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
     rollout(obedient, ["toy/left", "toy/right"], 2, **options)  # the same again
     assert (tmp_path / "out" / "rollouts.json").read_bytes() == before
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["decisions_per_second"] > 0
-    with pytest.raises(LattokError, match="`out`: expected a folder without results of another model"):
+    with pytest.raises(LattokError, match="`out`: .* holds the rollout of another model"):
         rollout(deaf, ["toy/left", "toy/right"], 2, **options)
 
 

@@ -17,6 +17,7 @@ from lattok.data.image_writer import EpisodeFrames, Frames
 from lattok.data.schema import Feature
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.output import Output
 
 VERSION = "1.0.0"
 SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger
@@ -49,7 +50,7 @@ class RLDSWriter:
         return self.root / VERSION
 
     def __enter__(self) -> RLDSWriter:
-        self._stack.enter_context(files.new_folder(self.root, (VERSION,)))
+        self._stack.enter_context(Output(self.root).filled((VERSION,)))
         self._folder.mkdir()
         return self
 

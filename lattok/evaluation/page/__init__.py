@@ -20,6 +20,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.utils import files
 from lattok.utils.checks import LattokError
+from lattok.utils.output import Output
 
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
@@ -196,20 +197,8 @@ def subject(provenance: Mapping[str, Any]) -> str:
 
 def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
     """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
-    for name, read in {
-        REPORT_JSON: _subject_of_json,
-        REPORT_HTML: _subject_of_page,
-        SPEED_JSON: _subject_of_speed,
-    }.items():
-        path = out / name
-        if not path.exists() and not path.is_symlink():
-            continue
-        found = None if path.is_symlink() else read(path)
-        if found is None:
-            raise LattokError(f"`out`: {path} is not a report of lattok's. Choose another folder.")
-        if found != subject(provenance) and not overwrite:
-            text = f"`out`: {out} holds the report of another model or dataset"
-            raise LattokError(f"{text}. Choose another folder, or remove that report.")
+    readers = {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page, SPEED_JSON: _subject_of_speed}
+    Output(out).check_own(readers, subject(provenance), "report", "of another model or dataset", overwrite)
 
 
 def write(report: Report, out: Path) -> None:

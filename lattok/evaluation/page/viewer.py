@@ -24,6 +24,7 @@ from lattok.evaluation.report import Progress
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.output import Output
 
 MARK = '<meta name="generator" content="lattok view">'
 ROOM, MOST, CAMERAS = 2_800_000, 60, 2  # bytes of a page, episodes on it, and cameras unless others are asked for
@@ -58,7 +59,7 @@ def view(
         with files.whole_file(path) as place:
             to_rerun(dataset, chosen, views, place, note)
         return path
-    check_page(path)
+    Output(path.parent).check_own({path.name: _is_page}, True, "page")
     files.write_text(path, page(dataset, chosen, views, note))
     return path
 
@@ -130,16 +131,12 @@ def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> It
         yield Codes(name, codes, valid)
 
 
-def check_page(path: Path) -> None:
-    """Refuse to replace what is not a page of `view`."""
-    if not path.exists() and not path.is_symlink():
-        return
-    own = path.is_file() and not path.is_symlink()
-    if own:
-        with path.open("rb") as file:
-            own = MARK.encode() in file.read(4096)
-    if not own:
-        checks.fail("out", "a new file, or an earlier page of lattok view", path)
+def _is_page(path: Path) -> bool | None:
+    """Tell whether a file is a page of `view`; None where it is not."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(4096) or None
 
 
 def has_screen() -> bool:

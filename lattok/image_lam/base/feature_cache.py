@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ from lattok.samples.frames import Decoded, FrameReader, Reader
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import alone, whole_file
+from lattok.utils.files import whole_file
+from lattok.utils.output import Busy, Output
 from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 
 BLOCK = 32  # frames that the network sees at a time
@@ -272,18 +273,10 @@ class FeatureReader(Reader):
         while not kept.whole():
             try:
                 _make(take, kept, self._frozen, read)
-            except _ComputedElsewhere:
+            except Busy:
                 if stopped():
                     raise Abandoned from None
                 time.sleep(WAIT_S)
-
-
-class _ComputedElsewhere(Exception):
-    """Another process computes these very features."""
-
-
-def _busy() -> NoReturn:
-    raise _ComputedElsewhere
 
 
 def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
@@ -298,7 +291,7 @@ def _make(
     prepared: Iterable[np.ndarray | None] | None = None,
 ) -> None:
     """Keep the features of a take, of frames that are `prepared` in pieces; those that are None are read."""
-    with alone(kept.lock, _busy):
+    with Output(kept.path).locked(kept.lock):
         if not kept.whole():  # otherwise another process was faster
             pieces = _pieces(take, kept.shape[0])
             both = zip(pieces, [None] * len(pieces) if prepared is None else prepared, strict=True)
@@ -324,7 +317,7 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
             try:
                 _make(take, places[take], frozen, read, frames)
                 yield take
-            except _ComputedElsewhere:
+            except Busy:
                 busy.append(take)
             for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
                 pass
@@ -333,7 +326,7 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
         try:
             _make(take, places[take], frozen, read)
             yield take
-        except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
+        except Busy:  # a process that ends, however it does, gives up what it was at
             busy.append(take)
             time.sleep(WAIT_S)
 

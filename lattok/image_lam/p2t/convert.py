@@ -38,6 +38,7 @@ from lattok.image_lam.p2t.config import ImageLAMConfig
 from lattok.image_lam.p2t.model import ImageLAM, frozen_features
 from lattok.image_lam.p2t.parts import GapActionHead
 from lattok.utils import checks, files
+from lattok.utils.output import Output
 
 PUBLISHED = {"cameras": ("image",), "language": "t5:google-t5/t5-base"}  # all else is a model's default
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
@@ -195,8 +196,9 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
     if "cls_token" not in own:
         checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()})
-    if not files.is_new(folder) and not _holds(folder, weights):
-        checks.fail("features_out", "a new or empty folder", f"{folder}, which holds something")
+    output = Output(folder, "features_out")
+    if not _holds(folder, weights):
+        output.check_new()
     width = own["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
     if depth * width**2 > sum(tensor.numel() for tensor in own.values()):  # of the twelve such matrices of a block
@@ -204,7 +206,7 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
     arguments = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64)}  # as in every DINOv2
     facts = {"input_size": [3, 518, 518], "interpolation": "bicubic", "mean": IMAGENET[0], "std": IMAGENET[1]}
     config = {"architecture": "vit_base_patch14_reg4_dinov2", "num_classes": 0, "model_args": arguments}
-    with files.new_folder(folder, (WEIGHTS, CONFIG)):
+    with output.filled((WEIGHTS, CONFIG)):
         with files.whole_file(folder / WEIGHTS) as path:  # timm translates the original names by itself
             path.write_bytes(weights)
         files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})

@@ -33,6 +33,7 @@ from lattok.loading import as_labeller
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
+from lattok.utils.output import Output
 from lattok.utils.places import is_file_name
 
 COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
@@ -80,9 +81,9 @@ def export(
     dataset, found, decoded = as_dataset(dataset), dict[str, dict[str, float]](), dict[Any, Any]()
     chosen = replace(EvalOptions.of(options, "device", "probe"), out=out, state_key=None)
     split, named, folder = chosen.split(dataset), _named(models), Path(out)
-    if not files.is_new(folder):
-        checks.fail("out", "a new or empty folder", f"{folder}, which holds something")
-    with files.new_folder(folder, (*FOLDERS, REPORT)):
+    output = Output(folder)
+    output.check_new()
+    with output.filled((*FOLDERS, REPORT)):
         for name, given in named.items():
             model: Any = moved(as_labeller(given), device)
             if not issubclass(type(model), PairModel | ClipLAM):

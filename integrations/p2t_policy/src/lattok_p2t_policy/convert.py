@@ -23,6 +23,7 @@ from torch import Tensor
 from lattok.hub import OWN, WEIGHTS
 from lattok.hub.checkpoint import KeyMap, axis_of, numbered, read_checkpoint, translate
 from lattok.utils import checks, files
+from lattok.utils.output import Output
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
@@ -63,8 +64,8 @@ class Conversion:
         if backbone_out is not None:
             self.check_backbone()
         check_new(folder, backbone_out)
-        merged_to = nullcontext() if backbone_out is None else files.new_folder(backbone_out, (WEIGHTS,))
-        with files.new_folder(folder, (*OWN, ADAPTER, REPORT)), merged_to:
+        merged_to = nullcontext() if backbone_out is None else Output(backbone_out).filled((WEIGHTS,))
+        with Output(folder).filled((*OWN, ADAPTER, REPORT)), merged_to:
             if backbone_out is not None:
                 _write_tensors(backbone_out / WEIGHTS, merged(self.backbone, self.lora))
             if self.lora is not None:
@@ -84,8 +85,8 @@ class Conversion:
 def check_new(folder: Path, backbone_out: Path | None) -> None:
     """Raise `LattokError` where a folder to write to holds something."""
     for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
-        if place is not None and not files.is_new(place):
-            checks.fail(argument, "a new or empty folder", f"{place}, which holds something")
+        if place is not None:
+            Output(place, argument).check_new()
 
 
 def p2t_vla(path: str | os.PathLike[str], horizon: int = 8, **facts: Any) -> ReleasedVLA:
