@@ -23,8 +23,8 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import DAMAGE, open_table, to_arrow
 from lattok.utils.checks import LattokError
-from lattok.utils.files import parse_json, whole_file
-from lattok.utils.places import followed
+from lattok.utils.files import whole_file
+from lattok.utils.untrusted import followed, parse_json
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
 Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels

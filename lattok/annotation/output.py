@@ -31,8 +31,8 @@ from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, write_json, write_text
-from lattok.utils.places import inside
 from lattok.utils.processes import Processes
+from lattok.utils.untrusted import inside
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 ROWS_EACH = 2**18  # of the output for every process that writes it: a start takes two seconds, these rows five to ten

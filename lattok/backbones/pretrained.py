@@ -18,7 +18,7 @@ from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 from lattok.hub.networks import from_pretrained
 from lattok.utils import checks, files
-from lattok.utils.places import inside
+from lattok.utils.untrusted import inside
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"

@@ -36,7 +36,7 @@ from lattok.hub.fetching import OnHub
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.places import walk
+from lattok.utils.untrusted import walk
 
 SIZE = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
 KEPT = 2**16  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part

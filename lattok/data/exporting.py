@@ -29,7 +29,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json
 from lattok.utils.output import Output
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")

@@ -16,7 +16,7 @@ from lattok.hub.fetching import OnDisk, OnHub
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
 _HUB = (*HubOptions.__annotations__, "cache_gb")
@@ -39,7 +39,7 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     used for longest go. Other formats are fetched whole, and with `force_download` so are all.
 
     Whatever a dataset or a description says about files stays below its folder, also after links
-    (`lattok.utils.places`).
+    (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}
     if (bound := options.get("cache_gb")) is not None:

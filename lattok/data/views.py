@@ -24,7 +24,7 @@ from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.places import inside
+from lattok.utils.untrusted import inside
 
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")

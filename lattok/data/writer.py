@@ -25,7 +25,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import sync_files, write_json
 from lattok.utils.output import Output
-from lattok.utils.places import is_file_name
+from lattok.utils.untrusted import is_file_name
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import DEVICES
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")

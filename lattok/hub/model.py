@@ -17,8 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple
 
 import safetensors.torch
 import torch
@@ -28,7 +27,15 @@ from typing_extensions import Self, Unpack
 from lattok.hub import client
 from lattok.hub.client import LoadOptions
 from lattok.hub.networks import check_named
-from lattok.hub.records import license_of, model_card, read_evaluation, read_picture, read_training, written_by_somebody
+from lattok.hub.records import (
+    EvaluationRecord,
+    TrainingRecord,
+    license_of,
+    model_card,
+    read_picture,
+    read_record,
+    written_by_somebody,
+)
 from lattok.hub.weights import (
     DAMAGED,
     SHOWN,
@@ -42,8 +49,8 @@ from lattok.hub.weights import (
     weights_hash,
 )
 from lattok.utils import checks, devices, files
-from lattok.utils.places import followed, walk
 from lattok.utils.registry import Registry
+from lattok.utils.untrusted import followed, typed, walk
 from lattok.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -274,7 +281,8 @@ class HubModel(nn.Module):
         planned(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
         model = cls.build(config, **parts)
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
-        model.evaluation, model.trained_on = read_evaluation(folder / EVALUATION), read_training(folder / TRAINING)
+        model.evaluation = read_record(folder / EVALUATION, EvaluationRecord)
+        model.trained_on = read_record(folder / TRAINING, TrainingRecord)
         model.picture = read_picture(folder / PICTURE)
         model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
@@ -421,51 +429,4 @@ def config_of(argument: str, name: str, kind: type[HubModel], given: Collection[
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
     """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
-    known = {field.name for field in fields(config_class)}
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        older = "If another version of lattok wrote it, make it again with this one."
-        hint = f"{checks.did_you_mean(unknown[0], known)} {older}".strip()
-        checks.fail(str(path), f"names among {checks.listed(sorted(known))}", checks.listed(sorted(unknown)), hint)
-    hints = get_type_hints(config_class)
-    for key, value in values.items():
-        if not _is_of(value, hints[key]):
-            kind = getattr(hints[key], "__name__", str(hints[key])).replace("typing.", "")
-            checks.fail(f"{key}` in `{path}", f"a value of type {kind}", f"{value!r:.60}")
-    try:
-        return config_class(**{key: _as(value, hints[key], f"{path}: {key}") for key, value in values.items()})
-    except checks.LattokError as error:
-        told = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise checks.LattokError(told) from None
-    except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
-        expected = f"the fields of {config_class.__name__}, each of its type"
-        checks.fail(str(path), expected, f"something else ({checks.first_line(error)[:200]})")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Tell whether a value out of JSON is of the type that a field is declared with."""
-    parts, origin = get_args(kind), get_origin(kind)
-    if kind is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(_is_of(value, part) for part in parts)
-    if origin is Literal:  # which of its words, `check_choices` of the dataclass tells
-        return type(value) in map(type, parts)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = parts[:1] * len(value) if parts[-1] is ... else parts
-        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, Mapping if is_dataclass(kind) else origin or kind)
-
-
-def _as(value: Any, kind: Any, where: str) -> Any:
-    """Turn a value out of JSON into that of a field: a list into a tuple, an object into the dataclass of its field."""
-    if isinstance(value, Mapping):
-        nested = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
-        return value if nested is None else parse_config(nested, value, where)
-    if not isinstance(value, list | tuple):
-        return value
-    kinds = next((get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple), (Any, ...))
-    each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
-    return tuple(_as(part, its, where) for part, its in zip(value, each, strict=True))
+    return typed(values, config_class, "", str(path))

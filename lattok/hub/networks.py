@@ -14,7 +14,7 @@ from typing import Any
 
 from lattok.hub import client
 from lattok.utils import checks
-from lattok.utils.places import TRUSTED, followed
+from lattok.utils.untrusted import TRUSTED, followed
 
 FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
 SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`

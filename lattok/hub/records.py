@@ -19,15 +19,17 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from typing_extensions import TypedDict
 
 from lattok.hub.client import HUB_ID
 from lattok.utils import checks, files
+from lattok.utils.untrusted import Rule, typed
 from lattok.version import INSTALL
 
-Runs = list[list[int]]  # first and last index of every run of consecutive episodes
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
 LONGEST = 1 << 20  # bytes of a card, or of its picture
@@ -40,89 +42,65 @@ _MARK = "<!-- lattok wrote this card and writes it again as long as nobody chang
 _LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*) *$", re.MULTILINE | re.ASCII)
 
 
-def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """Read the summary of the last evaluation; None where there is none."""
-    if not path.is_file():
-        return None
-    found = files.read_json(path)
-    checks.facts(found, IN_EVALUATION, f"` in `{path}", AGAIN)
-    return found
+Count = Annotated[int, Rule("a whole number of at least 0", lambda it: it >= 0)]
+Flat = Annotated[dict[str, str | bool | float | None], Rule("an object of numbers and texts")]
+Run = Annotated[list[Count], Rule("[first, last], whole numbers in order", lambda it: len(it) == 2 and it[0] <= it[1])]
+Space = Annotated[list[dict[str, Any]], Rule("a list of objects, its parts")]
 
 
-def read_training(path: Path) -> dict[str, Any] | None:
-    """Read what a model was trained on; None where it was not written down. Runs of episodes stay runs."""
-    if not path.is_file():
-        return None
-    found = files.read_json(path)
-    checks.facts(found, {**IN_TRAINING, **OF_DATASET}, f"` in `{path}", AGAIN)
-    checks.facts(found.get("labels") or {}, OF_LABELS, f" of labels` in `{path}", AGAIN)
-    for name in ("mixture", "earlier"):
-        for number, entry in enumerate(found.get(name, [])):
-            checks.facts(entry, OF_DATASET, f" of {name}[{number}]` in `{path}", AGAIN)
-    return found
+class VerdictRecord(TypedDict, total=False):
+    """What an evaluation says, in a sentence."""
+
+    text: str
+    holds: bool | None
+    key: str
 
 
-def _is_text(it: Any) -> bool:
-    return isinstance(it, str)
+class EvaluationRecord(TypedDict, total=False):
+    """evaluation.json."""
+
+    headline: str
+    dataset: str
+    figures: Flat
+    verdicts: list[Annotated[VerdictRecord, Rule("an object with `text` and `holds`", {"text", "holds"}.issubset)]]
 
 
-def _is_count(it: Any) -> bool:
-    return checks.is_int(it) and it >= 0
+class DatasetRecord(TypedDict, total=False):
+    """A dataset that a model has learned from."""
+
+    dataset: str
+    split: str | None
+    weight: float
+    episodes: list[Run]
+    action_space: Space
+    robot_spaces: dict[Literal["actions", "state"], Space]
 
 
-def _is_flat(it: Any) -> bool:
-    return isinstance(it, dict) and not any(isinstance(value, dict | list) for value in it.values())
+class LabelsRecord(TypedDict, total=False):
+    """Which samples had labels."""
+
+    fraction: float
+    unit: str
+    episodes: str
+    per_batch: Count
 
 
-def _is_run(it: Any) -> bool:
-    return isinstance(it, list) and len(it) == 2 and all(map(_is_count, it)) and it[0] <= it[1]
+Several = list[Annotated[DatasetRecord, Rule("an object with a `dataset`", lambda it: "dataset" in it)]]
 
 
-def _is_verdict(it: Any) -> bool:
-    told = isinstance(it, dict) and isinstance(it.get("text"), str) and isinstance(it.get("key", ""), str)
-    return told and isinstance(it.get("holds", ""), bool | None)
+class TrainingRecord(DatasetRecord, total=False):
+    """training.json."""
+
+    mixture: Several
+    earlier: Several
+    samples_per_step: Count
+    labels: LabelsRecord | None
+    loop: Annotated[Flat, Rule("options, of which `seed` is a whole number", lambda it: type(it.get("seed", 0)) is int)]
 
 
-def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda it: isinstance(it, list) and all(map(fits, it))
-
-
-def _is_space(it: Any) -> bool:
-    return isinstance(it, list) and all(isinstance(part, dict) for part in it)
-
-
-COUNT = ("a whole number of at least 0", _is_count)
-DATASETS = ("a list of objects with a `dataset`", _all(lambda it: isinstance(it, dict) and "dataset" in it))
-IN_EVALUATION: checks.Facts = {
-    "headline": ("a text", _is_text),
-    "dataset": ("a name", _is_text),
-    "figures": ("an object of numbers and texts", _is_flat),
-    "verdicts": ("a list of objects with `text`, `holds` (true, false or null) and maybe `key`", _all(_is_verdict)),
-}
-OF_DATASET: checks.Facts = {  # that a model has learned from
-    "dataset": ("a name", _is_text),
-    "split": ("a name", lambda it: it is None or _is_text(it)),
-    "weight": ("a number", checks.is_number),
-    "episodes": ("a list of [first, last], whole numbers in order", _all(_is_run)),
-    "action_space": ("a list of objects, its parts", _is_space),
-    "robot_spaces": (
-        "for `actions` and `state` a list of objects each, the parts of its space",
-        lambda it: isinstance(it, dict) and it.keys() <= {"actions", "state"} and all(map(_is_space, it.values())),
-    ),
-}
-IN_TRAINING: checks.Facts = {
-    "mixture": DATASETS,
-    "earlier": DATASETS,
-    "samples_per_step": COUNT,
-    "labels": ("an object", lambda it: it is None or isinstance(it, dict)),
-    "loop": ("options, of which `seed` is a whole number", lambda it: _is_flat(it) and type(it.get("seed", 0)) is int),
-}
-OF_LABELS: checks.Facts = {
-    "fraction": ("a number", checks.is_number),
-    "unit": ("a text", _is_text),
-    "episodes": ("a text", _is_text),
-    "per_batch": COUNT,
-}
+def read_record(path: Path, kind: type[EvaluationRecord] | type[TrainingRecord]) -> dict[str, Any] | None:
+    """Read what a model says of its training or last evaluation; None where it says nothing."""
+    return typed(files.read_json(path), kind, "", str(path), AGAIN) if path.is_file() else None
 
 
 def plain(text: Any) -> str:

@@ -12,9 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from typing_extensions import TypedDict
 
 from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.labels.spec import PARTS, LatentSpec, spec_of
@@ -22,7 +23,7 @@ from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.places import inside
+from lattok.utils.untrusted import Rule, inside, typed
 
 INFO = Path("meta") / "info.json"
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
@@ -30,6 +31,40 @@ CARRIED = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
 MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
+
+
+class SourceRecord(TypedDict, total=False):
+    """The dataset that labels were made from."""
+
+    name: str
+
+
+class ColumnRecord(TypedDict, total=False):
+    """A label column; both facts are there."""
+
+    dtype: str
+    shape: Annotated[list[int], Rule("a shape", lambda it: all(0 < n < 2**31 for n in it) and math.prod(it) < 2**31)]
+
+
+class GapRecord(TypedDict, total=False):
+    """Episodes without labels."""
+
+    episodes: Annotated[list[int], Rule("numbers of episodes", bool)]
+    reason: str
+
+
+class LabelRecord(TypedDict, total=False):
+    """What is written down about the labels of a prefix; readers count on these facts."""
+
+    spec: dict[str, Any]
+    dataset: SourceRecord
+    versions: dict[str, str]
+    model: dict[str, Any]
+    columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
+    threads: Annotated[int, Rule("a whole number from 1 to 4096", lambda it: 0 < it <= 4096)]
+    action_key: str
+    cameras: list[str]
+    unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: "episodes" in it)]]
 
 
 def carried(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
@@ -77,40 +112,10 @@ def checked(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
     for prefix, entry in entries.items():
         if not isinstance(entry, dict):
             continue
-        where = f"{prefix}` in `{path}"
-        checks.facts(entry, FACTS, f" of {where}", AGAIN)
+        typed(entry, LabelRecord, prefix, path, AGAIN)
         if "spec" in entry:
-            LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
+            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix}` in `{path}")
     return dict(entries)
-
-
-def _is_gap(part: Any) -> bool:
-    episodes = part.get("episodes") if isinstance(part, dict) else None
-    whole = isinstance(episodes, list) and episodes and all(isinstance(index, int) for index in episodes)
-    return bool(whole) and isinstance(part.get("reason", ""), str)
-
-
-def _is_column(facts: Any) -> bool:
-    shape = facts.get("shape") if isinstance(facts, dict) else None
-    whole = isinstance(shape, list) and all(isinstance(n, int) and 0 < n < 2**31 for n in shape)
-    return whole and math.prod(shape or ()) < 2**31 and isinstance(facts.get("dtype"), str)
-
-
-def _texts(values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-FACTS: checks.Facts = {  # of an entry: what readers count on
-    "spec": ("an object", lambda it: isinstance(it, dict)),
-    "dataset": ("an object with a name", lambda it: isinstance(it, dict) and isinstance(it.get("name", ""), str)),
-    "versions": ("versions by package", lambda it: isinstance(it, dict) and _texts(it.values())),
-    "model": ("an object", lambda it: isinstance(it, dict)),
-    "columns": ("a dtype and a shape by name", lambda it: isinstance(it, dict) and all(map(_is_column, it.values()))),
-    "threads": ("a whole number from 1 to 4096", lambda it: type(it) is int and 0 < it <= 4096),
-    "action_key": ("a name", lambda it: isinstance(it, str)),
-    "cameras": ("a list of names", lambda it: isinstance(it, list) and _texts(it)),
-    "unlabelled": ("a list of episodes, each with a reason", lambda it: isinstance(it, list) and all(map(_is_gap, it))),
-}
 
 
 def unsaid(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, 
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
 from lattok.utils import checks, files
-from lattok.utils.places import inside, walk
+from lattok.utils.untrusted import inside, walk
 from lattok.version import INSTALL, __version__
 
 # in meta/, of LeRobot and of our own: what a dataset is, and where its frames, actions and labels come from

@@ -24,7 +24,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.places import followed, inside
+from lattok.utils.untrusted import followed, inside
 
 INDEX = ("episode_index", "frame_index")
 

@@ -6,9 +6,8 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from string import Formatter
 from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
@@ -168,42 +167,6 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
     if unknown:
         hints = [hint for word in unknown if (hint := did_you_mean(word, known))]
         fail(name, "names among " + listed(sorted(known)), listed(unknown), " ".join(hints))
-
-
-# what is expected of a fact by its name, in words and as a test
-Facts = Mapping[str, tuple[str, Callable[[Any], bool]]]
-
-
-def facts(entry: Mapping[str, Any], known: Facts, where: str, hint: str) -> None:
-    """Check those of the `known` facts that an object out of a file has; `where` follows the name in errors."""
-    for name, (expected, fits) in known.items():
-        if name in entry and not fits(entry[name]):
-            fail(f"{name}{where}", expected, f"{entry[name]!r:.60}", hint)
-
-
-_NUMBER_FORM = re.compile("0?[0-9]{0,2}d")
-_MOST_FIELDS = 20
-
-
-def plain_format(template: str, /, **values: str | int) -> str:
-    """Fill in the fields of `template`: {name}, {number:d} or {number:03d}, and {{ or }} for a brace.
-
-    For templates out of files: `str.format` would look into attributes and pad to gigabytes. Whatever is no plain field
-    is a `LattokError`, which the caller makes one about its file.
-    """
-    try:
-        fields = [(name, form, mark) for _, name, form, mark in Formatter().parse(template) if name is not None]
-    except (TypeError, ValueError):  # no text, or a brace without its other one
-        fields = [("", "", None)]
-
-    def is_plain(name: str, form: str | None, mark: str | None) -> bool:
-        number = not form or (isinstance(values.get(name), int) and _NUMBER_FORM.fullmatch(form))
-        return name in values and not mark and bool(number)
-
-    if len(fields) > _MOST_FIELDS or not all(is_plain(*field) for field in fields):
-        names = ", ".join(f"{{{name}}}" for name in values)
-        raise LattokError(f"expected text with {names} at most, numbers also as {{number:03d}}, got {template!r:.60}.")
-    return template.format(**values)
 
 
 ELSEWHERE = {  # what others call it

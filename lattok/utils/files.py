@@ -8,13 +8,13 @@ import math
 import os
 import re
 import secrets
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import JSON_BYTES, parse_json
 
 # temporary files of ours: no other program gives such names, and a process that writes one holds its lock
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.lattok-tmp")
@@ -70,11 +70,6 @@ def sweep(folder: Path, below: bool = False) -> None:
                     path.unlink()
 
 
-JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
-JSON_DEPTH = 100
-TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
-COPY = "Copy the file again."
-SURROGATE = re.compile("[\ud800-\udfff]")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -182,56 +177,6 @@ def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
-
-
-def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
-    """Parse JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
-
-    That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
-    half a character, and NaN and infinity unless `nan`.
-    """
-    if len(text) > JSON_BYTES:
-        raise LattokError(f"{where}: expected at most {JSON_BYTES >> 20} MB of JSON. Is this the right file?")
-    try:
-        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
-        _check_parsed(value, nan)
-    except RecursionError:
-        raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {COPY}") from None
-    except ValueError as error:
-        reason = TOO_LARGE if "integer string conversion" in str(error) else error
-        raise LattokError(f"{where} is not valid JSON ({reason}). {COPY}") from None
-    return value
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{name!r:.60} comes twice in one object")
-    return found
-
-
-def _check_parsed(value: Any, nan: bool) -> None:
-    level, depth = [value], 0
-    while level:
-        if depth > JSON_DEPTH:
-            raise ValueError(TOO_DEEP)
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-            elif isinstance(item, str):
-                if "\0" in item or (not item.isascii() and SURROGATE.search(item)):
-                    raise ValueError(f"a text with NUL or half a character: {item!a:.60}")
-            elif isinstance(item, float):
-                if not nan and not math.isfinite(item):
-                    raise ValueError(f"{item} where a finite number is expected")
-            elif isinstance(item, int) and not -(2**63) <= item < 2**63:
-                raise ValueError(TOO_LARGE)
-        level, depth = below, depth + 1
 
 
 def finite(value: Any) -> Any:

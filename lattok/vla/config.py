@@ -21,6 +21,7 @@ from lattok.nn.normalize import (
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import GROUP, check_choices
+from lattok.utils.untrusted import plain_format
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
@@ -124,7 +125,7 @@ class VLAConfig(NormalizedActions):
         _check_cameras(self.cameras, self.camera_sizes)
         _check_labels(self.strategy, self.latent, self.horizon)
         try:
-            checks.plain_format(self.prompt, task="", horizon=1)
+            plain_format(self.prompt, task="", horizon=1)
         except LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         _ = self.action_clipped, self.proprio_clipped  # they check their own numbers

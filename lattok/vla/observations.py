@@ -18,6 +18,7 @@ from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
 from lattok.utils import checks
+from lattok.utils.untrusted import plain_format
 from lattok.vla.config import VLAConfig
 
 Observation = Mapping[str, Any]
@@ -26,7 +27,7 @@ Planner = Callable[[Observation], Tensor]  # observation -> chunks [B, H, m]
 
 def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
     """Put instructions into the prompt (appendix B.1)."""
-    return [checks.plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
+    return [plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
 
 
 def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:

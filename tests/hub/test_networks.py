@@ -296,7 +296,7 @@ def test_a_network_without_end_is_refused(tmp_path):
         ("policy", {"fps": 1e-308}, "`fps`: expected frames per second between"),
         ("policy", {"camera_sizes": [[-1, 0], [2**40, 1]]}, "`camera_sizes`: expected a whole number of at least 1"),
         ("policy", {"camera_sizes": [[1, 1], [2**40, 1]]}, "`camera_sizes`: expected at most 16,384"),
-        ("policy", {"camera_sizes": [[True, 1.5], [1, 1]]}, "`camera_sizes` in .*: expected a value of type"),
+        ("policy", {"camera_sizes": [[True, 1.5], [1, 1]]}, "`camera_sizes.0..0.` in .*: expected a value of type"),
         ("policy", {"instructions": ["lift"] * 1001}, "`instructions`: expected at most 1,000, got 1001"),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 
 from lattok.cli import main, run_verb
 from lattok.utils.checks import LattokError
-from lattok.utils.places import is_file_name
+from lattok.utils.untrusted import is_file_name
 from lattok_larybench import export
 from lattok_larybench.__main__ import tokens as command
 from lattok_larybench.larybench import ProbeOptions, file_part, regression_probe

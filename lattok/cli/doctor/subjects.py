@@ -16,7 +16,7 @@ from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.questions import criteria
 from lattok.evaluation.report import Criterion, tally
 from lattok.hub.client import HUB_ID, download, here
-from lattok.hub.records import read_evaluation, read_training
+from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.loading import load
 from lattok.training import RUN
 from lattok.training.runlog import METRICS, read_metrics
@@ -77,7 +77,7 @@ def _some(names: Sequence[Any]) -> str:
 def evaluation(subject: str, revision: str | None) -> Found:
     """Repeat the verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
     folder = hub.resolve(subject, revision).folder
-    stored = read_evaluation(folder / hub.EVALUATION)
+    stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
         yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
         return
@@ -86,7 +86,8 @@ def evaluation(subject: str, revision: str | None) -> Found:
         yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
         return
     config = hub.read_config(folder)
-    of, known = Subject.of(config["type"], config, read_training(folder / hub.TRAINING)), criteria()
+    record = read_record(folder / hub.TRAINING, TrainingRecord)
+    of, known = Subject.of(config["type"], config, record), criteria()
     for verdict in verdicts:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])

@@ -17,7 +17,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lattok.data.schema import readable
 from lattok.utils.checks import LattokError, first_line, is_frame_rate
-from lattok.utils.files import parse_json
+from lattok.utils.untrusted import parse_json
 
 MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
 ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")

@@ -22,7 +22,7 @@ from lattok.hub.fetching import OnDisk
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_number
-from lattok.utils.places import inside
+from lattok.utils.untrusted import inside
 
 PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened

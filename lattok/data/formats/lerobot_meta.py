@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from lattok.data.schema import Feature
 from lattok.data.tables import read_table
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_frame_rate, plain_format
+from lattok.utils.checks import LattokError, is_frame_rate
 from lattok.utils.files import read_json
-from lattok.utils.places import followed, inside, is_file_name
+from lattok.utils.untrusted import followed, inside, is_file_name, plain_format
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
@@ -54,7 +54,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
-    """The file that `data_path` or `video_path` of info.json names; it lies below `root`, see `lattok.utils.places`."""
+    """The file that `data_path` or `video_path` of info.json names; it lies below `root`."""
     what = f"{root / 'meta' / 'info.json'}: `{field}`"
     try:
         name = plain_format(info[field], **place)

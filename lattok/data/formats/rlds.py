@@ -20,7 +20,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset

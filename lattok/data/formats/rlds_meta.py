@@ -13,7 +13,7 @@ from lattok.data.schema import INDEX_KEYS
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.places import followed
+from lattok.utils.untrusted import followed
 
 LATTOK = "lattok.json"  # what RLDS has no place for, where lattok wrote the dataset
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

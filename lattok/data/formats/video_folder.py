@@ -24,9 +24,8 @@ from lattok.data.video import SUFFIXES, decode_at
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
-from lattok.utils.files import parse_json
 from lattok.utils.findings import Finding
-from lattok.utils.places import followed, walk
+from lattok.utils.untrusted import followed, parse_json, walk
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")

@@ -13,6 +13,7 @@ from lattok.nn.flow import MOST_FLOW_STEPS
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, check_mixture
 from lattok.utils import checks
 from lattok.utils.options import GROUP, check_choices
+from lattok.utils.untrusted import plain_format
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
     'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '
@@ -143,7 +144,7 @@ class ClipLAMConfig(NormalizedActions):
         if self.separation_weight > 0 and not self.scene_tokens:
             checks.fail("separation_weight", "0 with scene_tokens=0: there are no two streams", self.separation_weight)
         try:
-            checks.plain_format(self.prompt, task="")
+            plain_format(self.prompt, task="")
         except checks.LattokError:
             checks.fail("prompt", "a text with {task} at most", f"{self.prompt!r:.80}")
         _ = self.action_clipped  # it checks its own numbers

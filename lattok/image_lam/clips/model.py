@@ -35,6 +35,7 @@ from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, j
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import plain_format
 
 LEAST = 3  # samples at once; any two correlate fully
 STILL = 1e-3  # the least mean squared change of a frame that an error is divided by
@@ -171,7 +172,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         return batch._replace(inputs=self._inputs(_clips(batch), batch.texts))
 
     def _inputs(self, clips: Tensor, texts: Sequence[str]) -> Mapping[str, Any]:
-        prompts = [checks.plain_format(self.config.prompt, task=text.strip()) for text in texts]
+        prompts = [plain_format(self.config.prompt, task=text.strip()) for text in texts]
         return self.backbone.encode(self._resized(clips).flatten(1, 2), prompts)
 
     def _latents(self, inputs: Mapping[str, Any], count: int) -> tuple[Tensor, Tensor]:

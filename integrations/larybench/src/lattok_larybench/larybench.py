@@ -34,7 +34,7 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 from lattok.utils.output import Output
-from lattok.utils.places import is_file_name
+from lattok.utils.untrusted import is_file_name
 
 COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
 LATENTS = "latent_actions"

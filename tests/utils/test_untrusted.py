@@ -1,14 +1,17 @@
-"""Where files of a dataset may lie: names in it cannot lead elsewhere, nor can links."""
+"""What strangers send: names and links cannot lead elsewhere; values out of JSON have the types they are read as."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
+from typing_extensions import TypedDict
 
 from lattok.utils.checks import LattokError
-from lattok.utils.places import MOST_LINKS, followed, inside, is_file_name, walk
+from lattok.utils.untrusted import MOST_LINKS, Rule, followed, inside, is_file_name, typed, walk
 
 SAYS = "info.json: `data_path`: expected "
 
@@ -192,3 +195,67 @@ def test_missing_files_are_for_the_reader_to_report(root: Path):
 )
 def test_names_of_folders(name: str, fits: bool):
     assert is_file_name(name) is fits
+
+
+@dataclass(frozen=True)
+class Head:
+    kind: Literal["flow", "bins"]
+    sizes: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self):
+        if len(self.sizes) > 2:
+            raise LattokError("`sizes`: too many.")
+
+
+@dataclass(frozen=True)
+class Policy:
+    head: Head | None
+    steps: int = 1
+    pair: tuple[int, str] = (0, "")
+
+
+class Record(TypedDict, total=False):
+    runs: list[Annotated[list[int], Rule("[first, last]", lambda it: len(it) == 2)]]
+    by_name: dict[Literal["a", "b"], float]
+    policy: Policy
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "made"),
+    [
+        ({"head": {"kind": "flow", "sizes": [[1, 2], [3, 0.5]]}}, Policy, Policy(Head("flow", ((1, 2), (3, 0.5))))),
+        ({"head": None, "pair": [3, "x"]}, Policy, Policy(None, 1, (3, "x"))),
+        ({"runs": [[1, 2]], "more": {"x": []}}, Record, {"runs": [[1, 2]], "more": {"x": []}}),
+        ({"policy": {"head": None}}, Record, {"policy": Policy(None)}),
+        ({"by_name": {"a": 1}}, Record, {"by_name": {"a": 1}}),
+        ([1, "a"], tuple[Any, ...], (1, "a")),
+        ("a", int | str, "a"),
+    ],
+)
+def test_json_becomes_what_a_type_says(value, kind, made):
+    assert typed(value, kind, "") == made
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "says"),
+    [
+        ({"head": None, "steps": "1"}, Policy, "`steps` in `f.json`: expected a value of type int, got '1'. Again."),
+        ({"head": None, "steps": True}, Policy, "`steps` in `f.json`: expected a value of type int, got True."),
+        ({"head": None, "steps": 1.0}, Policy, "`steps` in `f.json`: expected a value of type int, got 1.0."),
+        ({"head": {"kind": "flaw"}}, Policy, "`head.kind` in `f.json`: expected one of flow, bins, got 'flaw'."),
+        ({"head": {"kind": "flow", "sizes": [[1]]}}, Policy, "`head.sizes[0]` in `f.json`: expected a value of type"),
+        ({"head": {"kind": "flow", "sizes": [[1, 1]] * 3}}, Policy, "f.json: `sizes`: too many."),
+        ({"head": 3}, Policy, "`head` in `f.json`: expected a value of type "),
+        ({"head": None, "pair": [3]}, Policy, "`pair` in `f.json`: expected a value of type tuple[int, str], got [3]."),
+        ({"haed": None}, Policy, "`f.json`: expected names among head, pair, steps, got haed. Did you mean head?"),
+        ({}, Policy, "`f.json`: expected the fields of Policy, each of its type, got something else ("),
+        ({"runs": [[1, 2], [3]]}, Record, "`runs[1]` in `f.json`: expected [first, last], got [3]."),
+        ({"by_name": {"c": 1}}, Record, "`by_name` in `f.json`: expected one of a, b, got 'c'."),
+        ({"by_name": {"a": "1"}}, Record, "`by_name.a` in `f.json`: expected a value of type float, got '1'."),
+        ([1], Record, "`f.json`: expected a value of type Record, got [1]."),
+    ],
+)
+def test_what_has_another_type_is_one_line_with_its_place(value, kind, says):
+    with pytest.raises(LattokError) as error:
+        typed(value, kind, "", "f.json", "Again.")
+    assert str(error.value).startswith(says)
