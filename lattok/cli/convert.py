@@ -323,12 +323,15 @@ def push(
         create_pr: Open a pull request instead.
         include: Further files of a dataset's folder, by their paths in it; nothing else goes up but the dataset.
     """
+    from lattok.labels.sharing import listing
+
     options: dict[str, Any] = {"license": license, "commit_message": message, "revision": revision}
     options |= {"create_pr": create_pr, "private": private or None}
     if (Path(folder) / "report.json").is_file():
         hint = "Push the model: its card says what its last evaluation gave."
         checks.fail("folder", "that of a model, a dataset or labels", f"{folder}, which holds a report", hint)
     if (Path(folder) / "meta").is_dir():
+        print(listing(folder, include).report(), flush=True)  # before anything is sent
         print(lattok.push_dataset(folder, repo_id, include=include, **options))
     elif include:
         checks.fail("include", "to be left out: a model goes up with its own files", " ".join(include))

@@ -1,20 +1,15 @@
-"""The Hub, seen from one place: keywords that loading takes, downloads, and what went wrong in words.
-
-The client's own error types differ between its versions, and so do those of the HTTP package below it: they are told
-apart by the names of their classes.
-"""
+"""The Hub, seen from one place: keywords of loading and pushing, downloads, and what went wrong in words."""
 
 from __future__ import annotations
 
 import errno
 import glob
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from typing_extensions import TypedDict
@@ -22,13 +17,12 @@ from typing_extensions import TypedDict
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import DEVICES
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import followed, typed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # to push to
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SAMPLES = {  # what comes with the package, by the names under which it is loaded and opened
     "sample/dataset": "metaworld_sample",
@@ -38,24 +32,10 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
 }
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
-NEWER = "Set HTTPS_PROXY in the environment: newer versions of huggingface_hub take no proxies."
-# reasons that leave open whether there is such an id, or a path was meant
-UNSEEN = ("there is no such repository", "it is not in the cache", "the network failed")
-TOKENS = "https://huggingface.co/settings/tokens"
+AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
-# keywords of other libraries that have no use here: values that change nothing, and the way out
-REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "config": ((None,), "The configuration is the artefact's own: without it the weights mean nothing."),
-    "device_map": ((None,), "Give `device`."),
-    "ignore_mismatched_sizes": ((None, False), "Loading is always strict."),
-    "local_dir": ((None,), "Give `cache_dir`, or load the folder that `hf download --local-dir` made."),
-    "map_location": ((None,), "Give `device`."),
-    "resume_download": ((None, True), "Leave it out: a download that broke off is always continued."),
-    "strict": ((None, True), "Loading is always strict."),
-    "torch_dtype": ((None,), "Give `dtype`."),
-    "trust_remote_code": ((None, False), "Nothing in an artefact is run."),
-    "use_auth_token": ((None,), "Give `token`."),
-}
+# keywords of other libraries with the one value that changes nothing here
+SAME = {"strict": True, "ignore_mismatched_sizes": False, "resume_download": True, "trust_remote_code": False}
 
 
 class HubOptions(TypedDict, total=False):
@@ -66,41 +46,43 @@ class HubOptions(TypedDict, total=False):
     """
 
     # of an account, or whether to use the stored one; default: if there is one
-    token: Annotated[str | bool | None, "a token, True or False"]
-    cache_dir: Annotated[str | os.PathLike | None, "a folder"]  # default: HF_HOME
-    force_download: Annotated[bool, "True or False"]
-    local_files_only: Annotated[bool, "True or False"]  # only what is in the cache
-    proxies: Annotated[dict | None, "an object of addresses"]  # where the installed huggingface_hub still has them
-    subfolder: Annotated[str | None, "a folder of the repository"]  # of the repository, or of the local folder
+    token: str | bool | None
+    cache_dir: str | os.PathLike | None  # default: HF_HOME
+    force_download: bool
+    local_files_only: bool  # only what is in the cache
+    proxies: dict | None  # where the installed huggingface_hub still has them; otherwise set HTTPS_PROXY
+    subfolder: str | None  # of the repository, or of the local folder
 
 
 class LoadOptions(HubOptions, total=False):
     """What loading a model takes besides its name and revision."""
 
-    device: Annotated[str | None, "cpu, cuda, mps or auto"]  # also cuda:1; default: where it was built, the CPU
-    backbone: Annotated[str | os.PathLike | None, "a folder or a Hub id"]  # the folder of a policy's base model
-    dtype: Annotated[str | torch.dtype | None, f"one of {', '.join(DTYPES)}"]  # of a policy's weights
+    device: str | None  # cpu, cuda, mps or auto, also cuda:1; default: where it was built, the CPU
+    backbone: str | os.PathLike | None  # the folder of a policy's base model
+    dtype: str | torch.dtype | None  # of a policy's weights: one of DTYPES
+
+
+class PushOptions(TypedDict, total=False):
+    """What a push takes besides the name of the repository."""
+
+    commit_message: str | None
+    revision: str | None  # a branch, made where it is not there
+    create_pr: bool  # the commit becomes a pull request to the main branch
+    private: bool | None
+    token: str | None
+    license: str | None  # such as "apache-2.0", for the card
 
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse by name, before anything is fetched, what loading does not know or cannot do."""
-    kinds, known = get_type_hints(LoadOptions, include_extras=True), list(known)
-    for name, value in given.items():
-        if name in known:
-            kind, expected = get_args(kinds[name])
-            if not isinstance(value, kind):
-                checks.fail(name, expected, repr(value)[:60])
-        elif name in REFUSED:
-            same, way_out = REFUSED[name]
-            if not any(value is one for one in same):
-                checks.fail(name, "to be left out", repr(value)[:60], way_out)
-        else:
-            checks.fail("options", f"keywords among {', '.join(sorted(known))}", f"{name!r:.60}")
-    if given.get("proxies"):
-        from huggingface_hub import snapshot_download
-
-        if "proxies" not in inspect.signature(snapshot_download).parameters:
-            checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
+    given = {name: value for name, value in given.items() if value is not None and SAME.get(name, given) is not value}
+    if refused := sorted(SAME.keys() & given.keys()):
+        hint = "Loading is always strict, and nothing in an artefact is run."
+        checks.fail(refused[0], f"{SAME[refused[0]]}, or to be left out", repr(given[refused[0]])[:60], hint)
+    checks.known_keys("options", given, list(known))
+    kinds = get_type_hints(LoadOptions)
+    for name in given.keys() & kinds.keys():
+        typed(given[name], kinds[name], name)
     if given.get("device") is not None:
         checks.one_of("device", str(given["device"]).split(":")[0], DEVICES)
     if given.get("dtype") is not None:
@@ -134,64 +116,61 @@ def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder:
 def push(
     repo_id: str,
     prepare: Callable[[str], Path],
+    message: str,
+    options: PushOptions,
     kind: str = "model",
     *,
     only: Sequence[str] | None = None,
     replaces: Sequence[str] | None = None,
-    commit_message: str,
-    revision: str | None = None,
-    create_pr: bool = False,
-    private: bool | None = None,
-    token: str | None = None,
     tag: str | None = None,
 ) -> str:
     """Upload the folder that `prepare` makes, which is told the whole name of the repository; return its address.
 
-    A branch that is not there is made. `only` these files are uploaded, if they are named; others of the repository
-    that match `replaces` go. A `tag` is moved to what was uploaded.
+    `only` these files are uploaded, if they are named; others of the repository that match `replaces` go. A `tag` is
+    moved to what was uploaded. `message` is that of the commit unless the options have one.
     """
     from huggingface_hub import HfApi
 
     place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    options |= {"create_pr": True} if create_pr else {}
-    options |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
-    options |= {"delete_patterns": list(replaces)} if replaces else {}
+    asked: dict[str, Any] = {name: options[name] for name in ("revision", "create_pr") if options.get(name)}
+    asked |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
+    asked |= {"delete_patterns": list(replaces)} if replaces else {}
+    revision = options.get("revision")
     try:
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True, **place).repo_id
+        api = HfApi(token=options.get("token"))
+        repo = api.create_repo(repo_id, private=options.get("private"), exist_ok=True, **place).repo_id
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True, **place)
         done = api.upload_folder(
             repo_id=repo,
             folder_path=prepare(repo),
-            commit_message=commit_message,
+            commit_message=options.get("commit_message") or message,
             ignore_patterns=[".*", "*/.*"],  # temporary files
-            **options,
+            **asked,
             **place,
         )
-        if tag is not None and not create_pr:
+        if tag is not None and not options.get("create_pr"):
             with suppress(Exception):  # there is none yet
                 api.delete_tag(repo, tag=tag, **place)
             api.create_tag(repo, tag=tag, revision=revision, exist_ok=True, **place)
         return str(done.pr_url or done.commit_url)
     except LattokError:
         raise
-    except Exception as error:  # the client's own error types differ between its versions
+    except Exception as error:  # those of its HTTP package have no base class in common
         fail("repo_id", repo_id, revision, error, kind, did="pushed")
 
 
-def check_push(given: Mapping[str, Any]) -> None:
+def check_push(repo_id: str | None, given: Mapping[str, Any]) -> None:
     """Refuse what can be seen to be wrong before anything is written or sent."""
-    known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
-    checks.known_keys("options", given, known)
-    repo_id, named = given.get("repo_id"), given.get("license")
+    checks.known_keys("options", given, list(PushOptions.__annotations__))
+    typed(dict(given), PushOptions, "")
     if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
         checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])
     if given.get("create_pr") and given.get("revision"):
         hint = "A pull request goes to the main branch."
         checks.fail("revision", "to be left out with create_pr", repr(given["revision"])[:100], hint)
-    if named is not None and not (isinstance(named, str) and LICENSE.fullmatch(named)):
+    named = given.get("license")
+    if named is not None and not LICENSE.fullmatch(named):
         checks.fail("license", "the short name of a licence, such as apache-2.0", repr(named)[:100])
 
 
@@ -256,7 +235,8 @@ def fail(
     reason, way_out = explain(repo_id, revision, error, kind, did)
     what = f"{file!r} of {repo_id!r}" if file else repr(repo_id)
     at = "" if revision is None else f" at {revision}"
-    if did == "fetched" and not file and reason.startswith(UNSEEN):
+    unseen = way_out == AGAIN or reason.startswith(("there is no such", "it is not in the cache"))
+    if did == "fetched" and not file and unseen:
         way_out += f" There is no folder {repo_id} here either."
     raise LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
@@ -264,60 +244,41 @@ def fail(
 def explain(
     repo_id: str, revision: str | None, error: Exception, kind: str = "model", did: str = "fetched"
 ) -> tuple[str, str]:
-    """Say reason and way out in words: first what the Hub answered, then what happens on the way to it, and here."""
+    """Return reason and way out: gated, missing, no such revision, offline, a full disk; else what the client said."""
+    from huggingface_hub import errors, get_token
+
     page, causes = f"{WEB[kind]}/{repo_id}", list(_causes(error))
-    names = {each.__name__ for cause in causes for each in type(cause).__mro__}
     codes = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
     status = next((code for code in codes if code and isinstance(code, int)), None)
-    said = " ".join(map(str, causes))
-    if "GatedRepoError" in names:
+
+    def is_a(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if is_a(errors.GatedRepoError):
         return "it is gated", f"Accept the terms at {page}, and {LOG_IN}."
-    if "DisabledRepoError" in names:
-        return "the Hub has disabled it", f"See {page}."
-    if "RevisionNotFoundError" in names:
+    if is_a(errors.RevisionNotFoundError):
         return f"it has no revision {revision or 'main'!r}", f"Its branches, tags and commits: {page}/commits/main"
-    if "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names:
+    in_cache = is_a(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if is_a(errors.EntryNotFoundError) and not in_cache:
         return "it is not there", f"See {page}/tree/{revision or 'main'}; episodes can be left out with `episodes`."
-    if "Invalid credentials" in said:
-        return "the Hub does not know your token", f"Make another one at {TOKENS}, and {LOG_IN}."
-    if did == "pushed" and status == 401 and not _logged_in():
-        return "you are not logged in", f"{LOG_IN[0].upper()}{LOG_IN[1:]}."
-    if "RepositoryNotFoundError" in names or status in (401, 404):
-        return (
-            "there is no such repository, or it is private" + ("" if _logged_in() else " and you are not logged in"),
-            f"Check the name; for a private one {LOG_IN}.",
-        )
-    if "LocalTokenNotFoundError" in names:
-        return "you are not logged in", f"{LOG_IN[0].upper()}{LOG_IN[1:]}."
-    if status == 403:
-        rights = "the right to write there" if did == "pushed" else f"the rights that {page} needs"
-        return "your token does not allow it", f"Give a token with {rights}: {LOG_IN}."
-    if status == 429:
-        return "too many requests", "Wait some minutes; who is logged in may ask more often."
-    if status is not None and status >= 500:
-        return f"the Hub answers {status}", "Try again later."
-    again = "Check the network and run it again: what has arrived is kept."
-    offline = "LocalEntryNotFoundError" in names and ("has been disabled" in said or "offline mode is enabled" in said)
-    if offline or "OfflineModeIsEnabled" in names:
-        if did == "pushed":
-            return "the Hub is switched off", "Set HF_HUB_OFFLINE=0 in the environment."
-        way = f"Where there is network, run `hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}`"
-        return "it is not in the cache, and downloads are switched off", f"{way} and copy HF_HOME, or switch them on."
-    if "IncompleteSnapshotError" in names:
-        return "only a part of it is in the cache", again
-    network = [each for each in causes if isinstance(each, ConnectionError | TimeoutError) or _package(each) in HTTP]
-    if network:
-        last = network[-1]
-        return f"the network failed ({type(last).__name__}: {checks.first_line(last)[:200].rstrip('.')})", again
+    if status in (401, 403) and (did == "pushed" or status == 403):
+        right = "to write there" if did == "pushed" else f"that {page} needs"
+        reason = f"your token does not allow it, or there is none ({status})"
+        return reason, f"With a token of the right {right}, {LOG_IN}."
+    if is_a(errors.RepositoryNotFoundError) or status in (401, 404):
+        reason = "there is no such repository, or it is private" + " and you are not logged in" * (not get_token())
+        return reason, f"Check the name; for a private one {LOG_IN}."
+    if in_cache and not status:
+        command = f"hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}"
+        way_out = f"Check it. Where there is network, run `{command}` and copy HF_HOME, or set HF_HUB_OFFLINE=0."
+        return "it is not in the cache, and downloads are switched off or the network failed", way_out
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        where = f" {error.filename}" if error.filename else ""
         bound = " keep less of a LeRobot dataset with `cache_gb`," if kind == "dataset" else ""
         way_out = f"Free space,{bound} or choose another `cache_dir`."
-        return f"its files cannot be written{where} ({error.strerror})", way_out
-    if "LocalEntryNotFoundError" in names:
-        return "it is not in the cache, and the Hub cannot be reached", again
+        return f"its files cannot be written {error.filename or ''} ({error.strerror})", way_out
     which = str(error).startswith("Error while uploading") and len(causes) > 1  # only which file; the cause says why
-    return checks.first_line(causes[1] if which else error)[:300], again
+    said = causes[1] if which else error
+    return f"{type(said).__name__}: {checks.first_line(said)[:300]}", AGAIN
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -326,19 +287,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _package(error: BaseException) -> str:
-    return type(error).__module__.split(".")[0]
-
-
-def _logged_in() -> bool:
-    try:
-        from huggingface_hub import get_token
-
-        return get_token() is not None
-    except Exception:  # a store of tokens that cannot be read holds none
-        return False
 
 
 def _check_subfolder(subfolder: str) -> None:

@@ -25,13 +25,16 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from lattok.hub import client
-from lattok.hub.client import LoadOptions
+from lattok.hub.client import LoadOptions, PushOptions
 from lattok.hub.networks import check_named
 from lattok.hub.records import (
+    CONFIG,
     EvaluationRecord,
     TrainingRecord,
     license_of,
     model_card,
+    parse_config,
+    read_config,
     read_picture,
     read_record,
     written_by_somebody,
@@ -50,15 +53,14 @@ from lattok.hub.weights import (
 )
 from lattok.utils import checks, devices, files
 from lattok.utils.registry import Registry
-from lattok.utils.untrusted import followed, typed, walk
+from lattok.utils.untrusted import followed, walk
 from lattok.version import __version__
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 EVALUATION, TRAINING, PICTURE = "evaluation.json", "training.json", "evaluation.svg"
 OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, PICTURE)  # files that saving writes
 PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbone
 ALL = [*OWN, f"{PARTS}/*"]
-VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(LoadOptions.__annotations__)
@@ -108,34 +110,6 @@ def arrival(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in HERE if name in options}
 
 
-def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
-    """Read config.json of an artefact; check that it is whole, and its version."""
-    path = followed(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
-    if not path.is_file():
-        known = {"meta/info.json": "It holds a dataset.", "run/recipe.json": "Its training has not ended: see resume."}
-        hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
-        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
-    config = files.read_json(path)
-    if not isinstance(config.get("type"), str):
-        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
-    if "_" in config["type"]:  # the layout before the first release
-        hint = f"An unreleased lattok made {folder}: train or convert the model again."
-        checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
-    written = config.get("lattok_version", "0")
-    if not isinstance(written, str) or not VERSION.match(written):
-        checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
-    if _release(written) > _release(__version__):
-        expected = f"a config written by lattok {__version__} or older"
-        checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
-    return config
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return (major, minor): patch releases do not change the format."""
-    found = VERSION.match(version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
 class HubModel(nn.Module):
     """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
 
@@ -176,7 +150,7 @@ class HubModel(nn.Module):
         *,
         push_to_hub: bool = False,
         repo_id: str | None = None,
-        **push: Any,
+        **push: Unpack[PushOptions],
     ) -> Path:
         """Write config.json, model.safetensors and the model card into `folder`; each file atomically.
 
@@ -186,7 +160,7 @@ class HubModel(nn.Module):
         folder = Path(folder)
         if push and not push_to_hub:
             checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
-        client.check_push({**push, **({} if repo_id is None else {"repo_id": repo_id})})
+        client.check_push(repo_id, push)
         self._save(folder, name)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.resolve().name, **push)
@@ -314,24 +288,13 @@ class HubModel(nn.Module):
     def after_load(self) -> None:
         """Do what is left to do when a model was loaded from an artefact."""
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        private: bool | None = None,
-        token: str | None = None,
-        license: str | None = None,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> str:
         """Upload as one commit; returns its address. What an earlier push left there and this artefact lacks goes.
 
-        `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request to the
-        main branch. A `license`, such as "apache-2.0", goes onto the card. A card that somebody wrote or changed goes
-        up as it is.
+        A card that somebody wrote or changed goes up as it is.
         """
-        client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
+        client.check_push(repo_id, options)
+        license = options.get("license")
         if license is not None and self.own_card is not None and license != self.license:
             hint = f"Put `license: {license}` between the lines --- at its top."
             checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
@@ -342,16 +305,7 @@ class HubModel(nn.Module):
                 self._save(Path(scratch), repo)
                 return Path(scratch)
 
-            return client.push(
-                repo_id,
-                prepare,
-                replaces=ALL,
-                commit_message=commit_message or f"lattok {__version__}: {self.type}",
-                revision=revision,
-                create_pr=create_pr,
-                private=private,
-                token=token,
-            )
+            return client.push(repo_id, prepare, f"lattok {__version__}: {self.type}", options, replaces=ALL)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that belong into the artefact; they share memory with the model."""
@@ -424,9 +378,3 @@ def config_of(argument: str, name: str, kind: type[HubModel], given: Collection[
     config = parse_config(kind.config_class, raw, folder / CONFIG)
     check_named(config, folder, given)
     return config
-
-
-def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
-    """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
-    values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
-    return typed(values, config_class, "", str(path))

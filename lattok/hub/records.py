@@ -1,5 +1,6 @@
-"""What an artefact says of itself besides its weights: evaluation.json and training.json, read with care, and its card.
+"""What an artefact says of itself besides its weights, read with care, and its card.
 
+config.json        {"type": ..., "lattok_version": ..., and the fields of the family's configuration}
 evaluation.json    {"headline": ..., "dataset": ..., "verdicts": [{"text", "holds", "key"}], "figures": {name: number}}
 evaluation.svg     pictures of the same evaluation, for the card
 training.json      {"dataset", "split", "episodes": [[first, last], ...], "loop", ...}, or a "mixture" of such
@@ -27,9 +28,11 @@ from typing_extensions import TypedDict
 
 from lattok.hub.client import HUB_ID
 from lattok.utils import checks, files
-from lattok.utils.untrusted import Rule, typed
-from lattok.version import INSTALL
+from lattok.utils.untrusted import Rule, followed, typed
+from lattok.version import INSTALL, __version__
 
+CONFIG = "config.json"
+VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
 LONGEST = 1 << 20  # bytes of a card, or of its picture
@@ -117,6 +120,40 @@ def _line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
+    """Read config.json of an artefact; check that it is whole, and its version."""
+    path = followed(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
+    if not path.is_file():
+        known = {"meta/info.json": "It holds a dataset.", "run/recipe.json": "Its training has not ended: see resume."}
+        hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
+        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
+    config = files.read_json(path)
+    if not isinstance(config.get("type"), str):
+        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
+    if "_" in config["type"]:  # the layout before the first release
+        hint = f"An unreleased lattok made {folder}: train or convert the model again."
+        checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
+    written = config.get("lattok_version", "0")
+    if not isinstance(written, str) or not VERSION.match(written):
+        checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
+    if _release(written) > _release(__version__):
+        expected = f"a config written by lattok {__version__} or older"
+        checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
+    return config
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return (major, minor): patch releases do not change the format."""
+    found = VERSION.match(version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
+    """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
+    values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
+    return typed(values, config_class, "", str(path))
+
+
 def read_picture(path: Path) -> str | None:
     """Read the picture of the last evaluation; None where there is none, or something that is too large for one."""
     if not path.is_file() or path.stat().st_size > LONGEST:
@@ -164,8 +201,8 @@ def model_card(
     `several`: datasets of which one has to be chosen before it is used. `usage`: code that follows loading. `picture`:
     a file next to the card.
     """
-    front = [*_front(facts), *(_results(name, facts.get("type", ""), evaluation) if evaluation else ()), "---"]
-    lines = [*front, f"# {plain(name)}", "", what, "", "```python", f"import lattok  # {INSTALL}", ""]
+    front = _front(name, facts, evaluation or {})
+    lines = ["---", front, "---", f"# {plain(name)}", "", what, "", "```python", f"import lattok  # {INSTALL}", ""]
     lines += [f"model = lattok.load({quoted(name)})"]
     lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
     lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
@@ -180,37 +217,28 @@ def signed(text: str) -> str:
     return text + _signature(text)
 
 
-def _front(facts: Mapping[str, Any]) -> list[str]:
-    """Facts for the Hub; only ids of the Hub and plain words get here unquoted."""
-    tags = ", ".join((*TAGS, *([facts["type"]] if facts.get("type") else [])))
-    lines = ["---", "library_name: lattok", "pipeline_tag: robotics", f"tags: [{tags}]"]
-    for key in ("license", "base_model"):
-        if facts.get(key):
-            lines.append(f"{key}: {facts[key]}")
-    datasets = [name for name in dict.fromkeys(facts.get("datasets", ())) if HUB_ID.fullmatch(name)]
-    if datasets:
-        lines += ["datasets:", *(f"- {name}" for name in datasets)]
-    return lines
+def _front(name: str, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Return facts for the Hub, with the first figures of the model itself, controls left out."""
+    from huggingface_hub import EvalResult, ModelCardData
 
-
-def _results(name: str, kind: str, evaluation: Mapping[str, Any]) -> list[str]:
-    """The first figures of the model itself, controls left out, as the Hub lists results."""
+    kind, dataset = facts.get("type") or "", _line(evaluation.get("dataset") or "unknown")
     known = evaluation.get("figures", {}).items()
     figures = [(key.removesuffix("/codes"), value) for key, value in known if not _END.search(key)]  # of an LAM's codes
-    figures = [(key, value) for key, value in figures if "/" not in key]
-    numbers = [(key, value) for key, value in figures if checks.is_number(value) and math.isfinite(value)][:METRICS]
-    if not numbers:
-        return []
-    dataset = quoted(evaluation.get("dataset") or "unknown")
-    lines = ["metrics:", *(f"- {quoted(key)}" for key, _ in numbers)]
-    lines += ["model-index:", f"- name: {quoted(name)}", "  results:", "  - task:", "      type: robotics"]
-    lines += [f"      name: {kind}", "    dataset:", f"      type: {dataset}", f"      name: {dataset}", "    metrics:"]
-    return lines + [f"    - {{type: {quoted(key)}, value: {_yaml(value)}}}" for key, value in numbers]
-
-
-def _yaml(value: float) -> str:
-    text = f"{value:.6g}"
-    return text if "." in text else text.replace("e", ".0e")  # YAML takes 1e-07 for a text
+    numbers = [(_line(key), value) for key, value in figures if "/" not in key and checks.is_number(value)]
+    numbers = [(key, float(f"{value:.6g}")) for key, value in numbers if math.isfinite(value)][:METRICS]
+    results = [EvalResult("robotics", dataset, dataset, key, value, task_name=kind or None) for key, value in numbers]
+    data = ModelCardData(
+        library_name="lattok",
+        pipeline_tag="robotics",
+        tags=[*TAGS, *([kind] if kind else [])],
+        license=facts.get("license"),
+        base_model=facts.get("base_model"),
+        datasets=[one for one in dict.fromkeys(facts.get("datasets", ())) if HUB_ID.fullmatch(one)] or None,
+        metrics=[key for key, _ in numbers] or None,
+        model_name=_line(name) if numbers else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
 
 
 def _judged(evaluation: Mapping[str, Any], picture: str) -> list[str]:

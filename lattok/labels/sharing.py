@@ -7,11 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from typing_extensions import Unpack
 
 from lattok.data.opening import open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.hub import CARD, client
+from lattok.hub.client import PushOptions
 from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
@@ -33,58 +36,62 @@ MEANING = {
 }
 
 
+class Listing(NamedTuple):
+    """What of a folder a push sends, and what it leaves."""
+
+    sent: list[str]  # by their paths in the folder
+    left: list[str]
+    size: int  # bytes that are sent
+
+    def report(self) -> str:
+        """Say what goes up, by folder, and what does not."""
+        parts = Counter(name.split("/")[0] for name in self.sent if "/" in name)
+        alone = sorted(name for name in self.sent if "/" not in name)
+        shown = ", ".join([*alone, *(f"{name}/ ({count})" for name, count in sorted(parts.items()))])
+        text = f"Goes up: {shown}; {self.size / 1e6:,.3g} MB."
+        if self.left:
+            more = f" and {len(self.left) - SHOWN} more" if len(self.left) > SHOWN else ""
+            text += f"\nStays here: {checks.listed(self.left[:SHOWN])}{more}. `include` takes a file along."
+        return checks.printable(text)
+
+
 def push_dataset(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    commit_message: str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    private: bool | None = None,
-    token: str | None = None,
-    license: str | None = None,
-    include: Sequence[str] = (),
+    folder: str | os.PathLike[str], repo_id: str, *, include: Sequence[str] = (), **options: Unpack[PushOptions]
 ) -> str:
     """Upload a LeRobot dataset, or the labels that `annotate` wrote for another one; return the address.
 
     What goes up is the card, what the dataset says of itself in meta/, and the files that its episodes or labels lie
-    in. It is listed first, with what stays here; `include` names further files, by their paths in the folder.
+    in: see `listing`. `include` names further files, by their paths in the folder.
 
-    Other options are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One
-    that was there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its
-    version, which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it, or to a hidden
-    file: what is there would go up.
+    `options` are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One that
+    was there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version,
+    which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it, or to a hidden file: what
+    is there would go up.
     """
-    client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
+    client.check_push(repo_id, options)
     root = Path(folder).expanduser()
     subject = _subject(root)
-    files_of_it = _chosen(root, subject, include)
+    sent = _listed(root, subject, include).sent
     version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
 
     def prepare(repo: str) -> Path:
         before = written_by_somebody(root / CARD)
         if before is None or not OURS.search(before.split("---")[1] if before.startswith("---") else ""):
-            named = license or license_of(root / CARD)
+            named = options.get("license") or license_of(root / CARD)
             files.write_text(root / CARD, signed(_card(subject, repo, named, before)))
         return root
 
-    return client.push(
-        repo_id,
-        prepare,
-        "dataset",
-        only=files_of_it,
-        replaces=REPLACED,
-        commit_message=commit_message or f"lattok {__version__}: dataset with latent actions",
-        revision=revision,
-        create_pr=create_pr,
-        private=private,
-        token=token,
-        tag=None if version is None else str(version),
-    )
+    message, tag = f"lattok {__version__}: dataset with latent actions", None if version is None else str(version)
+    return client.push(repo_id, prepare, message, options, "dataset", only=sent, replaces=REPLACED, tag=tag)
 
 
-def _chosen(root: Path, subject: Any, include: Sequence[str]) -> list[str]:
-    """Return the files that belong to a dataset or to labels, and say which they are and which are not."""
+def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> Listing:
+    """Return what `push_dataset` sends of this folder."""
+    root = Path(folder).expanduser()
+    return _listed(root, _subject(root), include)
+
+
+def _listed(root: Path, subject: Any, include: Sequence[str]) -> Listing:
     if isinstance(subject, Sidecar):
         own = {subject.file_of(index) for index in subject.episodes}
     else:
@@ -99,21 +106,8 @@ def _chosen(root: Path, subject: Any, include: Sequence[str]) -> list[str]:
     found = [path for path in there if path in names]
     for path in found:
         _check_plain(root, path)
-    _tell(root, found, [str(path) for path in there if path not in names])
-    return [path.as_posix() for path in {*found, Path(CARD)}]
-
-
-def _tell(root: Path, found: Sequence[Path], left: Sequence[str]) -> None:
-    """Say what goes up, by folder, and what does not."""
-    parts = Counter(path.parts[0] for path in found if len(path.parts) > 1)
-    alone = {str(path) for path in found if len(path.parts) == 1} | {CARD}
-    shown = ", ".join([*sorted(alone), *(f"{name}/ ({count})" for name, count in sorted(parts.items()))])
     size = sum((root / path).stat().st_size for path in found)
-    print(checks.printable(f"Goes up: {shown}; {size / 1e6:,.3g} MB."))
-    if left:
-        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        which = checks.listed(left[:SHOWN]) + more
-        print(checks.printable(f"Stays here: {which}. `include` takes a file along."))
+    return Listing(sorted({*map(Path.as_posix, found), CARD}), [str(path) for path in there if path not in names], size)
 
 
 def _check_plain(root: Path, path: Path) -> None:

@@ -180,6 +180,11 @@ ELSEWHERE = {  # what others call it
     "lr_scheduler": "schedule",
     "lam": "image_lam",
     "policy": "vla",
+    "torch_dtype": "dtype",
+    "map_location": "device",
+    "device_map": "device",
+    "use_auth_token": "token",
+    "local_dir": "cache_dir",
 }
 
 

@@ -165,7 +165,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
         raise OSError("offline\nlong traceback")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(LattokError, match="'org/name' could not be fetched: offline") as caught:
+    with pytest.raises(LattokError, match="'org/name' could not be fetched: OSError: offline") as caught:
         lattok.load("org/name")
     assert "\n" not in str(caught.value)
 
@@ -205,17 +205,16 @@ def test_the_usual_keywords_reach_the_client(load, hub, folder):
     ("keywords", "text"),
     [
         ({"dtype": torch.int8}, "`dtype`: expected one of float32, bfloat16, float16, got 'int8'"),
-        ({"torch_dtype": "auto"}, "`torch_dtype`: expected to be left out.*Give `dtype`"),
-        ({"strict": False}, "`strict`: .*Loading is always strict"),
-        ({"config": {}}, "`config`: .*the artefact's own"),
-        ({"map_location": "cpu"}, "`map_location`: .*Give `device`"),
-        ({"proxies": {"https": "x"}}, "`proxies`: .*HTTPS_PROXY"),
-        ({"resume_download": False}, "`resume_download`: .*always continued"),
-        ({"trust_remote_code": True}, "Nothing in an artefact is run"),
-        ({"use_auth_token": "x"}, "Give `token`"),
-        ({"tokn": "x"}, "`options`: expected keywords among .*token.*, got 'tokn'"),
-        ({"token": 3}, "`token`: expected a token, True or False, got 3"),
-        ({"force_download": "yes"}, "`force_download`: expected True or False, got 'yes'"),
+        ({"torch_dtype": "auto"}, "`options`: expected names among .*, got torch_dtype. Did you mean dtype?"),
+        ({"strict": False}, "`strict`: expected True, or to be left out, got False. Loading is always strict"),
+        ({"config": {}}, "`options`: expected names among .*, got config"),
+        (
+            {"trust_remote_code": True},
+            "`trust_remote_code`: expected False, or to be left out.*nothing in an arte",
+        ),
+        ({"tokn": "x"}, "`options`: expected names among .*token.*, got tokn. Did you mean token?"),
+        ({"token": 3}, r"`token`: expected a value of type str \| bool \| None, got 3"),
+        ({"force_download": "yes"}, "`force_download`: expected a value of type bool, got 'yes'"),
         ({"subfolder": "../x"}, "`subfolder`: expected a folder of the repository"),
         ({"subfolder": "/etc"}, "`subfolder`: expected a folder of the repository"),
         ({"device": "tpu"}, "`device`: expected one of auto, cpu, cuda, mps, got 'tpu'"),
@@ -276,21 +275,16 @@ RemoteProtocolError.__module__ = "httpx2"
         (lambda: http_error("GatedRepoError", 403), "it is gated. Accept the terms at https://huggingface.co/org/name"),
         (lambda: http_error("RepositoryNotFoundError", 401), "or it is private and you are not logged in. Check the n"),
         (lambda: http_error("HfHubHTTPError", 401), "you are not logged in. Check the name; for a private one log in"),
-        (lambda: http_error("HfHubHTTPError", 403), "your token does not allow it. Give a token with the rights"),
-        (lambda: http_error("HfHubHTTPError", 429), "too many requests. Wait some minutes"),
-        (lambda: http_error("HfHubHTTPError", 503), "the Hub answers 503. Try again later"),
-        (
-            lambda: RemoteProtocolError("peer closed connection"),
-            "the network failed (RemoteProtocolError: peer cl",
-        ),
-        (lambda: ConnectionError("Name or service not known"), "the network failed (ConnectionError: Name or service"),
-        (lambda: errors.OfflineModeIsEnabled("x"), "it is not in the cache, and downloads are switched off. Where th"),
+        (lambda: http_error("HfHubHTTPError", 403), "your token does not allow it, or there is none (403). With a tok"),
+        (lambda: http_error("HfHubHTTPError", 503), "HfHubHTTPError: 503 Client Error. Check the network and run it"),
+        (lambda: RemoteProtocolError("peer closed connection"), "RemoteProtocolError: peer closed connection. Check"),
+        (lambda: errors.OfflineModeIsEnabled("x"), "downloads are switched off or the network failed. Check it. Wh"),
         (lambda: errors.LocalEntryNotFoundError("outgoing traffic has been disabled"), "downloads are switched off"),
         (
             lambda: OSError(28, "No space left on device", "/cache"),
-            "cannot be written /cache (No space left",
+            "its files cannot be written /cache (No space left",
         ),
-        (lambda: RuntimeError("something\nlong"), "something. Check the network and run it again"),
+        (lambda: RuntimeError("something\nlong"), "RuntimeError: something. Check the network and run it again"),
     ],
 )
 def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, text, hub):
@@ -304,7 +298,7 @@ def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, te
         assert "'org/name' at v9 could not be fetched" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert ".." not in str(caught.value)
-        unseen = any(part in text for part in ("private", "not logged in", "switched off", "network failed"))
+        unseen = any(part in text for part in ("private", "not logged in", "switched off", "Check"))
         assert str(caught.value).endswith(" There is no folder org/name here either.") == unseen
 
 
@@ -422,7 +416,7 @@ def test_cards_show_hostile_names_as_text(folder, tmp_path):
     assert "evil" not in card.split("---")[1]
     assert card.count("```") == 4
     model.trained_on = {"mixture": [{"dataset": "org/data", "episodes": []}, {"dataset": "mine", "episodes": []}]}
-    assert "datasets:\n- org/data\n---" in model.card("x")
+    assert "datasets:\n- org/data\nlib" in model.card("x")
     assert "pipeline_tag: robotics\n" in model.card("x")
 
 

@@ -15,7 +15,7 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.data.opening import open_dataset
-from lattok.labels.sharing import _body, _card
+from lattok.labels.sharing import _body, _card, listing
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
@@ -134,7 +134,7 @@ def test_what_cannot_be_pushed_is_one_line(hub: LocalHub, source: Path, tmp_path
         with pytest.raises(LattokError, match="`folder`: expected a LeRobot v3 dataset or labels on this machine, got"):
             lattok.push_dataset(folder, REPO)
     hub.guarded = True
-    with pytest.raises(LattokError, match="'org/arm' could not be pushed: you are not logged in"):
+    with pytest.raises(LattokError, match="'org/arm' could not be pushed: your token does not allow it"):
         lattok.push_dataset(source, REPO)
     shutil.rmtree(source / "meta")
     assert main(["push", str(source), REPO]) == 2
@@ -237,8 +237,8 @@ def test_only_what_belongs_to_a_dataset_goes_up(hub: LocalHub, source: Path, tmp
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("secret")
     (folder / "meta" / "env.txt").symlink_to(folder / ".env")
-    lattok.push_dataset(folder, REPO)
-    assert set(hub.files()) == own
+    assert main(["push", str(folder), REPO]) == 0
+    assert set(hub.files()) == own == {*listing(folder).sent}
     assert not [name for name, content in hub.files().items() if content == b"secret"]
     told = capsys.readouterr().out
     assert "Goes up: README.md, data/ (1), meta/ (5), videos/ (2); " in told

@@ -401,7 +401,7 @@ def test_files_of_the_user_block_a_new_run_and_stay(root, tmp_path):
         out = tmp_path / name.replace("/", "-")
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("mine")
-        with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds files"):
+        with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
             lattok.train(recipe(root, out))
         assert [(p.name, p.read_text()) for p in out.rglob("*") if p.is_file()] == [(Path(name).name, "mine")]
 

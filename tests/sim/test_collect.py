@@ -199,7 +199,7 @@ def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_pa
     run, pool = _Collection(tmp_path / "d", request, {}), Here(make(name, size=32))
     try:
         seeds, _ = run.demonstrate(cast(Any, pool), None)
-        before = digests(run.folder)
+        before = digests(run.work)
         empty, cut, lost, other, short, whole = (run._path(name, seed) for seed in seeds[name])
         empty.write_bytes(b"")
         os.truncate(cut, cut.stat().st_size // 2)
@@ -212,7 +212,7 @@ def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_pa
     finally:
         pool.env.close()
     assert sorted(pool.done) == sorted(int(path.stem) for path in (empty, cut, lost, other, short))
-    assert digests(run.folder) == before
+    assert digests(run.work) == before
     assert whole.exists()
 
 
