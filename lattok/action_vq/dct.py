@@ -23,9 +23,10 @@ from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import JSON_BYTES
 
 TOKENIZER = "tokenizer.json"
 MOST_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
@@ -181,7 +182,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     def check_fits(self, file: Sizes, where: str) -> None:
         """Let the tokenizer have any length; everything else is strict."""
         length = file.get("tokenizer_json", Size((0,), torch.uint8)).shape[:1] or (1,)
-        self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= files.JSON_BYTES else 0)
+        self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= JSON_BYTES else 0)
         super().check_fits(file, where)
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -29,6 +29,7 @@ from lattok.hub.client import HubOptions
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import JSON_BYTES
 
 
 def _byte_characters() -> dict[str, int]:
@@ -215,8 +216,8 @@ def _published(
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size <= files.JSON_BYTES:
+        if path.stat().st_size <= JSON_BYTES:
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         checks.fail(str(path), "a text that can be read", checks.first_line(error))
-    return checks.fail(str(path), f"at most {files.JSON_BYTES >> 20} MB", "more", "Is this the right file?")
+    return checks.fail(str(path), f"at most {JSON_BYTES >> 20} MB", "more", "Is this the right file?")

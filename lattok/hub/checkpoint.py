@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.untrusted import read_yaml
 
 # a name that only this system's checkpoints hold, by importer; what comes first is looked for first
 SIGNS = {
@@ -41,7 +42,6 @@ SIGNS = {
 }
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
-YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
 CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
 
 
@@ -167,24 +167,7 @@ def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Map
         checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))
     if path.suffix == ".json":
         return files.read_json(path)
-    import yaml  # huggingface_hub brings it
-
-    try:
-        with path.open("rb") as file:
-            written = file.read(YAML_BYTES + 1)
-        if len(written) > YAML_BYTES:
-            raise ValueError(f"more than {YAML_BYTES:,} bytes")
-        text = written.decode()
-        reader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
-        for event in yaml.parse(text, reader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("aliases, with which a few lines can stand for any amount")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > files.JSON_DEPTH:  # the time to read it grows with its square
-                raise ValueError(files.TOO_DEEP)
-        found = yaml.load(text, reader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
+    found = read_yaml(path, "config")
     if not isinstance(found, Mapping):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
     return found

@@ -132,7 +132,7 @@ def push(
     from huggingface_hub import HfApi
 
     place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
-    asked: dict[str, Any] = {name: options[name] for name in ("revision", "create_pr") if options.get(name)}
+    asked: dict[str, Any] = {key: value for key, value in options.items() if key in ("revision", "create_pr") and value}
     asked |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
     asked |= {"delete_patterns": list(replaces)} if replaces else {}
     revision = options.get("revision")

@@ -170,7 +170,8 @@ def plain_format(template: str, /, **values: str | int) -> str:
 
 
 JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
-JSON_DEPTH = 100
+JSON_DEPTH = 100  # of YAML too
+YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -224,6 +225,31 @@ def _check_parsed(value: Any, nan: bool) -> None:
             elif isinstance(item, int) and not -(2**63) <= item < 2**63:
                 raise ValueError(TOO_LARGE)
         level, depth = below, depth + 1
+
+
+def read_yaml(path: Path, argument: str) -> Any:
+    """Read YAML of a stranger; what is no small plain file of it is a `LattokError` about `argument`.
+
+    That is aliases, nesting deeper than `JSON_DEPTH`, and more than `YAML_BYTES`.
+    """
+    import yaml  # huggingface_hub brings it
+
+    try:
+        with path.open("rb") as file:
+            written = file.read(YAML_BYTES + 1)
+        if len(written) > YAML_BYTES:
+            raise ValueError(f"more than {YAML_BYTES:,} bytes")
+        text = written.decode()
+        reader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+        for event in yaml.parse(text, reader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, with which a few lines can stand for any amount")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > JSON_DEPTH:  # the time to read it grows with its square
+                raise ValueError(TOO_DEEP)
+        return yaml.load(text, reader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        checks.fail(argument, f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
 
 
 class Rule(NamedTuple):
