@@ -238,6 +238,7 @@ def main() -> None:
     shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in JOBS]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "torch")  # which torch else makes among temporary files
         write_sources(folder / "sources")
         studies = []
         for job, share in zip(JOBS, shares, strict=True):

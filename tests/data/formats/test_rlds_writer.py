@@ -141,7 +141,7 @@ def test_what_is_begun_is_whole_or_not_there(source, tmp_path):
     export(source, out, format="rlds")
     assert sorted(path.name for path in out.iterdir()) == ["1.0.0"]
     assert not (out / "1.0.0" / "0").exists()
-    with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
         export(source, out, format="rlds")
 
 
