@@ -185,6 +185,11 @@ ELSEWHERE = {  # what others call it
     "device_map": "device",
     "use_auth_token": "token",
     "local_dir": "cache_dir",
+    "train_backbone": "backbone_train",
+    "lora_rank": "backbone_lora_rank",
+    "lora_alpha": "backbone_lora_alpha",
+    "patch_size": "backbone_patch_size",
+    "heads": "backbone_heads",
 }
 
 
