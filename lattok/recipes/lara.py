@@ -29,10 +29,10 @@ from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.options import flat
+from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS
-from lattok.vla.joint.alignment import DETACH, HEAD, JointLARA, LiveLAM, check_place
+from lattok.vla.joint.alignment import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
@@ -59,18 +59,18 @@ class LARAOptions(PolicyOptions):
     lam: str | None = None  # image latent action model that learns too, a folder or a Hub id; cannot be left out
     init: str | None = None  # policy to go on with, a folder or a Hub id; its architecture stays
     gaps: tuple[str, ...] = ()  # of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
-    align_on: str = HEAD  # whose state is aligned: the flow "head"'s, which sees noised actions, or the "placeholder"'s
+    align_on: Place = HEAD  # whose state: the flow "head"'s, which sees noised actions, or the "placeholder"'s
     align_layer: int | float = 1.0  # which of them: index, or fraction of the head's blocks or the backbone's layers
     align_weight: float = 0.01  # lambda of 1 - cos(W h, e)
     lam_weight: float = 0.01  # lambda of the latent action model's own loss
-    detach: str = "none"  # who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
+    detach: Detach = "none"  # who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
     lam_rate: float = 1.0  # times lr, of the latent action model; 0: it stays as it is
     backbone_rate: float = 1.0  # times lr, of the backbone; 0: it stays as it is
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_layer(align_layer=self.align_layer)
-        checks.one_of("detach", self.detach, DETACH)
+        check_choices(self)
         checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
         checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
         if self.init is not None and self.mix:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
@@ -25,11 +25,12 @@ from lattok.recipes.run_folder import first_process
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
+from lattok.utils.options import check_choices
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
 from lattok.vla.joint.distillation import GO_ON, Distillation, follow, kept_of, taught_by
 
-PHASES = ("distill", "finetune")
+Phase = Literal["distill", "finetune"]
 TUNED = "latbot_finetune"
 
 
@@ -37,7 +38,7 @@ TUNED = "latbot_finetune"
 class LatBotOptions(PolicyOptions):
     """What a policy is distilled from, or goes on from."""
 
-    phase: str = "distill"  # or "finetune": goes on with a distilled policy and learns to act
+    phase: Phase = "distill"  # or "finetune": goes on with a distilled policy and learns to act
     teacher: str | None = None  # of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
     whole_clips: bool = False  # of phase distill: clips that reach beyond their episode teach nothing
     text_weight: float = 0.5  # of phase distill: lambda of L_r, sub-task texts, where the dataset has them
@@ -45,7 +46,7 @@ class LatBotOptions(PolicyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.one_of("phase", self.phase, PHASES)
+        check_choices(self)
         checks.at_least_zero(text_weight=self.text_weight)
         for name in ("text_weight", "whole_clips"):
             own, unused = getattr(self, name), getattr(LatBotOptions, name)
@@ -85,7 +86,7 @@ class LatBotRecipe(VLARecipe):
     data: LatBotOptions
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
-    choices = MappingProxyType({"phase": PHASES})
+    choices = MappingProxyType({"phase": get_args(Phase)})
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
     presets = MappingProxyType(

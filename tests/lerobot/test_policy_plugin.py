@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -390,6 +391,14 @@ def test_a_checkpoint_learns_from_the_labels_that_it_knows(trained, dataset, poi
     loaded.pretrained_path = trained
     with pytest.raises(LattokError, match="`codebook_size`: expected 8, as in the checkpoint, got 9"):
         lerobot("policies.factory").make_policy(loaded, ds_meta=meta)
+
+
+def test_a_checkpoint_may_not_choose_a_folder_of_this_machine(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "theirs")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "backbone": str(tmp_path)}))
+    with pytest.raises(LattokError, match="`backbone` in .*: expected a Hub id: a model may not choose"):
+        load(folder)
 
 
 def test_bad_options(dataset):

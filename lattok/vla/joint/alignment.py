@@ -13,7 +13,7 @@ episode make no pair. Where actions are not known, h in the head is that of nois
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,9 @@ from lattok.vla.strategies import hidden_index
 from lattok.vla.supervision import LatentSupervision
 from lattok.vla.tap import Preprocessor, WrappedPreprocessor
 
-DETACH = ("none", "lam", "policy")
-HEAD, PLACEHOLDER = "head", "placeholder"  # where h is
+Detach = Literal["none", "lam", "policy"]
+Place = Literal["head", "placeholder"]  # where h is
+HEAD, PLACEHOLDER = get_args(Place)
 FRAMES, VALID = "pairs.frames", "pairs.valid"
 HINT = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
 
@@ -44,7 +45,7 @@ class Alignment(nn.Module):
     def __init__(self, dim: int, latent_dim: int, detach: str = "none"):
         """`detach`: who gets no gradient of it, the latent action model ("lam"), the "policy" or "none"."""
         super().__init__()
-        checks.one_of("detach", detach, DETACH)
+        checks.one_of("detach", detach, get_args(Detach))
         self.detach, self.project = detach, nn.Linear(dim, latent_dim)
 
     def forward(self, states: Tensor, latents: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
