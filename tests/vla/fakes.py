@@ -10,7 +10,7 @@ from lattok.backbones import BackboneOut, LoraSpec
 from lattok.backbones.model import open_backbone
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
-from lattok.utils.options import built
+from lattok.utils.options import built, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -55,6 +55,7 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
         "head_dim": 32,
         "head_heads": 4,
     }
+    assert changes.keys() <= {option.name for option in options_of(VLAConfig)}
     return built(VLAConfig, values | changes)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.types import PolicyBatch
-from lattok.utils.options import built
+from lattok.utils.options import built, options_of
 from tests.conftest import CAMERAS
 
 SIZES: dict[str, Any] = {
@@ -35,6 +35,7 @@ SIZES: dict[str, Any] = {
 
 
 def config(**changes: Any) -> ClipLAMConfig:
+    assert changes.keys() <= {option.name for option in options_of(ClipLAMConfig)}
     return built(ClipLAMConfig, {"cameras": CAMERAS, "action_dim": 3, **SIZES, **changes})
 
 

@@ -124,9 +124,10 @@ def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("sees", "exchange"), [(False, False), (False, True), (True, False)])
 def test_what_streams_hear_of_each_other_and_of_the_first_frame(sees: bool, exchange: bool, pipeline):
-    told = {"decoder": f"sana:{pipeline}", "frame_output": "velocity", "sees_now": sees, "exchange": exchange}
+    told = {"decoder": f"sana:{pipeline}", "decoder_output": "velocity", "decoder_sees_now": sees}
+    told |= {"decoder_exchange": exchange, "decoder_sana": sizes_of(open_sana(f"sana:{pipeline}"))}
     torch.manual_seed(0)
-    model = SanaDecoder(config(**told, sana=sizes_of(open_sana(f"sana:{pipeline}"))), CHANNELS, 32).eval()
+    model = SanaDecoder(config(**told), CHANNELS, 32).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     draw = torch.Generator().manual_seed(1)
