@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from lattok.annotation.assembly import Job, assemble
 from lattok.annotation.columns import Failures, Unit, UnreadableRows, plan_units, unit_keys
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
 from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
-from lattok.annotation.output import Job, assemble
 from lattok.annotation.staging import UNITS, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset

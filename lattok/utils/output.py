@@ -57,7 +57,8 @@ class Output:
 
     def __init__(self, place: str | Path, argument: str = "out", kind: str = "partial"):
         self.place, self.argument = Path(place), argument
-        self.work = self.place.with_name(f".{self.place.name}.{kind}")
+        named = self.place if self.place.name not in ("", "..") else self.place.resolve()  # "." has no name
+        self.work = named.with_name(f".{named.name}.{kind}") if named.name else named / f".{kind}"
         self.made = self.work / "dataset"  # takes the place when it is finished
         self._release: Callable[[], object] | None = None
 

@@ -359,6 +359,8 @@ def _below(name: str, key: Any) -> str:
 
 
 def _shown(kind: Any) -> str:
+    if get_origin(kind) is dict:  # what it holds is said where something in it does not fit
+        return "dict"
     return re.sub(r"\b(?:\w+\.)+", "", str(kind)) if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lattok.annotation as module
-from lattok.annotation import annotate, engines, labels, output
+from lattok.annotation import annotate, assembly, engines, labels
 from lattok.annotation.columns import plan_units
 from lattok.annotation.labels import Options, Work, label_unit
 from lattok.data import open_dataset
@@ -153,7 +153,7 @@ class Stop(Exception):
 
 def interrupted(monkeypatch, function: str, after: int) -> None:
     """Let the `after`-th call of `function` in os or in lattok's modules raise."""
-    owners = {"append_columns": output, "copy_other_files": output, "label_decoded": engines}
+    owners = {"append_columns": assembly, "copy_other_files": assembly, "label_decoded": engines}
     owner, name = owners.get(function, os), function
     real, calls = getattr(owner, name), iter(range(10**6))
 

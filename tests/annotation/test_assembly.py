@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from lattok.annotation import annotate, output
+from lattok.annotation import annotate, assembly
 from lattok.utils.checks import LattokError
 from lattok.utils.processes import Processes
 from tests.annotation.fakes import MODELS, tree
@@ -16,13 +16,13 @@ from tests.annotation.fakes import MODELS, tree
 @pytest.fixture
 def several(monkeypatch):
     """Let every file be enough for a process of its own, and say how many processes there are to be."""
-    monkeypatch.setattr(output, "ROWS_EACH", 1)
+    monkeypatch.setattr(assembly, "ROWS_EACH", 1)
     begun: list[Processes] = []
     enter = Processes.__enter__
     monkeypatch.setattr(Processes, "__enter__", lambda processes: begun.append(processes) or enter(processes))
 
     def choose(count: int) -> list[Processes]:
-        monkeypatch.setattr(output, "cores", lambda: count)
+        monkeypatch.setattr(assembly, "cores", lambda: count)
         return begun
 
     return choose
@@ -80,7 +80,7 @@ def test_a_disk_that_refuses_says_so_and_labels_wait(source, tmp_path, monkeypat
             yield pickle.loads(pickle.dumps(made.writer()(piece)))  # as it comes from another process
 
     with monkeypatch.context() as patch:
-        patch.setattr(output, "_by_processes", in_the_way)
+        patch.setattr(assembly, "_by_processes", in_the_way)
         with pytest.raises(LattokError, match="cannot write .*out: .*finished labels wait in"):
             annotate(source, MODELS, tmp_path / "out")
     assert tree(annotate(source, MODELS, tmp_path / "out"))

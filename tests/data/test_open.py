@@ -163,7 +163,9 @@ def test_hub_failure_is_one_line(monkeypatch):
         raise RuntimeError("404 Client Error.\nlong story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(LattokError, match=r"`dataset`: 'org/name' could not be fetched: 404 Client Error") as error:
+    with pytest.raises(
+        LattokError, match=r"`dataset`: 'org/name' could not be fetched: RuntimeError: 404 Client Error\."
+    ) as error:
         open_dataset("org/name")
     assert "\n" not in str(error.value)
 

@@ -27,9 +27,15 @@ def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
     assert robot_spaces(chosen) == {part: ActionSpace.of(space) for part, space in OWN.items()}
 
 
-@pytest.mark.parametrize("wrong", [[1], {"actions": "bridge"}, {"actions": [1]}])
-def test_what_is_no_space_is_refused(wrong, tmp_path):
+LIST = ("robot_spaces.actions", "a list of objects, its parts")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where", "expected"),
+    [([1], "robot_spaces", "a value of type dict"), ({"actions": "bridge"}, *LIST), ({"actions": [1]}, *LIST)],
+)
+def test_what_is_no_space_is_refused(wrong, where, expected, tmp_path):
     folder = LatentVLA.build(config(backbone_train="full")).save_pretrained(tmp_path / "p")
     (folder / "training.json").write_text(json.dumps({"dataset": "a", "robot_spaces": wrong}))
-    with pytest.raises(LattokError, match="`robot_spaces` in `.*`: expected for `actions` and `state` a list of objec"):
+    with pytest.raises(LattokError, match=rf"`{where}` in `.*`: expected {expected}, got"):
         LatentVLA.from_pretrained(folder)

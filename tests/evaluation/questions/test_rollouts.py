@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import lattok
-from lattok.evaluation.questions.policy import rollouts_outcome
+from lattok.evaluation.questions.policies import rollouts_outcome
 from lattok.evaluation.report import Outcome
 from lattok.utils.checks import LattokError
 from tests.vla.fakes import policy
