@@ -211,7 +211,8 @@ def families() -> Iterator[str]:
 
 def _link(family: type) -> str:
     public = family.__name__ in lattok.__all__ or family.__module__.startswith("lattok.image_lam.published")
-    package = ".".join(family.__module__.split(".")[:2])
+    parts = family.__module__.split(".")
+    package = ".".join(parts[: 3 if parts[:2] == ["lattok", "image_lam"] and parts[2] in ("clips", "published") else 2])
     return f"[`{family.__name__}`][{package}.{family.__name__}]" if public else f"`{family.__name__}`"
 
 
