@@ -6,19 +6,17 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from lattok.cli import VERBS, Group
-from lattok.cli.flags import CONFIG
+from lattok.cli.flags import Verb, docs_of, words_of
 from lattok.hub import FAMILIES
+from lattok.hub.importers import IMPORTERS
 from lattok.recipes import kinds, recipe_of
-from lattok.recipes.common import comments_of, types_of
+from lattok.utils.options import Option, options_of
 
 PACKAGE = Path(__file__).parents[1] / "lattok"
 # In the order of a user's path; helpers that only lattok itself calls have no page.
@@ -66,6 +64,9 @@ def _exists(name: str) -> bool:
 
 def module(name: str) -> str:
     """Return the page of a module: what it defines, and what it brings together from modules below it."""
+    if name == "convert":
+        readers = [IMPORTERS[each].read for each in IMPORTERS]
+        return f"# lattok.{name}\n\n" + "\n".join(f"::: {read.__module__}.{read.__name__}\n" for read in readers)
     members = exported(f"lattok.{name}")
     chosen = f"\n    options:\n      members: [{', '.join(members)}]\n" if members else "\n"
     return f"# lattok.{name}\n\n::: lattok.{name}{chosen}"
@@ -110,19 +111,20 @@ def configurations() -> str:
 
 def _owners(kind: str) -> tuple[Any, Any]:
     recipe: Any = recipe_of(kind)
-    return recipe.data_class, recipe.loop_class
+    return recipe.group_class("data"), recipe.group_class("loop")
 
 
 def _fields_of(owner: Any, used_by: str) -> Iterator[str]:
-    said, kinds_ = comments_of(owner), types_of(owner)
-    from_data = getattr(owner, "from_data", frozenset())
+    about, _, _ = (inspect.getdoc(owner) or "").partition("\n")
     yield f"### {owner.__name__}"
-    yield f"{(inspect.getdoc(owner) or '').partition(chr(10))[0]} Of {used_by}."
+    yield f"{about} Of {used_by}."
     rows = ["| field | type | default | |", "|---|---|---|---|"]
-    for field in fields(owner):
-        name = f"*{field.name}*" if field.name in from_data else f"`{field.name}`"
-        rows.append(f"| {name} | {_type(kinds_[field.name])} | {_default(field)} | {cell(said.get(field.name, ''))} |")
-    yield "\n".join(rows)
+    for option in options_of(owner):
+        name = f"*{option.name}*" if option.field.metadata.get("from_data") else f"`{option.name}`"
+        said = docs_of(option.owner).get(option.path[-1], "")
+        rows.append(f"| {name} | {_type(option.kind)} | {_default(option)} | {cell(said)} |")
+    if len(rows) > 2:
+        yield "\n".join(rows)
 
 
 def _type(kind: Any) -> str:
@@ -130,9 +132,10 @@ def _type(kind: Any) -> str:
     return code(re.sub(r"\b(?:[a-z_]+\.)+", "", text))
 
 
-def _default(field: Field[Any]) -> str:
+def _default(option: Option) -> str:
+    field = option.field
     value = field.default_factory() if field.default_factory is not MISSING else field.default
-    if value is MISSING:
+    if value is MISSING or field.metadata.get("required"):
         return "must be given"
     return code(repr(getattr(value, "name", value) if is_dataclass(value) else value))
 
@@ -150,8 +153,7 @@ def presets() -> str:
         recipe: Any = recipe_of(kind)
         names = [*recipe.presets]
         options = list(dict.fromkeys(option for name in names for option in recipe.presets[name]))
-        doc = inspect.cleandoc(recipe.__doc__ or "")
-        parts += [f"## {kind}", doc, f"Default: `{recipe.default_preset}`."]
+        parts += [f"## {kind}", recipe.about(), f"Default: `{recipe.default_preset}`."]
         if options:
             rows = [f"| option | {' | '.join(map(code, names))} |", "|---" * (len(names) + 1) + "|"]
             rows += [f"| `{o}` | {' | '.join(_value(recipe.presets[n], o) for n in names)} |" for o in options]
@@ -178,32 +180,26 @@ def commands() -> str:
     ]
     for name, verb in VERBS.items():
         if not isinstance(verb, Group):
-            parts += [f"## {name}", *_command(f"lattok {name}", verb.run)]
+            parts += [f"## {name}", *_command(f"lattok {name}", verb)]
             continue
         parts += [f"## {name}", verb.text]
         for below in verb.names():
             command = f"lattok {name} {below}"
-            parts += [f"### {name} {below}", *_command(command, verb.find(below, ["--help"]))]
+            found = verb.find(below, ["--help"])
+            assert found is not None
+            parts += [f"### {name} {below}", *_command(command, found)]
     return "\n\n".join(parts) + "\n"
 
 
-def _command(command: str, run: Any) -> Iterator[str]:
-    said, _, rest = (inspect.getdoc(run) or "").partition("Example: ")
+def _command(command: str, verb: Verb) -> Iterator[str]:
+    said, _, rest = verb.about.partition("Example: ")
     example, _, _ = rest.partition("\n")
     yield said.strip()
     yield f"```bash\n{example}\n```"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tyro says no other way to read options
-        parser = tyro.extras.get_parser(run, prog=command, config=CONFIG)
     rows = ["| option | value | |", "|---|---|---|"]
-    for action in parser._actions:
-        flag = action.option_strings[0] if action.option_strings else ""
-        if flag not in ("-h", "--help"):
-            shown, value = (
-                code(flag or str(action.metavar)),
-                code(str(action.metavar)) if flag and action.metavar else "",
-            )
-            rows.append(f"| {shown} | {value} | {cell(str(action.help or '').replace('%%', '%'))} |")
+    for word in words_of(verb.run):
+        shown, value = code(word.flag or word.metavar), code(word.metavar) if word.flag and word.metavar else ""
+        rows.append(f"| {shown} | {value} | {cell(word.said)} |")
     if len(rows) > 2:
         yield "\n".join(rows)
 

@@ -1,22 +1,20 @@
-"""Published checkpoints as lattok models: `lattok.convert.p2t_action_vq(path)`. The maps stand with each model."""
+"""Published checkpoints as lattok models: `lattok.convert.lapa_laq(path)`. Each importer stands with its model.
 
-from lattok.action_vq.convert import p2t_action_vq
-from lattok.image_lam.moto.convert import moto_lam
-from lattok.image_lam.p2t.convert import p2t_image_lam, univla_lam
-from lattok.image_lam.published.adaworld import adaworld_lam
-from lattok.image_lam.published.lapa import lapa_laq
-from lattok.image_lam.published.lary import lary_laq
-from lattok.image_lam.published.lawam import lawam_lam
-from lattok.image_lam.published.villax import villax_lam
+`lattok.hub.importers` says how one registers itself; a name here is that of the command, with _ for -.
+"""
 
-__all__ = [
-    "adaworld_lam",
-    "lapa_laq",
-    "lary_laq",
-    "lawam_lam",
-    "moto_lam",
-    "p2t_action_vq",
-    "p2t_image_lam",
-    "univla_lam",
-    "villax_lam",
-]
+from collections.abc import Callable
+from typing import Any
+
+from lattok.hub.importers import IMPORTERS
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    importer = IMPORTERS.get(name.replace("_", "-")) if not name.startswith("_") else None
+    if importer is None:
+        raise AttributeError(f"lattok.convert has {', '.join(__dir__())}, not {name!r}")
+    return importer.read
+
+
+def __dir__() -> list[str]:
+    return [name.replace("-", "_") for name in IMPORTERS]

@@ -62,9 +62,12 @@ class FastImageLAM(VideoLabeller):
         with self._lam._inference(), torch.no_grad():
             self._encoder = _encoder(self._lam, PRECISIONS[precision])
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the encoder behind: workers make their own."""
-        return FastImageLAM, (self._lam, self._precision)
+        return {"lam": self._lam, "precision": self._precision}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def to(self, device: str) -> FastImageLAM:
         """Return the same on another device, for workers."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 40
@@ -65,6 +67,27 @@ for strategy in ("la_cond_mid", mine):
 """
 
 
+IMPORT = """
+import sys, lattok
+from lattok.cli import main
+from lattok.utils.checks import LattokError
+
+assert "counts" not in sys.modules
+assert main(["convert", "counts", "counts.safetensors", "out", "--horizon", "3", "--size", "0.5"]) == 0
+model = lattok.load("out")
+assert (model.type, model.horizon, model.action_dim, model.config.size) == ("signs", 3, 2, 0.5)
+chunk = lattok.convert.counts("counts.safetensors", 1).decode([[1, 0]])
+assert chunk.tolist() == [[[3.0, -1.0]]], chunk  # mean plus and minus a deviation
+assert main(["convert", "counts", "counts.safetensors", "other"]) == 2  # without a horizon
+try:
+    lattok.convert.lapa_laq("counts.safetensors")
+except LattokError as error:
+    assert "Run: lattok convert counts." in str(error)
+else:
+    raise AssertionError
+"""
+
+
 def block(name: str) -> str:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
@@ -72,7 +95,7 @@ def block(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss", "question"])
+@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss", "question", "published model"])
 def test_each_takes_few_lines(name):
     assert len(block(name).splitlines()) < MOST_LINES
 
@@ -90,6 +113,7 @@ def site(tmp_path) -> Path:
     (tmp_path / "site" / "la_cond_mid.py").write_text(block("strategy"))
     (tmp_path / "site" / "huber.py").write_text(block("loss"))
     (tmp_path / "site" / "smoothness.py").write_text(block("question"))
+    (tmp_path / "site" / "counts.py").write_text(block("published model"))
     return tmp_path / "site"
 
 
@@ -105,6 +129,12 @@ def test_a_tokenizer_a_format_and_a_question_of_another_package_are_found_everyw
 
 def test_a_strategy_and_a_loss_of_another_package_are_found(site):
     run(SUPERVISE, site)
+
+
+def test_an_importer_of_another_package_is_a_command_and_a_function(site):
+    tensors = {"mean_action": torch.tensor([1.0, 2.0]), "deviation": torch.tensor([2.0, 3.0])}
+    safetensors.torch.save_file(tensors, site.parent / "counts.safetensors")
+    run(IMPORT, site)
 
 
 def run(code: str, site: Path) -> None:

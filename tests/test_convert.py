@@ -58,7 +58,7 @@ def test_nested_and_flattened_files_give_the_same_model():
 @pytest.mark.parametrize("name", key_lists(PARITY / "action_tokenizer_keys.json"))
 def test_every_key_of_the_full_size_files_is_recognised(name, tmp_path):
     keys = key_lists(PARITY / "action_tokenizer_keys.json")[name]
-    config = lattok.convert.p2t_action_vq(write(tmp_path, random_weights(keys))).config
+    config = lattok.convert.p2t_action_vq(write(tmp_path, random_weights(keys)), 8).config
     expected = ActionVQConfig(action_dim=14 if "m14" in name else 7, normalize="identity")
     for field in ("action_dim", "horizon", "dim", "codebook_size", "fft", "dilations", "depth", "heads", "hidden"):
         assert getattr(config, field) == getattr(expected, field), field
@@ -107,9 +107,9 @@ def test_no_tensor_may_have_another_shape(name, weights, tmp_path):
 
 def test_something_else_is_refused(tmp_path):
     with pytest.raises(LattokError, match="missing encoder.in_proj.weight.*unexpected lam.action_latent"):
-        lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}))
+        lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}), 8)
     with pytest.raises(LattokError, match="missing encoder.in_proj.weight"):
-        lattok.convert.p2t_action_vq(write(tmp_path, {}))
+        lattok.convert.p2t_action_vq(write(tmp_path, {}), 8)
 
 
 def test_sizes_that_no_published_file_has(tmp_path):
@@ -209,7 +209,7 @@ def test_statistics_make_the_normaliser(statistics, normalize, kind, shift, scal
 def test_the_statistics_of_a_dataset_fit_its_actions(tmp_path):
     dataset = lattok.sample_dataset_path()
     path = write(tmp_path, random_weights(shapes(Facts(action_dim=4))))
-    model = lattok.convert.p2t_action_vq(path, statistics=dataset / "meta" / "stats.json")
+    model = lattok.convert.p2t_action_vq(path, 8, statistics=dataset / "meta" / "stats.json")
     episode = lattok.open_dataset(dataset).columns(0, ["action"])["action"]
     assert torch.isfinite(model.normalizer(torch.as_tensor(episode))).all()
     assert model.config.normalize == "mean_std"
@@ -221,7 +221,8 @@ def test_the_command_writes_what_python_gives(tmp_path, capsys, actions):
     assert main(words) == 0
     assert capsys.readouterr().out == (
         "Found: 7 action dimensions, 32 codes of width 48, 3 convolutions, 2 Transformer layers, with FFT; "
-        "normalisation: identity; taken as given: horizon 20, 4 heads.\n"
+        "normalisation: identity; taken as given: horizon 20, heads 4, dilations 1 2 4, dropout 0.1, "
+        "action_kind unspecified.\n"
         f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
     )
     model, expected = lattok.load(out), lattok.convert.p2t_action_vq(H20 / "weights.safetensors", 20)
@@ -293,4 +294,4 @@ def test_sizes_that_the_file_does_not_hold_take_no_memory(tmp_path):
     """A tensor of no numbers may have any other axis: 512 GB here."""
     weights = {"vq.embedding": torch.zeros(10**9, 0), "vq.ema_w": torch.zeros(1)}
     with pytest.raises(LattokError, match=r"got a configuration with one of shape \[1000000000, 128\]"):
-        lattok.convert.p2t_action_vq(write(tmp_path, weights))
+        lattok.convert.p2t_action_vq(write(tmp_path, weights), 8)

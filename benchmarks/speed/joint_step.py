@@ -36,7 +36,7 @@ BASE, ALONE = "Baseline", "the latent action model alone"
 def preset(recipe: Any, config: Any, name: str, **more: Any) -> dict[str, Any]:
     """Return what a preset sets of a model's configuration."""
     made = recipe.from_preset("dataset", "out", name, **more).options()
-    known = {option.name for option in options_of(config)} - config.from_data
+    known = {option.name for option in options_of(config) if not option.field.metadata.get("from_data")}
     return {key: value for key, value in made.items() if key in known and key not in ("strategy", "cameras")}
 
 

@@ -11,7 +11,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.chunks import Arrays, ErrorReport, as_codes, compare, full_mask, join_chunks
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import ChunkConfig, FitOptions
 from lattok.hub import HubModel
 from lattok.nn.blocks import same_precision
 from lattok.nn.normalize import Normalizer, Unchosen
@@ -31,6 +31,7 @@ from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.options import check_knows_data
 from lattok.utils.signals import Interrupted, restated
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
@@ -56,9 +57,11 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     label_source = "actions"
     config: ChunkConfig
+    fit_options: ClassVar[type[FitOptions]] = FitOptions  # options of `fit`, which `lattok train` offers
 
     def __init__(self, config: ChunkConfig):
         super().__init__()
+        check_knows_data(config)
         self.config = config
         self.horizon, self.action_dim = config.horizon, config.action_dim
         self.normalizers = nn.ModuleList(self._new_normalizer() for _ in config.normalizers)

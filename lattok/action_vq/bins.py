@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
 from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.nn.quantize import MOST_CODES
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -21,10 +21,14 @@ from lattok.utils.arrays import Values
 
 @dataclass(frozen=True)
 class UniformBinsConfig(ChunkConfig):
-    """`bins` equal bins per dimension over the normalised range [-1, 1]; values outside fall into the outer ones."""
+    """`bins` equal bins per dimension over the normalised range [-1, 1]; values outside fall into the outer ones.
+
+    Attributes:
+        bins: of each dimension
+    """
 
     normalize: str = "quantile"
-    bins: int = 256  # of each dimension
+    bins: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,6 +44,7 @@ class UniformBins(ChunkTokenizer):
     type = "uniform-bins"
     config_class = UniformBinsConfig
     config: UniformBinsConfig
+    fit_options = SeededFit
 
     def __init__(self, config: UniformBinsConfig):
         super().__init__(config)
@@ -51,7 +56,7 @@ class UniformBins(ChunkTokenizer):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        seed: int = 0,  # nothing is random: all families are called alike
+        seed: int = 0,
         **options: Any,
     ) -> Self:
         """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.

@@ -16,6 +16,7 @@ from torch import Tensor
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.model import P2TActionVQ
 from lattok.hub.checkpoint import axis_of, numbered, read_checkpoint, translate
+from lattok.hub.importers import Importer, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
@@ -28,7 +29,7 @@ OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 def p2t_action_vq(
     path: str | os.PathLike[str],
-    horizon: int = 8,
+    horizon: int,
     *,
     heads: int = 4,
     dilations: Sequence[int] = (1, 2, 4),
@@ -39,12 +40,26 @@ def p2t_action_vq(
     action_kind: str = "unspecified",
     **training: Any,
 ) -> P2TActionVQ:
-    """Read the tokenizer of a published checkpoint: nested .pt with encoder, vq and decoder, or flattened safetensors.
+    """Read a published action tokenizer (P2T, tokenizer_step_N.pt or safetensors).
 
-    `statistics` are those of the actions the model was trained on, as a mapping or a JSON file: mean and std, q01 and
-    q99 or min and max (`normalize` chooses where there are several), or LeRobot's stats.json. Without them actions
-    are taken as they are. `training` replaces options that fine-tuning uses, which follow the published code.
+    The .pt is nested, with encoder, vq and decoder; the safetensors are flat. `training` replaces options that
+    fine-tuning uses, which follow the published code.
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
+
+    Args:
+        path: The checkpoint.
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads; the file does not hold it.
+        dilations: Dilation of each convolution; the file does not hold it.
+        dropout: In the Transformer layers, while it learns on.
+        statistics: A mapping or JSON file with the statistics that actions were normalised with in training: mean and
+            std, q01 and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Left
+            out, actions are taken as they are.
+        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first that is there).
+        action_names: Names of the action dimensions, for reports.
+        action_kind: relative, absolute or unspecified.
     """
     checks.known_keys("options", training, TRAINING)
     checks.counts(horizon=horizon, heads=heads)
@@ -120,3 +135,20 @@ def _check_facts(config: ActionVQConfig, foreign: Mapping[str, Tensor]) -> None:
         checks.fail("dilations", expected, " ".join(map(str, config.dilations)) or "none")
     if config.dim % config.heads:
         checks.fail("heads", f"a divisor of the width {config.dim} in the file", config.heads)
+
+
+register_importer(
+    Importer(
+        "p2t-action-vq",
+        p2t_action_vq,
+        sign=r"vq\.ema_w$",
+        title="P2T, action tokenizer",
+        paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
+        licence="see the authors",
+        weights="what P2T's code saves, `tokenizer_step_50000.pt`",
+        reads="action chunks",
+        gives="a code for each step",
+        page="howto/action_tokenizers.md#published-tokenizers",
+        mind="The file does not say which statistics actions were normalised with: `--statistics`.",
+    )
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +20,13 @@ from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkTokenizer, Repaired
 from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.options import FROM_DATA
 from lattok.utils.untrusted import JSON_BYTES
 
 TOKENIZER = "tokenizer.json"
@@ -36,15 +37,20 @@ FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coe
 
 @dataclass(frozen=True)
 class DCTConfig(ChunkConfig):
-    """`fit` finds `min_token`, `max_token` and how many tokens there are in the end."""
+    """`fit` finds `min_token`, `max_token` and how many tokens there are in the end.
 
-    from_data = ChunkConfig.from_data | {"min_token", "max_token"}
+    Attributes:
+        vocab_size: tokens to choose from, at most
+        scale: rounding steps per unit of a coefficient
+        min_token: the coefficient that is character 0
+        max_token: the largest coefficient; None: the largest that the vocabulary can write
+    """
 
     normalize: str = "quantile"
-    vocab_size: int = 1024  # tokens to choose from, at most
-    scale: float = 10.0  # rounding steps per unit of a coefficient
-    min_token: int = 0  # the coefficient that is character 0
-    max_token: int | None = None  # the largest coefficient; None: the largest that the vocabulary can write
+    vocab_size: int = 1024
+    scale: float = 10.0
+    min_token: int = field(default=0, metadata=FROM_DATA)
+    max_token: int | None = field(default=None, metadata=FROM_DATA)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +74,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     """
 
     config: DCTConfig
+    fit_options = SeededFit
     subwords_class: ClassVar[type[CoefficientSubwords]]
     train_subwords: ClassVar[Callable[[np.ndarray, int, float], tuple[str, int, int]]]
     # all frequencies of a dimension, then the next one; else all dimensions of a frequency
@@ -113,7 +120,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        seed: int = 0,  # nothing is random: all families are called alike
+        seed: int = 0,
         **options: Any,
     ) -> Self:
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.

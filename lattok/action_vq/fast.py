@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -162,7 +162,7 @@ class FAST(DCTTokenizer):
         `options` are further fields of `FASTConfig`, of which `max_token` limits coefficients and shortens rows, and
         the keywords of huggingface_hub.
         """
-        asked = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
+        asked = {name: options.pop(name) for name in get_type_hints(HubOptions) if name in options}
         folder, tokenizer, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
@@ -196,7 +196,7 @@ def _published(
     source: str | os.PathLike[str], revision: str | None, options: Mapping[str, Any]
 ) -> tuple[Path, Path, str | None]:
     """Find folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
-    client.check_options(options, HubOptions.__annotations__)
+    client.check_options(options, get_type_hints(HubOptions))
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
         wanted = [PROCESSOR, TOKENIZER, f"{INSIDE}/{TOKENIZER}"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from typing_extensions import Self
 
 from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.action_vq.model import reconstruction
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
 from lattok.utils.checks import LattokError
+from lattok.utils.options import FROM_DATA, knows_data
 
 MOST_BITS = 16  # per component
 START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
@@ -34,14 +35,18 @@ START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
 
 @dataclass(frozen=True)
 class FSQConfig(ChunkConfig):
-    """`tokens` codes of `codebook_size` (a power of two); `bits`: the component that each bit refines, set by `fit`."""
+    """`tokens` codes of `codebook_size` (a power of two); `bits`: the component that each bit refines, set by `fit`.
 
-    from_data = ChunkConfig.from_data | {"bits"}
+    Attributes:
+        tokens: codes of a chunk
+        codebook_size: codes to choose from, a power of two
+        hidden: width inside the MLPs
+    """
 
-    tokens: int = 8  # codes of a chunk
-    codebook_size: int = 256  # codes to choose from, a power of two
-    hidden: int = 256  # width inside the MLPs
-    bits: tuple[int, ...] = ()
+    tokens: int = 8
+    codebook_size: int = 256
+    hidden: int = 256
+    bits: tuple[int, ...] = field(default=(), metadata=FROM_DATA)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +55,7 @@ class FSQConfig(ChunkConfig):
             checks.fail("codebook_size", "a power of two", self.codebook_size)
         checks.counts(2, 2**MOST_BITS, codebook_size=self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
-        if total > MOST_BITS * width:
+        if knows_data(self) and total > MOST_BITS * width:
             checks.fail("tokens", f"at most {MOST_BITS} bits per number of a chunk ({MOST_BITS * width})", total)
         if self.bits:
             checks.size("bits", "bits", len(self.bits), total)
@@ -102,6 +107,25 @@ class CorrectedLinear(nn.Module):
         return self.linear(x) + self.correction(x)
 
 
+@dataclass(frozen=True)
+class FSQFit(SeededFit):
+    """How encoder and decoder are trained.
+
+    Attributes:
+        steps: of training
+        synthetic: chunks that are made from the given ones and added to them
+        lr: learning rate
+        batch_size: over all processes
+        device: "auto", "cpu", "cuda", "mps"
+    """
+
+    steps: int = 3000
+    synthetic: int = 48_000
+    lr: float = 5e-3
+    batch_size: int = 256
+    device: str = "auto"
+
+
 class FSQ(CoarseToFine):
     """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
 
@@ -111,6 +135,7 @@ class FSQ(CoarseToFine):
     type = "fsq"
     config_class = FSQConfig
     config: FSQConfig
+    fit_options = FSQFit
 
     def __init__(self, config: FSQConfig):
         super().__init__(config)
@@ -143,12 +168,12 @@ class FSQ(CoarseToFine):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        steps: int = 3000,  # of training
-        seed: int = 0,  # of everything random
-        synthetic: int = 48_000,  # chunks that are made from the given ones and added to them
-        lr: float = 5e-3,  # learning rate
-        batch_size: int = 256,  # over all processes
-        device: str = "auto",  # "auto", "cpu", "cuda", "mps"
+        steps: int = FSQFit.steps,
+        seed: int = 0,
+        synthetic: int = FSQFit.synthetic,
+        lr: float = FSQFit.lr,
+        batch_size: int = FSQFit.batch_size,
+        device: str = FSQFit.device,
         **options: Any,
     ) -> Self:
         """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.

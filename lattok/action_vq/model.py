@@ -174,6 +174,14 @@ class P2TActionVQ(ChunkTokenizer):
             batch, model.config.loss_weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device
         )
 
+    def summary(self) -> str:
+        c = self.config
+        fft = "with" if c.fft else "without"
+        return (
+            f"{c.action_dim} action dimensions, {c.codebook_size} codes of width {c.dim}, {len(c.dilations)} "
+            f"convolutions, {c.depth} Transformer layers, {fft} FFT; normalisation: {c.normalize}"
+        )
+
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self.quantizer(self.encoder(actions)).codes
 

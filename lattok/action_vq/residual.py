@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.nn.quantize import residual_kmeans
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -37,17 +37,36 @@ BLOCK = 1024  # chunks searched at a time
 
 @dataclass(frozen=True)
 class ResidualVQConfig(ChunkConfig):
-    """`tokens` levels of `codebook_size` rows; `beams` partial codes are kept at encoding, 1 is greedy."""
+    """`tokens` levels of `codebook_size` rows; `beams` partial codes are kept at encoding, 1 is greedy.
 
-    tokens: int = 8  # levels, each of which gives a code
-    codebook_size: int = 256  # codes to choose from in each
-    beams: int = 16  # partial codes that are kept while a chunk is encoded; 1: greedy
+    Attributes:
+        tokens: levels, each of which gives a code
+        codebook_size: codes to choose from in each
+        beams: partial codes that are kept while a chunk is encoded; 1: greedy
+    """
+
+    tokens: int = 8
+    codebook_size: int = 256
+    beams: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(tokens=self.tokens)
         checks.counts(2, codebook_size=self.codebook_size)
         checks.counts(1, MOST_BEAMS, beams=self.beams)
+
+
+@dataclass(frozen=True)
+class ResidualFit(SeededFit):
+    """How codebooks are refitted.
+
+    Attributes:
+        steps: refits of codes and rows, 0: plain residual k-means
+        synthetic: chunks that are made from the given ones and added to them
+    """
+
+    steps: int = 12
+    synthetic: int = 24_000
 
 
 class ResidualVQ(CoarseToFine):
@@ -60,6 +79,7 @@ class ResidualVQ(CoarseToFine):
     type = "residual-vq"
     config_class = ResidualVQConfig
     config: ResidualVQConfig
+    fit_options = ResidualFit
 
     def __init__(self, config: ResidualVQConfig):
         super().__init__(config)
@@ -80,9 +100,9 @@ class ResidualVQ(CoarseToFine):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        steps: int = 12,  # refits of codes and rows, 0: plain residual k-means
-        seed: int = 0,  # of everything random
-        synthetic: int = 24_000,  # chunks that are made from the given ones and added to them
+        steps: int = ResidualFit.steps,
+        seed: int = 0,
+        synthetic: int = ResidualFit.synthetic,
         **options: Any,
     ) -> Self:
         """Learn codebooks for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.

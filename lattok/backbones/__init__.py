@@ -35,13 +35,20 @@ class BackboneOut(NamedTuple):
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank."""
+    """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank.
 
-    rank: int = 64  # of the adapters in the backbone
-    alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
-    dropout: float = 0.0  # of the adapters' input, while they learn
-    vision: bool = True  # adapters also in the image tower
-    # the projector from the image tower to the words, of "lora": trained whole, as peft's modules_to_save
+    Attributes:
+        rank: of the adapters in the backbone
+        alpha: what the adapters add is scaled by alpha / rank
+        dropout: of the adapters' input, while they learn
+        vision: adapters also in the image tower
+        projector: the projector from the image tower to the words, of "lora": trained whole, as peft's modules_to_save
+    """
+
+    rank: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.0
+    vision: bool = True
     projector: bool = False
 
     def __post_init__(self) -> None:
@@ -54,21 +61,33 @@ class LoraSpec:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The base model of a policy or of a model of clips, and what is trained of it."""
+    """The base model of a policy or of a model of clips, and what is trained of it.
+
+    Attributes:
+        name: a Hub id, a folder, or "scratch"
+        revision: commit, or the fingerprint of a folder
+        dtype: of the base model's frozen weights, or "bfloat16"; what is trained is float32
+        train: or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
+        gradient_checkpointing: less memory for more time
+        width: of the scratch backbone
+        depth: layers of the scratch backbone
+        heads: its attention heads
+        patch_size: side of its patches in pixels
+    """
 
     # what a policy that goes on with one may change, by flat names: its weights mean the same
     free: ClassVar[frozenset[str]] = frozenset({"backbone_lora_dropout", "backbone_gradient_checkpointing"})
 
-    name: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
-    revision: str | None = None  # commit, or the fingerprint of a folder
-    dtype: Dtype = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
-    train: Train = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
+    name: str = "Qwen/Qwen3-VL-2B-Instruct"
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    train: Train = "lora"
     lora: LoraSpec = field(default_factory=LoraSpec, metadata=GROUP)
-    gradient_checkpointing: bool = False  # less memory for more time
-    width: int = 128  # of the scratch backbone
-    depth: int = 4  # layers of the scratch backbone
-    heads: int = 4  # its attention heads
-    patch_size: int = 16  # side of its patches in pixels
+    gradient_checkpointing: bool = False
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch_size: int = 16
 
     def __post_init__(self) -> None:
         checks.counts(backbone_width=self.width, backbone_depth=self.depth, backbone_heads=self.heads)

@@ -6,37 +6,25 @@ Imports wait until a verb runs, so that help is quick.
 from __future__ import annotations
 
 import errno
-import inspect
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
 from functools import partial, wraps
 from importlib import import_module
-from itertools import dropwhile, takewhile
 from typing import Any, NamedTuple
 
 import tyro
 
 import lattok
 from lattok.cli import convert, demo, labels, look, simulate
-from lattok.cli.flags import CONFIG, HELP, check_flags, unknown_verb
+from lattok.cli.flags import CONFIG, HELP, REGISTRY, Verb, check_words, plain_words, unknown_verb
 from lattok.cli.train import presets, train_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
-_CONTINUED = re.compile(r"\n {8,}(?=\S)")  # a line of the text of an argument that is not its first
-
-
-class Verb(NamedTuple):
-    """A function whose arguments are the flags; its documentation is the help."""
-
-    run: Callable[..., Any]
-    needs: str = EVERYTHING  # the module that it waits for
 
 
 class Group(NamedTuple):
@@ -44,24 +32,17 @@ class Group(NamedTuple):
 
     text: str
     names: Callable[[], Sequence[str]]
-    find: Callable[[str, Sequence[str]], Callable[..., Any] | None]  # by name, for the words that follow it
+    find: Callable[[str, Sequence[str]], Verb | None]  # by name, for the words that follow it
 
 
 def _kinds() -> Sequence[str]:
     return import_module(EVERYTHING).kinds()
 
 
-CONVERT = {
-    "p2t-action-vq": convert.p2t_action_vq,
-    "p2t-image-lam": convert.p2t_image_lam,
-    "univla-lam": convert.univla_lam,
-    "moto-lam": convert.moto_lam,
-    "lapa-laq": convert.lapa_laq,
-    "lary-laq": convert.lary_laq,
-    "lawam-lam": convert.lawam_lam,
-    "villax-lam": convert.villax_lam,
-    "adaworld-lam": convert.adaworld_lam,
-}
+def _importers() -> Sequence[str]:
+    return list(import_module("lattok.hub.importers").IMPORTERS)
+
+
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
     "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
@@ -76,7 +57,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "verify": Verb(labels.verify, "lattok.annotation"),
     "export": Verb(labels.export, "lattok.data"),
     "collect": Verb(simulate.collect, "lattok.sim"),
-    "convert": Group("Convert a published checkpoint.", lambda: list(CONVERT), lambda name, _: CONVERT.get(name)),
+    "convert": Group("Convert a published checkpoint.", _importers, lambda name, _: convert.convert_verb(name)),
     "push": Verb(convert.push),
 }
 
@@ -98,24 +79,28 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
             code = (run or run_words)(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except LattokError as error:
-        print(f"lattok: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
-        return 128 + signals.number_of(stop)
-    except (MemoryError, RuntimeError) as error:
-        if not checks.out_of_memory(error):
-            raise
-        print("lattok: out of memory. Close other programs, or take fewer episodes at a time.", file=sys.stderr)
-        return 2
+        return code or 0  # a verb that found something wrong says so
     except BrokenPipeError:
         sys.stdout = None  # the reader left; nothing to say to it
         return 0
-    except OSError as error:
-        print(checks.printable(f"lattok: {_of_system(error, arguments)}"), file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
+        return 128 + signals.number_of(stop)
+    except (LattokError, OSError, MemoryError, RuntimeError) as error:
+        said = _one_line(error, arguments)
+        if said is None:
+            raise
+        print(checks.printable(f"lattok: {said}"), file=sys.stderr)
         return 2
-    return code or 0  # a verb that found something wrong says so
+
+
+def _one_line(error: Exception, arguments: list[str]) -> str | None:
+    """Say what a user can do about an error; None of one of ours."""
+    if isinstance(error, OSError):
+        return _of_system(error, arguments)
+    if checks.out_of_memory(error):
+        return "out of memory. Close other programs, or take fewer episodes at a time."
+    return str(error) if isinstance(error, LattokError) else None
 
 
 def run_words(words: Sequence[str]) -> int | None:
@@ -127,17 +112,14 @@ def run_words(words: Sequence[str]) -> int | None:
     if not words or words[0] in HELP:
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
         title += "\nWith it, by these names: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
-        texts = {name: verb.text if isinstance(verb, Group) else _summary(verb.run) for name, verb in VERBS.items()}
+        texts = {name: verb.text if isinstance(verb, Group) else _summary(verb) for name, verb in VERBS.items()}
         return _list("lattok", title, texts)
     name, rest = words[0], words[1:]
     if name not in VERBS:
         unknown_verb("lattok", name, list(VERBS))
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
-        if not any(word in HELP for word in rest):
-            check_flags(command, verb.run, rest)
-            _load(verb.needs)
-        return _call(command, verb.run, rest)
+        return _call(command, verb, rest)
     _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {below: _summary_below(verb, below) for below in verb.names()})
@@ -147,40 +129,35 @@ def run_words(words: Sequence[str]) -> int | None:
     found = verb.find(below, rest[1:])
     if found is None:
         unknown_verb(command, rest[0], verb.names())
-    return run_verb(f"{command} {below}", found, rest[1:])
+    return _call(f"{command} {below}", found, rest[1:])
 
 
 def run_verb(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
-    """Run a function whose arguments are the flags and whose documentation is the help, of ours or another package."""
-    check_flags(command, verb, words)
-    return _call(command, verb, words)
+    """Run a function whose arguments are the flags and whose documentation is the help, of another package."""
+    return _call(command, Verb(verb), words)
 
 
-def _call(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
-    """Run a verb with flags; those that cannot be read are refused in one line, where tyro draws a box."""
+def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
+    """Run a verb with the flags among `words`, or print its help."""
 
-    @wraps(verb)
+    @wraps(verb.run)
     def ready(*args: Any, **flags: Any) -> Any:
-        return partial(verb, *args, **flags)
+        return partial(verb.run, *args, **flags)
 
-    verb.__doc__ = _CONTINUED.sub(" ", inspect.getdoc(verb) or "")  # tyro keeps the source's line breaks
-    said = io.StringIO()
+    words, asked = plain_words(words), any(word in HELP for word in words)
+    if not asked:
+        check_words(command, verb.run, words)
+        _load(verb.needs)
     try:
-        with redirect_stderr(said):
-            call = tyro.cli(ready, prog=command, args=list(words), config=CONFIG)
+        with REGISTRY:
+            call = tyro.cli(
+                ready, prog=command, args=words, config=CONFIG, description=verb.text, console_outputs=asked
+            )
     except SystemExit as stop:
         if not stop.code:
             raise  # the help
-        raise LattokError(f"{_without_box(said.getvalue())} See {command} --help.") from None
+        raise LattokError(f"{command} cannot read {' '.join(words)}. See {command} --help.") from None
     return call()
-
-
-def _without_box(text: str) -> str:
-    """Return what stands below the title of a box, up to the next line that divides it."""
-    words = text.partition("\n")[2].replace("│", " ").partition("Got errors:")[0].split()
-    rule = frozenset("─-╭╮╰╯").issuperset
-    kept = takewhile(lambda word: not rule(word), dropwhile(rule, words))
-    return " ".join(word for word in kept if word != "(required)").rstrip(".") + "."
 
 
 def _summary_below(group: Group, name: str) -> str:
@@ -190,8 +167,8 @@ def _summary_below(group: Group, name: str) -> str:
         return str(error)
 
 
-def _summary(verb: Any) -> str:
-    return (inspect.getdoc(verb) or "").partition("\n")[0]
+def _summary(verb: Verb | None) -> str:
+    return "" if verb is None else verb.about.partition("\n")[0]
 
 
 def _list(command: str, title: str, texts: Mapping[str, str]) -> None:

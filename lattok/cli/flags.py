@@ -1,19 +1,28 @@
-"""Flags that several verbs take, which flags a verb has, and what a word that is none of them probably meant."""
+"""Flags that several verbs take, how words are read and refused, and options of recipes and importers as flags."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import is_dataclass
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from typing_extensions import is_typeddict
+import docstring_parser
+import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from lattok.utils.checks import LattokError, did_you_mean
+from lattok.utils.options import Option
 
 SWITCHED = ("none", "true", "false", "yes", "no", "on", "off", "0", "1")  # what people type behind a switch
 CONFIG = (OmitArgPrefixes,)
 HELP = ("--help", "-h")
+METAVARS = {int: "N", float: "X"}
+MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
 
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
@@ -35,21 +44,134 @@ Out = Annotated[Positional[str], arg(metavar="OUT", help="New folder for the mod
 
 NONE = "none"  # what is typed for a column that is not to be read
 
-POSITIONAL = Positional[int].__metadata__[0]  # pyright: ignore[reportAttributeAccessIssue]
+POSITIONAL = get_args(Positional[int])[1]
 
 
-def flags_of(verb: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and types of the flags of a verb, a function or a dataclass; those inside groups of flags too."""
-    hints = get_type_hints(verb, include_extras=True)
-    for name, hint in hints.items():
-        marks = getattr(hint, "__metadata__", ())
-        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        if name == "return" or POSITIONAL in marks:
-            continue
-        if is_dataclass(kind) or is_typeddict(kind):
-            yield from flags_of(kind)
+class Verb(NamedTuple):
+    """A function whose arguments are the flags; its documentation, or `text`, is the help."""
+
+    run: Callable[..., Any]
+    needs: str = "lattok.recipes"  # the module that it waits for; this one imports nearly all others
+    text: str | None = None
+
+    @property
+    def about(self) -> str:
+        """Return the help without flags."""
+        return self.text or inspect.getdoc(self.run) or ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Flags that stand together in the help, as the default of an argument of a verb, which then gets a dictionary."""
+
+    flags: tuple[StructFieldSpec, ...] = ()
+
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.struct_rule
+def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
+    return StructConstructorSpec(dict, info.default.flags) if isinstance(info.default, Section) else None
+
+
+def of_options(options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]]) -> Section:
+    """Return the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
+    flags = []
+    for option in options:
+        said = docs_of(option.owner).get(option.path[-1], "")
+        known = ", ".join(choices.get(option.name, ()))
+        kind = get_type_hints(option.owner)[option.path[-1]]
+        flags.append(flag(option.name, kind, said + (known and f": {known}"), values.get(option.name)))
+    return Section(tuple(flags))
+
+
+def of_function(function: Callable[..., Any]) -> Section:
+    """Return the flags of the keywords of a function: their types, defaults and documentation."""
+    hints, said = get_type_hints(function), docs_of(function)
+    named = list(inspect.signature(function).parameters.values())[1:]
+    kept = [each for each in named if each.kind is not each.VAR_KEYWORD]
+    missing = inspect.Parameter.empty
+    defaults = {each.name: tyro.MISSING if each.default is missing else each.default for each in kept}
+    return Section(tuple(flag(name, hints[name], said.get(name, ""), value) for name, value in defaults.items()))
+
+
+def flag(name: str, kind: Any, said: str, default: Any) -> StructFieldSpec:
+    """Return one flag, with the letter or word that stands for its value, and its default where it has one to show.
+
+    Of a type that is text or something else, text is typed; a choice is refused by the options, in their words.
+    """
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    if words or str in parts:
+        kind = str | None if type(None) in parts else str
+    several = next((part for part in parts if get_origin(part) in MANY), None)
+    inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
+    metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
+    metavar = None if inner is bool else metavar + " ..." * (several is not None)
+    marks = arg(help=said or " ", metavar=metavar)
+    if default is not tyro.MISSING:
+        shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
+        marks = arg(help=said or " ", metavar=metavar, help_behavior_hint=shown)
+    typed: Any = Annotated[kind, marks]
+    return StructFieldSpec(name, typed, default)
+
+
+def docs_of(documented: Any) -> dict[str, str]:
+    """Return what docstrings say of the arguments of a function, or of the fields of a class and those it extends."""
+    said: dict[str, str] = {}
+    for each in reversed(documented.__mro__ if isinstance(documented, type) else (documented,)):
+        parsed = docstring_parser.parse_from_object(each) if each is not object else None
+        said |= {p.arg_name: " ".join((p.description or "").split()) for p in (parsed.params if parsed else ())}
+    return said
+
+
+def text_of(value: Any) -> str:
+    """Return how a value of an option is typed."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return shlex.join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Word(NamedTuple):
+    """What a verb reads: a flag, or a word without one."""
+
+    name: str
+    kind: Any
+    positional: bool
+    required: bool
+    flag: str  # with its dashes; none of a word without one
+    metavar: str  # what stands for the value; none of a switch
+    said: str  # the help, with the default
+
+
+def words_of(verb: Any) -> Iterator[Word]:
+    """Yield what a verb reads, a function or a dataclass; what is in its groups of flags too."""
+    hints, said = get_type_hints(verb, include_extras=True), docs_of(verb)
+    for name, parameter in inspect.signature(verb).parameters.items():
+        kind = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
+        if isinstance(parameter.default, Section):
+            for each in parameter.default.flags:
+                yield _word(each.name, each.type, each.default, "")
+        elif is_dataclass(kind):
+            yield from words_of(kind if parameter.default is parameter.empty else type(parameter.default))
         else:
-            yield name, kind
+            missing = parameter.default is parameter.empty
+            yield _word(name, hints[name], tyro.MISSING if missing else parameter.default, said.get(name, ""))
+
+
+def _word(name: str, hint: Any, default: Any, said: str) -> Word:
+    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    positional, switch, required = POSITIONAL in marks, kind is bool, default is tyro.MISSING
+    metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), METAVARS.get(kind, "TEXT"))
+    said = next((mark.help for mark in marks if getattr(mark, "help", None)), said).strip()
+    hints = [mark.help_behavior_hint for mark in marks if getattr(mark, "help_behavior_hint", None) is not None]
+    shown = "" if required or default is None else f"(default: {text_of(default)})"
+    flag = "" if positional else f"--{name.replace('_', '-')}"
+    text = f"{said} {hints[0] if hints else shown}".strip()
+    return Word(name, kind, positional, required, flag, "" if switch else metavar, text)
 
 
 def column(key: str | None) -> str | None:
@@ -63,21 +185,84 @@ def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
     raise LattokError(f"{command} has no `{word}`. {meant} See {command} --help.")
 
 
-def check_flags(command: str, verb: Callable[..., Any], words: Sequence[str]) -> None:
-    """Refuse words that begin as flags do and are none of this verb's."""
-    kinds = dict(flags_of(verb))
-    known = {*kinds, *(f"no_{name}" for name, kind in kinds.items() if kind is bool), "help"}
-    for word, after in zip(words, [*words[1:], ""], strict=False):
-        name = word.removeprefix("--").partition("=")[0]
-        plain = name.replace("-", "_")
-        if kinds.get(plain) is bool and word.startswith("--") and after.lower() in SWITCHED:
-            raise LattokError(
-                f"{command}: --{name} takes no word, got {after}. It is on with --{name}, off with --no-{name}."
-            )
-        if not word.startswith("--") or plain in known or not name:
+def plain_words(words: Sequence[str]) -> list[str]:
+    """Return words with options of groups as they are called in full: --decoder.depth as --decoder-depth."""
+    plain = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-").removesuffix(".name").replace(".", "-")
+        plain.append(f"{name}{equals}{value}")
+    return plain
+
+
+def flags_among(words: Sequence[str]) -> set[str]:
+    """Return the names of the flags that were typed."""
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
+
+
+def check_words(command: str, verb: Callable[..., Any], words: Sequence[str]) -> None:
+    """Refuse words that `verb` cannot read: flags it has not, values of another kind, what is missing or too much."""
+    known = {word.name: word for word in words_of(verb)}
+    flags = {name: word.kind for name, word in known.items() if not word.positional}
+    places = [word for word in known.values() if word.positional]
+    alone, rest = [], list(words)  # alone: words without a flag
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            alone.append(word)
             continue
-        if name.split(".")[0].startswith("dataset") or plain == "repo_id":
-            raise LattokError(f"{command} has no --{name}. The dataset stands behind the verb: {command} DATASET")
-        meant = did_you_mean(plain, known if plain.startswith("no_") else kinds).replace("_", "-")
-        meant = meant.replace("mean ", "mean --") + " " * bool(meant)
-        raise LattokError(f"{command} has no --{name}. {meant}See {command} --help.")
+        _check_flag(command, name, flags, value if equals else (rest or [""])[0])
+        kind = flags.get(name.replace("-", "_"), bool)
+        number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
+        number = 0 if equals else min(number, _most_words(kind))
+        for each in [value] * bool(equals) + rest[:number]:
+            _check_number(command, name, kind, each)
+        if not (equals or number or kind is bool):
+            raise LattokError(f"{command}: --{name} needs a value. See {command} --help.")
+        rest = rest[number:]
+    if len(alone) > sum(_most_words(word.kind) for word in places):
+        raise LattokError(f"{command}: there is no place for {' '.join(alone[len(places) :])}. See {command} --help.")
+    missing = [word for word in places[len(alone) :] if word.required]
+    missing += [known[name] for name in flags.keys() - flags_among(words) if known[name].required]
+    if missing:
+        texts = "; ".join(f"{word.flag} {word.metavar} {word.said}".strip().rstrip(".") for word in missing)
+        raise LattokError(f"{command} needs {texts}. See {command} --help.")
+
+
+def _most_words(kind: Any) -> int:
+    """Return how many words stand behind a flag at most."""
+    several = next((part for part in (kind, *get_args(kind)) if get_origin(part) in MANY), None)
+    if several is None:
+        return int(kind is not bool)
+    return sys.maxsize if get_origin(several) is Sequence or ... in get_args(several) else len(get_args(several))
+
+
+def _check_flag(command: str, name: str, flags: Mapping[str, Any], after: str) -> None:
+    plain = name.replace("-", "_")
+    if flags.get(plain) is bool and after.lower() in SWITCHED:
+        raise LattokError(
+            f"{command}: --{name} takes no word, got {after}. It is on with --{name}, off with --no-{name}."
+        )
+    known = {*flags, *(f"no_{each}" for each, kind in flags.items() if kind is bool), "help"}
+    if plain in known or not name:
+        return
+    if plain.startswith("dataset") or plain == "repo_id":
+        raise LattokError(f"{command} has no --{name}. The dataset stands behind the verb: {command} DATASET")
+    meant = did_you_mean(plain, known if plain.startswith("no_") else flags).replace("_", "-")
+    meant = meant.replace("mean ", "mean --") + " " * bool(meant)
+    raise LattokError(f"{command} has no --{name}. {meant}See {command} --help.")
+
+
+def _check_number(command: str, name: str, kind: Any, value: str) -> None:
+    """Refuse a value where only numbers are read."""
+    parts = {part for each in (kind, *get_args(kind)) for part in (each, *get_args(each))}
+    if str in parts or not parts & {int, float} or (type(None) in parts and value == "None"):
+        return
+    wanted = float if float in parts else int
+    try:
+        wanted(value)
+    except ValueError as error:
+        raise LattokError(f"{command}: --{name}: {error}. See {command} --help.") from None

@@ -96,8 +96,7 @@ def rollout(
         seed: That of the first start state; the next follow. Demonstrations are collected from 0 on.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held (default: the world's own).
-        ensemble: Plan at every decision, and carry out the mean of what was planned for it, older plans first: the
-            i-th weighs exp(-X i), as in ACT.
+        ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
         instruction: own, swapped (that of the other task in the scene) or blank.
         variation: What of the scene changes with each episode: background, light, camera, distractors=N.
         batch: Environments side by side, whose plans are made together.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
 from lattok.data.views import declare, with_actions, with_cameras
@@ -19,7 +18,7 @@ from lattok.utils.files import read_json
 from lattok.utils.untrusted import followed
 
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
-_HUB = (*HubOptions.__annotations__, "cache_gb")
+_HUB = (*get_type_hints(HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
 
@@ -74,13 +73,6 @@ def formats() -> list[type[RobotDataset]]:
     return sorted(found, key=lambda each: not each.marked)
 
 
-def _options(format_: type[RobotDataset]) -> dict[str, Any]:
-    """Return what a format takes by keyword, with its types."""
-    named = inspect.signature(format_).parameters.values()
-    hints = get_type_hints(format_.__init__)
-    return {p.name: hints.get(p.name, Any) for p in named if p.kind is p.KEYWORD_ONLY}
-
-
 def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
     """A dataset as it is, or the one that `open_dataset` finds under a path or a Hub id."""
     if isinstance(dataset, str | os.PathLike):
@@ -91,7 +83,7 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
 
 
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
-    ours = {*_VIEWS, "name", "cache_gb", *(name for each in formats() for name in _options(each))}
+    ours = {*_VIEWS, "name", "cache_gb", *(name for each in formats() for name in each.options)}
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
     few = {pattern: each for each in formats() for pattern in each.opens_with}
@@ -116,7 +108,7 @@ def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     """Open what a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
-    kinds = {name: kind for each in formats() for name, kind in _options(each).items()}
+    kinds = {name: kind for each in formats() for name, kind in each.options.items()}
     checks.known_keys(str(file), entry, ("dataset", "revision", "cache_gb", "name", *kinds, *_VIEWS))
     if twice := sorted(set(entry) & set(options)):
         checks.fail(twice[0], f"one value, here or in {file}", "two")
@@ -124,7 +116,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     expected = "a path relative to that file, or a Hub id"
     if not isinstance(target, str) or not target or target.endswith(".json"):
         checks.fail(f"dataset` of `{file}", expected, repr(target))
-    for name in [name for name, kind in kinds.items() if Path in get_args(kind) and isinstance(entry.get(name), str)]:
+    for name in [name for name, kind in kinds.items() if kind is Path and isinstance(entry.get(name), str)]:
         place = client.here(entry[name], file.parent) or file.parent / entry[name]
         entry[name] = followed(file.parent, place, f"`{name}` of `{file}`")
     hint = f"There is no {file.parent / target}."
@@ -141,12 +133,12 @@ def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> 
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
     name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
-    kinds = _options(format_)
+    kinds = format_.options
     for key, value in options.items():
         if key not in kinds:
             known = ", ".join((*kinds, "name", *_VIEWS))
             checks.fail(key, f"an option that {place} has a use for ({known})", repr(value))
-        if Path in get_args(kinds[key]) and not isinstance(value, str | Path):
+        if kinds[key] is Path and not isinstance(value, str | Path):
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
         checks.fail("name", "text", repr(name))

@@ -91,7 +91,8 @@ class RobotDataset(ABC):
     robot_spaces: Mapping[str, Any] = NONE  # spaces of the robot's own numbers, of columns that are in a unified one
     absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
-    # how `open_dataset` finds the format: it makes `cls(path, name, **options)`, options being keywords
+    # how `open_dataset` finds the format: it makes `cls(path, name, **options)`
+    options: ClassVar[Mapping[str, type]] = NONE  # keywords that users may give, such as {"fps": float}
     text: ClassVar[str] = ""  # what it is and how it is told, for errors
     marked: ClassVar[bool] = False  # by a file that no other format has: no other one is asked
     suffixes: ClassVar[tuple[str, ...]] = ()  # of files each of which is a dataset

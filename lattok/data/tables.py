@@ -188,8 +188,11 @@ class ColumnReader:
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
-    def __reduce__(self) -> tuple[type[ColumnReader], tuple[OnDisk]]:
-        return ColumnReader, (self._at,)
+    def __getstate__(self) -> dict[str, OnDisk]:
+        return {"files": self._at}
+
+    def __setstate__(self, state: dict[str, OnDisk]) -> None:
+        self.__init__(**state)
 
     def file(self, path: Path) -> DataFile:
         """Return the opened file."""

@@ -42,7 +42,13 @@ class View(RobotDataset):
     def __init__(self, dataset: RobotDataset):
         self.dataset = dataset
         # copied: defaults that RobotDataset declares would win over the values of the other one
-        vars(self).update({name: getattr(dataset, name) for name in RobotDataset.__annotations__})
+        self.root, self.name, self.fps, self.features = dataset.root, dataset.name, dataset.fps, dataset.features
+        self.cameras, self.tasks, self.episodes = dataset.cameras, dataset.tasks, dataset.episodes
+        self.robot, self.split, self.files, self.labels = dataset.robot, dataset.split, dataset.files, dataset.labels
+        self.damaged, self.left_out, self.findings = dataset.damaged, dataset.left_out, dataset.findings
+        self.columns_apart, self.absent = dataset.columns_apart, dataset.absent
+        self.action_spaces, self.actions_as = dataset.action_spaces, dataset.actions_as
+        self.robot_spaces = dataset.robot_spaces
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"

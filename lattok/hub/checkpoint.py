@@ -28,18 +28,6 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import read_yaml
 
-# a name that only this system's checkpoints hold, by importer; what comes first is looked for first
-SIGNS = {
-    "lapa-laq": r"to_patch_emb_first_frame\.\d",
-    "lary-laq": r"vq\.cnn_encoder\.0\.weight$",
-    "lawam-lam": r"encoder\.QFormer\.queries$",
-    "adaworld-lam": r"action_prompt$",
-    "villax-lam": r"encoder\.pe_spatial$",
-    "moto-lam": r"m_former\.embeddings\.",
-    "univla-lam": r"action_latent$",
-    "p2t-image-lam": r"action_latent$",
-    "p2t-action-vq": r"vq\.ema_w$",
-}
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
@@ -113,13 +101,6 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
         return wanted, f"is {made.dtype}, expected {wanted.dtype}"
     made = made.to(wanted.dtype)
     return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
-
-
-def check_kind(foreign: Mapping[str, Tensor], kind: str, where: str) -> None:
-    """Refuse a file that has the sign of another system before that of `kind`, and name that system."""
-    found = next((name for name, sign in SIGNS.items() if any(re.search(sign, key) for key in foreign)), kind)
-    if SIGNS[found] != SIGNS[kind]:
-        checks.fail(where, f"a checkpoint for {kind}", f"one for {found}", f"Run: lattok convert {found}.")
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:

@@ -162,7 +162,7 @@ def push(
 
 def check_push(repo_id: str | None, given: Mapping[str, Any]) -> None:
     """Refuse what can be seen to be wrong before anything is written or sent."""
-    checks.known_keys("options", given, list(PushOptions.__annotations__))
+    checks.known_keys("options", given, list(get_type_hints(PushOptions)))
     typed(dict(given), PushOptions, "")
     if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
         checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import tempfile
 from abc import ABC
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_type_hints
 
 import safetensors.torch
 import torch
@@ -63,7 +64,7 @@ PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbo
 ALL = [*OWN, f"{PARTS}/*"]
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
-KEYWORDS = tuple(LoadOptions.__annotations__)
+KEYWORDS = tuple(get_type_hints(LoadOptions))
 HERE = ("device", "backbone", "dtype")  # of these, what happens after a download
 ROUNDED = "Codes would not be those that the weights stand for; only policies can be had in another dtype."
 # metadata of config fields that came after models were published: at their default they are no part of the identity
@@ -194,16 +195,28 @@ class HubModel(nn.Module):
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        millions = sum(p.numel() for p in self.parameters()) / 1e6
-        numbers = sum(tensor.numel() for tensor in self.saved_tensors().values())  # tables are no parameters
-        size = f"{millions:.2f} M parameters" if millions >= 0.005 else f"{numbers:,} numbers"
-        what = f"A lattok `{self.type}` model ({type(self).__name__}, {size})."
+        what = f"A lattok `{self.type}` model ({type(self).__name__}, {self.size})."
         known = self.trained_on or {}
         datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
         facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type}
         several, picture = getattr(self, "datasets", ()), "" if self.picture is None else PICTURE
         shown, judged = asdict(self.config), self.judged_by
         return model_card(name, what, shown, self.evaluation, judged, facts, several, self.usage(), picture)
+
+    @property
+    def size(self) -> str:
+        """How many parameters there are; of a model that has hardly any, numbers in its tables."""
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        numbers = sum(tensor.numel() for tensor in self.saved_tensors().values())
+        return f"{millions:.2f} M parameters" if millions >= 0.005 else f"{numbers:,} numbers"
+
+    def summary(self) -> str:
+        """Say in one line what it is."""
+        return f"{type(self).__name__}, {self.size}"
+
+    def next_step(self, name: str) -> str:
+        """Return what to type once it is saved under that name."""
+        return f"Judge it: {shlex.join(['lattok', 'evaluate', name])} DATASET"
 
     @property
     def judged_by(self) -> str:
@@ -329,7 +342,7 @@ class HubModel(nn.Module):
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
         values = asdict(self.config)
         for field in fields(self.config):
-            if field.metadata == ADDED and values[field.name] == field.default:
+            if field.metadata.get("added") and values[field.name] == field.default:
                 del values[field.name]
         config = json.dumps(values, sort_keys=True).encode()
         return {

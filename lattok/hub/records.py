@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 
 from lattok.hub.client import HUB_ID
 from lattok.utils import checks, files
+from lattok.utils.options import check_knows_data, required
 from lattok.utils.untrusted import Rule, followed, typed
 from lattok.version import INSTALL, __version__
 
@@ -151,7 +152,12 @@ def _release(version: str) -> tuple[int, ...]:
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
     """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
-    return typed(values, config_class, "", str(path))
+    absent = [each.name for each in required(config_class) if each.name not in values]
+    if absent:
+        checks.fail(str(path), f"the fields of {config_class.__name__}", f"none of {checks.listed(absent)}")
+    config = typed(values, config_class, "", str(path))
+    check_knows_data(config)
+    return config
 
 
 def read_picture(path: Path) -> str | None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, cast, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.action_vq.config import QUICK_MODEL, ChunkConfig
+from lattok.action_vq.bins import UniformBinsConfig
+from lattok.action_vq.config import QUICK_MODEL, ChunkConfig, SeededFit
+from lattok.action_vq.fast import FASTConfig
+from lattok.action_vq.fsq import FSQConfig, FSQFit
+from lattok.action_vq.residual import ResidualFit, ResidualVQConfig
+from lattok.action_vq.toast import TOASTConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, check_warm_up, types_of
+from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.samples.mixture import MixedWindows, same_actions
@@ -45,11 +50,9 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     """
 
     kind = "action-vq"
-    model_class = ActionVQConfig
-    data_class = MixOptions
-    data: MixOptions
-    loop: LoopOptions
-    model: ActionVQConfig
+    data: MixOptions = field(default_factory=MixOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)
     example = MappingProxyType({"preset": "quick"})
     default_preset = "p2t"
@@ -121,23 +124,20 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
 class FitRecipe(Recipe[Tokenizer]):
     """A tokenizer that is fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`.
 
-    Every family of action tokenizers has one, see `recipe_for`.
+    A family without a recipe of its own has the one that `recipe_for` makes.
     """
 
     family: ClassVar[type[ChunkTokenizer]]
     presets = MappingProxyType({"default": MappingProxyType({})})
     default_preset = "default"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the family, since its recipe may be made at run time."""
-        return _unpickled, (self.family, self.dataset, self.out, self.preset, self.options())
+    loop: Any = field(default_factory=SeededFit)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
         """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder.
 
         Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
         """
-        out, shared = self.folder(resume), "batch_size" in {field.name for field in fields(self.loop_class)}
+        out, shared = self.folder(resume), hasattr(self.loop, "batch_size")
         if not (shared or first_process()):
             wait_for_all()
             return cast(Tokenizer, load(out))
@@ -146,41 +146,80 @@ class FitRecipe(Recipe[Tokenizer]):
         windows = ActionWindows(sources[0].dataset, horizon, self.data.action_key, self.data.episodes)
         names = tuple(windows.action_names)
         with self.begin(resume, sources, resume_command=resume_command) as contents:
-            model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **vars(self.model))
+            chosen = {option.path[0] for option in self.option_groups()["model"].values()}
+            config = {name: getattr(self.model, name) for name in chosen}
+            model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **config)
             model.trained_on = self.trained_on(sources, len(windows), contents)
             if first_process():
                 print(checks.printable(fit_summary(model, windows, names)), file=sys.stderr)
             return finish({"": model}, out)[""]
 
 
+@dataclass(frozen=True)
+class FASTRecipe(FitRecipe[FAST]):
+    """Fit FAST: chunks to rows of codes of different lengths, padded with -1."""
+
+    kind, family = "fast", FAST
+    model: FASTConfig = field(default_factory=FASTConfig)
+    common = ("horizon", "vocab_size", "scale", *Recipe.common)
+
+
+@dataclass(frozen=True)
+class TOASTRecipe(FitRecipe[TOAST]):
+    """Fit TOAST: chunks to rows of codes of different lengths, padded with -1."""
+
+    kind, family = "toast", TOAST
+    model: TOASTConfig = field(default_factory=TOASTConfig)
+    common = ("horizon", "vocab_size", "scale", *Recipe.common)
+
+
+@dataclass(frozen=True)
+class FSQRecipe(FitRecipe[FSQ]):
+    """Fit FSQ: chunks to `tokens` codes each, coarse to fine."""
+
+    kind, family = "fsq", FSQ
+    loop: FSQFit = field(default_factory=FSQFit)
+    model: FSQConfig = field(default_factory=FSQConfig)
+    common = ("horizon", "tokens", "codebook_size", "hidden", *Recipe.common)
+
+
+@dataclass(frozen=True)
+class ResidualVQRecipe(FitRecipe[ResidualVQ]):
+    """Fit ResidualVQ: chunks to `tokens` codes each, coarse to fine."""
+
+    kind, family = "residual-vq", ResidualVQ
+    loop: ResidualFit = field(default_factory=ResidualFit)
+    model: ResidualVQConfig = field(default_factory=ResidualVQConfig)
+    common = ("horizon", "tokens", "codebook_size", "beams", *Recipe.common)
+
+
+@dataclass(frozen=True)
+class UniformBinsRecipe(FitRecipe[UniformBins]):
+    """Fit UniformBins: chunks to a code for each step and dimension."""
+
+    kind, family = "uniform-bins", UniformBins
+    model: UniformBinsConfig = field(default_factory=UniformBinsConfig)
+    common = ("horizon", "bins", *Recipe.common)
+
+
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
-    """Return the recipe of a family of action tokenizers: fields of its configuration and what `fit` takes by name."""
-    types, parameters = get_type_hints(family.fit), inspect.signature(family.fit).parameters.values()
-    named = [(p.name, types[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    own = [f.name for f in fields(family.config_class) if f.name not in types_of(ChunkConfig)]
-    what = (family.__doc__ or "").strip().partition("\n")[0].partition(":")[0].rstrip(".")
-    loop = make_dataclass(f"{family.__name__}FitOptions", named, frozen=True, namespace={"made_of": family.fit})
-    facts = {
-        "__doc__": f"Fit {family.__name__}: {what[:1].lower()}{what[1:]}.",
-        "__module__": family.__module__,
-        "kind": family.type,
-        "family": family,
-        "model_class": family.config_class,
-        "loop_class": loop,
-        "common": ("horizon", *own, *Recipe.common),
-    }
-    return type(f"{family.__name__}Recipe", (FitRecipe,), facts)
+    """Return the recipe of a family of action tokenizers that brings none: its configuration and `fit_options`."""
+    shared = {each.name for each in fields(ChunkConfig)}
 
+    @dataclass(frozen=True)
+    class FamilyRecipe(FitRecipe[Any]):
+        loop: Any = field(default_factory=family.fit_options)
+        model: Any = field(default_factory=family.config_class)
 
-def _unpickled(family: type[ChunkTokenizer], *facts: Any) -> FitRecipe[Any]:
-    return cast(Any, RECIPES.get(family.type) or recipe_for(family))._of(*facts)
+        @classmethod
+        def about(cls) -> str:
+            return f"Fit {family.__name__}: {inspect.getdoc(family) or 'a tokenizer of actions.'}"
 
-
-FASTRecipe = recipe_for(FAST)
-FSQRecipe = recipe_for(FSQ)
-ResidualVQRecipe = recipe_for(ResidualVQ)
-TOASTRecipe = recipe_for(TOAST)
-UniformBinsRecipe = recipe_for(UniformBins)
+    FamilyRecipe.family = family
+    FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place
+    FamilyRecipe.common = ("horizon", *(f.name for f in fields(family.config_class) if f.name not in shared))
+    FamilyRecipe.common += Recipe.common
+    return FamilyRecipe
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -29,11 +29,17 @@ from lattok.utils import checks
 
 @dataclass(frozen=True)
 class ClipOptions(ImageOptions, MixOptions):
-    """What a model of clips learns from."""
+    """What a model of clips learns from.
 
-    horizon: int | None = None  # actions from the first frame on that are decoded (default: those of the clip)
-    action_episodes: str | None = None  # episodes whose actions are known; others teach by frames (default: all)
-    acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
+    Attributes:
+        horizon: actions from the first frame on that are decoded (default: those of the clip)
+        action_episodes: episodes whose actions are known; others teach by frames (default: all)
+        acted_share: share of a batch from episodes with known actions; 0: as they come
+    """
+
+    horizon: int | None = None
+    action_episodes: str | None = None
+    acted_share: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,11 +61,9 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
 
     kind = "clip-lam"
     looks = True
-    model_class = ClipLAMConfig
-    data_class = ClipOptions
-    data: ClipOptions
-    loop: LoopOptions
-    model: ClipLAMConfig
+    data: ClipOptions = field(default_factory=ClipOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
     example = MappingProxyType({"preset": "tiny"})
     default_preset = "full"

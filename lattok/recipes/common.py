@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shlex
-import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
-from functools import cache, partial
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, get_args, get_origin
+from typing import Any, ClassVar, Generic
 
 import torch
 from typing_extensions import Self
@@ -28,12 +25,14 @@ from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.options import built, defaults_of, flat, options_of
+from lattok.utils.options import Option, built, flat, options_of, typed
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restated
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
+
+GROUPS = ("data", "loop", "model")  # of options in a recipe
 
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
@@ -43,28 +42,44 @@ EXTREMES = {"normalize": "min_max", "normalize_clip": True}
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What is read from the dataset."""
+    """What is read from the dataset.
 
-    action_key: str = "action"  # column with the actions
-    # "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
+    Attributes:
+        action_key: column with the actions
+        episodes: "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
+    """
+
+    action_key: str = "action"
     episodes: str = "train"
 
 
 @dataclass(frozen=True)
 class ImageOptions(DataOptions):
-    """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does."""
+    """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does.
 
-    cameras: tuple[str, ...] | None = None  # in this order; short names will do; left out: all
-    # frames that samples are shuffled among: part of the recipe, whatever the machine; 0: as many as take 8 GB
+    Attributes:
+        cameras: in this order; short names will do; left out: all
+        shuffle_window: frames that samples are shuffled among: part of the recipe, whatever the machine; 0: as many as
+            take 8 GB
+        memory_gb: for frames, on a machine; others are decoded when they are needed; 0: half of its memory
+        crop: least share of the image that is kept; 1: all of it
+        crop_most: greatest share
+        brightness: factor from 1 - b to 1 + b; 0: off
+        contrast: the same, around the mean grey of the image
+        saturation: the same, around the grey of the pixel
+        hue: turns around the grey axis, from -h to h
+    """
+
+    cameras: tuple[str, ...] | None = None
     shuffle_window: int = 0
-    memory_gb: float = 0.0  # for frames, on a machine; others are decoded when they are needed; 0: half of its memory
+    memory_gb: float = 0.0
 
-    crop: float = 1.0  # least share of the image that is kept; 1: all of it
-    crop_most: float = 1.0  # greatest share
-    brightness: float = 0.0  # factor from 1 - b to 1 + b; 0: off
-    contrast: float = 0.0  # the same, around the mean grey of the image
-    saturation: float = 0.0  # the same, around the grey of the pixel
-    hue: float = 0.0  # turns around the grey axis, from -h to h
+    crop: float = 1.0
+    crop_most: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
 
     @property
     def augmentation(self) -> Augmentation:
@@ -84,22 +99,26 @@ class ImageOptions(DataOptions):
 
 @dataclass(frozen=True)
 class MixOptions(DataOptions):
-    """What is read from one dataset, or from several; `episodes` are then chosen in each of them."""
+    """What is read from one dataset, or from several; `episodes` are then chosen in each of them.
 
-    mix: tuple[str, ...] = ()  # several datasets and their shares, in place of one: data/a:1.0 data/b.json:0.5
+    Attributes:
+        mix: several datasets and their shares, in place of one: data/a:1.0 data/b.json:0.5
+    """
+
+    mix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe(ABC, Generic[Model]):
-    """A reproducible training run: where from, where to, and three groups of options in one flat namespace.
+    """A reproducible training run: where from, where to, and the options of the data, the loop and the model.
 
-    A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does.
+    A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does. The
+    classes of `data`, `loop` and `model` are those of its defaults. All options have flat names
+    (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
+    the dataset (`FROM_DATA`) are none.
     """
 
     kind: ClassVar[str]
-    model_class: ClassVar[Any]  # the model's configuration: its fields are options, but those taken `from_data`
-    data_class: ClassVar[Any] = DataOptions
-    loop_class: ClassVar[Any] = LoopOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     joined: ClassVar[tuple[str, ...]] = ()  # presets that stand over another one
@@ -111,10 +130,10 @@ class Recipe(ABC, Generic[Model]):
 
     dataset: str | None  # none: a mixture
     out: str
-    preset: str
-    data: Any
-    loop: Any
-    model: Any  # what is chosen of `model_class`
+    preset: str = ""
+    data: Any = field(default_factory=DataOptions)
+    loop: Any = field(default_factory=LoopOptions)
+    model: Any = None  # configuration that does not know the dataset yet: field(default_factory=ITS_CLASS)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -147,21 +166,17 @@ class Recipe(ABC, Generic[Model]):
             merged.update(cls.presets[name])
         if set(preset.split("+")) <= {*cls.joined}:
             checks.fail("preset", f"{cls.default_preset}+{preset}, or another one under it", repr(preset))
-        types = cls.option_types()
+        groups, types = cls.option_groups(), cls.option_types()
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: typed(name, value, types[name]) for name, value in options.items()}
         values = cls.combined({name: typed(name, value, types[name]) for name, value in merged.items()}, given)
-        recipe = cls._of(None if dataset is None else str(dataset), str(out), preset, values)
+        chosen = {}
+        for group, known in groups.items():
+            own = {name: value for name, value in values.items() if name in known}
+            chosen[group] = built(cls.group_class(group), own)
+        recipe = cls(None if dataset is None else str(dataset), str(out), preset, **chosen)
         _check_one_source(dataset, getattr(recipe.data, "mix", None))
         return recipe
-
-    @classmethod
-    def _of(cls, dataset: str | None, out: str, preset: str, options: Mapping[str, Any]) -> Self:
-        return cls(dataset, out, preset, *(built(owner, options) for owner in cls.groups()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the options, since the classes that hold some of them are made at run time."""
-        return type(self)._of, (self.dataset, self.out, self.preset, self.options())
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,20 +184,33 @@ class Recipe(ABC, Generic[Model]):
         return {**preset, **given}
 
     @classmethod
-    @cache
-    def groups(cls) -> tuple[Any, Any, Any]:
-        """Return dataclasses of the options of data, loop and model; each option stands in one of them."""
-        taken = {option.name for owner in (cls.data_class, cls.loop_class) for option in options_of(owner)}
-        return cls.data_class, cls.loop_class, chosen_fields(cls.model_class, taken)
+    def group_class(cls, group: str) -> Any:
+        """Return the class of `data`, `loop` or `model`."""
+        return next(each.default_factory for each in fields(cls) if each.name == group)
+
+    @classmethod
+    def option_groups(cls) -> dict[str, dict[str, Option]]:
+        """Return the options of `data`, `loop` and `model` by their flat names; each stands in one of them."""
+        groups: dict[str, dict[str, Option]] = {}
+        for group in GROUPS:
+            taken = {name for known in groups.values() for name in known}
+            own = [option for option in options_of(cls.group_class(group)) if option.name not in taken]
+            groups[group] = {each.name: each for each in own if not each.field.metadata.get("from_data")}
+        return groups
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
         """Return the type of every option, by name."""
-        return {name: kind for owner in cls.groups() for name, kind in types_of(owner).items()}
+        return {name: option.kind for group in cls.option_groups().values() for name, option in group.items()}
+
+    @classmethod
+    def about(cls) -> str:
+        """Return what the recipe does, in its first line, and its presets."""
+        return inspect.getdoc(cls) or ""
 
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
-        return built(self.model_class, {**vars(self.model), **known})
+        return built(type(self.model), {**flat(self.model), **known})
 
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""
@@ -228,7 +256,8 @@ class Recipe(ABC, Generic[Model]):
 
     def options(self) -> dict[str, Any]:
         """Return all options, flat."""
-        return {**flat(self.data), **flat(self.loop), **flat(self.model)}
+        groups = self.option_groups().items()
+        return {n: value for group, known in groups for n, value in flat(getattr(self, group)).items() if n in known}
 
     @contextmanager
     def begin(
@@ -287,8 +316,9 @@ class Recipe(ABC, Generic[Model]):
         found = read_recipe(out)
         checks.one_of(f"kind of the run in {out}", found.kind, (cls.kind,))
         try:
-            checks.known_keys("options", found.options, sorted(cls.option_types()))
-            unknown = sorted(cls.option_types().keys() - found.options.keys())
+            known = cls.option_types().keys()
+            checks.known_keys("options", found.options, sorted(known))
+            unknown = sorted(known - found.options.keys())
             if unknown:
                 hint = "It was begun by another version of lattok: continue it with that one."
                 checks.fail("options", f"all that a {cls.kind} run has", f"none of {checks.listed(unknown)}", hint)
@@ -358,55 +388,3 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
         else:
             runs.append([index, index])
     return runs
-
-
-def chosen_fields(config: type, without: Collection[str] = ()) -> Any:
-    """Return the fields of a configuration that a user chooses, as a dataclass: all but those it takes `from_data`."""
-    hidden, unset = {*getattr(config, "from_data", ()), *without}, defaults_of(config)
-    kept = [option for option in options_of(config) if option.name not in hidden]
-    chosen = [(o.name, o.kind, field(default_factory=partial(unset.get, o.name))) for o in kept]
-    return make_dataclass(f"Chosen{config.__name__}", chosen, frozen=True)
-
-
-def types_of(owner: type) -> dict[str, Any]:
-    """Return the type of every field of a dataclass."""
-    return {option.name: option.kind for option in options_of(owner)}
-
-
-def comments_of(owner: type) -> dict[str, str]:
-    """Return what the source of a dataclass says about its options, in the line of each or right above it.
-
-    One that was made at run time has the source of `made_of`, the function whose arguments are its fields.
-    """
-    found: dict[str, str] = {}
-    for part in filter(is_dataclass, reversed(owner.__mro__)):
-        source: Any = getattr(part, "made_of", part)
-        above = ""
-        for line in textwrap.dedent(inspect.getsource(source)).splitlines():
-            comment = re.fullmatch(r"    # (.*)", line)
-            named = re.match(r"    (\w+): [^#]*?(?:  # (.*))?$", line)
-            if named is not None and (said := named[2] or above):
-                found[named[1]] = said
-            above = f"{above} {comment[1]}".strip() if comment else ""
-    inside = (option for option in options_of(owner) if option.owner is not owner and len(option.path) > 1)
-    return found | {option.name: comments_of(option.owner).get(option.path[-1], "") for option in inside}
-
-
-def typed(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` as `kind`, or raise what names the option; JSON knows no tuples, and one item stands for one."""
-    if isinstance(value, list):
-        value = tuple(value)
-    allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple) else (kind,)
-    for option in allowed:
-        origin = get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is str and isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
-            items = value if isinstance(value, tuple) else (value,)
-            return tuple(typed(name, item, get_args(option)[0]) for item in items)
-        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-            return value
-    expected = getattr(kind, "__name__", str(kind))
-    return checks.fail(name, f"a value of type {expected}", repr(value))

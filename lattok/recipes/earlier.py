@@ -23,7 +23,7 @@ STAGES: dict[int, dict[str, Any]] = {
     1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "flow_weight": 0.0},
     2: {"streams": "control+env"},
 }
-MODEL = frozenset(f.name for f in fields(ImageLAMConfig)) - ImageLAMConfig.from_data
+MODEL = frozenset(f.name for f in fields(ImageLAMConfig) if not f.metadata.get("from_data"))
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
 FREE = frozenset(
     {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps", "restart_every"}

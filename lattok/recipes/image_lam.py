@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -89,19 +89,33 @@ LEARNED_FROM = ("prediction_weight", "feature_weight", "perceptual_weight", "act
 
 @dataclass(frozen=True)
 class PairOptions(ImageOptions, MixOptions):
-    """What is read from the dataset, which actions may supervise, and which earlier models are built on."""
+    """What is read from the dataset, which actions may supervise, and which earlier models are built on.
 
-    camera_count: int = 0  # where `cameras` names none: the first so many of the dataset; 0: all
-    labelled_fraction: float = 0.05  # share of the pairs whose actions supervise
-    action_episodes: str | None = None  # episodes whose actions are known, and so share out labels (default: all)
-    labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
-    labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
-    stage: int | None = None  # 1: environment codes, from instructions; 2: controllable codes with them; left out: one
-    env_codebook: str | None = None  # model of stage 1, whose codebook stage 2 keeps as it is
-    init: str | None = None  # model to fine-tune, a folder or a Hub id; its architecture stays
-    text_features: str | None = None  # vectors of the instructions, for language="precomputed"
-    feature_cache: str | None = None  # folder that keeps frozen features for all runs; left out: computed at each step
-    feature_cache_dtype: str = "float32"  # "float16" takes half the room; training then differs in the last digits
+    Attributes:
+        camera_count: where `cameras` names none: the first so many of the dataset; 0: all
+        labelled_fraction: share of the pairs whose actions supervise
+        action_episodes: episodes whose actions are known, and so share out labels (default: all)
+        labelled: or "episodes": whole episodes, for people who have only some labelled ones
+        labelled_per_batch: extra labelled pairs in every batch, beyond those drawn by chance
+        stage: 1: environment codes, from instructions; 2: controllable codes with them; left out: one
+        env_codebook: model of stage 1, whose codebook stage 2 keeps as it is
+        init: model to fine-tune, a folder or a Hub id; its architecture stays
+        text_features: vectors of the instructions, for language="precomputed"
+        feature_cache: folder that keeps frozen features for all runs; left out: computed at each step
+        feature_cache_dtype: "float16" takes half the room; training then differs in the last digits
+    """
+
+    camera_count: int = 0
+    labelled_fraction: float = 0.05
+    action_episodes: str | None = None
+    labelled: str = "pairs"
+    labelled_per_batch: int = 0
+    stage: int | None = None
+    env_codebook: str | None = None
+    init: str | None = None
+    text_features: str | None = None
+    feature_cache: str | None = None
+    feature_cache_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,11 +145,9 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
 
     kind = "image-lam"
     looks = True
-    model_class = ImageLAMConfig
-    data_class = PairOptions
-    data: PairOptions
-    loop: LoopOptions
-    model: ImageLAMConfig
+    data: PairOptions = field(default_factory=PairOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    model: ImageLAMConfig = field(default_factory=ImageLAMConfig)
     common = (
         *("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction"),
         *("stage", "env_codebook", "init", "feature_cache", *Recipe.common),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -54,18 +54,31 @@ PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
 
 @dataclass(frozen=True)
 class LARAOptions(PolicyOptions):
-    """What a policy and a latent action model learn from."""
+    """What a policy and a latent action model learn from.
 
-    lam: str | None = None  # image latent action model that learns too, a folder or a Hub id; cannot be left out
-    init: str | None = None  # policy to go on with, a folder or a Hub id; its architecture stays
-    gaps: tuple[str, ...] = ()  # of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
-    align_on: Place = HEAD  # whose state: the flow "head"'s, which sees noised actions, or the "placeholder"'s
-    align_layer: int | float = 1.0  # which of them: index, or fraction of the head's blocks or the backbone's layers
-    align_weight: float = 0.01  # lambda of 1 - cos(W h, e)
-    lam_weight: float = 0.01  # lambda of the latent action model's own loss
-    detach: Detach = "none"  # who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
-    lam_rate: float = 1.0  # times lr, of the latent action model; 0: it stays as it is
-    backbone_rate: float = 1.0  # times lr, of the backbone; 0: it stays as it is
+    Attributes:
+        lam: image latent action model that learns too, a folder or a Hub id; cannot be left out
+        init: policy to go on with, a folder or a Hub id; its architecture stays
+        gaps: of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
+        align_on: whose state: the flow "head"'s, which sees noised actions, or the "placeholder"'s
+        align_layer: which of them: index, or fraction of the head's blocks or the backbone's layers
+        align_weight: lambda of 1 - cos(W h, e)
+        lam_weight: lambda of the latent action model's own loss
+        detach: who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
+        lam_rate: times lr, of the latent action model; 0: it stays as it is
+        backbone_rate: times lr, of the backbone; 0: it stays as it is
+    """
+
+    lam: str | None = None
+    init: str | None = None
+    gaps: tuple[str, ...] = ()
+    align_on: Place = HEAD
+    align_layer: int | float = 1.0
+    align_weight: float = 0.01
+    lam_weight: float = 0.01
+    detach: Detach = "none"
+    lam_rate: float = 1.0
+    backbone_rate: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,8 +103,7 @@ class LARARecipe(VLARecipe):
 
     kind = "lara"
     compares = False
-    data_class = LARAOptions
-    data: LARAOptions
+    data: LARAOptions = field(default_factory=LARAOptions)
     common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
     example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
     presets = MappingProxyType(

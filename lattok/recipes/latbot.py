@@ -7,7 +7,7 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -36,13 +36,21 @@ TUNED = "latbot_finetune"
 
 @dataclass(frozen=True)
 class LatBotOptions(PolicyOptions):
-    """What a policy is distilled from, or goes on from."""
+    """What a policy is distilled from, or goes on from.
 
-    phase: Phase = "distill"  # or "finetune": goes on with a distilled policy and learns to act
-    teacher: str | None = None  # of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
-    whole_clips: bool = False  # of phase distill: clips that reach beyond their episode teach nothing
-    text_weight: float = 0.5  # of phase distill: lambda of L_r, sub-task texts, where the dataset has them
-    student: str | None = None  # of phase finetune: policy of phase distill, a folder or a Hub id
+    Attributes:
+        phase: or "finetune": goes on with a distilled policy and learns to act
+        teacher: of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
+        whole_clips: of phase distill: clips that reach beyond their episode teach nothing
+        text_weight: of phase distill: lambda of L_r, sub-task texts, where the dataset has them
+        student: of phase finetune: policy of phase distill, a folder or a Hub id
+    """
+
+    phase: Phase = "distill"
+    teacher: str | None = None
+    whole_clips: bool = False
+    text_weight: float = 0.5
+    student: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,8 +90,7 @@ class LatBotRecipe(VLARecipe):
 
     kind = "latbot"
     compares = False
-    data_class = LatBotOptions
-    data: LatBotOptions
+    data: LatBotOptions = field(default_factory=LatBotOptions)
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
     choices = MappingProxyType({"phase": get_args(Phase)})

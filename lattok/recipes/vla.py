@@ -59,26 +59,42 @@ PAPER: Mapping[str, Any] = {  # Table 8
 
 @dataclass(frozen=True)
 class PolicyOptions(ImageOptions, MixOptions):
-    """What a policy learns from."""
+    """What a policy learns from.
 
-    state_key: str = "observation.state"  # column with the robot's state, which is proprio
-    action_episodes: str | None = None  # episodes whose actions are known; others teach by labels (default: all)
-    acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
-    strategy: str = "baseline"  # how latent actions supervise
-    layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
-    latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
-    align_projection: str | None = None  # of LA-Align: linear or mlp; left out: linear
-    prefix: str | None = None  # of the label columns; left out: the only one that fits the strategy
-    labels: str | None = None  # folder of labels that annotate wrote for a dataset of another format
-    tokenizer: str | None = None  # action tokenizer that labels while la_tok trains, in place of columns
-    latent_stride: str | None = None  # the stride that labels must have
-    proprio: bool = True  # sees the robot's state
+    Attributes:
+        state_key: column with the robot's state, which is proprio
+        action_episodes: episodes whose actions are known; others teach by labels (default: all)
+        acted_share: share of a batch from episodes with known actions; 0: as they come
+        strategy: how latent actions supervise
+        layer: hidden state of LA-Align: index, or fraction of the layers
+        latent_weight: lambda of Eq. 4; left out: the strategy's own
+        align_projection: of LA-Align: linear or mlp; left out: linear
+        prefix: of the label columns; left out: the only one that fits the strategy
+        labels: folder of labels that annotate wrote for a dataset of another format
+        tokenizer: action tokenizer that labels while la_tok trains, in place of columns
+        latent_stride: the stride that labels must have
+        proprio: sees the robot's state
+        eval_key: held-out actions to compare with; left out: those of action_key
+    """
+
+    state_key: str = "observation.state"
+    action_episodes: str | None = None
+    acted_share: float = 0.0
+    strategy: str = "baseline"
+    layer: int | float | None = None
+    latent_weight: float | None = None
+    align_projection: str | None = None
+    prefix: str | None = None
+    labels: str | None = None
+    tokenizer: str | None = None
+    latent_stride: str | None = None
+    proprio: bool = True
     crop: float = 0.9
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.05
-    eval_key: str | None = None  # held-out actions to compare with; left out: those of action_key
+    eval_key: str | None = None
 
     @property
     def plan(self) -> Strategy:
@@ -130,11 +146,9 @@ class VLARecipe(Recipe[LatentVLA]):
     kind = "vla"
     looks = True
     compares = True
-    model_class = VLAConfig
-    data_class = PolicyOptions
-    data: PolicyOptions
-    loop: LoopOptions
-    model: VLAConfig
+    data: PolicyOptions = field(default_factory=PolicyOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    model: VLAConfig = field(default_factory=VLAConfig)
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
     example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
     choices = MappingProxyType({"strategy": STRATEGIES})

@@ -42,31 +42,55 @@ SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` s
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long and how fast to learn; part of a recipe."""
+    """How long and how fast to learn; part of a recipe.
 
-    steps: int = 1000  # of training
-    batch_size: int = 128  # over all processes and accumulated parts
-    accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
-    lr: float = 1e-4  # learning rate
-    # "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
+    Attributes:
+        steps: of training
+        batch_size: over all processes and accumulated parts
+        accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see the parts
+        lr: learning rate
+        schedule: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
+        decay_every: steps of "step"
+        decay_factor: of "step"
+        warmup_steps: of "cosine", which then falls to min_lr
+        min_lr: learning rate at which "cosine" ends
+        optimizer: "adam" or "adamw"
+        beta2: decay per step of the mean squared gradients
+        weight_decay: of each step, times lr; with "adam" part of the gradient
+        clip_norm: greatest norm of the gradient
+        ema: decay per step of a moving average of the weights, which the model gets; 0: the last weights
+        seed: of everything random
+        device: "auto", "cpu", "cuda", "mps"
+        precision: or "bf16": mixed precision
+        log_every: steps
+        save_every: steps; a run that is stopped goes on from the last checkpoint
+        threads: of torch on a CPU, part of the result; 0: torch's own choice
+        tracker: or "wandb": the figures go there as well
+        trial: a few steps to see that it works: every report on the model says so
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    accumulate: int = 1
+    lr: float = 1e-4
     schedule: str = "constant"
-    decay_every: int = 10_000  # steps of "step"
-    decay_factor: float = 0.5  # of "step"
-    warmup_steps: int = 0  # of "cosine", which then falls to min_lr
-    min_lr: float = 0.0  # learning rate at which "cosine" ends
-    optimizer: str = "adam"  # "adam" or "adamw"
-    beta2: float = 0.999  # decay per step of the mean squared gradients
-    weight_decay: float = 0.0  # of each step, times lr; with "adam" part of the gradient
-    clip_norm: float = 1.0  # greatest norm of the gradient
-    ema: float = 0.0  # decay per step of a moving average of the weights, which the model gets; 0: the last weights
-    seed: int = 0  # of everything random
-    device: str = "auto"  # "auto", "cpu", "cuda", "mps"
-    precision: str = "no"  # or "bf16": mixed precision
-    log_every: int = 50  # steps
-    save_every: int = 1000  # steps; a run that is stopped goes on from the last checkpoint
-    threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
-    tracker: str = "none"  # or "wandb": the figures go there as well
-    trial: bool = False  # a few steps to see that it works: every report on the model says so
+    decay_every: int = 10_000
+    decay_factor: float = 0.5
+    warmup_steps: int = 0
+    min_lr: float = 0.0
+    optimizer: str = "adam"
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "no"
+    log_every: int = 50
+    save_every: int = 1000
+    threads: int = 0
+    tracker: str = "none"
+    trial: bool = False
 
     def __post_init__(self) -> None:
         checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from lattok.utils import checks
@@ -21,6 +21,11 @@ Owner = TypeVar("Owner")
 
 # metadata of a field that holds a group: field(default_factory=Decoder, metadata=GROUP)
 GROUP = {"group": True}
+
+# metadata of fields that say what the dataset is like, which is no option of a user's. A recipe holds a configuration
+# before it has opened the dataset; those that are REQUIRED then have their defaults, which mean "not known yet"
+FROM_DATA = {"from_data": True}
+REQUIRED = {"from_data": True, "required": True}
 
 
 class Option(NamedTuple):
@@ -56,18 +61,6 @@ def flat(instance: Any) -> dict[str, Any]:
     return found
 
 
-def defaults_of(owner: type) -> dict[str, Any]:
-    """Return the defaults of all options that have one, by their flat names."""
-    found: dict[str, Any] = {}
-    for each in fields(owner):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if each.metadata.get("group"):
-            found |= {_joined(each.name, name): value for name, value in flat(default).items()}
-        elif default is not MISSING:
-            found[each.name] = default
-    return found
-
-
 def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
     """Return a dataclass from values by flat names; those that are not given keep their defaults."""
     given: dict[str, Any] = {}
@@ -94,6 +87,49 @@ def check_choices(instance: Any, group: str = "") -> None:
             checks.one_of(name, value, get_args(kind))
         elif each.metadata.get("group") and not isinstance(value, kind):
             checks.fail(name, f"an object of {kind.__name__}", f"{value!r:.60}")
+
+
+def required(owner: Any) -> list[Field[Any]]:
+    """Return the fields of a configuration without which no model can be made."""
+    return [each for each in fields(owner) if each.metadata.get("required")]
+
+
+def knows_data(config: Any) -> bool:
+    """Tell whether a configuration says what the dataset is like: until then, its checks wait."""
+    needed = required(config)
+    return not needed or any(getattr(config, each.name) != each.default for each in needed)
+
+
+def check_knows_data(config: Any) -> None:
+    """Refuse to make a model of a configuration that does not know the dataset."""
+    if not knows_data(config):
+        names = ", ".join(each.name for each in required(config))
+        checks.fail("config", f"one with {names}", f"a {type(config).__name__} without", "A recipe's has no data yet.")
+
+
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """Return `value` as `kind`, or raise what names the option; JSON knows no tuples, and one item stands for one."""
+    if isinstance(value, list):
+        value = tuple(value)
+    allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple, Literal) else (kind,)
+    for option in allowed:
+        origin = get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is str and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
+            items = value if isinstance(value, tuple) else (value,)
+            return tuple(typed(name, item, get_args(option)[0]) for item in items)
+        if origin is Literal:
+            if value in get_args(option):
+                return value
+        elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+            return value
+    if words := [word for option in allowed if get_origin(option) is Literal for word in get_args(option)]:
+        checks.one_of(name, value, words)
+    expected = getattr(kind, "__name__", str(kind))
+    return checks.fail(name, f"a value of type {expected}", repr(value))
 
 
 def _joined(group: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lattok.backbones import BackboneConfig
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
@@ -20,7 +20,7 @@ from lattok.nn.normalize import (
 )
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.options import GROUP, check_choices
+from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
@@ -32,13 +32,21 @@ MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The action head of a policy."""
+    """The action head of a policy.
 
-    name: Literal["regression", "flow"] = "regression"  # or "flow": chunks out of noise (flow matching)
-    dim: int = 512  # width of the action head
-    heads: int = 8  # its attention heads
-    layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
-    flow_steps: int = 4  # Euler steps from noise to a chunk, of a flow head
+    Attributes:
+        name: or "flow": chunks out of noise (flow matching)
+        dim: width of the action head
+        heads: its attention heads
+        layers: hidden states that the head sees; none: ⌈N/2⌉..N
+        flow_steps: Euler steps from noise to a chunk, of a flow head
+    """
+
+    name: Literal["regression", "flow"] = "regression"
+    dim: int = 512
+    heads: int = 8
+    layers: tuple[int, ...] = ()
+    flow_steps: int = 4
 
     def __post_init__(self) -> None:
         check_choices(self, "head")
@@ -54,46 +62,62 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class VLAConfig(NormalizedActions):
-    """Architecture of a policy. The first fields come from the dataset, the defaults of the others from the paper."""
+    """Architecture of a policy. The first fields come from the dataset, the defaults of the others from the paper.
 
-    # what recipes take from the dataset and its labels: never an option
-    from_data: ClassVar[frozenset[str]] = frozenset(
-        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent", "fps", "instructions"}
-        | {"normalizers", "absent"}
-    )
+    Attributes:
+        cameras: none for a backbone that reads only text
+        camera_sizes: (H, W) of each camera's images before they are resized
+        proprio_dim: 0: without proprio
+        latent: what the labels are that the strategy follows
+        horizon: actions of a prediction
+        n_action_steps: of them carried out before it plans again (default: all)
+        fps: decisions a second, where the dataset is known
+        instructions: known ones; none: not listed
+        normalizers: datasets of a mixture, each with its own
+        absent: of each: actions that its robot lacks
+        image_size: side of the images in pixels
+        interpolation: of what is resized, or "bilinear"
+        prompt: without {task}: a policy that knows no instruction
+        pool: states of the codes of a step, for the head: their mean, or "none"
+        action_loss: "l2" (Eq. 4); the published code has "l1", which a flow head cannot take; "l2_bce": grippers by
+            cross-entropy
+        loss_reduction: "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
+        normalize: of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
+        normalize_exceptions: of actions, as action tokenizers have them
+        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+    """
 
-    action_dim: int
-    cameras: tuple[str, ...]  # none for a backbone that reads only text
-    camera_sizes: tuple[tuple[int, int], ...]  # (H, W) of each camera's images before they are resized
-    proprio_dim: int = 0  # 0: without proprio
-    action_names: tuple[str, ...] = ()
-    proprio_names: tuple[str, ...] = ()
+    action_dim: int = field(default=0, metadata=REQUIRED)
+    cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
+    camera_sizes: tuple[tuple[int, int], ...] = field(default=(), metadata=REQUIRED)
+    proprio_dim: int = field(default=0, metadata=FROM_DATA)
+    action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    proprio_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     strategy: Strategy = STRATEGIES["baseline"]
-    latent: LatentSpec | None = None  # what the labels are that the strategy follows
-    horizon: int = 8  # actions of a prediction
-    # of them carried out before it plans again (default: all)
+    latent: LatentSpec | None = field(default=None, metadata=FROM_DATA)
+    horizon: int = 8
     n_action_steps: int | None = None
-    fps: float | None = None  # decisions a second, where the dataset is known
-    instructions: tuple[str, ...] = ()  # known ones; none: not listed
-    normalizers: tuple[str, ...] = ()  # datasets of a mixture, each with its own
-    absent: tuple[tuple[int, ...], ...] = ()  # of each: actions that its robot lacks
-    image_size: int = 224  # side of the images in pixels
-    interpolation: Interpolation = "bicubic"  # of what is resized, or "bilinear"
-    prompt: str = PROMPT  # without {task}: a policy that knows no instruction
+    fps: float | None = field(default=None, metadata=FROM_DATA)
+    instructions: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    normalizers: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=FROM_DATA)
+    image_size: int = 224
+    interpolation: Interpolation = "bicubic"
+    prompt: str = PROMPT
     backbone: BackboneConfig = field(default_factory=BackboneConfig, metadata=GROUP)
     head: HeadConfig = field(default_factory=HeadConfig, metadata=GROUP)
-    pool: Literal["mean", "none"] = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    # "l2" (Eq. 4); the published code has "l1", which a flow head cannot take; "l2_bce": grippers by cross-entropy
+    pool: Literal["mean", "none"] = "mean"
     action_loss: Literal["l2", "l1", "l2_bce"] = "l2"
-    loss_reduction: Literal["mean", "sum"] = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
-    # of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
+    loss_reduction: Literal["mean", "sum"] = "mean"
     normalize: Normalization = "quantile"
-    normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
-    normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
+    normalize_exceptions: tuple[str, ...] = ()
+    normalize_clip: bool = False
     action_key: str = "action"
     state_key: str = "observation.state"
 
     def __post_init__(self) -> None:
+        if not knows_data(self):
+            return
         if not isinstance(self.strategy, Strategy):
             hint = "lattok.vla.strategy_of has those with a name."
             checks.fail("strategy", "a Strategy", repr(self.strategy), hint)

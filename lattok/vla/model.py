@@ -31,6 +31,7 @@ from lattok.nn.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import check_knows_data
 from lattok.utils.output import exchange
 from lattok.vla.config import VLAConfig
 from lattok.vla.flow_head import FlowActionHead
@@ -64,6 +65,7 @@ class LatentVLA(BackboneModel):
 
     def __init__(self, config: VLAConfig, backbone: Backbone):
         super().__init__()
+        check_knows_data(config)
         self.config = config
         if config.cameras and not getattr(backbone, "reads_images", True):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")

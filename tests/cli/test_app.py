@@ -16,15 +16,16 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from lattok.cli import CONVERT, VERBS, main
+from lattok.cli import VERBS, main
 from lattok.hub.client import SAMPLES
+from lattok.hub.importers import IMPORTERS
 from lattok.recipes import kinds
 from lattok.utils import signals
 from lattok.vla import STRATEGIES, register_strategy
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], ["view"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
-PUBLISHED = tuple(CONVERT)
+PUBLISHED = tuple(IMPORTERS)
 COMMANDS = (
     ["demo"],
     *READERS,
@@ -261,7 +262,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
         (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, view, train,"),
         (["train"], "lattok train needs one of action-vq, clip-lam, fast,"),
-        (["convert"], "lattok convert needs one of p2t-action-vq,"),
+        (["convert"], "lattok convert needs one of adaworld-lam,"),
         (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),
         (["convert", "univla"], "lattok convert has no `univla`. Did you mean univla-lam?"),
         (["train", "action-vq", "D", "--out", "x", "--learning_rate", "1e-3"], "Did you mean --lr?"),
@@ -282,10 +283,10 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
             "The dataset stands behind the verb: lattok train",
         ),
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
-        (["train", "vla", "D"], "Missing from lattok train vla: --out DIR New folder for the model and its run. See"),
+        (["train", "vla", "D"], "lattok train vla needs --out DIR New folder for the model and its run. See"),
         (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: could not convert string to float: 'fast'. See"),
-        (["inspect"], "Missing from lattok inspect: DATASET "),
-        (["inspect", "D", "E"], "Unrecognized options: E. See lattok inspect --help."),
+        (["inspect"], "lattok inspect needs DATASET "),
+        (["inspect", "D", "E"], "lattok inspect: there is no place for E. See lattok inspect --help."),
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
         (["train", "lam", "D"], "lattok train has no `lam`. Did you mean image-lam?"),
         (["train", "policy", "D"], "lattok train has no `policy`. Did you mean vla?"),
@@ -310,7 +311,7 @@ def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(cap
 
 
 def test_help_of_a_word_lists_what_follows_it_and_points_to_its_help(capsys):
-    for words, below in (([], list(VERBS)), (["train"], kinds()), (["convert"], list(CONVERT))):
+    for words, below in (([], list(VERBS)), (["train"], kinds()), (["convert"], list(IMPORTERS))):
         text = help_of(words, capsys)
         assert re.findall(r"^  ([a-z0-9-]+) +[A-Z]", text, re.MULTILINE) == below
         assert text.splitlines()[-1].endswith(f": {' '.join(['lattok', *words, below[0]])} --help")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lattok.recipes import FitRecipe, Recipe, kinds, recipe_of
 from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
 from lattok.utils import registry
+from lattok.utils.options import GROUP
 
 OURS = {"kinds": RECIPES, "families": FAMILIES}
 
@@ -42,7 +44,7 @@ def theirs() -> type[Recipe[Any]]:
         """
 
         kind = "counting"
-        model_class = UniformBinsConfig
+        model: UniformBinsConfig = field(default_factory=UniformBinsConfig)
         presets = MappingProxyType({"few": {"bins": 8}, "many": {"bins": 1024}})
         default_preset = "few"
         common = ("bins",)
@@ -75,6 +77,60 @@ def test_a_recipe_of_another_package_is_trained_listed_and_explained(tmp_path, m
     assert "(default: 8)" in text
     assert "Example: lattok train counting path/to/dataset --out my-model" in text
     monkeypatch.delitem(vars(RECIPES), "_theirs", raising=False)
+
+
+@dataclass(frozen=True)
+class Bag:
+    """How it counts.
+
+    Attributes:
+        name: of the bag
+        depth: of counting
+    """
+
+    name: Literal["paper", "cloth"] = "paper"
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class BagConfig(UniformBinsConfig):
+    """Bins in a bag."""
+
+    bag: Bag = field(default_factory=Bag, metadata=GROUP)
+
+
+def test_options_of_groups_are_typed_with_dots_or_dashes_and_only_what_was_typed_counts(tmp_path, capsys):
+    made = []
+
+    @dataclass(frozen=True)
+    class BagRecipe(Recipe[UniformBins]):
+        """Count bags."""
+
+        kind = "bags"
+        model: BagConfig = field(default_factory=BagConfig)
+        presets = MappingProxyType({"deep": {"bag_depth": 7, "bins": 16}})
+        default_preset = "deep"
+
+        def train(self, resume: bool = False, resume_command: str = "") -> Any:
+            """Keep the recipe."""
+            made.append(self)
+
+    words = ["train", "bags", "data", "--out", str(tmp_path / "out")]
+    (tmp_path / "options.json").write_text('{"bag_depth": 3, "horizon": 5}')
+    config = ["--config", str(tmp_path / "options.json")]
+    assert main([*words, *config, "--bag.name", "cloth", "--horizon", "8"]) == 0  # 8 is the default, and was typed
+    assert main([*words, "--bag=cloth", "--bag_depth=4"]) == 0
+    assert main([*words, "--bag-depth", "5"]) == 0
+    found = [(each.model.bag, each.model.bins, each.model.horizon) for each in made]
+    assert found == [(Bag("cloth", 3), 16, 8), (Bag("cloth", 4), 16, 8), (Bag("paper", 5), 16, 8)]
+    assert made[0].config(action_dim=2).bag == Bag("cloth", 3)
+    capsys.readouterr()
+    assert main([*words, "--bag", "plastic"]) == 2
+    assert "`bag`: expected one of paper, cloth, got 'plastic'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    text = " ".join(re.sub("[│|]", "", capsys.readouterr().out).split())
+    assert "--bag {paper,cloth} of the bag (default: paper) --bag-depth N of counting (default: 7)" in text
 
 
 def test_a_new_family_of_tokenizers_has_a_recipe_without_a_line(make_dataset, tmp_path, capsys):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lattok
+from lattok.cli.flags import docs_of
 from lattok.nn.quantize import VectorQuantizer
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
-from lattok.recipes.common import comments_of, types_of
 from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
@@ -154,13 +154,11 @@ def test_bad_options_name_themselves(options, text):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_every_option_says_what_it_is(kind):
-    """The comment next to a field, or to an argument of `fit`, is its help."""
+    """The docstring of the class that a field stands in is its help."""
     recipe = recipe_of(kind)
     assert recipe is not None
-    sources = (recipe.data_class, recipe.loop_class, recipe.model_class)
-    for owner, source in zip(recipe.groups(), sources, strict=True):
-        said = comments_of(source)
-        assert not [name for name in types_of(owner) if not said.get(name)]
+    options = [option for group in recipe.option_groups().values() for option in group.values()]
+    assert not [option.name for option in options if not docs_of(option.owner).get(option.path[-1])]
 
 
 def test_config_files(tmp_path):

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
@@ -282,7 +282,7 @@ def two():
         """Train two tokenizers together."""
 
         kind = "two"
-        model_class = ActionVQConfig
+        model: ActionVQConfig = field(default_factory=ActionVQConfig)
         presets = MappingProxyType({"tiny": {**TINY, "log_every": 6, "save_every": 6}})
         default_preset = "tiny"
         loop: LoopOptions

@@ -1,5 +1,6 @@
 """Recipes of the fitted tokenizers: the options of each family's fit."""
 
+import inspect
 import re
 
 import pytest
@@ -13,12 +14,12 @@ RECIPES = (FASTRecipe, TOASTRecipe, ResidualVQRecipe, FSQRecipe, UniformBinsReci
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_options_of_fit_are_options_of_the_recipe_and_no_others_of_the_loop(recipe):
-    offered = recipe.option_types()
+    offered = {name for group in recipe.option_groups().values() for name in group}
     assert "seed" in offered
     assert ("steps" in offered) == (recipe in (ResidualVQRecipe, FSQRecipe))
     assert ("synthetic" in offered) == (recipe in (ResidualVQRecipe, FSQRecipe))
     assert ("batch_size" in offered) == (recipe is FSQRecipe)
-    assert not {"bits", "min_token", "max_token", "schedule", "precision", "action_dim"} & offered.keys()
+    assert not {"bits", "min_token", "max_token", "schedule", "precision", "action_dim"} & offered
     options = recipe.from_preset("data", "out").options()
     assert recipe.from_preset("data", "out", "default", **options).options() == options
 
@@ -31,6 +32,15 @@ def test_values_of_fit_keep_their_defaults_and_types():
         FSQRecipe.from_preset("data", "out", synthetic="many")
     with pytest.raises(LattokError, match="`options`: expected names among"):
         FSQRecipe.from_preset("data", "out", bits=(0, 1))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_options_of_a_recipe_are_those_of_fit_in_python(recipe):
+    """`fit` is typed out for editors; its defaults are those of the class that the recipe reads."""
+    named = inspect.signature(recipe.family.fit).parameters.values()
+    typed = {each.name: each.default for each in named if each.kind is each.KEYWORD_ONLY}
+    assert vars(recipe.family.fit_options()) == typed
+    assert type(recipe.from_preset("d", "o").loop) is recipe.family.fit_options
 
 
 SMALL = {

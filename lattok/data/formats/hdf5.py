@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class RobomimicHDF5(RobotDataset):
     """
 
     kind = "hdf5"
+    options = MappingProxyType({"fps": float})
     text = "robomimic and LIBERO (.hdf5 or .h5 files)"
     suffixes = (".hdf5", ".h5")
     needs: ClassVar = {"h5py": "pip install 'lattok[hdf5]'"}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class RLDS(RobotDataset):
     """
 
     kind = "rlds"
+    options = MappingProxyType({"fps": float, "split": str})
     text = "RLDS (dataset_info.json and features.json, here or in one version folder)"
 
     def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -201,6 +202,7 @@ class VideoFolder(RobotDataset):
     """
 
     kind = "video"
+    options = MappingProxyType({"fps": float, "captions": Path})
     text = "videos (.mp4, .webm, .mkv and others, flat or in one folder per class)"
     cameras = (CAMERA,)
 

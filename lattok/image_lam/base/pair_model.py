@@ -70,6 +70,14 @@ class PairModel(HubModel, VideoLabeller, ABC):
             "labels = model.label_video(video, model.stride_frames(fps=10))  # .codes int64 [T, P]",
         ]
 
+    def summary(self) -> str:
+        c = self.config
+        if self.codebook_size is None:
+            labels = f"{c.tokens} x {c.latent_dim} numbers"
+        else:
+            labels = f"{c.tokens} codes of {c.codebook_size}, latents of width {c.latent_dim}"
+        return f"{labels}, {self.size}, frames of {c.image_size} pixels"
+
     def after_load(self) -> None:
         """Fetch the named features' weights."""
         self.features.load()

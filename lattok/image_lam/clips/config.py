@@ -12,7 +12,7 @@ from lattok.image_lam.base.features import IMAGENET
 from lattok.nn.flow import MOST_FLOW_STEPS
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, check_mixture
 from lattok.utils import checks
-from lattok.utils.options import GROUP, check_choices
+from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
@@ -29,12 +29,19 @@ _BACKBONE = partial(BackboneConfig, "OpenGVLab/InternVL3_5-2B-HF", lora=LoraSpec
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """The frozen latent space of the frame that a model of clips predicts."""
+    """The frozen latent space of the frame that a model of clips predicts.
 
-    name: str = "pixels"  # frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
-    revision: str | None = None  # of features from the Hub
-    size: int = 224  # side of the frames there
-    patch: int = 16  # of "pixels"
+    Attributes:
+        name: frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
+        revision: of features from the Hub
+        size: side of the frames there
+        patch: of "pixels"
+    """
+
+    name: str = "pixels"
+    revision: str | None = None
+    size: int = 224
+    patch: int = 16
 
     def __post_init__(self) -> None:
         checks.counts(1, MOST_PIXELS, features_size=self.size, features_patch=self.patch)
@@ -44,18 +51,29 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What draws the last frame and the actions of a clip from its latents."""
+    """What draws the last frame and the actions of a clip from its latents.
 
-    name: str = "compact"  # or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
-    sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
-    sees_now: bool = True  # the decoder sees the first frame
-    exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
-    # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
+    Attributes:
+        name: or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
+        sana: sizes of that transformer
+        sees_now: the decoder sees the first frame
+        exchange: streams of scene and motion look at each other in every layer of the decoder
+        output: what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
+        width: of the decoder; with SANA of its motion stream
+        depth: layers of the compact one; SANA has its own
+        heads: its attention heads
+        flow_steps: Euler steps from noise to a frame and actions
+    """
+
+    name: str = "compact"
+    sana: dict[str, Any] = field(default_factory=dict, metadata=FROM_DATA)
+    sees_now: bool = True
+    exchange: bool = True
     output: Literal["change", "frame", "velocity"] = "change"
-    width: int = 512  # of the decoder; with SANA of its motion stream
-    depth: int = 8  # layers of the compact one; SANA has its own
-    heads: int = 8  # its attention heads
-    flow_steps: int = 10  # Euler steps from noise to a frame and actions
+    width: int = 512
+    depth: int = 8
+    heads: int = 8
+    flow_steps: int = 10
 
     def __post_init__(self) -> None:
         check_choices(self, "decoder")
@@ -78,43 +96,64 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ClipLAMConfig(NormalizedActions):
-    """Encoder, latents and decoder of a model of clips. The first fields come from the dataset."""
+    """Encoder, latents and decoder of a model of clips. The first fields come from the dataset.
+
+    Attributes:
+        absent: action dimensions that the robots of all its datasets lack
+        mean: of pixels between 0 and 1, taken away before the target's network
+        frames: k, of a clip, evenly spaced
+        stride: from the first frame to the last: frames ("15") or a time ("0.5s")
+        horizon: actions from the first frame on that are decoded
+        scene_tokens: latents of what changes around the robot; 0: the frame is decoded from motion too
+        motion_tokens: latents of what the robot does
+        latent_dim: d
+        latent_norm: of each latent, without parameters; or "none"
+        image_size: side of the frames in pixels
+        interpolation: of what is resized, or "bilinear"
+        prompt: {task}: the instruction
+        backbone: that encodes
+        frame_weight: of the loss of the predicted frame
+        action_weight: of the loss of the actions; 0: the decoder does not see them either
+        separation_weight: of the loss on what scene latents share with motion latents
+        normalize: of actions
+        normalize_exceptions: of some dimensions, as action tokenizers have them
+        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+        normalizers: datasets of a mixture, each with its own
+    """
 
     target: ClassVar[str] = "features"  # what is predicted
 
-    from_data: ClassVar[frozenset[str]] = frozenset(
-        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "decoder_sana", "normalizers"}
-    )
-
-    cameras: tuple[str, ...]
-    action_dim: int
-    action_names: tuple[str, ...] = ()
-    absent: tuple[int, ...] = ()  # action dimensions that the robots of all its datasets lack
-    mean: tuple[float, ...] = IMAGENET[0]  # of pixels between 0 and 1, taken away before the target's network
-    std: tuple[float, ...] = IMAGENET[1]
-    frames: int = 16  # k, of a clip, evenly spaced
-    stride: str = "15"  # from the first frame to the last: frames ("15") or a time ("0.5s")
-    horizon: int = 15  # actions from the first frame on that are decoded
-    scene_tokens: int = 64  # latents of what changes around the robot; 0: the frame is decoded from motion too
-    motion_tokens: int = 64  # latents of what the robot does
-    latent_dim: int = 128  # d
-    latent_norm: Literal["layer", "none"] = "layer"  # of each latent, without parameters; or "none"
-    image_size: int = 224  # side of the frames in pixels
-    interpolation: Interpolation = "bicubic"  # of what is resized, or "bilinear"
-    prompt: str = PROMPT  # {task}: the instruction
-    backbone: BackboneConfig = field(default_factory=_BACKBONE, metadata=GROUP)  # that encodes
+    cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
+    action_dim: int = field(default=0, metadata=REQUIRED)
+    action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    absent: tuple[int, ...] = field(default=(), metadata=FROM_DATA)
+    mean: tuple[float, ...] = field(default=IMAGENET[0], metadata=FROM_DATA)
+    std: tuple[float, ...] = field(default=IMAGENET[1], metadata=FROM_DATA)
+    frames: int = 16
+    stride: str = "15"
+    horizon: int = 15
+    scene_tokens: int = 64
+    motion_tokens: int = 64
+    latent_dim: int = 128
+    latent_norm: Literal["layer", "none"] = "layer"
+    image_size: int = 224
+    interpolation: Interpolation = "bicubic"
+    prompt: str = PROMPT
+    backbone: BackboneConfig = field(default_factory=_BACKBONE, metadata=GROUP)
     features: FeaturesConfig = field(default_factory=FeaturesConfig, metadata=GROUP)
     decoder: DecoderConfig = field(default_factory=DecoderConfig, metadata=GROUP)
-    frame_weight: float = 1.0  # of the loss of the predicted frame
-    action_weight: float = 1.0  # of the loss of the actions; 0: the decoder does not see them either
-    separation_weight: float = 0.0  # of the loss on what scene latents share with motion latents
-    normalize: Normalization = "quantile"  # of actions
-    normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
-    normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
-    normalizers: tuple[str, ...] = ()  # datasets of a mixture, each with its own
+    frame_weight: float = 1.0
+    action_weight: float = 1.0
+    separation_weight: float = 0.0
+    normalize: Normalization = "quantile"
+    normalize_exceptions: tuple[str, ...] = ()
+    normalize_clip: bool = False
+    normalizers: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     action_key: str = "action"
 
     def __post_init__(self) -> None:
+        if not knows_data(self):
+            return
         if isinstance(self.cameras, str) or not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))

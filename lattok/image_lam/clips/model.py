@@ -35,6 +35,7 @@ from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, j
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.options import check_knows_data
 from lattok.utils.untrusted import plain_format
 
 LEAST = 3  # samples at once; any two correlate fully
@@ -58,6 +59,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
     def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
         super().__init__()
+        check_knows_data(config)
         self.config, self.cameras = config, config.cameras
         base = config.backbone
         backbone.adapt(base.train, base.lora, base.gradient_checkpointing)

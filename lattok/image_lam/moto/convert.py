@@ -21,12 +21,12 @@ from lattok.hub.checkpoint import (
     Join,
     KeyMap,
     axis_of,
-    check_kind,
     numbered,
     published_settings,
     read_checkpoint,
     translate,
 )
+from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.base.mae import HELD, HeldViT
@@ -62,14 +62,23 @@ def moto_lam(
     features: str | None = None,
     features_revision: str | None = None,
 ) -> ImageLAM:
-    """Read a latent action model of Moto or LARA: a folder, or its .safetensors or .bin file.
+    """Read the latent action model of Moto or LARA, which predicts pixels.
 
-    `config`: the published settings, as a dictionary or a .json or .yaml file; left out, config.json or config.yaml
-    next to the weights, and where there is none, published values. An image encoder in the file is used, and saved with
-    the model; otherwise `features`, by default the published hf:facebook/vit-mae-large. `pixels`: "imagenet" (Moto,
-    LARA's policies) or "unit", pixels from 0 to 1 (LARA's first stage alone). Patches keep their order, whereas
-    published labels were drawn with a random one. Raises `LattokError` that lists every tensor that is missing,
-    unexpected or mis-shaped.
+    An image encoder in the file is used, and saved with the model. Patches keep their order; published labels were
+    drawn with a random one, so that theirs differ.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert moto-lam LARA_full/latent_motion_tokenizer my-lam
+
+    Args:
+        path: LARA's folder, or the .safetensors or .bin file of Moto or LARA.
+        config: Published settings, a dictionary or a .json or .yaml file (default: config.json or config.yaml next to
+            the weights, or published values).
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: frames ("15") or seconds ("0.5s").
+        pixels: Range of its pixels: imagenet (Moto, LARA's policies) or unit (LARA's first stage alone).
+        features: Frozen features in place of those in the file (default: these, or else hf:facebook/vit-mae-large).
+        features_revision: Revision of features from the Hub.
     """
     checks.one_of("pixels", pixels, SCALINGS)
     checks.size("cameras", "name: published models see one camera", len(cameras), 1)
@@ -311,3 +320,30 @@ def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
             found[f"{ours}.{i}.attention.qkv.{part}"] = Join(keys, lambda *qkv: torch.cat(qkv))
             found |= {f"{ours}.{i}.{mine}.{part}": f"{theirs}.{i}.{their}.{part}" for mine, their in LAYER.items()}
     return found
+
+
+register_importer(
+    Importer(
+        "moto-lam",
+        moto_lam,
+        sign=r"m_former\.embeddings\.",
+        title="Moto, LARA",
+        paper="Chen et al., 2025, [arXiv 2412.04445](https://arxiv.org/abs/2412.04445); LARA, 2026, "
+        "[arXiv 2606.07100](https://arxiv.org/abs/2606.07100)",
+        licence="Apache-2.0 (Moto; LARA: code)",
+        weights="Moto's `pytorch_model.bin` (Hub: `TencentARC/Moto`); Hub: `MengyaLiu/LARA_full`, folder "
+        "`latent_motion_tokenizer`",
+        parameters="121.2 M without ViT-MAE-L",
+        reads="features of ViT-MAE-L, 224 pixels",
+        gives="8 codes of 128",
+        page="howto/train_a_lam.md#pixels-instead-of-features",
+        differs=(
+            (
+                "the order of the patches is drawn anew at each call",
+                "their own order: labels are the same at every call",
+            ),
+        ),
+        mind="LARA's first stage was trained on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on "
+        "ImageNet's normalisation.",
+    )
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, check_scaling
 from lattok.hub import ADDED
@@ -11,6 +11,7 @@ from lattok.nn.quantize import STARTS
 from lattok.samples.windows import check_action_target
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import FROM_DATA, REQUIRED, knows_data
 
 CONDITIONINGS = {"features": ("tokens", "add"), "pixels": ("tokens", "pool")}  # of the decoder, by what it predicts
 # fields of a decoder of patches, which the one of features next to pixels may have otherwise: feature_decoder_depth ...
@@ -34,82 +35,138 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class ImageLAMConfig:
-    """Architecture, preprocessing and losses of `ImageLAM`."""
+    """Architecture, preprocessing and losses of `ImageLAM`.
 
-    # what recipes take from the dataset, the features and the text encoder: never an option
-    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "mean", "std", "language_dim"})
+    Attributes:
+        cameras: in the order of the V axis
+        stride: gap of a pair, in frames ("32") or seconds ("0.2s")
+        extra_strides: further futures trained along; labels are always those of `stride`
+        features: or "pixels", "hf:MODEL", or "held:..." (see FrozenFeatures)
+        features_revision: of features from the Hub
+        class_token: features begin with the network's class token
+        image_size: side of the frames in pixels
+        interpolation: of frames that are resized, or "bilinear"
+        language: stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
+        streams: "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
+        tokens: P, codes of a pair
+        codebook_size: K, codes to choose from
+        env_codebook_size: K of the environment stream
+        latent_dim: d, width of a latent
+        width: of encoder and decoder
+        heads: their attention heads
+        encoder_depth: blocks of the encoder
+        decoder_depth: blocks of the decoder
+        dropout: while it learns
+        encoder: "spacetime" (paper), "fused": one frame of [now, later, difference], or "sequence": both frames in one
+            (Moto)
+        frame_types: of "sequence": 1 vector for both frames (published), or 2
+        hidden: width inside the MLPs of "sequence"; 0: 4 times `width`
+        query_start: of the query tokens: in ±1 (UniVLA), or "normal" with deviation 0.02
+        latent_heads: one head for all tokens (paper), "per_token", or one "mlp" for all (Moto)
+        latent_norm: "none" (paper) or "batch"
+        quantizer: "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
+        codebook_update: "gradient" (paper) or "ema"
+        codebook_start: in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
+        continuous_steps: training steps that pass latents through before the codebook starts
+        revive_below: a code is dead below this share of the mean use; 0 switches revival off
+        restart_every: steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
+        target: what the decoder predicts of the later frame from the first: its "features" (paper) or "pixels" (Moto)
+        pixel_patch: side of the patches that pixels are seen in
+        decoder_width: of the decoder of pixels; 0: `width`
+        decoder_heads: 0: `heads`
+        decoder_hidden: 0: 4 times the decoder's width
+        mask_tokens: pixels are predicted in the place of learned tokens
+        conditioning: latents next to the patches (paper), also "add"ed to each, or, of pixels, one map of all added
+            instead ("pool")
+        feature_decoder_depth: of the decoder of features next to pixels: its blocks; left out: as of the decoder of
+            pixels
+        feature_decoder_heads: its attention heads
+        feature_decoder_hidden: width inside its MLPs
+        feature_mask_tokens: its mask_tokens
+        feature_conditioning: its conditioning
+        predict_change: decoder adds to the current features, from a zero start
+        action_head: reads latents before quantization (paper) or the mean of the "codes" (its code)
+        action_target: what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
+        action_steps: actions of a chunk
+        prediction_weight: 0: the encoder learns from labels alone
+        feature_weight: of pixels: a second decoder predicts the features
+        perceptual_weight: of pixels: LPIPS, needs the extra `lpips`
+        codebook_weight: with codebook_update "gradient"
+        commitment_weight: of the loss that keeps latents near their codes
+        action_weight: of the loss of labelled pairs
+        decorrelation_weight: of the loss that makes the tokens of a pair say different things
+        additivity_weight: needs extra_strides
+        flow_weight: the codes alone also say how the pixels move; of two streams, those of `env`
+        kl_weight: needs quantizer "none": a variational bottleneck
+    """
 
-    cameras: tuple[str, ...]  # in the order of the V axis
-    stride: str = "32"  # gap of a pair, in frames ("32") or seconds ("0.2s")
-    extra_strides: tuple[str, ...] = ()  # further futures trained along; labels are always those of `stride`
-    # or "pixels", "hf:MODEL", or "held:..." (see FrozenFeatures)
+    cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
+    stride: str = "32"
+    extra_strides: tuple[str, ...] = ()
     features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
-    features_revision: str | None = None  # of features from the Hub
-    class_token: bool = field(default=False, metadata=ADDED)  # features begin with the network's class token
-    image_size: int = 224  # side of the frames in pixels
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"  # of frames that are resized, or "bilinear"
-    language: str | None = None  # stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
-    language_dim: int = 768
+    features_revision: str | None = None
+    class_token: bool = field(default=False, metadata=ADDED)
+    image_size: int = 224
+    mean: tuple[float, ...] = field(default=(0.485, 0.456, 0.406), metadata=FROM_DATA)
+    std: tuple[float, ...] = field(default=(0.229, 0.224, 0.225), metadata=FROM_DATA)
+    interpolation: str = "bicubic"
+    language: str | None = None
+    language_dim: int = field(default=768, metadata=FROM_DATA)
 
-    # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
     streams: str = "control"
-    tokens: int = 4  # P, codes of a pair
-    codebook_size: int = 16  # K, codes to choose from
-    env_codebook_size: int = 16  # K of the environment stream
-    latent_dim: int = 128  # d, width of a latent
-    width: int = 768  # of encoder and decoder
-    heads: int = 12  # their attention heads
-    encoder_depth: int = 12  # blocks of the encoder
-    decoder_depth: int = 12  # blocks of the decoder
-    dropout: float = 0.0  # while it learns
+    tokens: int = 4
+    codebook_size: int = 16
+    env_codebook_size: int = 16
+    latent_dim: int = 128
+    width: int = 768
+    heads: int = 12
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    dropout: float = 0.0
 
-    # "spacetime" (paper), "fused": one frame of [now, later, difference], or "sequence": both frames in one (Moto)
     encoder: str = "spacetime"
-    frame_types: int = field(default=1, metadata=ADDED)  # of "sequence": 1 vector for both frames (published), or 2
-    hidden: int = field(default=0, metadata=ADDED)  # width inside the MLPs of "sequence"; 0: 4 times `width`
-    query_start: str = "uniform"  # of the query tokens: in ±1 (UniVLA), or "normal" with deviation 0.02
-    latent_heads: str = "shared"  # one head for all tokens (paper), "per_token", or one "mlp" for all (Moto)
-    latent_norm: str = "none"  # "none" (paper) or "batch"
-    quantizer: str = "vq"  # "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
-    codebook_update: str = "gradient"  # "gradient" (paper) or "ema"
-    codebook_start: str = "uniform"  # in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
-    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
-    revive_below: float = 0.0  # a code is dead below this share of the mean use; 0 switches revival off
-    restart_every: int = 0  # steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
-    # what the decoder predicts of the later frame from the first: its "features" (paper) or "pixels" (Moto)
+    frame_types: int = field(default=1, metadata=ADDED)
+    hidden: int = field(default=0, metadata=ADDED)
+    query_start: str = "uniform"
+    latent_heads: str = "shared"
+    latent_norm: str = "none"
+    quantizer: str = "vq"
+    codebook_update: str = "gradient"
+    codebook_start: str = "uniform"
+    continuous_steps: int = 0
+    revive_below: float = 0.0
+    restart_every: int = 0
     target: str = field(default="features", metadata=ADDED)
-    pixel_patch: int = field(default=16, metadata=ADDED)  # side of the patches that pixels are seen in
-    decoder_width: int = field(default=0, metadata=ADDED)  # of the decoder of pixels; 0: `width`
-    decoder_heads: int = field(default=0, metadata=ADDED)  # 0: `heads`
-    decoder_hidden: int = field(default=0, metadata=ADDED)  # 0: 4 times the decoder's width
-    mask_tokens: bool = field(default=False, metadata=ADDED)  # pixels are predicted in the place of learned tokens
-    # latents next to the patches (paper), also "add"ed to each, or, of pixels, one map of all added instead ("pool")
+    pixel_patch: int = field(default=16, metadata=ADDED)
+    decoder_width: int = field(default=0, metadata=ADDED)
+    decoder_heads: int = field(default=0, metadata=ADDED)
+    decoder_hidden: int = field(default=0, metadata=ADDED)
+    mask_tokens: bool = field(default=False, metadata=ADDED)
     conditioning: str = "tokens"
-    # of the decoder of features next to pixels: its blocks; left out: as of the decoder of pixels
     feature_decoder_depth: int | None = field(default=None, metadata=ADDED)
-    feature_decoder_heads: int | None = field(default=None, metadata=ADDED)  # its attention heads
-    feature_decoder_hidden: int | None = field(default=None, metadata=ADDED)  # width inside its MLPs
-    feature_mask_tokens: bool | None = field(default=None, metadata=ADDED)  # its mask_tokens
-    feature_conditioning: str | None = field(default=None, metadata=ADDED)  # its conditioning
-    predict_change: bool = False  # decoder adds to the current features, from a zero start
-    action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
-    action_target: str = "mean"  # what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
-    action_steps: int = 1  # actions of a chunk
+    feature_decoder_heads: int | None = field(default=None, metadata=ADDED)
+    feature_decoder_hidden: int | None = field(default=None, metadata=ADDED)
+    feature_mask_tokens: bool | None = field(default=None, metadata=ADDED)
+    feature_conditioning: str | None = field(default=None, metadata=ADDED)
+    predict_change: bool = False
+    action_head: str = "latents"
+    action_target: str = "mean"
+    action_steps: int = 1
 
-    prediction_weight: float = 1.0  # 0: the encoder learns from labels alone
-    feature_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: a second decoder predicts the features
-    perceptual_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: LPIPS, needs the extra `lpips`
-    codebook_weight: float = field(default=1.0, metadata=ADDED)  # with codebook_update "gradient"
-    commitment_weight: float = 0.25  # of the loss that keeps latents near their codes
-    action_weight: float = 1.0  # of the loss of labelled pairs
-    decorrelation_weight: float = 0.0  # of the loss that makes the tokens of a pair say different things
-    additivity_weight: float = 0.0  # needs extra_strides
-    flow_weight: float = 0.0  # the codes alone also say how the pixels move; of two streams, those of `env`
-    kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck
+    prediction_weight: float = 1.0
+    feature_weight: float = field(default=0.0, metadata=ADDED)
+    perceptual_weight: float = field(default=0.0, metadata=ADDED)
+    codebook_weight: float = field(default=1.0, metadata=ADDED)
+    commitment_weight: float = 0.25
+    action_weight: float = 1.0
+    decorrelation_weight: float = 0.0
+    additivity_weight: float = 0.0
+    flow_weight: float = 0.0
+    kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if not knows_data(self):
+            return
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.counts(tokens=self.tokens, latent_dim=self.latent_dim, width=self.width, heads=self.heads)
         depths = {"encoder_depth": self.encoder_depth, "decoder_depth": self.decoder_depth}

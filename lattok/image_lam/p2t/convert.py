@@ -26,12 +26,12 @@ from lattok.hub.checkpoint import (
     Join,
     KeyMap,
     axis_of,
-    check_kind,
     numbered,
     read_checkpoint,
     read_settings,
     translate,
 )
+from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.p2t.config import ImageLAMConfig
@@ -40,41 +40,101 @@ from lattok.image_lam.p2t.parts import GapActionHead
 from lattok.utils import checks, files
 from lattok.utils.output import Output
 
-PUBLISHED = {"cameras": ("image",), "language": "t5:google-t5/t5-base"}  # all else is a model's default
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
 ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
-FACTS = ("cameras", "stride", "features", "features_revision", "image_size", "language", "dropout", "features_out")
 OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
 
 
-def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> ImageLAM:
-    """Read UniVLA's latent action model of stage 1 or 2: a Lightning checkpoint, or its tensors as safetensors.
+def univla_lam(
+    path: str | os.PathLike[str],
+    heads: int = 12,
+    *,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = ImageLAMConfig.stride,
+    features: str = ImageLAMConfig.features,
+    features_revision: str | None = None,
+    image_size: int = ImageLAMConfig.image_size,
+    language: str = "t5:google-t5/t5-base",
+    dropout: float = 0.0,
+    features_out: str | os.PathLike[str] | None = None,
+) -> ImageLAM:
+    """Read UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
 
-    `facts` and errors as for `p2t_image_lam`.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
+
+    Args:
+        path: The checkpoint.
+        heads: Attention heads.
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: frames ("32") or seconds ("0.2s").
+        features: Frozen features the model was trained on.
+        features_revision: Revision of features from the Hub.
+        image_size: Side of the frames in pixels.
+        language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
+        dropout: In the Transformer layers, while it learns on.
+        features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
+            no download.
     """
-    return _convert(path, heads, None, facts)
+    given: dict[str, Any] = {"cameras": cameras, "stride": stride, "image_size": image_size, "dropout": dropout}
+    given |= {"features": features, "features_revision": features_revision, "language": language}
+    return _convert(path, heads, None, features_out, given)
 
 
-def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int = 7, **facts: Any) -> ImageLAM:
-    """Read P2T's latent action model of stage 1 or 2: as UniVLA's, with an action head for `action_dim` dimensions.
+def p2t_image_lam(
+    path: str | os.PathLike[str],
+    heads: int = 12,
+    action_dim: int = 7,
+    *,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = ImageLAMConfig.stride,
+    features: str = ImageLAMConfig.features,
+    features_revision: str | None = None,
+    image_size: int = ImageLAMConfig.image_size,
+    language: str = "t5:google-t5/t5-base",
+    dropout: float = 0.0,
+    features_out: str | os.PathLike[str] | None = None,
+) -> ImageLAM:
+    """Read a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
 
-    The head is on the returned model, for losses and training; a saved model leaves it out. `facts`, with the published
-    values as defaults: `cameras` (one name), `stride` ("32" frames), `features` with `features_revision` and
-    `image_size`, `language` (the text encoder of stage 1), `dropout`; and `features_out`, a new folder for the image
-    backbone that the file holds, which the model then uses instead of the named one. Raises `LattokError` that lists
-    every tensor that is missing, unexpected or mis-shaped.
+    It is UniVLA's, with an action head, which is on the returned model, for losses and training, and not saved.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
+
+    Args:
+        path: The checkpoint.
+        action_dim: Dimensions of the action head.
+        heads: Attention heads.
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: frames ("32") or seconds ("0.2s").
+        features: Frozen features the model was trained on.
+        features_revision: Revision of features from the Hub.
+        image_size: Side of the frames in pixels.
+        language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
+        dropout: In the Transformer layers, while it learns on.
+        features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
+            no download.
     """
     checks.counts(action_dim=action_dim)
-    return _convert(path, heads, action_dim, facts)
+    given: dict[str, Any] = {"cameras": cameras, "stride": stride, "image_size": image_size, "dropout": dropout}
+    given |= {"features": features, "features_revision": features_revision, "language": language}
+    return _convert(path, heads, action_dim, features_out, given)
 
 
-def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, given: Mapping[str, Any]) -> ImageLAM:
-    checks.known_keys("facts", given, FACTS)
+def _convert(
+    path: str | os.PathLike[str],
+    heads: int,
+    action_dim: int | None,
+    own: str | os.PathLike[str] | None,
+    given: Mapping[str, Any],
+) -> ImageLAM:
     checks.counts(heads=heads)
-    facts = {**PUBLISHED, **given, "heads": heads}
-    own, language, facts["cameras"] = facts.pop("features_out", None), facts.pop("language"), tuple(facts["cameras"])
+    facts = {**given, "heads": heads, "cameras": tuple(given["cameras"])}
+    language = facts.pop("language")
     checks.size("cameras", "name: published models see one camera", len(facts["cameras"]), 1)
-    checks.strides(stride=facts.get("stride", 1))
+    checks.strides(stride=facts["stride"])
     path = Path(path).expanduser()
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
@@ -217,3 +277,38 @@ def _holds(folder: Path, weights: bytes) -> bool:
     """Tell whether these very weights lie in `folder`, and nothing else: the conversion was killed after them."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights
+
+
+register_importer(
+    Importer(
+        "univla-lam",
+        univla_lam,
+        sign=r"action_latent$",
+        title="UniVLA",
+        paper="Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
+        licence="Apache-2.0 (code)",
+        weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
+        reads="features of DINOv2, 224 pixels",
+        gives="4 codes of 16, and 4 of the environment",
+        page="howto/train_a_lam.md#from-a-model-that-is-there",
+        mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
+        "`action_latent` are the environment's.",
+    )
+)
+
+
+register_importer(
+    Importer(
+        "p2t-image-lam",
+        p2t_image_lam,
+        sign=r"action_latent$",
+        title="P2T, image model",
+        paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
+        licence="see the authors",
+        weights="what P2T's code saves, `last.ckpt`",
+        reads="features of DINOv2, 224 pixels",
+        gives="4 codes of 16, and 4 of the environment",
+        page="howto/train_a_lam.md#from-a-model-that-is-there",
+        mind="UniVLA's architecture with an action head, which is checked and left out.",
+    )
+)

@@ -12,6 +12,7 @@ With `target="pixels"` the decoder goes from the pixels of o_t to those of o_{t+
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from lattok.types import LatentActions, LossTerms, PairBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.options import check_knows_data
 
 NOT_SAVED = ("action_head.", "flow_head.", "perceptual.")
 ENCODERS = {"spacetime": SpaceTimeEncoder, "fused": FusedEncoder, "sequence": SequenceEncoder}
@@ -59,6 +61,7 @@ class ImageLAM(PairModel):
 
     def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):
         super().__init__()
+        check_knows_data(config)
         self.config = config
         self.cameras, self.language, self.codebook_size = config.cameras, config.language, config.codebook_size
         self.features = features or frozen_features(config)
@@ -91,6 +94,20 @@ class ImageLAM(PairModel):
         """Return the Hub id of its features' network."""
         found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
         return found[1] if found and not Path(found[1]).exists() else None
+
+    def summary(self) -> str:
+        config, stage = self.config, "" if self.config.language is None else "stage 1, "
+        if self.env is not None:
+            stage = f"stage 2, {config.env_codebook_size} codes of the environment, "
+        head = "" if self.action_head is None else ", an action head that is not saved"
+        blocks = f"{config.encoder_depth} + {config.decoder_depth} blocks of width {config.width}"
+        return f"{stage}{super().summary()}, {blocks}, features {config.features}{head}"
+
+    def next_step(self, name: str) -> str:
+        if self.config.language is None:
+            return super().next_step(name)
+        words = shlex.join(["--stage", "2", "--env-codebook", name])  # it needs instructions, which videos do not hold
+        return f"Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}"
 
     @property
     def numbers_per_frame(self) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lattok.data.pixels import ALIASED, check_pixels, middle
 from lattok.hub.checkpoint import Join, axis_of, numbered
+from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.p2t.convert import block_names
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
@@ -156,11 +157,18 @@ def adaworld_lam(
     cameras: tuple[str, ...] = ("image",),
     stride: str = "2",
 ) -> AdaWorldLAM:
-    """Read AdaWorld's latent action autoencoder: lam.ckpt, or its tensors.
+    """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
 
-    The file does not hold `image_size`, the side of the square frames, 256 in published training; `stride` is the gap
-    of a pair, "2" frames as published for robots (4 for retro games, 1 for videos of people and short clips). Raises
-    `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert adaworld-lam lam.ckpt my-adaworld --stride 0.2s
+
+    Args:
+        path: The checkpoint.
+        image_size: Side of the square frames in pixels; the file does not hold it.
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: seconds ("0.2s") or frames, "2" as published for robots (4 for retro games, 1 for
+            videos of people and short clips).
     """
     foreign = read_published(path, "adaworld-lam", ("lam.",))
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
@@ -198,3 +206,31 @@ def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
             if part == "encoder":
                 names[f"{ours}.frequencies"] = f"{theirs}.temporal_attn.rotary_embedding.freqs"
     return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+
+
+register_importer(
+    Importer(
+        "adaworld-lam",
+        adaworld_lam,
+        sign=r"action_prompt$",
+        title="AdaWorld",
+        paper="Gao et al., 2025, [arXiv 2503.18938](https://arxiv.org/abs/2503.18938)",
+        licence="Apache-2.0",
+        weights="Hub: `Little-Podi/AdaWorld`, `lam.ckpt`",
+        parameters="474.7 M",
+        reads="pixels, 256, the square in the middle",
+        differs=(
+            ("in a clip of more than two frames every latent sees all of them", "pairs, as in published training"),
+            (
+                "in training mode latents are drawn; in evaluation mode the class keeps every latent that it computed",
+                "the mean in either mode, nothing is kept",
+            ),
+            (
+                "pixels may overshoot [0, 1] after resizing",
+                "clamped, as in published training, and rounded to whole values",
+            ),
+        ),
+        mind="The default gap of 2 frames is that of robots; videos of people had 1. "
+        "Latents have no unit size: look at their range before you regress or quantize them.",
+    )
+)

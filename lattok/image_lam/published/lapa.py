@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub.checkpoint import Join, axis_of, numbered
+from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.types import LatentActions
@@ -276,12 +277,19 @@ def lapa_laq(
     cameras: tuple[str, ...] = ("image",),
     stride: str = "30",
 ) -> LapaLAQ:
-    """Read LAPA's latent action quantizer: a .pt file of tensors, also with `module.` before the names, or safetensors.
+    """Read LAPA's latent action quantizer (laq_openx.pt, vae.N.pt or safetensors).
 
-    The file does not say whether its codes are 4 or 16 (or, without a second convolution, 64 or 256): `tokens` does,
-    the smaller number by default. `image_size` is that of published training for so many unless given; `stride` the
-    gap of a pair, "30" frames as in published training. Raises `LattokError` that lists every tensor that is missing,
-    unexpected or mis-shaped.
+    A .pt file of tensors may have `module.` before its names.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert lapa-laq laq_openx.pt my-lapa --cameras front
+
+    Args:
+        path: The checkpoint.
+        tokens: Codes of a pair, where the file fits two numbers: 4 or 16, 64 or 256 (default: the smaller one).
+        image_size: Side of the frames in pixels (default: as in published training for so many codes).
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: frames ("30") or seconds ("1.6s").
     """
     foreign = read_published(path, "lapa-laq", ("module.",))
     config = lapa_config(foreign, tokens, image_size, cameras=tuple(cameras), stride=str(stride))
@@ -378,3 +386,32 @@ def _attention(ours: str, theirs: str) -> dict[str, str | Join]:
 def _channels_last(rows: Tensor, patch: int) -> Tensor:
     """Order rows [3 p^2, ...] by row, column and channel instead of channel, row and column."""
     return rearrange(rows, "(c p q) ... -> (p q c) ...", c=3, p=patch)
+
+
+register_importer(
+    Importer(
+        "lapa-laq",
+        lapa_laq,
+        sign=r"to_patch_emb_first_frame\.\d",
+        title="LAPA",
+        paper="Ye et al., 2025, [arXiv 2410.11758](https://arxiv.org/abs/2410.11758)",
+        licence="MIT",
+        weights="Hub: `latent-action-pretraining/LAPA-7B-openx`, `laq_openx.pt`",
+        parameters="343.9 M",
+        differs=(
+            (
+                "the second frame of the last pairs is the last frame of the episode",
+                "the same; those rows are not `valid`",
+            ),
+            (
+                "draws noise next to the codes; its decoder was trained on codes with that noise",
+                "no noise: `quantized` are rows of the codebook",
+            ),
+            ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
+        ),
+        mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
+        "What looks odd and stays, since the weights were trained with it: the convolution before attention "
+        "over time mixes neighbouring places, and the decoder mixes the channels of all codes of a pair, so "
+        "that a code position has no place of its own.",
+    )
+)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lattok.data.pixels import ALIASED
 from lattok.hub.checkpoint import axis_of
+from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import converted, read_published
@@ -78,13 +79,24 @@ def lary_laq(
     cameras: tuple[str, ...] = ("image",),
     stride: str | None = None,
 ) -> LaryLAQ:
-    """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2: a .pt file, or its tensors.
+    """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
 
-    `features` names the frozen network, timm's DINOv3-L by default, or DINOv2-L where the file holds a backbone without
-    register tokens; a backbone in the file is not used. Their weights come from the Hub when the model is loaded.
-    `stride` has no default, since no single one was published: a gap in frames or seconds, or the name of a dataset
-    that LARYBench labels (`LABELLED`). `interpolation`: that of its labels, or "bilinear", antialiased as in training.
+    The weights of its features come from the Hub when the model is loaded; a backbone in the file is not used.
     Raises `LattokError` without a gap, and one that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front --stride calvin
+
+    Args:
+        path: The checkpoint.
+        features: Frozen features the model was trained on (default: timm's DINOv3-L, or DINOv2-L where the file holds a
+            backbone without register tokens).
+        features_revision: Revision of features from the Hub.
+        image_size: Side of the frames in pixels.
+        tokens: Codes of a pair, which the file does not hold.
+        interpolation: Of resized frames: bicubic_aliased (OpenCV's, as its labels) or bilinear (as its training).
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair, always named: frames ("10"), seconds ("0.5s"), or a dataset whose published one it
+            is: calvin (5), vlabench (5), agibotbeta (45), robocoin (10).
     """
     if stride is None:
         known = ", ".join(f"{name} ({gap})" for name, gap in LABELLED.items())
@@ -113,3 +125,32 @@ def lary_config(
     version = 2 if held and not any("register_tokens" in name for name in held) else 3
     width = axis_of(foreign, "vq.project_in.weight", 1, 1024)
     return LaryConfig(features=features or DINO[version], width=width, **laq_sizes(foreign, tokens), **facts)
+
+
+register_importer(
+    Importer(
+        "lary-laq",
+        lary_laq,
+        sign=r"vq\.cnn_encoder\.0\.weight$",
+        title="LARYBench",
+        paper="Nie et al., 2026, [arXiv 2604.11689](https://arxiv.org/abs/2604.11689)",
+        licence="MIT (code) and that of the DINO",
+        weights="Hub: `AGI-Eval/LAPA-DINOv3`, `AGI-Eval/LAPA-DINOv2`",
+        parameters="169.4 M without DINO",
+        reads="features of DINOv3-L or DINOv2-L, 224 pixels",
+        differs=(
+            (
+                "saves vectors with new noise at every call, as long as the quantization error",
+                "none: codes are the same, `quantized` are rows of the codebook",
+            ),
+            ("features by transformers", "by timm, which no test compares with those"),
+            (
+                "labels frames that OpenCV resized, bicubic without antialiasing; was trained on PIL's, bilinear",
+                "as its labels, less than .3 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
+            ),
+        ),
+        mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
+        "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names will do), training "
+        "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
+    )
+)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lattok.data.pixels import check_pixels, middle, resize_pixels
 from lattok.hub.checkpoint import SAFE, Join, axis_of, numbered, published_settings
+from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.nn.blocks import Attention, feed_forward, sinusoidal_positions
@@ -326,13 +327,19 @@ def lawam_lam(
     cameras: tuple[str, ...] = ("image",),
     stride: str = "1.6s",
 ) -> LawamLAM:
-    """Read LaWAM's latent action model: a policy folder of LeRobot, the authors' lam.ckpt or policy .pt, or tensors.
+    """Read LaWAM's latent action model (a LeRobot policy folder, lam.ckpt, a policy's .pt or safetensors).
 
-    `config` holds what shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml
-    file; left out, config.json in the folder, or the only .yaml file next to the checkpoint, and where there is none,
-    published values. `wide_frames`: those wider than 4:3 are cut in the middle ("crop"), as the authors trained it, or
-    squeezed ("squeeze"), as LeRobot does. `stride` is the gap of a pair, "1.6s" as published for robots (".4s" for
-    videos of people). Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert lawam-lam lam.ckpt my-lawam --config lam.yaml
+
+    Args:
+        path: The checkpoint, or the folder that it lies in.
+        config: What shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml file
+            (default: config.json in the folder, or the only .yaml file next to the checkpoint, or published values).
+        wide_frames: Frames wider than 4:3: crop (cut in the middle, as in training) or squeeze (as LeRobot does).
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
     path = Path(path).expanduser()
     settings = _settings(config, path)
@@ -457,3 +464,33 @@ def lawam_unused(config: LawamConfig, foreign: Mapping[str, Tensor]) -> list[str
     blocks = numbered(foreign, rf"{_layers(foreign)}(\d+)\.")
     known += [f"{_layers(foreign)}{i}." for i in range(config.vit_depth, blocks)]
     return [name for name in foreign if name.startswith(tuple(known))]
+
+
+register_importer(
+    Importer(
+        "lawam-lam",
+        lawam_lam,
+        sign=r"encoder\.QFormer\.queries$",
+        title="LaWAM",
+        paper="Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
+        licence="Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
+        weights="a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
+        parameters="725.1 M with DINOv3-B",
+        reads="pixels, 256, through the DINOv3 in the file",
+        differs=(
+            ("bfloat16 inside the policy", "float32"),
+            (
+                "LeRobot resizes pixels as real numbers, the authors to whole values",
+                "resizes to whole pixel values, then scales",
+            ),
+            (
+                "training cuts frames wider than 4:3 to that in the middle; LeRobot squeezes them",
+                "cuts them; `--wide-frames squeeze` as LeRobot",
+            ),
+        ),
+        mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, "
+        "layer of DINOv3, norm and mask are in its settings alone: `--config`, or the file "
+        "next to the checkpoint. Its tables of time, rows and columns are added onto the same channels. Latents "
+        "have no unit size: look at their range before you regress or quantize them.",
+    )
+)

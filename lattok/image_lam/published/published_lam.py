@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
-from lattok.hub.checkpoint import KeyMap, check_kind, read_checkpoint, read_settings, translate
+from lattok.hub.checkpoint import KeyMap, read_checkpoint, read_settings, translate
+from lattok.hub.importers import check_kind
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder

@@ -26,6 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub.checkpoint import Join, axis_of, numbered, published_settings
+from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.nn.blocks import Attention
@@ -225,11 +226,18 @@ def villax_lam(
     cameras: tuple[str, ...] = ("image",),
     stride: str = "1",
 ) -> VillaXLAM:
-    """Read villa-X's latent action model: its folder, or the file of tensors in it.
+    """Read villa-X's latent action model (the folder with model.safetensors and model_config.json, or the first).
 
-    `config` holds what shapes do not tell, the published model_config.json: a dictionary or a file; left out, the one
-    next to the weights. `stride` is the gap of a pair, by default consecutive frames, as the published call takes them.
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert villax-lam villa-x/lam my-villax --stride 0.5s
+
+    Args:
+        path: The checkpoint, or the folder that it lies in.
+        config: What shapes do not tell, the published model_config.json: a dictionary or a file (default: the one next
+            to the weights).
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
+        stride: Gap of a frame pair: seconds ("0.5s") or frames, by default consecutive ones, as published.
     """
     path = Path(path).expanduser()
     folder, path = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
@@ -326,3 +334,32 @@ def _query_then_rest(ours: str, theirs: str) -> dict[str, str | Join]:
 
 def _stacked(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
+
+
+register_importer(
+    Importer(
+        "villax-lam",
+        villax_lam,
+        sign=r"encoder\.pe_spatial$",
+        title="villa-X",
+        paper="Chen et al., 2025, [arXiv 2507.23682](https://arxiv.org/abs/2507.23682)",
+        licence="MIT",
+        weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
+        parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
+        differs=(
+            (
+                (
+                    "labels clips in windows: a latent depends on the frames before its pair, and on its place in the "
+                    "window"
+                ),
+                "the pair alone, as the first one of a clip",
+            ),
+            (
+                "resizes pixels as real numbers and rounds once",
+                "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",
+            ),
+        ),
+        mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
+        "shows a visible movement. Its attention over time reads tokens that are not normalised.",
+    )
+)

@@ -27,8 +27,8 @@ def test_lapa_is_converted_annotated_verified_and_judged(dataset, tmp_path, caps
     file = str(open_case("lapa_laq_a").folder / "weights.pt")
     assert main(["convert", "lapa-laq", file, model, "--cameras", "front", "--stride", "3"]) == 0
     assert capsys.readouterr().out == (
-        "Found: 4 codes of 8, latents of width 8, 0.1 M parameters, frames of 64 pixels; taken as given: stride 3, "
-        f"camera front.\nSaved in {model}. Judge it: lattok evaluate {model} DATASET\n"
+        "Found: 4 codes of 8, latents of width 8, 0.10 M parameters, frames of 64 pixels; taken as given: cameras "
+        f"front, stride 3.\nSaved in {model}. Judge it: lattok evaluate {model} DATASET\n"
     )
     assert main(["annotate", str(dataset.root), "--model", model, "--out", out]) == 0
     assert main(["verify", out, "--model", model]) == 0

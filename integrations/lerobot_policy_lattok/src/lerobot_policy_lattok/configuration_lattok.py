@@ -16,10 +16,10 @@ from lattok.backbones import SCRATCH
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
-from lattok.utils.options import built, defaults_of, options_of
+from lattok.utils.options import built, flat, options_of
 from lattok.vla import Strategy, VLAConfig, strategy_of
 
-DEFAULTS = defaults_of(VLAConfig)
+DEFAULTS = flat(VLAConfig())
 # these have other defaults for the scratch backbone
 OF_BACKBONE = ("backbone_train", "image_size", "interpolation", "head_dim", "head_heads")
 OF_BACKBONE += ("action_loss", "prompt", "backbone_depth", "backbone_patch_size")
