@@ -26,7 +26,7 @@ from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
 from lattok.recipes.study import _held_out
 from lattok.samples import ActionWindows
-from lattok.training import CHECKPOINT, RECIPE, RUN, LoopOptions, fit
+from lattok.training import CHECKPOINT, RECIPE, RUN, fit
 from lattok.training.runlog import METRICS
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
@@ -285,7 +285,6 @@ def two():
         model: ActionVQConfig = field(default_factory=ActionVQConfig)
         presets = MappingProxyType({"tiny": {**TINY, "log_every": 6, "save_every": 6}})
         default_preset = "tiny"
-        loop: LoopOptions
 
         def train(self, resume=False, resume_command=""):
             out, sources = self.folder(resume), self.open()
