@@ -43,6 +43,7 @@ from lattok.samples import FramePairs, PolicyWindows
 from lattok.samples.batches import PairBatches, PolicyBatches
 from lattok.training.feed import DEPTH, BatchSource, Feed
 from lattok.training.runlog import peak_memory
+from lattok.types import PolicyBatch
 
 SIZE, DELTA, HORIZON, BATCH, WORKERS = 224, 32, 8, 64, 2
 STEP_S, STEPS = 0.05, 600
@@ -60,10 +61,16 @@ def room(samples: FramePairs | PolicyWindows) -> dict[str, Any]:
     return {"window": int(POOL_GB * 1e9 // samples.reader.frame_bytes), "memory": POOL_GB * 1e9}
 
 
-def windows(root: Path) -> PolicyBatches:
-    """Return policy windows, streamed."""
-    samples = PolicyWindows(open_dataset(root), HORIZON, size=SIZE, state_key="observation.state")
-    return PolicyBatches(samples, BATCH, 0, **room(samples))
+class Windows(PolicyBatches):
+    """Policy windows, streamed, as they are stored."""
+
+    def __init__(self, root: Path):
+        samples = PolicyWindows(open_dataset(root), HORIZON, size=SIZE, state_key="observation.state")
+        super().__init__(samples, BATCH, 0, **room(samples))
+
+    def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
+        """Return the batch as it is: the others change no images either."""
+        return batch
 
 
 def pairs(root: Path) -> PairBatches:
@@ -160,7 +167,7 @@ def rate(folder: Path, frames: int, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for g, wanted in itertools.product((2, 30), ("pairs", "windows")):
         root = dataset(folder, frames, g)
-        ours: BatchSource = pairs(root) if wanted == "pairs" else windows(root)
+        ours: BatchSource = pairs(root) if wanted == "pairs" else Windows(root)
         # far from the small windows at the start of a run, and after the first windows have been filled
         rows: dict[str, Any] = {"lattok": lambda ours=ours: fed(ours, count + WARM + DEPTH, LATER)}
         rows |= {
@@ -188,7 +195,7 @@ def wait(folder: Path, frames: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, step_s in {"50 ms a step": STEP_S, "as fast as it can": 0.0}.items():
         for ahead in (True, False):
-            source = windows(dataset(folder, frames, 2))
+            source = Windows(dataset(folder, frames, 2))
             steps = range(LATER, LATER + WARM + STEPS)
             # not made ahead, batches are decoded in the step too
             batches = fed(source, len(steps), LATER) if ahead else (source(step, 0, 1) for step in steps)

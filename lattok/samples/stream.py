@@ -96,7 +96,7 @@ class FrameStream:
         each = [(self.parts[i], size) for (_, i), size in windows.items()]
         held = LANES * sum(frames_of(part.gaps, size) * part.reader.frame_bytes for part, size in each)
         if windows and 2 * held <= memory:
-            return windows
+            return dict.fromkeys(windows, sys.maxsize)  # they end with a clip, so that some are longer than their size
         found = {}
         for number, i, _ in self._orders():
             draws, part = self.draws[number], self.parts[i]
@@ -136,8 +136,10 @@ class FrameStream:
         total = 0
         for number, i, order in self._orders():
             count, part = self._together[number, i], self.parts[i]
-            whole = isinstance(order, Lanes) and count == order.window_size
-            total += LANES * (count if whole else count * (1 + len(part.gaps))) * part.reader.frame_bytes
+            frames = count * (1 + len(part.gaps))
+            if isinstance(order, Lanes) and count == sys.maxsize:
+                frames = order.window_size
+            total += LANES * frames * part.reader.frame_bytes
         return total
 
     def samples(self, step: int) -> Tensor:

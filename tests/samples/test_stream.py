@@ -463,6 +463,19 @@ def test_memory_and_processes_change_how_often_frames_are_decoded_and_nothing_el
         assert found[0] == [kept.take(step, 0, 1)[0].tolist() for step in range(steps)]
 
 
+def test_windows_that_fit_are_decoded_as_a_whole():
+    """Also those that are longer than their size, since they end with a clip: a cut one would be decoded twice."""
+    pairs = pairs_of(Film([200] * 100))
+    stream = stream_of(pairs, window=64)
+    order = stream.draws[0].parts[0]
+    sizes = []
+    for draw in range(0, 200, 20):
+        key = Key(0, Draw(0, 5, draw))
+        assert np.array_equal(stream._window(key).samples, order.window(5, draw).samples)
+        sizes.append(len(stream._window(key).samples))
+    assert max(sizes) > 64
+
+
 def test_mixtures_are_read_again_in_the_same_order_and_too_little_memory_is_refused():
     films = Film([30, 20]), Film([25, 40])
     parts = [pairs_of(film) for film in films]
