@@ -22,8 +22,10 @@ def texts():
         if COMMANDS & {path.name, path.parent.name}:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        pages = [node for call in calls if call.func.id == "Importer" for node in ast.walk(call)]  # of documentation
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in pages:
                 yield path.relative_to(ROOT), node.lineno, node.value
 
 

@@ -22,18 +22,21 @@ def convert_verb(name: str) -> Verb | None:
 
     if name not in IMPORTERS:
         return None
-    read = IMPORTERS[name].read
+    importer = IMPORTERS[name]
+    read = importer.read
     about, _, rest = (inspect.getdoc(read) or "").partition("\n")
     options = of_function(read)
     example = rest.partition("Example: ")[2].partition("\n")[0]
 
     def verb(file: File, out: Out, model: Any = options) -> None:
         for argument, place in {"out": out, **model}.items():
-            if argument.endswith("out") and place is not None:
+            if argument in ("out", "features_out") and place is not None:
                 Output(Path(place).expanduser(), argument).check_new()
         converted = read(file, **model)
         given = [f"{option} {text_of(value)}" for option, value in model.items() if value not in (None, ())]
         print(f"Found: {converted.summary()}; taken as given: {', '.join(given)}.")
+        if importer.mind:
+            print(importer.mind.replace("`", ""))
         with Output(Path(out).expanduser()).filled(OWN):
             converted.save_pretrained(Path(out).expanduser())
         print(f"Saved in {out}. {converted.next_step(out)}{way_in(converted.config)}")

@@ -61,7 +61,7 @@ class Verb(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Section:
+class FlagGroup:
     """Flags that stand together in the help, as the default of an argument of a verb, which then gets a dictionary."""
 
     flags: tuple[StructFieldSpec, ...] = ()
@@ -72,10 +72,10 @@ REGISTRY = ConstructorRegistry()
 
 @REGISTRY.struct_rule
 def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
-    return StructConstructorSpec(dict, info.default.flags) if isinstance(info.default, Section) else None
+    return StructConstructorSpec(dict, info.default.flags) if isinstance(info.default, FlagGroup) else None
 
 
-def of_options(options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]]) -> Section:
+def of_options(options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]]) -> FlagGroup:
     """Return the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
     flags = []
     for option in options:
@@ -83,17 +83,17 @@ def of_options(options: Iterable[Option], values: Mapping[str, Any], choices: Ma
         known = ", ".join(choices.get(option.name, ()))
         kind = get_type_hints(option.owner)[option.path[-1]]
         flags.append(flag(option.name, kind, said + (known and f": {known}"), values.get(option.name)))
-    return Section(tuple(flags))
+    return FlagGroup(tuple(flags))
 
 
-def of_function(function: Callable[..., Any]) -> Section:
+def of_function(function: Callable[..., Any]) -> FlagGroup:
     """Return the flags of the keywords of a function: their types, defaults and documentation."""
     hints, said = get_type_hints(function), docs_of(function)
     named = list(inspect.signature(function).parameters.values())[1:]
     kept = [each for each in named if each.kind is not each.VAR_KEYWORD]
     missing = inspect.Parameter.empty
     defaults = {each.name: tyro.MISSING if each.default is missing else each.default for each in kept}
-    return Section(tuple(flag(name, hints[name], said.get(name, ""), value) for name, value in defaults.items()))
+    return FlagGroup(tuple(flag(name, hints[name], said.get(name, ""), value) for name, value in defaults.items()))
 
 
 def flag(name: str, kind: Any, said: str, default: Any) -> StructFieldSpec:
@@ -152,7 +152,7 @@ def words_of(verb: Any) -> Iterator[Word]:
     hints, said = get_type_hints(verb, include_extras=True), docs_of(verb)
     for name, parameter in inspect.signature(verb).parameters.items():
         kind = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
-        if isinstance(parameter.default, Section):
+        if isinstance(parameter.default, FlagGroup):
             for each in parameter.default.flags:
                 yield _word(each.name, each.type, each.default, "")
         elif is_dataclass(kind):

@@ -23,7 +23,8 @@ class Importer:
         name: The word that follows `lattok convert`.
         read: `read(path, **options)` returns the model. The first line of its docstring says what it reads, `Example:`
             the command, `Args:` the options.
-        sign: A pattern for the name of a tensor that only this system's checkpoints hold.
+        sign: A pattern for the name of a tensor that this system's checkpoints hold, and no other's.
+        unless: A pattern for the name of a tensor that is only in those of another system that has the sign, too.
         title: What people call the system.
         paper: Authors and where to read about it.
         licence: Of code and weights, as the authors name it.
@@ -39,6 +40,7 @@ class Importer:
     name: str
     read: Callable[..., HubModel]
     sign: str
+    unless: str = ""
     title: str = ""
     paper: str = ""
     licence: str = ""
@@ -49,6 +51,11 @@ class Importer:
     page: str = "howto/zoo.md"
     differs: tuple[tuple[str, str], ...] = ()
     mind: str = ""
+
+    def signed(self, names: str) -> bool:
+        """Tell whether tensors are of this system, from their names, one on each line."""
+        other = self.unless and re.search(self.unless, names, re.MULTILINE)
+        return bool(re.search(self.sign, names, re.MULTILINE)) and not other
 
 
 IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq", "lattok.image_lam")
@@ -61,8 +68,8 @@ def register_importer(importer: Importer) -> None:
 
 def check_kind(names: Iterable[str], kind: str, where: str) -> None:
     """Refuse a file with the sign of another system than `kind`, and name that system; `names` are its tensors'."""
-    known, names = [IMPORTERS[name] for name in IMPORTERS], list(names)
-    signs = dict.fromkeys(each.sign for each in known if any(re.search(each.sign, name) for name in names))
+    known, text = [IMPORTERS[name] for name in IMPORTERS], "\n".join(names)
+    signs = dict.fromkeys(each.sign for each in known if each.signed(text))
     own = IMPORTERS[kind].sign
     if signs and own not in signs:
         found = [each.name for each in known if each.sign == next(iter(signs))]

@@ -154,7 +154,7 @@ def policy_batches(
     `memory`: what `keep_frames` returned. `flows`: with draws of flow matching; left out: as the head needs them.
     """
     data, loop = recipe.data, recipe.loop
-    flows = recipe.model.head == "flow" if flows is None else flows
+    flows = recipe.model.head.name == "flow" if flows is None else flows
     options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows}
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
     return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)

@@ -33,7 +33,7 @@ class Option(NamedTuple):
 
     name: str  # flat
     path: tuple[str, ...]
-    kind: Any  # its type; that of its words, where it is a Literal
+    kind: Any  # its type
     field: Field[Any]
     owner: type  # the dataclass that it stands in
 
@@ -43,7 +43,6 @@ def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
     hints = get_type_hints(owner)
     for each in fields(owner):
         kind, here = hints[each.name], (*path, each.name)
-        kind = type(get_args(kind)[0]) if get_origin(kind) is Literal else kind
         if each.metadata.get("group"):
             yield from options_of(kind, here)
         else:

@@ -116,6 +116,7 @@ class VLAConfig(NormalizedActions):
     state_key: str = "observation.state"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not knows_data(self):
             return
         if not isinstance(self.strategy, Strategy):
@@ -123,7 +124,6 @@ class VLAConfig(NormalizedActions):
             checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
-        check_choices(self)
         checks.whole(proprio_dim=self.proprio_dim)
         check_mixture(self.normalizers)
         if self.absent:

@@ -22,6 +22,7 @@ from lattok.samples.batches import PolicyBatches
 from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
+from lattok.utils.options import flat
 from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS, write_dataset
@@ -413,7 +414,7 @@ def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
             assert config.action_kinds == [kind, kind, last]
             assert config.action_clipped == [True, True, last == "min_max"]
     model = lattok.VLARecipe.from_preset("data", "out", "libero").model
-    libero = {k: v for k, v in vars(model).items() if "normalize" in k}
+    libero = {k: v for k, v in flat(model).items() if "normalize" in k and k != "normalizers"}
     policy = lattok.train(recipe(dataset, tmp_path / "p", steps=1, **libero))
     assert policy.action_normalizer.limit is not None
     assert lattok.load(tmp_path / "p").proprio_normalizer.limit.tolist() == [1.0, 1.0]

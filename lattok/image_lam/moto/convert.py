@@ -343,7 +343,7 @@ register_importer(
                 "their own order: labels are the same at every call",
             ),
         ),
-        mind="LARA's first stage was trained on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on "
-        "ImageNet's normalisation.",
+        mind="Patches keep their order; published labels were drawn with a random one. LARA's first stage was trained "
+        "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",
     )
 )

@@ -106,8 +106,8 @@ class ImageLAM(PairModel):
     def next_step(self, name: str) -> str:
         if self.config.language is None:
             return super().next_step(name)
-        words = shlex.join(["--stage", "2", "--env-codebook", name])  # it needs instructions, which videos do not hold
-        return f"Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}"
+        command = f"lattok train image-lam DATASET --out DIR --stage 2 --env-codebook {shlex.quote(name)}"
+        return f"Learn stage 2 with its codebook: {command}"  # which needs instructions, and videos hold none
 
     @property
     def numbers_per_frame(self) -> int:

@@ -132,6 +132,7 @@ register_importer(
         "lary-laq",
         lary_laq,
         sign=r"vq\.cnn_encoder\.0\.weight$",
+        unless=r"to_patch_emb_first_frame\.\d",  # LAPA's
         title="LARYBench",
         paper="Nie et al., 2026, [arXiv 2604.11689](https://arxiv.org/abs/2604.11689)",
         licence="MIT (code) and that of the DINO",

@@ -627,7 +627,7 @@ def test_the_command_line(case, tmp_path, capsys):
     out = tmp_path / "lam"
     assert main(["convert", "moto-lam", str(case.file), str(out), "--cameras", "top", "--stride", "0.5s"]) == 0
     text = capsys.readouterr().out
-    assert f"{case.config['m_former']['query_num']} tokens of {case.config['vector_quantizer']['n_e']} codes" in text
+    assert f"{case.config['m_former']['query_num']} codes of {case.config['vector_quantizer']['n_e']}" in text
     assert "published labels were drawn with a random one" in text
     assert torch.equal(lattok.load(out).encode_pixels(case.pairs).codes, case.values["indices"])
     assert main(["convert", "moto-lam", str(tmp_path), str(tmp_path / "other")]) == 2

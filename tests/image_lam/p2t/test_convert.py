@@ -279,6 +279,8 @@ def test_the_command_writes_what_python_gives(tmp_path, capsys, features):
         "Found: stage 2, 16 codes of the environment, 4 codes of 16, latents of width 32, 0.14 M parameters, frames of "
         "64 pixels, 2 + 2 blocks of width 30, features pixels; taken as given: heads 3, cameras image, stride 32, "
         "features pixels, image_size 64, language t5:google-t5/t5-base, dropout 0.\n"
+        "Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: vq and "
+        "action_latent are the environment's.\n"
         f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
     )
     model, expected = lattok.load(out), univla_lam(UNIVLA, 3, **PIXELS)

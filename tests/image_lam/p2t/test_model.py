@@ -427,7 +427,7 @@ def test_bad_frames_name_what_was_expected(frames, text):
     ("change", "text"),
     [
         ({"streams": "both"}, "`streams`"),
-        ({"cameras": ()}, "`cameras`"),
+        ({"cameras": ()}, "`config`: expected one with cameras"),
         ({"features": "clip"}, "`features`"),
         ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
         ({"interpolation": "nearest"}, "`interpolation`"),

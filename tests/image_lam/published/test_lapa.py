@@ -151,7 +151,7 @@ def test_pixels_of_another_size_are_refused(first):
 
 def test_another_systems_file_is_named(first, tmp_path):
     path = write(tmp_path, {"lam.action_latent": torch.ones(1)})
-    text = f"`{path}`: expected a checkpoint for lapa-laq, got one for univla-lam. Run: lattok convert univla-lam."
+    text = f"`{path}`: expected a checkpoint for lapa-laq, got one for p2t-image-lam or univla-lam."
     with pytest.raises(LattokError, match=re.escape(text)):
         lapa_laq(path)
     with pytest.raises(LattokError, match="missing to_patch_emb_first_frame.2.weight|missing vq.codebooks"):
