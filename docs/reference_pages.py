@@ -7,7 +7,8 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _fields_of(owner: Any, used_by: str) -> Iterator[str]:
     for option in options_of(owner):
         name = f"*{option.name}*" if option.field.metadata.get("from_data") else f"`{option.name}`"
         said = docs_of(option.owner).get(option.path[-1], "")
-        rows.append(f"| {name} | {_type(option.kind)} | {_default(option)} | {cell(said)} |")
+        rows.append(f"| {name} | {_type(option.kind)} | {_default(owner, option)} | {cell(said)} |")
     if len(rows) > 2:
         yield "\n".join(rows)
 
@@ -132,10 +133,11 @@ def _type(kind: Any) -> str:
     return code(re.sub(r"\b(?:[a-z_]+\.)+", "", text))
 
 
-def _default(option: Option) -> str:
-    field = option.field
-    value = field.default_factory() if field.default_factory is not MISSING else field.default
-    if value is MISSING or field.metadata.get("required"):
+def _default(owner: Any, option: Option) -> str:
+    first = next(each for each in fields(owner) if each.name == option.path[0])
+    value: Any = first.default_factory() if first.default_factory is not MISSING else first.default
+    value = reduce(getattr, option.path[1:], value)  # of a group: its owner may have other defaults than its class
+    if value is MISSING or option.field.metadata.get("required"):
         return "must be given"
     return code(repr(getattr(value, "name", value) if is_dataclass(value) else value))
 

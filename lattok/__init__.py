@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lattok.evaluation import compare as compare
     from lattok.evaluation import evaluate as evaluate
     from lattok.image_lam import ImageLAM as ImageLAM
+    from lattok.image_lam import MotoLAM as MotoLAM
     from lattok.image_lam.clips import ClipLAM as ClipLAM
     from lattok.inference import for_inference as for_inference
     from lattok.labels import push_dataset as push_dataset
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
     from lattok.recipes import LARARecipe as LARARecipe
     from lattok.recipes import LatBotRecipe as LatBotRecipe
+    from lattok.recipes import MotoLAMRecipe as MotoLAMRecipe
     from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
     from lattok.recipes import TOASTRecipe as TOASTRecipe
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
@@ -46,13 +48,13 @@ HOMES = {  # where the names above live; a test compares the two lists
     "lattok.annotation": "annotate verify",
     "lattok.data": "export open_dataset sample_dataset_path",
     "lattok.evaluation": "compare evaluate",
-    "lattok.image_lam": "ImageLAM",
+    "lattok.image_lam": "ImageLAM MotoLAM",
     "lattok.image_lam.clips": "ClipLAM",
     "lattok.inference": "for_inference",
     "lattok.labels": "push_dataset",
     "lattok.loading": "list_models load",
     "lattok.recipes": "ActionVQRecipe ClipLAMRecipe FASTRecipe FSQRecipe ImageLAMRecipe LARARecipe "
-    "LatBotRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe VLARecipe train",
+    "LatBotRecipe MotoLAMRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe VLARecipe train",
     "lattok.utils.checks": "LattokError",
     "lattok.vla": "LatentVLA",
 }

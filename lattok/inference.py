@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lattok.action_vq import P2TActionVQ
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
-from lattok.image_lam.p2t.pair_encoders import pair_encoder
 from lattok.types import LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
@@ -29,32 +28,32 @@ SAME = 1e-3  # largest difference from timm's features, relative to their size, 
 
 
 @overload
-def for_inference(model: ImageLAM, precision: str = "float32") -> FastImageLAM: ...
+def for_inference(model: TrainedPairModel, precision: str = "float32") -> FastImageLAM: ...
 @overload
 def for_inference(model: P2TActionVQ) -> FastActionVQ: ...
 def for_inference(model: object, precision: str = "float32") -> object:
     """Return a faster form of a model for inference alone, with the weights as they are now.
 
-    An `ImageLAM` becomes a labeller, in float32 or "bfloat16", where a few codes differ; its `describe()` says how
-    labels were made. A `P2TActionVQ` with the step decoder becomes a tokenizer that decodes by a table.
+    A latent action model becomes a labeller, in float32 or "bfloat16", where a few codes differ; its `describe()` says
+    how labels were made. A `P2TActionVQ` with the step decoder becomes a tokenizer that decodes by a table.
     """
-    if isinstance(model, ImageLAM):
+    if isinstance(model, TrainedPairModel):
         return FastImageLAM(model, precision)
     if isinstance(model, P2TActionVQ):
         if precision != "float32":
             checks.fail("precision", "float32 for a tokenizer of actions", precision)
         return FastActionVQ(model)
     hint = "Other models have no faster form: use them as they are."
-    return checks.fail("model", "an ImageLAM or a P2TActionVQ", type(model).__name__, hint)
+    return checks.fail("model", "an ImageLAM, a MotoLAM or a P2TActionVQ", type(model).__name__, hint)
 
 
 class FastImageLAM(VideoLabeller):
-    """What `lattok.for_inference` makes of an `ImageLAM`: labels videos and pairs with a copy of the weights.
+    """What `lattok.for_inference` makes of a latent action model: it labels with a copy of the weights.
 
     Heads and quantizer are always float32. A label made in bfloat16 is another label: `describe` says how it was made.
     """
 
-    def __init__(self, lam: ImageLAM, precision: str):
+    def __init__(self, lam: TrainedPairModel, precision: str):
         checks.one_of("precision", precision, PRECISIONS)
         lam.check_reads_video_alone()
         self._lam, self._precision = copy.deepcopy(lam).eval(), precision
@@ -97,9 +96,9 @@ class FastImageLAM(VideoLabeller):
         return {**self._lam.describe(), "precision": self._precision}
 
 
-def _encoder(lam: ImageLAM, dtype: torch.dtype) -> VideoEncoder:
+def _encoder(lam: TrainedPairModel, dtype: torch.dtype) -> VideoEncoder:
     """Round matrices to `dtype`; those of the frozen features by `PlainViT`, or in autocast where that cannot be."""
-    encoder, features = pair_encoder(lam.encoder, dtype), lam.features
+    encoder, features = lam.encoder.for_videos(dtype), lam.features
     if dtype == torch.float32:
         return torch_encoder(lam.frame_features, encoder)
     vit = PlainViT(features, dtype) if PlainViT.understands(features) else None

@@ -16,12 +16,12 @@ from lattok.utils import checks
 
 if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers, and every other family of ours
     from lattok.action_vq.base import ChunkTokenizer
-    from lattok.image_lam import ImageLAM
+    from lattok.image_lam import ImageLAM, MotoLAM
     from lattok.image_lam.clips import ClipLAM
     from lattok.image_lam.published.published_lam import PublishedLAM
     from lattok.vla import LatentVLA
 
-    Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA
+    Loaded = ChunkTokenizer | ClipLAM | ImageLAM | MotoLAM | PublishedLAM | LatentVLA
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or a latent action model"

@@ -46,7 +46,7 @@ def models() -> dict:
     """A tokenizer of actions and a latent action model, with random weights."""
     torch.manual_seed(0)
     lam = ImageLAM(
-        ImageLAMConfig(
+        ImageLAMConfig.of(
             cameras=(CAMERA,),
             features="pixels",
             image_size=32,

@@ -33,7 +33,7 @@ def make(folder: Path, quick: bool = False) -> dict[str, HubModel]:
     torch.set_num_threads(1)
     sample = lattok.sample_dataset_path()
     steps = dict.fromkeys(STEPS, 2) if quick else STEPS
-    short: dict[str, Any] = {"continuous_steps": 1} if quick else {}
+    short: dict[str, Any] = {"codebook_continuous_steps": 1} if quick else {}
     made: dict[str, HubModel] = {
         "tokenizer": lattok.train(
             ResidualVQRecipe.from_preset(sample, folder / "tokenizer", steps=steps["tokenizer"], seed=0)

@@ -30,7 +30,7 @@ from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, FSQConfig, P2TAct
 from lattok.backbones.model import MERGED
 from lattok.cli import main
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.annotation.fakes import tree
 from tests.conftest import CAMERAS, write_dataset
@@ -63,11 +63,14 @@ class Outcome(NamedTuple):
     memory: int = 0
 
 
+HELD = {f"image_encoder_{name}": size for name, size in (("width", 8), ("depth", 1), ("heads", 2), ("hidden", 16))}
+
+
 def small_models(dim: int) -> dict[str, Any]:
     """A model of every family, untrained, with card and records; `dim` numbers make an action."""
     torch.manual_seed(0)
     sizes = {"image_size": 16, "width": 8, "latent_dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    lam = ImageLAMConfig(cameras=CAMERAS[:1], features="pixels", **sizes)
+    lam = ImageLAMConfig.of(cameras=CAMERAS[:1], features="pixels", **sizes)
     chunks = torch.randn(64, H, dim).cumsum(1)
     made: dict[str, Any] = {
         "action-vq": P2TActionVQ(ActionVQConfig(action_dim=dim, horizon=H, dim=8, codebook_size=4, heads=2, hidden=8)),
@@ -79,6 +82,7 @@ def small_models(dim: int) -> dict[str, Any]:
         "image-lam": ImageLAM(lam),
         "policy": policy(backbone_width=8, backbone_depth=1, backbone_heads=2, head_dim=8, head_heads=2),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
+        "moto-lam": MotoLAM(MotoLAMConfig.of(CAMERAS[:1], features="held", codebook_size=4, **sizes, **HELD)),
     }
     for model in made.values():
         model.trained_on = {"dataset": "data", "episodes": [[0, 1]], "samples_per_step": 4, "loop": {"steps": 2}}

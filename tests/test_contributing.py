@@ -88,6 +88,25 @@ else:
 """
 
 
+QUANTIZE = """
+import sys, torch, lattok
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.types import PairBatch
+
+assert "sign_bits" not in sys.modules
+sizes = {"image_size": 16, "width": 8, "heads": 2, "latent_dim": 8, "encoder_depth": 1, "decoder_depth": 1}
+config = ImageLAMConfig.of(("front",), features="pixels", quantizer="signs", codebook_size=8, tokens=3, **sizes)
+lam, frames = ImageLAM(config).train(), torch.randint(256, (9, 2, 1, 16, 16, 3)).to(torch.uint8)
+terms = lam(PairBatch(frames, torch.zeros(9, 0), torch.zeros(9).bool()))
+terms["prediction"].backward()
+assert lam.control.heads[0].weight.grad.abs().sum() > 0
+assert lam.control.quantizer.pop_usage() is not None
+out = lattok.load(lam.save_pretrained("lam")).encode(frames)
+assert out.codes.shape == (9, 3) and out.codes.max() < 8 and len(out.codes.unique()) > 1
+assert torch.equal(out.quantized, lam.eval().encode(frames).quantized)
+"""
+
+
 def block(name: str) -> str:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
@@ -95,7 +114,9 @@ def block(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss", "question", "published model"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer", "dataset format", "strategy", "loss", "bottleneck", "question", "published model"]
+)
 def test_each_takes_few_lines(name):
     assert len(block(name).splitlines()) < MOST_LINES
 
@@ -114,6 +135,7 @@ def site(tmp_path) -> Path:
     (tmp_path / "site" / "huber.py").write_text(block("loss"))
     (tmp_path / "site" / "smoothness.py").write_text(block("question"))
     (tmp_path / "site" / "counts.py").write_text(block("published model"))
+    (tmp_path / "site" / "sign_bits.py").write_text(block("bottleneck"))
     return tmp_path / "site"
 
 
@@ -135,6 +157,10 @@ def test_an_importer_of_another_package_is_a_command_and_a_function(site):
     tensors = {"mean_action": torch.tensor([1.0, 2.0]), "deviation": torch.tensor([2.0, 3.0])}
     safetensors.torch.save_file(tensors, site.parent / "counts.safetensors")
     run(IMPORT, site)
+
+
+def test_a_bottleneck_of_another_package_is_found(site):
+    run(QUANTIZE, site)
 
 
 def run(code: str, site: Path) -> None:

@@ -122,7 +122,11 @@ def test_it_keeps_its_weights_and_goes_to_workers():
             "`model`: expected a tokenizer with the step decoder.*use the tokenizer itself",
         ),
         (tokenizer(), {"precision": "bfloat16"}, "expected float32 for a tokenizer of actions, got bfloat16"),
-        (UniformBins.fit(np.zeros((2, 4, 3), np.float32), bins=4), {}, "an ImageLAM or a P2TActionVQ, got UniformBins"),
+        (
+            UniformBins.fit(np.zeros((2, 4, 3), np.float32), bins=4),
+            {},
+            "an ImageLAM, a MotoLAM or a P2TActionVQ, got",
+        ),
     ],
 )
 def test_what_cannot_be_made_faster_is_refused(model, options, text):

@@ -33,6 +33,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"recipes"}),
     frozenset({"convert", "cli"}),
 )
+ROOMS = frozenset({"p2t", "moto", "clips", "published"})  # of image_lam, over its `base`; none knows another
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 TOP = len(LEVELS) - 1
@@ -101,6 +102,40 @@ def violations(name: str, tree: ast.Module, homes: dict[str, str] | None = None)
         elif LEVEL_OF[other] == LEVEL_OF[own] < TOP:
             found.add(f"{name}:{line}: {own} imports its sibling {other}")
     return sorted(found)
+
+
+def between_rooms(name: str, tree: ast.Module) -> list[str]:
+    """What a module of image_lam imports although its room forbids it, one line each."""
+    package, room = name.split(".")[1], name.split(".")[2]
+    if package != "image_lam" or room not in ROOMS | {"base"}:
+        return []
+    parts = [(line, target.split(".")) for line, target in targets(name, tree, lattok._HOMES)]
+    others = {(line, part[2]) for line, part in parts if part[:2] == ["lattok", "image_lam"] and len(part) > 2}
+    allowed = {room, "base"}
+    return sorted(f"{name}:{line}: {room} imports {other}" for line, other in others if other not in allowed)
+
+
+def test_rooms_of_latent_action_models_know_their_base_alone():
+    trees = {name: tree for name, tree in sources() if name.count(".") > 1}
+    wrong = [line for name, tree in trees.items() for line in between_rooms(name, tree)]
+    assert not wrong, "\n".join(wrong)
+    assert {name.split(".")[2] for name in trees if name.startswith("lattok.image_lam.")} == ROOMS | {
+        "__init__",
+        "base",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("lattok.image_lam.p2t.model", "from lattok.image_lam.moto.model import MotoLAM"),
+        ("lattok.image_lam.base.trained", "from lattok.image_lam.p2t import parts"),
+        ("lattok.image_lam.published.adaworld", "import lattok.image_lam.p2t.convert"),
+        ("lattok.image_lam.base.trained", "from lattok.image_lam import ImageLAM"),
+    ],
+)
+def test_a_wrong_import_between_rooms_is_found(name: str, source: str):
+    assert between_rooms(name, ast.parse(source))
 
 
 def test_every_module_has_a_level():
@@ -206,7 +241,7 @@ def test_a_circle_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}
     assert circles(graph) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": set()}) == []
-    assert "lattok.image_lam.base.labelling" in import_graph()["lattok.image_lam.p2t.model"]
+    assert "lattok.image_lam.base.trained" in import_graph()["lattok.image_lam.p2t.model"]
     assert "lattok.utils.checks" in import_graph()["lattok.image_lam.p2t.model"]  # from lattok import checks
 
 

@@ -17,6 +17,7 @@ MODULES = {
     "labels": VERB,
     "losses": FAMILY,
     "model": FAMILY,
+    "parts": FAMILY,
 }
 CLASSES: dict[str, str] = {}
 

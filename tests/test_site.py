@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,6 +25,7 @@ from lattok.hub import FAMILIES
 from lattok.hub.importers import IMPORTERS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.findings import Finding
+from lattok.utils.options import options_of
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
 from tests.conftest import write_dataset
 from tests.image_lam.published.parity import open_case
@@ -157,7 +157,9 @@ def test_the_reference_leaves_nothing_out():
     for name in FAMILIES:
         owner = FAMILIES[name].config_class
         part = pages["configurations"].partition(f"### {owner.__name__}\n")[2].partition("\n### ")[0]
-        assert all(re.search(rf"^\| [`*]{field.name}[`*] \|", part, re.MULTILINE) for field in fields(owner)), name
+        assert all(re.search(rf"^\| [`*]{option.name}[`*] \|", part, re.MULTILINE) for option in options_of(owner)), (
+            name
+        )
     assert "| `--cameras` | `NAME ...` |" in pages["commands"]
     assert "LatentVLA" in pages["vla"]
     assert "lapa_laq" in pages["convert"]

@@ -3,7 +3,7 @@
 python -m benchmarks.quality.lam_distractors --out benchmarks/results/lam_distractors.json        # 15 CPU-minutes
 
 Bundled demonstrations, both cameras, pixels, 5 % labelled pairs, preset `tiny+robust` at half its steps with
-`streams=joint` and `flow_weight=1`. Trained on clean video, or with a patch of the kind that the evaluation draws, at
+`streams=joint` and `loss_flow=1`. Trained on clean video, or with a patch of the kind that the evaluation draws, at
 another place in every pair; judged by the evaluation's own section about distractors, on the held-out episodes.
 """
 
@@ -25,7 +25,7 @@ from lattok.evaluation.questions.distractor import Overlay
 from lattok.samples import FramePairs
 from lattok.types import PairBatch
 
-OPTIONS = {"streams": "joint", "flow_weight": 1.0, "steps": 600, "continuous_steps": 150}
+OPTIONS = {"streams": "joint", "loss_flow": 1.0, "steps": 600, "codebook_continuous_steps": 150}
 FIGURES = ("separation/", "r2_from_codes/", "r2_from_latents/", "r2_xyz_from_codes/", "joint_entropy_bits/")
 
 

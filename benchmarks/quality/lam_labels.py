@@ -24,12 +24,12 @@ from benchmarks.quality.lam_runs import Demonstrations
 from lattok.samples import FramePairs
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "labels only": {"prediction_weight": 0.0, "flow_weight": 0.0},
-    "reconstruction": {"flow_weight": 0.0},
-    "reconstruction and flow": {"flow_weight": 0.3},
-    "flow": {"prediction_weight": 0.0, "flow_weight": 0.3},
+    "labels only": {"loss_prediction": 0.0, "loss_flow": 0.0},
+    "reconstruction": {"loss_flow": 0.0},
+    "reconstruction and flow": {"loss_flow": 0.3},
+    "flow": {"loss_prediction": 0.0, "loss_flow": 0.3},
 }
-BUDGET = {"steps": 600, "continuous_steps": 150}
+BUDGET = {"steps": 600, "codebook_continuous_steps": 150}
 FRACTIONS = (0.0, 0.01, 0.05, 1.0)
 MAIN = ("labels only", "reconstruction", "reconstruction and flow")
 

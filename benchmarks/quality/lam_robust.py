@@ -27,26 +27,31 @@ WANTED = {
     "corner2": {**ALIVE, "r2/codes/mean": 0.55, "r2/codes/xyz": 0.55},
 }
 SHARED = "tiny+robust+shared"
-HALF = {"steps": 600, "continuous_steps": 150}
+HALF = {"steps": 600, "codebook_continuous_steps": 150}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {  # name: preset and what differs from it
     "all parts": ("tiny+robust", {}),
     "with flow": ("tiny+robust+flow", {}),
-    "quantised from the start": ("tiny+robust", {"continuous_steps": 0}),
+    "quantised from the start": ("tiny+robust", {"codebook_continuous_steps": 0}),
     "random codebook": ("tiny+robust", {"codebook_start": "normal"}),
-    "random codebook, no revival": ("tiny+robust", {"codebook_start": "normal", "revive_below": 0.0}),
-    "no revival": ("tiny+robust", {"revive_below": 0.0}),
+    "random codebook, no revival": ("tiny+robust", {"codebook_start": "normal", "codebook_revive_below": 0.0}),
+    "no revival": ("tiny+robust", {"codebook_revive_below": 0.0}),
     "latents not normalised": ("tiny+robust", {"latent_norm": "none"}),
-    "commitment 0.25": ("tiny+robust", {"commitment_weight": 0.25}),
+    "commitment 0.25": ("tiny+robust", {"loss_commitment": 0.25}),
     "space-time encoder": ("tiny+robust", {"encoder": "spacetime"}),
-    "latents only beside the patches": ("tiny+robust", {"conditioning": "tokens"}),
-    "features predicted, not their change": ("tiny+robust", {"predict_change": False}),
+    "latents only beside the patches": ("tiny+robust", {"decoder_conditioning": "tokens"}),
+    "features predicted, not their change": ("tiny+robust", {"decoder_predict_change": False}),
     "shared codebook, decorrelation": (SHARED, {}),
-    "shared codebook, no decorrelation": (SHARED, {"decorrelation_weight": 0.0}),
-    "shared codebook and head, no decorrelation": (SHARED, {"decorrelation_weight": 0.0, "latent_heads": "shared"}),
+    "shared codebook, no decorrelation": (SHARED, {"loss_decorrelation": 0.0}),
+    "shared codebook and head, no decorrelation": (SHARED, {"loss_decorrelation": 0.0, "latent_heads": "shared"}),
     "paper": ("tiny+p2t", {"action_target": "mean"}),  # supervised as the others
     "paper, codebook of deviation 1, queries 0.02, no restarts": (
         "tiny+p2t",
-        {"action_target": "mean", "codebook_start": "normal", "query_start": "normal", "restart_every": 0},
+        {
+            "action_target": "mean",
+            "codebook_start": "normal",
+            "encoder_query_start": "normal",
+            "codebook_restart_every": 0,
+        },
     ),
 }
 

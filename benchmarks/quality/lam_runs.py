@@ -26,7 +26,7 @@ from lattok.data import camera_keys
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.losses import block_flow
 from lattok.nn.quantize import code_statistics
@@ -114,11 +114,12 @@ def untrained(
 def train(pairs: FramePairs, seed: int, preset: str = "tiny+robust", **options: Any) -> ImageLAM:
     """What `lattok train image-lam` does, from frames in memory."""
     recipe, model = untrained(pairs, seed, preset, **options)
+    learner = PairLearner(model)
     if pairs.labelled.any():
-        model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+        learner.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, seed)
     with tempfile.TemporaryDirectory() as scratch:
-        fit(model, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
+        fit(learner, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
     return model.eval()
 
 

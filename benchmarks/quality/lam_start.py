@@ -36,13 +36,13 @@ SIZES: dict[str, Any] = {
     "decoder_depth": 2,
 }
 STARTS: dict[str, dict[str, Any]] = {
-    "normal, queries 0.02": {"codebook_start": "normal", "query_start": "normal"},
-    "normal, queries ±1": {"codebook_start": "normal", "query_start": "uniform"},
-    "±1/K, queries 0.02": {"codebook_start": "uniform", "query_start": "normal"},
-    "±1/K, queries ±1": {"codebook_start": "uniform", "query_start": "uniform"},
-    "±1/K, queries ±1, restarts every 50 steps": {"restart_every": 50},
-    "±1/K, queries ±1, restarts every 100 steps (preset p2t)": {"restart_every": 100},
-    "±1/K, queries ±1, revived from the batch": {"revive_below": 0.03},
+    "normal, queries 0.02": {"codebook_start": "normal", "encoder_query_start": "normal"},
+    "normal, queries ±1": {"codebook_start": "normal", "encoder_query_start": "uniform"},
+    "±1/K, queries 0.02": {"codebook_start": "uniform", "encoder_query_start": "normal"},
+    "±1/K, queries ±1": {"codebook_start": "uniform", "encoder_query_start": "uniform"},
+    "±1/K, queries ±1, restarts every 50 steps": {"codebook_restart_every": 50},
+    "±1/K, queries ±1, restarts every 100 steps (preset p2t)": {"codebook_restart_every": 100},
+    "±1/K, queries ±1, revived from the batch": {"codebook_revive_below": 0.03},
     "k-means, queries ±1": {"codebook_start": "kmeans"},
 }
 
@@ -50,7 +50,7 @@ STARTS: dict[str, dict[str, Any]] = {
 def run(pairs: FramePairs, options: dict[str, Any], seed: int, shown: tuple[int, ...]) -> dict[str, Any]:
     """Train one model; figures after the steps in `shown`."""
     torch.manual_seed(seed)
-    model = ImageLAM(ImageLAMConfig(**SIZES, **options)).train()
+    model = ImageLAM(ImageLAMConfig.of(**SIZES, **options)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     draw, found = Batches([Passes(len(pairs), seed)], 32), {}
     for step in range(max(shown) + 1):
@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     source = lattok.open_dataset(lattok.sample_dataset_path())
-    resize = ImageLAM(ImageLAMConfig(**SIZES)).resize
+    resize = ImageLAM(ImageLAMConfig.of(**SIZES)).resize
     pairs = FramePairs(source, args.stride, (CAMERA,), episodes="train", transform=resize, labelled_fraction=0.0)
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {"environment": environment(), "pairs": len(pairs), "sizes": SIZES, "stride": args.stride}

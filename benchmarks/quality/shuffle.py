@@ -24,6 +24,7 @@ from benchmarks.closed_loop.cell import counted
 from benchmarks.closed_loop.plan import POLICY, STARTS, WORLD
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality.lam_runs import dataset, figures, untrained
+from lattok.image_lam import PairLearner
 from lattok.samples import lanes, order, stream
 from lattok.samples.batches import PairBatches
 from lattok.training import fit
@@ -36,12 +37,13 @@ def train_lam(seed: int, streamed: bool) -> dict[str, float]:
     data = dataset(None)
     pairs = data.labelled(0.05, seed)
     recipe, model = untrained(pairs, seed)
-    model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    learner = PairLearner(model)
+    learner.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     window = int(2 * SHARE * len(pairs.reader)) if streamed else None
     options = recipe.loop.batch_size, recipe.data.labelled_per_batch, seed
     batches = PairBatches(pairs, *options, window=window)
     with tempfile.TemporaryDirectory() as scratch:
-        fit(model, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
+        fit(learner, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
     return {**figures(model.eval(), data), "shuffle_window": window or len(pairs.reader)}
 
 

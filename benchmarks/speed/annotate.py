@@ -41,7 +41,7 @@ def full_size() -> ImageLAM:
     """The published size with random weights."""
     torch.manual_seed(0)
     features = "timm:vit_base_patch14_reg4_dinov2"
-    lam = ImageLAM(ImageLAMConfig(cameras=("front",), features=features, streams="control+env", decoder_depth=1))
+    lam = ImageLAM(ImageLAMConfig.of(cameras=("front",), features=features, streams="control+env", decoder_depth=1))
     lam.features.load(pretrained=False)  # random weights do for timing
     return lam.eval()
 
@@ -66,7 +66,7 @@ def operations(config: ImageLAMConfig, dim: int, patches: int, prefix: int, dept
     block = 2 * space + linear(tokens, 8 + 16) + 2 * attention(tokens, 2)
     inner = 2 * space + linear(tokens, 5 + 16)
     last = 2 * (linear(tokens, 2) + linear(queries, 2) + attention(queries, tokens)) + linear(queries, 5 + 8)
-    layers = config.encoder_depth
+    layers = config.encoder.depth
     return {
         BASE: 2 * (vit + stem) + layers * block,
         "labelling": vit + stem + space + linear(tokens, 5 + 16) + (layers - 2) * inner + last,
@@ -126,11 +126,11 @@ def trained_models(folder: Path, steps: int) -> Iterator[tuple[str, ImageLAM]]:
     from lattok.recipes import train
     from lattok.recipes.image_lam import ImageLAMRecipe
 
-    alive = {"codebook_update": "ema", "codebook_start": "kmeans", "continuous_steps": steps // 5}
+    alive = {"codebook_update": "ema", "codebook_start": "kmeans", "codebook_continuous_steps": steps // 5}
     deep = {"features": random_vit(folder / "vit"), "width": 128, "encoder_depth": 6}
     kinds = {
         "tiny+p2t": ("tiny+p2t", alive),
-        "tiny+robust": ("tiny+robust", {"continuous_steps": steps // 5}),
+        "tiny+robust": ("tiny+robust", {"codebook_continuous_steps": steps // 5}),
         "ViT, 6 blocks": ("tiny+p2t", alive | deep),
     }
     for number, (name, (preset, options)) in enumerate(kinds.items()):

@@ -56,7 +56,7 @@ def teacher(frames: int) -> tuple[ClipLAM, PolicyBatch]:
 def pair() -> tuple[ImageLAM, PairBatch]:
     """Make the frame-pair model, and a batch."""
     torch.manual_seed(0)
-    config = ImageLAMConfig(
+    config = ImageLAMConfig.of(
         cameras=CAMERAS,
         features="pixels",
         image_size=SIDE,

@@ -83,7 +83,7 @@ def shares(tflops: float, of: dict[str, float | None]) -> dict[str, float | None
 def labelling(device: torch.device, of: dict[str, float | None], quick: bool) -> dict[str, Any]:
     """Frames per second of `label_video` in each precision."""
     if quick:
-        config = ImageLAMConfig(("front",), width=32, heads=2, encoder_depth=3, decoder_depth=1, features="pixels")
+        config = ImageLAMConfig.of(("front",), width=32, heads=2, encoder_depth=3, decoder_depth=1, features="pixels")
         lam, work = ImageLAM(config).eval(), 0.0  # the count by hand is for two networks of one width
     else:
         lam = full_size()

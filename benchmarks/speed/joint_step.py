@@ -43,8 +43,8 @@ def preset(recipe: Any, config: Any, name: str, **more: Any) -> dict[str, Any]:
 def lam() -> ImageLAM:
     """Make the latent action model, past its warm-up."""
     torch.manual_seed(0)
-    options = preset(ImageLAMRecipe, ImageLAMConfig, "tiny+robust", features="pixels", continuous_steps=0)
-    return ImageLAM(built(ImageLAMConfig, {"cameras": CAMERAS, **options})).train()
+    options = preset(ImageLAMRecipe, ImageLAMConfig, "tiny+robust", features="pixels", codebook_continuous_steps=0)
+    return ImageLAM(ImageLAMConfig.of(cameras=CAMERAS, **options)).train()
 
 
 def policy(strategy: str = "baseline", head: str = "regression") -> LatentVLA:

@@ -31,7 +31,7 @@ def model(depth: int) -> ImageLAM:
     torch.manual_seed(0)
     cameras = tuple(open_dataset(sample_dataset_path()).cameras)
     options = {"features": "pixels", "image_size": 112, "stride": "0.2s", "width": 384, "heads": 6, "decoder_depth": 1}
-    return ImageLAM(ImageLAMConfig(cameras=cameras, encoder_depth=depth, **options)).eval()
+    return ImageLAM(ImageLAMConfig.of(cameras=cameras, encoder_depth=depth, **options)).eval()
 
 
 def timed(engine: LocalEngine | RayEngine, lam: ImageLAM, out: Path) -> dict[str, float]:

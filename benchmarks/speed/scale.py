@@ -66,7 +66,7 @@ def image_lam() -> Any:
         "heads": 2,
     }
     sizes |= {"encoder_depth": 1, "decoder_depth": 1}
-    return ImageLAM(ImageLAMConfig(cameras=("front",), stride="5", features="pixels", **sizes)).eval()
+    return ImageLAM(ImageLAMConfig.of(cameras=("front",), stride="5", features="pixels", **sizes)).eval()
 
 
 def measure(case: str, root: Path, scratch: Path) -> dict[str, float]:

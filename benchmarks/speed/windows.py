@@ -31,7 +31,7 @@ from benchmarks.common import Case, environment, interleaved, write_results
 from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame, moving_picture, write_video
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
@@ -225,13 +225,14 @@ def consumption(dataset: Any, rounds: int) -> dict[str, float]:
     torch.manual_seed(0)
     model = ImageLAM(recipe.config(cameras=("observation.images.corner2",)))
     pairs = FramePairs(dataset, STRIDE, ["corner2"], transform=model.resize)
-    model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    learner = PairLearner(model)
+    learner.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, 0)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe.loop.lr)
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=recipe.loop.lr)
     batch, weights = batches(0, 0, 1), model.config.loss_weights
 
     def step(_: None) -> None:
-        terms = model.train()(batch)
+        terms = learner.train()(batch)
         torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Case, Timing, environment, interleaved, ratios, write_results
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import MotoLAM, MotoLAMConfig
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.published import (
     AdaWorldConfig,
@@ -37,8 +36,8 @@ from lattok.image_lam.published import (
     VillaXConfig,
     VillaXLAM,
 )
-from lattok.recipes.image_lam import MOTO
 from lattok.types import LatentActions
+from lattok.utils.options import replaced
 
 FRAMES = {"small": 32, "full": 3}  # of the timed video
 ROUNDS = {"small": 5, "full": 2}
@@ -55,6 +54,7 @@ class System(NamedTuple):
 
 
 NARROW = {"image_size": 64, "patch": 8, "width": 64, "heads": 4}
+SIZES = ("width", "depth", "heads", "hidden", "patch")
 DECODER = {"decoder_depth": 1}  # no label needs more
 SYSTEMS = {
     "lapa-laq": System(
@@ -67,13 +67,11 @@ SYSTEMS = {
         | {"time_depth": 2, "heads": 4, "head_dim": 16},
     ),
     "moto-lam": System(
-        ImageLAM,
-        ImageLAMConfig(
-            **{name: value for name, value in MOTO.items() if name in {field.name for field in fields(ImageLAMConfig)}}
-            | {"cameras": ("image",), "features": "held:1024x24x16x4096x16", **DECODER}
-        ),
-        {"image_size": 64, "features": "held:64x2x4x128x16", "width": 64, "heads": 4, "hidden": 128}
-        | {"encoder_depth": 2, "decoder_width": 64, "decoder_heads": 4, "decoder_hidden": 128},
+        MotoLAM,
+        MotoLAMConfig.of(("image",), features="held", **DECODER),
+        {"image_size": 64, "features": "held", "width": 64, "heads": 4, "encoder_hidden": 128, "encoder_depth": 2}
+        | {"decoder_width": 64, "decoder_heads": 4, "decoder_hidden": 128}
+        | {f"image_encoder_{name}": size for name, size in zip(SIZES, (64, 2, 4, 128, 16), strict=True)},
     ),
     "lawam-lam": System(
         LawamLAM,
@@ -94,7 +92,7 @@ SYSTEMS = {
 def build(system: System, size: str) -> PairModel:
     """Make a model with random weights."""
     torch.manual_seed(0)
-    config = system.config if size == "full" else replace(system.config, **system.small)
+    config = system.config if size == "full" else replaced(system.config, **system.small)
     model = system.kind(config)
     model.features.load(pretrained=False)  # random weights do for timing
     return model.eval().requires_grad_(False)

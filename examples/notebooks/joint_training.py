@@ -41,7 +41,7 @@ DATA = lattok.sample_dataset_path()
 dataset = lattok.open_dataset(DATA)
 common = {"cameras": dataset.cameras[:1], "device": "cpu", "threads": 1}
 common |= {"episodes": "50%", "trial": True} if SHORT else {}
-lengths = {"steps": 20, "continuous_steps": 10} if SHORT else {"steps": 500, "continuous_steps": 150}
+lengths = {"steps": 20, "codebook_continuous_steps": 10} if SHORT else {"steps": 500, "codebook_continuous_steps": 150}
 options = {"features": "pixels", "labelled_fraction": 0.0} | lengths | common
 lam = lattok.train(lattok.ImageLAMRecipe.from_preset(DATA, "lam", "tiny+robust", **options))
 

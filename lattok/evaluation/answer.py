@@ -6,7 +6,7 @@ The answer is the heaviest decision of the questions that were asked; caveats an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from lattok.evaluation.report import NEEDS_TRAINING, ONE_EPISODE, Answer, Criterion, Decision, Verdict, percent
@@ -22,14 +22,16 @@ class Subject(NamedTuple):
 
     trained: bool = True  # by lattok
     labels: float | None = 0.0  # share of the pairs whose actions supervised; None: it learns from none
-    robust: bool = False  # with what the robust preset sets
+    robust: bool = False  # with what the robust preset sets, or of a family that has none
 
     @classmethod
     def of(cls, kind: str, config: Mapping[str, Any], trained_on: Mapping[str, Any] | None) -> Subject:
         """Find it in the type of a model, its configuration, and what it says of its training."""
         known = trained_on or {}
         share = None if kind == "clip-lam" else float((known.get("labels") or {}).get("fraction", 0.0))
-        robust = (config.get("latent_norm"), config.get("codebook_start")) == ("batch", "kmeans")
+        codebook = config.get("codebook")
+        start = codebook.get("start") if isinstance(codebook, Mapping) else None
+        robust = kind == "moto-lam" or (config.get("latent_norm"), start) == ("batch", "kmeans")
         return cls("loop" in known, share, robust)
 
     def fill(self, text: str) -> str:
@@ -65,8 +67,9 @@ class Subject(NamedTuple):
 
 def with_advice(verdicts: Iterable[Verdict], model: Any) -> tuple[Verdict, ...]:
     """Add to verdicts what to do about each with this model."""
-    config = getattr(model, "config", None)  # tokenizers of one's own need none
-    subject = Subject.of(getattr(model, "type", ""), vars(config) if config is not None else {}, model.trained_on)
+    config: Any = getattr(model, "config", None)  # tokenizers of one's own need none
+    known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
+    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on)
     return tuple(replace(each, advice=subject.advice(each.about, each.holds, each.text)) for each in verdicts)
 
 

@@ -22,6 +22,7 @@ from lattok.recipes.common import RECIPES, Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
+from lattok.recipes.moto_lam import MotoLAMRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
@@ -36,6 +37,7 @@ __all__ = [
     "ImageLAMRecipe",
     "LARARecipe",
     "LatBotRecipe",
+    "MotoLAMRecipe",
     "Recipe",
     "ResidualVQRecipe",
     "TOASTRecipe",

@@ -76,7 +76,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     )
 
     def __post_init__(self) -> None:
-        check_warm_up(self.model, self.loop)
+        check_warm_up("continuous_steps", self.model.continuous_steps, self.loop.steps)
 
     def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
         """Train as every recipe does.

@@ -371,12 +371,11 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
         parse_source(text)
 
 
-def check_warm_up(model: Any, loop: LoopOptions, init: str | None = None) -> None:
-    """Check that a codebook that starts after `continuous_steps` starts within the run; that of `init` has started."""
-    warm = model.continuous_steps
-    if warm and warm >= loop.steps and init is None and getattr(model, "quantizer", "vq") not in ("none", "fsq"):
-        hint = f"Give continuous_steps={loop.steps // 3}, or more steps."
-        checks.fail("continuous_steps", f"less than the {loop.steps} steps, or no codebook is trained", warm, hint)
+def check_warm_up(name: str, warm: int, steps: int) -> None:
+    """Check that a codebook that starts after `warm` steps, the option `name`, starts within the run."""
+    if warm and warm >= steps:
+        hint = f"Give {name}={steps // 3}, or more steps."
+        checks.fail(name, f"less than the {steps} steps, or no codebook is trained", warm, hint)
 
 
 def index_runs(indices: Iterable[int]) -> list[list[int]]:

@@ -10,23 +10,23 @@ Options are settled from the earlier model's config.json before anything else is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
 from lattok import hub
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, TrainedPairModel
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import flat, options_of
 
 STAGES: dict[int, dict[str, Any]] = {
     # most of what moves is the robot, which is for stage 2 to say
-    1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "flow_weight": 0.0},
+    1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "loss_flow": 0.0},
     2: {"streams": "control+env"},
 }
-MODEL = frozenset(f.name for f in fields(ImageLAMConfig) if not f.metadata.get("from_data"))
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
 FREE = frozenset(
-    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps", "restart_every"}
+    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps"}
+    | {"codebook_restart_every"}
 )
 # What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
 KIND = ("quantizer", "latent_norm")
@@ -43,7 +43,9 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         if given[name] != implied[name]:
             checks.fail(name, f"{implied[name]!r} in stage {stage}", repr(given[name]))
     if init is not None:
-        options = _continued(init, codebook, preset, implied, given)
+        if codebook is not None:
+            raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
+        options = continued(ImageLAM, init, preset, implied, given)
     else:
         options = {**preset, **implied, **given}
         if codebook is not None or options.get("streams") == "control+env":
@@ -53,26 +55,29 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return options
 
 
-def _continued(
-    init: str, codebook: str | None, preset: Mapping[str, Any], implied: Mapping[str, Any], given: Mapping[str, Any]
+def continued(
+    family: type[TrainedPairModel],
+    init: str,
+    preset: Mapping[str, Any],
+    implied: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return options of a run that continues `init`: the architecture is the model's, not the presets'."""
-    if codebook is not None:
-        raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
-    model = {name: value for name, value in asdict(hub.config_of("init", init, ImageLAM)).items() if name in MODEL}
+    own = {each.name for each in options_of(family.config_class) if not each.field.metadata.get("from_data")}
+    model = {name: value for name, value in flat(hub.config_of("init", init, family)).items() if name in own}
     if implied.get("streams", model["streams"]) != model["streams"]:
         checks.fail("init", f"a model with streams={implied['streams']} for this stage", f"streams={model['streams']}")
-    for name in sorted(MODEL & given.keys()):
+    for name in sorted(own & given.keys()):
         if given[name] != model[name] and not _may_change(name, model[name], given[name]):
             checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
-    loop_and_data = {name: value for name, value in {**preset, **implied}.items() if name not in MODEL}
+    loop_and_data = {name: value for name, value in {**preset, **implied}.items() if name not in own}
     return {**loop_and_data, **model, **given}
 
 
 def _may_change(name: str, before: Any, after: Any) -> bool:
-    if name in ("kl_weight", "feature_weight"):  # a bottleneck or a decoder with weights of its own
+    if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
         return before > 0 and after > 0
-    return name in FREE or name.endswith("_weight")
+    return name in FREE or name.startswith("loss_")
 
 
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

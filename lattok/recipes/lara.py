@@ -18,7 +18,8 @@ from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import TrainedPairModel
+from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.clips import ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
@@ -129,13 +130,13 @@ class LARARecipe(VLARecipe):
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
-        hub.config_of("lam", data.lam, ImageLAM)
+        family = _family(data.lam)
         if data.init is None:
             policy = LatentVLA(*with_base(policy_config(self, found)))
         else:
             policy = _continued(self, found)
             inputs["init"] = policy.describe()["weights_sha256"]
-        lam = ImageLAM.from_pretrained(data.lam)
+        lam = family.from_pretrained(data.lam)
         inputs["lam"] = lam.describe()["weights_sha256"]
         live = LiveLAM(lam, views_of(policy.config, lam), frozen=data.lam_rate == 0)
         check_frames(policy.config, lam.config)
@@ -172,7 +173,6 @@ class LARARecipe(VLARecipe):
             now = history | together
             if model is lam:
                 agree(lam)
-                lam.perceptual = None
                 now = {name: value for name, value in now.items() if name != "labels"} | (
                     {} if labels is None else {"labels": labels}
                 )
@@ -185,6 +185,17 @@ class LARARecipe(VLARecipe):
         """Return what to type when both are trained."""
         refined = "" if self.data.lam_rate == 0 else f"\nThe refined latent action model is {Path(self.out) / LAM}."
         return super().next_step() + refined
+
+
+def _family(name: str) -> type[TrainedPairModel]:
+    """Return the family of the latent action model, whose configuration is read."""
+    folder = hub.resolve(name, argument="lam").folder
+    family = hub.family_of(folder, "lam")
+    if not issubclass(family, TrainedPairModel):
+        known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
+        checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {name}")
+    hub.config_of("lam", name, family)
+    return family
 
 
 def _own_options(config: VLAConfig, options: Collection[str]) -> dict[str, Any]:
@@ -235,7 +246,7 @@ def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
     return [names.index(name) for name in wanted]
 
 
-def check_frames(config: VLAConfig, lam: ImageLAMConfig | ClipLAMConfig) -> None:
+def check_frames(config: VLAConfig, lam: TrainedPairConfig | ClipLAMConfig) -> None:
     """Require that both models see frames of one size, resized in one way: they are read once."""
     ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam))
     if ours != theirs:

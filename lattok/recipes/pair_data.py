@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lattok.data import RobotDataset
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import TrainedPairModel
+from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.feature_cache import PixelsOf, Take
 from lattok.image_lam.base.features import TextEncoder
 from lattok.recipes.common import Recipe
@@ -31,7 +33,7 @@ from lattok.utils.progress import bar
 BATCH = 64  # texts that are encoded at once
 
 
-def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
+def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
     """Return the stride and the further ones in frames, each longer than the one before it."""
     given = (config.stride, *config.extra_strides)
     frames = [checks.stride_in_frames(gap, fps, "extra_strides" if i else "stride") for i, gap in enumerate(given)]
@@ -42,7 +44,7 @@ def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
 
 
 def read_pairs(
-    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
+    recipe: Recipe[Any], model: TrainedPairModel, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
 ) -> FramePairs:
     """Return all frame pairs of a dataset, without their frames."""
     data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
@@ -58,12 +60,12 @@ def read_pairs(
         labelled=data.labelled,
         seed=recipe.loop.seed,
         extra_strides=gaps[1:],
-        action_target=model.config.action_target,
-        action_steps=model.config.action_steps,
+        action_target=model.config.action.target,
+        action_steps=model.config.action.steps,
     )
 
 
-def frames_or_features(recipe: Recipe[ImageLAM], model: ImageLAM, parts: Sequence[FramePairs]) -> float | None:
+def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
     """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
 
     Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
@@ -74,7 +76,7 @@ def frames_or_features(recipe: Recipe[ImageLAM], model: ImageLAM, parts: Sequenc
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
     if data.feature_cache is None:
         return in_memory()
-    cache, looks = data.cache(), model.config.flow_weight > 0 or model.config.target == "pixels"  # at frames too
+    cache, looks = data.cache(), model.config.loss.flow > 0 or model.pixels is not None  # at frames too
     memory = in_memory() if looks else None
     frozen.to(device_called(recipe.loop.device))
 

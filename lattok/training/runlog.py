@@ -26,6 +26,7 @@ from lattok.utils.checks import LattokError
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 TRACKERS = ("none", "wandb")
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
+OF_LAMS = " (of latent action models this option begins with codebook_)"
 GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way
 
 
@@ -246,10 +247,10 @@ def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
         if config.start != "uniform":
             return "Start it small: codebook_start=uniform."
         if config.restart_every == 0 and config.revive_below == 0:
-            return "Let dead codes restart as copies of used ones: restart_every=100."
+            return f"Let dead codes restart as copies of used ones: restart_every=100{OF_LAMS}."
         return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."
     if config.start != "kmeans":
         return "Start it from data: codebook_start=kmeans."
     if config.revive_below == 0:
-        return "Revive dead codes: revive_below=0.03."
-    return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
+        return f"Revive dead codes: revive_below=0.03{OF_LAMS}."
+    return f"Early on this passes; if it stays, lower lr or start the codebook later: continuous_steps{OF_LAMS}."

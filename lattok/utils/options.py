@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
+from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from lattok.utils import checks
@@ -73,6 +74,11 @@ def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
     return owner(**given)
 
 
+def replaced(instance: Owner, **values: Any) -> Owner:
+    """Return a dataclass with other values of options, by their flat names."""
+    return built(type(instance), {**flat(instance), **values})
+
+
 def check_choices(instance: Any, group: str = "") -> None:
     """Require that fields of a dataclass whose type is a Literal hold one of its words, and groups their dataclass.
 
@@ -82,8 +88,9 @@ def check_choices(instance: Any, group: str = "") -> None:
     for each in fields(instance):
         kind, value, name = hints[each.name], getattr(instance, each.name), each.name
         name = _joined(group, name) if group else name
-        if get_origin(kind) is Literal:
-            checks.one_of(name, value, get_args(kind))
+        literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
+        if literal is not None and not (value is None and NoneType in get_args(kind)):
+            checks.one_of(name, value, get_args(literal))
         elif each.metadata.get("group") and not isinstance(value, kind):
             checks.fail(name, f"an object of {kind.__name__}", f"{value!r:.60}")
 

@@ -28,7 +28,7 @@ from tests.real import BRIDGE, FRANKA, needs_real
 def small_lam(camera: str, stride: str = "2") -> ImageLAM:
     """Random weights, pixels of one camera."""
     torch.manual_seed(0)
-    config = ImageLAMConfig(
+    config = ImageLAMConfig.of(
         cameras=(camera,),
         features="pixels",
         image_size=32,

@@ -182,7 +182,7 @@ def test_one_episode_is_no_reason_for_any_difference(tmp_path):
 
 def test_advice_fits_the_model_it_is_about():
     def said(key: str = "codes_against_controls", kind: str = "image-lam", **facts: Any) -> str:
-        config = {"latent_norm": "batch", "codebook_start": "kmeans"} if facts.pop("robust", False) else {}
+        config = {"latent_norm": "batch", "codebook": {"start": "kmeans"}} if facts.pop("robust", False) else {}
         trained_on = facts and {"loop": {}, **facts}
         return Subject.of(kind, config, trained_on).advice(criteria()[key], False, "")
 
@@ -194,6 +194,7 @@ def test_advice_fits_the_model_it_is_about():
     assert "labelled_fraction" not in said(labels={"fraction": 1.0})
     assert "robust preset" in said("codes_in_use", labels={"fraction": 0.0})
     assert "robust preset" not in said("codes_in_use", labels={"fraction": 0.0}, robust=True)
+    assert "robust preset" not in said("codes_in_use", "moto-lam", labels={"fraction": 0.0})  # which has none
     assert "labelled" not in said(kind="clip-lam", steps=1)
     for key in criteria():  # of a published or converted one, nothing can be trained otherwise
         text = said(key, "lapa-laq")

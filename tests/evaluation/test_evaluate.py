@@ -15,7 +15,7 @@ from lattok import LattokError
 from lattok.evaluation import Report, evaluate
 from lattok.evaluation.page import render
 from lattok.evaluation.questions import criteria
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, MotoLAM
 from lattok.training import LoopOptions
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 
@@ -202,8 +202,10 @@ def test_every_verdict_is_about_something_known_and_every_question_a_reading(wor
 
 def test_a_model_that_predicts_pixels_is_judged_like_any_other(world: World, tmp_path: Path):
     """Its errors are those of pixels, also of the decoder without latents; the class token is in no grid."""
-    held = {"features": "held:16x1x2x32x8", "class_token": True, "encoder": "sequence", "latent_heads": "mlp"}
-    lam = tiny_lam(**held, target="pixels", pixel_patch=4, conditioning="pool", quantizer="vq", latent_norm="none")
+    sizes = {"width": 16, "depth": 1, "heads": 2, "hidden": 32, "patch": 8}
+    held = {"features": "held", **{f"image_encoder_{name}": size for name, size in sizes.items()}}
+    depths = {"encoder_depth": 1, "decoder_depth": 1, "decoder_patch": 4, "decoder_predict_change": True}
+    lam = tiny_lam(MotoLAM, **held, **depths)
     report = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
     pixels = (torch.from_numpy(world.video[HELD_OUT]).float() / 255 - lam.pixels.mean) / lam.pixels.std
     change = (pixels[:, STRIDE:] - pixels[:, :-STRIDE]).square().mean()

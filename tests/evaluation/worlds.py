@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lattok.data import Feature, RobotDataset
 from lattok.evaluation import Report
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, TrainedPairModel
 from lattok.types import Episode, LatentActions
 
 CAMERA = "observation.images.front"
@@ -69,22 +69,37 @@ class World(RobotDataset):
         return self.video[episode_index]
 
 
-def tiny_lam(kind: type[ImageLAM] = ImageLAM, world: World | None = None, **options: Any) -> Any:
+# of a tiny model's options, those that Moto's has as well
+SHARED = ("cameras", "stride", "image_size", "tokens", "codebook_size", "latent_dim", "width", "heads")
+
+
+def tiny_lam(kind: type[TrainedPairModel] = ImageLAM, world: World | None = None, **options: Any) -> Any:
     """A LAM that runs in milliseconds."""
     config = {
         "cameras": ("front",), "stride": str(STRIDE), "features": "pixels", "image_size": SIDE, "tokens": 2,
         "codebook_size": 4, "latent_dim": 8, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1,
         "encoder": "fused", "quantizer": "residual", "codebook_update": "ema", "codebook_start": "kmeans",
-        "latent_norm": "batch", "predict_change": True,
+        "latent_norm": "batch", "decoder_predict_change": True,
     }  # fmt: skip
     torch.manual_seed(0)
-    model = ImageLAM(ImageLAMConfig(**{**config, **options})).eval()
+    if issubclass(kind, MotoLAM):
+        return MotoLAM(MotoLAMConfig.of(**{name: config[name] for name in SHARED} | options)).eval()
+    model = ImageLAM(ImageLAMConfig.of(**{**config, **options})).eval()
     model.__class__ = kind
     model.world = world  # type: ignore[assignment]
     return model
 
 
-class Oracle(ImageLAM):
+class Knowing(ImageLAM):
+    """A model that knows the world; one with fresh weights does not."""
+
+    def fresh(self, config: Any = None) -> ImageLAM:
+        made = ImageLAM(config or self.config)  # that knows nothing
+        made.features = self.features
+        return made
+
+
+class Oracle(Knowing):
     """Knows the sum of the actions between two frames: it reads their numbers. Its environment stream, where it has
     one, knows how the bright pixels moved."""
 
@@ -123,7 +138,7 @@ class Oracle(ImageLAM):
         return F.pad(centre[:, 1] - centre[:, 0], (0, self.config.latent_dim - 2))[:, None]
 
 
-class Linear(ImageLAM):
+class Linear(Knowing):
     """Latents are the change of the first features, and the decoder adds them back: every law holds exactly."""
 
     def encode_features(self, features: Tensor, text: Any = None, text_mask: Any = None) -> LatentActions:

@@ -47,7 +47,14 @@ def recipes(out: Path, device: str, **options) -> dict:
             SAMPLE, out / "action-vq", "quick", steps=30, log_every=10, device=device, **options
         ),
         "image-lam": ImageLAMRecipe.from_preset(
-            SAMPLE, out / "image-lam", "tiny+robust", steps=12, continuous_steps=4, device=device, **LAM, **options
+            SAMPLE,
+            out / "image-lam",
+            "tiny+robust",
+            steps=12,
+            codebook_continuous_steps=4,
+            device=device,
+            **LAM,
+            **options,
         ),
     }
 
@@ -161,7 +168,7 @@ def test_no_step_waits(tmp_path: Path, family: str, precision: str, annotated: P
     if family == "action-vq":
         recipe = ActionVQRecipe.from_preset(SAMPLE, tmp_path / "run", "quick", mask_weight=0.1, **options)
     elif family in IMAGE_MODELS:
-        start = {"continuous_steps": 4} if "robust" in family else {}
+        start = {"codebook_continuous_steps": 4} if "robust" in family else {}
         recipe = ImageLAMRecipe.from_preset(SAMPLE, tmp_path / "run", family, **{**LAM, **start, **options})
     else:
         recipe = policy_recipe(annotated, tmp_path / "run", strategy=family, **options)
@@ -199,7 +206,7 @@ def test_chunks_have_the_codes_of_the_cpu():
 def test_frames_have_the_codes_of_the_cpu(precision: str):
     torch.manual_seed(0)
     cameras = ("observation.images.corner2",)
-    lam = ImageLAM(ImageLAMConfig(cameras=cameras, features="pixels", width=128, heads=4, stride="8")).eval()
+    lam = ImageLAM(ImageLAMConfig.of(cameras=cameras, features="pixels", width=128, heads=4, stride="8")).eval()
     lam.control.quantizer.codebook_vectors[0].data.mul_(0.05)
     video = open_dataset(SAMPLE).frames(0, cameras)
     expected = lam.label_video([video], 8).codes

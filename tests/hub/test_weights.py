@@ -19,13 +19,14 @@ from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.weights import Size, planned
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
+from lattok.utils.options import replaced
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.fuzz_artefacts import edit
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import policy
 
 VQ = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
-LAM = ImageLAMConfig(
+LAM = ImageLAMConfig.of(
     cameras=("c",), features="pixels", image_size=16, width=16, heads=2, encoder_depth=1, decoder_depth=1, latent_dim=8
 )
 
@@ -43,7 +44,7 @@ MODELS = {
     "toast": lambda: TOAST.fit(chunks(), vocab_size=300),
     "uniform-bins": lambda: UniformBins.fit(chunks()),
     "image-lam": lambda: ImageLAM(LAM),
-    "image-lam fused fsq": lambda: ImageLAM(replace(LAM, encoder="fused", quantizer="fsq")),
+    "image-lam fused fsq": lambda: ImageLAM(replaced(LAM, encoder="fused", quantizer="fsq")),
     "policy": lambda: policy("la_direct"),
     "released": lambda: ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
 }
@@ -98,14 +99,14 @@ HUGE = [
     ("uniform-bins", {"horizon": 10**9}),
     ("uniform-bins", {"action_dim": 10**4}),
     ("image-lam", {"width": 10**9, "heads": 1}),
-    ("image-lam", {"encoder_depth": MANY}),
-    ("image-lam", {"decoder_depth": MANY}),
+    ("image-lam", {"encoder": {"depth": MANY}}),
+    ("image-lam", {"decoder": {"depth": MANY}}),
     ("image-lam", {"latent_dim": 10**9}),
-    ("image-lam", {"codebook_size": 10**9}),
+    ("image-lam", {"codebook": {"size": 10**9}}),
     ("image-lam", {"tokens": 10**9}),
     ("image-lam", {"image_size": 10**9}),
     ("image-lam", {"env_codebook_size": 10**9, "streams": "joint"}),
-    ("image-lam fused fsq", {"codebook_size": 10**12}),
+    ("image-lam fused fsq", {"codebook": {"size": 10**12}}),
     ("image-lam fused fsq", {"latent_dim": 10**10}),
     ("image-lam fused fsq", {"image_size": MANY}),
     ("image-lam fused fsq", {"cameras": NAMES}),

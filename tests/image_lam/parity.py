@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lattok.hub.checkpoint import Join, read_checkpoint
-from lattok.image_lam import ImageLAM
-from lattok.image_lam.p2t.convert import key_map, p2t_image_lam, univla_lam
+from lattok.image_lam import ImageLAM, PairLearner
+from lattok.image_lam.p2t.convert import key_map, p2t_image_lam, p2t_learner, univla_lam
 from lattok.types import PairBatch
 from tests.image_lam.plain import Facts
 
@@ -29,11 +29,21 @@ class Case(NamedTuple):
     values: dict[str, Tensor]
     file: Path
 
+    def learner(self, **facts: Any) -> PairLearner[ImageLAM]:
+        """The same with its action head, where the file has one."""
+        if self.config["source_layout"] == "univla":
+            return PairLearner(self.converted(**facts))
+        return p2t_learner(self.file, self.config["heads"], **(facts or self.pixels))
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """As wide as the published features, no weights, patches of 16 pixels."""
+        return {"features": "pixels", "image_size": 16 * self.config["patch_grid"]}
+
     def converted(self, **facts: Any) -> ImageLAM:
-        """The model, by default on pixels: as wide as the published features, no weights, patches of 16 pixels."""
+        """The model, by default on pixels."""
         convert = univla_lam if self.config["source_layout"] == "univla" else p2t_image_lam
-        pixels = {"features": "pixels", "image_size": 16 * self.config["patch_grid"]}
-        return convert(self.file, self.config["heads"], **(facts or pixels))
+        return convert(self.file, self.config["heads"], **(facts or self.pixels))
 
     def weights(self) -> dict[str, Tensor]:
         """The file's tensors in float64."""
@@ -70,12 +80,14 @@ def close_gradient(got: Tensor | None, expected: Tensor) -> None:
     close(got, expected, atol=1e-5, rtol=1e-3)
 
 
-def losses(model: ImageLAM, features: Tensor, actions: Tensor | None = None, labelled: Any = None, **text: Any) -> dict:
+def losses(
+    learner: PairLearner, features: Tensor, actions: Tensor | None = None, labelled: Any = None, **text: Any
+) -> dict:
     """Loss terms of a training pass over precomputed features."""
     actions = torch.zeros(len(features), 0) if actions is None else actions
     labelled = torch.zeros(len(features), dtype=torch.bool) if labelled is None else labelled
-    model.train().frame_features = lambda frames: frames  # type: ignore[method-assign]
-    return model(PairBatch(features, actions, labelled, **text))
+    learner.train().lam.frame_features = lambda frames: frames  # type: ignore[method-assign]
+    return learner(PairBatch(features, actions, labelled, **text))
 
 
 def total(model: ImageLAM, terms: dict[str, Tensor], action_weight: float = 1.0) -> Tensor:
@@ -84,10 +96,11 @@ def total(model: ImageLAM, terms: dict[str, Tensor], action_weight: float = 1.0)
     return sum(weights[name] * term for name, term in terms.items())
 
 
-def foreign_gradients(model: ImageLAM) -> dict[str, Tensor]:
+def foreign_gradients(learner: PairLearner[ImageLAM]) -> dict[str, Tensor]:
     """Gradient of every trained parameter, by its published name."""
-    names, found = key_map(model), {}
-    for name, parameter in model.named_parameters():
+    names, found = key_map(learner.lam, learner.action_head is not None), {}
+    for name, parameter in learner.named_parameters():
+        name = name.removeprefix("lam.")
         if not parameter.requires_grad or name.startswith("features."):
             continue
         source = names[name]

@@ -38,7 +38,7 @@ def _one_thread():
 def annotated(tmp_path_factory) -> Path:
     """The sample with the labels of an image model (4 residual codes of 16, one vector) and of an action tokenizer."""
     out, sample = tmp_path_factory.mktemp("supervised"), str(lattok.sample_dataset_path())
-    sizes = {"features": "pixels", "steps": 40, "continuous_steps": 10}
+    sizes = {"features": "pixels", "steps": 40, "codebook_continuous_steps": 10}
     lattok.train(lattok.ImageLAMRecipe.from_preset(sample, out / "lam", "tiny+robust", **sizes))
     lattok.train(lattok.ActionVQRecipe.from_preset(sample, out / "tok", "quick", steps=150))
     models = {"latent": lattok.load(out / "lam"), "tok": lattok.load(out / "tok")}

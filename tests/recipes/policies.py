@@ -34,7 +34,7 @@ def annotated(folder: Path) -> Path:
     data = write_dataset(folder / "data", [14, 12, 13, 12, 15])
     torch.manual_seed(0)
     lam = ImageLAM(
-        ImageLAMConfig(
+        ImageLAMConfig.of(
             cameras=CAMERAS[:1],
             features="pixels",
             image_size=16,

@@ -12,7 +12,7 @@ import lattok
 from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.evaluation.evidence.split import seen_episodes
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.pair_data import embed
 from lattok.samples import FramePairs
@@ -87,7 +87,7 @@ def test_stage_2_on_the_command_line_keeps_the_codebook_of_stage_1(first, root, 
     assert (lam.config.env_codebook_size, lam.config.codebook_size, lam.config.features) == (5, 6, "pixels")
     books = zip(lam.env.quantizer.codebook_vectors, stage_1.control.quantizer.codebook_vectors, strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in books)
-    assert "codebook/env.quantizer/joint_bits" in logged(out)[-1]  # how the frozen codes are used
+    assert "codebook/lam.env.quantizer/joint_bits" in logged(out)[-1]  # how the frozen codes are used
     assert lam.trained_on["env_codebook"]["weights_sha256"] == stage_1.describe()["weights_sha256"]
     assert lam.trained_on["labels"]["fraction"] == 0.2
     assert capsys.readouterr().out.startswith("Saved in")
@@ -102,7 +102,7 @@ def test_the_flags_are_there_where_they_mean_something(capsys):
 
 
 def test_a_frozen_codebook_that_collapses_has_its_own_remedy():
-    lam = ImageLAM(lattok.ImageLAM.config_class(**NARROW, streams="control+env"))
+    lam = ImageLAM(lattok.ImageLAM.config_class.of(**NARROW, streams="control+env"))
     lam.env.quantizer.recent = torch.zeros(50, 4, dtype=torch.long)
     assert "train the model they come from on data like this" in codebook_report(lam).warnings["env.quantizer"]
 
@@ -229,7 +229,7 @@ STAGE_2 = {"stage": 2, "env_codebook": "FIRST"}
         ({"stage": 1, "init": "ROBUST"}, "`language`: expected a text encoder in stage 1, got none."),
         ({"init": "ROBUST", "features": "timm:x"}, "`features`: expected 'pixels', as the model in init was trained"),
         ({"init": "ROBUST", "tokens": 5}, "`tokens`: expected 4, as the model in init was trained with, got 5."),
-        ({"init": "ROBUST", "kl_weight": 0.1}, "`kl_weight`: expected 0.0, as the model in init"),
+        ({"init": "ROBUST", "loss_kl": 0.1}, "`loss_kl`: expected 0.0, as the model in init"),
         ({"init": "TOKENIZER"}, "`init`: expected a model of type 'image-lam', got 'action-vq'"),
         ({"init": "./nowhere"}, "`init`: expected a folder with config.json, or a Hub id"),
         ({"init": "ROBUST", "cameras": ("front", "wrist")}, r"`cameras`: expected 1, as many .*, got 2 \(front, wrist"),
@@ -259,16 +259,17 @@ def test_a_model_goes_on_learning_with_its_own_architecture(robust, root, tmp_pa
     before = lattok.load(robust)
     started = []
     with pytest.MonkeyPatch.context() as patch:
-        run = ImageLAM.forward
-        patch.setattr(ImageLAM, "forward", lambda lam, b: started.append(clone(lam)) or run(lam, b))
-        lam = lattok.train(tuned(root, tmp_path / "lam", robust, episodes="2,3", dropout=0.1, action_weight=0.5))
-    assert started[0].keys() - before.state_dict().keys() == {k for k in started[0] if k.startswith("action_head.")}
-    assert all(torch.equal(tensor, started[0][name]) for name, tensor in before.saved_tensors().items())
+        run = PairLearner.forward
+        patch.setattr(PairLearner, "forward", lambda learner, b: started.append(clone(learner)) or run(learner, b))
+        lam = lattok.train(tuned(root, tmp_path / "lam", robust, episodes="2,3", dropout=0.1, loss_action=0.5))
+    own = {f"lam.{name}" for name in before.state_dict()}
+    assert started[0].keys() - own == {name for name in started[0] if name.startswith("action_head.")}
+    assert all(torch.equal(tensor, started[0][f"lam.{name}"]) for name, tensor in before.saved_tensors().items())
     steps = "control.quantizer.steps"
     assert int(lam.state_dict()[steps]) == int(before.state_dict()[steps]) + 6  # neither warm-up nor k-means again
     same = {"width", "codebook_size", "features", "quantizer", "image_size", "mean"}  # not those of `tiny`
     assert all(getattr(lam.config, name) == getattr(before.config, name) for name in same)
-    assert (lam.config.stride, lam.config.dropout, lam.config.action_weight) == ("3", 0.1, 0.5)
+    assert (lam.config.stride, lam.config.dropout, lam.config.loss.action) == ("3", 0.1, 0.5)
     assert "loss/action" in logged(tmp_path / "lam")[-1]
     assert seen_episodes(lam.trained_on, lattok.open_dataset(root), range(5)).episodes == [0, 1, 2, 3]  # as before
     assert lam.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]

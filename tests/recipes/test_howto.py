@@ -62,5 +62,5 @@ def _short(words):
     if "--resume" in words:
         return words
     words = [{"corner2": "front", "32": "2"}.get(word, word) for word in words]
-    warm = [] if "--init" in words else ["--continuous-steps", "1"]
+    warm = [] if "--init" in words else ["--codebook-continuous-steps", "1"]
     return [*words, "--steps", "3", *warm, "--batch-size", "8", "--device", "cpu"]

@@ -16,7 +16,7 @@ import torchvision
 import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
 from lattok.samples.batches import PolicyBatches
@@ -25,7 +25,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
-from tests.image_lam.base.test_perceptual import random_vgg
+from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.recipes.policies import SIZES, annotated
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
@@ -41,7 +41,7 @@ def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("lara")
     write_dataset(place / "data", [14, 12, 13, 12, 15])
     torch.manual_seed(0)
-    ImageLAM(ImageLAMConfig(cameras=CAMERAS[:1], **LAM)).eval().save_pretrained(place / "lam")
+    ImageLAM(ImageLAMConfig.of(cameras=CAMERAS[:1], **LAM)).eval().save_pretrained(place / "lam")
     return place
 
 
@@ -172,15 +172,9 @@ def test_a_model_that_learned_by_lpips_goes_on_by_it(folder: Path, tmp_path: Pat
     """VGG16 with random weights is in the run and its checkpoint, and in no artefact."""
     pytest.importorskip("lpips")
     torch.manual_seed(0)
-    pixels = {
-        "target": "pixels",
-        "encoder": "sequence",
-        "conditioning": "pool",
-        "latent_heads": "mlp",
-        "pixel_patch": 8,
-    }
-    config = ImageLAMConfig(cameras=CAMERAS[:1], **LAM, **pixels, perceptual_weight=0.5)
-    given = {"lam": str(ImageLAM(config).eval().save_pretrained(tmp_path / "lam")), "steps": 2}
+    pixels = {"class_token": False, "decoder_patch": 8, "loss_perceptual": 0.5}
+    config = MotoLAMConfig.of(cameras=CAMERAS[:1], **LAM, **pixels)
+    given = {"lam": str(MotoLAM(config).eval().save_pretrained(tmp_path / "lam")), "steps": 2}
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "lpips", None)
         with pytest.raises(LattokError, match=r"pip install 'lattok\[lpips\]'.* in its config.json"):
@@ -231,7 +225,10 @@ def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Pat
         ),
         ({"lam_rate": -1.0}, "`lam_rate`: expected a number of at least 0"),
         ({"preset": "lara"}, "`preset`: expected libero+lara, or another one under it, got 'lara'"),
-        ({"lam": "sample/tokenizer"}, "`lam`: expected a model of type 'image-lam', got 'residual-vq' in sample"),
+        (
+            {"lam": "sample/tokenizer"},
+            "`lam`: expected a model of type 'image-lam' or 'moto-lam', got 'residual-vq' in sample",
+        ),
         ({"init": "LAM"}, "`init`: expected a model of type 'latent-vla', got 'image-lam'"),
     ],
 )
@@ -239,7 +236,9 @@ def test_what_does_not_fit_is_one_line(options: dict, text: str, folder: Path, t
     if "LAM" in options.values():
         options = {"init": str(folder / "lam")}
     if "OTHER" in options.values():
-        options = {"lam": str(ImageLAM(ImageLAMConfig(cameras=("top",), **LAM)).eval().save_pretrained(tmp_path / "o"))}
+        options = {
+            "lam": str(ImageLAM(ImageLAMConfig.of(cameras=("top",), **LAM)).eval().save_pretrained(tmp_path / "o"))
+        }
     with pytest.raises(LattokError) as error:
         lattok.train(recipe(folder, tmp_path / "p", **options))
     assert text in str(error.value)
@@ -363,7 +362,9 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
         for line in text.replace("\\\n", "").splitlines() if kind == "bash" else []:
             if line.startswith("lattok"):
                 words = shlex.split(os.path.expandvars(line))[1:]
-                chosen = ["--continuous-steps", "1"] if "image-lam" in words else [] if "--init" in words else sizes
+                chosen = (
+                    ["--codebook-continuous-steps", "1"] if "image-lam" in words else [] if "--init" in words else sizes
+                )
                 more = [*short, *chosen, "--episodes", "0:4"]
                 assert main([*words, *more]) == 0, (line, capsys.readouterr().err)
                 done.append(words[1])

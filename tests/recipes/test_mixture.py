@@ -345,7 +345,7 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
             if line.startswith("lattok"):
                 done.append(line)
                 short = [] if "inspect" in line else [*SHORT]
-                short += ["--continuous-steps", "1"] if "image-lam" in line else []
+                short += ["--codebook-continuous-steps", "1"] if "image-lam" in line else []
                 short += POLICY if "vla" in line else []
                 assert main([*shlex.split(line)[1:], *short]) == 0, (line, capsys.readouterr().err)
     assert len(done) == 6

@@ -16,7 +16,7 @@ from tests.data.rlds_sample import write_rlds
 from tests.hub.server import serving
 from tests.recipes.test_howto import BLOCK, ROOT
 
-SHORT = ["--steps", "2", "--stride", "2", "--continuous-steps", "1", "--batch-size", "8", "--device", "cpu"]
+SHORT = ["--steps", "2", "--stride", "2", "--codebook-continuous-steps", "1", "--batch-size", "8", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "action-vq": FEW,
     "residual-vq": ["--steps", "1", "--synthetic", "0", "--tokens", "2", "--codebook-size", "4"],
-    "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--continuous-steps", "1"],
+    "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--codebook-continuous-steps", "1"],
     "vla": [*FEW, "--backbone", "scratch", "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
 ELSEWHERE = (

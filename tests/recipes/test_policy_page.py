@@ -14,7 +14,7 @@ from tests.recipes.test_howto import BLOCK, ROOT
 
 FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
-    "image-lam": [*FEW, "--continuous-steps", "1"],
+    "image-lam": [*FEW, "--codebook-continuous-steps", "1"],
     "action-vq": FEW,
     "vla": [*FEW, "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }

@@ -7,7 +7,7 @@ import torch
 
 import lattok
 from lattok.hub import HubModel
-from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, ResidualVQRecipe
+from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, MotoLAMRecipe, ResidualVQRecipe
 from lattok.utils import files
 from tests.recipes.test_variants import SMALL, VARIANTS
 
@@ -17,8 +17,8 @@ RECIPES = {
     "residual-vq": (ResidualVQRecipe, "default", {"tokens": 2, "codebook_size": 8, "steps": 1, "synthetic": 20}),
     "action-vq": (ActionVQRecipe, "quick", {"dim": 16, "heads": 2, "hidden": 16, "steps": 3, "batch_size": 8, **TINY}),
     "image-lam": (ImageLAMRecipe, "tiny+robust", SMALL),
-    "pixels": (ImageLAMRecipe, "moto+tiny", {**SMALL, **VARIANTS["pixels"][1]}),
-    "labels-alone": (ImageLAMRecipe, "tiny+robust", {**SMALL, "prediction_weight": 0.0}),
+    "pixels": (MotoLAMRecipe, "tiny", {**SMALL, **VARIANTS["pixels"][1]}),
+    "labels-alone": (ImageLAMRecipe, "tiny+robust", {**SMALL, "loss_prediction": 0.0}),
 }
 
 

@@ -27,7 +27,7 @@ LAM = {
     "heads": 2,
     "latent_dim": 8,
     "codebook_size": 4,
-    "continuous_steps": 2,
+    "codebook_continuous_steps": 2,
     "batch_size": 6,
     "labelled_per_batch": 2,
     "labelled_fraction": 0.2,
@@ -62,13 +62,13 @@ def test_paper_presets_hold_the_papers_numbers():
         "robotwin": (25, recipe.loop),
         "jaka": (20, recipe.loop),
     }
-    lam = lattok.ImageLAM.config_class(cameras=("a",))
+    lam = lattok.ImageLAM.config_class.of(cameras=("a",))
     assert (lam.tokens, lam.codebook_size, lam.latent_dim, lam.stride) == (4, 16, 128, "32")
-    assert (lam.encoder_depth, lam.decoder_depth, lam.width, lam.heads) == (12, 12, 768, 12)
-    assert (lam.action_weight, lam.commitment_weight) == (1.0, 0.25)
+    assert (lam.encoder.depth, lam.decoder.depth, lam.width, lam.heads) == (12, 12, 768, 12)
+    assert (lam.loss.action, lam.loss.commitment) == (1.0, 0.25)
     full = ImageLAMRecipe.from_preset("d", "o", "full+p2t")
     assert full.data.labelled_fraction == 0.05
-    assert (lam.codebook_start, lam.query_start, full.model.action_target) == ("uniform", "uniform", "first")
+    assert (lam.codebook.start, lam.encoder.query_start, full.model.action_target) == ("uniform", "uniform", "first")
     for robot in ("libero", "robotwin", "jaka"):  # A.1 and D.2 say nothing of one that they do not say of all
         assert ImageLAMRecipe.from_preset("d", "o", robot).options() == full.options()
 
@@ -78,7 +78,7 @@ def test_the_full_preset_trains_as_published():
     assert (made.loop.weight_decay, made.loop.clip_norm, made.loop.lr, made.loop.batch_size) == (0.01, 0.1, 1e-4, 64)
     changes = made.data.augmentation
     assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
-    head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5}
+    head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5}
     assert vars(made.model).items() >= head.items()
     assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
     with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
@@ -86,7 +86,7 @@ def test_the_full_preset_trains_as_published():
 
 
 def test_the_paper_looks_at_the_first_camera_alone(dataset, tmp_path):
-    options = {**LAM, "continuous_steps": 0, "steps": 1}
+    options = {**LAM, "codebook_continuous_steps": 0, "steps": 1}
     for preset, cameras, expected in (
         ("tiny+p2t", None, dataset.cameras[:1]),
         ("tiny+p2t", ("wrist", "front"), dataset.cameras[::-1]),
@@ -129,7 +129,9 @@ def test_presets_are_laid_over_one_another_and_options_over_them():
 
 @pytest.mark.parametrize("kind", kinds())
 def test_recipes_are_pickled_and_made_again_from_their_own_options(kind):
-    made = recipe_of(kind).from_preset("d", "o", **({"tokens": 3} if kind == "image-lam" else {"horizon": 3}))
+    made = recipe_of(kind).from_preset(
+        "d", "o", **({"tokens": 3} if kind in ("image-lam", "moto-lam") else {"horizon": 3})
+    )
     assert pickle.loads(pickle.dumps(made)) == made
     written = json.dumps(made.options())
     again = recipe_of(kind).from_preset("d", "o", made.preset, **json.loads(written))
@@ -289,19 +291,19 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
     """The preset's warm-up is for its own length: a run that is shorter than that would end without a codebook."""
 
     def warm(steps: int, preset: str = "tiny+robust", **options) -> int:
-        return ImageLAMRecipe.from_preset("d", "o", preset, steps=steps, **options).model.continuous_steps
+        return ImageLAMRecipe.from_preset("d", "o", preset, steps=steps, **options).model.codebook_continuous_steps
 
     assert [warm(steps) for steps in (1200, 900, 200, 2)] == [300, 300, 66, 0]
-    assert warm(200, continuous_steps=100) == 100  # as was asked for
+    assert warm(200, codebook_continuous_steps=100) == 100  # as was asked for
     assert warm(200, "tiny") == 0
-    expected = r"`continuous_steps`: expected less than the 200 steps, or no codebook is trained, got 200\. Give "
-    for recipe in (ImageLAMRecipe, ActionVQRecipe):
-        with pytest.raises(LattokError, match=expected + r"continuous_steps=66, or more steps\."):
-            recipe.from_preset("d", "o", continuous_steps=200, steps=200)
-    assert warm(200, continuous_steps=200, quantizer="none") == 200  # there is no codebook
-    options = {name: value for name, value in LAM.items() if name != "continuous_steps"}
+    for recipe, name in ((ImageLAMRecipe, "codebook_continuous_steps"), (ActionVQRecipe, "continuous_steps")):
+        expected = f"`{name}`: expected less than the 200 steps, or no codebook is trained, got 200. Give {name}=66, or"
+        with pytest.raises(LattokError, match=expected):
+            recipe.from_preset("d", "o", **{name: 200}, steps=200)
+    assert warm(200, codebook_continuous_steps=200, quantizer="none") == 200  # there is no codebook
+    options = {name: value for name, value in LAM.items() if name != "codebook_continuous_steps"}
     recipe = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "lam", "tiny+robust", steps=6, **options)
     model = lattok.train(recipe)
     assert "note: latents stay continuous for 2 steps, a third of the run, instead of 300" in capsys.readouterr().err
     assert all(quantizer.started for quantizer in model.modules() if isinstance(quantizer, VectorQuantizer))
-    assert recipe.stored(tmp_path / "lam").model.continuous_steps == 2
+    assert recipe.stored(tmp_path / "lam").model.codebook_continuous_steps == 2

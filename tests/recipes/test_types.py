@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     assert_type(lattok.load("model"), Loaded)
     assert_type(lattok.train(lattok.ActionVQRecipe.from_preset("d", "o")), lattok.P2TActionVQ)
     assert_type(lattok.train(lattok.ImageLAMRecipe.from_preset("d", "o")), lattok.ImageLAM)
+    assert_type(lattok.train(lattok.MotoLAMRecipe.from_preset("d", "o")), lattok.MotoLAM)
     assert_type(lattok.train(lattok.ClipLAMRecipe.from_preset("d", "o")), lattok.ClipLAM)
     assert_type(lattok.train(lattok.VLARecipe.from_preset("d", "o")), lattok.LatentVLA)
     assert_type(lattok.train(lattok.FASTRecipe.from_preset("d", "o")), lattok.FAST)

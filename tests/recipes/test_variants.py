@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import lattok
-from lattok.recipes import ImageLAMRecipe
+from lattok.recipes import ImageLAMRecipe, MotoLAMRecipe
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
@@ -24,8 +25,8 @@ SMALL = {
     "codebook_size": 4,
     "encoder_depth": 1,
     "decoder_depth": 1,
-    "flow_weight": 0.0,
-    "continuous_steps": 1,
+    "loss_flow": 0.0,
+    "codebook_continuous_steps": 1,
     "batch_size": 8,
     "labelled_per_batch": 2,
     "labelled_fraction": 0.2,
@@ -33,37 +34,38 @@ SMALL = {
     "log_every": 4,
     "device": "cpu",
 }
-HELD = {"features": "held:16x1x2x32x8", "pixel_patch": 8}
+SIZES = {"width": 16, "depth": 1, "heads": 2, "hidden": 32, "patch": 8}
+HELD = {"features": "held", "decoder_patch": 8, **{f"image_encoder_{name}": size for name, size in SIZES.items()}}
 VARIANTS = {  # name: preset, options, codes per pair
-    "paper": ("tiny+p2t", {"continuous_steps": 0}, 4),
+    "paper": ("tiny+p2t", {"codebook_continuous_steps": 0}, 4),
     "codes and positions": ("tiny+robust", {"tokens": 3, "codebook_size": 6}, 3),
     "shared codebook": ("tiny+robust+shared", {"tokens": 2}, 2),
     "finite scalars": ("tiny+robust", {"quantizer": "fsq", "codebook_size": 6, "tokens": 5}, 5),
     "continuous": ("tiny+robust", {"quantizer": "none"}, 0),
-    "variational": ("tiny+robust", {"quantizer": "none", "kl_weight": 0.01}, 0),
-    "futures": ("tiny+robust", {"extra_strides": ("0.4s", "5"), "additivity_weight": 0.1}, 4),
+    "variational": ("tiny+robust", {"quantizer": "none", "loss_kl": 0.01}, 0),
+    "futures": ("tiny+robust", {"extra_strides": ("0.4s", "5"), "loss_additivity": 0.1}, 4),
     "two cameras": ("tiny+robust", {"cameras": ("wrist", "front")}, 4),
     "joint": ("tiny+robust", {"streams": "joint", "env_codebook_size": 8}, 4),
     "published head": ("tiny+p2t+p2t_code", {"action_steps": 2}, 4),
-    "flow": ("tiny+robust", {"flow_weight": 0.1, "prediction_weight": 0.0, "labelled_fraction": 0.0}, 4),
-    "labels alone": ("tiny+robust", {"prediction_weight": 0.0}, 4),
+    "flow": ("tiny+robust", {"loss_flow": 0.1, "loss_prediction": 0.0, "labelled_fraction": 0.0}, 4),
+    "labels alone": ("tiny+robust", {"loss_prediction": 0.0}, 4),
     "no labels": ("tiny+robust", {"labelled_fraction": 0.0}, 4),
-    "pixels": ("moto+tiny", {**HELD, "tokens": 3}, 3),
+    "pixels": ("tiny", {**HELD, "tokens": 3}, 3),
     "pixels and features": (
-        "moto+tiny",
+        "tiny",
         {
             **HELD,
             "tokens": 2,
             "cameras": ("wrist", "front"),
             "streams": "joint",
-            "frame_types": 2,
-            "conditioning": "tokens",
-            "mask_tokens": True,
-            "hidden": 20,
+            "encoder_frame_types": 2,
+            "decoder_conditioning": "tokens",
+            "decoder_mask_tokens": True,
+            "encoder_hidden": 20,
             "decoder_width": 24,
             "decoder_heads": 3,
-            "feature_weight": 0.5,
-            "predict_change": True,
+            "loss_features": 0.5,
+            "decoder_predict_change": True,
             "extra_strides": ("5",),
             "labelled_fraction": 0.0,
         },
@@ -82,6 +84,11 @@ torch.save(out, sys.argv[3])
 """
 
 
+def kind(name: str) -> Any:
+    """The recipe of a variant."""
+    return MotoLAMRecipe if name.startswith("pixels") else ImageLAMRecipe
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny", [12, 15, 11, 14])
@@ -93,7 +100,7 @@ def trained(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lams")
     models = {}
     for name, (preset, options, _) in VARIANTS.items():
-        recipe = ImageLAMRecipe.from_preset(root, folder / name, preset, **{**SMALL, **options})
+        recipe = kind(name).from_preset(root, folder / name, preset, **{**SMALL, **options})
         models[name] = lattok.train(recipe)
     return models, folder
 
@@ -126,12 +133,13 @@ def test_it_labels_the_same_in_another_process(name, trained, frames, elsewhere)
     assert torch.equal(out.codes, codes)
     torch.testing.assert_close(out.latents, latents)
     torch.testing.assert_close(out.quantized, quantized)
-    assert lam.action_head is None
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, codes) in VARIANTS.items() if codes])
 def test_joint_entropy_of_every_stream_is_logged(name, trained):
-    streams = [f"codebook/{stream}.quantizer" for stream in (["control", "env"] if name == "joint" else ["control"])]
+    streams = [
+        f"codebook/lam.{stream}.quantizer" for stream in (["control", "env"] if name == "joint" else ["control"])
+    ]
     assert {f"{stream}/joint_bits" for stream in streams} <= metrics(trained, name).keys()
 
 
@@ -165,10 +173,10 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
     ("options", "text"),
     [
         (
-            {"prediction_weight": 0.0, "labelled_fraction": 0.0},
-            "`prediction_weight`: expected more than 0 where neither actions .* supervise, got 0. Nothing would be",
+            {"loss_prediction": 0.0, "labelled_fraction": 0.0},
+            "`loss_prediction`: expected more than 0 where neither actions .* supervise, got 0. Nothing would be",
         ),
-        ({"prediction_weight": 0.0, "action_weight": 0.0}, "`prediction_weight`: expected more than 0"),
+        ({"loss_prediction": 0.0, "loss_action": 0.0}, "`loss_prediction`: expected more than 0"),
         ({"labelled_per_batch": -1}, "`labelled_per_batch`: expected a whole number of at least 0"),
         ({"labelled_fraction": 1.5}, "`labelled_fraction`: expected a number from 0 to 1"),
         ({"action_key": "torque"}, "`action_key`: expected a column of tiny, or labelled_fraction=0 for video without"),
@@ -179,19 +187,34 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
         ({"extra_strides": ("30",)}, "`extra_strides`: expected a gap that leaves at least half of the frames"),
         ({"stride": "20"}, "`stride`: expected a gap that leaves at least half of the frames"),
         ({"text_features": "words.npz"}, "`text_features` are for stage 1"),
-        ({"conditioning": "pool"}, "`conditioning`: expected tokens or add with target=features, got 'pool'"),
-        ({"target": "pixels"}, "`conditioning`: expected tokens or pool with target=pixels, got 'add'"),
-        ({"perceptual_weight": 1.0}, "`perceptual_weight`: expected 0 unless target=pixels, got 1.0"),
-        ({"target": "pixels", "conditioning": "pool", "pixel_patch": 7}, "`image_size`: expected a multiple of pixel"),
-        ({"class_token": True}, "`class_token`: expected False with features=pixels, which have none"),
-        ({"features": "held:4x2"}, "`features`: expected \"held:WIDTHxDEPTHxHEADSxHIDDENxPATCH\", got 'held:4x2'"),
-        ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with"),
-        ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
+        ({"decoder_conditioning": "pool"}, "`decoder_conditioning`: expected one of tokens, add, got 'pool'"),
+        ({"loss_kl": 0.1}, "`loss_kl`: expected a positive one only with"),
+        ({"loss_additivity": 0.1}, "`loss_additivity`: expected 0 without extra_strides"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(root, tmp_path, options, text):
     with pytest.raises(LattokError, match=text):
         lattok.train(ImageLAMRecipe.from_preset(root, tmp_path / "lam", "tiny+robust", **{**SMALL, **options}))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"decoder_conditioning": "add"}, "`decoder_conditioning`: expected one of pool, tokens, got 'add'"),
+        ({"decoder_patch": 7}, "`image_size`: expected a multiple of decoder_patch 7, got 32"),
+        ({"features": "pixels"}, "`class_token`: expected False with features=pixels, which have none"),
+        ({"image_encoder_depth": 0}, "`image_encoder_depth`: expected a whole number of at least 1, got 0"),
+        ({"streams": "control+env"}, "`streams`: expected one of control, joint"),
+        (
+            {"loss_prediction": 0.0},
+            "`loss_prediction`: expected more than 0 where neither actions .* supervise, got 0.",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_where_pixels_are_predicted(root, tmp_path, options, text):
+    given = {**SMALL, **HELD, "labelled_fraction": 0.0, **options}
+    with pytest.raises(LattokError, match=text):
+        lattok.train(MotoLAMRecipe.from_preset(root, tmp_path / "lam", "tiny", **given))
 
 
 def test_options_of_several_values_are_given_as_one_as_well():
@@ -204,23 +227,23 @@ def test_options_of_several_values_are_given_as_one_as_well():
 
 def test_frozen_features_that_the_artefact_holds_do_not_learn(root, trained, tmp_path):
     """They come from the seed, or from the model that a run goes on from; every other part of the model learns."""
-    options = {**SMALL, **VARIANTS["pixels"][1], "steps": 1, "continuous_steps": 0}
-    once = lattok.train(ImageLAMRecipe.from_preset(root, tmp_path / "one", "moto+tiny", **options)).saved_tensors()
-    more = lattok.train(
-        ImageLAMRecipe.from_preset(root, tmp_path / "on", "moto+tiny", init=str(tmp_path / "one"), **options)
-    )
+    options = {**SMALL, **VARIANTS["pixels"][1], "steps": 1, "codebook_continuous_steps": 0}
+    once = lattok.train(MotoLAMRecipe.from_preset(root, tmp_path / "one", "tiny", **options)).saved_tensors()
+    more = lattok.train(MotoLAMRecipe.from_preset(root, tmp_path / "on", "tiny", init=str(tmp_path / "one"), **options))
     for tensors in (trained[0]["pixels"].saved_tensors(), more.saved_tensors()):
         for name in once:
             assert torch.equal(once[name], tensors[name]) == name.startswith("features."), name
-    with pytest.raises(LattokError, match="`feature_weight`: expected 0.0, as the model in init was trained with"):
-        ImageLAMRecipe.from_preset(root, tmp_path / "no", init=str(tmp_path / "one"), feature_weight=1.0)
+    with pytest.raises(LattokError, match="`loss_features`: expected 0.0, as the model in init was trained with"):
+        MotoLAMRecipe.from_preset(root, tmp_path / "no", init=str(tmp_path / "one"), loss_features=1.0)
+    with pytest.raises(LattokError, match="`init`: expected a model of type 'image-lam', got 'moto-lam'"):
+        ImageLAMRecipe.from_preset(root, tmp_path / "no", init=str(tmp_path / "one"))
 
 
 def test_pixels_are_learned_the_same_with_features_from_a_cache(root, tmp_path):
     options, weights = {**SMALL, **VARIANTS["pixels"][1], "steps": 2}, []
     clear = {"crop": 1.0, "crop_most": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
     for name, cache in (("with", {"feature_cache": str(tmp_path / "cache")}), ("without", {})):
-        recipe = ImageLAMRecipe.from_preset(root, tmp_path / name, "moto+tiny", **{**options, **clear, **cache})
+        recipe = MotoLAMRecipe.from_preset(root, tmp_path / name, "tiny", **{**options, **clear, **cache})
         weights.append(lattok.train(recipe).describe()["weights_sha256"])
     assert weights[0] == weights[1]
 
@@ -235,9 +258,8 @@ def test_it_annotates_and_its_frames_are_resized_by_the_artefact(root, trained, 
 
 
 def test_the_preset_has_the_published_sizes():
-    made = ImageLAMRecipe.from_preset("d", "o", "moto")
-    sizes = (made.model.tokens, made.model.codebook_size, made.model.latent_dim, made.model.width, made.model.heads)
-    assert (*sizes, made.model.encoder_depth, made.model.decoder_depth) == (8, 128, 32, 768, 12, 4, 12)
-    config = made.config(cameras=("front",))
+    config = MotoLAMRecipe.from_preset("d", "o", "moto").config(cameras=("front",))
+    sizes = (config.tokens, config.codebook_size, config.latent_dim, config.width, config.heads)
+    assert (*sizes, config.encoder.depth, config.decoder.depth) == (8, 128, 32, 768, 12, 4, 12)
     assert (config.loss_weights["codebook"], config.loss_weights["commitment"]) == (0.25, 1.0)
-    assert (config.features, config.image_size, config.perceptual_weight) == ("hf:facebook/vit-mae-large", 224, 0.0)
+    assert (config.features, config.image_size, config.loss.perceptual) == ("hf:facebook/vit-mae-large", 224, 0.0)

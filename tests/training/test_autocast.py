@@ -14,9 +14,9 @@ from torch import Tensor
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import model as of_actions
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses as of_images
-from lattok.image_lam.p2t.parts import LatentStream
+from lattok.image_lam.base.parts import LatentStream
 from lattok.nn import losses as of_acting
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
@@ -93,8 +93,9 @@ def test_normalisers_are_exact():
 def test_statistics_of_latents_are_exact():
     """The latents are rounded once, by the product they come from, then normalised in float32."""
     torch.manual_seed(0)
-    config = ImageLAMConfig(**{**SMALL, **VARIANTS["robust"]})
-    stream, tokens = LatentStream(config, 4).train(), torch.randn(16, config.tokens, config.width)
+    config = ImageLAMConfig.of(**{**SMALL, **VARIANTS["robust"]})
+    model = ImageLAM(config)
+    stream, tokens = LatentStream(config, 4, model.new_heads).train(), torch.randn(16, config.tokens, config.width)
     with rounded():
         latents = stream.latents(tokens)
         (head,) = stream.heads
@@ -106,8 +107,8 @@ def test_statistics_of_latents_are_exact():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_term_of_an_image_model_is_float32(name: str):
-    config = ImageLAMConfig(**{**SMALL, **VARIANTS[name]})
-    model, frames = ImageLAM(config).train(), 2 + len(config.extra_strides)
+    config = ImageLAMConfig.of(**{**SMALL, **VARIANTS[name]})
+    model, frames = PairLearner(ImageLAM(config)).train(), 2 + len(config.extra_strides)
     model.attach_action_head(torch.randn(9, 3))
     frames = torch.randint(256, (6, frames, 2, 32, 32, 3), dtype=torch.uint8)
     for _ in range(2):

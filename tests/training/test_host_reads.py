@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from lattok.action_vq import FSQ, ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.training import LoopOptions
@@ -115,21 +115,21 @@ def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before
         _follow(average, model, 1, 0.9)
 
 
-REVIVED = {"revive_below": 0.03, "continuous_steps": 1}
-MODELS = {**VARIANTS, "restarts": {"restart_every": 1}}
+REVIVED = {"codebook_revive_below": 0.03, "codebook_continuous_steps": 1}
+MODELS = {**VARIANTS, "restarts": {"codebook_restart_every": 1}}
 MODELS |= {f"{name}, revived": {**VARIANTS[name], **REVIVED} for name in ("robust", "shared", "joint")}
 
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_image_latent_action_models(options: dict[str, Any]):
-    config = ImageLAMConfig(**{**SMALL, **options})
-    model, frames = ImageLAM(config), 2 + len(config.extra_strides)
+    config = ImageLAMConfig.of(**{**SMALL, **options})
+    model, frames = PairLearner(ImageLAM(config)), 2 + len(config.extra_strides)
     model.attach_action_head(torch.randn(9, 3))
     batch = PairBatch(
         torch.randint(256, (8, frames, 2, 32, 32, 3), dtype=torch.uint8), torch.randn(8, 3), torch.rand(8) < 0.5
     )
     # the step that starts a codebook from data reads, once
-    train_unread(model, batch, config.loss_weights, before=2 + config.continuous_steps)
+    train_unread(model, batch, config.loss_weights, before=2 + config.codebook.continuous_steps)
 
 
 def test_latents_that_pass_through_are_collected_unread():

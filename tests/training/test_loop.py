@@ -684,7 +684,10 @@ def test_two_processes_learn_what_one_does(tmp_path):
         ({"start": "kmeans", "update": "gradient"}, "Start it small: codebook_start=uniform."),
         ({"start": "uniform", "update": "gradient", "revive_below": 0.0}, "restart as copies of used ones: restart_e"),
         ({"start": "uniform", "update": "gradient"}, "if it stays, use the `robust` preset"),
-        ({"revive_below": 0.0}, "Revive dead codes: revive_below=0.03."),
+        (
+            {"revive_below": 0.0},
+            "Revive dead codes: revive_below=0.03 (of latent action models this option begins with codebook_).",
+        ),
         ({}, "lower lr or start the codebook later"),
     ],
 )

@@ -33,7 +33,7 @@ def tokenizer(request):
 def lam():
     small = {"image_size": 16, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
     torch.manual_seed(0)
-    return ImageLAM(ImageLAMConfig(features="pixels", cameras=("a",), latent_dim=8, **small)).eval()
+    return ImageLAM(ImageLAMConfig.of(features="pixels", cameras=("a",), latent_dim=8, **small)).eval()
 
 
 def test_arrays_tensors_and_lists_give_the_same_codes_and_the_kind_that_came_in_comes_out(tokenizer):

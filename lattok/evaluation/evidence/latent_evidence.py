@@ -25,7 +25,8 @@ from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource,
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.split import TaskFolds, task_folds
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import TrainedPairModel
+from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.nn.quantize import nearest, residual_kmeans
 from lattok.types import LatentActions
 from lattok.utils import checks
@@ -123,7 +124,7 @@ class CodeStream(NamedTuple):
 
 
 def kmeans_codes(
-    key: str, what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int
+    key: str, what: str, rows: Coordinates, target: Target | None, config: TrainedPairConfig, seed: int
 ) -> CodeStream:
     """Fit residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
 
@@ -139,7 +140,7 @@ def kmeans_codes(
     return fitted[best_of(fitted, lambda size: target.probe(*fitted[size].one_hot))[0]]
 
 
-def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeStream:
+def untrained_codes(train: LatentActions, held_out: LatentActions, config: TrainedPairConfig, seed: int) -> CodeStream:
     """Quantize the untrained model's latents by k-means, standardised where the model does so."""
     levels = config.tokens if config.quantizer == "residual" else 1
     shift, scale = 0.0, 1.0
@@ -151,7 +152,7 @@ def untrained_codes(train: LatentActions, held_out: LatentActions, config: Image
     return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
-def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
+def untrained_model(model: TrainedPairModel, seed: int) -> TrainedPairModel:
     """Build a model of the same config with fresh weights; the frozen features are shared."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,7 +165,7 @@ class LatentEvidence:
     """Pairs, latents and controls that the questions about one model share."""
 
     case: Case
-    untrained: ImageLAM
+    untrained: TrainedPairModel
     source: PairSource
     train: PairSet
     held_out: PairSet
@@ -188,7 +189,7 @@ class LatentEvidence:
         `decoded` keeps frames for the next model that sees the same ones.
         """
         model, options, training = case.model, case.options, None
-        if case.trains_controls and not isinstance(model, ImageLAM):
+        if case.trains_controls and not isinstance(model, TrainedPairModel):
             hint = "Train an ImageLAM on this dataset and judge it as well."
             checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
         source = PairSource.of(case, decoded)
@@ -296,7 +297,7 @@ class LatentEvidence:
 
 
 def _code_controls(
-    config: ImageLAMConfig,
+    config: TrainedPairConfig,
     train: PairSet,
     held_out: PairSet,
     change: Coordinates,

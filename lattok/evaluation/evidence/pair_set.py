@@ -20,7 +20,7 @@ from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
 from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.split import evenly
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.losses import block_flow
 from lattok.samples import FramePairs
@@ -119,7 +119,7 @@ class PairSource:
         actions = read_vectors(self.dataset, "action_key", self.action_key, pairs.frames.episodes)
         return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(self.stride)])
 
-    def pairs(self, model: ImageLAM, episodes: list[int]) -> FramePairs:
+    def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
         pairs = FramePairs(
             self.dataset,
@@ -143,24 +143,24 @@ class PairSource:
 
 
 @torch.no_grad()
-def encode_pairs(model: ImageLAM, pairs: PairSet) -> LatentActions:
+def encode_pairs(model: TrainedPairModel, pairs: PairSet) -> LatentActions:
     """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
     return join([to_cpu(model.encode_features(f)) for _, f in batches(model, pairs, torch.arange(len(pairs.rows)))])
 
 
-def batches(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of `rows` with the full features of these pairs."""
     for chosen in rows.split(BATCH):
         yield chosen, pair_features(model, pairs, chosen)
 
 
-def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
+def pair_features(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Tensor:
     """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
     frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
     return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
 
 
-def pair_targets(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
+def pair_targets(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Tensor:
     """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
     if model.pixels is None:
         return pair_features(model, pairs, rows)
@@ -177,8 +177,8 @@ def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
 
 def read_pair_set(
     source: PairSource,
-    model: ImageLAM,
-    untrained: ImageLAM,
+    model: TrainedPairModel,
+    untrained: TrainedPairModel,
     episodes: list[int],
     most: int,
     note: Callable[[int, int], None],
@@ -224,14 +224,14 @@ def _encoded(model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor
     return model.encode(torch.from_numpy(np.asarray(clips)), [frames.tasks[i] for i in frames.task_of[pairs]])
 
 
-def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
+def _features(model: TrainedPairModel, frames: FramePairs, rows: np.ndarray) -> Tensor:
     """Compute features [..., V*N, D] of frames at `rows` [...]."""
     if frames.features is not None:
         return frames.features(rows).to(model.features.mean)
     return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
 
 
-def pooled_side(model: ImageLAM, limit: int) -> int:
+def pooled_side(model: TrainedPairModel, limit: int) -> int:
     """Find the largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
     side = model.features.side
     while side > 1 and len(model.cameras) * side**2 * model.features.dim > limit:
@@ -239,7 +239,7 @@ def pooled_side(model: ImageLAM, limit: int) -> int:
     return side
 
 
-def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
+def pool(features: Tensor, model: TrainedPairModel, side: int) -> Tensor:
     """Average features [T, V*N, D] over the grid to [T, V*side*side*D] on the CPU; the class token is left out."""
     full, views = model.features.side, len(model.cameras)
     features = features.unflatten(1, (views, -1))[:, :, int(model.features.class_token) :].flatten(1, 2)

@@ -24,12 +24,14 @@ from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import PairLearner, TrainedPairModel
+from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.batches import PairBatches
 from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
 from lattok.training import LoopOptions, fit
 from lattok.utils import files
 from lattok.utils.checks import LattokError
+from lattok.utils.options import replaced
 from lattok.utils.signals import Interrupted, restated
 
 CONTROL_LOOP = LoopOptions(
@@ -39,7 +41,7 @@ LABELS_ONLY = "labels_only"
 USUAL = {"fraction": 0.05, "unit": "pairs", "per_batch": 8}  # where the model does not know, or had no labels
 
 
-def usual_loop(model: ImageLAM) -> LoopOptions:
+def usual_loop(model: TrainedPairModel) -> LoopOptions:
     """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
     if model.trained_on is None:
         return CONTROL_LOOP
@@ -78,7 +80,7 @@ class ControlTraining:
         return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
 
     def kept(
-        self, control: str, suffix: str, model: ImageLAM, train: PairSet, held_out: PairSet, **more: Any
+        self, control: str, suffix: str, model: TrainedPairModel, train: PairSet, held_out: PairSet, **more: Any
     ) -> tuple[Path | None, dict[str, Any]]:
         """Return the file of a control's result (None without a folder), and all that the result depends on."""
         described = model.describe()
@@ -99,7 +101,7 @@ class ControlTraining:
         module: nn.Module,
         batches: Callable[[int, int, int], Any],
         weights: Mapping[str, float],
-        model: ImageLAM,
+        model: TrainedPairModel,
     ) -> None:
         """Train `module` in place on the device of `model`; nothing stays on disk. The progress bar shows `name`."""
         device = model.features.mean.device
@@ -123,20 +125,20 @@ class LabelsOnly:
     text: str  # what it was trained on
 
 
-def labels_of(model: ImageLAM) -> dict[str, Any]:
+def labels_of(model: TrainedPairModel) -> dict[str, Any]:
     """Tell which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
     known = model.trained_on or {}
     return {**(_own(model) or USUAL), "seed": known.get("loop", {}).get("seed", 0)}
 
 
-def _own(model: ImageLAM) -> dict[str, Any]:
+def _own(model: TrainedPairModel) -> dict[str, Any]:
     """Return the model's own labels; empty where it had none or does not know."""
     labels = (model.trained_on or {}).get("labels") or {}
     return labels if labels.get("fraction") else {}
 
 
 def labels_only(
-    model: ImageLAM, dataset: RobotDataset, train: PairSet, held_out: PairSet, training: ControlTraining
+    model: TrainedPairModel, dataset: RobotDataset, train: PairSet, held_out: PairSet, training: ControlTraining
 ) -> LabelsOnly:
     """Train the control, or read it from the folder where it is there already."""
     labels, frames = labels_of(model), train.frames
@@ -170,8 +172,8 @@ def _acted_pairs(dataset: RobotDataset, frames: FramePairs, episodes: str | None
 
 
 def _trained(
-    model: ImageLAM, train: PairSet, labelled: np.ndarray, per_batch: int, training: ControlTraining
-) -> ImageLAM:
+    model: TrainedPairModel, train: PairSet, labelled: np.ndarray, per_batch: int, training: ControlTraining
+) -> TrainedPairModel:
     """Train on all pairs of the training episodes, also where probes see fewer: the model itself had them."""
     pairs = copy(train.frames)
     pairs.labelled = labelled
@@ -179,24 +181,24 @@ def _trained(
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        control = ImageLAM(control_config(model))
-        control.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
-    control.features = model.features
+        control = model.fresh(control_config(model))
+        learner = PairLearner(control)
+        learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
     batches = PairBatches(pairs, size - extra, extra, seed)
-    training.fit("encoder from labels alone", control, batches, control.config.loss_weights, model)
+    training.fit("encoder from labels alone", learner, batches, control.config.loss_weights, model)
     return control.eval()
 
 
-def control_config(model: ImageLAM) -> ImageLAMConfig:
+def control_config(model: TrainedPairModel) -> TrainedPairConfig:
     """Return the model's config without reconstruction and what belongs to it."""
-    return replace(
+    return replaced(
         model.config,
         streams="control",
-        prediction_weight=0.0,
-        additivity_weight=0.0,
-        flow_weight=0.0,
+        loss_prediction=0.0,
+        loss_additivity=0.0,
+        loss_flow=0.0,
         extra_strides=(),
-        action_weight=model.config.action_weight or 1.0,
+        loss_action=model.config.loss.action or 1.0,
         action_target="mean",
         action_steps=1,
     )

@@ -29,7 +29,7 @@ from lattok.evaluation.report import (
     TableRow,
     Verdict,
 )
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
 from lattok.types import LossTerms
 from lattok.utils import files
@@ -50,9 +50,9 @@ VARIANTS = {  # name in the table, name next to a bar
 DEPENDENCE = Criterion(
     "decoder_depends",
     "The decoder predicts from the current frame alone: a stride long enough for something to "
-    "happen helps, and for image-lam predict_change and conditioning=add.",
+    "happen helps, and for image-lam decoder_predict_change and decoder_conditioning=add.",
     undecided="Something depends on them, but little: a stride long enough for something to happen helps, "
-    "and for image-lam predict_change and conditioning=add.",
+    "and for image-lam decoder_predict_change and decoder_conditioning=add.",
     caveat="the decoder hardly uses the latents",
     weight=1,
 )
@@ -71,7 +71,7 @@ REFERENCES = (
 class BlindDecoder(nn.Module):
     """The model's decoder architecture, fed zero vectors, from scratch."""
 
-    def __init__(self, model: ImageLAM, seed: int):
+    def __init__(self, model: TrainedPairModel, seed: int):
         super().__init__()
         config = model.config
         self.streams = 1 if model.env is None else 2
@@ -88,7 +88,7 @@ class BlindDecoder(nn.Module):
         return {"prediction": F.mse_loss(self.predict(batch[0]), batch[1])}
 
 
-def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, float]:
+def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dict[str, float]:
     """Average the squared error of what is predicted over all held-out pairs, per variant of the latents.
 
     Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
@@ -114,7 +114,7 @@ def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, f
 
 
 @torch.no_grad()
-def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
+def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
     """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
     for rows in torch.arange(len(pairs.rows)).split(BATCH):
@@ -124,7 +124,9 @@ def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor
     return {name: total / len(pairs.rows) for name, total in totals.items()}
 
 
-def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, training: ControlTraining) -> float:
+def loss_without_latents(
+    model: TrainedPairModel, train: PairSet, held_out: PairSet, training: ControlTraining
+) -> float:
     """Train a decoder without latents on all pairs of the training episodes; return its held-out loss.
 
     It is read from the folder where it is kept.
@@ -243,7 +245,7 @@ def _verdicts(losses: dict[str, float | None]) -> list[Verdict]:
 @question("trained_controls", of=("pairs",), criteria=(TRAINED_CONTROLS,), place=99)
 def trained_controls_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Name the controls that were left out, since they need a training run; None where they were run, or cannot be."""
-    if evidence.training is not None or not isinstance(evidence.model, ImageLAM):
+    if evidence.training is not None or not isinstance(evidence.model, TrainedPairModel):
         return None
     text = f"The same encoder trained on labels alone, and a decoder trained without latents: {NEEDS_TRAINING}"
     return Outcome(verdicts=[Verdict(text, None, TRAINED_CONTROLS)])

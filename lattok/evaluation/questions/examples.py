@@ -16,7 +16,7 @@ from lattok.evaluation.evidence.pair_set import PairSet, exchange, pair_targets
 from lattok.evaluation.page.timeline import Codes, panel, shots
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import TrainedPairModel
 from lattok.nn.normalize import Normalizer
 
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
@@ -149,7 +149,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
 
 
 @torch.no_grad()
-def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
+def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
     """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
     seen = model.pixels or model.features
     now = pair_targets(model, held_out, rows)[:, 0]

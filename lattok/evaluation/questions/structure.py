@@ -33,7 +33,7 @@ from lattok.evaluation.evidence.probes import pca
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
 MOST = 500  # held-out pairs, whose features are computed again
@@ -41,7 +41,7 @@ WIDTH = 128  # components of the raw frame change
 HOLDS = 0.5  # share of variance that a law has to explain
 ADDITIVE = Criterion(
     "additive",
-    "Do not add up latents of consecutive gaps; to make them additive train with additivity_weight and extra_strides.",
+    "Do not add up latents of consecutive gaps; to make them additive train with loss_additivity and extra_strides.",
     elsewhere="Do not add up latents of consecutive gaps.",
 )
 REVERSIBLE = Criterion(
@@ -161,7 +161,7 @@ def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]
     return [*(Triples(*map(torch.cat, zip(*parts, strict=True))) for parts in (own, fresh)), raw]
 
 
-def _vectors(model: ImageLAM, features: list[Tensor]) -> Triples:
+def _vectors(model: TrainedPairModel, features: list[Tensor]) -> Triples:
     """Encode the four pairs; latents before quantization."""
     a, b, c = features
     pairs = [torch.stack(pair, 1) for pair in ((a, c), (a, b), (b, c), (c, a))]
@@ -243,7 +243,7 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
     return found, _action(evidence, again, rows)
 
 
-def reencode(model: ImageLAM, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
+def reencode(model: TrainedPairModel, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
     """Encode (frame of pair B, what the decoder makes of it with the latents of pair A); B is `rows`, A `source`."""
     latents, found = pairs.latents, []
     for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):

@@ -1,4 +1,4 @@
-"""Frozen networks before the latent action model: artefacts name them with their revision, and hold but few (mae.py).
+"""Frozen networks before the latent action model: artefacts name them with their revision.
 
 Images: patch tokens after the final norm of a timm ViT, of V-JEPA 2 or of ViT-MAE, or normalised patch pixels. Texts,
 for language conditioning (stage 1): the last hidden states of a T5 encoder.
@@ -21,13 +21,12 @@ from lattok.data.pixels import resize_pixels
 from lattok.hub.networks import from_pretrained
 from lattok.hub.weights import outlined
 from lattok.image_lam.base.deep_compression import DeepCompression, open_diffusers
-from lattok.image_lam.base.mae import HELD, HeldViT, OrderedMAE
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NAMES = '"pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES"'
+NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "dc-ae:MODEL"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
@@ -36,10 +35,10 @@ class FrozenFeatures(nn.Module):
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
     "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
-    transformers; "dc-ae:MODEL", a deep-compression autoencoder of diffusers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH",
-    a ViT-MAE whose weights the artefact itself holds, random until a checkpoint fills them. Weights load with
-    `load()`, never in the constructor: until then a network takes no memory. With `class_token` the first of the N
-    tokens is that of the network. `patch` is the side of the patches of "pixels".
+    transformers; or "dc-ae:MODEL", a deep-compression autoencoder of diffusers. Weights load with `load()`, never in
+    the constructor: until then a network takes no memory. A `network` of the model's own, whose weights the artefact
+    holds, stands under any other name. With `class_token` the first of the N tokens is that of the network. `patch` is
+    the side of the patches of "pixels".
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class FrozenFeatures(nn.Module):
         revision: str | None = None,
         class_token: bool = False,
         patch: int = PIXEL_PATCH,
+        network: Any = None,
     ):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
@@ -61,11 +61,12 @@ class FrozenFeatures(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         checks.counts(image_size=image_size)
+        self.held = network is not None  # the artefact holds its weights
         if name == "pixels":
             self.network, self.patch, self.loaded = None, patch, True
             self.dim = 3 * patch**2
         else:
-            self.network, self.loaded = _outline(name, image_size, revision), self.held
+            self.network, self.loaded = network or _outline(name, image_size, revision), self.held
             self.patch = _patch_size(name, self.network)
             self.dim = int(self.network.num_features)
         if image_size % self.patch:
@@ -75,11 +76,6 @@ class FrozenFeatures(nn.Module):
         self.side = image_size // self.patch  # in patches
         self.count = self.side**2 + class_token
         self.requires_grad_(False)
-
-    @property
-    def held(self) -> bool:
-        """Tell whether the artefact holds the network's weights."""
-        return self.name.startswith(HELD)
 
     def load(self, pretrained: bool = True) -> FrozenFeatures:
         """Load the pretrained weights (from the Hub or a folder), or random ones; does nothing for pixels."""
@@ -159,6 +155,28 @@ class StillVideo(nn.Module):
         return self.encoder(pixels[:, None].expand(-1, self.steps, -1, -1, -1)).last_hidden_state
 
 
+class OrderedMAE(nn.Module):
+    """transformers' `ViTMAEModel` without masking: all patches, in their order.
+
+    The published encoder shuffles them even where it masks none, anew at each call, and so do the latent action models
+    on top of it (Moto, LARA): their labels were drawn with a random order.
+    """
+
+    num_prefix_tokens = 1
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.encoder = encoder
+        encoder.config.mask_ratio = 0.0
+        self.patch_size, self.num_features = encoder.config.patch_size, encoder.config.hidden_size
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn [n, 3, H, W] into class token and patches [n, 1 + N, D]."""
+        count = pixels.shape[-2] * pixels.shape[-1] // self.patch_size**2
+        order = torch.arange(count, device=pixels.device, dtype=torch.float32)  # the noise that patches are sorted by
+        return self.encoder(pixels, noise=order.expand(len(pixels), -1)).last_hidden_state
+
+
 class TextEncoder(nn.Module):
     """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
 
@@ -208,12 +226,8 @@ class TextEncoder(nn.Module):
 
 
 def _outline(name: str, image_size: int, revision: str | None) -> Any:
-    """Build the same without memory, for its sizes; one that the artefact holds as it is."""
-
-    def build() -> Any:
-        return _network(name, image_size, revision, pretrained=False)
-
-    return build() if name.startswith(HELD) else outlined(build, f"features {name}")
+    """Build the same without memory, for its sizes."""
+    return outlined(lambda: _network(name, image_size, revision, pretrained=False), f"features {name}")
 
 
 def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
@@ -226,8 +240,6 @@ def _network(name: str, image_size: int, revision: str | None, pretrained: bool)
     if source == "dc-ae" and model:
         network = open_diffusers("features", "AutoencoderDC", _place(model), "vae", revision, pretrained)
         return DeepCompression(network).eval()
-    if name.startswith(HELD):
-        return HeldViT(name, image_size).eval()
     return checks.fail("features", NAMES, repr(name))
 
 

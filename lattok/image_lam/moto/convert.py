@@ -1,4 +1,4 @@
-"""Published latent action models of Moto and LARA, which decode pixels, as `ImageLAM`.
+"""Published latent action models of Moto and LARA, as `MotoLAM`.
 
 LARA: a folder with `model.safetensors` (or `pytorch_model.bin`) and `config.json` or `config.yaml`; Moto: the file
 `pytorch_model.bin`, `config.yaml` next to it. Inside a LARA policy the same names have a prefix. Sizes follow from the
@@ -29,10 +29,11 @@ from lattok.hub.checkpoint import (
 from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
-from lattok.image_lam.base.mae import HELD, HeldViT
-from lattok.image_lam.p2t.config import ImageLAMConfig
-from lattok.image_lam.p2t.model import ImageLAM, frozen_features
+from lattok.image_lam.moto.config import HELD, MotoLAMConfig
+from lattok.image_lam.moto.model import MotoLAM
+from lattok.image_lam.moto.parts import HeldViT
 from lattok.utils import checks
+from lattok.utils.options import built
 
 ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
 SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
@@ -61,7 +62,7 @@ def moto_lam(
     pixels: str = "imagenet",
     features: str | None = None,
     features_revision: str | None = None,
-) -> ImageLAM:
+) -> MotoLAM:
     """Read the latent action model of Moto or LARA, which predicts pixels.
 
     An image encoder in the file is used, and saved with the model. Patches keep their order; published labels were
@@ -89,14 +90,13 @@ def moto_lam(
     mean, std = SCALINGS[pixels]
     facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
     held = features is None and any(name.startswith("image_encoder.") for name in foreign)
-    named = _held(foreign, settings) if held else features or f"hf:{ENCODER}"
-    facts |= {"features": named, "features_revision": features_revision}
-    found = sizes(foreign, settings)
-    made = ImageLAMConfig(**facts, **found)
-    network = None if held else frozen_features(made)  # of a known name, not of the file's sizes
+    facts |= {"features": HELD if held else features or f"hf:{ENCODER}", "features_revision": features_revision}
+    facts |= _image_encoder(foreign, settings) if held else {}
+    made = built(MotoLAMConfig, facts | sizes(foreign, settings))
+    network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes
     in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
-    planned(lambda: ImageLAM(made, network), in_file, str(path))  # before memory is taken
-    model = ImageLAM(made, network)
+    planned(lambda: MotoLAM(made, network), in_file, str(path))  # before memory is taken
+    model = MotoLAM(made, network)
     ours = model.saved_tensors()
     kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
     left_out = (*NOT_NEEDED[held:], *(() if model.feature_decoder else (f"{OF_FEATURES}.",)))
@@ -171,9 +171,11 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     former, quantizer = (_section(settings, name) for name in ("m_former", "vector_quantizer"))
     width, patch = size(MARK, 2, 768), size(f"{pixels}patch_embeddings.projection.weight", 2, 16)
     decoder_width, tokens = size("vq_up_resampler.2.weight", 0, 768), size(MARK, 1, 8)
-    found = _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width)
-    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if found["conditioning"] == "pool" else tokens)
-    side = round((places // 2 if found["mask_tokens"] else places) ** 0.5) if places > 0 else 1
+    found = {
+        f"decoder_{k}": v for k, v in _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width).items()
+    }
+    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if found["decoder_conditioning"] == "pool" else tokens)
+    side = round((places // 2 if found["decoder_mask_tokens"] else places) ** 0.5) if places > 0 else 1
     codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
     legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
     if _setting(settings, "use_abs_recons_loss", False):
@@ -181,25 +183,20 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     if any(name.startswith(f"{OF_FEATURES}.") for name in foreign):
         found |= _of_features(foreign, settings, decoder_width)
     return found | {
-        "class_token": True,
         "image_size": max(1, side) * patch,
-        "encoder": "sequence",
-        "frame_types": 1 if _setting(former, "legacy", True) else 2,
+        "encoder_frame_types": 1 if _setting(former, "legacy", True) else 2,
         "width": width,
         "heads": _heads(former, width),
-        "hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
+        "encoder_hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
         "encoder_depth": numbered(foreign, r"m_former\.encoder\.layer\.(\d+)\.") or 1,
-        "query_start": "normal",
         "tokens": tokens,
         "codebook_size": size("vector_quantizer.embedding.weight", 0, 128),
         "latent_dim": size("vector_quantizer.embedding.weight", 1, 32),
-        "latent_heads": "mlp",
-        "target": "pixels",
-        "pixel_patch": patch,
+        "decoder_patch": patch,
         "decoder_width": decoder_width,
-        "prediction_weight": _setting(settings, "recon_loss_w", 1.0),
-        "codebook_weight": codebook * weight if legacy else codebook,
-        "commitment_weight": codebook if legacy else codebook * weight,
+        "loss_prediction": _setting(settings, "recon_loss_w", 1.0),
+        "loss_codebook": codebook * weight if legacy else codebook,
+        "loss_commitment": codebook if legacy else codebook * weight,
     }
 
 
@@ -208,9 +205,9 @@ def _decoder(foreign: Mapping[str, Tensor], part: str, section: Mapping[str, Any
     table, layers = f"{part}.transformer.embeddings.", f"{part}.transformer.encoder.layer."
     pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
     return {
-        "decoder_depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1,
-        "decoder_heads": _heads(section, width),
-        "decoder_hidden": axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 3072),
+        "depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1,
+        "heads": _heads(section, width),
+        "hidden": axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 3072),
         "mask_tokens": f"{table}mask_token" in foreign,
         "conditioning": "pool" if pooled else "tokens",
     }
@@ -222,7 +219,7 @@ def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], wid
     if not weight:
         return {}
     found = _decoder(foreign, OF_FEATURES, section, width)
-    said = {"num_hidden_layers": found["decoder_depth"], "intermediate_size": found["decoder_hidden"]}
+    said = {"num_hidden_layers": found["depth"], "intermediate_size": found["hidden"]}
     said |= {"hidden_size": width, "use_mask_token": found["mask_tokens"], "is_io_hidden_states": True}
     said["query_fusion_mode"] = "add" if found["conditioning"] == "pool" else "concat"
     for name, value in said.items():
@@ -231,7 +228,7 @@ def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], wid
     if "num_attention_heads" not in section:
         hint = "Its tensors do not tell, and no published file has this part."
         checks.fail("config", f"num_attention_heads of {OF_FEATURES}", "none", hint)
-    return {"feature_weight": weight, **{f"feature_{name}": value for name, value in found.items()}}
+    return {"loss_features": weight, **{f"feature_decoder_{name}": value for name, value in found.items()}}
 
 
 def _heads(section: Mapping[str, Any], width: int) -> int:
@@ -242,8 +239,8 @@ def _heads(section: Mapping[str, Any], width: int) -> int:
     return heads
 
 
-def _held(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
-    """Return the name of features held by the artefact, of the sizes of the image encoder in the file."""
+def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the sizes of the image encoder in the file."""
     section, first = _section(settings, "image_encoder"), "image_encoder.encoder.layer.0."
     width = axis_of(foreign, "image_encoder.embeddings.cls_token", 2, 1024)
     heads = _setting(section, "num_attention_heads", _setting(section, "heads", max(1, width // HEAD_WIDTH)))
@@ -252,10 +249,11 @@ def _held(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
     patch = axis_of(foreign, "image_encoder.embeddings.patch_embeddings.projection.weight", 2, 16)
     if heads < 1 or width % heads:
         checks.fail("config", f"attention heads of the image encoder that divide its width {width}", heads)
-    return f"{HELD}{width}x{depth}x{heads}x{hidden}x{patch}"
+    found = {"width": width, "depth": depth, "heads": heads, "hidden": hidden, "patch": patch}
+    return {f"image_encoder_{name}": size for name, size in found.items()}
 
 
-def key_map(model: ImageLAM) -> KeyMap:
+def key_map(model: MotoLAM) -> KeyMap:
     """Map our tensors to the published names."""
     config = model.config
     former = "m_former.embeddings."
@@ -263,13 +261,13 @@ def key_map(model: ImageLAM) -> KeyMap:
         "encoder.queries": _row(f"{former}latent_motion_token"),
         "encoder.separator": Join((f"{former}sep_token",), lambda x: x.flatten()),
         "encoder.places": _row(f"{former}position_embeddings"),
-        "encoder.types": Join((f"{former}token_type_embeddings",), lambda x: x[: config.frame_types]),
+        "encoder.types": Join((f"{former}token_type_embeddings",), lambda x: x[: config.encoder.frame_types]),
         "control.quantizer.codebooks.0.vectors": "vector_quantizer.embedding.weight",
     }
     layers = {"encoder.project": f"{former}projection", "encoder.norm": "m_former.layernorm"}
     layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
-    tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder_depth)
-    decoders = [("decoder", "decoder", config)]
+    tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder.depth)
+    decoders = [("decoder", "decoder", config.decoder)]
     decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if model.feature_decoder else []
     for ours, theirs, own in decoders:
         table = f"{theirs}.transformer.embeddings."
@@ -278,13 +276,13 @@ def key_map(model: ImageLAM) -> KeyMap:
         layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if own.conditioning == "pool" else {}
         tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if own.mask_tokens else {}
         tensors |= {f"{ours}.places": _row(f"{table}position_embeddings")}
-        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.decoder_depth)
+        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.depth)
     table = "decoder.transformer.embeddings.patch_embeddings.projection"
     tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
     tensors["decoder.patch_up.bias"] = f"{table}.bias"
     for part in ("weight", "bias"):  # pixel shuffle counts colours before places
         tensors[f"decoder.out.{part}"] = Join(
-            (f"decoder.decoder.0.{part}",), partial(_colours_last, config.pixel_patch)
+            (f"decoder.decoder.0.{part}",), partial(_colours_last, config.decoder.patch)
         )
     if model.feature_decoder is not None:
         layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"

@@ -34,14 +34,25 @@ from lattok.hub.checkpoint import (
 from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
+from lattok.image_lam.base.keys import block_names
+from lattok.image_lam.base.learner import PairLearner
+from lattok.image_lam.base.parts import GapActionHead
 from lattok.image_lam.p2t.config import ImageLAMConfig
-from lattok.image_lam.p2t.model import ImageLAM, frozen_features
-from lattok.image_lam.p2t.parts import GapActionHead
+from lattok.image_lam.p2t.model import ImageLAM
 from lattok.utils import checks, files
+from lattok.utils.options import built
 from lattok.utils.output import Output
 
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
-ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
+PUBLISHED: Mapping[str, Any] = {
+    "cameras": ("image",),
+    "stride": ImageLAMConfig.stride,
+    "features": ImageLAMConfig.features,
+    "features_revision": None,
+    "image_size": ImageLAMConfig.image_size,
+    "language": "t5:google-t5/t5-base",
+    "dropout": 0.0,
+}
 OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
 
 
@@ -79,7 +90,7 @@ def univla_lam(
     """
     given: dict[str, Any] = {"cameras": cameras, "stride": stride, "image_size": image_size, "dropout": dropout}
     given |= {"features": features, "features_revision": features_revision, "language": language}
-    return _convert(path, heads, None, features_out, given)
+    return _convert(path, heads, None, features_out, given).lam
 
 
 def p2t_image_lam(
@@ -98,14 +109,14 @@ def p2t_image_lam(
 ) -> ImageLAM:
     """Read a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
 
-    It is UniVLA's, with an action head, which is on the returned model, for losses and training, and not saved.
+    It is UniVLA's, with an action head, which must fit and is left out: `p2t_learner` has it.
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
 
     Args:
         path: The checkpoint.
-        action_dim: Dimensions of the action head.
+        action_dim: Dimensions of the action head, which is checked and left out.
         heads: Attention heads.
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("32") or seconds ("0.2s").
@@ -117,10 +128,22 @@ def p2t_image_lam(
         features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
             no download.
     """
-    checks.counts(action_dim=action_dim)
     given: dict[str, Any] = {"cameras": cameras, "stride": stride, "image_size": image_size, "dropout": dropout}
     given |= {"features": features, "features_revision": features_revision, "language": language}
-    return _convert(path, heads, action_dim, features_out, given)
+    return p2t_learner(path, heads, action_dim, features_out, **given).lam
+
+
+def p2t_learner(
+    path: str | os.PathLike[str],
+    heads: int = 12,
+    action_dim: int = 7,
+    features_out: str | os.PathLike[str] | None = None,
+    **facts: Any,
+) -> PairLearner[ImageLAM]:
+    """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
+    checks.counts(action_dim=action_dim)
+    checks.known_keys("facts", facts, sorted(PUBLISHED))
+    return _convert(path, heads, action_dim, features_out, {**PUBLISHED, **facts})
 
 
 def _convert(
@@ -129,7 +152,7 @@ def _convert(
     action_dim: int | None,
     own: str | os.PathLike[str] | None,
     given: Mapping[str, Any],
-) -> ImageLAM:
+) -> PairLearner[ImageLAM]:
     checks.counts(heads=heads)
     facts = {**given, "heads": heads, "cameras": tuple(given["cameras"])}
     language = facts.pop("language")
@@ -147,38 +170,41 @@ def _convert(
     if found["streams"] == "control":
         found["language"] = language
     if own is None:
-        return _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
+        return _filled(built(ImageLAMConfig, facts | found), foreign, action_dim, path)
     with _own_backbone(foreign, Path(own).expanduser()) as features:
         facts |= {"features": features, "features_revision": None}
-        model = _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
-        model.features.load()
-    return model
+        learner = _filled(built(ImageLAMConfig, facts | found), foreign, action_dim, path)
+        learner.lam.features.load()
+    return learner
 
 
-def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path) -> ImageLAM:
+def _filled(
+    config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path
+) -> PairLearner[ImageLAM]:
     """Make a model of this config with the file's tensors."""
-    features = frozen_features(config)
+    features = ImageLAM.frozen_features(config)
 
-    def build() -> ImageLAM:
-        model = ImageLAM(config, features)
-        if action_dim is not None:
-            model.action_head = GapActionHead(config, action_dim)
-        return model
+    def build() -> PairLearner[ImageLAM]:
+        learner = PairLearner(ImageLAM(config, features))
+        learner.action_head = None if action_dim is None else GapActionHead(config, action_dim)
+        return learner
 
     planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
-    model = build()
+    learner = build()
+    model, head = learner.lam, learner.action_head
     queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
     if queries is not None and queries.ndim == 4:
         checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
     ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
+    ours |= {} if head is None else head.state_dict(prefix="action_head.")
     kept = [name for name in ours if name.endswith(OURS_ALONE)]
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
-    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
+    tensors = translate(foreign, key_map(model, head is not None), ours, str(path), unused=unused, kept=kept)
     for name, tensor in ours.items():  # shares memory with the model
         tensor.copy_(tensors[name])
         if name.endswith("quantizer.steps"):
             tensor.fill_(1)  # the codebook has started, training must not restart it
-    return model.eval()
+    return learner.eval()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -189,19 +215,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
 
 
-def block_names(part: str, ours: str, theirs: str) -> dict[str, str | Join]:
-    """Map a Transformer block of the encoder or decoder to its names in UniVLA, and in what comes from it."""
-    names: dict[str, str | Join] = {}
-    layers = {f"norm{j}": f"norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)} | {"ff.0": "ffn.0", "ff.3": "ffn.3"}
-    for our_name, their_name in ATTENTIONS[part].items():
-        keys = tuple(f"{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
-        names[f"{ours}.{our_name}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
-        layers[f"{our_name}.out"] = f"{their_name}.to_out.0"
-    return names | {f"{ours}.{a}.{x}": f"{theirs}.{b}.{x}" for a, b in layers.items() for x in ("weight", "bias")}
-
-
-def key_map(model: ImageLAM) -> KeyMap:
-    """Map our tensors to the published names."""
+def key_map(model: ImageLAM, acts: bool = False) -> KeyMap:
+    """Map our tensors to the published names, those of its action head as well if it `acts`."""
     config = model.config
     both = config.streams == "control+env"
     queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
@@ -215,12 +230,12 @@ def key_map(model: ImageLAM) -> KeyMap:
         layers |= {"env.heads.0": "to_codebook_uncontrol", "decoder.latent_up.1": "action_up_uncontrol"}
     else:
         layers["language_up"] = "lang_proj"
-    for part, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth)):
+    for part, depth in (("encoder", config.encoder.depth), ("decoder", config.decoder.depth)):
         layers |= {f"{part}.embed.{i}": f"{part}.ffn.{i}" for i in range(3)}
         for i in range(depth):
             tensors |= block_names(part, f"{part}.blocks.{i}", f"lam.{part}.transformer_blocks.{i}")
     names = {ours: f"lam.{theirs}" for ours, theirs in layers.items()}
-    if model.action_head is not None:
+    if acts:
         names |= {f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)}
     return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in names.items() for x in ("weight", "bias")}
 

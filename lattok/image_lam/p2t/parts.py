@@ -1,30 +1,22 @@
-"""Parts of the image latent action model: encoders, a stream of latents with its bottleneck, decoder, heads.
+"""Parts of P2T's model: words of an instruction, encoders of a pair, decoder of features.
 
-Bottlenecks other than the vector quantizer, with its interface:
-
-    finite scalars   code(c) = digits of round(bound(W c))      Mentzer et al., 2024; every code exists from the start
-    continuous       c, or c + exp(s/2) * noise with KL(N(c, exp(s)) || N(0, 1)), Kingma & Welling, 2014; no codes
+Encoders have a form that labels videos (`base/labelling.py`). Over time, the earlier frame attends only itself,
+W_o W_v n0, one matrix, and the later one has two keys, so softmax is a sigmoid: v0 + s(q (k1 - k0)) (v1 - v0), where
+differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding. Matrices may be bfloat16; residuals
+and norms stay float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.image_lam.base.losses import CELLS
+from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, PairEncoder, precise
 from lattok.image_lam.p2t.config import ImageLAMConfig
-from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions, widened
-from lattok.nn.normalize import Normalizer
-from lattok.nn.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
-from lattok.types import LatentActions, LossTerms, Quantized
-from lattok.utils import checks
-
-MOST_LEVELS = 8  # of one scalar
+from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 
 
 class Words(NamedTuple):
@@ -32,6 +24,10 @@ class Words(NamedTuple):
 
     tokens: Tensor  # [B, S, width]
     mask: Tensor  # [B, S] bool: which of them are words
+
+    def repeated(self, times: int) -> Words:
+        """Return them for so many samples in the place of each."""
+        return Words(*(part.repeat_interleave(times, 0) for part in self))
 
 
 def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +48,7 @@ def placed(x: Tensor, table: Tensor) -> Tensor:
 
 def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
     """Draw what the queries start as, [count, width]."""
-    uniform = config.query_start == "uniform"
+    uniform = config.encoder.query_start == "uniform"
     return nn.Parameter(2 * torch.rand(count, width) - 1 if uniform else torch.randn(count, width) * 0.02)
 
 
@@ -64,12 +60,14 @@ def new_blocks(kind: type[PreNormBlock] | type[SpaceTimeBlock], config: ImageLAM
 class FusedEncoder(nn.Module):
     """Queries look at one frame of [now, later, 3 x difference]: cheap, and the change is visible at once."""
 
+    any_grid = False  # the places of patches are learned
+
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
         self.project = nn.Linear(3 * feature_dim, config.width)
         self.queries = new_queries(config, queries, config.width)
         self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
-        self.blocks = new_blocks(PreNormBlock, config, config.encoder_depth)
+        self.blocks = new_blocks(PreNormBlock, config, config.encoder.depth)
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
@@ -81,9 +79,15 @@ class FusedEncoder(nn.Module):
             x = block(x, keys)
         return self.norm(x[:, : len(self.queries)])
 
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        """Return the form that labels videos."""
+        return FusedPairEncoder(self, dtype)
+
 
 class SpaceTimeEncoder(nn.Module):
     """UniVLA's encoder: queries and patches of both frames, attention in frames and causally between them."""
+
+    any_grid = True  # the places of patches are a rule
 
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
@@ -93,7 +97,7 @@ class SpaceTimeEncoder(nn.Module):
         )
         self.register_buffer("places", sinusoidal_positions(queries + places, config.width), persistent=False)
         self.places: Tensor
-        self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder_depth)
+        self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens of the later frame [B, queries, width]."""
@@ -104,6 +108,79 @@ class SpaceTimeEncoder(nn.Module):
             x = block(x, keys)
         return x[:, 1, : len(self.queries)]
 
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        """Return the form that labels videos."""
+        return TwoFrameEncoder(self, dtype)
+
+
+class TwoFrameBlock(Layer):
+    """A `SpaceTimeBlock`, which looks at the other frame between its attention in a frame and its MLP."""
+
+    def __init__(self, block: SpaceTimeBlock, dtype: torch.dtype):
+        super().__init__(*self.parts((block.norm1, block.norm2, block.norm3), block.space, block.ff, dtype))
+        width = block.time.out.in_features
+        query, key, value = block.time.qkv.weight.detach().split(width)
+        mix = block.time.out.weight.detach()
+        self.time_query = Affine(query * (width // self.heads) ** -0.5, None, dtype)
+        self.time_change = Affine(torch.cat([key, value]), None, dtype)
+        self.time_alone = Affine((precise(mix) @ precise(value)).to(mix.dtype), block.time.out.bias, dtype)
+        self.time_mix = Affine(mix, None, dtype)
+
+    def time(self, x: Tensor, only_later: bool) -> Tensor:
+        """Add causal attention over two frames to [2, n, tokens, width], or return its second frame alone."""
+        first, second = self.norms[1](x).unbind()
+        alone = self.time_alone(first)
+        query, (key, value) = self.time_query(second), self.time_change(second - first).chunk(2, -1)
+        score = (query * key).unflatten(-1, (self.heads, -1)).sum(-1, keepdim=True, dtype=torch.float32)
+        change = value.unflatten(-1, (self.heads, -1)) * score.sigmoid().to(value.dtype)
+        change = self.time_mix(change.flatten(-2))
+        if only_later:
+            return x[1:].add_(alone).add_(change)
+        x.add_(alone)
+        x[1].add_(change)
+        return x
+
+
+class TwoFrameEncoder(PairEncoder):
+    """A `SpaceTimeEncoder`; of a frame it holds the tokens [n, tokens, width] after the first attention."""
+
+    def __init__(self, encoder: SpaceTimeEncoder, dtype: torch.dtype = torch.float32):
+        self.norm_in, self.norm_out = encoder.embed[0], encoder.embed[2]
+        self.embed = Affine.of(encoder.embed[1], dtype)  # pyright: ignore
+        count = len(encoder.queries)
+        self.places = encoder.places[count:]
+        self.queries = self._embedded(encoder.queries.detach()) + encoder.places[:count]  # the same for every frame
+        blocks: Any = encoder.blocks
+        self.layers = [TwoFrameBlock(block, dtype) for block in blocks]
+
+    def frames(self, features: Tensor) -> Tensor:
+        patches = self._embedded(features).add_(self.places)
+        x = torch.cat([self.queries.expand(len(patches), -1, -1), patches], 1)
+        return self.layers[0].space(x, self.used(0))
+
+    def pairs(self, now: Tensor, later: Tensor) -> Tensor:
+        x = torch.stack([now, later])  # 2 n tokens width
+        last = len(self.layers) - 1
+        for place, layer in enumerate(self.layers):
+            if place > 0:
+                x = layer.space(x.flatten(0, 1), self.used(place)).unflatten(0, (2, -1))
+            x = layer.feed_forward(layer.time(x, only_later=place == last))
+        return x[-1]
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        return self.norm_out(self.embed(self.norm_in(features)).float())
+
+
+class FusedPairEncoder(FlatPairEncoder):
+    """A `FusedEncoder`; of a frame it holds the features."""
+
+    def frames(self, features: Tensor) -> Tensor:
+        return features
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)).float() + self.places
+        return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+
 
 class Decoder(nn.Module):
     """Current features [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's features."""
@@ -111,16 +188,16 @@ class Decoder(nn.Module):
     def __init__(self, config: ImageLAMConfig, streams: int, feature_dim: int, places: int):
         super().__init__()
         width = config.width
-        self.predict_change, self.add = config.predict_change, config.conditioning == "add"
+        self.predict_change, self.add = config.decoder.predict_change, config.decoder.conditioning == "add"
         self.latent_up = nn.ModuleList(nn.Linear(config.latent_dim, width) for _ in range(streams))
         self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         count = streams * config.positions + places
         self.register_buffer("places", sinusoidal_positions(count, width), persistent=False)
         self.places: Tensor
-        self.blocks = new_blocks(PreNormBlock, config, config.decoder_depth)
+        self.blocks = new_blocks(PreNormBlock, config, config.decoder.depth)
         self.out = nn.Linear(width, feature_dim)
-        if config.predict_change:  # start as "nothing changes", the best constant guess
+        if config.decoder.predict_change:  # start as "nothing changes", the best constant guess
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
@@ -135,208 +212,3 @@ class Decoder(nn.Module):
             x = block(x, keys)
         predicted = self.out(x[:, places])
         return features + predicted if self.predict_change else predicted
-
-
-class ScalarQuantizer(CodeUsage):
-    """`size` codes as a grid of a few scalars between two linear maps; nothing to start, nothing to revive."""
-
-    def __init__(self, dim: int, size: int):
-        super().__init__(size)
-        from vector_quantize_pytorch import FSQ  # slow to import
-
-        self.dim = dim
-        if size > MOST_CODES:
-            checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
-        with torch.device("cpu"):  # it looks at its own numbers
-            self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
-
-    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
-        """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts those of `valid`."""
-        checks.size("latents", "channels", latents.shape[-1], self.dim)
-        with torch.autocast(latents.device.type, enabled=False):
-            vectors, codes = self.grid(latents.float())
-        codes = codes.long()
-        if self.training and update:
-            self.remember(codes if valid is None else codes.masked_fill(~valid, -1))
-        return Quantized(vectors, codes, {})
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Return the vectors [..., d] that codes [...] stand for."""
-        return self.grid.indices_to_codes(codes)
-
-
-class Continuous(nn.Module):
-    """Latents as they are; a `variational` one adds noise of a learned size in training, which limits what they say."""
-
-    def __init__(self, dim: int, variational: bool):
-        super().__init__()
-        self.log_variance = nn.Linear(dim, dim) if variational else None
-
-    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
-        """Turn latents [B, p, d] into vectors [B, p, d] and no codes, int64 [B, 0]; there is nothing to update."""
-        codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
-        if self.log_variance is None:
-            return Quantized(latents, codes, {})
-        log_variance = widened(self.log_variance(latents)).clamp(-10, 10)
-        kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
-        return Quantized(latents + noise, codes, {"kl": kl})
-
-
-@dataclass
-class Encoded:
-    """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
-
-    latents: Tensor
-    vectors: Tensor
-    codes: Tensor
-    losses: LossTerms
-
-
-class LatentStream(nn.Module):
-    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
-
-    A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
-    """
-
-    def __init__(self, config: ImageLAMConfig, size: int, frozen: bool = False):
-        super().__init__()
-        self.config, d = config, config.latent_dim
-        if config.quantizer == "residual":  # one latent from all queries, P levels of codes
-            self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)])
-        else:
-            count = config.tokens if config.latent_heads == "per_token" else 1
-            self.heads = nn.ModuleList(_head(config) for _ in range(count))
-        self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
-        self.quantizer: VectorQuantizer | ScalarQuantizer | Continuous = bottleneck(config, size, frozen)
-
-    def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> Encoded:
-        """Encode query tokens; `update=False` leaves the codebook alone also in training.
-
-        A codebook that follows the latents sees those of samples that are `valid` [B].
-        """
-        latents = self.latents(tokens)
-        seen = None if valid is None else valid[:, None].expand(latents.shape[:2])
-        quantized = self.quantizer(latents, update, seen)
-        if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
-            self.quantizer.remember(quantized.codes)  # how a frozen codebook is used is worth a report, too
-        codes = quantized.codes.flatten(1) if self.config.quantizer == "residual" else quantized.codes
-        return Encoded(latents, quantized.vectors, codes, quantized.losses)
-
-    def latents(self, tokens: Tensor) -> Tensor:
-        """Turn query tokens [B, P, width] into latents [B, p, d]."""
-        if self.config.quantizer == "residual":
-            tokens = rearrange(tokens, "b p w -> b 1 (p w)")
-        if len(self.heads) == 1:
-            latents = self.heads[0](tokens)
-        else:
-            latents = torch.stack([head(tokens[:, i]) for i, head in enumerate(self.heads)], 1)
-        latents = widened(latents)  # autocast rounds up to here; what follows are statistics, codes and losses
-        if self.norm is not None:
-            latents = self.norm(latents.flatten(1)).reshape(latents.shape)
-        return latents
-
-    def public(self, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
-        """Return what callers get: as quantized vectors rows of the codebook, or the latents where there is none."""
-        if isinstance(self.quantizer, Continuous):
-            return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
-        several = self.config.quantizer == "residual" and self.config.tokens > 1
-        rows = self.quantizer.lookup(encoded.codes[:, None] if several else encoded.codes)
-        return LatentActions(encoded.codes, encoded.latents, rows, env)
-
-
-def _head(config: ImageLAMConfig) -> nn.Module:
-    """Make what turns a query token into a latent."""
-    if config.latent_heads != "mlp":
-        return nn.Linear(config.width, config.latent_dim)
-    hidden = config.decoder_width or config.width
-    return nn.Sequential(nn.Linear(config.width, hidden), nn.Tanh(), nn.Linear(hidden, config.latent_dim))
-
-
-def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantizer | ScalarQuantizer | Continuous:
-    """Make what stands between latents and decoder."""
-    if config.quantizer == "none":
-        return Continuous(config.latent_dim, variational=config.kl_weight > 0)
-    if config.quantizer == "fsq":
-        return ScalarQuantizer(config.latent_dim, size)
-    quantizer = VectorQuantizer(
-        QuantizerConfig(
-            dim=config.latent_dim,
-            size=size,
-            levels=config.tokens if config.quantizer == "residual" else 1,
-            update=config.codebook_update,
-            start="normal" if frozen else config.codebook_start,
-            continuous_steps=0 if frozen else config.continuous_steps,
-            revive_below=config.revive_below,
-            restart_every=config.restart_every,
-        )
-    )
-    quantizer.frozen = frozen
-    return quantizer
-
-
-def grid_levels(size: int) -> list[int]:
-    """Find levels per scalar whose product is `size`: few scalars of at most 8 levels, unless a prime is larger.
-
-    >>> grid_levels(16), grid_levels(256), grid_levels(1000)
-    ([4, 4], [8, 8, 4], [8, 5, 5, 5])
-    """
-    factors, left, factor = [], size, 2
-    while left > 1:
-        while left % factor == 0:
-            factors.append(factor)
-            left //= factor
-        factor += 1
-    scalars = 1
-    while True:  # the fewest that hold all factors, each in the smallest level so far
-        levels = [1] * scalars
-        for prime in sorted(factors, reverse=True):
-            levels[levels.index(min(levels))] *= prime
-        if max(levels) <= max(MOST_LEVELS, *factors):
-            return sorted(levels, reverse=True)
-        scalars += 1
-
-
-class GapActionHead(nn.Module):
-    """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
-
-    As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.
-    """
-
-    def __init__(self, config: ImageLAMConfig, action_dim: int):
-        super().__init__()
-        self.from_codes, self.steps = config.action_head == "codes", config.action_steps
-        self.chunks = config.action_target == "chunk"
-        inputs = config.latent_dim * (1 if self.from_codes else config.positions)
-        self.normalizer = Normalizer(action_dim)
-        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
-
-    def forward(self, encoded: Encoded) -> Tensor:
-        """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
-        inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
-        actions = self.net(inputs)
-        return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
-
-
-class FlowHead(nn.Module):
-    """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
-
-    The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
-    flow comes from a trained network. With an environment stream it teaches that one: what moves beyond what the
-    control stream says.
-    """
-
-    def __init__(self, config: ImageLAMConfig):
-        super().__init__()
-        streams = 1 if config.streams == "control" else 2
-        outputs = len(config.cameras) * 2 * CELLS**2
-        self.net = nn.Sequential(
-            nn.Linear(streams * config.positions * config.latent_dim, 128), nn.ReLU(), nn.Linear(128, outputs)
-        )
-
-    def forward(self, control: Encoded, env: Encoded | None) -> Tensor:
-        """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""
-        if env is None:
-            return self.net(control.vectors.flatten(1))
-        known = control.vectors.detach()  # the environment stream gets the gradient
-        return self.net(torch.cat([known.flatten(1), env.vectors.flatten(1)], 1))

@@ -27,7 +27,7 @@ from lattok.data.pixels import ALIASED, check_pixels, middle
 from lattok.hub.checkpoint import Join, axis_of, numbered
 from lattok.hub.importers import Importer, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.p2t.convert import block_names
+from lattok.image_lam.base.keys import block_names
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.types import LatentActions

@@ -12,6 +12,7 @@ episode make no pair. Where actions are not known, h in the head is that of nois
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -19,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok.data import frames_from_lerobot
-from lattok.image_lam import ImageLAM
-from lattok.image_lam.base.perceptual import PerceptualLoss
+from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.labels import LatentSpec
 from lattok.nn.losses import of_share
 from lattok.nn.quantize import Codebook
@@ -66,21 +66,25 @@ class Aligned(NamedTuple):
     valid: Tensor  # [B] bool: at least one is
 
 
-class LiveLAM(nn.Module):
-    """A latent action model as it looks at the samples of a policy while both learn."""
+class LiveLAM(PairLearner[TrainedPairModel]):
+    """A latent action model `lam` as it looks at the samples of a policy while both learn.
 
-    def __init__(self, lam: ImageLAM, views: Sequence[int] | None = None, frozen: bool = False):
-        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents."""
-        super().__init__()
+    It has no action head: the policy is what knows of actions.
+    """
+
+    def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
+        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
+        but for the features."""
         lam.check_reads_video_alone()
-        self.lam, self.frozen = lam, frozen
-        self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
-        lam.action_head = None  # the policy is what knows of actions
-        lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and not frozen else None
         if frozen:
-            lam.requires_grad_(False)
-        elif lam.config.prediction_weight == 0 and lam.perceptual is None:
-            lam.decoder.requires_grad_(False)  # several processes would wait for its gradients
+            lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
+        super().__init__(lam)
+        self.frozen = frozen
+        self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
+        if frozen:
+            self.flow_head = None
+        else:
+            self.open_perceptual()
 
     @property
     def latent_dim(self) -> int:
@@ -98,7 +102,7 @@ class LiveLAM(nn.Module):
         self.lam.train(mode and not self.frozen)
         return self
 
-    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> Aligned:
+    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> Aligned:  # pyright: ignore
         """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`.
 
         Terms are means over these pairs, so that shares of a batch add up.
@@ -128,7 +132,7 @@ class LiveLAM(nn.Module):
         frames = self._pairs(images, later, rows, gaps)
         nothing = frames.new_zeros(len(frames), 0, dtype=torch.float32)
         batch = PairBatch(frames, nothing, frames.new_zeros(len(frames), dtype=torch.bool), valid=valid)
-        terms, encoded = self.lam.learn(batch)
+        terms, encoded = self.learn(batch)
         share = 1.0 if index.pairs is None else count / index.pairs.clamp(min=1e-6)
         share = share if count else 0.0
         return {f"lam_{name}": share * term for name, term in terms.items()}, encoded.latents[:count].flatten(1)
@@ -207,7 +211,9 @@ class LARALoss(LatentSupervision):
 
     weight = 0.01
 
-    def __init__(self, lam: ImageLAM, dim: int, *, lam_weight: float = 1.0, detach: str = "none", frozen: bool = False):
+    def __init__(
+        self, lam: TrainedPairModel, dim: int, *, lam_weight: float = 1.0, detach: str = "none", frozen: bool = False
+    ):
         """`lam_weight`: of the latent action model's own loss, times that of the alignment."""
         checks.at_least_zero(lam_weight=lam_weight)
         live = LiveLAM(lam, frozen=frozen)
@@ -216,7 +222,7 @@ class LARALoss(LatentSupervision):
         self.align = Alignment(dim, live.latent_dim, detach)
 
     @property
-    def lam(self) -> ImageLAM:
+    def lam(self) -> TrainedPairModel:
         """Return the latent action model."""
         return self.live.lam
 

@@ -67,9 +67,9 @@ def test_labels_are_the_ones_the_model_had_where_it_knows():
 
 
 def test_the_control_learns_from_labels_and_nothing_else():
-    terms = {"action_weight": 0.0, "additivity_weight": 0.1, "flow_weight": 0.1}
+    terms = {"loss_action": 0.0, "loss_additivity": 0.1, "loss_flow": 0.1}
     config = control_config(tiny_lam(streams="joint", extra_strides=("8",), **terms))
-    assert (config.streams, config.extra_strides, config.action_steps) == ("control", (), 1)
+    assert (config.streams, config.extra_strides, config.action.steps) == ("control", (), 1)
     weights = config.loss_weights
     assert (weights["prediction"], weights["action"]) == (0, 1)
     assert weights["additivity"] == weights["flow"] == 0

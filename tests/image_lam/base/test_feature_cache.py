@@ -37,7 +37,7 @@ LAM = {
     "heads": 2,
     "latent_dim": 8,
     "codebook_size": 4,
-    "continuous_steps": 2,
+    "codebook_continuous_steps": 2,
     "steps": 5,
     "batch_size": 6,
     "labelled_per_batch": 2,
@@ -129,7 +129,7 @@ def test_training_in_half_precision_is_close(dataset, tmp_path, features):
 def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp_path, monkeypatch):
     torch.manual_seed(0)
     options = {name: LAM[name] for name in ("image_size", "stride", "width", "heads", "latent_dim")}
-    model = lattok.ImageLAM(lattok.ImageLAM.config_class(dataset.cameras, features="pixels", **options)).eval()
+    model = lattok.ImageLAM(lattok.ImageLAM.config_class.of(dataset.cameras, features="pixels", **options)).eval()
     cache = FeatureCache(tmp_path)
     source = PairSource(dataset, 2, "action", None, dataset.cameras, None)
 

@@ -173,7 +173,7 @@ def test_every_backbone_labels_videos(case, tmp_path):
         name = local_timm(tmp_path, architecture, random_timm(architecture, size, **SMALL), **SMALL)
     torch.manual_seed(0)
     sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "latent_dim": 8}
-    lam = ImageLAM(ImageLAMConfig(cameras=("front",), features=name, image_size=size, **sizes)).eval()
+    lam = ImageLAM(ImageLAMConfig.of(cameras=("front",), features=name, image_size=size, **sizes)).eval()
     lam.features.load()
     video = torch.randint(0, 256, (5, 1, 40, 50, 3), dtype=torch.uint8)
     labels, pairs = lam.label_video(video, 2), torch.stack([video[:3], video[2:]], 1)
@@ -188,7 +188,7 @@ def test_every_backbone_labels_videos(case, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "text"),
     [
-        ("clip", 224, '"pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES", got \'clip\''),
+        ("clip", 224, '"pixels", "timm:MODEL", "hf:MODEL" or "dc-ae:MODEL", got \'clip\''),
         ("timm:", 224, '`features`: expected "pixels"'),
         ("timm:no_such_model", 224, "`features`: expected a timm vision transformer; 'timm:no_such_model' could not"),
         ("timm:resnet18", 224, "`features`: expected a timm vision transformer; 'timm:resnet18' is none"),
@@ -266,7 +266,7 @@ def test_frames_that_are_no_rgb_bytes_are_refused(frames, text):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_model_passes_the_hint_on(channels):
     sizes = {"image_size": 32, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    lam = ImageLAM(ImageLAMConfig(cameras=("front",), features="pixels", **sizes))
+    lam = ImageLAM(ImageLAMConfig.of(cameras=("front",), features="pixels", **sizes))
     kind = torch.float32 if channels == 3 else torch.uint8
     hint = {1: "Grey frames", 3: "frames_from_lerobot", 4: "RGBA frames"}[channels]
     video = torch.zeros(4, 32, 32, channels, dtype=kind)
@@ -278,7 +278,7 @@ def test_the_model_passes_the_hint_on(channels):
 
 def test_precomputed_features_of_another_network():
     sizes = {"image_size": 32, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    lam = ImageLAM(ImageLAMConfig(cameras=("front",), features="pixels", **sizes))
+    lam = ImageLAM(ImageLAMConfig.of(cameras=("front",), features="pixels", **sizes))
     with pytest.raises(LattokError, match="`features`: expected 768 channels, as pixels has, got 384"):
         lam.encode_features(torch.zeros(1, 2, 4, 384))
     with pytest.raises(LattokError, match="`features`: expected 2 frames per sample, got 3"):

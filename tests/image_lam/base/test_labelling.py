@@ -1,15 +1,15 @@
 """Labels of a video: equal to the plain encoder on pairs, for every model and however the video is cut."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.base.labelling import torch_encoder
-from lattok.image_lam.p2t.pair_encoders import pair_encoder
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
 
@@ -29,8 +29,9 @@ SMALL = {
 VIT = {"features": "timm:vit_tiny_patch16_224"}  # with timm's own random weights
 NORMALISED = {"latent_heads": "per_token", "latent_norm": "batch"}
 RESIDUAL = {"quantizer": "residual", "codebook_update": "ema"}
-HELD = {"features": "held:24x2x3x40x8", "class_token": True}
-SEQUENCE = {"encoder": "sequence", "latent_heads": "mlp", "hidden": 48, "target": "pixels", "conditioning": "pool"}
+SEQUENCE = {"encoder_hidden": 48, "class_token": False}  # Moto's
+SIZES = {"width": 24, "depth": 2, "heads": 3, "hidden": 40, "patch": 8}
+HELD = {"features": "held", "class_token": True, **{f"image_encoder_{name}": size for name, size in SIZES.items()}}
 VARIANTS = {
     "paper": {},
     "one block": {"encoder_depth": 1},
@@ -39,11 +40,17 @@ VARIANTS = {
     "joint, per token": {"streams": "joint", **NORMALISED},
     "residual": RESIDUAL,
     "finite scalars": {"quantizer": "fsq", "codebook_size": 16},
-    "continuous": {"quantizer": "none", "kl_weight": 0.1},
+    "continuous": {"quantizer": "none", "loss_kl": 0.1},
     "network": VIT,
     "fused": {"encoder": "fused"},
     "sequence": SEQUENCE,
-    "sequence, everything": {**SEQUENCE, **HELD, "frame_types": 2, "streams": "joint", "cameras": ("front", "wrist")},
+    "sequence, everything": {
+        **SEQUENCE,
+        **HELD,
+        "encoder_frame_types": 2,
+        "streams": "joint",
+        "cameras": ("front", "wrist"),
+    },
     "fused, everything": {"encoder": "fused", "encoder_depth": 1, "streams": "joint", **NORMALISED, **RESIDUAL, **VIT},
 }
 
@@ -51,7 +58,10 @@ VARIANTS = {
 def make(variant: str = "paper", **changes) -> ImageLAM:
     """Random weights away from their start, so that gains, offsets and biases count."""
     torch.manual_seed(0)
-    lam = ImageLAM(ImageLAMConfig(**{**SMALL, **VARIANTS[variant], **changes})).eval()
+    options = {**SMALL, **VARIANTS[variant], **changes}
+    made: Any = MotoLAM(MotoLAMConfig.of(**options)) if SEQUENCE.keys() <= options.keys() else None
+    lam = made or ImageLAM(ImageLAMConfig.of(**options))
+    lam.eval()
     lam.features.load(pretrained=False)
     with torch.no_grad():
         for name, tensor in lam.state_dict().items():
@@ -129,7 +139,7 @@ def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
 
 def test_only_a_window_is_held_and_every_frame_computed_once():
     lam, stride = make(), 9
-    encoder = torch_encoder(lam.frame_features, pair_encoder(lam.encoder))
+    encoder = torch_encoder(lam.frame_features, lam.encoder.for_videos())
     ahead, shown = [], 0
 
     class Counting:
@@ -178,7 +188,7 @@ def test_bad_videos_are_refused():
 
 def test_the_earlier_frame_never_sees_the_later_one():
     lam = make("three blocks, two cameras")
-    encoder = pair_encoder(lam.encoder, torch.float32)
+    encoder = lam.encoder.for_videos(torch.float32)
     features = torch.randn(3, 8, 768)
     held = encoder.frames(features)
     expected = lam.encoder(torch.stack([features[:2], features[1:]], 1))

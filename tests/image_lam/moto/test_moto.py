@@ -20,7 +20,7 @@ from lattok.cli import main
 from lattok.convert import moto_lam
 from lattok.hub.checkpoint import Join
 from lattok.hub.weights import Size, planned
-from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig
+from lattok.image_lam import FrozenFeatures, MotoLAM, MotoLAMConfig
 from lattok.image_lam.moto.convert import key_map, sizes
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
@@ -60,27 +60,27 @@ def opened(name: str) -> Published:
     return Published(json.loads((folder / "config.json").read_text()), *tensors, folder / "weights.safetensors")
 
 
-def learn(model: ImageLAM, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def learn(model: MotoLAM, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Loss terms and latents of normalised frames [B, F, 3, H, W], with gradients."""
     for network in (model.features, model.pixels):
         network.resize = lambda images: images  # pyright: ignore
         network.forward = network.of_pixels
     batch = PairBatch(rearrange(frames, "b f c h w -> b f 1 h w c"), torch.zeros(len(frames), 0), torch.zeros(0))
     model.config = replace(model.config, extra_strides=("16", "17")[: frames.shape[1] - 2])
-    terms, encoded = model.learn(batch)
-    return terms, encoded.latents
+    terms, control, _ = model.learn(batch)
+    return terms, control.latents
 
 
-def total(model: ImageLAM, terms: dict[str, Tensor]) -> Tensor:
+def total(model: MotoLAM, terms: dict[str, Tensor]) -> Tensor:
     return sum(model.config.loss_weights[name] * term for name, term in terms.items())
 
 
-def patches(model: ImageLAM, images: Tensor) -> Tensor:
-    side = model.config.pixel_patch
+def patches(model: MotoLAM, images: Tensor) -> Tensor:
+    side = model.config.decoder.patch
     return rearrange(images, "n c (y p) (x q) -> n (y x) (p q c)", p=side, q=side)
 
 
-def gradients(model: ImageLAM) -> dict[str, Tensor]:
+def gradients(model: MotoLAM) -> dict[str, Tensor]:
     """Gradients by published name, of parameters that are one tensor there."""
     found, trained = {}, dict(model.named_parameters())
     for name, source in key_map(model).items():
@@ -90,7 +90,7 @@ def gradients(model: ImageLAM) -> dict[str, Tensor]:
     return found
 
 
-def close_gradients(model: ImageLAM, values: dict[str, Tensor], prefix: str, count: int) -> None:
+def close_gradients(model: MotoLAM, values: dict[str, Tensor], prefix: str, count: int) -> None:
     ours = gradients(model)
     expected = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     assert len(expected) == count
@@ -267,7 +267,7 @@ def test_the_folder_of_lara(case, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "saved")
     assert not any(name.startswith("features.") for name in model.saved_tensors())
     monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "mae"))
-    again = ImageLAM.from_pretrained(tmp_path / "saved")
+    again = MotoLAM.from_pretrained(tmp_path / "saved")
     assert torch.equal(again.encode_pixels(case.pairs).codes, case.values["indices"])
 
 
@@ -313,10 +313,15 @@ def test_every_key_of_the_published_size_has_its_place():
             key.replace(f"{{{count}}}", str(i)): torch.empty(shape, device="meta") for i in range(int(count or 1))
         }
     assert len(shapes) == 282
-    config = ImageLAMConfig(("image",), features="held:1024x24x16x4096x16", **sizes(shapes, {}))
+    config = MotoLAMConfig.of(("image",), features="held", **sizes(shapes, {}))
     assert (config.tokens, config.codebook_size, config.latent_dim, config.heads) == (8, 128, 32, 12)
-    assert (config.encoder_depth, config.decoder_depth, config.image_size, config.conditioning) == (4, 12, 224, "pool")
-    model = planned(lambda: ImageLAM(config), {name: Size.of(tensor) for name, tensor in shapes.items()}, "file")
+    assert (config.encoder.depth, config.decoder.depth, config.image_size, config.decoder.conditioning) == (
+        4,
+        12,
+        224,
+        "pool",
+    )
+    model = planned(lambda: MotoLAM(config), {name: Size.of(tensor) for name, tensor in shapes.items()}, "file")
     ours, used = model.saved_tensors(), set()
     for name, source in key_map(model).items():
         keys = source.keys if isinstance(source, Join) else (source,)
@@ -406,7 +411,7 @@ def test_settings_say_which_way_the_quantizer_weights_its_terms():
     case = opened("lara_lam_a")
     usual = {**case.config, "vector_quantizer": {"beta": 0.25, "legacy": False}, "commit_loss_w": 2.0}
     found = moto_lam(case.file, usual).config
-    assert (found.commitment_weight, found.codebook_weight) == (0.5, 2.0)
+    assert (found.loss.commitment, found.loss.codebook) == (0.5, 2.0)
     without = {name: value for name, value in case.weights.items() if not name.startswith("decoder.")}
     assert sizes(without, {})["decoder_depth"] == 1  # said later, with all that is missing
 
@@ -570,18 +575,17 @@ def test_a_decoder_of_features_without_weight_in_the_loss_is_left_out(tmp_path):
 
 
 def test_a_decoder_of_features_cannot_be_described_without_one():
-    base = {"cameras": ("image",), "target": "pixels", "conditioning": "pool"}
     for change, text in (
-        ({"feature_decoder_depth": 2}, "`feature_decoder_depth`: expected none without feature_weight, got 2"),
-        ({"feature_mask_tokens": False}, "`feature_mask_tokens`: expected none without feature_weight, got False"),
-        ({"feature_weight": 1.0, "feature_decoder_heads": 0}, "`feature_decoder_heads`: expected a whole number"),
+        ({"feature_decoder_depth": 2}, "`feature_decoder_depth`: expected none without loss_features, got 2"),
+        ({"feature_decoder_mask_tokens": False}, "`feature_decoder_mask_tokens`: expected none without loss_features"),
+        ({"loss_features": 1.0, "feature_decoder_heads": 0}, "`feature_decoder_heads`: expected a whole number"),
         (
-            {"feature_weight": 1.0, "feature_conditioning": "add"},
-            "`feature_conditioning`: expected one of tokens, pool",
+            {"loss_features": 1.0, "feature_decoder_conditioning": "add"},
+            "`feature_decoder_conditioning`: expected one of pool, tokens",
         ),
     ):
         with pytest.raises(LattokError, match=re.escape(text)):
-            ImageLAMConfig(**base, **change)
+            MotoLAMConfig.of(cameras=("image",), **change)
 
 
 # The model that it becomes.
@@ -595,7 +599,7 @@ def test_it_is_saved_with_its_image_encoder(case, tmp_path):
     out = again.encode_pixels(case.pairs.numpy())  # arrays in, arrays out
     assert (out.codes == case.values["indices"].numpy()).all()
     raw = json.loads((tmp_path / "config.json").read_text())
-    raw["features"] = raw["features"].replace(f"x{case.config['image_encoder']['layers']}x", "x9999x", 1)
+    raw["image_encoder"]["depth"] = 9999
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(LattokError, match="about as many tensors as its"):  # before any memory is taken
         lattok.load(tmp_path)
@@ -627,7 +631,7 @@ def test_the_command_line(case, tmp_path, capsys):
     out = tmp_path / "lam"
     assert main(["convert", "moto-lam", str(case.file), str(out), "--cameras", "top", "--stride", "0.5s"]) == 0
     text = capsys.readouterr().out
-    assert f"{case.config['m_former']['query_num']} codes of {case.config['vector_quantizer']['n_e']}" in text
+    assert f"Found: {case.config['m_former']['query_num']} codes of {case.config['vector_quantizer']['n_e']}," in text
     assert "published labels were drawn with a random one" in text
     assert torch.equal(lattok.load(out).encode_pixels(case.pairs).codes, case.values["indices"])
     assert main(["convert", "moto-lam", str(tmp_path), str(tmp_path / "other")]) == 2

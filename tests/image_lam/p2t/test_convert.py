@@ -13,7 +13,9 @@ from lattok.cli import main
 from lattok.convert import p2t_image_lam, univla_lam
 from lattok.hub.checkpoint import read_checkpoint
 from lattok.image_lam import ImageLAMConfig
+from lattok.image_lam.p2t.convert import p2t_learner
 from lattok.utils.checks import LattokError
+from lattok.utils.options import flat
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.plain import PUBLISHED, Facts, random_weights, shapes
 
@@ -85,11 +87,11 @@ def test_every_key_of_the_full_size_files_is_recognised(stage, actions, shared, 
     small |= {key: torch.zeros(1) for key in key_lists()[stage] if is_frozen(key) and not key.endswith(other)}
     convert = univla_lam if actions is None else p2t_image_lam
     config = convert(write(tmp_path, small), 2, **PIXELS).config
-    published = ImageLAMConfig(cameras=("image",))
+    published = ImageLAMConfig.of(cameras=("image",))
     for field in ("encoder_depth", "decoder_depth", "tokens", "codebook_size", "env_codebook_size", "stride"):
-        assert getattr(config, field) == getattr(published, field), field
+        assert flat(config)[field] == flat(published)[field], field
     assert config.streams == ("control" if stage == 1 else "control+env")
-    assert (config.action_head, config.action_steps) == (("latents", 1) if actions is None else ("codes", 32))
+    assert (config.action.head, config.action.steps) == (("latents", 1) if actions is None else ("codes", 32))
 
 
 def test_the_key_lists_are_the_shared_ones():
@@ -101,10 +103,10 @@ def test_the_key_lists_are_the_shared_ones():
 
 def test_default_facts_are_the_published_ones(tmp_path):
     path = write(tmp_path, random_weights(shapes(Facts(width=24, heads=12))))
-    config, published = univla_lam(path).config, ImageLAMConfig(cameras=("image",))
+    config, published = univla_lam(path).config, ImageLAMConfig.of(cameras=("image",))
     changed = {"streams", "width", "latent_dim", "encoder_depth", "decoder_depth", "language_dim"}
-    for field in published.__dataclass_fields__.keys() - changed:
-        assert getattr(config, field) == getattr(published, field), field
+    for field in flat(published).keys() - changed:
+        assert flat(config)[field] == flat(published)[field], field
 
 
 def test_nested_flattened_and_stripped_files_give_the_same_model(weights, tmp_path):
@@ -210,8 +212,8 @@ def test_other_features_than_the_model_was_trained_on(tmp_path):
 def test_an_action_head_of_other_dimensions():
     with pytest.raises(LattokError, match="`action_dim`: expected a divisor of the 56 outputs of the file's action h"):
         p2t_image_lam(STAGE1, 4, action_dim=6, **PIXELS)
-    model = p2t_image_lam(STAGE1, 4, action_dim=14, features="pixels", image_size=48)
-    assert model.config.action_steps == 4
+    model = p2t_learner(STAGE1, 4, action_dim=14, features="pixels", image_size=48)
+    assert model.lam.config.action.steps == 4
     assert model.action_head.normalizer.shift.tolist() == [0.0] * 14
 
 
@@ -221,8 +223,12 @@ def test_an_action_head_of_other_dimensions():
 def test_training_goes_on_as_published(features):
     model = univla_lam(UNIVLA, 3, **PIXELS, dropout=0.1)
     config = model.config
-    assert (config.codebook_update, config.codebook_start, config.continuous_steps) == ("gradient", "uniform", 0)
-    assert (config.dropout, config.commitment_weight, config.encoder) == (0.1, 0.25, "spacetime")
+    assert (config.codebook.update, config.codebook.start, config.codebook.continuous_steps) == (
+        "gradient",
+        "uniform",
+        0,
+    )
+    assert (config.dropout, config.loss.commitment, config.encoder.name) == (0.1, 0.25, "spacetime")
     assert [int(stream.quantizer.steps) for stream in (model.control, model.env)] == [1, 1]
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert "env.quantizer.codebooks.0.vectors" not in trained
@@ -295,10 +301,10 @@ def test_the_command_for_stage_1_takes_every_fact(tmp_path, capsys):
     assert main([*words, "--action-dim", "14"]) == 0
     config = lattok.load(out).config
     assert (config.cameras, config.stride, config.language) == (("front",), "0.5s", "t5:mine")
-    assert (config.image_size, config.heads, config.action_steps) == (48, 4, 4)
+    assert (config.image_size, config.heads, config.action.steps) == (48, 4, 4)
     printed = capsys.readouterr().out
     assert "stage 1, 4 codes of 16, latents" in printed
-    assert "an action head that is not saved" in printed
+    assert "action_dim 14" in printed
     assert f"--stage 2 --env-codebook {out}" in printed
     assert not any("action_head" in name for name in safetensors.torch.load_file(out / "model.safetensors"))
 

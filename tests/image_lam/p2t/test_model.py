@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig
+from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses
+from lattok.image_lam.base.bottlenecks import grid_levels
 from lattok.image_lam.base.losses import block_flow
-from lattok.image_lam.p2t.parts import grid_levels
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
 
@@ -30,28 +30,28 @@ ROBUST = {
     "latent_norm": "batch",
     "codebook_update": "ema",
     "codebook_start": "kmeans",
-    "conditioning": "add",
-    "predict_change": True,
+    "decoder_conditioning": "add",
+    "decoder_predict_change": True,
 }
 VARIANTS = {
     "p2t": {},
     "robust": {**ROBUST, "quantizer": "residual"},
-    "shared": {**ROBUST, "decorrelation_weight": 0.1},
+    "shared": {**ROBUST, "loss_decorrelation": 0.1},
     "joint": {**ROBUST, "streams": "joint"},
     "control+env": {"streams": "control+env"},
     "fsq": {**ROBUST, "quantizer": "fsq", "codebook_size": 6},
     "continuous": {**ROBUST, "quantizer": "none"},
-    "variational": {**ROBUST, "quantizer": "none", "kl_weight": 0.1, "streams": "joint"},
-    "futures": {"extra_strides": ("4", "6"), "additivity_weight": 0.1},
-    "flow": {**ROBUST, "quantizer": "residual", "flow_weight": 0.3, "extra_strides": ("4",)},
+    "variational": {**ROBUST, "quantizer": "none", "loss_kl": 0.1, "streams": "joint"},
+    "futures": {"extra_strides": ("4", "6"), "loss_additivity": 0.1},
+    "flow": {**ROBUST, "quantizer": "residual", "loss_flow": 0.3, "extra_strides": ("4",)},
     "robust futures": {**ROBUST, "quantizer": "residual", "extra_strides": ("4",)},
-    "robust control+env": {**ROBUST, "quantizer": "residual", "streams": "control+env", "continuous_steps": 3},
+    "robust control+env": {**ROBUST, "quantizer": "residual", "streams": "control+env", "codebook_continuous_steps": 3},
 }
 
 
 def make(variant="p2t", **changes) -> ImageLAM:
     torch.manual_seed(0)
-    return ImageLAM(ImageLAMConfig(**{**SMALL, **VARIANTS[variant], **changes}))
+    return ImageLAM(ImageLAMConfig.of(**{**SMALL, **VARIANTS[variant], **changes}))
 
 
 def batch(size=12, image=32, cameras=2, later=1):
@@ -63,7 +63,7 @@ def batch(size=12, image=32, cameras=2, later=1):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_of_every_variant(variant):
     lam = make(variant)
-    terms = lam.train()(batch(later=1 + len(lam.config.extra_strides)))
+    terms = PairLearner(lam).train()(batch(later=1 + len(lam.config.extra_strides)))
     assert set(terms) <= set(lam.config.loss_weights)
     assert {name for name in ("additivity", "flow", "kl") if lam.config.loss_weights[name] > 0} <= set(terms)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
@@ -130,10 +130,10 @@ def test_features_of_other_precision_and_arrays():
 
 
 def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
-    lam = make("futures", additivity_weight=0.0)
-    three = batch(later=3)
-    lam.attach_action_head(torch.randn(50, 4))
-    terms = lam.eval()(three)
+    lam = make("futures", loss_additivity=0.0)
+    three, learner = batch(later=3), PairLearner(lam)
+    learner.attach_action_head(torch.randn(50, 4))
+    terms = learner.eval()(three)
     features = lam.frame_features(three.frames)
     errors = [
         losses.prediction(lam.predict(features[:, 0], lam.encode_features(features[:, [0, later]])), features[:, later])
@@ -141,8 +141,8 @@ def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
     ]
     torch.testing.assert_close(terms["prediction"], torch.stack(errors).mean())
     latents = lam.encode_features(features[:, :2]).latents
-    target = lam.action_head.normalizer(three.actions)
-    got = lam.action_head.net(latents.flatten(1))
+    target = learner.action_head.normalizer(three.actions)
+    got = learner.action_head.net(latents.flatten(1))
     torch.testing.assert_close(terms["action"], losses.action(got, target, three.labelled))
     with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 3"):
         lam(batch(later=2))
@@ -192,13 +192,14 @@ def test_block_flow_is_the_softmax_of_plain_block_costs():
 
 def test_flow_teaches_the_codes_and_its_head_is_not_saved():
     lam = make("flow", extra_strides=())
-    terms = lam.train()(batch())
+    learner = PairLearner(lam)
+    terms = learner.train()(batch())
     terms["flow"].backward()
     assert lam.control.heads[0].weight.grad.abs().sum() > 0
     assert lam.decoder.out.weight.grad is None
     assert not any("flow_head" in name for name in lam.saved_tensors())
     both = make("flow", extra_strides=(), streams="joint")
-    both.train()(batch())["flow"].backward()
+    PairLearner(both).train()(batch())["flow"].backward()
     assert both.control.heads[0].weight.grad is None  # what moves beyond its codes is for the other stream
     assert both.env.heads[0].weight.grad.abs().sum() > 0
 
@@ -233,12 +234,13 @@ def test_variational_noise_is_in_training_only_and_paid_for():
 
 def test_published_action_head_reads_the_mean_of_the_codes_vectors():
     lam = make("p2t", action_head="codes", action_target="chunk", action_steps=6)
-    lam.attach_action_head(torch.randn(50, 6, 4))
+    learner = PairLearner(lam)
+    learner.attach_action_head(torch.randn(50, 6, 4))
     chunks = batch()._replace(actions=torch.randn(12, 6, 4))
-    terms = lam.train()(chunks)
+    terms = learner.train()(chunks)
     control, _ = lam._quantized(lam.encoder(lam.frame_features(chunks.frames)))
-    got = lam.action_head.net(control.vectors.mean(1)).reshape(12, 6, 4)
-    error = (got - lam.action_head.normalizer(chunks.actions)).square()[chunks.labelled].mean()
+    got = learner.action_head.net(control.vectors.mean(1)).reshape(12, 6, 4)
+    error = (got - learner.action_head.normalizer(chunks.actions)).square()[chunks.labelled].mean()
     torch.testing.assert_close(terms["action"], error)
     terms["action"].backward()
     assert lam.encoder.queries.grad.abs().sum() > 0
@@ -331,15 +333,15 @@ def test_a_frozen_environment_stream_is_quantized_from_the_first_step():
 
 def test_action_head_teaches_latents_before_quantization_and_is_dropped(tmp_path):
     lam = make("p2t")
-    lam.attach_action_head(torch.randn(50, 4))
-    terms = lam.train()(batch())
+    learner = PairLearner(lam)
+    learner.attach_action_head(torch.randn(50, 4))
+    terms = learner.train()(batch())
     terms["action"].backward()
     assert lam.control.heads[0].weight.grad.abs().sum() > 0
     assert lam.control.quantizer.codebook_vectors[0].grad is None
     assert lam.decoder.out.weight.grad is None
     folder = lam.save_pretrained(tmp_path / "lam")
     again = ImageLAM.from_pretrained(folder)
-    assert again.action_head is None
     assert not any("action_head" in name or "features" in name for name in again.saved_tensors())
     assert torch.equal(again.encode(batch().frames).codes, lam.eval().encode(batch().frames).codes)
 
@@ -433,8 +435,8 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"interpolation": "nearest"}, "`interpolation`"),
         ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
         ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
-        ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
-        ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with quantizer"),
+        ({"loss_additivity": 0.1}, "`loss_additivity`: expected 0 without extra_strides"),
+        ({"loss_kl": 0.1}, "`loss_kl`: expected a positive one only with quantizer"),
         ({"dropout": 2.0}, r"`dropout`: expected a number in \[0, 1\), got 2.0"),
         ({"codebook_update": "mean"}, "`codebook_update`: expected one of gradient, ema"),
         ({"quantizer": "residual"}, '`codebook_update`: expected "ema" with quantizer="residual"'),
@@ -443,10 +445,16 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"language": "precomputed", "streams": "joint"}, "`language` needs streams=control"),
         ({"codebook_size": 1}, "`codebook_size`: expected a whole number of at least 2"),
         ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
-        ({"restart_every": 5, "codebook_update": "ema"}, "`restart_every`: expected 0 unless codebook_update=gradient"),
-        ({"restart_every": 5, "revive_below": 0.1}, "`restart_every`: expected 0 unless codebook_update=gradient"),
-        ({"query_start": "zeros"}, "`query_start`: expected one of normal, uniform"),
-        ({"codebook_start": "magic"}, "`codebook_start`: expected one of kmeans, uniform, normal"),
+        (
+            {"codebook_restart_every": 5, "codebook_update": "ema"},
+            "`codebook_restart_every`: expected 0 unless codebook_update=gradient",
+        ),
+        (
+            {"codebook_restart_every": 5, "codebook_revive_below": 0.1},
+            "`codebook_restart_every`: expected 0 unless codebook_update=gradient",
+        ),
+        ({"encoder_query_start": "zeros"}, "`encoder_query_start`: expected one of uniform, normal"),
+        ({"codebook_start": "magic"}, "`codebook_start`: expected one of uniform, kmeans, normal"),
         ({"action_target": "last"}, "`action_target`: expected one of mean, first, chunk"),
         ({"action_steps": 3}, "`action_steps`: expected 1 with action_target=mean, got 3"),
     ],
@@ -459,7 +467,7 @@ def test_bad_config(change, text):
 @pytest.mark.parametrize("encoder", ["spacetime", "fused"])
 def test_queries_start_as_those_of_the_lineage_or_small(encoder):
     uniform, normal = (
-        make(encoder=encoder, query_start=start).encoder.queries.detach() for start in ("uniform", "normal")
+        make(encoder=encoder, encoder_query_start=start).encoder.queries.detach() for start in ("uniform", "normal")
     )
     assert 0.9 < uniform.abs().max() <= 1
     assert uniform.std() == pytest.approx(1 / 3**0.5, rel=0.2)
@@ -497,12 +505,12 @@ def test_the_papers_model_comes_alive_from_its_lineages_start_and_not_from_devia
 @pytest.mark.parametrize("quantizer", ["vq", "residual", "fsq"])
 def test_a_codebook_follows_only_latents_that_count(quantizer: str):
     """The others are encoded, and change neither codebook nor counts; terms and latents are those of `forward`."""
-    changes = {"quantizer": quantizer, "codebook_start": "normal", "continuous_steps": 0}
+    changes = {"quantizer": quantizer, "codebook_start": "normal", "codebook_continuous_steps": 0}
     valid, data, found = torch.arange(12) < 9, batch(), []
     for part in (data._replace(valid=valid), PairBatch(*(None if x is None else x[:9] for x in data))):
         model = make("robust", **changes).train()
         model.control.norm = None  # its statistics are those of the batch, whatever counts
-        terms, encoded = model.learn(part)
+        terms, encoded, _ = model.learn(part)
         assert encoded.latents.requires_grad
         assert terms["prediction"].requires_grad
         found.append((dict(model.control.quantizer.named_buffers()), encoded.latents[:9].detach()))

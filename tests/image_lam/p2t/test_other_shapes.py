@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok.image_lam import ImageLAM
-from lattok.image_lam.p2t.convert import p2t_image_lam, univla_lam
+from lattok.image_lam import ImageLAM, PairLearner
+from lattok.image_lam.p2t.convert import p2t_learner, univla_lam
 from tests.image_lam import plain
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.parity import STAGE2, close, close_gradient, foreign_gradients, losses, open_case, total
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
     facts: Facts
     weights: dict[str, Tensor]
-    model: ImageLAM
+    learner: PairLearner[ImageLAM]
     features: Tensor
     text: dict[str, Tensor]
     actions: Tensor | None
@@ -75,7 +75,7 @@ def pair(request, tmp_path, monkeypatch) -> Pair:
     draw = torch.Generator().manual_seed(size)
     kept = plain.random_weights(plain.shapes(facts), seed=size)
     safetensors.torch.save_file(kept, tmp_path / "weights.safetensors")
-    model = converted(tmp_path, facts, side)
+    learner = converted(tmp_path, facts, side)
     weights = {name: weight.double() for name, weight in kept.items()}
     mask = torch.arange(count) < torch.randint(0, count + 1, (size, 1), generator=draw)
     labelled = torch.arange(size) % 2 == 0
@@ -84,7 +84,7 @@ def pair(request, tmp_path, monkeypatch) -> Pair:
         words = torch.randn(size, count, facts.language_dim, generator=draw)
         text = {"text": words, "text_mask": mask} if facts.stage == 1 else {}
         actions = torch.randn(size, *facts.actions, generator=draw) if facts.actions else None
-        made = Pair(facts, weights, model, features, text, actions, labelled)
+        made = Pair(facts, weights, learner, features, text, actions, labelled)
         if not rounding_decides(made, monkeypatch):
             return made
 
@@ -106,14 +106,15 @@ def plain_losses(pair: Pair) -> dict[str, Tensor]:
     return plain.losses(pair.weights, pair.facts, pair.features.double(), *text, actions, pair.labelled)
 
 
-def converted(folder: Path, facts: Facts, side: int) -> ImageLAM:
+def converted(folder: Path, facts: Facts, side: int) -> PairLearner[ImageLAM]:
     features = {"features": "pixels"}
     if facts.feature_dim != 768:
         tiny = {"embed_dim": facts.feature_dim, "depth": 1, "num_heads": 1}
         features = {"features": local_timm(folder / "vit", "vit_base_patch16_siglip_224", **tiny)}
-    head = {} if facts.actions is None else {"action_dim": facts.actions[1]}
-    convert = univla_lam if facts.actions is None else p2t_image_lam
-    return convert(folder / "weights.safetensors", facts.heads, image_size=16 * side, **features, **head)
+    file, options = folder / "weights.safetensors", {"image_size": 16 * side, **features}
+    if facts.actions is None:
+        return PairLearner(univla_lam(file, facts.heads, **options))
+    return p2t_learner(file, facts.heads, facts.actions[1], **options)
 
 
 def double(text: dict[str, Tensor]) -> list[Tensor]:
@@ -123,25 +124,26 @@ def double(text: dict[str, Tensor]) -> list[Tensor]:
 def test_other_shapes_encode_and_predict(pair):
     latents = plain.encode(pair.weights, pair.facts, pair.features.double(), *double(pair.text))
     codes = {s: d.argmin(-1) for s, d in plain.distances(pair.weights, pair.facts, latents).items()}
-    out = pair.model.encode_features(pair.features, **pair.text)
+    model = pair.learner.lam
+    out = model.encode_features(pair.features, **pair.text)
     for s, got in (("control", out), ("env", out.env)):
         if s in codes:
             assert torch.equal(got.codes, codes[s])
             close(got.latents, latents[s].float())
     rows = {s: plain.codebook(pair.weights, pair.facts, s)[codes[s]] for s in codes}
     expected = plain.decode(pair.weights, pair.facts, pair.features[:, 0].double(), rows, *double(pair.text))
-    close(pair.model.predict(pair.features[:, 0], out, **pair.text), expected.float())
+    close(model.predict(pair.features[:, 0], out, **pair.text), expected.float())
 
 
 def test_other_shapes_train(pair):
     for weight in pair.weights.values():
         weight.requires_grad_()
     expected = plain_losses(pair)
-    terms = losses(pair.model, pair.features, pair.actions, pair.labelled, **pair.text)
+    terms = losses(pair.learner, pair.features, pair.actions, pair.labelled, **pair.text)
     assert terms.keys() == expected.keys()
     for name, term in terms.items():
         close(term, expected[name].detach().float())
-    total(pair.model, expected).backward()
-    total(pair.model, terms).backward()
-    for name, gradient in foreign_gradients(pair.model).items():
+    total(pair.learner.lam, expected).backward()
+    total(pair.learner.lam, terms).backward()
+    for name, gradient in foreign_gradients(pair.learner).items():
         close_gradient(gradient, pair.weights[name].grad.float())

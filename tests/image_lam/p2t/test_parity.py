@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import lattok
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, PairLearner
 from lattok.types import LatentActions
 from tests.image_lam.parity import (
     PLACES,
@@ -34,9 +34,10 @@ def stage1() -> Case:
     return open_case("image_lam_stage1")
 
 
-def watch(model: ImageLAM) -> dict[str, Tensor]:
+def watch(learner: PairLearner[ImageLAM]) -> dict[str, Tensor]:
     """Intermediate values by their stored names, filled by the next pass."""
     seen: dict[str, Tensor] = {}
+    model = learner.lam
 
     def after(module: torch.nn.Module, name: str) -> None:
         module.register_forward_hook(lambda _, inputs, output: seen.update({name: output}))
@@ -49,9 +50,9 @@ def watch(model: ImageLAM) -> dict[str, Tensor]:
     after(model.encoder.blocks[-1], "encoder_out")
     before(model.decoder.embed, "decoder_input_tokens")
     after(model.decoder.blocks[0], "decoder_block0")
-    if model.action_head is not None:
-        before(model.action_head.net, "action_head_input")
-        after(model.action_head.net, "action_head_output")
+    if learner.action_head is not None:
+        before(learner.action_head.net, "action_head_input")
+        after(learner.action_head.net, "action_head_output")
     return seen
 
 
@@ -74,11 +75,15 @@ def test_the_small_fixtures_come_with_every_clone():
 
 def test_sizes_and_settings_follow(case):
     found, facts = case.converted().config, case.config
-    assert (found.streams, found.language, found.encoder) == ("control+env", None, "spacetime")
+    assert (found.streams, found.language, found.encoder.name) == ("control+env", None, "spacetime")
     assert (found.width, found.latent_dim, found.tokens) == (facts["model_dim"], facts["latent_dim"], 4)
     assert (found.codebook_size, found.env_codebook_size) == (16, 16)
-    assert (found.encoder_depth, found.decoder_depth, found.heads) == (2, 2, facts["heads"])
-    assert (found.commitment_weight, found.codebook_update, found.revive_below) == (facts["vq_beta"], "gradient", 0.0)
+    assert (found.encoder.depth, found.decoder.depth, found.heads) == (2, 2, facts["heads"])
+    assert (found.loss.commitment, found.codebook.update, found.codebook.revive_below) == (
+        facts["vq_beta"],
+        "gradient",
+        0.0,
+    )
 
 
 def test_codes_latents_and_quantized_vectors_of_both_streams(case):
@@ -110,9 +115,9 @@ def from_codes(model: ImageLAM, values: dict[str, Tensor]) -> LatentActions:
 
 
 def test_stages(case):
-    model, values = case.converted(), case.values
-    seen, actions, rows = watch(model), values.get("actions"), values.get("action_rows")
-    losses(model, values["features"], actions, rows)
+    learner, values = case.learner(), case.values
+    seen, actions, rows = watch(learner), values.get("actions"), values.get("action_rows")
+    losses(learner, values["features"], actions, rows)
     close_stages(seen, stored(values, "stage."))
 
 
@@ -157,15 +162,15 @@ TERMS = {
 
 
 def test_every_loss_and_the_gradients(case):
-    model, values = case.converted(), case.values
-    terms = losses(model, values["features"], values.get("actions"), values.get("action_rows"))
+    learner, values = case.learner(), case.values
+    terms = losses(learner, values["features"], values.get("actions"), values.get("action_rows"))
     assert terms.keys() == {ours for ours, theirs in TERMS.items() if f"loss.{theirs}" in values}
     for ours, term in terms.items():
         close(term, values[f"loss.{TERMS[ours]}"])
-    loss = total(model, terms, case.config.get("action_beta", 1.0))
+    loss = total(learner.lam, terms, case.config.get("action_beta", 1.0))
     close(loss, values["loss.total"])
     loss.backward()
-    gradients, expected = foreign_gradients(model), stored(values, "grad.")
+    gradients, expected = foreign_gradients(learner), stored(values, "grad.")
     assert len(expected) >= 8
     for name, value in expected.items():
         close_gradient(gradients[name], value)
@@ -175,7 +180,7 @@ def test_every_loss_and_the_gradients(case):
 def test_training_does_not_move_the_codebooks_by_itself(case):
     model = case.converted()
     before = [model.control.quantizer.codebook_vectors[0].clone(), model.env.quantizer.codebook_vectors[0].clone()]
-    losses(model, case.values["features"])
+    losses(PairLearner(model), case.values["features"])
     after = [model.control.quantizer.codebook_vectors[0], model.env.quantizer.codebook_vectors[0]]
     assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
 
@@ -183,11 +188,11 @@ def test_training_does_not_move_the_codebooks_by_itself(case):
 @pytest.mark.parametrize(("rows", "ending"), [(True, "all_rows"), (False, "no_rows")])
 def test_action_labels_of_all_rows_and_of_none(rows, ending):
     case = open_case("image_lam_stage2")
-    model, values = case.converted(), case.values
+    learner, values = case.learner(), case.values
     labelled = torch.full_like(values["action_rows"], rows)
-    terms = losses(model, values["features"], values["actions"], labelled)
+    terms = losses(learner, values["features"], values["actions"], labelled)
     close(terms["action"], values[f"loss.action_{ending}"])
-    close(total(model, terms, case.config["action_beta"]), values[f"loss.total_{ending}"])
+    close(total(learner.lam, terms, case.config["action_beta"]), values[f"loss.total_{ending}"])
 
 
 # Stage 1: one stream, language.
@@ -200,7 +205,7 @@ def words(case: Case, mask: str) -> dict[str, Tensor]:
 def test_sizes_and_settings_of_stage_1(stage1):
     found = stage1.converted().config
     assert (found.streams, found.language, found.language_dim) == ("control", "t5:google-t5/t5-base", 768)
-    assert (found.action_head, found.action_steps) == ("codes", 8)
+    assert (found.action.head, found.action.steps) == ("codes", 8)
 
 
 @pytest.mark.parametrize(("name", "mask"), [("full", "full"), ("aligned", "ragged")])
@@ -229,23 +234,23 @@ def test_a_mask_of_ones_is_no_mask(stage1):
 
 
 def test_stages_of_stage_1(stage1):
-    model, values = stage1.converted(), stage1.values
-    model.action_head, seen = None, watch(model)
-    losses(model, values["features"], **words(stage1, "full"))
+    learner, values = PairLearner(stage1.converted()), stage1.values
+    seen = watch(learner)
+    losses(learner, values["features"], **words(stage1, "full"))
     close_stages(seen, stored(values, "full.stage."))
 
 
 def test_every_loss_and_the_gradients_of_stage_1(stage1):
-    model, values = stage1.converted(), stage1.values
-    terms = losses(model, values["features"], values["actions"], values["action_rows"], **words(stage1, "full"))
+    learner, values = stage1.learner(), stage1.values
+    terms = losses(learner, values["features"], values["actions"], values["action_rows"], **words(stage1, "full"))
     for ours, theirs in (("prediction", "recon"), ("codebook", "codebook"), ("commitment", "commit")):
         close(terms[ours], values[f"full.loss.{theirs}"])
     close(terms["action"], values["full.loss.action"])
-    close(total(model, terms, 0.0), values["full.loss.total_without_action"])
-    loss = total(model, terms, stage1.config["action_beta"])
+    close(total(learner.lam, terms, 0.0), values["full.loss.total_without_action"])
+    loss = total(learner.lam, terms, stage1.config["action_beta"])
     close(loss, values["full.loss.total"])
     loss.backward()
-    gradients, expected = foreign_gradients(model), stored(values, "full.grad.")
+    gradients, expected = foreign_gradients(learner), stored(values, "full.grad.")
     assert len(expected) == 4
     for name, value in expected.items():
         close_gradient(gradients[name], value)
@@ -260,5 +265,4 @@ def test_saved_and_loaded_it_still_gives_the_same_codes(case, tmp_path):
     out = model.encode_features(case.values["features"])
     assert torch.equal(out.codes, case.values["indices.control"])
     assert torch.equal(out.env.codes, case.values["indices.env"])
-    assert model.action_head is None
     assert [int(stream.quantizer.steps) for stream in (model.control, model.env)] == [1, 1]

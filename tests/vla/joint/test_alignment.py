@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lattok import LattokError
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, TrainedPairModel
 from lattok.labels import LatentSpec
 from lattok.nn.flow import draw_flow
 from lattok.nn.quantize import Codebook
@@ -19,20 +19,23 @@ from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
 from lattok.vla.head import HeadBlock
 from lattok.vla.joint.alignment import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
-from tests.image_lam.base.test_perceptual import random_vgg
+from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
 INSIDE = [[1, 1], [1, 0], [0, 0], [1, 1]]  # which later frames of each sample lie inside the episode
-MOTO = {"target": "pixels", "encoder": "sequence", "conditioning": "pool", "latent_heads": "mlp", "pixel_patch": 8}
-ROBUST = {"quantizer": "residual", "codebook_update": "ema", "codebook_start": "normal", "revive_below": 0.03}
+MOTO = {"class_token": False, "decoder_patch": 8}
+ROBUST = {"quantizer": "residual", "codebook_update": "ema", "codebook_start": "normal", "codebook_revive_below": 0.03}
 
 
-def lam_of(cameras: tuple[str, ...] = CAMERAS[:1], **changes) -> ImageLAM:
+def lam_of(cameras: tuple[str, ...] = CAMERAS[:1], **changes) -> TrainedPairModel:
     torch.manual_seed(3)
     sizes = {"image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16, "heads": 2}
     depths = {"encoder_depth": 1, "decoder_depth": 1, "features": "pixels", "stride": "3"}
-    return ImageLAM(ImageLAMConfig(cameras=cameras, **{**sizes, **depths, **changes}))
+    options = {**sizes, **depths, **changes}
+    if MOTO.keys() <= options.keys():
+        return MotoLAM(MotoLAMConfig.of(cameras=cameras, **options))
+    return ImageLAM(ImageLAMConfig.of(cameras=cameras, **options))
 
 
 def pairs_of(inside: torch.Tensor, shares: int = 1) -> PairIndex:
@@ -376,7 +379,7 @@ def test_a_frozen_latent_action_model_is_a_target_and_no_more():
 
 def test_what_learns_nothing_takes_no_part():
     """A decoder whose loss has no weight; a frozen model in training mode."""
-    model = joint(lam={"prediction_weight": 0.0, "quantizer": "none", "additivity_weight": 0.0})
+    model = joint(lam={"loss_prediction": 0.0, "quantizer": "none", "loss_additivity": 0.0})
     total(model, joint_batch(model)).backward()
     frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"decoder"}
@@ -434,7 +437,7 @@ def test_the_model_sees_its_own_cameras_in_their_order():
             assert seen.valid.all()
 
 
-PERCEPTUAL = {**MOTO, "perceptual_weight": 0.5}
+PERCEPTUAL = {**MOTO, "loss_perceptual": 0.5}
 
 
 def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(monkeypatch):
@@ -458,7 +461,7 @@ def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(mon
     assert any(name.startswith("lam.lam.decoder.") for name in found)
     assert not [name for name in found if not name.startswith("lam.lam.") or "perceptual" in name]
     assert not [name for name in lam.saved_tensors() if "perceptual" in name]
-    assert joint(frozen=True, lam=PERCEPTUAL).lam.lam.perceptual is None  # it would only cost
+    assert joint(frozen=True, lam=PERCEPTUAL).lam.perceptual is None  # it would only cost
     other, _ = supervised(lam=PERCEPTUAL)
     assert other(frames_batch())[1]["lam_perceptual"] > 0
 
@@ -495,7 +498,7 @@ def test_either_side_can_follow_the_other(detach: str):
 
 def test_futures_of_the_latent_action_model_are_those_of_the_policy():
     """A model that was trained on several futures sees pairs here."""
-    model = joint(lam={"extra_strides": ("4", "6"), "additivity_weight": 0.1})
+    model = joint(lam={"extra_strides": ("4", "6"), "loss_additivity": 0.1})
     terms = model(joint_batch(model))
     assert "lam_additivity" not in terms
     assert bool(terms["lam_prediction"].isfinite())

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.base.perceptual import PerceptualLoss
+from lattok.image_lam import MotoLAM, MotoLAMConfig, PairLearner
+from lattok.image_lam.moto.perceptual import PerceptualLoss
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
 from tests.image_lam.base.test_labelling import HELD, SEQUENCE, SMALL
@@ -48,10 +48,11 @@ def test_a_model_compares_its_frames_between_black_and_white(perceptual):
     frames, seen = torch.randint(0, 256, (2, 2, 1, 32, 32, 3), dtype=torch.uint8), []
     for mean, std in (((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), ((0.0,) * 3, (1.0,) * 3)):
         torch.manual_seed(0)
-        lam = ImageLAM(ImageLAMConfig(**{**SMALL, **SEQUENCE, **HELD}, mean=mean, std=std, perceptual_weight=0.5))
-        lam.perceptual = perceptual
+        lam = MotoLAM(MotoLAMConfig.of(**{**SMALL, **SEQUENCE, **HELD}, mean=mean, std=std, loss_perceptual=0.5))
+        learner = PairLearner(lam)
+        learner.perceptual = perceptual
         handle = perceptual.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-        terms = lam.train()(PairBatch(frames, torch.zeros(2, 0), torch.zeros(2)))
+        terms = learner.train()(PairBatch(frames, torch.zeros(2, 0), torch.zeros(2)))
         handle.remove()
         assert lam.config.loss_weights["perceptual"] == 0.5
         terms["perceptual"].backward()
@@ -64,7 +65,7 @@ def test_a_model_compares_its_frames_between_black_and_white(perceptual):
 
 def test_without_the_package_or_the_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(LattokError, match=r"`perceptual_weight`: expected the package lpips \(pip install 'lattok"):
+    with pytest.raises(LattokError, match=r"`loss_perceptual`: expected the package lpips \(pip install 'lattok"):
         PerceptualLoss()
 
     def fails(**options: object) -> None:

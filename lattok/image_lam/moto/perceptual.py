@@ -22,13 +22,13 @@ class PerceptualLoss(nn.Module):
         try:
             from lpips import LPIPS
         except ImportError:
-            checks.fail("perceptual_weight", "the package lpips (pip install 'lattok[lpips]')", "none", OTHERWISE)
+            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", OTHERWISE)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
                 self.network = LPIPS(net="vgg", verbose=False)
         except Exception as error:  # a download fails with any type
-            checks.fail("perceptual_weight", "VGG16's weights from torchvision", checks.first_line(error), OTHERWISE)
+            checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), OTHERWISE)
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> PerceptualLoss:

@@ -1,0 +1,191 @@
+"""What stands between latents and decoder: one entry here for each kind, or in a package of somebody else.
+
+    vq, residual     the nearest rows of codebooks              lattok/nn/quantize.py
+    fsq              code(c) = digits of round(bound(W c))      Mentzer et al., 2024; every code exists from the start
+    none             c, or c + exp(s/2) * noise with KL(N(c, exp(s)) || N(0, 1)), Kingma & Welling, 2014; no codes
+
+A bottleneck is a module: `forward(latents, update, valid)` turns latents [B, p, d] into `Quantized` and counts only
+those of `valid` [B, p]; with `update=False` it learns nothing from them. `lookup(codes)` gives the vectors of codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lattok.nn.blocks import widened
+from lattok.nn.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
+from lattok.types import Quantized
+from lattok.utils import checks
+from lattok.utils.options import check_choices
+from lattok.utils.registry import Registry
+
+MOST_LEVELS = 8  # of one scalar
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """The codes, and how those learn that are vectors.
+
+    Attributes:
+        size: K, codes to choose from
+        update: "gradient" (paper) or "ema": moving averages
+        start: "uniform" in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
+        continuous_steps: training steps that pass latents through before the codebook starts
+        revive_below: a code is dead below this share of the mean use; 0 switches revival off
+        restart_every: steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
+    """
+
+    size: int = 16
+    update: Literal["gradient", "ema"] = "gradient"
+    start: Literal["uniform", "kmeans", "normal"] = "uniform"
+    continuous_steps: int = 0
+    revive_below: float = 0.0
+    restart_every: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self, "codebook")
+        checks.counts(2, codebook_size=self.size)
+        checks.whole(codebook_continuous_steps=self.continuous_steps, codebook_restart_every=self.restart_every)
+        if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
+            expected = "0 unless codebook_update=gradient and codebook_revive_below=0"
+            checks.fail("codebook_restart_every", expected, self.restart_every)
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """A kind of bottleneck.
+
+    Attributes:
+        name: The word for the option `quantizer`.
+        build: `build(dim, tokens, codebook, frozen, variational)` makes one of latents of `dim` numbers: `tokens` is
+            P, a `frozen` codebook is given (stage 1) rather than learned, `variational` asks for a loss "kl".
+        levels: A pair has one latent, whose P codes are levels; otherwise P latents of a code each.
+        vectors: Codes stand for rows that can be taken from another model's.
+        variational: It knows a loss "kl".
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    levels: bool = False
+    vectors: bool = False
+    variational: bool = False
+
+
+BOTTLENECKS: Registry[Bottleneck] = Registry("lattok.bottlenecks")
+
+
+def register_bottleneck(bottleneck: Bottleneck) -> Bottleneck:
+    """Make a kind known by its name, which is the option `quantizer`."""
+    return BOTTLENECKS.add(bottleneck.name, bottleneck)
+
+
+def _codebook(dim: int, levels: int, codebook: CodebookConfig, frozen: bool) -> VectorQuantizer:
+    quantizer = VectorQuantizer(
+        QuantizerConfig(
+            dim=dim,
+            size=codebook.size,
+            levels=levels,
+            update=codebook.update,
+            start="normal" if frozen else codebook.start,
+            continuous_steps=0 if frozen else codebook.continuous_steps,
+            revive_below=codebook.revive_below,
+            restart_every=codebook.restart_every,
+        )
+    )
+    quantizer.frozen = frozen
+    return quantizer
+
+
+class ScalarQuantizer(CodeUsage):
+    """`size` codes as a grid of a few scalars between two linear maps; nothing to start, nothing to revive."""
+
+    def __init__(self, dim: int, size: int):
+        super().__init__(size)
+        from vector_quantize_pytorch import FSQ  # slow to import
+
+        self.dim = dim
+        if size > MOST_CODES:
+            checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
+
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts those of `valid`."""
+        checks.size("latents", "channels", latents.shape[-1], self.dim)
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors, codes = self.grid(latents.float())
+        codes = codes.long()
+        if self.training and update:
+            self.remember(codes if valid is None else codes.masked_fill(~valid, -1))
+        return Quantized(vectors, codes, {})
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors [..., d] that codes [...] stand for."""
+        return self.grid.indices_to_codes(codes)
+
+
+class Continuous(nn.Module):
+    """Latents as they are; a `variational` one adds noise of a learned size in training, which limits what they say."""
+
+    def __init__(self, dim: int, variational: bool):
+        super().__init__()
+        self.log_variance = nn.Linear(dim, dim) if variational else None
+
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and no codes, int64 [B, 0]; there is nothing to update."""
+        codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
+        if self.log_variance is None:
+            return Quantized(latents, codes, {})
+        log_variance = widened(self.log_variance(latents)).clamp(-10, 10)
+        kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+        noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
+        return Quantized(latents + noise, codes, {"kl": kl})
+
+
+def grid_levels(size: int) -> list[int]:
+    """Find levels per scalar whose product is `size`: few scalars of at most 8 levels, unless a prime is larger.
+
+    >>> grid_levels(16), grid_levels(256), grid_levels(1000)
+    ([4, 4], [8, 8, 4], [8, 5, 5, 5])
+    """
+    factors, left, factor = [], size, 2
+    while left > 1:
+        while left % factor == 0:
+            factors.append(factor)
+            left //= factor
+        factor += 1
+    scalars = 1
+    while True:  # the fewest that hold all factors, each in the smallest level so far
+        levels = [1] * scalars
+        for prime in sorted(factors, reverse=True):
+            levels[levels.index(min(levels))] *= prime
+        if max(levels) <= max(MOST_LEVELS, *factors):
+            return sorted(levels, reverse=True)
+        scalars += 1
+
+
+def _vq(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, **_: Any) -> nn.Module:
+    return _codebook(dim, 1, codebook, frozen)
+
+
+def _residual(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, **_: Any) -> nn.Module:
+    return _codebook(dim, tokens, codebook, frozen)
+
+
+def _fsq(dim: int, tokens: int, codebook: CodebookConfig, **_: Any) -> nn.Module:
+    return ScalarQuantizer(dim, codebook.size)
+
+
+def _continuous(dim: int, variational: bool, **_: Any) -> nn.Module:
+    return Continuous(dim, variational)
+
+
+register_bottleneck(Bottleneck("vq", _vq, vectors=True))
+register_bottleneck(Bottleneck("residual", _residual, levels=True, vectors=True))
+register_bottleneck(Bottleneck("fsq", _fsq))
+register_bottleneck(Bottleneck("none", _continuous, variational=True))

@@ -1,0 +1,275 @@
+"""Latent action models of frame pairs that are trained here: an encoder, streams of latents, a decoder of what comes.
+
+    latents = Encoder(features(o_t), features(o_{t+stride}))       c in R^{P x d}
+    codes   = bottleneck(latents)                                  P codes of K
+    o^_{t+stride} = Decoder(o_t, codebook[codes])                  features, or pixels
+
+Streams: `control`, and next to it that of an environment. A family says what its encoder, heads and decoder are.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.image_lam.base import losses
+from lattok.image_lam.base.config import TrainedPairConfig
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.base.parts import Encoded, LatentStream
+from lattok.types import LatentActions, LossTerms, PairBatch
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.options import check_knows_data
+
+Learned = tuple[LossTerms, Encoded, Encoded | None]
+
+
+class TrainedPairModel(PairModel, ABC):
+    """A model of frame pairs with its decoder. What only training needs is its learner's: see `learner.py`."""
+
+    config: Any  # a TrainedPairConfig
+    features: FrozenFeatures
+    encoder: Any  # its `for_videos` returns the form that labels; `any_grid`: whether places of patches are a rule
+    pixels: FrozenFeatures | None  # how the decoder sees frames, where that is not as features
+
+    def __init__(self, config: TrainedPairConfig, features: FrozenFeatures | None = None):
+        super().__init__()
+        check_knows_data(config)
+        self.config = config
+        self.cameras, self.codebook_size = config.cameras, config.codebook_size
+        self.features = features or self.frozen_features(config)
+        self.pixels = self.new_pixels()
+        self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
+        frozen = config.streams == "control+env"
+        self.control = LatentStream(config, config.codebook_size, self.new_heads)
+        self.env: LatentStream | None = None
+        if self.streams == 2:
+            self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen)
+        self.decoder = self.new_decoder()
+        self.decoder.requires_grad_(self.decodes)  # several processes would wait for its gradients
+
+    @abstractmethod
+    def new_encoder(self, queries: int, places: int) -> nn.Module:
+        """Make the encoder of features [B, 2, N, D] to query tokens [B, queries, width]."""
+
+    @abstractmethod
+    def new_heads(self) -> list[nn.Module]:
+        """Make what turns query tokens into latents: one module for all, or one for each."""
+
+    @abstractmethod
+    def new_decoder(self) -> nn.Module:
+        """Make a decoder as this model has one, with fresh weights."""
+
+    def new_pixels(self) -> FrozenFeatures | None:
+        """Make what shows frames to the decoder in patches of pixels, where it predicts these."""
+        return None
+
+    @property
+    def decodes(self) -> bool:
+        """Tell whether a loss asks for what the decoder predicts; otherwise it stays as it is."""
+        return self.config.loss.prediction > 0
+
+    @classmethod
+    def frozen_features(cls, config: Any) -> FrozenFeatures:
+        """Build the frozen features that a configuration names, without their weights."""
+        return FrozenFeatures(config.features, *cls._sight(config), revision=config.features_revision)
+
+    @staticmethod
+    def _sight(config: TrainedPairConfig) -> tuple[Any, ...]:
+        """Return the size and normalisation in which the model looks at frames."""
+        return config.image_size, config.mean, config.std, config.interpolation
+
+    @property
+    def streams(self) -> int:
+        """Count the streams of latents."""
+        return 1 if self.config.streams == "control" else 2
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the frozen features, unless the artefact holds them."""
+        super().opened(config, folder, backbone)
+        features = cls.frozen_features(config)
+        return config, {} if features.held else {"features": features}
+
+    @property
+    def base_model(self) -> str | None:
+        """Return the Hub id of its features' network."""
+        found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
+        return found[1] if found and not Path(found[1]).exists() else None
+
+    def summary(self) -> str:
+        c = self.config
+        blocks = f"{c.encoder.depth} + {c.decoder.depth} blocks of width {c.width}"
+        return f"{super().summary()}, {blocks}, features {c.features}"
+
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of a layer: all tokens, each as wide as the model."""
+        tokens = len(self.cameras) * self.features.count + self.config.tokens * self.streams
+        return tokens * self.config.width
+
+    def video_encoder(self) -> VideoEncoder:
+        """Return torch's encoder in float32."""
+        return torch_encoder(self.frame_features, self.encoder.for_videos())
+
+    def fresh(self, config: TrainedPairConfig | None = None) -> Self:
+        """Make a model of the same or another configuration with random weights; the frozen features are shared."""
+        made = type(self)(config or self.config)
+        made.features = self.features
+        return made
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Values) -> LatentActions:
+        """Turn frame pairs as normalised pixels [B, 2, 3, H, W], of several cameras [B, 2, V, 3, H, W], into
+        `LatentActions`: `encode` without resizing frames to the model's size and normalising them.
+
+        Arrays in, arrays out.
+        """
+        given, pixels = pixels, as_tensor("pixels", pixels)
+        if pixels.ndim == 5 and len(self.cameras) == 1:
+            pixels = pixels[:, :, None]
+        checks.rank("pixels", pixels, "B 2 V 3 H W")
+        side, views = self.features.image_size, len(self.cameras)
+        if pixels.shape[1:] != (2, views, 3, side, side) or not pixels.is_floating_point():
+            expected = f"normalised floats of shape [B, 2, {views}, 3, {side}, {side}]"
+            hint = "encode takes uint8 frames of any size."
+            checks.fail("pixels", expected, f"{pixels.dtype} of shape {list(pixels.shape)}", hint)
+        patches = self.features.of_pixels(pixels.to(self.features.mean).flatten(0, 2).movedim(1, -1))
+        return like(given, self.encode_features(patches.reshape(len(pixels), 2, -1, self.features.dim)))
+
+    @torch.no_grad()
+    def encode_features(self, features: Values) -> LatentActions:
+        """Turn precomputed features [B, 2, V*N, D] into `LatentActions`."""
+        return self._encoded(features)
+
+    def _encoded(self, features: Values, text: Tensor | None = None, text_mask: Tensor | None = None) -> LatentActions:
+        given, features = features, as_tensor("features", features)
+        checks.rank("features", features, "B 2 N D")
+        checks.size("features", "frames per sample", features.shape[1], 2)
+        checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
+        if not self.encoder.any_grid:
+            places = len(self.cameras) * self.features.count
+            checks.size("features", "patches, whose places were learned", features.shape[2], places)
+        with self._inference():
+            told = self._told(len(features), text, text_mask)
+            return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **told)))
+
+    def _told(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+        """Return what else encoder and decoder are told of a batch; nothing, but in a stage-1 model."""
+        if text is not None:
+            raise checks.LattokError(f"`text` {list(text.shape)} was given, but this model does not read instructions.")
+        return {}
+
+    def from_tokens(self, tokens: Tensor) -> LatentActions:
+        """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
+        control, env = self._quantized(tokens)
+        return self.control.public(control, self.env.public(env) if self.env and env else None)
+
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
+        return self.frame_features(frames)
+
+    def features_of(self, targets: Tensor) -> Tensor:
+        """Turn what the decoder predicts [B, V*N, D] into features, as `frame_features` gives them."""
+        return targets
+
+    def forward(self, batch: PairBatch) -> LossTerms:
+        """Return the loss terms of a batch that need no head of a learner; `config.loss_weights` weights them."""
+        return self.learn(batch)[0]
+
+    def learn(self, batch: PairBatch, perceptual: nn.Module | None = None) -> Learned:
+        """Return the loss terms of a batch, and what its pairs became in both streams, with gradients.
+
+        Of each sample all pairs that training makes, the first frame with each later one before others. `perceptual`
+        compares images, where the model predicts these.
+        """
+        if not isinstance(batch, PairBatch):
+            hint = "Call lam.encode(frames) for latent actions, lam.predict(features, latents) for what comes next."
+            checks.fail("batch", "a PairBatch to train on", type(batch).__name__, hint)
+        features = self.frame_features(batch.frames) if batch.features is None else batch.features.float()
+        pairs = self.pairs_of(features.shape[1])
+        both = of_pairs(features, pairs)  # (b pairs) 2 n d
+        told = self._told(len(features), batch.text, batch.text_mask)
+        told = {name: each.repeated(len(pairs)) for name, each in told.items()}
+        valid = None if batch.valid is None else batch.valid.repeat_interleave(len(pairs), 0)
+        control, env = self._quantized(self.encoder(both, **told), valid)
+        vectors = [stream.vectors for stream in (control, env) if stream is not None]
+        terms = dict(control.losses) | self.predictions(batch, pairs, both, vectors, told, perceptual)
+        terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
+        if self.config.loss.decorrelation > 0:
+            terms["decorrelation"] = losses.decorrelation(control.latents)
+        if self.config.loss.additivity > 0 and len(pairs) > 1:
+            terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
+        return terms, control, env
+
+    def predictions(
+        self,
+        batch: PairBatch,
+        pairs: Sequence[Sequence[int]],
+        features: Tensor,
+        vectors: Sequence[Tensor],
+        told: Mapping[str, Any],
+        perceptual: nn.Module | None,
+    ) -> LossTerms:
+        """Return the terms of what the decoder predicts, of features [B * pairs, 2, N, D] and latents' vectors."""
+        if not self.config.loss.prediction:
+            return {}
+        return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **told), features[:, 1])}
+
+    def new_perceptual(self) -> nn.Module | None:
+        """Open what compares predicted images, where a loss asks for that."""
+        return None
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict what the decoder does of the later frame [B, N, D] from that of the current one [B, N, D] and
+        quantized latent actions: features, or pixels in patches, as `frame_targets` gives them.
+        """
+        return self._predicted(features, latents)
+
+    def _predicted(
+        self, features: Tensor, latents: LatentActions, text: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        vectors = [stream.quantized for stream in (latents, latents.env) if stream is not None]
+        return self.decoder(features, *vectors, **self._told(len(features), text, mask))
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out frozen features that the config names."""
+        tensors = self.state_dict()
+        return tensors if self.features.held else {k: v for k, v in tensors.items() if not k.startswith("features.")}
+
+    def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
+        """Split query tokens [B, queries, width] into control and environment streams."""
+        count = self.config.tokens
+        control = self.control(tokens[:, :count], valid=valid)
+        if self.env is None:
+            return control, None
+        return control, self.env(tokens[:, count:], update=self.config.streams == "joint", valid=valid)
+
+    def pairs_of(self, frames: int) -> list[list[int]]:
+        """List the frames (i, j) that training makes latent actions of, the labelled pair first.
+
+        Further futures are reached from the first frame; additivity also needs the steps between them. Samples of two
+        frames are pairs and no more.
+        """
+        last = 1 + len(self.config.extra_strides)
+        if frames == 2:
+            return [[0, 1]]
+        checks.size("frames", "frames per sample", frames, 1 + last)
+        pairs = [[0, later] for later in range(1, last + 1)]
+        steps = [[now, now + 1] for now in range(1, last)]
+        return pairs + steps if self.config.loss.additivity > 0 else pairs
+
+
+def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """Put the frames [B, F, ...] of each pair together: [B * pairs, 2, ...]. A list as an index would go to the GPU."""
+    chosen = torch.stack([frames[:, i] for pair in pairs for i in pair], 1)
+    return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)

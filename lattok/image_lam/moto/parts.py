@@ -1,0 +1,156 @@
+"""Parts of Moto's and LARA's model: image encoder, encoder in one sequence, decoder of patches; places are learned.
+
+    tokens  = Encoder([queries, f(o_t), separator, f(o_{t+stride})])      the first P of them
+    patches = Decoder(patches(o_t), latents)                              o_{t+stride}, in patches
+
+Everything starts as ViT does: matrices and places with deviation 0.02, biases from zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
+from lattok.image_lam.moto.config import ImageEncoderConfig, MotoLAMConfig, PatchDecoderConfig
+from lattok.nn.blocks import PreNormBlock
+
+DEVIATION = 0.02
+EPSILON = 1e-12  # of every norm, as published
+
+
+def _learned(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=DEVIATION))
+
+
+def _start(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=DEVIATION)
+        nn.init.zeros_(module.bias)
+
+
+def _blocks(width: int, heads: int, hidden: int, depth: int, dropout: float = 0.0) -> nn.ModuleList:
+    return nn.ModuleList(PreNormBlock(width, heads, dropout, hidden, bias=True, eps=EPSILON) for _ in range(depth))
+
+
+class HeldViT(nn.Module):
+    """ViT-MAE's encoder with weights of its own, random until a checkpoint fills them; all patches, in their order."""
+
+    num_prefix_tokens = 1
+
+    def __init__(self, config: ImageEncoderConfig, image_size: int):
+        super().__init__()
+        width, patch, hidden = config.width, config.patch, config.hidden
+        self.patch_size, self.num_features = patch, width
+        self.patch_up = nn.Linear(3 * patch**2, width)
+        self.first = nn.Parameter(torch.randn(width) * 0.02)
+        self.places = nn.Parameter(torch.randn(1 + (image_size // patch) ** 2, width) * 0.02)
+        self.blocks = _blocks(width, config.heads, hidden, config.depth)
+        self.norm = nn.LayerNorm(width, EPSILON)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn [n, 3, H, W] into class token and patches [n, 1 + N, D]."""
+        size = {"p": self.patch_size, "q": self.patch_size}
+        patches = self.patch_up(rearrange(pixels, "n c (y p) (x q) -> n (y x) (c p q)", **size))
+        x = torch.cat([self.first.expand(len(pixels), 1, -1), patches], 1) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SequenceEncoder(nn.Module):
+    """Queries, the first frame, a separator and the later frame, which all look at each other."""
+
+    any_grid = False  # the places of patches are learned
+
+    def __init__(self, config: MotoLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        width = config.width
+        self.project = nn.Linear(feature_dim, width)
+        self.queries = nn.Parameter(torch.randn(queries, width) * DEVIATION)
+        self.separator = _learned(width)
+        self.places = _learned(queries + 2 * places + 1, width)
+        self.types = _learned(config.encoder.frame_types, width)  # the last one is that of the later frame
+        self.blocks = _blocks(width, config.heads, config.encoder.hidden, config.encoder.depth, config.dropout)
+        self.norm = nn.LayerNorm(width, EPSILON)
+        self.apply(_start)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
+        x = self.sequence(*self.project(features).unbind(1))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, : len(self.queries)])
+
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        """Return the form that labels videos: see `base/labelling.py`."""
+        return SequencePairEncoder(self, dtype)
+
+    def sequence(self, now: Tensor, later: Tensor) -> Tensor:
+        """Put projected frames [B, N, width] between and after the learned tokens: [B, queries + 2 N + 1, width]."""
+        learned = [part.expand(len(now), -1, -1) for part in (self.queries, self.separator[None])]
+        x = torch.cat([learned[0], now, learned[1], later], 1) + self.places
+        first = x.shape[1] - later.shape[1]
+        return torch.cat([x[:, :first] + self.types[0], x[:, first:] + self.types[-1]], 1)
+
+
+class SequencePairEncoder(FlatPairEncoder):
+    """A `SequenceEncoder`; of a frame it holds the projected features."""
+
+    def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
+        super().__init__(encoder, dtype)
+        learned, width = self.places.shape
+        nothing = self.places.new_zeros(1, (learned - len(self.queries) - 1) // 2, width)
+        table = encoder.sequence(nothing, nothing)[0].detach()  # what is the same for all pairs
+        count = nothing.shape[1]
+        self.first, self.now, self.middle, self.later = table.split([len(self.queries), count, 1, count])
+
+    def frames(self, features: Tensor) -> Tensor:
+        return self.project(features).float()
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        first, middle = (part.expand(len(now), -1, -1) for part in (self.first, self.middle))
+        return torch.cat([first, now + self.now, middle, later + self.later], 1)
+
+
+class PatchDecoder(nn.Module):
+    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's.
+
+    With `conditioning` "pool" one map of all latents is added to every patch; with "tokens" they stand before them.
+    With `mask_tokens` the patches are predicted in the place of so many learned tokens after those of the first frame.
+    """
+
+    def __init__(self, config: MotoLAMConfig, decoder: PatchDecoderConfig, streams: int, patch_dim: int, places: int):
+        super().__init__()
+        width, heads, d = decoder.width or config.width, decoder.heads or config.heads, config.latent_dim
+        latents, self.predict_change = streams * config.positions, decoder.predict_change
+        self.patch_up = nn.Linear(patch_dim, width)
+        self.pool = nn.Linear(latents * width, width) if decoder.conditioning == "pool" else None
+        self.mask = nn.Parameter(torch.zeros(width)) if decoder.mask_tokens else None
+        before = 0 if self.pool is not None else latents
+        self.places = _learned(before + places * (1 if self.mask is None else 2), width)
+        self.blocks = _blocks(width, heads, decoder.hidden, decoder.depth, config.dropout)
+        self.norm = nn.LayerNorm(width, EPSILON)
+        self.out = nn.Linear(width, patch_dim)
+        self.apply(_start)
+        self.latent_up = nn.ModuleList(
+            nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, width)) for _ in range(streams)
+        )
+        if decoder.predict_change:  # start as "nothing changes", the best constant guess
+            nn.init.zeros_(self.out.weight)
+
+    def forward(self, patches: Tensor, *vectors: Tensor) -> Tensor:
+        latents = torch.cat([up(stream) for up, stream in zip(self.latent_up, vectors, strict=True)], 1)
+        x = self.patch_up(patches)
+        if self.mask is not None:
+            x = torch.cat([x, self.mask.expand_as(x)], 1)
+        x = torch.cat([latents, x], 1) if self.pool is None else x + self.pool(latents.flatten(1))[:, None]
+        x = x + self.places
+        for block in self.blocks:
+            x = block(x)
+        end = len(self.places)
+        predicted = self.out(self.norm(x[:, end - patches.shape[1] : end]))
+        return patches + predicted if self.predict_change else predicted

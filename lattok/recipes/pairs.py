@@ -1,0 +1,271 @@
+"""Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from lattok.data import RobotDataset, camera_keys
+from lattok.data.content import Content
+from lattok.data.schema import short_name
+from lattok.evaluation.evidence.split import training_entries
+from lattok.image_lam import PairLearner, TrainedPairModel
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.features import known_scaling
+from lattok.recipes import earlier
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
+from lattok.recipes.pair_data import frames_or_features, gaps_in_frames, read_pairs
+from lattok.recipes.run_folder import Model, agree, finish, first_process
+from lattok.samples.batches import Instructions, PairBatches
+from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
+from lattok.samples.windows import FramePairs
+from lattok.training import LoopOptions, fit
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.options import flat
+
+WARM_UP = "codebook_continuous_steps"
+SMALL: Mapping[str, Any] = {  # for one GPU
+    "width": 384,
+    "heads": 6,
+    "encoder_depth": 6,
+    "decoder_depth": 6,
+    "steps": 30_000,
+    "batch_size": 64,
+    "lr": 3e-4,
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "weight_decay": 0.01,
+    "log_every": 100,
+}
+TINY: Mapping[str, Any] = {  # for two cores
+    "image_size": 64,
+    "interpolation": "bilinear",  # bicubic keeps fine detail that nothing predicts
+    "stride": "0.2s",
+    "latent_dim": 64,
+    "width": 64,
+    "heads": 4,
+    "encoder_depth": 2,
+    "decoder_depth": 2,
+    "steps": 1200,
+    "batch_size": 32,
+    "lr": 2e-3,
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "weight_decay": 0.01,
+    "labelled_per_batch": 8,
+    "threads": 1,  # more are little faster, much slower where others work too, and other weights
+}
+
+
+@dataclass(frozen=True)
+class PairOptions(ImageOptions, MixOptions):
+    """What is read from the dataset, which actions may supervise, and which earlier model is gone on with.
+
+    Attributes:
+        camera_count: where `cameras` names none: the first so many of the dataset; 0: all
+        labelled_fraction: share of the pairs whose actions supervise
+        action_episodes: episodes whose actions are known, and so share out labels (default: all)
+        labelled: or "episodes": whole episodes, for people who have only some labelled ones
+        labelled_per_batch: extra labelled pairs in every batch, beyond those drawn by chance
+        init: model to fine-tune, a folder or a Hub id; its architecture stays
+        feature_cache: folder that keeps frozen features for all runs; left out: computed at each step
+        feature_cache_dtype: "float16" takes half the room; training then differs in the last digits
+    """
+
+    camera_count: int = 0
+    labelled_fraction: float = 0.05
+    action_episodes: str | None = None
+    labelled: str = "pairs"
+    labelled_per_batch: int = 0
+    init: str | None = None
+    feature_cache: str | None = None
+    feature_cache_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.cache()
+        checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
+        if self.feature_cache is not None and self.augmentation.changes:
+            hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
+            raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
+
+    def cache(self) -> FeatureCache:
+        """Tell where frozen features are kept, if `feature_cache` names a folder."""
+        folder = Path(self.feature_cache or "").expanduser()
+        return FeatureCache(folder, self.feature_cache_dtype)
+
+
+@dataclass(frozen=True)
+class PairRecipe(Recipe[Model]):
+    """Train a latent action model of frame pairs; a subclass says of which family, and what it has besides."""
+
+    lam: ClassVar[type[TrainedPairModel]]
+    learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
+    looks = True
+    data: PairOptions = field(default_factory=PairOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+
+    def __post_init__(self) -> None:
+        processes, chosen = int(os.environ.get("WORLD_SIZE", "1")), flat(self.model)
+        if chosen["latent_norm"] == "batch" and self.loop.batch_size < 2 * processes:
+            checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
+        kind = BOTTLENECKS.get(chosen["quantizer"])
+        if self.data.init is None and kind is not None and kind.vectors:  # that of `init` has started
+            check_warm_up(WARM_UP, chosen[WARM_UP], self.loop.steps)
+        weights = {name: chosen[f"loss_{name}"] for name in self.learned_from}
+        if self.data.labelled_fraction == 0:
+            weights["action"] = 0.0
+        if not any(weights.values()):
+            expected = "more than 0 where neither actions (labelled_fraction, loss_action) nor flow supervise"
+            checks.fail("loss_prediction", expected, "0", "Nothing would be learned.")
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options, with what follows from earlier models between the two.
+
+        The presets' continuous warm-up is at most a third of the run: a codebook has to be learned after it.
+        """
+        options = cls.settled(preset, given)
+        warm, steps = options.get(WARM_UP, 0), options.get("steps", LoopOptions.steps)
+        if WARM_UP in given or given.get("init") is not None or warm <= steps // 3:
+            return options
+        return {**options, WARM_UP: steps // 3}
+
+    @classmethod
+    def settled(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options, with those of an earlier model where one goes on."""
+        init = given.get("init")
+        return {**preset, **given} if init is None else earlier.continued(cls.lam, init, preset, {}, given)
+
+    def train(self, resume: bool = False, resume_command: str = "") -> Model:
+        """Train as every recipe does; the heads that only training needs are not saved."""
+        out, data = self.folder(resume), self.data
+        usual = max(self.presets[name].get(WARM_UP, 0) for name in self.preset.split("+"))
+        if not resume and first_process() and (warm := flat(self.model)[WARM_UP]) == self.loop.steps // 3 < usual:
+            said = f"latents stay continuous for {warm} steps, a third of the run, instead of {usual} ({WARM_UP})"
+            print(f"note: {said}", file=sys.stderr)
+        sources = self.open()
+        datasets = [source.dataset for source in sources]
+        before = self.earlier()
+        words = self.words(datasets, before)
+        cameras = self._cameras(datasets[0], before)
+        torch.manual_seed(self.loop.seed)
+        learner = PairLearner(self._model(cameras, before, words))
+        model: Any = learner.lam
+        self.take_over(model, before)
+        for dataset in datasets:  # before anything is written
+            gaps_in_frames(model.config, dataset.fps)
+        views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
+        labelled = self._with_actions(datasets)
+        with self.begin(resume, sources, self.inputs(before), resume_command) as contents:
+            model.features.load()
+            named = zip(datasets, views, strict=True)
+            parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
+            weights = [source.weight for source in sources]
+            memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
+            pairs = MixedPairs(parts, weights) if data.mix else parts[0]
+            attach_action_head(learner, pairs)
+            learner.open_perceptual()
+            size, seed = self.loop.batch_size, self.loop.seed
+            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
+            model.trained_on = self._history(contents, sources, batches.samples, before)
+            weights = model.config.loss_weights
+            fit(learner, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.trained_on |= batches.record()
+            agree(model)
+            return finish({"": model}, out)[""]
+
+    def earlier(self) -> Any:
+        """Return the model that this one is built on, with its weights."""
+        return None if self.data.init is None else self.lam.from_pretrained(self.data.init)
+
+    def take_over(self, model: Any, before: Any) -> None:
+        """Give the model what it has from an earlier one."""
+        if before is None:
+            return
+        model.features = before.features  # the same ones, loaded already
+        if self.data.init is not None:
+            model.load_tensors(before.saved_tensors(), self.data.init)
+
+    def words(self, datasets: Sequence[RobotDataset], before: Any) -> Instructions | None:
+        """Return vectors of the datasets' instructions, where the model reads them."""
+        return None
+
+    def inputs(self, before: Any) -> dict[str, str]:
+        """Hash what the run depends on besides dataset and options."""
+        return {} if self.data.init is None else {"init": before.describe()["weights_sha256"]}
+
+    def _cameras(self, dataset: RobotDataset, before: Any) -> tuple[str, ...]:
+        """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all, or
+        the first `camera_count`."""
+        asked, count = self.data.cameras, self.data.camera_count
+        if before is None or self.data.init is None:
+            return camera_keys(dataset, asked)[: count if asked is None and count else None]
+        if asked is None and set(before.cameras) <= set(dataset.cameras):
+            asked = before.cameras
+        cameras = camera_keys(dataset, asked)
+        short = ", ".join(map(short_name, cameras))
+        if len(cameras) != len(before.cameras):
+            expected = f"{len(before.cameras)}, as many as the model in init has"
+            checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
+        return cameras
+
+    def _model(self, cameras: tuple[str, ...], before: Any, words: Instructions | None) -> TrainedPairModel:
+        """Return a model with fresh weights, for these cameras and words."""
+        config = self.config(cameras=cameras)
+        if before is None:  # mean and deviation of the pixels are those that the features know
+            mean, std = known_scaling(config.features, config.image_size, config.features_revision)
+        else:
+            mean, std = before.config.mean, before.config.std
+        return self.lam(replace(config, mean=mean, std=std, **self.widths(before, words)))
+
+    def widths(self, before: Any, words: Instructions | None) -> dict[str, int]:
+        """Return fields of the configuration that the instructions' vectors decide."""
+        return {}
+
+    def _with_actions(self, datasets: Sequence[RobotDataset]) -> list[RobotDataset]:
+        """Return the datasets whose actions may supervise, which have the same dimensions; of a mixture not all."""
+        key = self.data.action_key
+        if self.data.labelled_fraction == 0:
+            return []
+        found = [
+            dataset for dataset in datasets if key in dataset.features or (self.data.mix and has_actions(dataset, key))
+        ]
+        if not found:
+            whose = ", ".join(dataset.name for dataset in datasets)
+            expected = f"a column of {whose}, or labelled_fraction=0 for video without actions"
+            checks.fail("action_key", expected, repr(key))
+        if self.data.mix:
+            same_actions(found, key)
+        return found
+
+    def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
+        """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
+        data = self.data
+        history = self.trained_on(sources, samples, contents)
+        labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
+        history["labels"] = labels if data.action_episodes is None else labels | {"episodes": data.action_episodes}
+        if before is not None:
+            history["init" if data.init is not None else "env_codebook"] = before.describe()
+            now = training_entries(history)
+            others = [entry for entry in training_entries(before.trained_on) if entry not in now]
+            history |= {"earlier": others} if others else {}
+        return history
+
+
+def attach_action_head(learner: PairLearner[Any], pairs: FramePairs | MixedPairs) -> None:
+    """Attach a head for the labelled actions; those of a mixture come normalised, each dataset by its statistics."""
+    if not pairs.labelled.any():
+        return
+    if isinstance(pairs, FramePairs):
+        learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
+    else:
+        learner.attach_action_head(torch.zeros(1, pairs.action_dim))
