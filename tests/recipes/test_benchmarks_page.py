@@ -114,7 +114,7 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
 
     for robot in ("libero", "robotwin", "robot"):  # appendix A: no action supervision is missing, nothing is held out
         lam, tokenizer = trained[f"runs/{robot}/lam"], trained[f"runs/{robot}/tokenizer"]
-        assert (lam.model.action_target, lam.model.stride, lam.data.labelled_fraction) == ("first", "32", 0.05)
+        assert (lam.model.action.target, lam.model.stride, lam.data.labelled_fraction) == ("first", "32", 0.05)
         assert (lam.data.episodes, tokenizer.data.episodes, tokenizer.loop.steps) == ("0:", "0:", 50_000)
 
 

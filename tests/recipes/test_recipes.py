@@ -16,6 +16,7 @@ from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
+from lattok.utils.options import flat
 from tests.recipes.policies import with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
@@ -68,7 +69,7 @@ def test_paper_presets_hold_the_papers_numbers():
     assert (lam.loss.action, lam.loss.commitment) == (1.0, 0.25)
     full = ImageLAMRecipe.from_preset("d", "o", "full+p2t")
     assert full.data.labelled_fraction == 0.05
-    assert (lam.codebook.start, lam.encoder.query_start, full.model.action_target) == ("uniform", "uniform", "first")
+    assert (lam.codebook.start, lam.encoder.query_start, full.model.action.target) == ("uniform", "uniform", "first")
     for robot in ("libero", "robotwin", "jaka"):  # A.1 and D.2 say nothing of one that they do not say of all
         assert ImageLAMRecipe.from_preset("d", "o", robot).options() == full.options()
 
@@ -79,7 +80,7 @@ def test_the_full_preset_trains_as_published():
     changes = made.data.augmentation
     assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
     head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5}
-    assert vars(made.model).items() >= head.items()
+    assert flat(made.model).items() >= head.items()
     assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
     with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
         ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")
@@ -291,7 +292,7 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
     """The preset's warm-up is for its own length: a run that is shorter than that would end without a codebook."""
 
     def warm(steps: int, preset: str = "tiny+robust", **options) -> int:
-        return ImageLAMRecipe.from_preset("d", "o", preset, steps=steps, **options).model.codebook_continuous_steps
+        return ImageLAMRecipe.from_preset("d", "o", preset, steps=steps, **options).model.codebook.continuous_steps
 
     assert [warm(steps) for steps in (1200, 900, 200, 2)] == [300, 300, 66, 0]
     assert warm(200, codebook_continuous_steps=100) == 100  # as was asked for
@@ -306,4 +307,4 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
     model = lattok.train(recipe)
     assert "note: latents stay continuous for 2 steps, a third of the run, instead of 300" in capsys.readouterr().err
     assert all(quantizer.started for quantizer in model.modules() if isinstance(quantizer, VectorQuantizer))
-    assert recipe.stored(tmp_path / "lam").model.codebook_continuous_steps == 2
+    assert recipe.stored(tmp_path / "lam").model.codebook.continuous_steps == 2

@@ -50,7 +50,7 @@ class FeaturesConfig:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class ClipDecoderConfig:
     """What draws the last frame and the actions of a clip from its latents.
 
     Attributes:
@@ -141,7 +141,7 @@ class ClipLAMConfig(NormalizedActions):
     prompt: str = PROMPT
     backbone: BackboneConfig = field(default_factory=_BACKBONE, metadata=GROUP)
     features: FeaturesConfig = field(default_factory=FeaturesConfig, metadata=GROUP)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig, metadata=GROUP)
+    decoder: ClipDecoderConfig = field(default_factory=ClipDecoderConfig, metadata=GROUP)
     frame_weight: float = 1.0
     action_weight: float = 1.0
     separation_weight: float = 0.0
