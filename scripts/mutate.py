@@ -85,11 +85,9 @@ TESTS = {  # where not the mirror alone
     "lattok/samples/frames.py": (
         "tests/samples/test_windows.py",
         "tests/samples/test_stream.py",
-        "tests/samples/test_shared.py",
         "tests/samples/test_frames.py",
     ),
-    "lattok/samples/lanes.py": ("tests/samples/test_stream.py",),
-    "lattok/samples/order.py": ("tests/samples/test_batches.py",),
+    "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",

@@ -25,7 +25,7 @@ from benchmarks.closed_loop.plan import POLICY, STARTS, WORLD
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality.lam_runs import dataset, figures, untrained
 from lattok.image_lam import PairLearner
-from lattok.samples import lanes, order, stream
+from lattok.samples import order, stream
 from lattok.samples.batches import PairBatches
 from lattok.training import fit
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    order.LANES = lanes.LANES = stream.LANES = args.lanes
+    order.LANES = stream.LANES = args.lanes
     hows = {f"streamed, {args.lanes} lanes": True, "kept": False}
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for seed in args.seeds:

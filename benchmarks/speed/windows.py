@@ -36,7 +36,7 @@ from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
-from lattok.samples import windows as frame_store
+from lattok.samples import frames as frame_store
 from lattok.samples.batches import PairBatches
 
 STRIDE, BATCH, SIZE = 16, 32, 64

@@ -13,9 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lattok.nn.flow import draw_flow
 from lattok.samples.augment import Augmentation, augment_alike, draw
-from lattok.samples.lanes import order_of
 from lattok.samples.mixture import MixedPairs
-from lattok.samples.order import Batches
+from lattok.samples.order import Batches, order_of
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import FrameStream
 from lattok.samples.windows import FramePairs
@@ -144,8 +143,8 @@ class PolicyBatches(FrameBatches):
         batch = samples.batch(own, frames)
         if samples.labelled is not None:
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
-        if samples.told is not None:
-            batch = batch._replace(told=samples.told[rows].sum() / shares)
+        if samples.has_subtask is not None:
+            batch = batch._replace(with_subtask=samples.has_subtask[rows].sum() / shares)
         if not samples.acted.all():
             batch = batch._replace(acted=samples.acted[rows].sum() / shares)
         if samples.reach.shape[1]:

@@ -1,25 +1,29 @@
 """Frames of the episodes that are learned from: all at once, kept, or those of some rows, read when they are needed.
 
-Rows count the frames of the chosen episodes, one episode after the other.
+Rows count the frames of the chosen episodes, one episode after the other. Training processes of one machine can have
+all frames in common: each decodes a part, and they take memory once. That memory has no name in any folder, and ends
+with the last process, however that ends (Linux's memfd).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import secrets
+import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch.distributed as dist
 
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
-from lattok.samples.shared import together
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -29,7 +33,7 @@ from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 AHEAD = 2**28  # bytes of frames decoded before their turn
 DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
-
+CAN_SHARE = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 Decoded = tuple[np.ndarray, np.ndarray, dict[int, LattokError]]  # values [n, ...], sound [n] bool, errors by episode
 
@@ -155,10 +159,10 @@ class FrameReader(Reader):
         return store
 
     def _shared(self, progress: Progress | None) -> np.ndarray:
-        with together((len(self), *self.shape)) as found:
-            mine = range(found.index, len(self.episodes), found.count)
-            self._fill(found.array, mine, max(1, cores() // found.count), progress)
-        return found.array
+        with shared_array((len(self), *self.shape)) as (array, index, count):
+            mine = range(index, len(self.episodes), count)
+            self._fill(array, mine, max(1, cores() // count), progress)
+        return array
 
     def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
         """Decode some of the episodes into their places."""
@@ -247,3 +251,62 @@ def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarra
         if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at the first page
             os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+
+
+class _Memory(NamedTuple):
+    """Memory that a process offers to the others."""
+
+    host: str
+    pid: int
+    file: int
+    name: str
+
+
+def all_gather(mine: Any) -> Sequence[Any]:
+    """Return the objects that all processes give, by rank; one process has its own."""
+    if not dist.is_initialized():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+@contextmanager
+def shared_array(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Yield an array uint8 of `shape` for all training processes of this machine, of which each fills a part.
+
+    With it come the number of this process and how many there are. At the end they wait for each other. Where memory
+    cannot be shared each process has an array of its own. A `LattokError` in one process is one in all.
+    """
+    file, name = -1, f"lattok-{secrets.token_hex(8)}"
+    if CAN_SHARE and dist.is_initialized():
+        file = os.memfd_create(name)
+        os.ftruncate(file, math.prod(shape))  # takes no memory yet
+    try:
+        offers = all_gather(_Memory(socket.gethostname(), os.getpid(), file, name))
+        here = [offer for offer in offers if offer.host == socket.gethostname()]
+        shared = _mapped(here[0], shape) if len(here) > 1 else None
+        if not all(all_gather(shared is not None)):
+            shared, here = None, [offer for offer in here if offer.pid == os.getpid()]
+    finally:
+        if file >= 0:
+            os.close(file)
+    array = np.empty(shape, dtype=np.uint8) if shared is None else shared
+    error = None
+    try:
+        yield array, [offer.pid for offer in here].index(os.getpid()), len(here)
+    except LattokError as mine:
+        error = mine
+    for one in all_gather(error and str(error)):
+        if one is not None:
+            raise error or LattokError(one)
+
+
+def _mapped(offer: _Memory, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Map the memory of a process, which may be this one; None where it is out of reach."""
+    path = f"/proc/{offer.pid}/fd/{offer.file}"
+    with suppress(OSError):
+        if offer.name in os.readlink(path):  # in a container of its own the number may be that of another process
+            with open(path, "r+b") as file:
+                return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    return None

@@ -8,15 +8,28 @@ exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least 
 them, 1 for four. Neither depends on the batch size, the processes or the machine.
 
 Draws of data that the shuffle window holds are shuffled passes over all of it (`Passes`), and a batch is sorted by
-dataset. Draws of larger data go through `lanes`, and each lane is a mixture by itself.
+dataset. Draws of larger data go through lanes (`Lanes`), each of which is a mixture by itself, so that few episodes are
+needed at a time:
+
+    pass k        clips (runs of samples of an episode, at most CLIP) in a shuffled order, cut into LANES equal parts
+    lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
+    sample g      the next one of lane g mod LANES
+
+Files that are fetched from the Hub are shuffled and put into groups of FILES. The clips of each group are cut into
+LANES equal parts, and a lane goes through its part of one group after the other. The first groups of all are smaller,
+so that training need not wait for many files.
+
+Everything follows from (seed, k, l): no process needs to know what was drawn before, and where the number of processes
+divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -24,11 +37,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.samples.frames import Samples
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
 LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
-MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
+CLIP = 256  # samples: seeking costs little beside decoding so many
+FILES = 16  # of the Hub that are needed at a time, of each camera; twice as many where one group ends
+FIRST = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
+MAX_BATCH = 2**16  # samples of a batch, where the data has fewer
 
 
 class Window(NamedTuple):
@@ -39,7 +56,7 @@ class Window(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Return the number of the first draw after it."""
+        """Number of the first draw after it."""
         return self.first + len(self.samples)
 
     def __contains__(self, draw: object) -> bool:
@@ -97,24 +114,108 @@ class Passes:
         return self._samples[torch.randperm(len(self), generator=generator).numpy()]
 
 
-def check_batch_size(batch_size: int, size: int) -> None:
-    """A batch may hold samples more than once, but not beyond reason: drawing it would never end."""
-    if batch_size > max(size, MOST_DRAWN):
-        checks.fail("batch_size", f"at most {max(size, MOST_DRAWN)} for {size} samples", batch_size)
+class Lanes:
+    """The order of the samples of one dataset."""
+
+    def __init__(
+        self, samples: np.ndarray, episode_of: np.ndarray, window: int, seed: int, file_of: np.ndarray | None = None
+    ):
+        """Order `samples` [n], ascending numbers that lie together by `episode_of` [n].
+
+        Of fewer than there are lanes each comes several times in a pass. `file_of` [n] numbers the files from 0, where
+        these are fetched.
+        """
+        checks.counts(window=window, samples=len(samples))
+        times = -(-LANES // len(samples))
+        samples, episode_of = samples.repeat(times), episode_of.repeat(times)
+        self._all, self.window_size, self.seed = samples, window, seed
+        borders = np.flatnonzero(np.diff(episode_of, prepend=episode_of[0] - 1, append=episode_of[-1] + 1))
+        lengths = np.diff(borders)
+        pieces = -(-lengths // min(window, CLIP))  # of each episode, as equal as can be
+        episode = np.repeat(np.arange(len(lengths)), pieces)
+        number = np.arange(len(episode)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self._starts = borders[episode] + number * lengths[episode] // pieces[episode]
+        self._lengths = np.diff(self._starts, append=len(samples))
+        self._file_of = None if file_of is None else file_of.repeat(times)[self._starts]  # [clips]
+        self._pass = lru_cache(2)(self._new_pass)
+        self._borders = lru_cache(2 * LANES)(self._new_borders)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def window(self, lane: int, draw: int) -> Window:
+        """Return the window that draw number `draw` of a lane belongs to, counted from 0."""
+        start, size = self._part(lane)
+        number, place = divmod(draw, size)
+        borders = self._borders(number, lane)
+        w = bisect_right(borders, place) - 1
+        samples = self._between(number, start + borders[w], start + borders[w + 1])
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, number, lane, w))
+        return Window(draw - place + borders[w], samples[torch.randperm(len(samples), generator=generator).numpy()])
+
+    def _part(self, lane: int) -> tuple[int, int]:
+        """Return where the lane's part of a pass begins, and its size."""
+        start = len(self._all) * lane // LANES
+        return start, len(self._all) * (lane + 1) // LANES - start
+
+    def _new_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shuffle the clips: which sample each begins with, and the place after it [clips]."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
+        order = torch.randperm(len(self._starts), generator=generator).numpy()
+        if self._file_of is None:
+            return self._starts[order], np.cumsum(self._lengths[order])
+        files = int(self._file_of.max()) + 1
+        rank = torch.randperm(files, generator=generator).numpy()[self._file_of[order]]
+        widths = np.full(files, FILES)
+        if number == 0:
+            widths[:8] = np.minimum(2 ** np.arange(8), FILES)[:files]
+        group = np.searchsorted(np.cumsum(widths), rank, side="right")
+        order, group = order[np.argsort(group, kind="stable")], np.sort(group)
+        return deal_clips(self._starts[order], np.cumsum(self._lengths[order]), group)
+
+    def _new_borders(self, number: int, lane: int) -> list[int]:
+        """Cut a lane's part of a pass into windows that end with a clip, but for the small ones that come first."""
+        start, size = self._part(lane)
+        _, ends = self._pass(number)
+        ramp = number == 0
+        borders, width = [0], min(FIRST, self.window_size) if ramp else self.window_size
+        while borders[-1] < size:
+            border = borders[-1] + width
+            if width >= self.window_size:
+                border = int(ends[min(np.searchsorted(ends, start + border), len(ends) - 1)]) - start
+            borders.append(min(border, size))
+            width = min(2 * width, self.window_size)
+        return borders
+
+    def _between(self, number: int, first: int, last: int) -> np.ndarray:
+        """Return the samples at places [first, last) of a pass."""
+        starts, ends = self._pass(number)
+        low, high = np.searchsorted(ends, [first, last - 1], side="right")
+        parts = []
+        for clip in range(low, high + 1):
+            begin = int(ends[clip - 1]) if clip else 0
+            a, b = max(first, begin) - begin, min(last, int(ends[clip])) - begin
+            parts.append(self._all[starts[clip] + a : starts[clip] + b])
+        return np.concatenate(parts)
 
 
-class Shares:
-    """How many of the first n samples come from each of several datasets. See the top of this file."""
+def deal_clips(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Deal clips, in ascending groups, out to the lanes: each gets its share of each group. Clips may be cut.
 
-    def __init__(self, weights: Sequence[float]):
-        """Weight 0: none."""
-        self._weights = [Fraction(str(weight)) for weight in weights]  # decimal as written: 0.1 and 0.9 are 1
-        if not any(self._weights):
-            checks.fail("mix", "at least one sample", "none")
-
-    def counts(self, n: int) -> list[int]:
-        """Count how many of the first `n` samples come from each dataset."""
-        return _shared(n, self._weights)
+    After a group all lanes have had as many samples, but for one, so that none begins with another's end.
+    """
+    last = ends[np.flatnonzero(np.diff(group, append=group[-1] + 1))]  # of each group
+    sizes = np.diff(last[-1] * np.arange(LANES + 1) // LANES)  # of the lanes
+    rank = np.argsort(np.argsort(-sizes, kind="stable"))  # who gets what is left over: first the larger ones
+    had = (last[:, None] + LANES - 1 - rank) // LANES  # samples of each lane up to each group, which never fall
+    shares = np.diff(had, prepend=0, axis=0)  # of a group, of a lane
+    cuts = np.cumsum(shares)
+    pieces = np.union1d(ends, cuts[cuts > 0])  # where each ends
+    begins = np.concatenate([[0], pieces[:-1]])
+    clip = np.searchsorted(ends, begins, side="right")
+    first = starts[clip] + begins - np.concatenate([[0], ends[:-1]])[clip]
+    order = np.argsort(np.searchsorted(cuts, begins, side="right") % LANES, kind="stable")  # lane by lane
+    return first[order], np.cumsum((pieces - begins)[order])
 
 
 class Batches:
@@ -124,16 +225,24 @@ class Batches:
         """A part without samples is None: the others share its weight."""
         sizes = [0 if part is None else len(part) for part in parts]
         checks.counts(batch_size=batch_size)
-        check_batch_size(batch_size, sum(sizes))
+        if batch_size > (most := max(sum(sizes), MAX_BATCH)):  # drawing it would never end
+            checks.fail("batch_size", f"at most {most} for {sum(sizes)} samples", batch_size)
         self.parts, self.batch_size, self.weights = list(parts), batch_size, list(weights)
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [part for part in parts if part is None or isinstance(part, Passes)]
-        self.counts = Shares([weight if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]).counts
+        # decimal as written: 0.1 and 0.9 are 1
+        self._shares = [Fraction(str(weight)) * bool(size) for weight, size in zip(weights, sizes, strict=True)]
+        if not any(self._shares):
+            checks.fail("mix", "at least one sample", "none")
         self._windows: dict[tuple[int, int], Window] = {}
+
+    def counts(self, n: int) -> list[int]:
+        """Count how many of the first `n` samples come from each part."""
+        return _counts(n, self._shares)
 
     @property
     def in_passes(self) -> bool:
-        """Tell whether one window holds all samples."""
+        """Whether one window holds all samples."""
         return len(self._passes) == len(self.parts)
 
     def __call__(self, step: int) -> Tensor:
@@ -163,7 +272,7 @@ class Batches:
         return found
 
     def _spans(self, step: int) -> tuple[list[int], list[int]]:
-        """Return from which and up to which of its draws each part is drawn at a step."""
+        """Return the first draw of each part at a step, and the one after its last."""
         first, last = (self.counts(n * self.batch_size) for n in (step, step + 1))
         return first, last
 
@@ -176,10 +285,59 @@ class Batches:
         return int(found.samples[draw.number - found.first])
 
 
-def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:
+def _counts(n: int, weights: Sequence[Fraction]) -> list[int]:
     if len(weights) == 1:
         return [n]
     half = len(weights) // 2
     total, first = sum(weights), sum(weights[:half])
     share = math.floor(n * first / total + Fraction(1, 2)) if total else 0
-    return _shared(share, weights[:half]) + _shared(n - share, weights[half:])
+    return _counts(share, weights[:half]) + _counts(n - share, weights[half:])
+
+
+def order_of(
+    parts: Sequence[Samples],
+    weights: Sequence[float],
+    window: int | None,
+    seed: int,
+    chosen: Sequence[np.ndarray] | None = None,
+    streams: int = 1,
+) -> list[Passes | Lanes | None]:
+    """Return the order of the samples of several parts, which are a mixture; None for a part without any.
+
+    `window`: how many frames the shuffle window holds (None: all there are). Of larger data half of it are those that
+    samples are drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: so
+    many times samples are drawn from each part, through windows of their own. Raises `LattokError` where windows would
+    be next to nothing.
+    """
+    frames = sum(len(part.reader) for part in dict.fromkeys(parts))
+    sizes = None if window is None or frames <= window else window_sizes(parts, weights, window, streams)
+    found: list[Passes | Lanes | None] = []
+    for number, part in enumerate(parts):
+        samples = np.arange(len(part)) if chosen is None else chosen[number]
+        own = seed if len(parts) == 1 else derive_seed(seed, number)
+        if not len(samples):
+            found.append(None)
+        elif sizes is None:
+            found.append(Passes(samples, own))
+        else:
+            episode_of = np.asarray(part.episode_of)[samples]
+            found.append(Lanes(samples, episode_of, sizes[number], own, part.reader.fetched_file_of(episode_of)))
+    return found
+
+
+def window_sizes(parts: Sequence[Samples], weights: Sequence[float], window: int, streams: int = 1) -> list[int]:
+    """Return how many samples of each part a lane's window has, so that all lanes' take half of `window` frames."""
+    found = []
+    for part, weight in zip(parts, weights, strict=True):
+        frames = window / 2 / LANES / streams * weight / sum(weights)
+        found.append(bisect_right(range(1, window + 1), frames, key=partial(frames_of, part.gaps)))
+        if not found[-1]:
+            least = math.ceil(window * frames_of(part.gaps, 1) / frames)
+            checks.fail("shuffle_window", f"at least {least} frames for {LANES} lanes", window)
+    return found
+
+
+def frames_of(gaps: Sequence[int], samples: int) -> int:
+    """Count the frames of a window at most: those of its samples, and the further ones of each of its clips."""
+    clips = -(-samples // CLIP)
+    return samples + sum(clips * min(gap, samples, CLIP) for gap in gaps)

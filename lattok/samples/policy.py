@@ -107,7 +107,7 @@ class PolicyWindows:
 
     @property
     def parts(self) -> Sequence[PolicyWindows]:
-        """Return these samples, a mixture of one."""
+        """These samples, as a mixture of one."""
         return [self]
 
     @cached_property
@@ -156,7 +156,7 @@ class PolicyWindows:
         return rows <= self._windows.last[:, None]
 
     @property
-    def told(self) -> Tensor | None:
+    def has_subtask(self) -> Tensor | None:
         """Which samples have the text of a sub-task, bool [N]; none where the dataset has none."""
         return None if self.subtasks is None else torch.from_numpy(self.subtasks != "")
 
@@ -217,8 +217,10 @@ class MixedPolicyWindows(Mixed):
         partly = not all(part.known.all() for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
         self.reach = torch.cat([part.reach for part in parts])
-        told = [torch.zeros(len(part), dtype=torch.bool) if part.told is None else part.told for part in parts]
-        self.told = None if all(part.told is None for part in parts) else torch.cat(told)
+        known = [part.has_subtask for part in parts]
+        none = [torch.zeros(len(part), dtype=torch.bool) for part in parts]
+        flags = [zeros if has is None else has for has, zeros in zip(known, none, strict=True)]
+        self.has_subtask = None if all(has is None for has in known) else torch.cat(flags)
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None
 
@@ -226,9 +228,9 @@ class MixedPolicyWindows(Mixed):
             given = part.batch(indices, frames)
             proprio = None if given.proprio is None else maps["proprio"](given.proprio)
             known = part.known.repeat(len(given.actions), 1) if partly else None
-            texts = given.subtasks or ([""] * len(given.actions) if self.told is not None else None)
-            maps_to = {"actions": maps["action"](given.actions), "proprio": proprio}
-            return given._replace(**maps_to, known=known, subtasks=texts)
+            texts = given.subtasks or ([""] * len(given.actions) if self.has_subtask is not None else None)
+            actions = maps["action"](given.actions)
+            return given._replace(actions=actions, proprio=proprio, known=known, subtasks=texts)
 
         batches = [partial(batch, *both) for both in zip(parts, own, strict=True)]
         super().__init__([len(part) for part in parts], batches)

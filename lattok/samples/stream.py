@@ -1,7 +1,7 @@
 """Frames of the samples that are drawn: kept in memory, or decoded ahead in the order in which they are needed.
 
 Memory decides how often frames are decoded, never which samples are drawn. Where all fit into it they are decoded once.
-Otherwise a window of a lane (see `lanes`) is decoded as a whole, in the order of its videos, kept while samples of it
+Otherwise a window of a lane (see `order`) is decoded as a whole, in the order of its videos, kept while samples of it
 are drawn, and given up with the next one. Where not even the windows fit, so many draws of each are decoded together
 as do, and frames that several of them show are decoded again.
 """
@@ -21,10 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from lattok.samples.frames import DECODERS, Samples
-from lattok.samples.lanes import Lanes, frames_of
-from lattok.samples.order import LANES, Batches, Draw, Order, Window
-from lattok.samples.shared import CAN_SHARE, told
+from lattok.samples.frames import CAN_SHARE, DECODERS, Samples, all_gather
+from lattok.samples.order import LANES, Batches, Draw, Lanes, Order, Window, frames_of
 from lattok.training import meet
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -32,9 +30,9 @@ from lattok.utils.devices import cores, memory_bytes
 from lattok.utils.prefetch import Ahead, Request, Stopped
 from lattok.utils.progress import bar
 
-SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
+MEMORY_SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
 WINDOW_BYTES = 8e9  # of the frames that samples are shuffled among: what a machine of 16 GB keeps
-FEW = 8  # episodes that may be damaged before their share counts
+MIN_DAMAGED = 8  # episodes that may be damaged before their share counts
 
 
 class Key(NamedTuple):
@@ -45,12 +43,12 @@ class Key(NamedTuple):
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Name what has one window at a time."""
+        """A lane, which has one window at a time."""
         return self.draws, self.draw.part, self.draw.lane
 
 
 @dataclass
-class Held:
+class DecodedWindow:
     """A window and its frames."""
 
     window: Window  # or those of its draws that are decoded together
@@ -58,7 +56,7 @@ class Held:
     frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
     sound: np.ndarray  # [n] bool: samples all of whose frames could be read
     errors: dict[int, LattokError]  # by episode
-    instead: Held | None = None  # what was decoded in place of samples that are not sound
+    instead: DecodedWindow | None = None  # what was decoded in place of samples that are not sound
 
 
 class FrameStream:
@@ -78,10 +76,10 @@ class FrameStream:
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
         self._firsts = [starts[part] for part in self.parts]
-        self._together = {} if memory is None else self._decoded_together(memory)
-        self._live: dict[tuple[int, int, int], Held] = {}
+        self._together = {} if memory is None else self._count_together(memory)
+        self._live: dict[tuple[int, int, int], DecodedWindow] = {}
         self._planned: dict[Key, tuple[Window, np.ndarray]] = {}
-        self._ahead: Callable[[Key], Held] = self._decode
+        self._ahead: Callable[[Key], DecodedWindow] = self._decode
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
 
@@ -90,7 +88,7 @@ class FrameStream:
         for number, draws in enumerate(self.draws):
             yield from ((number, i, order) for i, order in enumerate(draws.parts) if order is not None)
 
-    def _decoded_together(self, memory: float) -> dict[tuple[int, int], int]:
+    def _count_together(self, memory: float) -> dict[tuple[int, int], int]:
         """Return how many draws of a window are decoded together, by number of `draws` and of the part."""
         windows = {(n, i): order.window_size for n, i, order in self._orders() if isinstance(order, Lanes)}
         each = [(self.parts[i], size) for (_, i), size in windows.items()]
@@ -165,14 +163,13 @@ class FrameStream:
 
     def record(self) -> dict[str, Any]:
         """Return what a run says of episodes that could not be read, in any process: dataset and index of each."""
-        found = sorted({one for each in told(list(self.left_out)) for one in each})
+        found = sorted({one for each in all_gather(list(self.left_out)) for one in each})
         return {"left_out": [list(one) for one in found]} if found else {}
 
     def _keys(self, step: int) -> list[Key]:
-        """Return the draws of the rows of a step."""
         return [Key(number, draw) for number, draws in enumerate(self.draws) for draw in draws.draws(step)]
 
-    def _sample(self, key: Key) -> tuple[int, Held]:
+    def _sample(self, key: Key) -> tuple[int, DecodedWindow]:
         """Return the sample of a draw, or what stands in for it, and what was decoded with it."""
         held = self._live.get(key.place)
         if held is None or key.draw.number not in held.window:
@@ -183,7 +180,8 @@ class FrameStream:
             order = self._order(key)
             if (tries := tries + 1) > len(order):
                 raise next(reversed(held.errors.values()))
-            key = Key(key.draws, key.draw._replace(number=_window_later(order, key.draw)))
+            later = key.draw.number + len(order.window(key.draw.lane, key.draw.number).samples)
+            key = Key(key.draws, key.draw._replace(number=later))
             if held.instead is None or key.draw.number not in held.instead.window:
                 held.instead = self._decode(self._first(key))
                 self._note(key, held.instead)
@@ -199,7 +197,7 @@ class FrameStream:
         return order
 
     def _window(self, key: Key) -> Window:
-        """Return the draws that one is decoded with."""
+        """Return the draws that are decoded together with `key`."""
         window = self._order(key).window(key.draw.lane, key.draw.number)
         count = self._together[key.draws, key.draw.part]
         first = (key.draw.number - window.first) // count * count
@@ -221,14 +219,14 @@ class FrameStream:
         window = self._window(key)
         return window, np.unique(self.parts[key.draw.part].frame_rows(window.samples))
 
-    def _decode(self, key: Key, stopped: Stopped = lambda: False) -> Held:
+    def _decode(self, key: Key, stopped: Stopped = lambda: False) -> DecodedWindow:
         window, rows = self._planned.pop(key, None) or self._plan(key)
         part = self.parts[key.draw.part]
         frames, sound, errors = part.reader.rows(rows, stopped)
         places = np.searchsorted(rows, part.frame_rows(window.samples))
-        return Held(window, rows, frames, np.asarray(sound[places].all(1)), errors)
+        return DecodedWindow(window, rows, frames, np.asarray(sound[places].all(1)), errors)
 
-    def _note(self, key: Key, held: Held) -> None:
+    def _note(self, key: Key, held: DecodedWindow) -> None:
         """Say once which episodes cannot be read; an error where they are most of those that were tried."""
         reader = self.parts[key.draw.part].reader
         name = reader.dataset.name
@@ -238,14 +236,9 @@ class FrameStream:
                 self.left_out[name, index] = str(error)
                 checks.warn(f"episode {index} of {name} is left out: {error}", stacklevel=2)
         count, tried = len(self.left_out), len(self._tried)
-        if count > min(FEW, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
+        if count > min(MIN_DAMAGED, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
             last = next(reversed(self.left_out.values()))
             raise LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
-
-
-def _window_later(order: Order, draw: Draw) -> int:
-    """Return the number of the draw of the same lane that is as far behind as its window is long."""
-    return draw.number + len(order.window(draw.lane, draw.number).samples)
 
 
 def _processes_here() -> int:
@@ -271,7 +264,7 @@ def keep_frames(
     different = list(dict.fromkeys(parts))
     here = 1 if CAN_SHARE else _processes_here()  # each of which would keep all
     size = sum(part.reader.bytes for part in different)
-    memory = min(told(memory_gb * 1e9 or SHARE * memory_bytes()))
+    memory = min(all_gather(memory_gb * 1e9 or MEMORY_SHARE * memory_bytes()))
     reader = parts[0].reader
     fits, window_bytes = size * here <= memory, min(window * reader.frame_bytes, size)
     how = reader.kept if fits else f"streamed through {_amount(min(memory, window_bytes))} of it"

@@ -108,11 +108,10 @@ class FramePairs:
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
         frame, at least one per task; of episodes that are not among `action_episodes` (none given: all) no action is
-        known, and the draw is among the pairs of the others. Beyond 4 GiB the
-        frames go into a temporary file in `cache_dir`, if it is given. With `extra_strides` every sample has further
-        frames t + s, all of them inside the episode. `actions` are, by `action_target`, the "mean" over the gap [N, m],
-        the "first" one a_t [N, m], or a "chunk" of `action_steps` n, a_t .. a_{t+n-1} [N, n, m], which repeats the
-        episode's last one where that ends.
+        known, and the draw is among the pairs of the others. Beyond 4 GiB the frames go into a temporary file in
+        `cache_dir`, if it is given. With `extra_strides` every sample has further frames t + s, all of them inside the
+        episode. `actions` are, by `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a
+        "chunk" of `action_steps` n, a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends.
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         check_action_target(action_target, action_steps)
@@ -121,28 +120,22 @@ class FramePairs:
         self.episodes = chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.stride, self.gaps = stride_frames, (stride_frames, *extra_strides)
-        self.offsets = np.array([0, *self.gaps])
         check_stride(stride_frames, lengths, dataset.fps)
         for stride in extra_strides:
             check_stride(stride, lengths, dataset.fps, "extra_strides")
         self.cameras = camera_keys(dataset, cameras)
         frame, row, last = _positions(lengths)
-        keep = row + self.offsets.max() <= last
+        keep = row + max(self.gaps) <= last
         self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
         self.frame_of = frame[keep]
         self.first = row[keep]
         self.second = self.first + stride_frames
         self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
-        # files are checked as a whole where their pictures are read
-        vectors = partial(read_vectors, dataset, episodes=chosen, checked=False)
         self._steps = action_steps if action_target == "chunk" else 0
-        flat = None if action_key is None else vectors("action_key", action_key)
-        self._actions = self._targets(flat, action_target)
-        self.states = np.empty((len(self.first), 0), dtype=np.float32)
-        if state_key is not None:
-            self.states = vectors("state_key", state_key)[self.first]
-        self.labelled = np.zeros(len(self.first), dtype=bool)
+        self._actions = self._targets(_vectors(dataset, "action_key", action_key, chosen), action_target)
+        self.states = _vectors(dataset, "state_key", state_key, chosen)[self.first]
+        self.labelled = np.zeros(len(self), dtype=bool)
         if action_key is not None:
             known = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)[keep]
             tasks = {e.index: e.tasks for e in chosen}
@@ -157,7 +150,7 @@ class FramePairs:
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""
-        return self.first[indices][:, None] + self.offsets
+        return self.first[indices][:, None] + np.array([0, *self.gaps])
 
     def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
@@ -194,16 +187,21 @@ class FramePairs:
         rows = self.first[pairs, None] + np.arange(self._steps)
         return self._actions[np.minimum(rows, self._last[pairs, None])]
 
-    def _targets(self, flat: np.ndarray | None, target: str) -> np.ndarray:
+    def _targets(self, flat: np.ndarray, target: str) -> np.ndarray:
         """Return actions by pair, float32 [N, m]; for chunks those of all frames [F, m], which they are cut from."""
-        if flat is None:
-            return np.empty((int(self._last[-1]) + 1 if self._steps else len(self), 0), dtype=np.float32)
         if target == "first":
             return flat[self.first]
         if target == "chunk":
             return flat
         total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+def _vectors(dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode]) -> np.ndarray:
+    """Read a column of vectors; [F, 0] without one. Files are checked as a whole where their pictures are read."""
+    if key is None:
+        return np.empty((sum(episode.length for episode in episodes), 0), dtype=np.float32)
+    return read_vectors(dataset, argument, key, episodes, checked=False)
 
 
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:

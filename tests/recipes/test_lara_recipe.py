@@ -278,7 +278,7 @@ def test_presets_have_the_released_place_of_the_alignment(tmp_path: Path):
 
 @pytest.mark.slow
 def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkeypatch):
-    for name in ("order.LANES", "lanes.LANES", "stream.LANES"):
+    for name in ("order.LANES", "stream.LANES"):
         monkeypatch.setattr(f"lattok.samples.{name}", 8)
     data = write_dataset(tmp_path / "long", [25, 31, 28, 40, 22, 36, 30, 27])
     options = {"shuffle_window": 80, "memory_gb": 1.5e-4, "episodes": "0:", "cameras": ("front",), "batch_size": 8}

@@ -36,7 +36,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Eight lanes and short windows, so that a tiny dataset is much larger than they are."""
-    for name, value in {"order.LANES": 8, "lanes.LANES": 8, "stream.LANES": 8}.items():
+    for name, value in {"order.LANES": 8, "stream.LANES": 8}.items():
         monkeypatch.setattr(f"lattok.samples.{name}", value)
 
 
@@ -165,7 +165,7 @@ def _worker(rank, dataset, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"order.LANES": 8, "lanes.LANES": 8, "stream.LANES": 8}.items():
+        for name, value in {"order.LANES": 8, "stream.LANES": 8}.items():
             patch.setattr(f"lattok.samples.{name}", value)
         lattok.train(policy(dataset, out / "two"))
         lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 5e-5)[rank]))

@@ -194,7 +194,7 @@ def drawn_by(batches, steps, shares=1):
 @pytest.fixture
 def few_lanes(monkeypatch):
     """Two lanes, so that a small dataset is larger than a shuffle window of them all."""
-    for name in ("order", "lanes", "stream"):
+    for name in ("order", "stream"):
         monkeypatch.setattr(f"lattok.samples.{name}.LANES", 2)
 
 

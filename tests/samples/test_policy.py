@@ -183,10 +183,10 @@ def test_every_frame_has_the_text_of_its_sub_task():
     samples = windows(dataset, subtasks=True)
     expected = ["reach", "", "lift", "", "", "", "go"]
     assert samples.batch(torch.tensor([6, 0, 3])).subtasks == ["go", "reach", ""]
-    assert samples.told.tolist() == [text != "" for text in expected]
+    assert samples.has_subtask.tolist() == [text != "" for text in expected]
     assert windows(dataset).batch(torch.arange(7)).subtasks is None  # not asked for
     lacking = windows(dataset, subtasks=True, episodes=[1])
-    assert (lacking.told, lacking.batch(torch.arange(2)).subtasks) == (None, None)
+    assert (lacking.has_subtask, lacking.batch(torch.arange(2)).subtasks) == (None, None)
 
 
 def test_the_hash_of_labels_is_that_of_all_that_was_read():
@@ -240,7 +240,7 @@ def test_a_mixture_is_normalised_by_the_maps_of_each_dataset():
     assert (len(mixed), mixed.sizes, mixed.weights) == (12, [8, 4], [1.0, 2.0])
     for name in ("acted", "reach", "labelled"):
         assert torch.equal(getattr(mixed, name), torch.cat([getattr(part, name) for part in parts]))
-    assert mixed.told.tolist() == [*parts[0].told.tolist(), *[False] * 4]
+    assert mixed.has_subtask.tolist() == [*parts[0].has_subtask.tolist(), *[False] * 4]
     rows = torch.tensor([9, 2, 0, 11, 9])
     batch = mixed.batch(rows)
     for i, row in enumerate(rows.tolist()):
@@ -259,7 +259,7 @@ def test_a_mixture_is_normalised_by_the_maps_of_each_dataset():
     assert alike.known is None  # all robots have all
     plain = [windows(dataset, state_key=None) for dataset in (Demonstrations(".", [3]), Demonstrations(".", [2]))]
     bare = MixedPolicyWindows(plain, [1.0, 1.0], [{"action": maps[0]["action"]}] * 2)
-    assert (bare.told, bare.labelled) == (None, None)
+    assert (bare.has_subtask, bare.labelled) == (None, None)
     assert [getattr(bare.batch(torch.arange(5)), name) for name in ("proprio", "subtasks", "latent")] == [None] * 3
 
 

@@ -15,9 +15,21 @@ from hypothesis import strategies as st
 
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import CLIP, FILES, FIRST, Lanes, _dealt, order_of, window_sizes
-from lattok.samples.order import LANES, Batches, Draw, Passes, Window
-from lattok.samples.stream import FrameStream, Held, Key
+from lattok.samples.order import (
+    CLIP,
+    FILES,
+    FIRST,
+    LANES,
+    Batches,
+    Draw,
+    Lanes,
+    Passes,
+    Window,
+    deal_clips,
+    order_of,
+    window_sizes,
+)
+from lattok.samples.stream import DecodedWindow, FrameStream, Key
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Ahead
@@ -102,7 +114,7 @@ def test_each_lane_gets_its_share_of_each_group_of_files(clips):
     lengths, group = np.array([n for n, _ in clips]), np.cumsum([new for _, new in clips])
     ends, total = np.cumsum(lengths), int(lengths.sum())
     starts = 1000 * np.arange(len(clips))
-    first, until = _dealt(starts, ends, group)
+    first, until = deal_clips(starts, ends, group)
     samples = np.concatenate([np.arange(a, a + n) for a, n in zip(first, np.diff(until, prepend=0), strict=True)])
     assert sorted(samples) == sorted(np.concatenate([a + np.arange(n) for a, n in zip(starts, lengths, strict=True)]))
     groups = group[samples // 1000]
@@ -351,7 +363,7 @@ def test_how_many_episodes_may_be_damaged(episodes, torn, tried, refused):
     pairs = pairs_of(Film([10] * episodes))
     stream = stream_of(pairs)
     rows, errors = 10 * np.arange(tried), {index: LattokError("torn") for index in range(torn)}
-    held = Held(Window(0, rows), rows, np.empty(0), np.empty(0), errors)
+    held = DecodedWindow(Window(0, rows), rows, np.empty(0), np.empty(0), errors)
     text = f"^{torn} of the first {tried} episodes cannot be read, the last one: torn$"
     outcome = pytest.raises(LattokError, match=text) if refused else nullcontext()
     with pytest.warns(UserWarning, match="is left out: torn") as told, outcome:

@@ -73,7 +73,7 @@ class Distillation(nn.Module):
         if batch.subtasks is None:
             return {}
         errors, valid = self.student.text_errors(batch)
-        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.told)
+        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.with_subtask)
 
 
 class Clips(NamedTuple):
