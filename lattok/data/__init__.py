@@ -1,8 +1,7 @@
 """Robot datasets: open, look at, write. The format is LeRobot v3; `lerobot` is never needed."""
 
-from lattok.data.actions.convert import convert_actions
+from lattok.data.actions.convert import convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import ActionSpace
-from lattok.data.actions.unified import from_unified, known_dimensions, to_unified
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.data.exporting import Exported, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lattok.data.actions.convert import Space, convert_actions
+from lattok.data.actions.convert import Space, convert_actions, known_dimensions, of_arm, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.actions.unified import is_unified, known_dimensions, of_arm, to_unified
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
@@ -223,7 +222,7 @@ class _Converted(View):
         self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
         self.actions_as = {**dataset.actions_as, key: [*space.to_json(), *missing]}  # for provenance
-        if is_unified(space):
+        if space.is_unified:
             self.robot_spaces = {**dataset.robot_spaces, key: self._source}
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from lattok import hub
-from lattok.data.actions.unified import is_unified
 from lattok.data.views import trained_space
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
@@ -73,7 +72,7 @@ class PolicyAgent(Agent):
         self.steps, self.fps = policy.queues.n_action_steps, config.fps
         self.instructions = config.instructions if "{task}" in config.prompt else ()
         own = trained_space(policy.trained_on)
-        self.robot = robot_spaces(policy) if own is not None and is_unified(own) else {}
+        self.robot = robot_spaces(policy) if own is not None and own.is_unified else {}
         self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self._from_robot: Callable[[torch.Tensor], torch.Tensor] | None = None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lattok.data import ActionSpace, convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
-from lattok.data.actions.unified import is_unified
 from lattok.utils import checks
 from lattok.vla.model import LatentVLA
 
@@ -31,7 +30,7 @@ def to_robot(policy: LatentVLA, own: ActionSpace, space: ActionSpace) -> Callabl
 
     Parts without an arm are of the arm that a unified policy has.
     """
-    if not is_unified(own) or is_unified(space):
+    if not own.is_unified or space.is_unified:
         return partial(convert_actions, source=own, target=space)
     return partial(from_unified, target=space, unified=own, arm=_arm_of(policy))
 

@@ -5,18 +5,26 @@ the tool's frame to the base's and back, both with the state that a delta starts
 
 Angles of Euler and axis-angle forms stay within (-pi, pi], so a series of absolute ones may jump by 2 pi where the
 rotation does not; quaternions have w >= 0 and may change sign as a whole there. rot6d and matrix never jump.
+
+Robots and hands have one space of actions and one of states in common (LatBot, Li et al., 2025, section 6.1):
+
+    unified        [44]   left 0-6, right 7-13: changes of x y z, of Euler angles, gripper; 14-43: of ten fingertips
+    unified_state  [46]   left 0-7, right 8-15: x y z, quaternion, gripper; 16-45: ten fingertips
+
+What a robot lacks there is 0, and `known_dimensions` says which numbers mean something.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
 from lattok.data.actions.space import (
+    ARMS,
     GRIPPERS,
     WIDTH,
     ActionSpace,
@@ -28,7 +36,6 @@ from lattok.data.actions.space import (
     Rotation,
 )
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 Space = ActionSpace | str | Sequence[Any]
 P = TypeVar("P", bound=Part)
@@ -142,7 +149,7 @@ def _converted(numbers: np.ndarray, before: Part, after: Part, start: _Start) ->
 
 
 def _position(numbers: np.ndarray, before: Position, after: Position, start: _Start) -> np.ndarray:
-    if {*_plain(before)} != {*_plain(after)}:
+    if {*before.plain_axes} != {*after.plain_axes}:
         checks.fail("target", f"the axes {', '.join(before.axes)} in any order", ", ".join(after.axes))
     vectors = _metres(numbers, before)
     if (before.mode, before.frame) != (after.mode, after.frame):
@@ -150,8 +157,8 @@ def _position(numbers: np.ndarray, before: Position, after: Position, start: _St
         place = np.zeros(3)
         if "absolute" in (before.mode, after.mode):
             known, values = start.of(Position, before.arm, why)
-            if not {*_plain(before)} <= {*_plain(known)}:
-                checks.fail("state_space", f"a position with the axes {', '.join(_plain(before))}", known.text)
+            if not {*before.plain_axes} <= {*known.plain_axes}:
+                checks.fail("state_space", f"a position with the axes {', '.join(before.plain_axes)}", known.text)
             place = _metres(values, known)
         turn = _orientation(before, start, why) if "tool" in (before.frame, after.frame) else np.eye(3)[None]
         # by way of deltas along the axes of the base
@@ -166,12 +173,8 @@ def _position(numbers: np.ndarray, before: Position, after: Position, start: _St
     return vectors[:, _columns(after)] * _signs(after) / after.scale
 
 
-def _plain(part: Position) -> list[str]:
-    return [axis.removeprefix("-") for axis in part.axes]
-
-
 def _columns(part: Position) -> list[int]:
-    return ["xyz".index(axis) for axis in _plain(part)]
+    return ["xyz".index(axis) for axis in part.plain_axes]
 
 
 def _signs(part: Position) -> np.ndarray:
@@ -246,9 +249,8 @@ def _joints(numbers: np.ndarray, before: Joints, after: Joints, start: _Start) -
 
 def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start) -> np.ndarray:
     if WIDTH in (before.convention, after.convention):
-        why = "a width in metres does not say when a gripper counts as open, and open or closed says no width"
-        what = f"a gripper cannot go from {before.convention} to {after.convention}: {why}"
-        raise LattokError(f"`target`: {what}. Keep it, or make the column yourself.")
+        hint = "A width in metres does not say when a gripper counts as open. Keep it, or make the column yourself."
+        checks.fail("target", f"a gripper of the convention {before.convention}", after.convention, hint)
     closed, opened = GRIPPERS[before.convention]
     least, most = GRIPPERS[after.convention]
     return least + (numbers - closed) / (opened - closed) * (most - least)
@@ -269,3 +271,85 @@ CONVERSIONS: dict[type, Any] = {
     Gripper: _gripper,
     Fingertips: _fingertips,
 }
+
+
+def to_unified(
+    values: Any,
+    source: Space,
+    unified: Space = "unified",
+    *,
+    arm: str = "right",
+    drop: Sequence[str] = (),
+    **start: Any,
+) -> np.ndarray:
+    """Actions [..., m] of the space `source` as float32 [..., 44], or states [..., 46] with `unified="unified_state"`.
+
+    Parts without an arm are those of `arm`. `drop` and `start` (state, state_space, fps) are as in `convert_actions`,
+    and so is what cannot be converted.
+    """
+    mine, whole = of_arm(source, "source", arm), _one_of_both(unified)
+    shared = _shared(mine, whole, drop)
+    found = convert_actions(values, mine, shared, drop=drop, **_with_arm(start, arm))
+    result = np.zeros((*found.shape[:-1], whole.dim), dtype=np.float32)
+    result[..., _unified_columns(shared, whole)] = found
+    return result
+
+
+def from_unified(
+    values: Any, target: Space, unified: Space = "unified", *, arm: str = "right", **start: Any
+) -> np.ndarray:
+    """Actions [..., 44] (or states [..., 46]) as float32 [..., m] of the space `target`: the way back of `to_unified`.
+
+    Numbers that `target` has no part for are not looked at.
+    """
+    mine, whole = of_arm(target, "target", arm), _one_of_both(unified)
+    shared, array = _shared(mine, whole), np.asarray(values)
+    checks.size("values", "numbers of the unified space", array.shape[-1], whole.dim)
+    return convert_actions(array[..., _unified_columns(shared, whole)], shared, mine, **_with_arm(start, arm))
+
+
+def known_dimensions(
+    source: Space, unified: Space = "unified", *, arm: str = "right", drop: Sequence[str] = ()
+) -> np.ndarray:
+    """Tell which of the unified numbers a robot with the space `source` has, bool [44] or [46]."""
+    whole = _one_of_both(unified)
+    known = np.zeros(whole.dim, dtype=bool)
+    known[_unified_columns(_shared(of_arm(source, "source", arm), whole, drop), whole)] = True
+    return known
+
+
+def _one_of_both(unified: Space) -> ActionSpace:
+    space = ActionSpace.of(unified, "unified")
+    if not space.is_unified:
+        checks.fail("unified", "unified or unified_state", space.text)
+    return space
+
+
+def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
+    """Return the space with an arm for every part."""
+    checks.one_of("arm", arm, ARMS)
+    parts = ActionSpace.of(space, argument).parts
+    named: list[Any] = [part if getattr(part, "arm", "") else replace(part, arm=arm) for part in parts]
+    return ActionSpace(tuple(named))
+
+
+def _shared(mine: ActionSpace, whole: ActionSpace, drop: Sequence[str] = ()) -> ActionSpace:
+    """Return the parts of the whole that there are here; of a position the axes."""
+    own: dict[tuple[str, str], Any] = {part.key: part for part in mine.parts if part.kind not in drop}
+    found = []
+    for part in (part for part in whole.parts if part.key in own):
+        if isinstance(part, Position):
+            part = replace(part, axes=tuple(axis for axis in part.axes if axis in own[part.key].plain_axes))
+        found.append(part)
+    if not found:
+        checks.fail("source", "a position, rotation, gripper or fingertips of the left or right arm", mine.text)
+    return ActionSpace(tuple(found))
+
+
+def _unified_columns(shared: ActionSpace, whole: ActionSpace) -> list[int]:
+    return [whole.names.index(name) for name in shared.names]
+
+
+def _with_arm(given: dict[str, Any], arm: str) -> dict[str, Any]:
+    space = given.get("state_space")
+    return given if space is None else given | {"state_space": of_arm(space, "state_space", arm)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any, ClassVar
 
 from lattok.data.actions.rotations import SIZES
@@ -82,11 +83,16 @@ class Position(Part):
         object.__setattr__(self, "axes", tuple(self.axes))
         _check_frame(self.mode, self.frame, ("delta", "absolute"))
         checks.positive(scale=self.scale)
-        plain = [axis.removeprefix("-") for axis in self.axes]
+        plain = self.plain_axes
         if not plain or len(set(plain)) != len(plain) or not set(plain) <= {"x", "y", "z"}:
             checks.fail("axes", 'different ones of "x", "y", "z", each with or without "-"', repr(self.axes))
         if self.frame == "tool" and len(plain) != 3:
             checks.fail("axes", "all three in the frame of the tool", repr(self.axes))
+
+    @property
+    def plain_axes(self) -> list[str]:
+        """The axes without signs."""
+        return [axis.removeprefix("-") for axis in self.axes]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -236,6 +242,11 @@ class ActionSpace:
         return cls(tuple(part if isinstance(part, Part) else _part(part, argument) for part in value))
 
     @property
+    def is_unified(self) -> bool:
+        """Whether it is one of the two spaces that a robot may have some parts of."""
+        return self in (UNIFIED, UNIFIED_STATE)
+
+    @property
     def dim(self) -> int:
         """Dimensions in all."""
         return sum(part.size for part in self.parts)
@@ -293,31 +304,15 @@ _DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_
 # robosuite's OSC_POSE: one unit is 5 cm, or half a radian
 _OSC_POSE = ActionSpace((Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")))
 ARMS = ("left", "right")
-# LatBot (Li et al., 2025, section 6.1): what robots and hands have in common; see `unified`
-UNIFIED = ActionSpace(
-    (
-        *(
-            part
-            for arm in ARMS
-            for part in (Position(arm=arm), Rotation("euler_xyz", arm=arm), Gripper("open_is_1", arm=arm))
-        ),
-        *(Fingertips(arm=arm) for arm in ARMS),
-    )
-)
-UNIFIED_STATE = ActionSpace(
-    (
-        *(
-            part
-            for arm in ARMS
-            for part in (
-                Position("absolute", arm=arm),
-                Rotation("quaternion_xyzw", "absolute", arm=arm),
-                Gripper("open_is_1", arm=arm),
-            )
-        ),
-        *(Fingertips("absolute", arm=arm) for arm in ARMS),
-    )
-)
+
+
+def _both_arms(mode: str, form: str) -> ActionSpace:
+    """What robots and hands have in common (LatBot, Li et al., 2025, section 6.1); see `convert.to_unified`."""
+    arms = ((Position(mode, arm=arm), Rotation(form, mode, arm=arm), Gripper("open_is_1", arm=arm)) for arm in ARMS)
+    return ActionSpace((*chain.from_iterable(arms), *(Fingertips(mode, arm=arm) for arm in ARMS)))
+
+
+UNIFIED, UNIFIED_STATE = _both_arms("delta", "euler_xyz"), _both_arms("absolute", "quaternion_xyzw")
 PRESETS: dict[str, ActionSpace] = {
     "bridge": _DELTA_EULER,
     "open_x": _DELTA_EULER,  # as Octo and OpenVLA lay out what they train on

@@ -196,7 +196,7 @@ def test_parts_that_agree_keep_their_bits(rng):
         (
             [Gripper("width")],
             [Gripper("open_is_1")],
-            "a gripper cannot go from width to open_is_1: a width in metres does",
+            "a gripper of the convention width, got open_is_1. A width in metres does",
         ),
         ("bridge", "metaworld", r"every part of the source, rotation\(form='euler_xyz'\).*drop=\('rotation',\)"),
         ("metaworld", "bridge", r"`target`: expected parts that the source has \(position\(scale=0.01\), gripper"),

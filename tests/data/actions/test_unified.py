@@ -107,7 +107,7 @@ def test_named_spaces_come_back(name, rng):
         (lambda: to_unified(np.zeros((1, 7)), LIBERO, arm="third"), "`arm`: expected one of left, right"),
         (lambda: to_unified(np.zeros((1, 7)), LIBERO, "bridge"), "`unified`: expected unified or unified_state"),
         (lambda: from_unified(np.zeros((1, 7)), LIBERO), "`values`: expected 44 numbers of the unified space"),
-        (lambda: to_unified(np.zeros((1, 1)), [Gripper("width")]), "a gripper cannot go from width to open_is_1"),
+        (lambda: to_unified(np.zeros((1, 1)), [Gripper("width")]), "a gripper of the convention width, got open_is_1"),
         (lambda: to_unified(np.zeros((1, 48)), HANDS), "`state`: expected the position of arm 'left' that a step"),
     ],
 )
