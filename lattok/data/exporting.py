@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.formats.rlds_writer import RLDSWriter
+from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset

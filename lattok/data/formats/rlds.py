@@ -1,29 +1,50 @@
-"""RLDS datasets as TFDS writes them (Open X-Embodiment): an episode is one `tf.train.Example` in a TFRecord file, the
-features of its steps one after the other. TensorFlow is not needed."""
+"""RLDS datasets as TFDS writes them (Open X-Embodiment), read and written without TensorFlow.
+
+An episode is one `tf.train.Example` in a TFRecord file, the features of its steps one after the other.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
 
-from lattok.data.formats.rlds_meta import LATTOK, Field, control_rate, read_info, read_layout, read_shards
-from lattok.data.formats.tfrecord import Example, RecordFile
-from lattok.data.image_writer import decode_image
+from lattok.data.formats.rlds_meta import (
+    INSTRUCTION,
+    LATTOK,
+    MARKS,
+    REALS,
+    TEMPLATE,
+    WHOLE_NUMBERS,
+    Field,
+    control_rate,
+    described,
+    file_name,
+    read_info,
+    read_layout,
+    read_shards,
+    record_names,
+)
+from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
+from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json
+from lattok.utils.files import read_json, sync_files, write_json
+from lattok.utils.output import Output
 from lattok.utils.untrusted import followed
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
+VERSION = "1.0.0"  # of datasets that lattok writes
+SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
@@ -259,3 +280,83 @@ def _text(data: bytes) -> str:
 def _holds_records(folder: Path) -> bool:
     described = all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
     return described or any(folder.glob("*.tfrecord*"))
+
+
+class RLDSWriter:
+    """Writes episodes into the new folder `root`, as version 1.0.0 of a dataset of its name; `LeRobotWriter` likewise.
+
+    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json.
+    """
+
+    def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
+        self.root = Path(root)
+        checks.frame_rate(fps=fps)
+        for key, feature in features.items():
+            if feature.dtype not in (*WHOLE_NUMBERS, *REALS, "string", "image"):
+                checks.fail(key, "numbers, text or images", feature.dtype)
+        self.name = re.sub(r"\W", "_", self.root.name, flags=re.ASCII).lower()  # as TFDS names datasets
+        self._features, self._paths = dict(features), record_names(features)
+        self._facts: dict[str, Any] = {"fps": fps}
+        self._shards: list[list[int]] = []  # of each file: episodes, bytes
+        self._stack, self._folder = ExitStack(), self.root / VERSION
+
+    def __enter__(self) -> RLDSWriter:
+        self._stack.enter_context(Output(self.root).filled((VERSION,)))
+        self._folder.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def add_episode(
+        self, columns: Mapping[str, Any], frames: Mapping[str, Frames], task: str | Sequence[str], length: int
+    ) -> None:
+        """Append an episode of T steps: columns [T, *shape], frames as `LeRobotWriter.add_episode` takes images."""
+        values: dict[str, list[bytes] | np.ndarray] = {}
+        for key, column in columns.items():
+            text = self._features[key].dtype == "string"
+            values[self._paths[key]] = [str(each).encode() for each in column] if text else np.asarray(column)
+        for key, given in frames.items():
+            values[self._paths[key]] = EpisodeFrames(key, self._features[key].shape, given, length).images()
+        steps = np.arange(length)
+        values = dict(zip(MARKS, (steps == 0, steps == length - 1, steps == length - 1), strict=True)) | values
+        texts = [task] * length if isinstance(task, str) else task
+        values.setdefault(INSTRUCTION, [text.encode() for text in texts])
+        data = encode_example({f"steps/{name}": value for name, value in values.items()})
+        if not self._shards or self._shards[-1][1] > SHARD_BYTES:
+            self._shards.append([0, 0])
+        with open(self._folder / str(len(self._shards) - 1), "ab") as file:
+            for piece in framed(data):
+                file.write(piece)
+        self._shards[-1][0] += 1
+        self._shards[-1][1] += len(data)
+
+    def write_meta(self, name: str, value: Mapping[str, Any]) -> None:
+        """Put facts of your own into lattok.json, under the stem of `name`."""
+        self._facts[Path(name).stem] = value
+
+    def write_subtasks(self, texts: Sequence[str]) -> None:
+        """List the texts that a column `subtask_index` counts."""
+        self._facts["subtasks"] = list(texts)
+
+    def _finish(self) -> None:
+        if not self._shards:
+            raise LattokError("nothing to write: call `add_episode` first.")
+        count = len(self._shards)
+        for number in range(count):
+            name = file_name(self._folder, TEMPLATE, self.name, "train", number, count)
+            (self._folder / str(number)).rename(self._folder / name)
+        episodes, sizes = zip(*self._shards, strict=True)
+        split = {"name": "train", "shardLengths": [str(n) for n in episodes], "numBytes": str(sum(sizes))}
+        about: dict[str, Any] = {"name": self.name, "version": VERSION, "fileFormat": "tfrecord"}
+        about["splits"] = [{**split, "filepathTemplate": TEMPLATE}]
+        write_json(self._folder / "dataset_info.json", about)
+        write_json(self._folder / "features.json", described(self._features, self._paths))
+        write_json(self._folder / LATTOK, self._facts)
+        sync_files(self._folder)

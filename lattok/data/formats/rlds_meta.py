@@ -1,15 +1,15 @@
-"""What TFDS writes with the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
+"""What TFDS has next to the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.data.schema import INDEX_KEYS
+from lattok.data.schema import INDEX_KEYS, Feature
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
@@ -22,6 +22,9 @@ REALS = ("float16", "bfloat16", "float32", "float64")
 TEXTS = ("string", "object", "str")  # how versions of TFDS call text
 KEYS = {"reward": "next.reward"}  # LeRobot's name for what an action brings
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
+INSTRUCTION = LANGUAGE[0]  # where lattok writes it
+MARKS = ("is_first", "is_last", "is_terminal")
+CLASSES = "tensorflow_datasets.core.features."
 _CAPITAL = re.compile(r"[A-Z]")
 MOST_SHARDS = 99_999  # their numbers have five digits
 MOST_AXES, MOST_VALUES = 8, 2**27  # of a feature in one step: more than the largest picture
@@ -249,3 +252,62 @@ def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
     if not fit or math.prod(max(1, int(size)) for size in sizes) > MOST_VALUES:
         raise LattokError(f"{file}: `{path}`: expected a shape, got {str(sizes)[:60]!r}. Copy the dataset again.")
     return tuple(max(0, int(size)) for size in sizes)
+
+
+def record_names(features: Mapping[str, Feature]) -> dict[str, str]:
+    """Return where each feature is in a step, such as "observation/state"; `RLDS` reads it back under its own key."""
+    theirs = {own: name for name, own in KEYS.items()}
+    dotted: dict[str, str] = {}
+    for key in sorted(features, key=lambda key: features[key].dtype == "image"):
+        name = theirs.get(key, key).replace("/", "_")
+        if features[key].dtype == "image":
+            name = f"observation.{name.removeprefix('observation.').removeprefix('images.')}"
+            while name in dotted.values():  # a camera and a column of one name, or two cameras
+                name += "_image"
+        dotted[key] = name
+    found: dict[str, str] = {}
+    for key, name in dotted.items():
+        parts = name.split(".")
+        leaf = next((i for i in range(1, len(parts)) if ".".join(parts[:i]) in dotted.values()), len(parts))
+        path = "/".join([*parts[: leaf - 1], "_".join(parts[leaf - 1 :])])  # below no other feature
+        if path in found.values():
+            checks.fail("features", f"different names in RLDS, not {path!r} twice", f"{key!r} and another")
+        found[key] = path
+    return found
+
+
+def described(features: Mapping[str, Feature], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return features.json."""
+    flag, text = _described(Feature("bool", (1,), None)), _node("text_feature.Text", text={})
+    tree: dict[str, Any] = {**dict.fromkeys(MARKS, flag), INSTRUCTION: text}
+    for key, feature in features.items():
+        *folders, leaf = names[key].split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[leaf] = text if feature.dtype == "string" else _described(feature)
+    steps = _node("dataset_feature.Dataset", sequence={"feature": _dict(tree), "length": "-1"})
+    return _dict({"steps": steps})
+
+
+def _dict(tree: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {name: node if "pythonClassName" in node else _dict(node) for name, node in tree.items()}
+    return _node("features_dict.FeaturesDict", featuresDict={"features": inner})
+
+
+def _described(feature: Feature) -> dict[str, Any]:
+    if feature.dtype == "image":
+        image = {"shape": _dimensions(feature.shape), "dtype": "uint8", "encodingFormat": "png"}
+        return _node("image_feature.Image", image=image)  # or JPEG: readers look
+    if feature.shape in ((), (1,)):
+        return _node("scalar.Scalar", tensor={"shape": {}, "dtype": feature.dtype, "encoding": "none"})
+    tensor = {"shape": _dimensions(feature.shape), "dtype": feature.dtype, "encoding": "none"}
+    return _node("tensor_feature.Tensor", tensor=tensor)
+
+
+def _dimensions(sizes: Iterable[int]) -> dict[str, Any]:
+    return {"dimensions": [str(size) for size in sizes]}
+
+
+def _node(kind: str, **content: Any) -> dict[str, Any]:
+    return {"pythonClassName": CLASSES + kind, **content}
