@@ -38,13 +38,15 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import walk
 
-SIZE = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
-KEPT = 2**16  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
-ROWS = 4  # different actions that an episode must have to be told from others by them
-WIDEST = 4096  # numbers in a row of a column that is a state, not a picture
-SAMPLE = 8192  # bytes at the beginning, the middle and the end of a video file
+DIGEST_BYTES = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
+MAX_DIGESTS = (
+    2**16
+)  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
+MIN_DIFFERENT_ROWS = 4  # different actions that an episode must have to be told from others by them
+MAX_ROW_NUMBERS = 4096  # numbers in a row of a column that is a state, not a picture
+SAMPLE_BYTES = 8192  # bytes at the beginning, the middle and the end of a video file
 THREADS = 8  # that read samples of video files
-LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
+EPISODES_LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
 
 Digests = dict[int, bytes]  # by episode index
 Values = dict[str, np.ndarray]  # columns by key
@@ -108,7 +110,7 @@ def record_of(content: Content) -> dict[str, Any]:
     record = {}
     for name, found in (("actions", content.actions), ("videos", content.videos)):
         if found:
-            text = base64.b64encode(b"".join(sorted(set(found.values()))[:KEPT])).decode()
+            text = base64.b64encode(b"".join(sorted(set(found.values()))[:MAX_DIGESTS])).decode()
             record[name] = {"of": len(found), "in_order": in_order(found), "digests": text}
     return record
 
@@ -119,7 +121,7 @@ def in_order(found: Digests) -> str:
     return hashlib.blake2b(b"".join(ordered), digest_size=8).hexdigest()
 
 
-class Known(NamedTuple):
+class StoredDigests(NamedTuple):
     """Digests that an artefact keeps."""
 
     digests: frozenset[bytes]
@@ -131,7 +133,7 @@ class Known(NamedTuple):
         return self.last is not None and digest > self.last
 
 
-def known_of(record: Any) -> dict[str, Known]:
+def read_record(record: Any) -> dict[str, StoredDigests]:
     """Return what `record_of` made, read back; anything else is a `LattokError`."""
     try:
         return {name: _known(record[name]) for name in ("actions", "videos") if name in record}
@@ -140,12 +142,14 @@ def known_of(record: Any) -> dict[str, Known]:
         checks.fail("content` in `training.json", expected, f"{record!r:.60}", "Copy the file again.")
 
 
-def _known(entry: Any) -> Known:
+def _known(entry: Any) -> StoredDigests:
     data, count, order = base64.b64decode(entry["digests"], validate=True), entry["of"], entry["in_order"]
-    if len(data) % SIZE or not isinstance(order, str) or not checks.is_int(count):
+    if len(data) % DIGEST_BYTES or not isinstance(order, str) or not checks.is_int(count):
         raise ValueError
-    listed = [data[i : i + SIZE] for i in range(0, len(data), SIZE)]
-    return Known(frozenset(listed), listed[-1] if len(listed) == KEPT and count > KEPT else None, order)
+    listed = [data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)]
+    return StoredDigests(
+        frozenset(listed), listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None, order
+    )
 
 
 def _is_action(key: str) -> bool:
@@ -156,7 +160,7 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
     """List the columns of numbers that are actions, or asked for."""
     wanted = {*more, *filter(_is_action, source.features)} & source.features.keys() - {*INDEX_KEYS}
     numbers = (key for key in wanted if source.features[key].dtype not in (*IMAGE_DTYPES, "string"))
-    return sorted(key for key in numbers if np.prod(source.features[key].shape) <= WIDEST)
+    return sorted(key for key in numbers if np.prod(source.features[key].shape) <= MAX_ROW_NUMBERS)
 
 
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
@@ -176,12 +180,12 @@ def _bytes(values: np.ndarray) -> bytes:
 def _digest_of_actions(values: Mapping[str, np.ndarray]) -> bytes | None:
     """Return the digest of the action columns; None where they hardly change."""
     actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
-    if not actions or all(len(rows) < ROWS for rows in actions):
+    if not actions or all(len(rows) < MIN_DIFFERENT_ROWS for rows in actions):
         return None
-    if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < ROWS - 1 for rows in actions):
+    if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < MIN_DIFFERENT_ROWS - 1 for rows in actions):
         return None
     data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows.astype(np.float32)) for rows in actions)
-    return hashlib.blake2b(data, digest_size=SIZE).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its cameras, and when it begins in each
@@ -210,7 +214,7 @@ def _digests_of_videos(source: RobotDataset, spans: Spans, episodes: Iterable[Ep
     found = Digests()
     for index, place in places.items():
         parts = [stamps[path] + repr(round(start, 3)).encode() for path, start in place]
-        found[index] = hashlib.blake2b(b"|".join(parts), digest_size=SIZE).digest()
+        found[index] = hashlib.blake2b(b"|".join(parts), digest_size=DIGEST_BYTES).digest()
     return found
 
 
@@ -220,9 +224,9 @@ def _stamp(path: Path) -> bytes:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             parts = []
-            for place in (0, size // 2, max(0, size - SAMPLE)):
+            for place in (0, size // 2, max(0, size - SAMPLE_BYTES)):
                 file.seek(place)
-                parts.append(file.read(SAMPLE))
+                parts.append(file.read(SAMPLE_BYTES))
     except OSError:
         return b"missing"  # which who reads it says
     return hashlib.sha256(b"|".join([str(size).encode(), *parts])).digest()
@@ -230,7 +234,7 @@ def _stamp(path: Path) -> bytes:
 
 def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
     """Hash first, middle and last frame of a few episodes."""
-    for i in np.unique(np.linspace(0, len(episodes) - 1, LOOKED_AT).round().astype(int)):
+    for i in np.unique(np.linspace(0, len(episodes) - 1, EPISODES_LOOKED_AT).round().astype(int)):
         episode = episodes[i]
         try:
             where = sorted({0, episode.length // 2, episode.length - 1})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 
 EpisodeSpec = str | Sequence[int] | None
-FEW = 32  # a bisection costs about as much as this many episodes in a pass
+BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
 _SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed (\d{1,9}))?")
 
@@ -104,7 +105,7 @@ def damaged_among(dataset: RobotDataset, spec: str | Sequence[int] | None = None
 
 def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
     """Bisect where a few of perhaps a million are wanted, as for a unit of work; else go through all."""
-    if len(wanted) * FEW > len(episodes):
+    if len(wanted) * BISECT_COST > len(episodes):
         chosen = set(wanted)
         return [episode for episode in episodes if episode.index in chosen]
     rows = (bisect_left(episodes, index, key=lambda episode: episode.index) for index in wanted)
@@ -157,10 +158,10 @@ def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
         checks.fail("horizon", f"at most the {longest} steps of the longest chosen episode", horizon, hint)
 
 
-def _whole(value: object) -> int:
+def _whole(value: Any) -> int:
     try:
-        return int(value.__index__())  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
+        return operator.index(value)
+    except TypeError:
         checks.fail("episodes", "whole numbers", repr(value))
 
 

@@ -34,7 +34,7 @@ from lattok.utils.untrusted import followed
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
-TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
+MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
 class Exported(NamedTuple):
@@ -112,7 +112,7 @@ def export(
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
     chosen = select_episodes(dataset, episodes, skip_damaged)
-    plan = _plan(dataset, chosen[:TRIED], images, size)
+    plan = _plan(dataset, chosen[:MAX_EPISODES_TRIED], images, size)
     if skip_damaged:
         left_out += [Damage(e.index, why) for e in chosen if (why := _damage(plan, e)) is not None]
         damaged = {damage.episode_index for damage in left_out}

@@ -16,7 +16,7 @@ from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.data.stats import Block, Dimension, Running, Unreadable, scan
+from lattok.data.stats import Block, Dimension, RunningFigures, Unreadable, scan
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, behind
 from lattok.types import Episode
@@ -29,11 +29,13 @@ SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
 ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
 ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
-RUN = 100  # episodes in a run
-WIDEST = 256  # dimensions; wider columns are embeddings
+EPISODES_PER_RUN = 100  # episodes in a run
+MAX_DIMENSIONS = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
 FILES_FETCHED = 4  # per camera, of a dataset on the Hub
-BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
+MAX_BLANK_LEVELS = (
+    8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def inspect_dataset(
     looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
     scope = []
     if len(looked_at) < len(chosen):
-        scope.append(f"from {len(looked_at):,} episodes, runs of {RUN} evenly spread; lengths from all")
+        scope.append(f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all")
     running = list(_check_values(dataset, looked_at, findings))
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
@@ -167,9 +169,9 @@ def _spread(chosen: list[Episode], most: int) -> list[Episode]:
     frames = sum(episode.length for episode in chosen)
     if frames <= most:
         return chosen
-    runs = -(-len(chosen) // RUN)
+    runs = -(-len(chosen) // EPISODES_PER_RUN)
     kept = np.unique(np.linspace(0, runs - 1, max(1, runs * most // frames)).round().astype(int)).tolist()
-    return [episode for run in kept for episode in chosen[run * RUN : (run + 1) * RUN]]
+    return [episode for run in kept for episode in chosen[run * EPISODES_PER_RUN : (run + 1) * EPISODES_PER_RUN]]
 
 
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
@@ -190,10 +192,14 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if not dataset.cameras:
         advice = "Action tokenizers can be trained on it and label it; models of video cannot."
         yield Finding("note", "There are no cameras in this dataset.", advice)
-    wide = [key for key, feature in dataset.features.items() if len(feature.shape) == 1 and feature.shape[0] > WIDEST]
+    wide = [
+        key
+        for key, feature in dataset.features.items()
+        if len(feature.shape) == 1 and feature.shape[0] > MAX_DIMENSIONS
+    ]
     if wide:
-        what = f"{', '.join(f'`{key}`' for key in wide)}: more than {WIDEST} dimensions, so the values were not read."
-        yield Finding("note", what, "")
+        what = f"{', '.join(f'`{key}`' for key in wide)}: more than {MAX_DIMENSIONS} dimensions"
+        yield Finding("note", f"{what}, so the values were not read.", "")
 
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
@@ -220,7 +226,7 @@ def _numeric(dataset: RobotDataset) -> list[str]:
         key
         for key, feature in dataset.features.items()
         if feature.dtype.startswith("float") and len(feature.shape) == 1
-        if key not in INDEX_KEYS and feature.shape[0] <= WIDEST
+        if key not in INDEX_KEYS and feature.shape[0] <= MAX_DIMENSIONS
     ]
 
 
@@ -261,10 +267,10 @@ def _check_windows(
         yield Finding("note", what, "They repeat the last action, as in the paper.")
 
 
-def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[Running]:
+def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[RunningFigures]:
     """Go over the columns."""
     numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
-    running = {key: Running(key, dimension_names(dataset.features[key]), rows) for key in numeric}
+    running = {key: RunningFigures(key, dimension_names(dataset.features[key]), rows) for key in numeric}
     keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
     times, unreadable = _Times(dataset.fps), []
     for block in scan(dataset, chosen, keys) if keys else ():
@@ -333,7 +339,7 @@ def _check_camera(
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
             facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
             sizes.setdefault((facts.width, facts.height), facts)
-            blank, looked_at = blank + (int(np.ptp(image)) <= BLANK), looked_at + 1
+            blank, looked_at = blank + (int(np.ptp(image)) <= MAX_BLANK_LEVELS), looked_at + 1
         except LattokError as error:
             problems.append(Finding("error", str(error), ""))
     findings += some_of(problems, "files with such problems")

@@ -17,8 +17,8 @@ from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding, Severity
 
-ROWS = 16_384  # about so many in a block
-VALUES = 2**20  # and no more numbers than about these
+BLOCK_ROWS = 16_384  # about so many in a block
+BLOCK_VALUES = 2**20  # and no more numbers than about these
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
 NAMED = 8  # dimensions named in a finding
@@ -46,7 +46,7 @@ def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]
     Memory is one block, or one file where a format reads that as a whole, for a dataset of any size.
     """
     width = sum(int(np.prod(dataset.features[key].shape)) for key in keys)
-    limit = int(np.clip(VALUES // max(1, width), 256, ROWS))
+    limit = int(np.clip(BLOCK_VALUES // max(1, width), 256, BLOCK_ROWS))
     parts, rows = dict[int, dict[str, np.ndarray]](), 0
     for index, columns in dataset.columns_of(episodes, keys):
         if isinstance(columns, LattokError):
@@ -79,7 +79,7 @@ class Dimension(NamedTuple):
     maximum: float
 
 
-class Running:
+class RunningFigures:
     """Figures of one column [n, D] over blocks; D dimensions side by side."""
 
     def __init__(self, key: str, names: tuple[str, ...], rows: int):

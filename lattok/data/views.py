@@ -214,9 +214,8 @@ class _Converted(View):
         super().__init__(dataset)
         declared = action_spaces(dataset)
         self._key, self._source, self._target, self._rows = key, declared[key], space, convert
-        self._state_key, self._state_space = state_key, declared.get(state_key or "")
-        self._needs_state = False
-        self._check()
+        self._state_space = declared.get(state_key or "")
+        self._state_key = state_key if self._needs_state() else None
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
         self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
@@ -244,7 +243,7 @@ class _Converted(View):
     def _read_for(self, keys: Sequence[str]) -> list[str]:
         """Return what is read where `keys` are asked for: actions may need the state too."""
         checks.names("keys", keys)
-        state = [self._state_key] if self._needs_state and self._key in keys and self._state_key is not None else []
+        state = () if self._state_key is None or self._key not in keys else (self._state_key,)
         return list(dict.fromkeys([*keys, *state]))
 
     def _converted(
@@ -252,14 +251,14 @@ class _Converted(View):
     ) -> dict[str, np.ndarray]:
         if self._key not in keys:
             return dict(read)
-        state = [read[self._state_key]] if self._needs_state and self._state_key is not None else []
+        state = None if self._state_key is None else read[self._state_key]
         try:
-            values = self._convert(read[self._key], *state)
+            values = self._convert(read[self._key], state)
         except LattokError as error:
             raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}
 
-    def _check(self) -> None:
+    def _needs_state(self) -> bool:
         """Convert nothing, to learn whether it is possible, and whether it takes the state."""
         nothing = np.empty((0, self._source.dim))
         try:
@@ -267,16 +266,16 @@ class _Converted(View):
         except LattokError:
             if self._state_space is None:
                 raise
-            self._needs_state = True
             self._convert(nothing, np.empty((0, self._state_space.dim)))
+            return True
+        return False
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
         """Turn [T, m] or [T] into [T, n] or [T]."""
         start: dict[str, Any] = {}
         if state is not None and self._state_space is not None:
             start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}
-        rows = actions.reshape(-1, self._source.dim)
-        rows = self._rows(rows, **start)
+        rows = self._rows(actions.reshape(-1, self._source.dim), **start)
         return rows[:, 0] if self._target.dim == 1 else rows
 
 

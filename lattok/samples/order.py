@@ -11,13 +11,13 @@ Draws of data that the shuffle window holds are shuffled passes over all of it (
 dataset. Draws of larger data go through lanes (`Lanes`), each of which is a mixture by itself, so that few episodes are
 needed at a time:
 
-    pass k        clips (runs of samples of an episode, at most CLIP) in a shuffled order, cut into LANES equal parts
+    pass k        clips (at most MAX_CLIP neighbours of an episode) in a shuffled order, cut into LANES equal parts
     lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
     sample g      the next one of lane g mod LANES
 
-Files that are fetched from the Hub are shuffled and put into groups of FILES. The clips of each group are cut into
-LANES equal parts, and a lane goes through its part of one group after the other. The first groups of all are smaller,
-so that training need not wait for many files.
+Files that are fetched from the Hub are shuffled and put into groups of FILES_PER_GROUP. The clips of each group are
+cut into LANES equal parts, and a lane goes through its part of one group after the other. The first groups of all are
+smaller, so that training need not wait for many files.
 
 Everything follows from (seed, k, l): no process needs to know what was drawn before, and where the number of processes
 divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
@@ -42,9 +42,9 @@ from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
 LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
-CLIP = 256  # samples: seeking costs little beside decoding so many
-FILES = 16  # of the Hub that are needed at a time, of each camera; twice as many where one group ends
-FIRST = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
+MAX_CLIP = 256  # samples: seeking costs little beside decoding so many
+FILES_PER_GROUP = 16  # of the Hub that are needed at a time, of each camera; twice as many where one group ends
+FIRST_WINDOW = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
 MAX_BATCH = 2**16  # samples of a batch, where the data has fewer
 
 
@@ -131,7 +131,7 @@ class Lanes:
         self._all, self.window_size, self.seed = samples, window, seed
         borders = np.flatnonzero(np.diff(episode_of, prepend=episode_of[0] - 1, append=episode_of[-1] + 1))
         lengths = np.diff(borders)
-        pieces = -(-lengths // min(window, CLIP))  # of each episode, as equal as can be
+        pieces = -(-lengths // min(window, MAX_CLIP))  # of each episode, as equal as can be
         episode = np.repeat(np.arange(len(lengths)), pieces)
         number = np.arange(len(episode)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         self._starts = borders[episode] + number * lengths[episode] // pieces[episode]
@@ -166,9 +166,9 @@ class Lanes:
             return self._starts[order], np.cumsum(self._lengths[order])
         files = int(self._file_of.max()) + 1
         rank = torch.randperm(files, generator=generator).numpy()[self._file_of[order]]
-        widths = np.full(files, FILES)
+        widths = np.full(files, FILES_PER_GROUP)
         if number == 0:
-            widths[:8] = np.minimum(2 ** np.arange(8), FILES)[:files]
+            widths[:8] = np.minimum(2 ** np.arange(8), FILES_PER_GROUP)[:files]
         group = np.searchsorted(np.cumsum(widths), rank, side="right")
         order, group = order[np.argsort(group, kind="stable")], np.sort(group)
         return deal_clips(self._starts[order], np.cumsum(self._lengths[order]), group)
@@ -178,7 +178,7 @@ class Lanes:
         start, size = self._part(lane)
         _, ends = self._pass(number)
         ramp = number == 0
-        borders, width = [0], min(FIRST, self.window_size) if ramp else self.window_size
+        borders, width = [0], min(FIRST_WINDOW, self.window_size) if ramp else self.window_size
         while borders[-1] < size:
             border = borders[-1] + width
             if width >= self.window_size:
@@ -339,5 +339,5 @@ def window_sizes(parts: Sequence[Samples], weights: Sequence[float], window: int
 
 def frames_of(gaps: Sequence[int], samples: int) -> int:
     """Count the frames of a window at most: those of its samples, and the further ones of each of its clips."""
-    clips = -(-samples // CLIP)
-    return samples + sum(clips * min(gap, samples, CLIP) for gap in gaps)
+    clips = -(-samples // MAX_CLIP)
+    return samples + sum(clips * min(gap, samples, MAX_CLIP) for gap in gaps)

@@ -10,7 +10,7 @@ import pytest
 
 from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_cameras
 from lattok.data import content as module
-from lattok.data.content import content_of, digests, in_order, known_of, record_of
+from lattok.data.content import content_of, digests, in_order, read_record, record_of
 from lattok.utils.checks import LattokError
 from tests.data.memory import CAMERA, MemoryDataset
 
@@ -142,7 +142,7 @@ def test_reading_whole_files_gives_what_reading_episodes_does(source):
 
 def test_an_export_of_a_few_episodes_is_known_again_by_its_actions(source, tmp_path):
     part = open_dataset(export(source, tmp_path / "part", episodes=[7, 2, 4], video_codec="h264").path)
-    known = known_of(record_of(_of(source)))["actions"]
+    known = read_record(record_of(_of(source)))["actions"]
     assert [digest in known.digests for digest in _of(part).actions.values()] == [True] * 3
     assert _of(part).actions[1] == _of(source).actions[4]
     assert _of(part).digest != _of(source).digest
@@ -189,7 +189,7 @@ def test_of_very_many_episodes_a_part_is_kept_and_the_rest_is_undecided(tmp_path
     dataset = MemoryDataset(tmp_path, [8] * 12)
     monkeypatch.setattr(module, "KEPT", 5)
     content = _of(dataset)
-    known = known_of(record_of(content))["actions"]
+    known = read_record(record_of(content))["actions"]
     kept = sorted(content.actions.values())
     assert known.digests == set(kept[:5])
     assert [known.undecided(digest) for digest in kept] == [False] * 5 + [True] * 7
@@ -205,10 +205,10 @@ def test_of_very_many_episodes_a_part_is_kept_and_the_rest_is_undecided(tmp_path
 )
 def test_records_of_another_kind_are_one_line(record):
     if record == []:
-        assert known_of(record) == {}
+        assert read_record(record) == {}
         return
     with pytest.raises(LattokError, match=r"`content` in `training.json`: expected digests of the episodes"):
-        known_of(record)
+        read_record(record)
 
 
 def test_a_camera_among_numbers_has_no_file_to_be_known_by(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import Damage
-from lattok.data.stats import Block, Running, Unreadable, scan
+from lattok.data.stats import Block, RunningFigures, Unreadable, scan
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -250,7 +250,7 @@ def test_nothing_but_damage():
 
 def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
     monkeypatch.setattr("lattok.data.inspection.ALL_FRAMES_BY_ROW", 600)
-    monkeypatch.setattr("lattok.data.inspection.RUN", 4)
+    monkeypatch.setattr("lattok.data.inspection.EPISODES_PER_RUN", 4)
     monkeypatch.setattr("lattok.data.inspection.FILES_LOOKED_INTO", 5)
     source = Memory([30] * 40)
     read: list[int] = []
@@ -269,7 +269,7 @@ def test_running_figures_against_numpy(monkeypatch, rng, sample, count):
     monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", sample)
     values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
     values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
-    running = Running("action", ("x", "y"), len(values))
+    running = RunningFigures("action", ("x", "y"), len(values))
     blocks = [
         Block(np.arange(a, b) // 100, np.arange(a, b) % 100, {"action": values[a:b]})
         for a, b in [(0, 1), (1, 1300), (1300, 3000)]
@@ -290,7 +290,7 @@ def test_running_figures_against_numpy(monkeypatch, rng, sample, count):
 @pytest.mark.parametrize("rows", [256, 300, 16384])
 def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
     """File by file against episode by episode, with episodes left out, across files and row groups."""
-    monkeypatch.setattr("lattok.data.stats.ROWS", rows)
+    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", rows)
     dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
     assert len(dataset.by_data_file()) > 1
     chosen = [dataset.episodes[i] for i in (0, 2, 3)]
@@ -327,7 +327,7 @@ def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
 
 def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
     """Rows that came before the damage was met are not read again with their episode."""
-    monkeypatch.setattr("lattok.data.stats.ROWS", 256)
+    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", 256)
     dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
     path = dataset.data_file(0)
     pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
@@ -357,7 +357,7 @@ def test_files_and_rows_that_nothing_lists(make_dataset):
 
 
 def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
-    monkeypatch.setattr("lattok.data.stats.ROWS", 512)
+    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", 512)
     monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", 512)
 
     def peak(episodes: int) -> int:

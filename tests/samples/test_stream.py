@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
 from lattok.samples.order import (
-    CLIP,
-    FILES,
-    FIRST,
+    FILES_PER_GROUP,
+    FIRST_WINDOW,
     LANES,
+    MAX_CLIP,
     Batches,
     Draw,
     Lanes,
@@ -99,7 +99,7 @@ def test_clips_are_equal_parts_of_one_episode(lengths, window):
     for episode, length in enumerate(lengths):
         mine = lanes._lengths[owner == episode]
         assert lanes._starts[owner == episode][0] == ends[episode] - length
-        assert (mine.sum(), len(mine)) == (length, -(-length // min(window, CLIP)))
+        assert (mine.sum(), len(mine)) == (length, -(-length // min(window, MAX_CLIP)))
         assert mine.max() - mine.min() <= 1
 
 
@@ -138,7 +138,7 @@ def test_windows_are_small_at_first_and_then_hold_whole_clips():
         window = lanes.window(5, first)
         sizes.append(len(window.samples))
         first = window.end
-    assert sizes[:3] == [FIRST, 2 * FIRST, 4 * FIRST]
+    assert sizes[:3] == [FIRST_WINDOW, 2 * FIRST_WINDOW, 4 * FIRST_WINDOW]
     later = [lanes.window(5, 625 + draw).samples for draw in (0, 200, 400)]
     assert all(64 <= len(samples) <= 128 for samples in later)
     runs = [np.count_nonzero(np.diff(np.sort(samples)) > 1) + 1 for samples in later]  # of consecutive frames
@@ -154,7 +154,7 @@ def test_every_window_has_an_order_of_its_own():
     for axis in (0, 1):  # passes, lanes
         assert 0.35 < turned.mean() < 0.65
         assert (turned.any(axis) & ~turned.all(axis)).mean() > 0.8
-    few = ordered([CLIP] * 2 * LANES, 8)
+    few = ordered([MAX_CLIP] * 2 * LANES, 8)
     orders = [np.argsort(few.window(0, 8 * w).samples).tolist() for w in range(8, 40)]
     assert len(set(map(tuple, orders))) > 28
 
@@ -172,11 +172,11 @@ def test_files_of_the_hub_are_needed_one_group_after_the_other():
         new = now - set(recent)
         fetched.update(new)
         recent = [file for file in recent if file not in now] + sorted(now)
-        recent = recent[-2 * FILES :]
+        recent = recent[-2 * FILES_PER_GROUP :]
         last = max(last, len(now))
-    assert last <= 2 * FILES
+    assert last <= 2 * FILES_PER_GROUP
     assert set(fetched) == set(range(files))
-    assert sum(fetched.values()) <= 2 * files + FILES
+    assert sum(fetched.values()) <= 2 * files + FILES_PER_GROUP
     order = [[one(lanes, 7, number * size + draw) // 2000 for draw in range(0, size, 20)] for number in (1, 2)]
     assert order[0] != order[1]
 
@@ -436,7 +436,7 @@ def test_a_window_as_large_as_the_data_shuffles_all_of_it_and_a_smaller_one_its_
     (order,) = order_of([pairs], [1.0], frames - 1, 5)
     assert isinstance(order, Lanes)
     assert order.window_size == frames_in_lane(frames - 1)
-    first = max(order.window(0, 0).end, FIRST)
+    first = max(order.window(0, 0).end, FIRST_WINDOW)
     later = order.window(0, first)
     runs = np.count_nonzero(np.diff(np.sort(later.samples)) > 1) + 1  # of neighbours: few clips
     assert runs <= 1 + -(-len(later.samples) // 37)

@@ -24,8 +24,10 @@ SIZES = {
     "rot6d_rows": 6,
     "matrix": 9,
 }
-ROUNDING = 1e-3  # how far stored numbers may be from a rotation: more than float32 and a few digits explain is an error
-LOCKED = 1e-9  # cosine of the pitch below which roll and yaw are one
+MAX_ROUNDING = (
+    1e-3  # how far stored numbers may be from a rotation: more than float32 and a few digits explain is an error
+)
+GIMBAL_LOCK_COSINE = 1e-9  # cosine of the pitch below which roll and yaw are one
 
 
 def to_matrix(numbers: np.ndarray, form: str) -> np.ndarray:
@@ -75,7 +77,7 @@ def wrapped(angles: np.ndarray) -> np.ndarray:
 
 
 def _check_rounding(form: str, gap: np.ndarray, expected: str) -> None:
-    bad = np.flatnonzero(~(gap <= ROUNDING))
+    bad = np.flatnonzero(~(gap <= MAX_ROUNDING))
     if len(bad):
         hint = "Is the declared form the right one?"
         checks.fail(form, expected, f"a row that is none (row {bad[0]})", hint)
@@ -94,7 +96,7 @@ def _from_euler(angles: np.ndarray) -> np.ndarray:
 def _to_euler(m: np.ndarray) -> np.ndarray:
     level = np.hypot(m[:, 0, 0], m[:, 1, 0])
     pitch = np.arctan2(-m[:, 2, 0], level)
-    yaw = np.where(level > LOCKED, np.arctan2(m[:, 1, 0], m[:, 0, 0]), 0.0)
+    yaw = np.where(level > GIMBAL_LOCK_COSINE, np.arctan2(m[:, 1, 0], m[:, 0, 0]), 0.0)
     # roll is what is left once yaw is turned back: near the lock it makes up for the rounding of yaw
     sine, cosine = np.sin(yaw), np.cos(yaw)
     roll = np.arctan2(sine * m[:, 0, 2] - cosine * m[:, 1, 2], cosine * m[:, 1, 1] - sine * m[:, 0, 1])

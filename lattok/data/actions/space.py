@@ -28,7 +28,7 @@ GRIPPERS = {
 }
 WIDTH = "width"
 EULER = ("roll", "pitch", "yaw")
-MOST_DIMENSIONS, MOST_PARTS = 1 << 16, 1000  # of a space: a declaration with more is a mistake or an attack
+MAX_DIMENSIONS, MAX_PARTS = 1 << 16, 1000  # of a space: a declaration with more is a mistake or an attack
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 
@@ -145,7 +145,7 @@ class Joints(Part):
     kind: ClassVar[str] = "joints"
 
     def __post_init__(self) -> None:
-        checks.counts(1, MOST_DIMENSIONS, n=self.n)
+        checks.counts(1, MAX_DIMENSIONS, n=self.n)
         checks.one_of("mode", self.mode, ("absolute", "delta", "velocity"))
         checks.positive(scale=self.scale)
 
@@ -200,7 +200,7 @@ class Other(Part):
     kind: ClassVar[str] = "other"
 
     def __post_init__(self) -> None:
-        checks.counts(1, MOST_DIMENSIONS, n=self.n)
+        checks.counts(1, MAX_DIMENSIONS, n=self.n)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -237,8 +237,8 @@ class ActionSpace:
             return PRESETS[value]
         if not isinstance(value, list | tuple):
             checks.fail(argument, f"a list of parts, or one of {', '.join(PRESETS)}", type(value).__name__)
-        if len(value) > MOST_PARTS:
-            checks.fail(argument, f"at most {MOST_PARTS:,} parts", f"{len(value):,}")
+        if len(value) > MAX_PARTS:
+            checks.fail(argument, f"at most {MAX_PARTS:,} parts", f"{len(value):,}")
         return cls(tuple(part if isinstance(part, Part) else _part(part, argument) for part in value))
 
     @property

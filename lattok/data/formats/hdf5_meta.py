@@ -18,7 +18,7 @@ from lattok.utils.untrusted import parse_json
 MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
 ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
-FEW_BYTES, EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
+MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 NUMERIC = "fiub"  # kinds of numpy dtypes: float, int, unsigned, bool
 WAYS_OUT = {  # by what HDF5's message says
     "is not registered": "Write it again without that filter (h5repack).",
@@ -104,7 +104,7 @@ def _check_stored(dataset: Any, where: str) -> None:
         raise LattokError(f"{where}: its numbers are in other files. {ONE_FILE}")
     size, stored = dataset.dtype.itemsize, dataset.id.get_storage_size()
     claimed = size * max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-    if claimed > max(FEW_BYTES, EXPANSION * stored):
+    if claimed > max(MIN_CHECKED_BYTES, MAX_EXPANSION * stored):
         raise LattokError(f"{where}: expected what {stored:,} bytes can hold, got {claimed:,}. Copy the file again.")
 
 

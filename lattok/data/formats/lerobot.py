@@ -26,10 +26,10 @@ from lattok.utils.untrusted import inside
 
 PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
-MOST_IMAGE_BYTES = 2**28
-SPOKEN = "language_persistent"  # column of messages that hold from their time on
-ROUNDED = 1e-4  # seconds that a stored time may be off
-FEW = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
+MAX_IMAGE_BYTES = 2**28
+MESSAGES = "language_persistent"  # column of messages that hold from their time on
+TIME_ROUNDING_S = 1e-4  # seconds that a stored time may be off
+MAX_UNWANTED = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
 
 
 def sample_dataset_path() -> Path:
@@ -73,10 +73,6 @@ class LeRobotV3(RobotDataset):
         folder = next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
         return f"Give the whole dataset, {folder}." if folder is not None else ""
 
-    def __repr__(self) -> str:
-        frames = int(self._table.column("length").sum())
-        return f"{type(self).__name__}({self.name!r}, {len(self._table)} episodes, {frames} frames, {self.fps:g} fps)"
-
     @cached_property
     def subtask_texts(self) -> tuple[str, ...]:
         """Texts of sub-tasks by `subtask_index`; none where meta/ has no list of them."""
@@ -93,9 +89,9 @@ class LeRobotV3(RobotDataset):
                     f"{where}: expected at most {len(texts) - 1}, got {numbers.max()}. Copy the file again."
                 )
             return [texts[number] if number >= 0 else "" for number in numbers.tolist()]
-        if SPOKEN not in self.features:
+        if MESSAGES not in self.features:
             return None
-        cells = self.columns(episode_index, [SPOKEN])[SPOKEN]
+        cells = self.columns(episode_index, [MESSAGES])[MESSAGES]
         return [_spoken(cell, time) for cell, time in zip(cells, self._times(episode_index).tolist(), strict=True)]
 
     def data_file(self, episode_index: int) -> Path:
@@ -176,7 +172,7 @@ class LeRobotV3(RobotDataset):
         for path, members in self.by_data_file(list(left)).items():
             try:
                 places = self.episode_rows(path)
-                if FEW * len(members) < len(places):
+                if MAX_UNWANTED * len(members) < len(places):
                     continue
                 table = self._file_with(path, keys).whole(keys)
                 stored = {key: column_to_numpy(table[key], self.features[key], f"{path}: `{key}`") for key in keys}
@@ -246,7 +242,7 @@ class LeRobotV3(RobotDataset):
         file = inside(self.root, name, where)
         try:
             with self.files.at_hand(file) as file:
-                if file.stat().st_size > MOST_IMAGE_BYTES:
+                if file.stat().st_size > MAX_IMAGE_BYTES:
                     raise LattokError(f"{where}: expected an image, got {file} of {file.stat().st_size:,} bytes.")
                 return file.read_bytes()
         except OSError as error:
@@ -301,6 +297,6 @@ def _spoken(cell: Any, time: float) -> str:
     for message in cell if isinstance(cell, list) else []:
         if isinstance(message, dict) and message.get("style") == "subtask" and is_number(message.get("timestamp")):
             when, text = message["timestamp"], message.get("content")
-            if found[0] <= when <= time + ROUNDED and isinstance(text, str):
+            if found[0] <= when <= time + TIME_ROUNDING_S and isinstance(text, str):
                 found = (when, text)
     return found[1]

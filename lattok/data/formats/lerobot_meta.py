@@ -21,8 +21,8 @@ from lattok.utils.untrusted import followed, inside, is_file_name, plain_format
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
 _AGAIN = "Copy the dataset again."
-MOST_AXES = 8  # of a feature
-LONGEST_VECTOR = 1 << 20  # dimensions, which all have names and statistics
+MAX_AXES = 8  # of a feature
+MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -81,11 +81,11 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
     where = f"{path}: feature `{key}`"
     shape = entry.get("shape") if isinstance(entry, dict) else None
     sizes = [size for size in shape if type(size) is int and 0 < size < 2**31] if isinstance(shape, list) else []
-    if not sizes or len(sizes) != len(shape or []) or len(sizes) > MOST_AXES or math.prod(sizes) >= 2**31:
+    if not sizes or len(sizes) != len(shape or []) or len(sizes) > MAX_AXES or math.prod(sizes) >= 2**31:
         raise LattokError(f"{where}: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
     dtype, names = entry.get("dtype"), entry.get("names")
-    if len(sizes) == 1 and sizes[0] > LONGEST_VECTOR:
-        raise LattokError(f"{where}: expected at most {LONGEST_VECTOR:,} numbers, got {sizes[0]:,}. {_AGAIN}")
+    if len(sizes) == 1 and sizes[0] > MAX_VECTOR_SIZE:
+        raise LattokError(f"{where}: expected at most {MAX_VECTOR_SIZE:,} numbers, got {sizes[0]:,}. {_AGAIN}")
     if not isinstance(dtype, str):
         raise LattokError(f"{where}: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
     if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}

@@ -42,10 +42,10 @@ from lattok.utils.files import read_json, sync_files, write_json
 from lattok.utils.output import Output
 from lattok.utils.untrusted import followed
 
-MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
+MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 VERSION = "1.0.0"  # of datasets that lattok writes
 SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger
-FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
+SHORT_FEATURES = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
 class RLDS(RobotDataset):
@@ -134,7 +134,7 @@ class RLDS(RobotDataset):
         episodes: list[Episode] = []
         damaged: list[Damage] = []
         missing = sum(max(0, count - len(file)) for file, count in zip(self._files, counts, strict=True))
-        if missing > MOST_MISSING:
+        if missing > MAX_MISSING_EPISODES:
             listed = f"{self.root}: dataset_info.json lists {sum(counts):,} episodes in split `{self.split}`"
             raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
         for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
@@ -248,7 +248,7 @@ def _ruler(root: Path, fields: Sequence[Field]) -> Field:
     if not fields:
         raise LattokError(f"{root / 'features.json'}: no feature of `steps` can be read.")
     costs = {"float": 0, "int64": 1, "bytes": 2}
-    return min(fields, key=lambda f: (f.path not in FIRST_CHOICE, costs[f.stored], f.dtype == "image", f.per_step))
+    return min(fields, key=lambda f: (f.path not in SHORT_FEATURES, costs[f.stored], f.dtype == "image", f.per_step))
 
 
 def _values(example: Example, field: Field, length: int) -> np.ndarray:

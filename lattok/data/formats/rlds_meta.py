@@ -26,8 +26,8 @@ INSTRUCTION = LANGUAGE[0]  # where lattok writes it
 MARKS = ("is_first", "is_last", "is_terminal")
 CLASSES = "tensorflow_datasets.core.features."
 _CAPITAL = re.compile(r"[A-Z]")
-MOST_SHARDS = 99_999  # their numbers have five digits
-MOST_AXES, MOST_VALUES = 8, 2**27  # of a feature in one step: more than the largest picture
+MAX_SHARDS = 99_999  # their numbers have five digits
+MAX_AXES, MAX_VALUES_PER_STEP = 8, 2**27  # of a feature in one step: more than the largest picture
 _SHOWN = 5  # missing files that an error lists
 
 # Control rates in Hz from the overview table of Open X-Embodiment, without the ending _converted_externally_to_rlds,
@@ -117,8 +117,8 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     counts = splits[split].get("shardLengths")
     if not isinstance(counts, list) or not counts or not all(re.fullmatch(r"\d{1,12}", str(n)) for n in counts):
         raise LattokError(f"{path}: split `{split}` has no `shardLengths`. Copy the dataset again.")
-    if len(counts) > MOST_SHARDS:
-        raise LattokError(f"{path}: expected at most {MOST_SHARDS:,} files in split `{split}`, got {len(counts):,}.")
+    if len(counts) > MAX_SHARDS:
+        raise LattokError(f"{path}: expected at most {MAX_SHARDS:,} files in split `{split}`, got {len(counts):,}.")
     template = splits[split].get("filepathTemplate") or TEMPLATE
     names = [file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
     shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
@@ -247,9 +247,9 @@ def _image(file: Path, path: str, image: Any) -> Field | str:
 def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
     """Read the sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
     sizes = _part(_part(node, "shape") or {}, "dimensions") or []
-    fit = isinstance(sizes, list) and len(sizes) <= MOST_AXES
+    fit = isinstance(sizes, list) and len(sizes) <= MAX_AXES
     fit = fit and all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes)
-    if not fit or math.prod(max(1, int(size)) for size in sizes) > MOST_VALUES:
+    if not fit or math.prod(max(1, int(size)) for size in sizes) > MAX_VALUES_PER_STEP:
         raise LattokError(f"{file}: `{path}`: expected a shape, got {str(sizes)[:60]!r}. Copy the dataset again.")
     return tuple(max(0, int(size)) for size in sizes)
 

@@ -31,7 +31,7 @@ from lattok.utils.untrusted import followed, parse_json, walk
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
 CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-MOST_BYTES = 2**28
+MAX_CAPTION_BYTES = 2**28
 _SHOWN = 3  # names that an error lists
 
 
@@ -81,8 +81,10 @@ def _names(files: Sequence[str]) -> dict[str, list[str]]:
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise LattokError(f"{path}: expected captions of at most {MOST_BYTES >> 20} MB. Is this the right file?")
+        if path.stat().st_size > MAX_CAPTION_BYTES:
+            raise LattokError(
+                f"{path}: expected captions of at most {MAX_CAPTION_BYTES >> 20} MB. Is this the right file?"
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
@@ -142,7 +144,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:100] for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
-FEW_FRAMES, REPEATED = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
+MIN_RESAMPLED, MAX_REPEATS = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
 CAMERA = "observation.images.video"
 
@@ -173,7 +175,7 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
     if keeps_to(times, fps):
         return Schedule(len(times), start, None)
     span = (video.end - start + min(video.tick, 0.5 / fps)) * fps
-    if span > max(FEW_FRAMES, REPEATED * len(times)):
+    if span > max(MIN_RESAMPLED, MAX_REPEATS * len(times)):
         hint = "Give the rate of the videos."
         checks.fail("fps", f"a rate at which {len(times):,} frames are not {span:.3g}", f"{fps:g}", hint)
     length = max(1, int(span))

@@ -32,11 +32,11 @@ from lattok.utils.progress import bar
 
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
 CUT_SHORT_S = 0.5  # a file whose packets end this much before the end that its header promises is truncated
-LONGEST_S = 7 * 86400  # a week; a changed bit in a time can claim centuries
+MAX_SPAN_S = 7 * 86400  # a week; a changed bit in a time can claim centuries
 VP8_SHOWN = 0x10  # bit of a frame's first byte; frames without it only serve others
 THREADS = 8  # that open files, or one for each core: on network drives the wait is longer than the work
-TOGETHER = 16  # files that a thread takes at once
-MANY = 1000  # videos of which a progress bar tells and a cache is kept
+FILES_PER_TASK = 16  # files that a thread takes at once
+MIN_CACHED_VIDEOS = 1000  # videos of which a progress bar tells and a cache is kept
 
 
 class VideoTimes(NamedTuple):
@@ -145,7 +145,7 @@ def _packets(path: Path, container: InputContainer) -> Iterator[av.Packet]:
 
 def _check_span(path: Path, container: InputContainer, stream: VideoStream, start: float, end: float) -> None:
     """Check that packets reach the end that the header promises, where it does, and are of this world."""
-    if end - start > LONGEST_S:
+    if end - start > MAX_SPAN_S:
         raise LattokError(f"{path} is damaged: its frames lie {end - start:.0f} s apart. Copy it again.")
     if container.format.name.startswith("matroska"):  # counts from zero, for the longest stream
         promised = (container.duration or 0) / av.time_base
@@ -175,24 +175,24 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], 
 
     Reads several files at once. What is read is kept for the next time, also when an interrupt ends it.
     """
-    known = _kept(root) if len(files) >= MANY else {}
+    known = _kept(root) if len(files) >= MIN_CACHED_VIDEOS else {}
     read: dict[int, PackedTimes] = {}
     reasons: dict[int, str] = {}
     pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
-    starts = range(0, len(files), TOGETHER)
+    starts = range(0, len(files), FILES_PER_TASK)
     try:
-        parts = [pool.submit(_packed, root, files[i : i + TOGETHER], known) for i in starts]
-        with bar("videos", quiet=len(files) < MANY) as progress:
+        parts = [pool.submit(_packed, root, files[i : i + FILES_PER_TASK], known) for i in starts]
+        with bar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
             for start, part in zip(starts, parts, strict=True):
                 for number, found in enumerate(part.result(), start):
                     if isinstance(found, PackedTimes):
                         read[number] = found
                     else:
                         reasons[number] = found
-                progress(min(start + TOGETHER, len(files)), len(files))
+                progress(min(start + FILES_PER_TASK, len(files)), len(files))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt must not wait for 10^5 files
-        if len(files) >= MANY and any(known.get(video.file) is not video for video in read.values()):
+        if len(files) >= MIN_CACHED_VIDEOS and any(known.get(video.file) is not video for video in read.values()):
             _keep(root, read.values())
     if not read:
         raise LattokError(f"{root}: none of {len(files)} videos can be read, first {reasons[0]}")

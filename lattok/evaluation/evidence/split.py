@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import RobotDataset, select_episodes, split_by_task
-from lattok.data.content import Known, digests, in_order, known_of
+from lattok.data.content import StoredDigests, digests, in_order, read_record
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence.probes import Fold
 from lattok.types import Episode
@@ -143,7 +143,7 @@ def _by_content(
     entry: Mapping[str, Any], dataset: RobotDataset, wanted: Sequence[int], numbers: set[int]
 ) -> tuple[set[int], set[int]]:
     """Find which of the `wanted` episodes were trained on by their content, and for which it does not tell."""
-    found, undecided, kinds = set[int](), set(wanted), known_of(entry["content"])
+    found, undecided, kinds = set[int](), set(wanted), read_record(entry["content"])
     for kind, known in kinds.items():
         for here in digests(dataset, wanted, kind):
             matching = {index for index, digest in here.items() if digest in known.digests}
@@ -155,7 +155,7 @@ def _by_content(
     return found, undecided - found
 
 
-def _numbered_alike(runs: Sequence[Sequence[int]], dataset: RobotDataset, kind: str, known: Known) -> bool:
+def _numbered_alike(runs: Sequence[Sequence[int]], dataset: RobotDataset, kind: str, known: StoredDigests) -> bool:
     """Tell whether the episodes of these numbers are the ones that were trained on."""
     trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
     return any(in_order(here) == known.in_order for here in digests(dataset, trained, kind))

@@ -569,7 +569,7 @@ def test_a_real_transition_as_a_video(tmp_path: Path):
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of so many videos that what was read of them is kept: six, one of which is damaged."""
-    monkeypatch.setattr(video_times, "MANY", 5)
+    monkeypatch.setattr(video_times, "MIN_CACHED_VIDEOS", 5)
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "videos"
     for i in range(3):
@@ -645,7 +645,7 @@ def test_an_interrupt_keeps_what_was_read(many: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return read_times(path)
 
-    monkeypatch.setattr(video_times, "TOGETHER", 1)
+    monkeypatch.setattr(video_times, "FILES_PER_TASK", 1)
     with monkeypatch.context() as patch:
         patch.setattr(video_times, "read_times", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -199,7 +199,7 @@ def test_human_video_is_known_by_its_files(tmp_path):
 
 
 def test_of_a_sample_more_may_have_been_seen(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("lattok.data.content.KEPT", 3)
+    monkeypatch.setattr("lattok.data.content.MAX_DIGESTS", 3)
     tok = lattok.train(UniformBinsRecipe.from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:5"))
     shutil.copytree(source.root, tmp_path / "renamed")
     assert _verdict(tok, lattok.open_dataset(tmp_path / "renamed"), [0, 1, 2, 3, 4]) == "at least 3 of 5"
