@@ -187,7 +187,7 @@ def test_damage_is_for_others_to_report(tmp_path):
 
 def test_of_very_many_episodes_a_part_is_kept_and_the_rest_is_undecided(tmp_path, monkeypatch):
     dataset = MemoryDataset(tmp_path, [8] * 12)
-    monkeypatch.setattr(module, "KEPT", 5)
+    monkeypatch.setattr(module, "MAX_DIGESTS", 5)
     content = _of(dataset)
     known = read_record(record_of(content))["actions"]
     kept = sorted(content.actions.values())

@@ -174,8 +174,8 @@ def test_sub_tasks_by_number(tmp_path):
     assert view.subtasks(0) == ["reach", "reach", "grasp it"]
     windows = PolicyWindows(dataset, 2, cameras=(), size=16, subtasks=True)
     assert windows.batch(torch.tensor([4, 2, 3])).subtasks == ["", "grasp it", "grasp it"]
-    assert windows.told is not None
-    assert windows.told.tolist() == [True] * 4 + [False] + [True] * 2
+    assert windows.has_subtask is not None
+    assert windows.has_subtask.tolist() == [True] * 4 + [False] + [True] * 2
     assert PolicyWindows(dataset, 2, cameras=(), size=16).batch(torch.tensor([0])).subtasks is None
     assert open_dataset(export(view, tmp_path / "out").path).subtasks(1) == dataset.subtasks(1)
     assert open_dataset(annotate(dataset, MODELS, tmp_path / "labelled")).subtasks(1) == dataset.subtasks(1)
