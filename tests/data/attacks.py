@@ -401,7 +401,8 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     head = (b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0")
-    pixels = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 96) * 32))
+    side = min(width, 32)
+    pixels = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 3 * side) * side))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in (head, *chunks, pixels, (b"IEND", b"")))
 
 

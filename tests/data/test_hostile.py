@@ -21,14 +21,11 @@ from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 from tests.data import hostile_runs
+from tests.data.attacks import png
+from tests.data.edits import add_feature, edit_info, set_column
 from tests.data.fuzz import summary
 
 MODELS = {"tok": FakeTokenizer()}
-
-
-def edit_info(root: Path, **fields: Any) -> None:
-    path = root / "meta" / "info.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def use(root: Path, out: Path) -> None:
@@ -187,33 +184,18 @@ def with_cells(root: Path, cells: list[dict[str, Any]]) -> Path:
     """The dataset with a camera whose images stand in the data file."""
     path = root / "data" / "chunk-000" / "file-000.parquet"
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pq.read_table(path).append_column("observation.images.top", pa.array(cells, kind)), path)
-    info = json.loads((root / "meta" / "info.json").read_text())
-    info["features"]["observation.images.top"] = {"dtype": "image", "shape": [8, 8, 3], "names": None}
-    (root / "meta" / "info.json").write_text(json.dumps(info))
+    set_column(path, "observation.images.top", pa.array(cells, kind))
+    add_feature(root, "observation.images.top", "image", [8, 8, 3])
     return root
 
 
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
-
-
-def header(width: int, height: int) -> tuple[bytes, bytes]:
-    return b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-
-
-PIXELS = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 24) * 8))
-END = (b"IEND", b"")
-SOUND = png(header(8, 8), PIXELS, END)
+SOUND = png(8, 8)
 BOMB = zlib.compress(bytes(80 * 2**20), 9)
 CELLS = {
-    "a header of 3.6 gigapixels": {"bytes": png(header(60_000, 60_000), PIXELS, END)},
-    "a header of 60 megapixels": {"bytes": png(header(10_000, 6_000), PIXELS, END)},
-    "a text that unpacks to 80 MB": {"bytes": png(header(8, 8), (b"iTXt", b"a\0\1\0\0\0" + BOMB), PIXELS, END)},
-    "a profile that unpacks to 80 MB": {"bytes": png(header(8, 8), (b"iCCP", b"a\0\0" + BOMB), PIXELS, END)},
+    "a header of 3.6 gigapixels": {"bytes": png(60_000, 60_000)},
+    "a header of 60 megapixels": {"bytes": png(10_000, 6_000)},
+    "a text that unpacks to 80 MB": {"bytes": png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + BOMB))},
+    "a profile that unpacks to 80 MB": {"bytes": png(8, 8, (b"iCCP", b"a\0\0" + BOMB))},
     "no image": {"bytes": b"GIF89a"},
     "a path with NUL": {"path": "a\0b"},
     "a device": {"path": "/dev/zero"},
@@ -274,8 +256,7 @@ def test_episodes_that_no_file_of_that_size_holds(tmp_path):
 @pytest.mark.parametrize("shape", [[2**20, 2**20], [2] * 9, [2**31]])
 def test_features_of_absurd_shapes(tmp_path, shape):
     root = write_dataset(tmp_path / "theirs", [12], cameras=False)
-    features = json.loads((root / "meta" / "info.json").read_text())["features"]
-    edit_info(root, features=features | {"action": {"dtype": "float32", "shape": shape}})
+    add_feature(root, "action", "float32", shape)
     with pytest.raises(LattokError, match="feature `action`: expected dtype and shape"):
         open_dataset(root)
 
@@ -367,9 +348,8 @@ def test_names_of_files_that_are_no_text(tmp_path):
 def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
     root = write_dataset(tmp_path / "theirs", [12], cameras=False)
     (path,) = (root / "data").rglob("*.parquet")
-    pq.write_table(pq.read_table(path).append_column("note", pa.array([2**63] * 12, pa.uint64())), path)
-    features = json.loads((root / "meta" / "info.json").read_text())["features"]
-    edit_info(root, features=features | {"note": {"dtype": "string", "shape": [1], "names": None}})
+    set_column(path, "note", pa.array([2**63] * 12, pa.uint64()))
+    add_feature(root, "note", "string", [1])
     with pytest.raises(LattokError, match="`note`: expected text as info.json says, got uint64"):
         export(open_dataset(root), tmp_path / "out")
 
@@ -389,11 +369,10 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 
 def test_long_names_and_many_are_cut_in_messages(tmp_path):
     root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
-    features = json.loads((root / "meta" / "info.json").read_text())["features"]
-    more = {f"{i}{'a' * 500}": {"dtype": "float32", "shape": [1]} for i in range(9)}
-    edit_info(root, features=features | more)
+    for i in range(9):
+        add_feature(root, f"{i}{'a' * 500}", "float32", [1])
     dataset = open_dataset(root)
-    for keys in (["b" * 5000], [next(iter(more))]):
+    for keys in (["b" * 5000], ["0" + "a" * 500]):
         with pytest.raises(LattokError) as caught:
             dataset.columns(0, keys)
         assert len(str(caught.value)) < 2000
@@ -404,14 +383,12 @@ def test_long_names_and_many_are_cut_in_messages(tmp_path):
 
 def test_a_vector_too_long_to_name_its_numbers_is_refused(tmp_path):
     root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
-    features = json.loads((root / "meta" / "info.json").read_text())["features"]
-    edit_info(root, features=features | {"action": {"dtype": "float32", "shape": [2**31 - 1], "names": None}})
+    add_feature(root, "action", "float32", [2**31 - 1])
     with pytest.raises(LattokError, match="`action`: expected at most 1,048,576 numbers, got 2,147,483,647"):
         open_dataset(root)
 
 
 COMMANDS = "\x1b]0;owned\x07\x1b[31mX"  # a new title for the terminal, and red from here on
-LANGUAGE = {COMMANDS: {"dtype": "language", "shape": [1], "names": None}}
 
 
 @pytest.mark.parametrize("format", ["lerobot", "rlds"])
@@ -419,10 +396,9 @@ def test_names_in_warnings_are_shown_as_text(tmp_path, format):
     """The terminal used to obey the name of a column, which an error would have shown."""
     root = write_dataset(tmp_path / "theirs", [12], cameras=False)
     path = root / "data" / "chunk-000" / "file-000.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.append_column(COMMANDS, pa.array([[{"a": 1}]] * 12)), path)
+    set_column(path, COMMANDS, [[{"a": 1}]] * 12)
     if format == "rlds":  # one that is declared, but has no place there
-        edit_info(root, features=json.loads((root / "meta" / "info.json").read_text())["features"] | LANGUAGE)
+        add_feature(root, COMMANDS, "language", [1])
     with pytest.warns(UserWarning, match=r"�\]0;owned��\[31mX.* the export is without") as told:
         export(open_dataset(root), tmp_path / "out", format=format)
     assert not any(character in str(told[0].message) for character in "\x1b\x07")

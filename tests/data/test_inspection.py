@@ -20,18 +20,18 @@ from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from tests.conftest import put_video
+from tests.data.edits import edit_info, read_info, set_column
 from tests.real import BRIDGE, needs_real
 
 
 def replant(dataset: LeRobotV3, key: str, change: Callable[[np.ndarray], np.ndarray]) -> LeRobotV3:
     """Change a column of the dataset's data file and open it again."""
     path = dataset.data_file(0)
-    table = pq.read_table(path)
     shape = dataset.features[key].shape
-    values = np.array(table[key].to_pylist())
+    values = np.array(pq.read_table(path)[key].to_pylist())
     flat = pa.array(change(values).reshape(-1).astype(dataset.features[key].dtype))
     column = flat if shape == (1,) else pa.FixedSizeListArray.from_arrays(flat, shape[0])
-    pq.write_table(table.set_column(table.column_names.index(key), key, column), path)
+    set_column(path, key, column)
     return open_dataset(dataset.root)
 
 
@@ -135,9 +135,9 @@ def test_cameras_of_different_sizes(make_dataset):
 
 def test_long_names_fit_the_terminal(make_dataset):
     dataset = make_dataset([20, 30], tasks=["a very long instruction " * 20, "push"], cameras=False)
-    info = json.loads((dataset.root / "meta" / "info.json").read_text())
-    info["features"]["action"]["names"] = ["left_arm_shoulder_pitch.position"] * 3
-    (dataset.root / "meta" / "info.json").write_text(json.dumps(info))
+    features = read_info(dataset.root)["features"]
+    features["action"]["names"] = ["left_arm_shoulder_pitch.position"] * 3
+    edit_info(dataset.root, features=features)
     text = inspect_dataset(open_dataset(dataset.root)).render()
     assert max(map(len, text.splitlines())) <= 88
 

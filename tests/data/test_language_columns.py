@@ -18,6 +18,7 @@ from lattok.samples import PolicyWindows
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
+from tests.data.edits import add_feature, edit_info, read_info, set_column
 
 MODELS = {"tok": FakeTokenizer()}
 KEYS = ("language_persistent", "language_events")
@@ -40,13 +41,10 @@ def spoken(tmp_path: Path) -> Path:
     files = sorted((root / "data").rglob("*.parquet"))
     assert len(files) == 3
     for episode, path in enumerate(files):
-        table = pq.read_table(path)
-        for key, cells in zip(KEYS, messages(episode, len(table)), strict=True):
-            table = table.append_column(key, pa.array(cells))
-        pq.write_table(table, path)
-    info = json.loads((root / "meta" / "info.json").read_text())
-    info["features"] |= {key: {"dtype": "language", "shape": [1], "names": None} for key in KEYS}
-    (root / "meta" / "info.json").write_text(json.dumps(info))
+        for key, cells in zip(KEYS, messages(episode, pq.read_metadata(path).num_rows), strict=True):
+            set_column(path, key, cells)
+    for key in KEYS:
+        add_feature(root, key, "language", [1])
     return root
 
 
@@ -63,8 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 def declared(root: Path) -> dict[str, Any]:
-    features = json.loads((root / "meta" / "info.json").read_text())["features"]
-    return {key: features[key] for key in KEYS}
+    return {key: read_info(root)["features"][key] for key in KEYS}
 
 
 def test_annotation_keeps_them(spoken, tmp_path):
@@ -117,9 +114,9 @@ def test_they_are_read_as_python_values(spoken):
 
 
 def test_columns_that_nothing_declares_are_not_dropped_without_a_word(spoken, tmp_path):
-    info = json.loads((spoken / "meta" / "info.json").read_text())
-    del info["features"]["language_events"]
-    (spoken / "meta" / "info.json").write_text(json.dumps(info))
+    features = read_info(spoken)["features"]
+    del features["language_events"]
+    edit_info(spoken, features=features)
     with pytest.warns(
         UserWarning, match="language_events in its data files: meta/info.json does not declare it, so the"
     ):
@@ -129,9 +126,7 @@ def test_columns_that_nothing_declares_are_not_dropped_without_a_word(spoken, tm
 
 def test_types_that_cannot_be_one_are_refused(spoken, tmp_path):
     path = sorted((spoken / "data").rglob("*.parquet"))[1]
-    table = pq.read_table(path)
-    column = table.column_names.index("language_events")
-    pq.write_table(table.set_column(column, "language_events", pa.array([b"x"] * len(table))), path)
+    set_column(path, "language_events", [b"x"] * pq.read_metadata(path).num_rows)
     with pytest.raises(LattokError, match="`language_events`: expected one type in all data files, got "):
         export(open_dataset(spoken), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -140,26 +135,21 @@ def test_types_that_cannot_be_one_are_refused(spoken, tmp_path):
 def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
     root = write_dataset(tmp_path / "odd", [5], cameras=False)
     (path,) = (root / "data").rglob("*.parquet")
-    table = pq.read_table(path)
     times = pa.array([0, 1, 2, 3, 2**60], pa.timestamp("ns"))
-    pq.write_table(table.append_column("when", times), path)
-    info = json.loads((root / "meta" / "info.json").read_text())
-    info["features"]["when"] = {"dtype": "timestamp[ns]", "shape": [1], "names": None}
-    (root / "meta" / "info.json").write_text(json.dumps(info))
+    set_column(path, "when", times)
+    add_feature(root, "when", "timestamp[ns]", [1])
     out = export(open_dataset(root), tmp_path / "out").path
     (path,) = (out / "data").rglob("*.parquet")
     assert pq.read_table(path)["when"].combine_chunks().equals(times)
-    assert json.loads((out / "meta" / "info.json").read_text())["features"]["when"]["dtype"] == "timestamp[ns]"
+    assert read_info(out)["features"]["when"]["dtype"] == "timestamp[ns]"
 
 
 def numbered(root: Path, index: list[list[int]], texts: list[str]) -> Path:
     """A dataset whose frames name sub-tasks by number, as LeRobot stores them: -1 where there is none."""
     write_dataset(root, [len(each) for each in index], data_file_mb=0.0001, cameras=False)
     for path, numbers in zip(sorted((root / "data").rglob("*.parquet")), index, strict=True):
-        pq.write_table(pq.read_table(path).append_column("subtask_index", pa.array(numbers, pa.int64())), path)
-    info = json.loads((root / "meta" / "info.json").read_text())
-    info["features"]["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
-    (root / "meta" / "info.json").write_text(json.dumps(info))
+        set_column(path, "subtask_index", pa.array(numbers, pa.int64()))
+    add_feature(root, "subtask_index", "int64", [1])
     table = pa.table({"subtask_index": list(range(len(texts))), "__index_level_0__": texts})
     pq.write_table(table, root / "meta" / "subtasks.parquet")
     return root

@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +16,9 @@ import pytest
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
 from lattok.data.schema import vector_key
 from lattok.utils.checks import LattokError
-from tests.conftest import moving_square
+from tests.data.edits import edit_info, set_column
+from tests.data.formats.test_video_folder import write_video
 from tests.data.rlds_sample import write_rlds
-
-
-def edit_info(root: Path, **changes) -> None:
-    path = root / "meta" / "info.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_facts_of_the_sample(sample):
@@ -71,9 +66,7 @@ def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):
 def test_lists_without_a_fixed_size_are_read(make_dataset):
     dataset = make_dataset([4, 6], cameras=False)
     path = dataset.data_file(0)
-    table = pq.read_table(path)
-    where = table.column_names.index("action")
-    pq.write_table(table.set_column(where, "action", table["action"].cast(pa.list_(pa.float32()))), path)
+    set_column(path, "action", pq.read_table(path)["action"].cast(pa.list_(pa.float32())))
     expected = dataset.columns(1, ["action"])["action"]
     np.testing.assert_array_equal(open_dataset(dataset.root).columns(1, ["action"])["action"], expected)
 
@@ -233,27 +226,6 @@ def test_missing_columns_of_the_episode_table(make_dataset):
         open_dataset(root)
 
 
-def write_video(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        for image in moving_square(np.random.default_rng(0), 5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
-        container.mux(stream.encode(None))
-    return path
-
-
-def write_hdf5(path: Path) -> Path:
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(path, "w") as file:
-        demo = file.create_group("data/demo_0")
-        demo["actions"] = np.zeros((5, 7))
-        demo.attrs["num_samples"] = 5
-        file["data"].attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
-    return path
-
-
 def test_every_format_is_recognised(tmp_path):
     rlds = write_rlds(tmp_path / "toy" / "1.0.0", [3])
     assert open_dataset(rlds, fps=5).kind == "rlds"
@@ -266,7 +238,10 @@ def test_every_format_is_recognised(tmp_path):
 
 
 def test_hdf5_is_recognised(tmp_path):
-    path = write_hdf5(tmp_path / "demo.hdf5")
+    pytest.importorskip("h5py")
+    from tests.data.formats.test_hdf5 import write_robomimic
+
+    path = write_robomimic(tmp_path / "demo.hdf5", demos=1)
     assert open_dataset(path).kind == open_dataset(tmp_path).kind == "hdf5"
     assert open_dataset(path, fps=10).fps == 10
     write_video(tmp_path / "a.mp4")

@@ -12,6 +12,7 @@ from lattok.data import export, inspect_dataset, open_dataset
 from lattok.data.formats.video_folder import VideoFolder
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
+from tests.data.edits import edit_info
 from tests.data.formats.test_video_folder import write_video
 from tests.data.references import (
     SCRIPTS,
@@ -23,7 +24,6 @@ from tests.data.references import (
     ways,
     write_canaries,
 )
-from tests.data.test_hostile import edit_info
 
 REFUSED = "cannot open video .*: by its {} it is no MP4, MOV, Matroska, WebM or AVI file"
 

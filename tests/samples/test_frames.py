@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Container
 from fractions import Fraction
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,6 +27,7 @@ from lattok.samples.frames import FrameReader, read_once
 from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Abandoned
 from tests.conftest import put_video
+from tests.data.edits import add_feature, set_column
 from tests.samples.policies import CAMERAS, Demonstrations
 
 
@@ -237,12 +236,9 @@ def with_stored_images(dataset, images):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         cells.append({"bytes": buffer.getvalue(), "path": None})
-    path = dataset.data_file(0)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pq.read_table(path).append_column("observation.images.top", pa.array(cells, kind)), path)
-    info = json.loads((dataset.root / "meta" / "info.json").read_text())
-    info["features"]["observation.images.top"] = {"dtype": "image", "shape": [8, 10, 3], "names": None}
-    (dataset.root / "meta" / "info.json").write_text(json.dumps(info))
+    set_column(dataset.data_file(0), "observation.images.top", pa.array(cells, kind))
+    add_feature(dataset.root, "observation.images.top", "image", [8, 10, 3])
     return open_dataset(dataset.root)
 
 

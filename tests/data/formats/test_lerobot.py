@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from lattok.data.formats.lerobot_meta import EpisodeTable
 from lattok.data.tables import DataFile
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
+from tests.data.edits import edit_info, set_column
 
 
 def test_a_pickled_dataset_reads_the_same_in_another_process(make_dataset):
@@ -113,8 +113,7 @@ def test_tables_of_episodes_that_cannot_be(make_dataset, change, says):
 )
 def test_info_that_cannot_be(make_dataset, key, value, says):
     dataset = make_dataset([12, 15])
-    info = json.loads((dataset.root / "meta" / "info.json").read_text())
-    (dataset.root / "meta" / "info.json").write_text(json.dumps(info | {key: value}))
+    edit_info(dataset.root, **{key: value})
     with pytest.raises(LattokError) as error:
         open_dataset(dataset.root)
     assert says in str(error.value)
@@ -123,11 +122,9 @@ def test_info_that_cannot_be(make_dataset, key, value, says):
 def test_timestamps_that_cannot_be_places_in_a_video(make_dataset):
     dataset = make_dataset([12, 15])
     path = dataset.data_file(0)
-    table = pq.read_table(path)
-    times = np.array(table["timestamp"].to_pylist(), dtype=np.float32)
+    times = np.array(pq.read_table(path)["timestamp"].to_pylist(), dtype=np.float32)
     times[20] = np.nan
-    column = table.column_names.index("timestamp")
-    pq.write_table(table.set_column(column, "timestamp", pa.array(times)), path)
+    set_column(path, "timestamp", pa.array(times))
     again = open_dataset(dataset.root)
     assert len(again.frames(0)) == 12
     with pytest.raises(LattokError, match="`timestamp` of episode 1: expected seconds that increase"):
@@ -137,13 +134,12 @@ def test_timestamps_that_cannot_be_places_in_a_video(make_dataset):
 def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
     dataset = make_dataset([12, 15], cameras=False)
     path = dataset.data_file(0)
-    table = pq.read_table(path)
-    rewards = table["reward"].to_pylist()
+    rewards = pq.read_table(path)["reward"].to_pylist()
     for values, says in [
         ([None, *rewards[1:]], "`reward`: expected a value in every row, got 1 empty"),
         (list(map(str, rewards)), "`reward`: expected float64 as info.json says, got string"),
     ]:
-        pq.write_table(table.set_column(table.column_names.index("reward"), "reward", pa.array(values)), path)
+        set_column(path, "reward", values)
         with pytest.raises(LattokError) as error:
             open_dataset(dataset.root).columns(0, ["reward"])
         assert says in str(error.value)
