@@ -10,7 +10,8 @@ import os
 import random
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,68 +30,17 @@ Attack = Callable[[Path, random.Random, Path], str]
 def paths(outside: Path) -> list[str]:
     """Names that lead out of the dataset, or nowhere."""
     up = f"../{outside.name}"
-    return [
-        *(f"{up}/victim.parquet", f"data/../{up}/victim.parquet", str(outside / "victim.parquet"), f"{up}/secret.json"),
-        *(
-            f"data\\..\\{up}\\victim.parquet",
-            "/dev/zero",
-            "/dev/stdin",
-            "/proc/self/mem",
-            "..",
-            ".",
-            "",
-            "/",
-            "~/x",
-            "a\0b",
-        ),
-        *(
-            "half \ud800",
-            "x" * 5000,
-            "d/" * 1500 + "x",
-            "C:\\x",
-            "//host/x",
-            "data",
-            "meta/info.json",
-            "file:///etc/passwd",
-        ),
-    ]
+    out = [f"{up}/victim.parquet", f"data/../{up}/victim.parquet", str(outside / "victim.parquet"), f"{up}/secret.json"]
+    devices = "/dev/zero /dev/stdin /proc/self/mem .. . / ~/x C:\\x //host/x data meta/info.json file:///etc/passwd"
+    odd = ["", "a\0b", "half \ud800", "x" * 5000, "d/" * 1500 + "x"]
+    return [*out, f"data\\..\\{up}\\victim.parquet", *devices.split(), *odd]
 
 
-TEMPLATES = (
-    *(
-        "{chunk_index:09000000000d}",
-        "{video_key:9999999999}",
-        "{chunk_index.__class__}",
-        "{file_index!r}",
-        "{0}",
-        "{",
-        "}",
-    ),
-    *(
-        "{chunk_index:{file_index}d}",
-        "{other}",
-        "{{}}",
-        "{chunk_index}" * 1000,
-        "data/{chunk_index}.parquet",
-        "data/x.parquet",
-    ),
-)
-NUMBERS = (
-    -1,
-    0,
-    2**31,
-    2**33,
-    2**62,
-    2**63,
-    2**64,
-    10**30,
-    1e308,
-    1e-308,
-    -0.5,
-    "9" * 5000,
-    "999999999999",
-    float("nan"),
-)
+FORMATS = ["{chunk_index:09000000000d}", "{video_key:9999999999}", "{chunk_index:{file_index}d}", "{file_index!r}"]
+NAMED = ["{chunk_index.__class__}", "{0}", "{", "}", "{other}", "{{}}"]
+TEMPLATES = (*FORMATS, *NAMED, "data/{chunk_index}.parquet", "data/x.parquet", "{chunk_index}" * 1000)
+WHOLE, REAL = (-1, 0, 2**31, 2**33, 2**62, 2**63, 2**64, 10**30), (1e308, 1e-308, -0.5, float("nan"))
+NUMBERS = (*WHOLE, *REAL, "9" * 5000, "999999999999")
 ODD = (None, True, "", [], {}, [[]], [[1]], {"a": {"b": []}}, ["a", None], "\ud800", "a\0b", "\u202e\x1b[31m<script>")
 
 
@@ -99,14 +49,8 @@ def value(rng: random.Random, outside: Path) -> Any:
     deep: list[Any] = []
     for _ in range(rng.choice((200, 900))):
         deep = [deep]
-    kinds = (
-        paths(outside),
-        TEMPLATES,
-        NUMBERS,
-        ODD,
-        [deep, "x" * 2**20, list(range(10_000)), {str(i): i for i in range(5_000)}],
-    )
-    return rng.choice(rng.choice(kinds))
+    large = [deep, "x" * 2**20, list(range(10_000)), {str(i): i for i in range(5_000)}]
+    return rng.choice(rng.choice((paths(outside), TEMPLATES, NUMBERS, ODD, large)))
 
 
 def attack_one(root: Path, rng: random.Random, outside: Path) -> str:
@@ -143,22 +87,12 @@ def link_file(root: Path, rng: random.Random, outside: Path) -> str:
 def link_more(root: Path, rng: random.Random, outside: Path) -> str:
     """Links that a copy would follow."""
     folder = _pick(root, rng).parent
-    targets = [
-        ".",
-        "..",
-        "loop",
-        str(outside),
-        str(outside / "secret.json"),
-        "/",
-        "/dev/zero",
-        "/proc/self/fd/0",
-        "nowhere",
-    ]
+    targets = [".", "..", "loop", "/", "/dev/zero", "/proc/self/fd/0", "nowhere"]
+    targets += [str(outside), str(outside / "secret.json")]
     chosen = rng.sample(targets, rng.choice((1, 1, 2, 4)))
     for number, target in enumerate(chosen):
-        (
-            folder / ("loop" if target == "loop" else f"extra{number}{rng.choice(('', '.json', '.mp4', '.parquet'))}")
-        ).symlink_to(target)
+        name = "loop" if target == "loop" else f"extra{number}{rng.choice(('', '.json', '.mp4', '.parquet'))}"
+        (folder / name).symlink_to(target)
     return f"links to {chosen} in {folder.name}"
 
 
@@ -180,10 +114,8 @@ def sparse(root: Path, rng: random.Random, outside: Path) -> str:
 
 def odd_name(root: Path, rng: random.Random, outside: Path) -> str:
     path = _pick(root, rng)
-    name = (
-        rng.choice([b"\xff\xfe", b"new\nline", b"<script>", b"-rf", b"\xe2\x80\xae", b"x" * 240, b"..  "])
-        + path.suffix.encode()
-    )
+    odd = [b"\xff\xfe", b"new\nline", b"<script>", b"-rf", b"\xe2\x80\xae", b"x" * 240, b"..  "]
+    name = rng.choice(odd) + path.suffix.encode()
     shutil.copyfile(path, os.path.join(os.fsencode(path.parent), name))
     return f"{name!r:.40} beside {path.name}"
 
@@ -231,70 +163,46 @@ def json_value(root: Path, rng: random.Random, outside: Path) -> str:
     return f"{path.name}: {key!s:.30} = {holder[key]!r:.60}"
 
 
+@contextmanager
+def edited(path: Path) -> Iterator[dict[str, Any]]:
+    """The object in a JSON file, which is written again with what was changed in it."""
+    found = json.loads(path.read_text())
+    yield found
+    path.write_text(json.dumps(found))
+
+
 def lerobot_path(root: Path, rng: random.Random, outside: Path) -> str:
     """The data or the videos lie elsewhere, and info.json says so."""
-    path = root / "meta" / "info.json"
-    info = json.loads(path.read_text())
-    field = rng.choice(["data_path", "video_path"])
-    target = outside / "all"
-    folder = root / {"data_path": "data", "video_path": "videos"}[field]
-    if folder.exists():
-        shutil.move(folder, target)
-    own = (info[field] or "data/x.parquet").split("/", 1)[1]
-    kinds = [f"../{outside.name}/all/{own}", f"{target}/{own}", *paths(outside), *TEMPLATES]
-    info[field] = rng.choice(kinds)
-    path.write_text(json.dumps(info))
+    with edited(root / "meta" / "info.json") as info:
+        field = rng.choice(["data_path", "video_path"])
+        target = outside / "all"
+        folder = root / {"data_path": "data", "video_path": "videos"}[field]
+        if folder.exists():
+            shutil.move(folder, target)
+        own = (info[field] or "data/x.parquet").split("/", 1)[1]
+        info[field] = rng.choice([f"../{outside.name}/all/{own}", f"{target}/{own}", *paths(outside), *TEMPLATES])
     return f"{field} = {info[field]!r:.60}"
 
 
+SHAPES = ([2**40], [2**20, 2**20], [2**30, 2**30, 2**30], [2**31 - 1], [0], [-1], [1], [1] * 70, [], "3", [3.0], None)
+DTYPES = ("language", "object", "U999999999", "V99999999999", "f4,f4", "<f4", "float128", "O", "video", "", 3)
+NAMES = (["\ud800"] * 3, ["a" * 10**6] * 3, {"motors": 3}, [[]] * 3, ["x", "x", "x"], {"a": {"b": "c"}})
+CLAIMS: dict[str, tuple[Any, ...]] = {"shape": SHAPES, "dtype": (*DTYPES, "datetime64[ns]"), "names": NAMES}
+
+
 def lerobot_feature(root: Path, rng: random.Random, outside: Path) -> str:
-    path = root / "meta" / "info.json"
-    info = json.loads(path.read_text())
-    key = rng.choice(list(info["features"]))
-    shapes = (
-        [2**40],
-        [2**20, 2**20],
-        [2**30, 2**30, 2**30],
-        [0],
-        [-1],
-        [1] * 70,
-        [],
-        "3",
-        [3.0],
-        None,
-        [2**31 - 1],
-        [1],
-    )
-    dtypes = (
-        "language",
-        "object",
-        "U999999999",
-        "V99999999999",
-        "f4,f4",
-        "<f4",
-        "datetime64[ns]",
-        "float128",
-        "O",
-        "",
-        3,
-        "video",
-    )
-    kind = rng.choice(["shape", "dtype", "names"])
-    names = (["\ud800"] * 3, ["a" * 10**6] * 3, {"motors": 3}, [[]] * 3, ["x", "x", "x"], {"a": {"b": "c"}})
-    info["features"][key][kind] = rng.choice({"shape": shapes, "dtype": dtypes, "names": names}[kind])
-    path.write_text(json.dumps(info))
+    with edited(root / "meta" / "info.json") as info:
+        key, kind = rng.choice(list(info["features"])), rng.choice(list(CLAIMS))
+        info["features"][key][kind] = rng.choice(CLAIMS[kind])
     return f"{key}: {kind} = {info['features'][key][kind]!r:.60}"
 
 
 def lerobot_camera(root: Path, rng: random.Random, outside: Path) -> str:
     """A camera has another name everywhere; it is a folder in exports."""
-    name = rng.choice(
-        ["..", f"../../{outside.name}", "a/b", "a\\..\\b", " ", "C:x", "x" * 300, "\x1b[31m", "action", "timestamp"]
-    )
-    path = root / "meta" / "info.json"
-    info = json.loads(path.read_text())
-    info["features"] = {name if key == CAMERA else key: feature for key, feature in info["features"].items()}
-    path.write_text(json.dumps(info))
+    odd = ["..", f"../../{outside.name}", "a/b", "a\\..\\b", " ", "C:x", "x" * 300, "\x1b[31m", "action", "timestamp"]
+    name = rng.choice(odd)
+    with edited(root / "meta" / "info.json") as info:
+        info["features"] = {name if key == CAMERA else key: feature for key, feature in info["features"].items()}
     for file in root.rglob("*.parquet"):
         table = pq.read_table(file)
         pq.write_table(table.rename_columns([n.replace(CAMERA, name) for n in table.column_names]), file)
@@ -305,28 +213,25 @@ def numbers(root: Path, rng: random.Random, outside: Path) -> str:
     """Numbers in meta/episodes or in data that are too large."""
     path = _pick(root, rng, "*.parquet")
     table = pq.read_table(path)
-    columns = [
-        name
-        for name in table.column_names
-        if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)
-    ]
+    columns = [name for name in table.column_names if _is_number(table[name].type)]
     if not columns or not table.num_rows:
         return "nothing to change"
     for name in rng.sample(columns, min(len(columns), rng.choice((1, 1, 2)))):
-        values = table[name].to_pylist()
-        wild = (2**31, 2**33, 2**62, -1, 0, 10**12, -(2**62))
-        chosen = (
-            rng.choice(wild) if pa.types.is_integer(table[name].type) else rng.choice((1e9, 1e300, -1.0, float("nan")))
-        )
-        values = [chosen if rng.random() < 0.5 else old for old in values]
-        kind = pa.int64() if pa.types.is_integer(table[name].type) else table[name].type
+        kind, wild = table[name].type, (1e9, 1e300, -1.0, float("nan"))
+        if pa.types.is_integer(kind):
+            kind, wild = pa.int64(), (2**31, 2**33, 2**62, -1, 0, 10**12, -(2**62))
+        chosen = rng.choice(wild)
+        values = [chosen if rng.random() < 0.5 else old for old in table[name].to_pylist()]
         table = table.set_column(table.column_names.index(name), name, pa.array(values, kind))
     pq.write_table(table, path)
     if rng.random() < 0.5 and (root / "meta" / "info.json").is_file():
-        info = json.loads((root / "meta" / "info.json").read_text())
-        info.pop("total_frames", None)
-        (root / "meta" / "info.json").write_text(json.dumps(info))
+        with edited(root / "meta" / "info.json") as info:
+            info.pop("total_frames", None)
     return f"{path.parent.parent.name}/{path.name}: wild numbers in {name}"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def odd_column(root: Path, rng: random.Random, outside: Path) -> str:
@@ -379,12 +284,11 @@ def many_rows(root: Path, rng: random.Random, outside: Path) -> str:
     kind = rng.choice(["rows", "rows", "texts"])
     if kind == "rows":
         rows = 2**26
-        columns = {
-            name: table[name].chunk(0).take(pa.array(np.zeros(rows, np.int32)))
-            for name in table.column_names[:2]
-            if (pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type))
+        first = pa.array(np.zeros(rows, np.int32))
+        names = [name for name in table.column_names[:2] if _is_number(table[name].type)]
+        columns = {name: table[name].chunk(0).take(first) for name in names} or {
+            "episode_index": pa.array(np.zeros(rows, np.int64))
         }
-        columns = columns or {"episode_index": pa.array(np.zeros(rows, np.int64))}
         pq.write_table(pa.table(columns), path, compression="zstd")
     else:
         text = pa.array(["x" * 2**20] * table.num_rows)
@@ -416,22 +320,11 @@ def image_cell(root: Path, rng: random.Random, outside: Path) -> str:
     else:
         return "nothing to change"
     bomb = zlib.compress(bytes(70 * 2**20), 9)
-    images = [
-        *(
-            {"bytes": png(60_000, 60_000)},
-            {"bytes": png(2**31 - 1, 2**31 - 1)},
-            {"bytes": png(9_000, 9_000)},
-            {"bytes": b""},
-        ),
-        *({"bytes": png(32, 32, (b"iTXt", b"a\0\1\0\0\0" + bomb))}, {"bytes": png(32, 32, (b"iCCP", b"a\0\0" + bomb))}),
-        *(
-            {"bytes": png(32, 32)[:50]},
-            {"bytes": b"\xff\xd8\xff" * 1000},
-            {"bytes": png(0, 0)},
-            {"bytes": None, "path": None},
-        ),
-        *({"path": path} for path in paths(outside) if "\ud800" not in path),
-    ]
+    bombs = [(b"iTXt", b"a\0\1\0\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb)]
+    claims = [png(60_000, 60_000), png(2**31 - 1, 2**31 - 1), png(9_000, 9_000), png(0, 0)]
+    data = [*claims, *(png(32, 32, chunk) for chunk in bombs), b"", png(32, 32)[:50], b"\xff\xd8\xff" * 1000, None]
+    images: list[dict[str, Any]] = [{"bytes": each} for each in data]
+    images += [{"path": path} for path in paths(outside) if "\ud800" not in path]
     cells = table[found[0]].to_pylist()
     new = rng.choice(images)
     cells[rng.randrange(len(cells))] = {"bytes": None, "path": None} | new
@@ -441,23 +334,19 @@ def image_cell(root: Path, rng: random.Random, outside: Path) -> str:
 
 
 def rlds_claim(root: Path, rng: random.Random, outside: Path) -> str:
-    file = next(root.rglob("dataset_info.json"))
-    info = json.loads(file.read_text())
-    split = rng.choice(info["splits"])
-    kind = rng.choice(["lengths", "many", "template", "name"])
-    if kind == "lengths":
-        split["shardLengths"] = [
-            rng.choice(["999999999999", "1000000", "50000", "-1", "1e9", 10**11]) for _ in split["shardLengths"]
-        ]
-    elif kind == "many":
-        split["shardLengths"] = [rng.choice(["0", "1"])] * rng.choice([10**5, 10**6])
-    elif kind == "template":
-        split["filepathTemplate"] = rng.choice(
-            [*paths(outside), *TEMPLATES, "{DATASET:0999999999d}", "{SHARD_X_OF_Y.x}", "{SHARD_INDEX}"]
-        )
-    else:
-        info["name"] = rng.choice(paths(outside))
-    file.write_text(json.dumps(info))
+    with edited(next(root.rglob("dataset_info.json"))) as info:
+        split = rng.choice(info["splits"])
+        kind = rng.choice(["lengths", "many", "template", "name"])
+        if kind == "lengths":
+            lengths = ["999999999999", "1000000", "50000", "-1", "1e9", 10**11]
+            split["shardLengths"] = [rng.choice(lengths) for _ in split["shardLengths"]]
+        elif kind == "many":
+            split["shardLengths"] = [rng.choice(["0", "1"])] * rng.choice([10**5, 10**6])
+        elif kind == "template":
+            odd = ["{DATASET:0999999999d}", "{SHARD_X_OF_Y.x}", "{SHARD_INDEX}"]
+            split["filepathTemplate"] = rng.choice([*paths(outside), *TEMPLATES, *odd])
+        else:
+            info["name"] = rng.choice(paths(outside))
     return f"RLDS {kind} {str(split.get('shardLengths'))[:30]} {split.get('filepathTemplate')!r:.40}"
 
 
@@ -490,27 +379,13 @@ def hdf5_item(root: Path, rng: random.Random, outside: Path) -> str:
         length = len(demo["actions"])
         name = rng.choice(["actions", "rewards", "obs/ee_pos", "obs/agentview_rgb", "obs/new"])
         shape = demo[name].shape[1:] if name in demo else (3,)
-        kind = rng.choice(
-            [
-                "external",
-                "external demo",
-                "virtual",
-                "raw",
-                "rows",
-                "chunk",
-                "cycle",
-                "soft",
-                "object",
-                "name",
-                "attribute",
-            ]
-        )
-        if name in demo and kind in ("external", "virtual", "raw", "rows", "chunk", "soft", "object"):
+        kinds = ["external", "virtual", "raw", "rows", "chunk", "soft", "object"]  # in place of what is there
+        kind = rng.choice([*kinds, "external demo", "cycle", "name", "attribute"])
+        if name in demo and kind in kinds:
             del demo[name]
         if kind == "external":
-            demo[name] = h5py.ExternalLink(
-                rng.choice([str(other), f"../{outside.name}/other.h5", "/dev/zero", str(outside / "pipe")]), "/x"
-            )
+            targets = [str(other), f"../{outside.name}/other.h5", "/dev/zero", str(outside / "pipe")]
+            demo[name] = h5py.ExternalLink(rng.choice(targets), "/x")
         elif kind == "external demo":
             file["data/demo_9"] = h5py.ExternalLink(str(other), "/demo")
         elif kind == "virtual":
@@ -523,9 +398,8 @@ def hdf5_item(root: Path, rng: random.Random, outside: Path) -> str:
         elif kind == "rows":
             demo.create_dataset(name, (rng.choice([2**34, 2**62, 2**24]), *shape), "f8", chunks=(1024, *shape))
         elif kind == "chunk":
-            demo.create_dataset(
-                name, (length, *shape), "f4", chunks=(2**22, *(1 for _ in shape)), maxshape=(None, *shape)
-            )
+            chunks = (2**22, *(1 for _ in shape))
+            demo.create_dataset(name, (length, *shape), "f4", chunks=chunks, maxshape=(None, *shape))
         elif kind == "cycle":
             demo["obs/loop"], demo["loop"] = demo, file["data"]
         elif kind == "soft":
@@ -538,9 +412,8 @@ def hdf5_item(root: Path, rng: random.Random, outside: Path) -> str:
         else:
             where = rng.choice([file["data"], demo])
             attribute = rng.choice(["env_args", "problem_info", "ep_meta", "num_samples", "macros_image_convention"])
-            where.attrs[attribute] = rng.choice(
-                ["[" * 60_000, "\0", np.zeros((3, 3)), "x" * 60_000, 2**62, "{}", '{"lang": [1]}']
-            )
+            odd = ["[" * 60_000, "\0", np.zeros((3, 3)), "x" * 60_000, 2**62, "{}", '{"lang": [1]}']
+            where.attrs[attribute] = rng.choice(odd)
     return f"HDF5 {kind} {name}"
 
 
@@ -556,25 +429,17 @@ def captions(root: Path, rng: random.Random, outside: Path) -> str:
     (root / "captions.csv").write_text("file,caption\n" + rng.choice(rows) + "\n")
     if rng.random() < 0.4:
         (root / "captions.csv").unlink()
-        text = rng.choice(
-            [
-                '{"file": ' + "[" * DEEP,
-                "[" * DEEP,
-                '{"file": 1e400, "caption": "x"}',
-                '{"file": "\\ud800", "caption": "\\ud800"}',
-            ]
-        )
-        (root / "captions.jsonl").write_text(text)
+        odd = ('{"file": 1e400, "caption": "x"}', '{"file": "\\ud800", "caption": "\\ud800"}')
+        (root / "captions.jsonl").write_text(rng.choice(['{"file": ' + "[" * DEEP, "[" * DEEP, *odd]))
     return "captions"
 
 
 def _replace_videos(root: Path, ending: str, content: Callable[[Path], bytes]) -> list[Path]:
     """Other files in place of all videos, under names with that ending where something says how they are called."""
-    info, found = root / "meta" / "info.json", []
-    if info.is_file():
-        facts = json.loads(info.read_text())
-        facts["video_path"] = facts["video_path"].removesuffix(".mp4") + ending
-        info.write_text(json.dumps(facts))
+    found = []
+    if (root / "meta" / "info.json").is_file():
+        with edited(root / "meta" / "info.json") as info:
+            info["video_path"] = info["video_path"].removesuffix(".mp4") + ending
     for video in sorted(path for path in root.rglob("*") if path.suffix in (".mp4", ".mkv")):
         path = video.with_name(video.stem + ending)
         new = content(path)

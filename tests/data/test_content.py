@@ -11,6 +11,7 @@ import pytest
 from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_cameras
 from lattok.data import content as module
 from lattok.data.content import content_of, digests, in_order, read_record, record_of
+from lattok.data.schema import same_split
 from lattok.utils.checks import LattokError
 from tests.data.memory import CAMERA, MemoryDataset
 
@@ -215,3 +216,12 @@ def test_a_camera_among_numbers_has_no_file_to_be_known_by(tmp_path):
     dataset = MemoryDataset(tmp_path, [8, 8], encoded=True)
     assert dataset.cameras == (CAMERA,)
     assert _of(dataset).videos == {}
+
+
+def test_splits_number_their_episodes_by_themselves(tmp_path):
+    dataset = MemoryDataset(tmp_path / "source", [4, 1, 6])
+    assert dataset.split is None
+    dataset.split = "val"
+    assert with_cameras(dataset, ["top"]).split == "val"
+    assert all(same_split(*two) for two in (("a", "a"), ("a", None), (None, "a"), (None, None)))
+    assert not same_split("a", "b")
