@@ -36,7 +36,6 @@ def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], 
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
-    """Return the indices of each task's episodes."""
     found: dict[tuple[str, ...], list[int]] = {}
     for episode in episodes:
         found.setdefault(episode.tasks, []).append(episode.index)

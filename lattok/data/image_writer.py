@@ -144,7 +144,6 @@ class RollingVideos:
         return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
 
     def close(self) -> None:
-        """Finish the current file."""
         if self._file is not None:
             self._file.close()
         self._file = None

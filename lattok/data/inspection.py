@@ -231,7 +231,6 @@ def _numeric(dataset: RobotDataset) -> list[str]:
 
 
 def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
-    """Report short episodes, and those without an instruction."""
     short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
     if short:
         what = f"{len(short)} of {len(chosen)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
@@ -248,7 +247,6 @@ def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator
 def _check_windows(
     dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
 ) -> Iterator[Finding]:
-    """Report what a stride and a horizon do to these episodes."""
     if not chosen:
         return
     lengths = np.array([e.length for e in chosen], dtype=np.int64)
@@ -268,7 +266,6 @@ def _check_windows(
 
 
 def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[RunningFigures]:
-    """Go over the columns."""
     numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
     running = {key: RunningFigures(key, dimension_names(dataset.features[key]), rows) for key in numeric}
     keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
@@ -307,7 +304,6 @@ class _Times:
             self._gaps = np.diff(times)[inside]
 
     def findings(self) -> Iterator[Finding]:
-        """Report timestamps that do not fit the frame rate."""
         if self._wrong:
             gap = float(np.median(self._gaps)) if self._gaps is not None and len(self._gaps) else 0.0
             measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"

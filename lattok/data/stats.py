@@ -94,7 +94,6 @@ class RunningFigures:
         self.low_at, self.high_at, self.bad_at = (np.zeros((width, 2), dtype=np.int64) for _ in range(3))
 
     def add(self, block: Block) -> None:
-        """Take in the rows of a block."""
         values = block.columns[self.key].reshape(len(block.frames), -1)
         self._sample.append(values if self._share == 1 else values[self._draw.random(len(values)) < self._share])
         values = values.astype(np.float64)

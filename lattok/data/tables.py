@@ -179,7 +179,6 @@ class ColumnReader:
     """
 
     def __init__(self, files: OnDisk | None = None):
-        """`files` says where they are."""
         self._at = files or OnDisk()
         self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
@@ -195,7 +194,6 @@ class ColumnReader:
         self.__init__(**state)
 
     def file(self, path: Path) -> DataFile:
-        """Return the opened file."""
         with self._lock:
             found = self._files.get(path)
             if found is not None:
@@ -271,7 +269,6 @@ class RollingTables:
         return chunk, file
 
     def close(self) -> None:
-        """Finish the current file."""
         if self._open is not None:
             sink, writer = self._open
             writer.close()

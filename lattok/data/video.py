@@ -261,7 +261,6 @@ class VideoWriter:
             self.frames += 1
 
     def close(self) -> None:
-        """Flush the encoder and finish the file."""
         self._mux(self._stream.encode())
         self._container.close()
 
@@ -301,7 +300,6 @@ class VideoJoiner:
                     self.bytes += packet.size
 
     def close(self) -> None:
-        """Finish the file."""
         self._container.close()
 
 

@@ -52,12 +52,10 @@ class Augmentation:
 
     @property
     def crops(self) -> bool:
-        """Whether images are cropped."""
         return self.crop < 1
 
     @property
     def colours(self) -> bool:
-        """Whether colours change."""
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0
 
 

@@ -100,7 +100,6 @@ class PairBatches(FrameBatches):
         return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])
 
     def change(self, batch: PairBatch, step: int, share: int, shares: int) -> PairBatch:
-        """Return the pairs with their images changed."""
         if self.changes is None or not self.changes.changes:
             return batch
         draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[share::shares]
@@ -158,7 +157,6 @@ class PolicyBatches(FrameBatches):
         return batch
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
-        """Return the samples with their images, if they have any, changed."""
         if not batch.images.shape[1]:
             return self._prepared(batch)
         changes = draw(self._changes, self.size, batch.images.shape[1], self.seed, step)[share::shares]

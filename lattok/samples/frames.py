@@ -55,12 +55,10 @@ class Reader(ABC):
 
     @property
     def frame_bytes(self) -> int:
-        """Count the bytes of a frame."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def bytes(self) -> int:
-        """Count the bytes of all frames."""
         return len(self) * self.frame_bytes
 
     @abstractmethod
@@ -165,7 +163,6 @@ class FrameReader(Reader):
         return array
 
     def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
-        """Decode some of the episodes into their places."""
         chosen = [self.episodes[number] for number in numbers]
         total, done, size = sum(episode.length for episode in chosen), 0, math.prod(self.shape)
 
@@ -183,8 +180,6 @@ class FrameReader(Reader):
                     progress(done, total)
 
     def _read(self, index: int, rows: np.ndarray | None = None, stopped: Stopped = lambda: False) -> np.ndarray:
-        """Read frames of one episode."""
-
         def transformed(block: np.ndarray) -> np.ndarray:
             if stopped():
                 raise Abandoned

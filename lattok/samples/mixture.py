@@ -23,8 +23,6 @@ from lattok.utils import checks
 
 
 class Source(NamedTuple):
-    """A dataset of a mixture."""
-
     dataset: RobotDataset
     weight: float
 

@@ -44,8 +44,6 @@ class StoredArray(NamedTuple):
 
 
 class Demo(NamedTuple):
-    """A demonstration in a file."""
-
     file: Path
     name: str  # of its group below `data`
     length: int  # steps
@@ -53,8 +51,6 @@ class Demo(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is in a file."""
-
     demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
     layout: tuple[StoredArray, ...]  # of all demonstrations that can be read; empty if there is none
     left_out: dict[str, str]  # other members of a demonstration, with the reason

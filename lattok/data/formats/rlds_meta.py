@@ -80,8 +80,6 @@ class Field(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What the records of a dataset hold."""
-
     fields: tuple[Field, ...]  # of the steps
     language: tuple[str, ...]  # names of the instructions in the records, the best first
     left_out: dict[str, str]  # name in the records to the reason

@@ -260,7 +260,6 @@ class VideoFolder(RobotDataset):
 
     @property
     def features(self) -> dict[str, Feature]:
-        """The camera and the columns."""
         return {CAMERA: Feature("video", (*self._size, 3), None)} | INDEX_FEATURES
 
     @cached_property
@@ -299,7 +298,6 @@ class VideoFolder(RobotDataset):
         return self._schedule[episode_index]
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
-        """Return what inspection should say about these files."""
         if source is not None and silent:
             what = f"{silent:,} of {len(self._files):,} videos have no caption in {source}."
             yield Finding("note", what, "The name of their folder stands for it.")

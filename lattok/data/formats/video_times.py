@@ -70,7 +70,6 @@ class PackedTimes(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width as coded."""
         return self.height, self.width
 
     def unpacked(self) -> VideoTimes:
@@ -224,7 +223,6 @@ def _packed(root: Path, files: Sequence[str], known: Mapping[bytes, PackedTimes]
 
 
 def _place(root: Path) -> Path:
-    """Return the file of the cache for a folder."""
     from huggingface_hub import constants
 
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
