@@ -21,9 +21,9 @@ CAMERA = "observation.images.top"
 SPEC = LatentSpec(codes=2, vectors=1, latent_dim=3, stride=1)  # of `labels_for`
 
 
-def jpeg(frame: np.ndarray, **options) -> bytes:
+def encode_image(image: np.ndarray | Image.Image, kind: str = "JPEG", **options) -> bytes:
     file = BytesIO()
-    Image.fromarray(frame).save(file, format="JPEG", **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format=kind, **options)
     return file.getvalue()
 
 
@@ -62,7 +62,7 @@ class MemoryDataset(RobotDataset):
         # smooth pictures: a video of noise would not come back
         ramp = np.linspace(0, 120, size[0] * size[1] * 3).reshape(*size, 3)
         pixels = [np.stack([ramp + 10 * t + 30 * i for t in range(n)]) for i, n in enumerate(lengths)]
-        self.jpegs = [[jpeg(frame.astype(np.uint8)) for frame in video] for video in pixels]
+        self.jpegs = [[encode_image(frame.astype(np.uint8)) for frame in video] for video in pixels]
         self.broken: set[int] = set()  # episodes that cannot be read
 
     def files_of(self, episode_index):

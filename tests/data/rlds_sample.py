@@ -6,15 +6,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
 from lattok.data import open_dataset
 from lattok.data.formats.rlds import RLDS
+from tests.data.memory import encode_image
 
 NAME = "toy_arm"
 CLASSES = "tensorflow_datasets.core.features."
@@ -120,12 +119,6 @@ STEPS = {
 METADATA = {"file_path": text(), "episode_id": tensor("int32")}
 
 
-def encoded(pixels: np.ndarray, kind: str) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format=kind)
-    return buffer.getvalue()
-
-
 def episode(index: int, length: int) -> dict[str, Any]:
     """What the record of an episode holds, by the names in the file."""
     rng = np.random.default_rng(index)
@@ -139,9 +132,9 @@ def episode(index: int, length: int) -> dict[str, Any]:
         "steps/language_instruction": [instruction] * length,
         "steps/tags/ragged_flat_values": np.arange(2 * length),
         "steps/tags/ragged_row_lengths_0": np.full(length, 2),
-        "steps/observation/image": [encoded(rng.integers(0, 255, (24, 32, 3), "u1"), "JPEG") for _ in step],
-        "steps/observation/wrist": [encoded(rng.integers(0, 255, (8, 10, 3), "u1"), "PNG") for _ in step],
-        "steps/observation/depth": [encoded(rng.integers(0, 9999, (24, 32), "u2"), "PNG") for _ in step],
+        "steps/observation/image": [encode_image(rng.integers(0, 255, (24, 32, 3), "u1"), "JPEG") for _ in step],
+        "steps/observation/wrist": [encode_image(rng.integers(0, 255, (8, 10, 3), "u1"), "PNG") for _ in step],
+        "steps/observation/depth": [encode_image(rng.integers(0, 9999, (24, 32), "u2"), "PNG") for _ in step],
         "steps/observation/state": rng.standard_normal((length, 2)).astype("f4"),
         "steps/observation/joints/left": rng.integers(-(2**31), 2**31, (length, 2, 2)),
         "steps/observation/packed": [b"zlib"] * length,

@@ -16,7 +16,7 @@ from lattok.data.video import VideoWriter
 from lattok.labels import with_labels
 from lattok.utils.checks import LattokError
 from tests.conftest import moving_square, write_dataset
-from tests.data.memory import CAMERA, MemoryDataset, jpeg, labels_for
+from tests.data.memory import CAMERA, MemoryDataset, encode_image, labels_for
 from tests.data.rlds_sample import open_rlds, write_rlds
 from tests.data.test_writer import contents
 from tests.real import BRIDGE, needs_real
@@ -83,7 +83,7 @@ def test_images_of_choice(stored, pixels, tmp_path):
     export(stored, tmp_path / "video", images="video", **H264)
     close(open_dataset(tmp_path / "video").frames(2), stored.frames(2))
     pixels.encoded = True  # now grey, which not every reader shows alike
-    pixels.jpegs = [[jpeg(np.zeros((17, 25), dtype=np.uint8))] * len(images) for images in pixels.jpegs]
+    pixels.jpegs = [[encode_image(np.zeros((17, 25), dtype=np.uint8))] * len(images) for images in pixels.jpegs]
     grey = MemoryDataset(tmp_path / "grey", [4, 6, 5], size=(17, 25))
     grey.encoded_images = pixels.encoded_images
     export(grey, tmp_path / "out", **H264)
@@ -234,7 +234,7 @@ def test_damaged_episodes(stored, tmp_path):
     labels = labels_for(stored, tmp_path / "labels")
     stored.damaged = (Damage(7, "no end"),)
     stored.jpegs[2][1] = stored.jpegs[2][1][:-40]
-    stored.jpegs[1] = [jpeg(np.zeros((8, 8, 3), dtype=np.uint8))]
+    stored.jpegs[1] = [encode_image(np.zeros((8, 8, 3), dtype=np.uint8))]
     with pytest.raises(LattokError, match="no end. Nothing was exported"):
         export(with_labels(stored, labels), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -247,6 +248,42 @@ def test_hdf5_is_recognised(tmp_path):
     write_video(tmp_path / "a.mp4")
     with pytest.raises(LattokError, match="with several: hdf5, video; give each a folder of its own"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["lerobot", "rlds", "video", "hdf5"])
+def test_copies_and_threads_read_the_same(tmp_path, make_dataset, rng, kind):
+    root, options = tmp_path / "d", {}
+    if kind == "lerobot":
+        root = make_dataset([6, 7, 8]).root
+    elif kind == "rlds":
+        options = {"fps": 5, "cameras": ["image"]}
+        write_rlds(root)
+    elif kind == "video":  # one of a variable rate
+        options = {"fps": 10}
+        write_video(root / "a.mp4", times_ms=np.cumsum(rng.integers(20, 200, 20)).tolist())
+        write_video(root / "b.mkv")
+    else:
+        pytest.importorskip("h5py")
+        from tests.data.formats.test_hdf5 import write_libero
+
+        root.mkdir()
+        for i in range(2):
+            write_libero(root / f"{i}_demo.hdf5", f"task {i}", seed=i)
+    dataset = open_dataset(root, **options)
+    copy, count = pickle.loads(pickle.dumps(dataset)), len(dataset.episodes)
+    assert (copy.name, [*copy.episodes], copy.features) == (dataset.name, [*dataset.episodes], dataset.features)
+    keys = [key for key in dataset.features if key not in dataset.cameras]
+    expected = [(dataset.columns(i, keys), dataset.frames(i)) for i in range(count)]
+
+    def read(i):
+        source = (dataset, copy)[i // count % 2]
+        return i % count, source.columns(i % count, keys), source.frames(i % count)
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, columns, frames in pool.map(read, range(6 * count)):
+            np.testing.assert_array_equal(frames, expected[index][1])
+            for key in keys:
+                np.testing.assert_array_equal(columns[key], expected[index][0][key], err_msg=key)
 
 
 def test_several_versions(tmp_path):

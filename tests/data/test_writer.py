@@ -15,6 +15,7 @@ from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.stats import ImageStats, column_stats, merge_stats
 from lattok.data.video import decode_at
 from lattok.utils.checks import LattokError
+from tests.data.memory import encode_image
 
 FEATURES = {
     "action": Feature("float32", (2,), ("x", "y")),
@@ -34,10 +35,7 @@ def episode(rng, length: int = 6) -> tuple[dict, dict]:
 
 
 def encoded(frames: np.ndarray, kind: str = "JPEG", **options) -> list[bytes]:
-    files = [BytesIO() for _ in frames]
-    for frame, file in zip(frames, files, strict=True):
-        Image.fromarray(frame).save(file, format=kind, **options)
-    return [file.getvalue() for file in files]
+    return [encode_image(frame, kind, **options) for frame in frames]
 
 
 def contents(root) -> dict[str, bytes]:

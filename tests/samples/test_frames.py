@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Container
 from fractions import Fraction
@@ -28,6 +27,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Abandoned
 from tests.conftest import put_video
 from tests.data.edits import add_feature, set_column
+from tests.data.memory import encode_image
 from tests.samples.policies import CAMERAS, Demonstrations
 
 
@@ -231,11 +231,7 @@ def test_cameras_of_different_sizes(make_dataset):
 
 def with_stored_images(dataset, images):
     """The dataset with a camera whose images stand in the table as PNG."""
-    cells = []
-    for image in images:
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        cells.append({"bytes": buffer.getvalue(), "path": None})
+    cells = [{"bytes": encode_image(image, "PNG"), "path": None} for image in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     set_column(dataset.data_file(0), "observation.images.top", pa.array(cells, kind))
     add_feature(dataset.root, "observation.images.top", "image", [8, 10, 3])

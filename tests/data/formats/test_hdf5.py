@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -457,21 +455,6 @@ def test_unknown_columns(libero: Path):
         LattokError, match="`keys`: expected columns among action, next.reward, .*, got 'observation.imag"
     ):
         RobomimicHDF5(libero).columns(0, ["observation.images.agentview_rgb"])
-
-
-def test_copies_and_threads_read_the_same(libero: Path):
-    dataset = RobomimicHDF5(libero)
-    expected = [(dataset.frames(i), dataset.columns(i, ["action"])["action"]) for i in range(5)]
-    copy = pickle.loads(pickle.dumps(dataset))
-
-    def read(i: int):
-        source = (dataset, copy)[i % 2]
-        return i % 5, source.frames(i % 5), source.columns(i % 5, ["action"])["action"]
-
-    with ThreadPoolExecutor(4) as pool:
-        for index, frames, actions in pool.map(read, range(40)):
-            np.testing.assert_array_equal(frames, expected[index][0])
-            np.testing.assert_array_equal(actions, expected[index][1])
 
 
 def test_no_file_stays_open(libero: Path, monkeypatch: pytest.MonkeyPatch):

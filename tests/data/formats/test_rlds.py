@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,11 @@ from lattok.data.formats.rlds_meta import control_rate
 from lattok.data.schema import INDEX_FEATURES
 from lattok.samples import ActionWindows, FramePairs
 from lattok.utils.checks import LattokError
+from tests.data.memory import encode_image
 from tests.data.rlds_sample import (
     METADATA,
     STEPS,
     describe,
-    encoded,
     episode,
     example,
     features_dict,
@@ -304,7 +302,7 @@ def test_action_dictionaries_and_names(tmp_path):
         "sound": {"python_class_name": "tensorflow_datasets.core.features.audio_feature.Audio", "audio": {}},
         "any": tensor("float32", 2, -1),
     }
-    pixels = [encoded(np.full((8, 8, 3), i, "u1"), "PNG") for i in range(2)]
+    pixels = [encode_image(np.full((8, 8, 3), i, "u1"), "PNG") for i in range(2)]
     values = {
         "steps/action/world_vector": np.arange(6, dtype="f4"),
         "steps/action/gripper": np.array([0, 1]),
@@ -350,7 +348,7 @@ def test_instructions_of_the_whole_episode(tmp_path):
 def test_nothing_but_images(tmp_path):
     pixels = np.arange(3 * 8 * 8 * 3, dtype="u1").reshape(3, 8, 8, 3)
     steps = {"observation": features_dict({name: image(8, 8, 3, encoding="") for name in "ab"})}
-    values = {f"steps/observation/{name}": [encoded(frame, "PNG") for frame in pixels] for name in "ab"}
+    values = {f"steps/observation/{name}": [encode_image(frame, "PNG") for frame in pixels] for name in "ab"}
     dataset = one_record(tmp_path / "d", steps, values)
     assert dataset.episodes == ((0, 3, ("",)),)
     np.testing.assert_array_equal(dataset.frames(0), np.stack([pixels, pixels], axis=1))
@@ -359,9 +357,9 @@ def test_nothing_but_images(tmp_path):
 def test_images_that_cannot_be_used(tmp_path):
     grey, other = np.zeros((8, 8), "u1"), np.zeros((8, 9, 3), "u1")
     bad = {
-        "grey": encoded(grey, "PNG"),
-        "other": encoded(other, "PNG"),
-        "broken": encoded(other, "JPEG")[:99],
+        "grey": encode_image(grey, "PNG"),
+        "other": encode_image(other, "PNG"),
+        "broken": encode_image(other, "JPEG")[:99],
         "gif": b"GIF8",
     }
     steps = {"action": tensor("float32", 1), "observation": features_dict({name: image(8, 8, 3) for name in bad})}
@@ -372,7 +370,7 @@ def test_images_that_cannot_be_used(tmp_path):
         with pytest.raises(LattokError, match=where.format(name) + f".*{says}"):
             dataset.frames(0, [name])
     steps = {"action": tensor("float32", 1), "observation": features_dict({"any": image(-1, -1, 3)})}
-    values = {"steps/observation/any": [encoded(other, "PNG"), encoded(other[:, :8], "PNG")]}
+    values = {"steps/observation/any": [encode_image(other, "PNG"), encode_image(other[:, :8], "PNG")]}
     unsaid = one_record(tmp_path / "unsaid", steps, values | {"steps/action": np.zeros(2, "f4")})
     with pytest.raises(
         LattokError, match="`observation.images.any` of .*: expected 8x9x3 as in the first episode, got 8x8"
@@ -444,21 +442,6 @@ def test_snake_case_features_json(tmp_path):
     assert '"python_class_name"' in path.read_text()
     again = open_rlds(root)
     assert (again.features, again.left_out) == (expected.features, expected.left_out)
-
-
-def test_threads_and_pickles(toy):
-    copy = pickle.loads(pickle.dumps(toy))
-    assert (copy.name, copy.episodes, copy.features) == (toy.name, toy.episodes, toy.features)
-    expected = [toy.columns(i, ["action"])["action"] for i in range(3)]
-    images = [toy.frames(i, ["image"]) for i in range(3)]
-
-    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
-        return copy.columns(i % 3, ["action"])["action"], copy.frames(i % 3, ["image"])
-
-    with ThreadPoolExecutor(4) as pool:
-        for i, (actions, frames) in enumerate(pool.map(read, range(30))):
-            np.testing.assert_array_equal(actions, expected[i % 3])
-            np.testing.assert_array_equal(frames, images[i % 3])
 
 
 def test_a_flipped_bit_gives_an_error_or_the_right_values(tmp_path, rng):

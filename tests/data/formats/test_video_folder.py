@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -535,18 +533,6 @@ def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("lattok.data.video.decode_at", no)
     monkeypatch.setattr("lattok.data.video._decoded", no)
     assert VideoFolder(tmp_path).columns(0, ["frame_index"])["frame_index"][-1] == 19
-
-
-def test_copies_and_threads_read_the_same(tmp_path: Path, rng):
-    write_video(tmp_path / "a.mp4", times_ms=np.cumsum(rng.integers(20, 200, 20)).tolist())
-    write_video(tmp_path / "b.mkv")
-    dataset = VideoFolder(tmp_path, fps=10)
-    copy = pickle.loads(pickle.dumps(dataset))
-    expected = [dataset.frames(index) for index in (0, 1)]
-    with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda i: (i % 2, (dataset, copy)[i // 2 % 2].frames(i % 2)), range(12)))
-    for index, frames in got:
-        np.testing.assert_array_equal(frames, expected[index])
 
 
 @needs_real
