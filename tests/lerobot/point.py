@@ -13,6 +13,7 @@ import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
+from lattok import annotate, open_dataset
 from lattok.data import Feature, LeRobotWriter
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
@@ -149,3 +150,9 @@ class Where(ActionTokenizer, VideoLabeller):
 
     def describe(self):
         return {"type": "test"}
+
+
+def annotated(folder: Path, episodes: int) -> Path:
+    """Demonstrations with labels of where the point goes, and of its actions."""
+    source = open_dataset(demonstrations(folder / "demonstrations", episodes))
+    return Path(annotate(source, {"latent": Where("video"), "tok": Where("actions")}, folder / "annotated"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 CAMERA, STEPS, HZ = "observation.images.corner2", 8, 80
@@ -15,6 +17,26 @@ PARTS = ("codes", "embedding", "valid")
 def lerobot(name: str) -> Any:
     """A module of the package."""
     return importlib.import_module(f"lerobot.{name}")
+
+
+def script(name: str, **options: Any) -> None:
+    """Run a script of LeRobot with these options, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        words = [f"--{key.replace('__', '.')}={value}" for key, value in options.items()]
+        patch.setattr(sys, "argv", [name, *words])
+        lerobot(f"scripts.{name}").main()
+
+
+def run_training(root: Path, out: Path, steps: int, policy: dict[str, Any], **loop: Any) -> Path:
+    """Run `lerobot-train`; returns the folder of its checkpoint."""
+    data = {"dataset__repo_id": "org/name", "dataset__root": root, "dataset__video_backend": "pyav"}
+    loop |= {"steps": steps, "num_workers": 0, "save_freq": steps, "seed": 1}
+    script("lerobot_train", output_dir=out, **data, **loop, **{f"policy__{key}": v for key, v in policy.items()})
+    return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+
+
+def processors(policy: Any, folder: Path | None = None, **options: Any) -> Any:
+    return lerobot("policies.factory").make_pre_post_processors(policy.config, folder, **options)
 
 
 def window(steps: int = STEPS, labels: int | None = None, prefix: str = "latent") -> dict[str, list[float]]:

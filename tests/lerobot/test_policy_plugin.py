@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import lattok
 from lattok import LattokError, annotate, open_dataset
 from lattok.version import installed
 from tests.data.memory import SPEC, labels_for
-from tests.lerobot.policies import batches, lerobot
+from tests.lerobot.policies import batches, lerobot, processors, run_training, script
 
 pytestmark = [
     pytest.mark.lerobot,
@@ -37,27 +36,12 @@ FEW = {"chunk_size": H, "device": "cpu", "push_to_hub": False, "backbone": "scra
 
 @pytest.fixture(scope="module")
 def annotated(point, tmp_path_factory) -> Path:
-    """Demonstrations of the point with labels of where it goes, and of its actions."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = open_dataset(point.demonstrations(folder / "demonstrations"))
-    return Path(annotate(source, {"latent": point.Where("video"), "tok": point.Where("actions")}, folder / "annotated"))
-
-
-def script(name: str, **options: Any) -> None:
-    """Run a script of LeRobot with these options, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        words = [f"--{key.replace('__', '.')}={value}" for key, value in options.items()]
-        patch.setattr(sys, "argv", [name, *words])
-        lerobot(f"scripts.{name}").main()
+    return point.annotated(tmp_path_factory.mktemp("plugin"), 24)
 
 
 def train(root: Path, out: Path, steps: int = STEPS, **policy: Any) -> Path:
-    """Run `lerobot-train`; returns the folder of its checkpoint."""
-    data = {"dataset__repo_id": "org/name", "dataset__root": root, "dataset__video_backend": "pyav"}
-    loop = {"steps": steps, "batch_size": 16, "num_workers": 0, "log_freq": 50, "save_freq": steps, "seed": 1}
-    chosen = {f"policy__{key}": value for key, value in {"type": "lattok", **FEW, **SMALL, **DECAY, **policy}.items()}
-    script("lerobot_train", output_dir=out, **data, **loop, **chosen)
-    return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+    chosen = {"type": "lattok", **FEW, **SMALL, **DECAY, **policy}
+    return run_training(root, out, steps, chosen, batch_size=16, log_freq=50)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +66,6 @@ def fresh(dataset: Any, seed: int = 0, **options: Any) -> Any:
 
 def load(folder: Path) -> Any:
     return lerobot("policies.factory").get_policy_class("lattok").from_pretrained(folder)
-
-
-def processors(policy: Any, folder: Path | None = None, **options: Any) -> Any:
-    return lerobot("policies.factory").make_pre_post_processors(policy.config, folder, **options)
 
 
 def test_lerobot_finds_it():

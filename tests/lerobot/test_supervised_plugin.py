@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lattok import LattokError, annotate, open_dataset
-from tests.lerobot.policies import batches, lerobot, tiny_smolvlm
+from lattok import LattokError
+from tests.lerobot.policies import batches, lerobot, processors, run_training, script, tiny_smolvlm
 
 pytestmark = [
     pytest.mark.lerobot,
@@ -52,18 +52,7 @@ for folder in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def annotated(point, tmp_path_factory) -> Path:
-    """Demonstrations of the point with labels of where it goes, and of its actions."""
-    folder = tmp_path_factory.mktemp("supervised")
-    source = open_dataset(point.demonstrations(folder / "demonstrations", 6))
-    return Path(annotate(source, {"latent": point.Where("video"), "tok": point.Where("actions")}, folder / "annotated"))
-
-
-def script(name: str, **options: Any) -> None:
-    """Run a script of LeRobot with these options, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        words = [f"--{key.replace('__', '.')}={value}" for key, value in options.items()]
-        patch.setattr(sys, "argv", [name, *words])
-        lerobot(f"scripts.{name}").main()
+    return point.annotated(tmp_path_factory.mktemp("supervised"), 6)
 
 
 def options_of(kind: str, folder: Path) -> dict[str, Any]:
@@ -72,12 +61,8 @@ def options_of(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def train(root: Path, out: Path, inner: str, steps: int = STEPS, **policy: Any) -> Path:
-    """Run `lerobot-train`; returns the folder of its checkpoint."""
-    data = {"dataset__repo_id": "org/name", "dataset__root": root, "dataset__video_backend": "pyav"}
-    loop = {"steps": steps, "batch_size": 8, "num_workers": 0, "log_freq": 1, "save_freq": steps, "seed": 1}
     chosen = {"type": "lattok_supervised", "inner": inner, "device": "cpu", "push_to_hub": "false", **policy}
-    script("lerobot_train", output_dir=out, **data, **loop, **{f"policy__{key}": v for key, v in chosen.items()})
-    return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
+    return run_training(root, out, steps, chosen, batch_size=8, log_freq=1)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +89,6 @@ def fresh(dataset: Any, inner: str = "act", **options: Any) -> Any:
 
 def kind_of() -> Any:
     return lerobot("policies.factory").get_policy_class("lattok_supervised")
-
-
-def processors(policy: Any, folder: Path | None = None, **options: Any) -> Any:
-    return lerobot("policies.factory").make_pre_post_processors(policy.config, folder, **options)
 
 
 def windows(policy: Any) -> dict[str, list[float]]:

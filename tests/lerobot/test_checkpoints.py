@@ -1,4 +1,4 @@
-"""A checkpoint of the plugin behind the model server for vla-eval: the actions are those of LeRobot's policy."""
+"""A checkpoint of the plugin, behind the model server for vla-eval and in simulators: it acts as its policy does."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ pytestmark = [
 SPACE = [{"part": "other", "n": fakes.M}]
 
 
+@pytest.fixture
+def export():
+    """The plugin's own, which writes a policy as a checkpoint."""
+    reason = "pip install ./integrations/lerobot_policy_lattok"
+    return pytest.importorskip("lerobot_policy_lattok.export", reason=reason).export
+
+
 @pytest.mark.parametrize("steps", [None, 2])
-def test_the_servers_actions_are_those_of_the_policy(tmp_path, steps):
+def test_the_servers_actions_are_those_of_the_policy(export, tmp_path, steps):
     pytest.importorskip("vla_eval", reason="needs vla-eval")
-    export = pytest.importorskip(
-        "lerobot_policy_lattok.export", reason="pip install ./integrations/lerobot_policy_lattok"
-    )
     from lerobot_policy_lattok.modeling_lattok import LattokPolicy
 
     from lattok_vla_eval import PolicyServer
 
     made = fakes.policy(cameras=fakes.CAMERAS[:1], camera_sizes=((24, 32),)).eval()
-    export.export(made, tmp_path)
+    export(made, tmp_path)
     if steps is not None:  # as --policy.n_action_steps writes it
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"n_action_steps": steps}))
@@ -45,3 +49,23 @@ def test_the_servers_actions_are_those_of_the_policy(tmp_path, steps):
     }
     theirs = LattokPolicy.from_pretrained(tmp_path).predict_action_chunk(batch)[0]
     np.testing.assert_array_equal(actions, theirs.numpy())
+
+
+def test_in_a_simulator_it_acts_as_its_policy_does(export, tmp_path):
+    pytest.importorskip("mujoco", reason="needs the extra sim")
+    from lattok.sim import rollout
+    from lattok.sim.agents import LeRobotAgent, open_agent
+    from tests.sim.toy import Toy
+
+    cameras = ("observation.images.front", "observation.images.wrist")
+    names = {"proprio_names": Toy.state_names, "action_names": ("x", "y")}
+    told = {"fps": 10.0, "instructions": ("go left", "go right"), "n_action_steps": 3}
+    made = fakes.policy(
+        cameras=cameras, camera_sizes=((16, 16),) * 2, proprio_dim=len(Toy.state_names), action_dim=2, **names, **told
+    ).eval()
+    export(made, tmp_path)
+    agent = open_agent(str(tmp_path), device="cpu")
+    assert isinstance(agent, LeRobotAgent)
+    assert agent.steps == 3
+    assert agent.describe()["type"] == "lerobot/lattok"
+    assert rollout(agent, "toy", 4).episodes == rollout(made, "toy", 4).episodes

@@ -1,5 +1,8 @@
-"""The unmodified `lerobot` package reads an annotated dataset in every way it has: whole, in part, as a stream, and
-through the data loader of its training script."""
+"""The unmodified `lerobot` package opens what lattok writes, and both read the same values and frames.
+
+An annotated dataset it reads in every way it has: whole, in part, as a stream, and through the data loader of its
+training script. Its own tools, which drop `meta/lattok.json`, leave the labels known.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lattok import annotate, open_dataset
+from lattok import annotate, open_dataset, verify
 from tests.lerobot.common import Labeller, same_values
 
 pytestmark = pytest.mark.lerobot
@@ -135,3 +138,56 @@ def test_plain_datasets(sample, tmp_path: Path):
     table = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path / "cache"))
     assert len(table) == 4059
     assert len(table[0]["tok.codes"]) == 4
+
+
+def test_the_sample(lerobot_dataset, sample):
+    same_values(sample, lerobot_dataset(sample.root), per_episode=2)
+
+
+@pytest.mark.parametrize("codec", ["h264", "libsvtav1"])
+def test_what_the_writer_writes(lerobot_dataset, make_dataset, codec):
+    ours = make_dataset([12, 7, 30, 1, 9], data_file_mb=0.004, video_file_mb=0.001, chunk_files=2, video_codec=codec)
+    theirs = lerobot_dataset(ours.root)
+    same_values(ours, theirs, per_episode=40)
+    assert theirs.meta.total_episodes == 5
+    assert list(theirs.meta.tasks.index) == list(ours.tasks)
+    windowed = lerobot_dataset(ours.root, episodes=[1, 2], delta_timestamps={"action": [0.0, 0.1, 0.2]})
+    assert windowed[0]["action"].shape == (3, 3)
+
+
+def test_statistics_equal_those_that_lerobot_computes(lerobot_dataset, make_dataset):
+    ours = make_dataset([40, 25])
+    theirs = lerobot_dataset(ours.root)
+    compute = importlib.import_module("lerobot.datasets.compute_stats")
+    episodes = []
+    for episode in ours.episodes:
+        columns = ours.columns(episode.index, ["action", "reward", "timestamp", "index"])
+        features = {key: {"dtype": str(values.dtype)} for key, values in columns.items()}
+        episodes.append(compute.compute_episode_stats(columns, features))
+    expected = compute.aggregate_stats(episodes)
+    for key, stats in expected.items():
+        for name, value in stats.items():
+            # LeRobot takes quantiles from a histogram
+            tolerance = 0.25 * np.ptp([stats["min"], stats["max"]]) if name.startswith("q") else 1e-5
+            np.testing.assert_allclose(theirs.meta.stats[key][name], value, atol=tolerance, err_msg=f"{key} {name}")
+    assert set(theirs.meta.stats) == set(ours.features)
+    assert theirs.meta.stats[ours.cameras[0]]["mean"].shape == (3, 1, 1)
+
+
+def test_split_delete_and_merge_keep_what_is_known_of_the_labels(make_dataset, lerobot_dataset, tmp_path):
+    tools = importlib.import_module("lerobot.datasets.dataset_tools")
+    source = make_dataset([30, 31, 32, 33], name="source")
+    models = {"tok": Labeller("actions")}
+    models["tok"].action_dim = 3
+    annotated = annotate(source, models, tmp_path / "annotated")
+    whole = lerobot_dataset(annotated)
+    parts = tools.split_dataset(whole, {"a": [0, 1], "b": [2, 3]}, output_dir=tmp_path / "parts")
+    fewer = tools.delete_episodes(whole, [1], output_dir=tmp_path / "fewer", repo_id="me/fewer")
+    merged = tools.merge_datasets(list(parts.values()), "me/merged", output_dir=tmp_path / "merged")
+    for edited, episodes in ((parts["a"], 2), (parts["b"], 2), (fewer, 3), (merged, 4)):
+        ours = open_dataset(edited.root)
+        assert len(ours.episodes) == episodes
+        assert not (edited.root / "meta" / "lattok.json").exists()
+        found = verify(ours, models, episodes=episodes)
+        assert found.holds, found
+        assert "not annotated" not in str(found)
