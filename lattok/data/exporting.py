@@ -95,19 +95,8 @@ def export(
     done, frames in all)` is called after every episode.
     """
     out, dataset = Path(out), as_dataset(dataset)
-    if dataset.absent:
-        hint = "Export it as it is, and have it converted where it is read."
-        checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
-    checks.one_of("format", format, FORMATS)
-    checks.one_of("images", images, IMAGES if format == "lerobot" else ("auto", "image"))
+    _check(dataset, out, format, images, size)
     images = "image" if format == "rlds" else images  # stored ones stay as they are
-    if size is not None:
-        checks.size("size", "numbers, height and width", len(size), 2)
-        checks.counts(size_height=size[0], size_width=size[1])
-    source, target = dataset.root.resolve(), out.resolve()
-    if target == source or source in target.parents:
-        checks.fail("out", "a folder outside the source dataset", str(out))
-    Output(out).check_new() if format == "rlds" else Output(out).check_absent()
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
@@ -140,8 +129,22 @@ def export(
         why = getattr(error, "strerror", None) or first_line(error)
         hint = f"{make_room(error)}, check the permissions, or choose another `out`."
         raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
-    frames = sum(episode.length for episode in chosen)
-    return Exported(out, tuple(episode.index for episode in chosen), frames, tuple(sorted(left_out)))
+    return Exported(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
+
+
+def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: tuple[int, int] | None) -> None:
+    if dataset.absent:
+        hint = "Export it as it is, and have it converted where it is read."
+        checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
+    checks.one_of("format", format, FORMATS)
+    checks.one_of("images", images, IMAGES if format == "lerobot" else ("auto", "image"))
+    if size is not None:
+        checks.size("size", "numbers, height and width", len(size), 2)
+        checks.counts(size_height=size[0], size_width=size[1])
+    source, target = dataset.root.resolve(), out.resolve()
+    if target == source or source in target.parents:
+        checks.fail("out", "a folder outside the source dataset", str(out))
+    Output(out).check_new() if format == "rlds" else Output(out).check_absent()
 
 
 class _Misfit(LattokError):
