@@ -16,7 +16,6 @@ from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 from lattok.utils.checks import LattokError
-from lattok.utils.options import flat
 from tests.recipes.policies import with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
@@ -80,7 +79,7 @@ def test_the_full_preset_trains_as_published():
     changes = made.data.augmentation
     assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
     head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5}
-    assert flat(made.model).items() >= head.items()
+    assert made.options().items() >= head.items()
     assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
     with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
         ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")

@@ -39,8 +39,7 @@ class MotoLAM(TrainedPairModel):
             self.feature_decoder = self._decoder(config.of_features, self.features)
 
     def summary(self) -> str:
-        order = "patches in their order (published labels were drawn with a random one)"
-        return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}, {order}"
+        return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"
 
     def new_pixels(self) -> FrozenFeatures:
         return FrozenFeatures("pixels", *self._sight(self.config), patch=self.config.decoder.patch)

@@ -12,7 +12,7 @@ from lattok.utils.options import FROM_DATA, GROUP, check_choices
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class PairEncoderConfig:
     """What reads a pair of frames.
 
     Attributes:
@@ -31,7 +31,7 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class PairDecoderConfig:
     """What predicts the features of the later frame from those of the first.
 
     Attributes:
@@ -61,8 +61,8 @@ class ImageLAMConfig(TrainedPairConfig):
     language: str | None = None
     language_dim: int = field(default=768, metadata=FROM_DATA)
     latent_heads: Literal["shared", "per_token"] = "shared"
-    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata=GROUP)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig, metadata=GROUP)
+    encoder: PairEncoderConfig = field(default_factory=PairEncoderConfig, metadata=GROUP)
+    decoder: PairDecoderConfig = field(default_factory=PairDecoderConfig, metadata=GROUP)
 
     def check(self) -> None:
         super().check()

@@ -305,6 +305,7 @@ def test_the_command_for_stage_1_takes_every_fact(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "stage 1, 4 codes of 16, latents" in printed
     assert "action_dim 14" in printed
+    assert "an action head, which is checked and left out" in printed
     assert f"--stage 2 --env-codebook {out}" in printed
     assert not any("action_head" in name for name in safetensors.torch.load_file(out / "model.safetensors"))
 
