@@ -13,8 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.evaluation.answer import ALONE, NOT_RUN, OTHERWISE, UNCLEAR, Subject
-from lattok.evaluation.questions import criteria
+from lattok.evaluation.questions import ALONE, NOT_RUN, OTHERWISE, UNCLEAR, Subject, criteria
 from lattok.version import INSTALL
 
 ROOT = Path(__file__).parents[1] / "lattok"

@@ -35,7 +35,7 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, spread, write_results
 from lattok.data import RobotDataset, read_vectors
-from lattok.evaluation.case import Case, EvalOptions
+from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Probe, above_zero, linear_probe

@@ -4,9 +4,9 @@ A question measures and presents in one module of `questions`, or of another pac
 `evidence`; `page` turns reports into HTML.
 """
 
-from lattok.evaluation.case import EvalOptions
 from lattok.evaluation.comparison import compare as compare
 from lattok.evaluation.evaluate import evaluate as evaluate
+from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.page import REPORT_HTML, REPORT_JSON
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import (

@@ -16,14 +16,13 @@ from typing import Any
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import own_vectors
-from lattok.evaluation.answer import with_advice
 from lattok.evaluation.candidate import Candidate, probe_candidate
-from lattok.evaluation.case import Case, EvalOptions, provenance_of
+from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import above_zero
-from lattok.evaluation.evidence.split import hold_out_more
 from lattok.evaluation.page import check_place, svg, write
-from lattok.evaluation.questions.history import OVERLAP, TRIAL, overlap, trial_steps
+from lattok.evaluation.questions import with_advice
+from lattok.evaluation.questions.history import OVERLAP, TRIAL, hold_out_more, overlap, trial_steps
 from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from lattok.data import RobotDataset, as_dataset
-from lattok.evaluation.answer import answer, with_advice
-from lattok.evaluation.case import Case, EvalOptions, provenance_of
+from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.policy_errors import PolicyEvidence
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import check_place, write
-from lattok.evaluation.questions import questions_of
+from lattok.evaluation.questions import answer, questions_of, with_advice
+from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset

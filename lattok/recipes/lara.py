@@ -16,7 +16,7 @@ from lattok.backbones import BackboneConfig
 from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
-from lattok.evaluation.evidence.split import training_entries
+from lattok.evaluation.questions.history import training_entries
 from lattok.hub import HubModel
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig

@@ -14,7 +14,7 @@ import torch
 from lattok.data import RobotDataset, camera_keys
 from lattok.data.content import Content
 from lattok.data.schema import short_name
-from lattok.evaluation.evidence.split import training_entries
+from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.feature_cache import FeatureCache

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lattok.data import RobotDataset
-from lattok.evaluation.evidence.policy_errors import policy_errors
 from lattok.evaluation.page.svg import WIDTH, plot
+from lattok.evaluation.questions.policies import policy_errors
 from lattok.labels.provenance import targets_of
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import Normalizer

@@ -17,7 +17,7 @@ from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
-from lattok.evaluation.evidence.policy_errors import PolicyErrors, policy_errors
+from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs

@@ -13,8 +13,7 @@ import pytest
 from lattok.cli import main
 from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine
 from lattok.data import sample_dataset_path
-from lattok.evaluation.answer import Subject
-from lattok.evaluation.questions import criteria
+from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.report import NEEDS_TRAINING, Criterion
 from lattok.utils.findings import Finding
 from tests.evaluation.worlds import tiny_lam

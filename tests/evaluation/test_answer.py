@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lattok.evaluation import evaluate
-from lattok.evaluation.answer import Subject, answer, with_advice
-from lattok.evaluation.case import Case, EvalOptions
+from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.page import render
-from lattok.evaluation.questions import criteria, history
+from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
 from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import _decision as tokenizer_decision
 from lattok.evaluation.questions.structure import Match, _law_verdict

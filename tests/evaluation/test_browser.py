@@ -13,7 +13,7 @@ import pytest
 
 import lattok
 from lattok.evaluation.page import render, svg, viewer
-from lattok.evaluation.page.timeline import Codes, panel
+from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel
 from lattok.evaluation.report import Criterion, Pictures, Report, Section, Table, TableRow, Verdict
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
@@ -60,9 +60,9 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     labels = labels_for(source, root / "labels", spec=SPEC.to_json())
     viewer.view(lattok.labels.with_labels(source, labels), root / "view.html")
     frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    codes = Codes("latent actions", np.arange(16).reshape(8, 2) // 3, np.ones(8, dtype=bool))
+    codes = EpisodeCodes("latent actions", np.arange(16).reshape(8, 2) // 3, np.ones(8, dtype=bool))
     panels = tuple(
-        panel(f"Episode {i}", task, {"top": frames}, [codes], np.arange(8), 10.0)
+        episode_panel(f"Episode {i}", task, {"top": frames}, [codes], np.arange(8), 10.0)
         for i, task in enumerate(("a", HOSTILE))
     )
     curves = [("truth", [0.0, 1.0, 0.5]), ("model", [0.1, 0.9, 0.45])]

@@ -15,7 +15,15 @@ import pytest
 import lattok
 from lattok.cli import main
 from lattok.evaluation.page import POLICY, SCRIPT, svg, viewer
-from lattok.evaluation.page.timeline import SHOTS, Codes, film, panel, picture, runs, shots
+from lattok.evaluation.page.viewer import (
+    MAX_FILM_FRAMES,
+    EpisodeCodes,
+    codes_picture,
+    episode_panel,
+    equal_runs,
+    film,
+    film_frames,
+)
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
@@ -72,12 +80,12 @@ def test_runs_are_those_of_a_loop():
     rng = np.random.default_rng(0)
     codes, valid = rng.integers(0, 2, (50, 2)), rng.random(50) > 0.3
     rows = [tuple(row) if ok else None for row, ok in zip(codes.tolist(), valid, strict=True)]
-    found = {t: (start, end) for start, end in runs(codes, valid) for t in range(start, end)}
+    found = {t: (start, end) for start, end in equal_runs(codes, valid) for t in range(start, end)}
     assert set(found) == set(np.flatnonzero(valid).tolist())
     for t in range(49):
         same = rows[t] is not None and rows[t] == rows[t + 1]
         assert same == (t in found and t + 1 in found and found[t] == found[t + 1])
-    assert list(runs(codes[:0], valid[:0])) == []
+    assert list(equal_runs(codes[:0], valid[:0])) == []
 
 
 def test_a_film_has_the_frames():
@@ -88,8 +96,8 @@ def test_a_film_has_the_frames():
     assert len(seen) == 7
     assert seen[0].shape[0] == 96
     np.testing.assert_allclose([image[..., 0].mean() for image in seen], np.arange(7) * 40, atol=12)
-    assert len(shots(1000)) <= SHOTS
-    assert shots(5).tolist() == [0, 1, 2, 3, 4]
+    assert len(film_frames(1000)) <= MAX_FILM_FRAMES
+    assert film_frames(5).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40_000), (40_000, 2)])
@@ -110,10 +118,11 @@ def test_several_values_of_validity_in_a_frame_are_told_on_the_page(labelled, mo
 def test_codes_of_strangers_draw():
     """Codes beyond any codebook, and rows without a label."""
     codes = np.array([[-(2**62), 2**62]] * 3 + [[0, 1]])
-    drawn = picture(Codes(HOSTILE, codes, np.array([True, True, False, True])))
+    drawn = codes_picture(EpisodeCodes(HOSTILE, codes, np.array([True, True, False, True])))
     assert drawn.count("<rect") == 4
     assert "<script" not in drawn
-    html = panel("Episode 0", HOSTILE, {}, [Codes("a", codes, np.zeros(4, dtype=bool))], np.arange(4), 10.0)
+    unlabelled = EpisodeCodes("a", codes, np.zeros(4, dtype=bool))
+    html = episode_panel("Episode 0", HOSTILE, {}, [unlabelled], np.arange(4), 10.0)
     assert "no frame has a label" in html
     assert "<script" not in html
 
@@ -152,7 +161,7 @@ def test_as_many_episodes_as_there_is_room_for(labelled, monkeypatch):
     first = {episode.tasks for episode in viewer.by_task(source.episodes)[: len({e.tasks for e in source.episodes})]}
     assert first == {episode.tasks for episode in source.episodes}
     assert sorted(order) == [0, 1, 2]
-    monkeypatch.setattr(viewer, "ROOM", 10)
+    monkeypatch.setattr(viewer, "MAX_PAGE_BYTES", 10)
     html = viewer.page(source, source.episodes, source.cameras, lambda *_: None)
     assert "1 of 3 episodes" in html
     assert "lattok view --episodes shows others" in html

@@ -11,7 +11,7 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.cli.train import as_flags
-from lattok.evaluation.evidence.split import seen_episodes
+from lattok.evaluation.questions.history import seen_episodes
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.pair_data import embed

@@ -11,9 +11,8 @@ from lattok import hub
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
-from lattok.evaluation.answer import Subject
-from lattok.evaluation.evidence.split import training_entries
-from lattok.evaluation.questions import criteria
+from lattok.evaluation.questions import Subject, criteria
+from lattok.evaluation.questions.history import training_entries
 from lattok.evaluation.report import Criterion, tally
 from lattok.hub.client import HUB_ID, download, here
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record

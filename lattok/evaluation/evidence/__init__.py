@@ -1,1 +1,126 @@
-"""What questions are answered from: the split, pairs and chunks of frames, probes, and controls."""
+"""What questions are answered from; here what an evaluation is about: a model, a dataset, the episodes that judge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lattok.data import RobotDataset, select_episodes
+from lattok.evaluation.report import Progress
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.training import LoopOptions
+from lattok.utils import checks
+from lattok.version import __version__
+
+
+@dataclass(frozen=True)
+class Split:
+    """Episode indices of both halves, and how many there were before large datasets were thinned."""
+
+    train: list[int]
+    held_out: list[int]
+    train_available: int
+    held_out_available: int
+
+    @property
+    def text(self) -> str:
+        halves = ((len(self.held_out), self.held_out_available), (len(self.train), self.train_available))
+        used = [f"{some}" if some == every else f"{some} of {every}" for some, every in halves]
+        return f"{used[0]} held-out episodes; {used[1]} others fit probes and controls"
+
+
+def evenly(count: int, most: int) -> torch.Tensor:
+    """Choose at most `most` of `count` rows, evenly spaced, first and last included; int64."""
+    return torch.from_numpy(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of `evaluate` and `compare`, given to them as keywords."""
+
+    # folder for report.json and report.html; many decoded frames then lie in a file there rather than in memory
+    out: str | os.PathLike[str] | None = None
+    # that judge: "test" (the last of every task), numbers, "0:40", "10%"; all others fit probes and controls
+    episodes: str | Sequence[int] | None = "test"
+    action_key: str | None = "action"  # None: video alone, as "action" is where there are no vectors
+    state_key: str | None = "observation.state"  # read as a control
+    cameras: Sequence[str] | None = None  # the model's own
+    stride: str | int | None = None  # gap of a frame pair, in frames or "0.2s"; the model's own
+    max_episodes: int = 200  # that fit probes, and half as many that judge, evenly spaced
+    seed: int = 0
+    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
+    progress: Progress | None = None  # called with (stage, done, total)
+    overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any], *others: str) -> EvalOptions:
+        """Return the options that a function got as keywords; raises `LattokError` for one that there is not.
+
+        `others` are the keywords that the function has besides.
+        """
+        for name in keywords:
+            checks.one_of("option", name, [*(field.name for field in fields(cls)), *others])
+        return cls(**keywords)
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.out is None else Path(self.out)
+
+    def note(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+    def split(self, dataset: RobotDataset) -> Split:
+        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those."""
+        checks.positive(max_episodes=self.max_episodes)
+        held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
+        train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
+        if not train:
+            hint = "Probes and controls are fitted to the episodes that are not held out."
+            checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
+        some_train = [train[i] for i in evenly(len(train), self.max_episodes)]
+        some_held_out = [held_out[i] for i in evenly(len(held_out), max(1, self.max_episodes // 2))]
+        return Split(some_train, some_held_out, len(train), len(held_out))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one dataset."""
+
+    model: Any
+    dataset: RobotDataset
+    split: Split
+    options: EvalOptions
+    trains_controls: bool = False
+    control_loop: LoopOptions | None = None
+    rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
+        training = isinstance(self.model, torch.nn.Module) and self.model.training
+        with torch.random.fork_rng(devices=[]):
+            try:
+                if training:
+                    self.model.eval()
+                yield
+            finally:
+                if training:
+                    self.model.train()
+
+
+def provenance_of(dataset: RobotDataset, split: Split, **options: Any) -> dict[str, Any]:
+    """Say what a report rests on, but for its models."""
+    return {
+        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
+        "options": options,
+        "lattok": __version__,
+    }

@@ -10,7 +10,7 @@ untrained model  same architecture, fresh weights                       what the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 
 from lattok.data import dimension_names
-from lattok.evaluation.case import Case
+from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource, read_pair_set
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, linear_probe, one_hot, pca
-from lattok.evaluation.evidence.split import TaskFolds, task_folds
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.nn.quantize import nearest, residual_kmeans
-from lattok.types import LatentActions
+from lattok.types import Episode, LatentActions
 from lattok.utils import checks
 
 ITERATIONS = 50
 FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory
 BLOCK = 8192
 PCA_SIZES = (32, 64, 128)
+FOLDS = 5  # over tasks
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,34 @@ def untrained_model(model: TrainedPairModel, seed: int) -> TrainedPairModel:
         torch.manual_seed(seed)
         fresh = model.fresh()
     return fresh.to(model.features.mean.device).eval()
+
+
+class TaskFolds(NamedTuple):
+    """Folds over tasks, or why there are none."""
+
+    folds: tuple[Fold, ...]
+    text: str
+
+
+def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> TaskFolds:
+    """Make folds from the episodes of training pairs [n] and held-out pairs [N]."""
+    task_of = {episode.index: episode.tasks for episode in episodes}
+    train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
+    judged, known = sorted(set(held_tasks)), set(train_tasks)
+    if len(known | set(judged)) < 2:
+        return TaskFolds((), "not applicable: the dataset has one task")
+    count = min(FOLDS, len(judged))
+    folds = []
+    for i in range(count):
+        group = set(judged[i::count])
+        fit = torch.tensor([row for row, task in enumerate(train_tasks) if task not in group], dtype=torch.long)
+        if not len(fit):
+            return TaskFolds((), "not applicable: all training pairs are of one task")
+        folds.append(Fold(fit, torch.tensor([row for row, task in enumerate(held_tasks) if task in group])))
+    each = sorted({len(judged[i::count]) for i in range(count)})
+    size = " or ".join(map(str, each)) + (" task" if each == [1] else " tasks")
+    text = f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
+    return TaskFolds(tuple(folds), text)
 
 
 @dataclass(frozen=True)

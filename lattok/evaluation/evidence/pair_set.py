@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
-from lattok.evaluation.case import Case
-from lattok.evaluation.evidence.split import evenly
+from lattok.evaluation.evidence import Case, evenly
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.losses import block_flow

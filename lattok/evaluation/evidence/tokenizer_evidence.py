@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lattok.action_vq import FAST, UniformBins
 from lattok.data.views import check_trained_space
-from lattok.evaluation.case import Case
+from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
 from lattok.nn.quantize import CodeStatistics, code_statistics

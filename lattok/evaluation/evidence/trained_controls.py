@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
-from lattok.evaluation.case import Case
+from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig

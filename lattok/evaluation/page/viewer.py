@@ -1,25 +1,33 @@
-"""A dataset to look at: films of episodes with their codes over time, on one page or in rerun.
+"""Episodes to look at: films with their codes over time, in reports and for a whole dataset, on one page or in rerun.
 
-The page is one file that asks for nothing, below 3 MB: episodes of different tasks first, as many as there is room for.
+The page of a dataset is one file that asks for nothing, below 3 MB: episodes of different tasks first, as many as there
+is room for. It is readable without JavaScript: a film has the browser's own controls, codes are a picture and, folded,
+text. The script of the page ties them together by the numbers in `data-` attributes.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.schema import camera_keys, short_name
 from lattok.evaluation.page import document
-from lattok.evaluation.page.timeline import Codes, panel, shots
 from lattok.evaluation.report import Progress
 from lattok.types import Episode
 from lattok.utils import checks, files
@@ -27,8 +35,120 @@ from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
 
 MARK = '<meta name="generator" content="lattok view">'
-ROOM, MOST, CAMERAS = 2_800_000, 60, 2  # bytes of a page, episodes on it, and cameras unless others are asked for
-RERUN = "pip install 'lattok[rerun]'"
+MAX_PAGE_BYTES, MAX_EPISODES = 2_800_000, 60
+CAMERAS = 2  # unless others are asked for
+FILM_HEIGHT, MAX_FILM_WIDTH, MAX_FILM_FRAMES = 96, 1920, 120  # encoders end at some width
+CRF = "30"  # quality of a film
+MAX_ROWS, MAX_RUNS = 16, 60  # positions that are drawn, and runs of equal codes that are listed
+WIDTH, LINE, LEFT = 300, 14, 44  # of the picture, in its own units
+HUE = 137.5  # degrees between the colours of a code and of the next one: neighbours differ most (golden angle)
+
+
+class EpisodeCodes(NamedTuple):
+    """What one model said of the frames of an episode."""
+
+    name: str
+    codes: np.ndarray  # [T, P] whole numbers
+    valid: np.ndarray  # [T] bool: which rows are labels
+
+
+def film_frames(length: int) -> np.ndarray:
+    """Choose the frames that a film shows, evenly spaced."""
+    return np.arange(0, length, -(-length // MAX_FILM_FRAMES))
+
+
+def film(frames: np.ndarray, fps: float) -> bytes:
+    """Encode frames uint8 [T, H, W, 3], at most `FILM_HEIGHT` pixels high, as a small MP4 that browsers play."""
+    height = max(2, min(FILM_HEIGHT, frames.shape[1]) // 2 * 2)
+    width = max(2, min(MAX_FILM_WIDTH, round(frames.shape[2] * height / frames.shape[1])) // 2 * 2)
+    data = BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = cast(VideoStream, container.add_stream("h264", rate, options={"crf": CRF, "preset": "veryfast"}))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for image in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame.reformat(width, height, "yuv420p")))
+        container.mux(stream.encode())
+    return data.getvalue()
+
+
+def episode_panel(
+    title: str,
+    task: str,
+    films: Mapping[str, np.ndarray],
+    labels: Sequence[EpisodeCodes],
+    moments: np.ndarray,
+    fps: float,
+) -> str:
+    """Show an episode: films of some frames [S, H, W, 3] by camera, and codes at frames `moments` [T] under them.
+
+    `fps` is that of the dataset; films show the frames `moments[film_frames(T)]`. All texts may come from strangers.
+    """
+    step = -(-len(moments) // MAX_FILM_FRAMES) * (int(moments[1] - moments[0]) if len(moments) > 1 else 1)
+    parts = [f"<p>{escape(title)} · <b>{escape(task) or 'no task'}</b></p>"]
+    shown = []
+    for camera, frames in films.items():
+        source = base64.b64encode(film(frames, max(fps / step, 0.1))).decode()
+        shown.append(
+            f'<video controls muted playsinline preload="metadata" aria-label="{escape(camera, quote=True)}" '
+            f'src="data:video/mp4;base64,{source}"></video>'
+        )
+    parts.append(f'<div class="films">{"".join(shown)}</div>')
+    parts += [_timeline(each, moments, fps) for each in labels if each.codes.shape[1]]
+    return f'<div class="episode" data-task="{escape(task, quote=True)}">{"".join(parts)}</div>'
+
+
+def _timeline(labels: EpisodeCodes, moments: np.ndarray, fps: float) -> str:
+    codes, drawn = labels.codes, labels.codes[:, :MAX_ROWS]
+    rows = zip(drawn.tolist(), labels.valid, strict=True)
+    codes_text = ";".join(",".join(map(str, row)) if valid else "" for row, valid in rows)
+    more = f", the first {MAX_ROWS} of {codes.shape[1]}" if codes.shape[1] > MAX_ROWS else ""
+    return (
+        f'<div class="timeline" data-codes="{codes_text}" data-moments="{",".join(map(str, moments.tolist()))}" '
+        f'data-fps="{fps:g}" data-left="{LEFT}">{codes_picture(labels._replace(codes=drawn))}'
+        f'<p class="now">{escape(labels.name)}: {codes.shape[1]} codes{more}, {len(moments)} frames</p>'
+        f"<details><summary>Codes as text</summary><p>{'; '.join(_listed_runs(labels, moments))}</p></details></div>"
+    )
+
+
+def codes_picture(labels: EpisodeCodes) -> str:
+    """Draw codes [T, P] as rows of coloured cells, one colour for each code; frames without a label stay empty."""
+    codes, count = labels.codes, max(len(labels.codes), 1)
+    parts, scale = [], (WIDTH - LEFT) / count
+    for position, column in enumerate(codes.T):
+        y = position * LINE
+        parts.append(f'<text class="m" x="0" y="{y + LINE - 4}">code {position + 1}</text>')
+        for start, end in equal_runs(column[:, None], labels.valid):
+            hue = int(column[start]) * HUE % 360
+            x, width = LEFT + start * scale, (end - start) * scale
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{LINE - 2}" fill="hsl({hue:.0f} 55% 55%)"/>'
+            )
+    label = escape(f"{labels.name}: {codes.shape[1]} codes over {len(codes)} frames", quote=True)
+    opening = f'<svg viewBox="0 0 {WIDTH} {codes.shape[1] * LINE}" role="img" aria-label="{label}">'
+    return f"{opening}{''.join(parts)}</svg>"
+
+
+def equal_runs(codes: np.ndarray, valid: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield first and last + 1 of every run of equal valid rows of codes [T, P]."""
+    if not len(codes):
+        return
+    change = (codes[1:] != codes[:-1]).any(1) | (valid[1:] != valid[:-1])
+    edges = [0, *(np.flatnonzero(change) + 1).tolist(), len(codes)]
+    yield from ((start, end) for start, end in pairwise(edges) if valid[start])
+
+
+def _listed_runs(labels: EpisodeCodes, moments: np.ndarray) -> Iterator[str]:
+    """Say which codes were there when."""
+    found = list(equal_runs(labels.codes, labels.valid))
+    for start, end in found[:MAX_RUNS]:
+        last = f" to {moments[end - 1]}" if end - start > 1 else ""
+        yield f"frame {moments[start]}{last}: {' '.join(map(str, labels.codes[start].tolist()[:MAX_ROWS]))}"
+    if len(found) > MAX_RUNS:
+        yield f"and {len(found) - MAX_RUNS} more changes"
+    if not found:
+        yield "no frame has a label"
 
 
 def view(
@@ -67,11 +187,11 @@ def view(
 def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str], note: Progress) -> str:
     """Return the page of some episodes, those of other tasks first, as long as there is room."""
     names, shown, size = prefixes(dataset), list[tuple[int, str]](), 0
-    order = by_task(episodes)[:MOST]
+    order = by_task(episodes)[:MAX_EPISODES]
     for done, episode in enumerate(order):
         note("episodes", done, len(order))
         made = _episode(dataset, episode, cameras, names)
-        if shown and size + len(made) > ROOM:
+        if shown and size + len(made) > MAX_PAGE_BYTES:
             break
         size += len(made)
         shown.append((episode.index, f'<div class="panel">{made}</div>'))
@@ -98,28 +218,26 @@ def prefixes(dataset: RobotDataset) -> list[str]:
 
 def by_task(episodes: Sequence[Episode]) -> list[Episode]:
     """Sort episodes so that the first of every task comes before any second one."""
-    seen: dict[tuple[str, ...], int] = {}
+    seen: Counter[tuple[str, ...]] = Counter()
     turns = []
     for episode in episodes:
-        turns.append(seen.get(episode.tasks, 0))
-        seen[episode.tasks] = turns[-1] + 1
+        turns.append(seen[episode.tasks])
+        seen[episode.tasks] += 1
     return [episode for _, episode in sorted(zip(turns, episodes, strict=True), key=lambda pair: pair[0])]
 
 
 def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], names: Sequence[str]) -> str:
     title, task = f"Episode {episode.index}", ", ".join(episode.tasks)
     try:
-        films = {}
-        for camera in cameras:
-            frames = dataset.frames(episode.index, [camera], shots(episode.length))[:, 0]
-            films[short_name(camera)] = frames
+        rows = film_frames(episode.length)
+        films = {short_name(camera): dataset.frames(episode.index, [camera], rows)[:, 0] for camera in cameras}
         labels = list(_labels(dataset, episode, names))
     except LattokError as error:  # others can be looked at
         return f'<div class="episode" data-task="{escape(task, quote=True)}"><p>{title}: {escape(str(error))}</p></div>'
-    return panel(title, task, films, labels, np.arange(episode.length), dataset.fps)
+    return episode_panel(title, task, films, labels, np.arange(episode.length), dataset.fps)
 
 
-def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> Iterator[Codes]:
+def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> Iterator[EpisodeCodes]:
     for name in names:
         keys = [f"{name}.codes", f"{name}.valid"]
         found = dataset.columns(episode.index, keys)
@@ -128,7 +246,7 @@ def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> It
             checks.fail(keys[0], "whole numbers", codes.dtype)
         valid = found[keys[1]].reshape(-1).astype(bool)
         checks.size(keys[1], "values, one for each frame", len(valid), episode.length)
-        yield Codes(name, codes, valid)
+        yield EpisodeCodes(name, codes, valid)
 
 
 def _is_page(path: Path) -> bool | None:
@@ -149,7 +267,7 @@ def to_rerun(
 ) -> None:
     """Log episodes to rerun: images, and a curve for each code; into the recording `path`, or its own viewer."""
     if find_spec("rerun") is None:
-        raise LattokError(f"recordings for rerun need rerun-sdk. Install it: {RERUN}")
+        raise LattokError("recordings for rerun need rerun-sdk. Install it: pip install 'lattok[rerun]'")
     rerun: Any = import_module("rerun")
     recording = rerun.RecordingStream("lattok")
     recording.save(str(path)) if path else recording.spawn()

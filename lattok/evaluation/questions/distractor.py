@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
@@ -22,7 +23,6 @@ from lattok.evaluation.evidence.pair_set import (
     to_cpu,
 )
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, above_zero, mlp_probes
-from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import (

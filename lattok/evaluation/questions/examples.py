@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchange, pair_targets
-from lattok.evaluation.page.timeline import Codes, panel, shots
+from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel, film_frames
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
 from lattok.image_lam import TrainedPairModel
@@ -100,12 +100,12 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
             continue
         tasks.add(episode.tasks)
         rows = held_out.rows[pairs]
-        frames = held_out.frames.batch(torch.from_numpy(rows[shots(len(rows))])).frames[:, 0].numpy()  # s v h w 3
+        frames = held_out.frames.batch(torch.from_numpy(rows[film_frames(len(rows))])).frames[:, 0].numpy()  # s v h w 3
         films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
         codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
-        labels = [Codes("latent actions", codes, np.ones(len(codes), dtype=bool))]
+        labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
         moments = held_out.frames.frame_of[rows]
-        panels.append(panel(f"Episode {episode.index}", ", ".join(episode.tasks), films, labels, moments, fps))
+        panels.append(episode_panel(f"Episode {episode.index}", ", ".join(episode.tasks), films, labels, moments, fps))
     text = (
         "A held-out episode of each task. A colour is a code, wherever it stands. Codes that say what is done change "
         "when the robot does something else, and come back when it comes back."

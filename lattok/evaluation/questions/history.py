@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from lattok.evaluation.case import Case
-from lattok.evaluation.evidence.split import seen_episodes
+from lattok.data import RobotDataset, split_by_task
+from lattok.data.content import StoredDigests, digests, in_order, read_record
+from lattok.data.schema import same_split
+from lattok.evaluation.evidence import Case
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 
@@ -44,3 +46,86 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
     """Return the steps of a trial run; None for a model that was trained in earnest, or that does not say."""
     loop = (trained_on or {}).get("loop")
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
+
+
+def hold_out_more(dataset: RobotDataset, judge: str, *trained_on: Mapping[str, Any] | None) -> str:
+    """Say how several episodes judge models of such histories: the last of every task, or where tasks are too few the
+    last fifth, 2 to 20 episodes. `judge` is the command that does it, but for their names.
+    """
+    episodes = [episode.index for episode in dataset.episodes]
+    held_out, option = split_by_task(dataset)[1], "test"
+    if len(held_out) < 2:
+        count = min(max(len(episodes) // 5, 2), 20)
+        if len(episodes) <= count:
+            return "Record more episodes: two at least have to judge, and others to be trained on."
+        held_out = episodes[-count:]
+        option = f"{held_out[0]}:{held_out[-1] + 1}"
+    if not any(seen_episodes(known, dataset, held_out).episodes for known in trained_on):
+        return f"Run: {judge} {option}"
+    rest = "train" if option == "test" else f"{episodes[0]}:{held_out[0]}"
+    return f"Run: lattok train ... --episodes {rest}, then {judge} {option}"
+
+
+def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """List all that a model has learned from, as its training.json says: `dataset`, `split` if it has any, `episodes`,
+    and `content`, by which they are known again.
+
+    What the models before it had learned from (`earlier`) is part of it.
+    """
+    known = trained_on or {}
+    entries = [*known.get("mixture", [known]), *known.get("earlier", ())]
+    wanted = ("dataset", "split", "episodes", "content")
+    return [{name: entry[name] for name in wanted if name in entry} for entry in entries if "dataset" in entry]
+
+
+class SeenEpisodes(NamedTuple):
+    """Episodes, of those asked for, that a model has learned from."""
+
+    episodes: list[int]
+    complete: bool  # otherwise there may be more: of very many only a part is known again
+
+
+def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> SeenEpisodes:
+    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says.
+
+    Episodes are known again by their content, under any name of the dataset and with any numbers. Where one cannot be
+    told from others by its content, or nothing is recorded, dataset and number count.
+    """
+    seen: set[int] = set()
+    complete = True
+    for entry in training_entries(trained_on):
+        named = entry["dataset"] == dataset.name and same_split(entry.get("split"), dataset.split)
+        numbers = {index for index in wanted if _among(index, entry.get("episodes", ()))}
+        if "content" not in entry:
+            seen |= numbers if named else set()
+            continue
+        found, undecided = _by_content(entry, dataset, wanted, numbers)
+        complete = complete and (named or not undecided)
+        seen |= found | (numbers & undecided if named else set())
+    return SeenEpisodes(sorted(seen), complete)
+
+
+def _by_content(
+    entry: Mapping[str, Any], dataset: RobotDataset, wanted: Sequence[int], numbers: set[int]
+) -> tuple[set[int], set[int]]:
+    """Find which of the `wanted` episodes were trained on by their content, and for which it does not tell."""
+    found, undecided, kinds = set[int](), set(wanted), read_record(entry["content"])
+    for kind, known in kinds.items():
+        for here in digests(dataset, wanted, kind):
+            matching = {index for index, digest in here.items() if digest in known.digests}
+            if not matching <= numbers and _numbered_alike(entry.get("episodes", ()), dataset, kind, known):
+                matching &= numbers  # the same dataset: others merely look like one that was trained on
+            found |= matching
+            if kind == next(iter(kinds)):  # actions, where they were recorded: videos are encoded again sooner
+                undecided &= {index for index in wanted if index not in here or known.undecided(here[index])}
+    return found, undecided - found
+
+
+def _numbered_alike(runs: Sequence[Sequence[int]], dataset: RobotDataset, kind: str, known: StoredDigests) -> bool:
+    """Tell whether the episodes of these numbers are the ones that were trained on."""
+    trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
+    return any(in_order(here) == known.in_order for here in digests(dataset, trained, kind))
+
+
+def _among(index: int, runs: Sequence[Sequence[int]]) -> bool:
+    return any(first <= index <= last for first, last in runs)

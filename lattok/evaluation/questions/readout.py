@@ -11,10 +11,10 @@ from torch import Tensor
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import KINDS, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
-from lattok.evaluation.evidence.split import hold_out_more
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
+from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.report import (
     ONE_EPISODE,
     Criterion,

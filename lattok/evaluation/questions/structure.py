@@ -1,12 +1,16 @@
-"""Do latents add up over time, change sign when time runs backwards, and mean the same in another scene?
+"""Do latents behave like actions: do they add up and reverse, mean the same in another scene, can they be used as such?
 
 additivity   z(a, c) ~ z(a, b) + z(b, c)        b halfway between a and c, which are one stride apart
 reversal     z(c, a) ~ -z(a, c)
 transfer     Encoder(o_B, Decoder(o_B, z_A)) ~ z_A        B does what A did: does the model say so?
+probes       fitted on latents of true transitions (o_t, o_{t+H}) and of decoded ones (o_t, Decoder(o_t, z)), each
+             judged on both: R^2 of the action, 2 x 2
+identity     |z(a, a)|^2 / |z(a, c)|^2, means over pairs
+calibration  slope, against the motion there was, of what a probe fitted on whole gaps reads from half of one
 
-A latent may carry a constant offset, so each kind is centred by its own mean over the pairs. Explained variance is
-1 - |left - right|^2 / |left|^2; a free factor in front of the right side tells wrong size from wrong direction. The
-control of a transfer is B's own latent: what the model would say had it ignored the transfer.
+A latent may carry a constant offset, so in both laws each kind is centred by its own mean over the pairs. Explained
+variance is 1 - |left - right|^2 / |left|^2; a free factor in front of the right side tells wrong size from wrong
+direction. The control of a transfer is B's own latent: what the model would say had it ignored the transfer.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
     PairSet,
+    batches,
     derangement,
     exchange,
     pair_targets,
@@ -29,14 +35,13 @@ from lattok.evaluation.evidence.pair_set import (
     take_rows,
     to_cpu,
 )
-from lattok.evaluation.evidence.probes import pca
-from lattok.evaluation.evidence.split import evenly
+from lattok.evaluation.evidence.probes import linear_probe, pca, spread_of
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
-MOST = 500  # held-out pairs, whose features are computed again
+MAX_PAIRS = 500  # of a split, whose features are computed again
 WIDTH = 128  # components of the raw frame change
 HOLDS = 0.5  # share of variance that a law has to explain
 ADDITIVE = Criterion(
@@ -56,6 +61,7 @@ LAW_REFERENCES = (
     "Rybkin et al. 2019, Learning what you can do before doing anything (composable latents)",
     "Schmidt & Jiang 2024, LAPO: learning to act without actions",
 )
+CONTROL_REFERENCES = ("Bruce et al. 2024, Genie (controllability)", "Gao et al. 2025, AdaWorld")
 TRANSFER_REFERENCES = (
     "Chen et al. 2024, IGOR: image-goal representations",
     "Gao et al. 2025, AdaWorld: learning adaptable world models with latent actions",
@@ -81,6 +87,7 @@ LAW_ROWS = {
     "untrained": "untrained model",
     "raw_change": "raw frame change (exact by definition)",
 }
+TRANSITIONS = {"true": "true transitions", "decoded": "decoded transitions"}
 TRANSFER_ROWS = {
     "model": "A's latent in B, encoded again",
     "own": "B's own latent, nothing transferred",
@@ -118,18 +125,15 @@ def match(left: Tensor, right: Tensor) -> Match:
     if total <= 1e-12 or size <= 1e-12:
         return Match(0.0, 0.0, 0.0)
     factor = float((left * right).sum()) / size
-    return Match(
-        1 - float((left - right).square().sum()) / total,
-        1 - float((left - factor * right).square().sum()) / total,
-        factor,
-    )
+    explained, scaled = (1 - float((left - scale * right).square().sum()) / total for scale in (1.0, factor))
+    return Match(explained, scaled, factor)
 
 
 @torch.no_grad()
-def structure(evidence: LatentEvidence) -> dict[str, dict[str, Match]]:
+def law_matches(evidence: LatentEvidence) -> dict[str, dict[str, Match]]:
     """Test both laws on held-out pairs, one `Match` per row; a stride of one frame has no middle to add up at."""
-    half = evidence.held_out.frames.stride // 2
-    rows = evenly(len(evidence.held_out.rows), MOST)
+    half = evidence.source.stride // 2
+    rows = evenly(len(evidence.held_out.rows), MAX_PAIRS)
     triples = _triples(evidence, rows, half)
     partner = derangement(np.zeros(len(rows)), torch.Generator().manual_seed(evidence.seed))
 
@@ -144,40 +148,41 @@ def structure(evidence: LatentEvidence) -> dict[str, dict[str, Match]]:
 
 def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]:
     """Compute latents of the model and of the untrained one, and components of the raw frame change."""
-    pairs, model = evidence.held_out, evidence.model
-    side = pooled_side(model, pairs.features.shape[1])
+    side = pooled_side(evidence.model, evidence.held_out.features.shape[1])
     own, fresh, frames = [], [], []
     for part in rows.split(BATCH):
-        index = pairs.rows[part.numpy()]
-        first, last = pairs.frames.first[index], pairs.frames.second[index]
-        moments = [torch.from_numpy(pairs.frames.frames[at]) for at in (first, first + half, last)]
-        features = [model.frame_features(moment) for moment in moments]
-        own.append(_vectors(model, features))
-        fresh.append(_vectors(evidence.untrained, features))
-        frames.append(torch.stack([pool(feature, model, side) for feature in features], 1))
+        a, b, c = features = _moments(evidence, part, 0, half, evidence.source.stride)
+        for model, found in ((evidence.model, own), (evidence.untrained, fresh)):
+            found.append([_latents(model, *pair) for pair in ((a, c), (a, b), (b, c), (c, a))])
+        frames.append(torch.stack([pool(each, evidence.model, side) for each in features], 1))
     a, b, c = torch.cat(frames).unbind(1)
     basis = pca(c - a, WIDTH).basis
     raw = Triples((c - a) @ basis, (b - a) @ basis, (c - b) @ basis, (a - c) @ basis)
     return [*(Triples(*map(torch.cat, zip(*parts, strict=True))) for parts in (own, fresh)), raw]
 
 
-def _vectors(model: TrainedPairModel, features: list[Tensor]) -> Triples:
-    """Encode the four pairs; latents before quantization."""
-    a, b, c = features
-    pairs = [torch.stack(pair, 1) for pair in ((a, c), (a, b), (b, c), (c, a))]
-    return Triples(*(model.encode_features(pair).latents.flatten(1).float().cpu() for pair in pairs))
+def _moments(evidence: LatentEvidence, rows: Tensor, *steps: int) -> list[Tensor]:
+    """Compute features [B, N, D] of the frames so many steps after those where held-out pairs `rows` [B] begin."""
+    pairs = evidence.held_out
+    first = pairs.frames.first[pairs.rows[rows.numpy()]]
+    return [evidence.model.frame_features(torch.from_numpy(pairs.frames.frames[first + step])) for step in steps]
+
+
+def _latents(model: TrainedPairModel, now: Tensor, later: Tensor) -> Tensor:
+    """Encode pairs of features [B, N, D] to latents before quantization, [B, d] on the CPU."""
+    return model.encode_features(torch.stack([now, later], 1)).latents.flatten(1).float().cpu()
 
 
 @question("structure", of=("pairs",), criteria=(ADDITIVE, REVERSIBLE), place=60)
 def structure_outcome(evidence: LatentEvidence) -> Outcome:
     """Test additivity and reversal on held-out pairs."""
-    laws = structure(evidence)
+    laws = law_matches(evidence)
     figures: dict[str, float] = {}
     for name, law in laws.items():
         figures |= {f"{name}/{key}": match.explained for key, match in law.items()}
         figures |= {f"{name}_scaled/{key}": match.scaled for key, match in law.items()}
     verdicts = [_law_verdict(name, law) for name, law in laws.items()]
-    stride = evidence.held_out.frames.stride
+    stride = evidence.source.stride
     text = (
         f"Additivity: a and c are one stride apart ({stride} frames), b is halfway; half strides are shorter than what "
         "the model was trained on, but no motion is larger than it has seen. Reversal: the same two frames in the "
@@ -225,22 +230,19 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
 
     The last is R^2 of B's action from what comes back: low when A's has replaced it.
     """
-    rows = evenly(len(evidence.held_out.rows), MOST)
+    model, held_out = evidence.model, evidence.held_out
+    rows = evenly(len(held_out.rows), MAX_PAIRS)
     generator = torch.Generator().manual_seed(evidence.seed + 1)
     other, third = (rows[derangement(np.zeros(len(rows)), generator)] for _ in range(2))
-    latents = evidence.held_out.latents
-    given, own, again = (
-        take_rows(latents, other),
-        take_rows(latents, rows),
-        reencode(evidence.model, evidence.held_out, rows, other),
-    )
+    given, own = (take_rows(held_out.latents, each) for each in (other, rows))
+    again = reencode(model, held_out, rows, other)
     found = {
         "model": _agreement(evidence, again, given, other),
         "own": _agreement(evidence, own, given, other),
-        "random": _agreement(evidence, take_rows(latents, third), given, other),
-        "same_scene": _agreement(evidence, reencode(evidence.model, evidence.held_out, rows, rows), own, rows),
+        "random": _agreement(evidence, take_rows(held_out.latents, third), given, other),
+        "same_scene": _agreement(evidence, reencode(model, held_out, rows, rows), own, rows),
     }
-    return found, _action(evidence, again, rows)
+    return found, _action_r2(evidence, again, rows)
 
 
 def reencode(model: TrainedPairModel, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
@@ -261,14 +263,13 @@ def _agreement(
     wanted, got = source.latents.double(), latents.latents.double()
     error, total = (wanted - got).square().sum(), (wanted - mean).square().sum().clamp_min(1e-12)
     codes = float((latents.codes == source.codes).double().mean()) if source.codes.shape[1] else None
-    return Agreement(1 - float(error / total), codes, _action(evidence, latents, source_rows))
+    return Agreement(1 - float(error / total), codes, _action_r2(evidence, latents, source_rows))
 
 
-def _action(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -> float | None:
-    """Read the actions of held-out pairs `rows` from `latents`; R^2."""
-    if evidence.target is None:
+def _action_r2(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -> float | None:
+    """Read the actions of held-out pairs `rows` from `latents`; None without actions."""
+    if (full := evidence.target) is None:
         return None
-    full = evidence.target
     target = Target(full.train, full.episodes, full.held_out[rows])
     return float(target.probe(evidence.train.latents.latents.flatten(1), latents.latents.flatten(1)).r2.nanmean())
 
@@ -278,28 +279,22 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     """Apply latents of one clip to another."""
     found, own_action = transfer(evidence)
     measured = {key: each._asdict() for key, each in found.items()}
-    figures = {
-        f"transfer_{name}/{key}": value
-        for key, each in measured.items()
-        for name, value in each.items()
-        if value is not None
-    }
-    note = ""
+    named = {f"transfer_{name}/{key}": value for key, each in measured.items() for name, value in each.items()}
+    figures, note = {name: value for name, value in named.items() if value is not None}, ""
     if own_action is not None:
         figures["transfer_action/of_b"] = own_action
         note = f"R² of B's action from what comes back: {printed(own_action, '.2f')}."
-    titles = {
-        "latents": "explained variance of A's latent",
-        "codes": "codes equal to A's",
-        "action": "R² of A's action",
+    titles = ("explained variance of A's latent", "codes equal to A's", "R² of A's action")  # as in `Agreement`
+    shown = {
+        name: title
+        for name, title in zip(Agreement._fields, titles, strict=True)
+        if measured["model"][name] is not None
     }
-    shown = [name for name in titles if measured["model"][name] is not None]
     rows = tuple(
         TableRow(key, TRANSFER_ROWS[key], tuple(each[name] for name in shown), key != "model", key == "same_scene")
         for key, each in measured.items()
     )
-    columns = tuple(titles[name] for name in shown)
-    table = Table("Cycle consistency", columns, rows, better="higher", digits=".2f", note=note)
+    table = Table("Cycle consistency", tuple(shown.values()), rows, better="higher", digits=".2f", note=note)
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
@@ -324,3 +319,79 @@ def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
     if found["model"].action is not None:
         text += f"; R² of its action {printed(found['model'].action, '.2f')}"
     return Verdict(text, holds, TRANSFERS)
+
+
+@question("controllability", of=("pairs",), place=80)
+@torch.no_grad()
+def controllability_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Read actions from true and decoded transitions, and look at latents of less motion; None without actions."""
+    if evidence.target is None:
+        return None
+    model, held_out, stride, figures = evidence.model, evidence.held_out, evidence.source.stride, {}
+    train_rows, rows = (evenly(len(pairs.rows), MAX_PAIRS) for pairs in (evidence.train, held_out))
+    chosen = ((evidence.train, train_rows), (held_out, rows))
+    latents = {
+        "true": [pairs.latents.latents[chosen].flatten(1) for pairs, chosen in chosen],
+        "decoded": [reencode(model, pairs, chosen, chosen).latents.flatten(1) for pairs, chosen in chosen],
+    }
+    y, y_test = evidence.target.train[train_rows], evidence.target.held_out[rows]
+    groups = evidence.target.episodes[train_rows.numpy()]
+    for fitted in TRANSITIONS:
+        for judged in TRANSITIONS:
+            probe = linear_probe(latents[fitted][0], y, groups, latents[judged][1], y_test)
+            figures[f"controllability_{fitted}/{judged}"] = float(probe.r2.nanmean())
+    figures["identity/model"] = _identity(model, held_out, rows)
+    figures["identity/untrained"] = _identity(evidence.untrained, held_out, rows)
+    if half := stride // 2:
+        motion = evidence.source.chunks(held_out)[rows]
+        halves = torch.cat([_latents(model, *_moments(evidence, part, 0, half)) for part in rows.split(BATCH)])
+        for name, x, wanted in (
+            ("whole", latents["true"][1], motion.mean(1)),
+            ("half", halves, motion[:, :half].sum(1) / stride),
+        ):
+            probe = linear_probe(latents["true"][0], y, groups, x, wanted)
+            figures[f"calibration/{name}"] = slope(probe.predicted, wanted, spread_of(y))
+    return Outcome((_controllability_section(figures),), figures)
+
+
+def slope(predicted: Tensor, actual: Tensor, scale: Tensor) -> float:
+    """Fit predicted = slope * actual + offset [n, m] over all dimensions in units of `scale` [m]; 1 where sizes fit."""
+    x, y = ((rows - rows.mean(0)).double() / scale.double() for rows in (actual, predicted))
+    return float((x * y).sum() / x.square().sum().clamp_min(1e-12))
+
+
+def _identity(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> float:
+    """Compare latents of a frame and itself with those of the pairs."""
+    still = moving = 0.0
+    for _, features in batches(model, pairs, rows):
+        same = features[:, :1].expand_as(features)
+        still += float(model.encode_features(same).latents.double().square().sum())
+        moving += float(model.encode_features(features).latents.double().square().sum())
+    return still / max(moving, 1e-12)
+
+
+def _controllability_section(figures: dict[str, float]) -> Section:
+    cells = []
+    for fitted, name in TRANSITIONS.items():
+        values = tuple(figures[f"controllability_{fitted}/{judged}"] for judged in TRANSITIONS)
+        cells.append(TableRow(fitted, f"fitted on {name}", values, fitted != "true"))
+    columns = tuple(f"judged on {name}" for name in TRANSITIONS.values())
+    probes = Table("R² of the action, 2 × 2", columns, tuple(cells), digits=".2f")
+    names = {
+        "identity/model": "size of the latent of no motion, against those of pairs (0: none)",
+        "identity/untrained": "the same, untrained model",
+        "calibration/whole": "slope of what is read from whole gaps",
+        "calibration/half": "from half gaps",
+    }
+    lines = [TableRow(key, name, (figures[key],), "untrained" in key) for key, name in names.items() if key in figures]
+    sizes = Table("Sizes", ("value",), tuple(lines), digits=".2f")
+    text = (
+        "A decoded transition is the current frame and what the decoder makes of it with the pair's own latent. Where "
+        "a probe of one kind reads the other as well as its own, the decoder shows what the latent says, in the way "
+        "the encoder means it. The latent of a frame and itself should be small. A probe that was fitted on whole gaps "
+        "reads half of one as half the motion where its slope is the one that it has on whole gaps; below 1 both are "
+        "as small as R² makes them."
+    )
+    own, other = (printed(figures[f"controllability_true/{kind}"], ".2f") for kind in TRANSITIONS)
+    reading = f"A probe of true transitions reads true ones with R² {own}, decoded ones with {other}."
+    return Section("Can latents be used as actions?", text, (probes, sizes), (), reading, CONTROL_REFERENCES)

@@ -12,11 +12,6 @@ from tests.evaluation.worlds import HELD_OUT, Oracle, World, holds, tiny_lam
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(episodes=16, length=24, black=True, tasks=2)
-
-
 def test_a_patch_is_drawn_where_it_says_and_its_motion_is_what_moved():
     overlay = Overlay.random(50, seed=0)
     frames = torch.zeros(50, 2, 2, 32, 48, 3, dtype=torch.uint8)
@@ -34,8 +29,8 @@ def test_a_patch_is_drawn_where_it_says_and_its_motion_is_what_moved():
     assert (overlay.places <= 1).all()
 
 
-def test_where_each_stream_sees_its_own_both_verdicts_hold(world: World):
-    report = evaluate(tiny_lam(Oracle, world, streams="joint"), world, episodes=HELD_OUT)
+def test_where_each_stream_sees_its_own_both_verdicts_hold(black_world: World):
+    report = evaluate(tiny_lam(Oracle, black_world, streams="joint"), black_world, episodes=HELD_OUT)
     found = report.figures
     assert found["separation/action_kept/latents"] > 0.99
     assert found["separation/action_fixed/latents"] > 0.99  # and the labels mean the same
@@ -47,21 +42,21 @@ def test_where_each_stream_sees_its_own_both_verdicts_hold(world: World):
     assert holds(report)["env_takes_distractor"] is True
 
 
-def test_a_stream_that_looks_at_the_patch_loses_the_action(world: World):
+def test_a_stream_that_looks_at_the_patch_loses_the_action(black_world: World):
     class Swapped(Oracle):
         def encode_features(self, features, text=None, text_mask=None):
             found = super().encode_features(features)
             assert found.env is not None
             return found.env._replace(env=found._replace(env=None))
 
-    report = evaluate(tiny_lam(Swapped, world, streams="joint"), world, episodes=HELD_OUT)
+    report = evaluate(tiny_lam(Swapped, black_world, streams="joint"), black_world, episodes=HELD_OUT)
     assert report.figures["separation/distractor/latents"] > 0.8
     assert holds(report)["env_takes_distractor"] is False
 
 
-def test_labels_that_say_nothing_lose_nothing(world: World):
+def test_labels_that_say_nothing_lose_nothing(black_world: World):
     """A share of next to nothing is a matter of chance: there is no verdict about it, and no warning in the answer."""
-    report = evaluate(tiny_lam(), world, episodes=HELD_OUT)
+    report = evaluate(tiny_lam(), black_world, episodes=HELD_OUT)
     clean = report.figures["separation/action_clean/codes"]
     assert clean < 0.05
     assert "separation/action_kept/codes" not in report.figures

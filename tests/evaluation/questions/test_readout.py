@@ -1,6 +1,9 @@
-"""Probes on tasks that they never saw."""
+"""Probes on tasks that they never saw, and pictures of what was read."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -11,16 +14,11 @@ from tests.evaluation.worlds import HELD_OUT, Oracle, World, tiny_lam
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(episodes=16, length=24, black=True, tasks=2)
-
-
-def test_tasks_left_out_are_judged_and_one_task_says_so(world: World):
-    found = evaluate(tiny_lam(Oracle, world), world).figures
+def test_tasks_left_out_are_judged_and_one_task_says_so(black_world: World):
+    found = evaluate(tiny_lam(Oracle, black_world), black_world).figures
     assert found["task_r2_from_latents/latents"] > 0.99
     assert found["task_mlp_r2_from_latents/latents"] > 0.99
-    one = evaluate(tiny_lam(Oracle, lone := World(episodes=10)), lone, episodes=HELD_OUT)
+    one = evaluate(tiny_lam(Oracle, lone := World()), lone, episodes=HELD_OUT)
     assert not any(key.startswith("task_") for key in one.figures)
     assert "not applicable: the dataset has one task" in render(one)
 
@@ -37,3 +35,15 @@ def test_a_code_whose_meaning_depends_on_the_task_fails_on_new_tasks():
 
     found = evaluate(tiny_lam(PerTask, world), world).figures
     assert found["task_r2_from_latents/latents"] < -0.5
+
+
+def test_the_gallery_shows_typical_clips_of_a_code_from_different_episodes(black_world: World, tmp_path: Path):
+    evaluate(tiny_lam(Oracle, black_world), black_world, episodes=HELD_OUT, out=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    gallery = page[page.index("What do single codes look like?") :]
+    first = gallery[gallery.index("code <b>") :][: gallery[gallery.index("code <b>") + 9 :].index("code <b>")]
+    shown = re.findall(r'title="episode (\d+), frame \d+"', first)
+    assert len(shown) == len(set(shown)) == 3
+    assert first.count("<img") == 6  # before and after
+    assert "mean action" in first
+    assert len(page) < 3_000_000

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
-from lattok.evaluation.case import Case, EvalOptions
+from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.image_lam.base.pair_model import PairModel
