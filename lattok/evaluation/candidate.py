@@ -19,7 +19,7 @@ from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
-FRAMES, SECONDS, RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often at most
+MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
 
 
 class Cost(NamedTuple):
@@ -38,13 +38,13 @@ class Cost(NamedTuple):
         frames, counts = pairs.frames, torch.bincount(torch.from_numpy(pairs.frames.episode_of))
         here = frames.episode_of == int(counts.argmax())
         first = int(frames.first[here].min())
-        video = frames.frames[first : min(first + max(FRAMES, stride + 1), int(frames.second[here].max()) + 1)]
+        video = frames.frames[first : min(first + max(MIN_FRAMES, stride + 1), int(frames.second[here].max()) + 1)]
         on_gpu = (device := model.features.mean.device).type == "cuda"
         model.label_video(video, stride)  # warm
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         took: list[float] = []
-        while not took or (sum(took) < SECONDS and len(took) < RUNS):
+        while not took or (sum(took) < SECONDS and len(took) < MAX_RUNS):
             start = time.perf_counter()
             model.label_video(video, stride)
             took.append(time.perf_counter() - start)
@@ -52,6 +52,10 @@ class Cost(NamedTuple):
         size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
         peak = torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None
         return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak, device.type)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what differs from run to run."""
+        return {"frames_per_second": self.speed, "device_megabytes": self.peak, "device": self.device}
 
 
 class Candidate(NamedTuple):
@@ -138,13 +142,22 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
     cost = Cost.measure(evidence.model, evidence.held_out, evidence.source.stride)
     note("speed", 1, 1)
     width = evidence.held_out.latents.latents.flatten(1).shape[1]
-    texts = {key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")}
     found = Candidate(
-        name, kind, bits, entropy, width, evidence.source, probes, evidence.bootstrap,
-        {key: dims for key, dims in groups.items() if dims}, figures,
-        [Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)], cost,
-        evidence.model.describe(), texts,
-    )  # fmt: skip
+        name=name,
+        kind=kind,
+        bits=bits,
+        entropy=entropy,
+        width=width,
+        source=evidence.source,
+        probes=probes,
+        bootstrap=evidence.bootstrap,
+        groups={key: dims for key, dims in groups.items() if dims},
+        figures=figures,
+        verdicts=[Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)],
+        cost=cost,
+        identity=evidence.model.describe(),
+        texts={key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")},
+    )
     for group, dims in found.groups.items():
         for what in probes:
             value, span = found.own(what, dims)

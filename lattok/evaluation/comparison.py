@@ -154,9 +154,17 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
         "episodes, judged on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
-    tables = [table for table in (_table(candidates, kind) for kind in ("codes", "latents")) if table.rows]
-    read = Section("What do the labels say about the action?", text, tuple(tables), (_picture(candidates),))
-    tasks = _tasks(candidates)
+    read_tables, task_tables = (
+        tuple(table for kind in ("codes", "latents") if (table := _table(candidates, kind, probe)).rows)
+        for probe in ("linear", "task_linear")
+    )
+    read = Section("What do the labels say about the action?", text, read_tables, (_picture(candidates),))
+    tasks = Section(
+        "Do labels mean the same in other tasks?",
+        "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
+        "action helps on another only where they mean the same. Models and controls may have seen these tasks.",
+        task_tables,
+    )
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
@@ -167,15 +175,8 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
     title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {dataset}"
-    sections = tuple(section for section in (read, tasks, costs) if section is not None)
-    speed = {
-        each.name: {
-            "frames_per_second": each.cost.speed,
-            "device_megabytes": each.cost.peak,
-            "device": each.cost.device,
-        }
-        for each in candidates
-    }
+    sections = (read, *([tasks] if task_tables else []), costs)
+    speed = {each.name: each.cost.to_json() for each in candidates}
     return Report("comparison", title, _reading(ranked), verdicts, figures, sections, provenance, answer, speed)
 
 
@@ -224,46 +225,23 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     return Answer(QUESTION, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
 
 
-def _table(candidates: Sequence[Candidate], kind: str) -> Table:
-    """Make the table of codes or of latents: R^2 of the model by dimensions, and that of its controls."""
-    groups = list(candidates[0].groups)
-    rows = []
+def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") -> Table:
+    """Make the table of codes or of latents: R^2 of the model, over all tasks by dimensions, and of its controls."""
+    of_tasks, groups, rows = probe != "linear", list(candidates[0].groups)[1:], []
     for each in candidates:
-        if kind not in each.probes:
+        own = each.own(kind, each.groups["all"], probe)
+        if kind not in each.probes or (of_tasks and own[0] is None):
             continue
-        own = [each.own(kind, each.groups.get(name, [])) for name in groups]
-        controls = [(each.value(kind, key), None) for key in CONTROLS[kind]]
-        cells = [own[0], each.gain(kind), *own[1:], *controls]
-        values, intervals = zip(*cells, strict=True)
+        parts = [each.own(kind, each.groups.get(name, [])) for name in groups]
+        known = [(each.value(kind, kind), None)] if of_tasks else parts
+        controls = [(each.value(kind, key, probe), None) for key in CONTROLS[kind]]
+        values, intervals = zip(own, each.gain(kind, probe), *known, *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
-    columns = ("all", "gain over the best control", *groups[1:], *CONTROLS[kind].values())
+    first, *more = ("new tasks", "all tasks") if of_tasks else ("all", *groups)
     title = "R² of codes" if kind == "codes" else "R² of latents before quantization"
+    title = f"R² of {kind} on new tasks" if of_tasks else title
+    columns = (first, "gain over the best control", *more, *CONTROLS[kind].values())
     return Table(title, columns, tuple(rows), better="higher", digits=".2f")
-
-
-def _tasks(candidates: Sequence[Candidate]) -> Section | None:
-    """Make the section on tasks that the probe has not seen; None for a dataset with one task."""
-    tables = []
-    for kind in ("codes", "latents"):
-        rows = []
-        for each in candidates:
-            own, span = each.own(kind, each.groups["all"], "task_linear")
-            if own is not None:
-                gain = each.gain(kind, "task_linear")
-                controls = [each.value(kind, key, "task_linear") for key in CONTROLS[kind]]
-                values = (own, gain[0], each.value(kind, kind), *controls)
-                spans = (span, gain[1], None, *([None] * len(controls)))
-                rows.append(TableRow(each.name, each.name, values, control=False, intervals=spans))
-        if rows:
-            columns = ("new tasks", "gain over the best control", "all tasks", *CONTROLS[kind].values())
-            tables.append(Table(f"R² of {kind} on new tasks", columns, tuple(rows), better="higher", digits=".2f"))
-    if not tables:
-        return None
-    text = (
-        "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
-        "action helps on another only where they mean the same. Models and controls may have seen these tasks."
-    )
-    return Section("Do labels mean the same in other tasks?", text, tuple(tables))
 
 
 def _costs(candidates: Sequence[Candidate]) -> Table:

@@ -52,9 +52,12 @@ class Usage(NamedTuple):
 
     @classmethod
     def measure(cls, held_out: Tensor, train: Tensor, size: int, shared: bool = True) -> Usage:
-        """Count codes [N, P] and [n, P]; positions with vocabularies of their own are not `shared`."""
-        own, other = (token_statistics(codes, size, shared) for codes in (held_out, train))
-        return cls(own, other, sorted_use(held_out, size, shared))
+        """Count codes [N, P] and [n, P], of which -1 pads; positions with codebooks of their own are not `shared`."""
+        if shared:
+            held_out, train = (codes[codes >= 0][:, None] for codes in (held_out, train))
+        counts = torch.stack([torch.bincount(column, minlength=size) for column in held_out.T]).double()
+        shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
+        return cls(code_statistics(held_out, size), code_statistics(train, size), shares)
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,14 @@ class Scale:
         """Compare steps [S, m]."""
         gap = (predicted - actual).double()
         scaled = gap / self.normalizer.scale.double()
-        right = None
-        if self.gripper:
-            sides = [(x > self.threshold)[:, self.gripper] for x in (predicted, actual)]
-            right = float((sides[0] == sides[1]).double().mean())
+        sides = [(x > self.threshold)[:, self.gripper] for x in (predicted, actual)]
         return Errors(
             mse=gap.square().mean(0),
             l1=gap.abs().mean(0),
             worst=gap.abs().amax(0),
             normalised=scaled.square().mean(0),
             normalised_l1=float(scaled.abs().mean()),
-            gripper=right,
+            gripper=float((sides[0] == sides[1]).double().mean()) if self.gripper else None,
         )
 
 
@@ -115,6 +115,11 @@ class Rate:
         tokens = float((codes >= 0).sum()) / len(codes)
         per_step, bits = tokens / tokenizer.horizon, math.log2(tokenizer.vocab_size)
         return cls(fps, tokens, per_step * fps, per_step * fps * bits, per_step * bits)
+
+    @property
+    def cells(self) -> int:
+        """What a step can tell apart."""
+        return max(1, math.floor(2**self.bits_per_step + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,10 @@ class TokenizerEvidence:
         windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
         training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)
         names, size = windows.action_names, tokenizer.vocab_size
-        hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
         if len(names) != tokenizer.action_dim:
-            expected = f"{tokenizer.action_dim} action dimensions"
-            checks.fail("action_key", expected, f"{len(names)} ({', '.join(names)}) in {key}", hint)
+            expected, got = f"{tokenizer.action_dim} action dimensions", f"{len(names)} ({', '.join(names)}) in {key}"
+            hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
+            checks.fail("action_key", expected, got, hint)
         scale = Scale.fit(training.actions, names)
         codes, decoded = reconstruct(tokenizer, windows)
         batch = windows.all()
@@ -157,7 +162,8 @@ class TokenizerEvidence:
         kmeans, control = _kmeans_control(rate, scale, training.actions, steps, case.options.seed)
         bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
         if tokenizer.type != UniformBins.type:
-            bins = _bins_control(rate, scale, training.actions, steps)
+            fitted = JointBins.fit(training.actions, rate.cells)
+            bins = Method("uniform_bins", scale.errors(fitted.decode(fitted.encode(steps)), steps))
         if tokenizer.type != FAST.type:
             fast = _fast_control(rate, scale, training, windows, batch)
         mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
@@ -233,29 +239,16 @@ def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Ten
     return codes, torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
 
 
-def sorted_use(codes: Tensor, size: int, shared: bool = True) -> Tensor:
-    """Sort the shares of `size` codes, falling, [size]; averaged over positions with vocabularies of their own."""
-    columns = [codes[codes >= 0]] if shared else list(codes.T)
-    counts = torch.stack([torch.bincount(column, minlength=size) for column in columns]).double()
-    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
-
-
 def _kmeans_control(
     rate: Rate, scale: Scale, actions: Tensor, steps: Tensor, seed: int
 ) -> tuple[ResidualKMeans | None, Method]:
     if rate.bits_per_step > math.log2(MOST_CENTRES):
         reason = f"not run: equal bits would need 2^{rate.bits_per_step:.0f} centres"
         return None, Method("kmeans", None, not_run=reason)
-    size = max(1, math.floor(2**rate.bits_per_step + 1e-6))
-    kmeans = ResidualKMeans.fit(scale.normalizer(actions), size, seed=seed)
+    kmeans = ResidualKMeans.fit(scale.normalizer(actions), rate.cells, seed=seed)
     codes, train = (kmeans.encode(scale.normalizer(each)) for each in (steps, actions))
     errors = scale.errors(scale.normalizer.inverse(kmeans.decode(codes)), steps)
-    return kmeans, Method("kmeans", errors, Usage.measure(codes, train, size))
-
-
-def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:
-    bins = JointBins.fit(actions, max(1, math.floor(2**rate.bits_per_step + 1e-6)))
-    return Method("uniform_bins", scale.errors(bins.decode(bins.encode(steps)), steps))
+    return kmeans, Method("kmeans", errors, Usage.measure(codes, train, rate.cells))
 
 
 def _fast_control(
@@ -275,10 +268,3 @@ def _fast_control(
             return Method("fast", scale.errors(decoded[held_out.valid], held_out.chunks[held_out.valid]))
         reason = "not run: even its coarsest scale takes more bits"
     return Method("fast", None, not_run=reason)
-
-
-def token_statistics(codes: Tensor, size: int, shared: bool = True) -> CodeStatistics:
-    """Count code rows [N, P] with `code_statistics`: all tokens as one column where they share a vocabulary (-1 pads),
-    else per position, where each has a codebook of its own and may collapse by itself.
-    """
-    return code_statistics(codes[codes >= 0][:, None] if shared else codes, size)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
-from lattok.evaluation.evidence.tokenizer_evidence import JointBins, level_allocation, token_statistics
+from lattok.evaluation.evidence.tokenizer_evidence import JointBins, Usage, level_allocation
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():
@@ -52,12 +52,14 @@ def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
 
 
 def test_padding_is_not_a_code():
-    stats = token_statistics(torch.tensor([[0, 1, -1], [2, -1, -1]]), 8)
-    assert stats.used == [3]
-    assert stats.perplexity[0] == pytest.approx(3)
+    codes = torch.tensor([[0, 1, -1], [2, -1, -1]])
+    usage = Usage.measure(codes, codes, 8)
+    assert usage.held_out.used == usage.train.used == [3]
+    assert usage.held_out.perplexity[0] == pytest.approx(3)
+    assert usage.shares.tolist() == pytest.approx([1 / 3] * 3 + [0] * 5)
 
 
 def test_a_position_with_a_codebook_of_its_own_is_counted_by_itself():
     codes = torch.stack([torch.arange(8).repeat(4), torch.zeros(32, dtype=torch.long)], 1)
-    assert token_statistics(codes, 8).used == [8]
-    assert token_statistics(codes, 8, shared=False).used == [8, 1]
+    assert Usage.measure(codes, codes, 8).train.used == [8]
+    assert Usage.measure(codes, codes, 8, shared=False).train.used == [8, 1]
