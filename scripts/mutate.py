@@ -73,7 +73,6 @@ TESTS = {  # where not the mirror alone
     "lattok/action_vq/model.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
     "lattok/vla/joint/alignment.py": ("tests/vla/joint/test_alignment.py",),
-    "lattok/labels/provenance.py": ("tests/labels/test_columns.py",),
     "lattok/labels/reader.py": (
         "tests/labels/test_reader.py",
         "tests/vla/test_supervised.py",

@@ -28,7 +28,7 @@ import torch
 import lattok
 from benchmarks.common import environment, write_results
 from benchmarks.speed.large_dataset import ACTION, generate
-from lattok.annotation.columns import plan_units
+from lattok.annotation.units import plan_units
 from lattok.data import LeRobotV3, inspect_dataset
 from lattok.training.runlog import peak_memory
 

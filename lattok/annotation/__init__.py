@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lattok.annotation.assembly import Job, assemble
-from lattok.annotation.columns import Failures, Unit, UnreadableRows, plan_units, unit_keys
+from lattok.annotation.assembly import Job, UnreadableRows, assemble
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
 from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
-from lattok.annotation.staging import UNITS, Staging
+from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
 from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
@@ -45,7 +44,7 @@ __all__ = [
 ]
 
 UNIT_FRAMES = 4096
-HOPELESS = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
+MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
 
 
 class Annotated(NamedTuple):
@@ -207,7 +206,7 @@ def _label_missing(
     in_a_row = 0
     for unit, labelled in engine.label(job.work, missing):
         in_a_row = 0 if labelled.rows else in_a_row + labelled.strange
-        if in_a_row >= HOPELESS:
+        if in_a_row >= MAX_FAILURES_IN_A_ROW:
             why = next(iter(next(iter(labelled.failures.values())).values()))
             raise LattokError(f"{why} ({in_a_row} times in a row: this is not about the data; run the command again)")
         before = staging.failures(key_of[unit.number])

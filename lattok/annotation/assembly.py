@@ -1,41 +1,39 @@
-"""The annotated dataset put together from labelled units: files with labels, info.json, statistics, provenance."""
+"""The annotated dataset put together from labelled units: files with labels, info.json, statistics, provenance.
+
+A LeRobot dataset gets labels as further columns of its data files, any other dataset as Parquet files of their own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from lattok.annotation.columns import (
-    Failures,
-    Shapes,
-    Unit,
-    UnreadableRows,
-    append_columns,
-    copy_other_files,
-    write_sidecar,
-)
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
-from lattok.annotation.staging import Staging
-from lattok.data.schema import PROVENANCE, readable
+from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
+from lattok.data.content import dataset_files
+from lattok.data.schema import INDEX_KEYS, PROVENANCE, readable
 from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.labels.provenance import NOTE, carried
-from lattok.labels.spec import spec_of
+from lattok.data.tables import DAMAGE, open_table, to_arrow
+from lattok.labels.spec import NOTE, portable_facts, spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
-from lattok.utils.files import read_json, write_json, write_text
+from lattok.utils.files import read_json, whole_file, write_json, write_text
 from lattok.utils.processes import Processes
-from lattok.utils.untrusted import inside
+from lattok.utils.untrusted import followed, inside, parse_json
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
-ROWS_EACH = 2**18  # of the output for every process that writes it: a start takes two seconds, these rows five to ten
+ROWS_PER_PROCESS = 2**18  # at least, to write: a start takes two seconds, these rows five to ten
 
 
 class Job(NamedTuple):
@@ -45,6 +43,15 @@ class Job(NamedTuple):
     identities: Identities
     staging: Staging
     fingerprint: str  # of the dataset, before anything was read
+
+
+class UnreadableRows(NamedTuple):
+    """A column of a row group that cannot be read any more; the copy holds nulls there."""
+
+    file: str
+    first: int  # rows [first, last) of the file
+    last: int
+    column: str
 
 
 def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
@@ -69,7 +76,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     for name, (dtype, shape) in shapes.items():
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
     for prefix, entry in labels.items():
-        info["features"][f"{prefix}.valid"][NOTE] = carried(entry, job.work.models[prefix])
+        info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, job.work.models[prefix])
     write_json(staging.made / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if measured:
@@ -227,9 +234,119 @@ def _write_files(
 def _by_processes(assembly: Assembly, pieces: Sequence[Piece]) -> Generator[Written | Exception]:
     """Yield what comes of each file, in order; processes start where each has enough to do."""
     rows = sum(piece.units[-1].last for piece in pieces)
-    count = min(cores(), len(pieces), rows // ROWS_EACH)
+    count = min(cores(), len(pieces), rows // ROWS_PER_PROCESS)
     if count < 2:
         yield from map(assembly.writer(), pieces)
         return
     with Processes(assembly.writer, count) as processes:
         yield from processes.map(pieces)
+
+
+def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
+    """Put every file of `source` except `without` (relative paths) into `target`; files already there are kept.
+
+    Videos are hard links where the file system allows it, so that a copy takes no room for them. Everything else is
+    copied, because LeRobot rewrites its metadata in place, and through a link that would change the source.
+    """
+    for path in dataset_files(source):
+        if path in without:
+            continue
+        place, original = followed(target, target / path, str(target)), (source / path).resolve()  # of links to blobs
+        if place.exists() or not original.exists():  # whoever needs what was never fetched has said so
+            continue
+        if path.parts[0] == "videos":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                os.link(original, place)
+                continue
+        with whole_file(place) as temporary:
+            shutil.copyfile(original, temporary)
+
+
+def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[UnreadableRows]:
+    """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
+
+    `shapes` gives dtype and true shape per value of each new column; `rows(first, last)` their arrays [n, *shape].
+    Where a column of the source is damaged, the copy has nulls, and it is among what comes back.
+    """
+    file = open_table(source)
+    schema = _with_labels(file.schema_arrow, shapes).with_metadata(_metadata(file.schema_arrow.metadata, shapes))
+    codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
+    damage: list[UnreadableRows] = []
+    with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
+        first = 0
+        for group in range(file.num_row_groups):
+            table, unreadable = _read_group(file, group, source)
+            last = first + len(table)
+            damage += [UnreadableRows(source.name, first, last, name) for name in unreadable]
+            new = rows(first, last)
+            columns = [*table.columns, *(to_arrow(new[key]) for key in shapes)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(table)))
+            first = last
+    return damage
+
+
+def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Rows) -> None:
+    """Write the labels of a file's units with their episode_index and frame_index, one row group per unit."""
+    index = pa.schema([("episode_index", pa.int64()), ("frame_index", pa.int64())])
+    schema = _with_labels(index, shapes)
+    with whole_file(target) as temporary, _writer(temporary, schema, "snappy") as writer:
+        for unit in units:
+            new = rows(unit.first, unit.last)
+            episode = np.repeat(np.array(unit.episodes, dtype=np.int64), unit.lengths)
+            frame = np.concatenate([np.arange(length) for length in unit.lengths])
+            columns = [pa.array(episode), pa.array(frame), *(to_arrow(new[key]) for key in shapes)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(episode)))
+
+
+def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
+    compression = {"uncompressed": "none"}.get(codec, codec)
+    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
+
+
+def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
+    for key, (dtype, shape) in shapes.items():
+        kind = to_arrow(np.empty((0, *shape), dtype=dtype)).type
+        schema = schema.append(pa.field(key, kind))
+    return schema
+
+
+def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Table, list[str]]:
+    """Read a row group; return also the columns of it that cannot be read, which are null."""
+    try:
+        return file.read_row_group(group), []
+    except DAMAGE:
+        pass
+    columns, unreadable = [], []
+    rows = file.metadata.row_group(group).num_rows
+    for field in file.schema_arrow:
+        try:
+            columns.append(file.read_row_group(group, columns=[field.name]).column(0))
+        except DAMAGE:
+            if field.name in INDEX_KEYS:
+                what = f"{source}: `{field.name}` of row group {group} is damaged. Without it rows have no place"
+                raise LattokError(f"{what}: copy the file again, or export the other episodes.") from None
+            columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
+            unreadable.append(field.name)
+    return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
+
+
+def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:
+    """Return schema metadata with the new columns where Hugging Face `datasets` describes the old ones."""
+    if not old or b"huggingface" not in old:
+        return old
+    try:
+        described = parse_json(old[b"huggingface"], "huggingface")
+        features = described.get("info", {}).get("features")
+    except (ValueError, AttributeError):  # no description at all: `datasets` then goes by the types
+        return {key: value for key, value in old.items() if key != b"huggingface"}
+    if isinstance(features, dict):
+        # `datasets` calls fixed-size lists Sequence before version 4 and List since: follow the file
+        kinds = [entry.get("_type") for entry in features.values() if isinstance(entry, dict)]
+        kind = "Sequence" if "Sequence" in kinds else "List"
+        for key, (dtype, shape) in shapes.items():
+            width = int(np.prod(shape))
+            value = {"dtype": dtype, "_type": "Value"}
+            features[key] = value if width == 1 else {"feature": value, "length": width, "_type": kind}
+        described.pop("fingerprint", None)  # of the old table
+    return {**old, b"huggingface": json.dumps(described).encode()}

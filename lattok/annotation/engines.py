@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from lattok.annotation.columns import Labelled, Unit
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
+from lattok.annotation.units import Labelled, Unit
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Ahead

@@ -21,7 +21,7 @@ import PIL
 import pyarrow as pa
 import torch
 
-from lattok.annotation.columns import Failures, Labelled, Labels, Unit
+from lattok.annotation.units import Failures, Labelled, Labels, Unit
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
@@ -35,7 +35,7 @@ from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer
-PIECE = 512  # frames of an episode at a time; a long one is never in memory as a whole
+PIECE_FRAMES = 512  # frames of an episode at a time; a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the model: 0.6 GB for two cameras at 224 x 224
 
 Models = Mapping[str, ActionTokenizer | VideoLabeller]
@@ -85,7 +85,7 @@ def request_hash(work: Work, identities: Identities) -> str:
     """Hash everything that the labels depend on but episodes and contents of files, which are in the keys of units."""
     dataset = work.dataset
     facts = [str(dataset.root.resolve()), dataset.kind, dataset.split, dataset.fps, dataset.seen_as]
-    parts = [facts, identities, work.options._asdict(), PIECE, BATCH, versions()]
+    parts = [facts, identities, work.options._asdict(), PIECE_FRAMES, BATCH, versions()]
     if any(model.reads_task for model in work.models.values()):
         parts.append([episode.tasks for episode in dataset.episodes])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -245,7 +245,7 @@ def _one(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf, 
 
 
 def _spans(length: int) -> list[tuple[int, int]]:
-    return [(first, min(first + PIECE, length)) for first in range(0, length, PIECE)]
+    return [(first, min(first + PIECE_FRAMES, length)) for first in range(0, length, PIECE_FRAMES)]
 
 
 def _from_actions(work: Work, model: ActionTokenizer, index: int) -> Labels:

@@ -12,8 +12,7 @@ import torch
 from lattok.annotation.labels import Options, Work, check_model, identities_of, label_episode, reason, versions
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
-from lattok.labels.provenance import nothing, provenance_of, unsaid
-from lattok.labels.spec import LatentSpec
+from lattok.labels.spec import LatentSpec, provenance_of, undescribed_prefixes
 from lattok.loading import by_prefix
 from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
@@ -21,12 +20,12 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-NEEDED = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
+REQUIRED_FACTS = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What stands in meta/info.json is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
-GAPS_SEEN = 5  # episodes without labels that are looked at
-CLOSE = 1e-4  # largest deviation of a vector, relative to the largest number in it, that other versions may explain
+MAX_GAPS = 5  # episodes without labels that are looked at
+MAX_RELATIVE_DEVIATION = 1e-4  # of a vector from the largest number in it: what other versions may explain
 
 
 class Verification(NamedTuple):
@@ -56,7 +55,7 @@ def verify(
     dataset, models = as_dataset(dataset), by_prefix(models)
     provenance = known_labels(dataset)
     lines: list[str] = []
-    bare = unsaid(dataset, provenance)
+    bare = undescribed_prefixes(dataset, provenance)
     for prefix, given in models.items():
         if prefix not in provenance and prefix not in bare:
             known = ", ".join((*provenance, *bare)) or "no labels"
@@ -73,11 +72,12 @@ def verify(
 def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     """Return what an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
     entries = provenance_of(dataset)
-    if not entries and not unsaid(dataset, {}):
-        raise nothing(dataset)
+    if not entries and not undescribed_prefixes(dataset, {}):
+        hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS, or with_labels."
+        raise LattokError(f"{dataset.name} has no label columns: it was not annotated. Run lattok annotate. {hint}")
     found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
     for prefix, entry in found.items():
-        missing = [key for key in NEEDED if key not in entry]
+        missing = [key for key in REQUIRED_FACTS if key not in entry]
         if missing:
             hint = "Annotate again: an older lattok wrote less, or the file was edited."
             raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
@@ -127,7 +127,7 @@ def _verify_one(
     missing = {index for part in entry.get("unlabelled", ()) for index in part["episodes"]}
     for part in entry.get("unlabelled", ()):
         yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
-    yield from _check_gaps(dataset, entry, [e for e in dataset.episodes if e.index in missing][:GAPS_SEEN])
+    yield from _check_gaps(dataset, entry, [e for e in dataset.episodes if e.index in missing][:MAX_GAPS])
     chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
     yield from _compare(work, entry, chosen, made)
 
@@ -267,5 +267,5 @@ class _Tally:
             return f"- {name}: {self.wrong} of {frames} rows differ, {place}. {why}"
         if self.deviation == 0:
             return f"+ {name}: {frames} rows equal"
-        sign = "+" if self.deviation <= CLOSE * self.scale else "-"
+        sign = "+" if self.deviation <= MAX_RELATIVE_DEVIATION * self.scale else "-"
         return f"{sign} {name}: largest deviation {self.deviation:.2g} (largest value {self.scale:.2g})"

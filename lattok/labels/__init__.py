@@ -1,10 +1,9 @@
 """Latent labels of a dataset: what they are (`LatentSpec`), where they lie, and how a batch of them is read."""
 
-from lattok.labels.provenance import latent_spec, only_prefix, tokenizer_spec
 from lattok.labels.reader import read_rows, target_from_batch, target_of
 from lattok.labels.sharing import push_dataset
 from lattok.labels.sidecar import Sidecar, with_labels
-from lattok.labels.spec import PARTS, LatentSpec
+from lattok.labels.spec import PARTS, LatentSpec, latent_spec, only_prefix, tokenizer_spec
 
 __all__ = [
     "PARTS",

@@ -25,7 +25,7 @@ from lattok.types import Episode, LatentTarget
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-KINDS = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
+DTYPES = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
 STORED = {  # kinds of dtypes that columns may have
     "codes": ("whole numbers", "iu"),
     "embedding": ("numbers", "iuf"),
@@ -78,7 +78,7 @@ def read_rows(
     keys = {part: spec.column(part) for part in widths}
     ends = list(accumulate(episode.length for episode in episodes))
     places = {e.index: slice(end - e.length, end) for e, end in zip(episodes, ends, strict=True)}
-    rows = {part: np.empty((ends[-1], width), dtype=KINDS[part]) for part, width in widths.items()}
+    rows = {part: np.empty((ends[-1], width), dtype=DTYPES[part]) for part, width in widths.items()}
     for index, found in dataset.columns_of(episodes, list(keys.values())):
         if isinstance(found, LattokError):
             raise found

@@ -16,8 +16,8 @@ from lattok.data.schema import PROVENANCE
 from lattok.hub import CARD, client
 from lattok.hub.client import PushOptions
 from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
-from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
+from lattok.labels.spec import INFO, provenance_of
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside, walk
 from lattok.version import INSTALL, __version__

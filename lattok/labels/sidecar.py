@@ -19,7 +19,7 @@ from lattok.data.opening import as_dataset
 from lattok.data.schema import PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import View
-from lattok.labels.provenance import checked
+from lattok.labels.spec import check_records
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -41,7 +41,7 @@ class Sidecar:
         if not self._files or not (self.root / PROVENANCE).is_file():
             expected = f"a folder with {PROVENANCE} and labels/file-*.parquet, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))
-        self.provenance = checked(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
+        self.provenance = check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)
         _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()

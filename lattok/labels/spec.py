@@ -1,21 +1,43 @@
-"""What latent labels are, as one value: annotation writes it, policies hold it, losses are built from it.
+"""What latent labels are, as one value, and how they were made, as meta/lattok.json says it.
 
 steps    an image model labelled every frame t with the P codes of the pair (t, t + stride): S = H steps
 chunk    an action tokenizer labelled frame t with the tokens of the chunk that starts there: S tokens of one code
+
+Annotation writes a `LatentSpec`, policies hold it, losses are built from it; `latent_spec` checks what is written
+against what a policy needs.
+
+LeRobot's own tools for splitting, deleting and merging drop meta/lattok.json. They copy the features in meta/info.json
+as they are, so the facts that are true of any part of the labels also stand there, at the column `PREFIX.valid`: model,
+preprocessing, shapes. Merging wants equal features: what differs between datasets of one model is not among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
 
+import torch
+from typing_extensions import TypedDict
+
+from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.hub import parse_config
 from lattok.types import ActionTokenizer, Labeller, VideoLabeller
 from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.untrusted import Rule, inside, typed
 
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from
+INFO = Path("meta") / "info.json"
+NOTE = "info"  # where LeRobot itself keeps facts about a feature
+PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
+IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
+AGAIN = "Annotate again, or copy the file again."
+MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 
 @dataclass(frozen=True)
@@ -98,3 +120,199 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
         per_step=tokenizer.per_step,
         prefix=prefix,
     )
+
+
+class SourceRecord(TypedDict, total=False):
+    """The dataset that labels were made from."""
+
+    name: str
+
+
+class ColumnRecord(TypedDict, total=False):
+    """A label column; both facts are there."""
+
+    dtype: str
+    shape: Annotated[list[int], Rule("a shape", lambda it: all(0 < n < 2**31 for n in it) and math.prod(it) < 2**31)]
+
+
+class GapRecord(TypedDict, total=False):
+    """Episodes without labels."""
+
+    episodes: Annotated[list[int], Rule("numbers of episodes", bool)]
+    reason: str
+
+
+class LabelRecord(TypedDict, total=False):
+    """What is written down about the labels of a prefix; readers count on these facts."""
+
+    spec: dict[str, Any]
+    dataset: SourceRecord
+    versions: dict[str, str]
+    model: dict[str, Any]
+    columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
+    threads: Annotated[int, Rule("a whole number from 1 to 4096", lambda it: 0 < it <= 4096)]
+    action_key: str
+    cameras: list[str]
+    unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: "episodes" in it)]]
+
+
+def portable_facts(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Return the facts of an entry that are true of any part of the labels."""
+    facts = {key: entry[key] for key in PORTABLE if key in entry}
+    facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
+    if model.datasets:  # labels of several datasets then differ
+        facts["normalizer"] = entry["dataset"]["name"]
+    return {"lattok": facts}
+
+
+def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
+    """What a dataset says about its labels, by prefix; entries found in meta/info.json alone say `"restored": true`."""
+    if dataset.labels is not None:
+        return dataset.labels.provenance
+    root = Path(dataset.root)
+    if (root / PROVENANCE).is_file():
+        return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
+    return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
+
+
+def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:
+    """What a dataset says its labels are. Raises `LattokError` where it does not say it, or in an older layout."""
+    entry = provenance_of(dataset).get(prefix)
+    if isinstance(entry, Mapping) and "spec" in entry:
+        return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
+    reason = f"{PROVENANCE} of {dataset.name} does not say what the labels `{prefix}` are."
+    raise LattokError(f"{reason} Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec.")
+
+
+def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
+    features = read_json(inside(root, INFO, str(root))).get("features")
+    found = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        note = feature.get(NOTE) if isinstance(feature, dict) else None
+        facts = note.get("lattok") if isinstance(note, dict) else None
+        if name.endswith(".valid") and isinstance(facts, dict):
+            place = {"name": facts.get("normalizer", dataset.name)}
+            found[name.removesuffix(".valid")] = {**facts, "dataset": place, "versions": {}, "restored": True}
+    return check_records(found, str(root / INFO))
+
+
+def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return entries, whose facts must have the types that readers count on; further ones may be there."""
+    for prefix, entry in entries.items():
+        if not isinstance(entry, dict):
+            continue
+        typed(entry, LabelRecord, prefix, path, AGAIN)
+        if "spec" in entry:
+            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix}` in `{path}")
+    return dict(entries)
+
+
+def undescribed_prefixes(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
+    """Prefixes of label columns that are not `known`: nothing is written down about them."""
+    found = [name.removesuffix(".valid") for name in dataset.features if name.endswith(".valid")]
+    return [p for p in found if p not in known and {f"{p}.codes", f"{p}.embedding"} & dataset.features.keys()]
+
+
+def latent_spec(
+    dataset: RobotDataset,
+    prefix: str,
+    target: str,
+    horizon: int,
+    stride: int | None = None,
+    *,
+    needs: Sequence[str] = (),
+) -> LatentSpec:
+    """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
+
+    `stride` (frames), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be there.
+    Everything that does not fit raises `LattokError` with the way out.
+    """
+    checks.one_of("target", target, MODELS)
+    checks.counts(horizon=horizon)
+    _check_columns(dataset, prefix, target, needs)
+    spec = written_spec(dataset, prefix)
+    if spec.target != target:
+        way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
+        hint = f"{way_out}: {_annotate(prefix, target)}"
+        checks.fail(prefix, f"labels of {MODELS[target]}", f"labels of {MODELS[spec.target]}", hint)
+    for part, width in spec.widths().items():
+        found = math.prod(dataset.features[spec.column(part)].shape) if spec.column(part) in dataset.features else 0
+        hint = f"The columns and {PROVENANCE} are not of one annotation: annotate again."
+        checks.size(spec.column(part), f"numbers a row, as {PROVENANCE} says", found, width, hint)
+    if target == "steps":
+        if stride not in (None, spec.stride):
+            other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps')}"
+            expected = f"{spec.stride} frames, the stride of the labels `{prefix}`"
+            checks.fail("stride", expected, stride, f"Give stride={spec.stride}, or {other}")
+        return replace(spec, steps=horizon)
+    if stride is not None:
+        raise LattokError(f"`stride` {stride} was given, but labels of an action tokenizer have none.")
+    if spec.horizon != horizon:
+        other = f"annotate with a tokenizer of horizon {horizon}: {_annotate(prefix, 'chunk')}"
+        hint = f"Give horizon={spec.horizon}, or {other}"
+        checks.fail("horizon", f"{spec.horizon} steps, as the labels `{prefix}` were made of", horizon, hint)
+    return _check_chunk(prefix, spec, needs)
+
+
+def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
+    """Return the same for an action tokenizer that labels batches as they are drawn, in place of columns."""
+    if not isinstance(tokenizer, ActionTokenizer):
+        checks.fail("labeller", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
+    if tokenizer.horizon != horizon:
+        hint = f"Give horizon={tokenizer.horizon}, or train a tokenizer with horizon={horizon}."
+        checks.fail("labeller", f"a tokenizer of chunks of {horizon} steps", f"one of {tokenizer.horizon}", hint)
+    made = tokenizer.latent_actions(torch.zeros(1, horizon, tokenizer.action_dim))
+    vectors, width = made.latents.shape[1:]
+    return _check_chunk("labeller", spec_of(tokenizer, "latent", made.codes.shape[1], vectors, width), needs)
+
+
+def targets_of(dataset: RobotDataset) -> dict[str, str]:
+    """By prefix, whether a dataset's labels are those of steps or of chunks, where it is written down."""
+    entries = {prefix: entry for prefix, entry in provenance_of(dataset).items() if isinstance(entry, Mapping)}
+    return {prefix: entry["spec"]["target"] for prefix, entry in entries.items() if "spec" in entry}
+
+
+def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
+    """Return the one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
+    found = [prefix for prefix, kind in targets_of(dataset).items() if kind == target]
+    if len(found) > 1:
+        expected = f"one of {', '.join(found)}, all of them labels that {strategy} can learn from"
+        checks.fail("prefix", expected, "none")
+    return found[0] if found else "latent"
+
+
+def _annotate(prefix: str, target: str) -> str:
+    """Return the command that makes the columns."""
+    return f"lattok annotate DATASET --model {'LAM' if target == 'steps' else 'TOKENIZER'} --prefix {prefix} --out DIR"
+
+
+def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Sequence[str]) -> None:
+    for name in needs:
+        checks.one_of("needs", name, PARTS)
+    have = [name for name in PARTS if f"{prefix}.{name}" in dataset.features]
+    missing = [] if have else ["codes"]
+    missing += [name for name in (*needs, "valid") if f"{prefix}.{name}" not in dataset.features]
+    if not missing:
+        return
+    columns = ", ".join(f"`{prefix}.{name}`" for name in dict.fromkeys(missing))
+    others = sorted(key.removesuffix(".valid") for key in dataset.features if key.endswith(".valid"))
+    instead = f" It has labels under {', '.join(map(repr, others))}." if others and prefix not in others else ""
+    if prefix in others and missing == ["codes"]:
+        instead = " Its model is continuous and has no codes: use a strategy that regresses or aligns latents."
+    if prefix in others and missing == ["embedding"]:
+        instead = " It was annotated with embedding=False."
+    raise LattokError(f"dataset `{dataset.name}` has no {columns}.{instead} Make them: {_annotate(prefix, target)}")
+
+
+def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpec:
+    """Return the spec, if a policy can learn from the tokens of a chunk as placeholders predicted in one pass."""
+    if spec.codes == 0:
+        checks.fail(name, "labels with codes: the tokens of a chunk", "vectors alone", _annotate(name, "chunk"))
+    if spec.steps == 0:
+        hint = "Use action-vq, residual-vq, fsq or uniform-bins."
+        got = "tokens of a family with different numbers of them (FAST)"
+        checks.fail(name, "as many tokens in every chunk: placeholders are predicted in one pass", got, hint)
+    if "embedding" in needs and not spec.vectors:
+        hint = "Of the families of tokenizers, action-vq has them."
+        checks.fail(name, f"a latent vector for each of {spec.steps} tokens", "vectors of whole chunks", hint)
+    return spec

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from lattok.data import RobotDataset, camera_keys, select_episodes, split_by_task
 from lattok.data.schema import vector_key
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
-from lattok.labels.provenance import provenance_of
+from lattok.labels.spec import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import Recipe

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.evaluation.page.svg import WIDTH, plot
 from lattok.evaluation.questions.policies import policy_errors
-from lattok.labels.provenance import targets_of
+from lattok.labels.spec import targets_of
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import Normalizer
 from lattok.recipes.policy_data import (

@@ -51,6 +51,14 @@ class FakeLAM(VideoLabeller):
         return {"type": "fake-lam", "weights_sha256": "1"}
 
 
+class Stop(Exception):
+    """A kill, or another interruption that annotation cannot foresee."""
+
+
+def stop(*_: object, **__: object) -> None:
+    raise Stop
+
+
 MODELS = {"latent": FakeLAM(), "tok": FakeTokenizer()}
 
 

@@ -21,13 +21,13 @@ import pytest
 
 import lattok.annotation as module
 from lattok.annotation import annotate, assembly, engines, labels
-from lattok.annotation.columns import plan_units
 from lattok.annotation.labels import Options, Work, label_unit
+from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, stop, tree
 
 
 def test_labels_follow_the_contract(source, tmp_path):
@@ -147,10 +147,6 @@ def test_a_label_depends_on_its_episode_only(source, tmp_path, monkeypatch):
         assert tree(small / folder) == tree(large / folder)
 
 
-class Stop(Exception):
-    """An interruption that annotation cannot foresee."""
-
-
 def interrupted(monkeypatch, function: str, after: int) -> None:
     """Let the `after`-th call of `function` in os or in lattok's modules raise."""
     owners = {"append_columns": assembly, "copy_other_files": assembly, "label_decoded": engines}
@@ -215,7 +211,7 @@ def test_another_plan_starts_over(source, tmp_path, monkeypatch):
 
 def test_a_kill_after_the_last_rename_is_cleaned_up(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.Staging, "remove", lambda *args, **options: (_ for _ in ()).throw(Stop()))
+        patch.setattr(module.Staging, "remove", stop)
         with pytest.raises(Stop):
             annotate(source, MODELS, tmp_path / "out")
     before = tree(tmp_path / "out")
@@ -359,7 +355,7 @@ def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
     work = Work(source, MODELS, Options())
     alone = {index: label_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
     monkeypatch.setattr(engines, "AHEAD_FRAMES", 10**6)  # everything at once
-    monkeypatch.setattr(labels, "PIECE", 4)
+    monkeypatch.setattr(labels, "PIECE_FRAMES", 4)
     monkeypatch.setattr("lattok.utils.prefetch.cores", lambda: 5)
     assert tree(annotate(open_dataset(source.root), MODELS, tmp_path / "ahead")) == expected
     rows = open_dataset(tmp_path / "ahead").columns(3, ["latent.embedding"])["latent.embedding"]

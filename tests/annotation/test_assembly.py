@@ -16,7 +16,7 @@ from tests.annotation.fakes import MODELS, tree
 @pytest.fixture
 def several(monkeypatch):
     """Let every file be enough for a process of its own, and say how many processes there are to be."""
-    monkeypatch.setattr(assembly, "ROWS_EACH", 1)
+    monkeypatch.setattr(assembly, "ROWS_PER_PROCESS", 1)
     begun: list[Processes] = []
     enter = Processes.__enter__
     monkeypatch.setattr(Processes, "__enter__", lambda processes: begun.append(processes) or enter(processes))

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import pytest
 
-from lattok.annotation import annotate, staging
+from lattok.annotation import annotate, units
 from lattok.data import open_dataset
 from lattok.utils import output
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, tree
+from tests.annotation.fakes import MODELS, Stop, stop, tree
 
 
 @pytest.fixture(params=["one step", "three renames"])
@@ -32,10 +32,6 @@ def out(source, tmp_path):
         annotate(open_dataset(source.root), MODELS, tmp_path / "out")
     path.write_bytes(content)
     return tmp_path / "out"
-
-
-class Stop(Exception):
-    """A kill."""
 
 
 def again(source, out):
@@ -79,7 +75,7 @@ def test_killed_around_the_exchange(source, out, monkeypatch, exchange, after):
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", counted(os.rename))
         patch.setattr(output, "_renameat2", counted(output._renameat2))
-        patch.setattr(staging.Staging, "remove", counted(lambda self, but=(): shutil.rmtree(self.work)))
+        patch.setattr(units.Staging, "remove", counted(lambda self, but=(): shutil.rmtree(self.work)))
         with suppress(Stop):
             again(source, out)
             assert after > 2  # the exchange itself: before it, and after its first call
@@ -92,7 +88,7 @@ def test_killed_around_the_exchange(source, out, monkeypatch, exchange, after):
 
 def test_the_same_command_cleans_up_after_a_late_kill(source, out, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(staging.Staging, "remove", lambda *args, **options: (_ for _ in ()).throw(Stop()))
+        patch.setattr(units.Staging, "remove", stop)
         with pytest.raises(Stop):
             again(source, out)
     assert out.with_name(".out.partial").exists()

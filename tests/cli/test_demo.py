@@ -83,7 +83,7 @@ def test_killed_before_anything_or_when_all_was_done_it_goes_on(small_demo, tmp_
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/.0123456789abcdef.lattok-tmp").write_text("")
     with monkeypatch.context() as patch:
-        patch.setattr("lattok.annotation.staging.Staging.remove", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        patch.setattr("lattok.annotation.units.Staging.remove", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/.dataset.partial").is_dir()

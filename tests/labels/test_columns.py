@@ -15,7 +15,15 @@ from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.data import open_dataset
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
-from lattok.labels.provenance import IDENTITY, LabelRecord, carried, checked, nothing, provenance_of, targets_of, unsaid
+from lattok.labels.spec import (
+    IDENTITY,
+    LabelRecord,
+    check_records,
+    portable_facts,
+    provenance_of,
+    targets_of,
+    undescribed_prefixes,
+)
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.files import write_json
@@ -262,7 +270,7 @@ def test_columns_that_nothing_is_written_about(tmp_path):
     dataset = Demonstrations(tmp_path, [5])
     for name, same in (("next.valid", "tok.valid"), ("sub.valid", "tok.valid"), ("sub.embedding", "tok.embedding")):
         dataset.features[name] = dataset.features[same]
-    assert unsaid(dataset, {"tok": {}}) == ["latent", "few", "sub"]
+    assert undescribed_prefixes(dataset, {"tok": {}}) == ["latent", "few", "sub"]
     assert provenance_of(dataset) == {}
 
 
@@ -299,8 +307,8 @@ def test_what_is_carried_is_true_of_any_part():
     entry = {"spec": {"target": "steps"}, "threads": 2, "dataset": {"name": "arm"}, "unlabelled": [], "versions": {}}
     entry["model"] = {"type": "image-lam", "weights_sha256": "1", "model": "org/lam"}
     facts = {"spec": {"target": "steps"}, "threads": 2, "model": {"type": "image-lam", "weights_sha256": "1"}}
-    assert carried(entry, SimpleNamespace(datasets=())) == {"lattok": facts}
-    assert carried(entry, SimpleNamespace(datasets=("arm",))) == {"lattok": facts | {"normalizer": "arm"}}
+    assert portable_facts(entry, SimpleNamespace(datasets=())) == {"lattok": facts}
+    assert portable_facts(entry, SimpleNamespace(datasets=("arm",))) == {"lattok": facts | {"normalizer": "arm"}}
 
 
 COLUMN = {"dtype": "int64", "shape": [2]}
@@ -342,16 +350,15 @@ def test_facts_have_the_types_that_readers_count_on():
     for name, values in FINE.items():
         for value in values:
             entries = {"latent": {name: value, "further": 1}, "other": 3}
-            assert checked(entries, "lattok.json") == entries
+            assert check_records(entries, "lattok.json") == entries
     for name, values in WRONG.items():
         for value in values:
             with pytest.raises(LattokError, match=r"latent.*` in `lattok\.json"):
-                checked({"tok": {}, "latent": {name: value}}, "lattok.json")
+                check_records({"tok": {}, "latent": {name: value}}, "lattok.json")
 
 
 def test_a_dataset_without_labels_is_to_be_annotated(make_dataset):
     dataset = make_dataset([3], cameras=False)
-    assert str(nothing(dataset)).startswith("tiny has no label columns: it was not annotated. Run lattok annotate.")
     with pytest.raises(LattokError, match="`tiny` has no `latent.codes`, `latent.valid`. Make them: lattok annotate"):
         latent_spec(dataset, "latent", "steps", 4)
 

@@ -48,19 +48,13 @@ def test_windows_of_rows():
     residual = batch | {"latent.embedding": torch.randn(B, S, D)}
     assert target_from_batch(residual, LatentSpec(latent_dim=D)).embedding.shape == (B, S, 1, D)
     no_codes = {key: value for key, value in batch.items() if "codes" not in key}
-    vectors_only = target_from_batch(no_codes, LatentSpec(latent_dim=D))
-    assert vectors_only.codes is None
-    assert vectors_only.embedding.shape == (B, S, P, D)
+    flat = batch["latent.embedding"]
+    for spec, vectors in ((LatentSpec(latent_dim=D), P), (LatentSpec(vectors=P), P), (LatentSpec(), 1)):
+        found = target_from_batch(no_codes, spec)  # one vector where the spec says nothing
+        assert found.codes is None
+        assert torch.equal(found.embedding, flat.view(B, S, vectors, -1))
     renamed = {key.replace("latent.", "lam."): value for key, value in batch.items()}
     assert torch.equal(target_from_batch(renamed, LatentSpec(prefix="lam")).codes, batch["latent.codes"])
-
-
-def test_vectors_without_codes():
-    """As many vectors as the spec says, one where it does not."""
-    batch = {key: value for key, value in rows().items() if "codes" not in key}
-    flat = batch["latent.embedding"]
-    assert torch.equal(target_from_batch(batch, LatentSpec(vectors=P)).embedding, flat.view(B, S, P, D))
-    assert torch.equal(target_from_batch(batch).embedding, flat.view(B, S, 1, P * D))
 
 
 @pytest.mark.parametrize("padded", ["codes", "embedding", "valid"])
@@ -257,17 +251,6 @@ def test_nearest_in_time():
     assert torch.equal(target.nearest(2).embedding, target.embedding[:, [1, 3]])
     assert torch.equal(target.nearest(4).valid, target.valid)
     assert target._replace(codes=None).nearest(8).codes is None
-
-
-@pytest.mark.parametrize("part", ["codes", "embedding", "valid"])
-def test_every_columns_padding_counts(part):
-    """A loader may pad one column and not the others, whose times reach less far."""
-    batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
-    pad = torch.zeros(B, S, dtype=torch.bool)
-    pad[0, -1] = pad[2, 1] = True
-    target = target_from_batch(batch | {f"latent.{part}_is_pad": pad}, LatentSpec(codes=P, latent_dim=D))
-    assert torch.equal(target.valid, batch["latent.valid"] & ~pad)
-    assert torch.equal(target_from_batch(batch, LatentSpec(codes=P, latent_dim=D)).valid, batch["latent.valid"])
 
 
 def test_only_the_padding_of_parts_that_are_looked_at_counts():

@@ -1,4 +1,4 @@
-"""A folder next to the output in which a run collects finished units, so that the next run can continue it.
+"""Units of work, runs of whole episodes whose labels go into one file, and where finished ones wait for the next run.
 
 .<out>.partial/lock                held by the process that works here
 .<out>.partial/units/<request>/    labels of the finished units, by what was asked for
@@ -9,24 +9,113 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from lattok.annotation.columns import Failures, Labelled, Labels, Rows, Shapes, Unit
-from lattok.data.content import fingerprint
+from lattok.data.content import facts_of, fingerprint
+from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.schema import RobotDataset
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, sweep, whole_file, write_json
 from lattok.utils.output import DONE, MARK, Output
 
+Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
+Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # column name -> dtype and shape of one row
+Rows = Callable[[int, int], Labels]  # rows [first, last) of a file
+SIDECAR_PATH = "labels/file-{:03d}.parquet"
+SIDECAR_ROWS = 2**20  # per file
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
 UNITS = "units"
+
+
+class Unit(NamedTuple):
+    """A run of whole episodes whose labels go into one file: the unit of work."""
+
+    number: int
+    file: str  # relative to the dataset: the data file with these rows, or the sidecar's
+    first: int  # rows [first, last) of the file
+    last: int
+    episodes: tuple[int, ...]  # in the file's order
+    lengths: tuple[int, ...]  # frames of each
+
+
+class Labelled(NamedTuple):
+    """Labels of a unit: by column the rows of the episodes that could be labelled, and why others were not."""
+
+    rows: Labels
+    failures: Failures
+    strange: int = 0  # failures that say nothing about the data, such as a lost device
+
+
+def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
+    """Return runs of whole episodes of at most `frames` (a longer one is a unit of its own), file by file."""
+    layout = _lerobot_layout(cast(LeRobotV3, dataset)) if dataset.kind == "lerobot" else _sidecar_layout(dataset)
+    units: list[Unit] = []
+    for file, rows in layout:
+        groups: list[list[tuple[int, int, int]]] = [[]]  # of episode, first row, last row
+        for index, first, last in rows:
+            if groups[-1] and last - groups[-1][0][1] > frames:
+                groups.append([])
+            groups[-1].append((index, first, last))
+        for group in groups:
+            episodes, starts, ends = zip(*group, strict=True)
+            lengths = tuple(end - start for start, end in zip(starts, ends, strict=True))
+            units.append(Unit(len(units), file, starts[0], ends[-1], episodes, lengths))
+    return units
+
+
+def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+    """Yield data files with the rows of their episodes, in their order, which must agree with meta/episodes."""
+    lengths = {episode.index: episode.length for episode in dataset.episodes}
+    files = {path: {index: lengths[index] for index in indices} for path, indices in dataset.by_data_file().items()}
+    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
+    if orphans:
+        raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
+    for file, expected in files.items():
+        rows = dataset.episode_rows(file)
+        if {index: last - first for index, (first, last) in rows.items()} != expected:
+            odd = min(i for i in {*rows, *expected} if i not in rows or np.diff(rows[i]) != expected.get(i))
+            raise LattokError(f"{file} and meta/episodes disagree on episode {odd}. Copy the dataset again.")
+        yield file.relative_to(dataset.root).as_posix(), [(index, *span) for index, span in rows.items()]
+
+
+def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+    """Yield files of about a million rows with their episodes, in order."""
+    number, end, rows = 0, 0, []
+    for episode in dataset.episodes:
+        if end >= SIDECAR_ROWS:
+            yield SIDECAR_PATH.format(number), rows
+            number, end, rows = number + 1, 0, []
+        rows.append((episode.index, end, end + episode.length))
+        end += episode.length
+    yield SIDECAR_PATH.format(number), rows
+
+
+def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
+    """Hash the episodes of each unit, and size and modification time of the files they are read from.
+
+    A file that is repaired changes the keys of its own units only, wherever their rows then are.
+    """
+    known: dict[Path, str] = {}
+    keys = []
+    for unit in units:
+        files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
+        for path in files:
+            if path not in known:
+                known[path] = facts_of(dataset, path)
+        parts = [unit.episodes, unit.lengths, *(known[path] for path in files)]
+        keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
+    return keys
 
 
 class Staging(Output):
