@@ -4,10 +4,10 @@ from lattok.utils.checks import LattokError
 
 try:
     from lattok.sim.collect import Collected, collect
-    from lattok.sim.env import SimEnv, find_tasks, make
     from lattok.sim.rendering import Variation
     from lattok.sim.rollout import rollout
     from lattok.sim.scores import Rollouts
+    from lattok.sim.worlds import SimEnv, find_tasks, make
 except ModuleNotFoundError as error:
     if error.name not in ("gymnasium", "mujoco"):
         raise

@@ -14,7 +14,7 @@ from lattok import hub
 from lattok.data.views import trained_space
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
-from lattok.sim.workers import TaskFacts
+from lattok.sim.worlds import TaskFacts
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, moved

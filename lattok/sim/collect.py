@@ -26,9 +26,8 @@ from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
-from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
 from lattok.sim.rendering import OFF, Variation
-from lattok.sim.workers import SimJob, Workers
+from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, Workers, find_tasks
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json, whole_file
@@ -39,9 +38,9 @@ from lattok.version import __version__, installed
 RECORD = "simulation.json"  # in meta/
 PACKAGES = ("mujoco", "gymnasium", "metaworld", "ogbench", "numpy", "av")  # on which episodes depend
 TAIL = 4  # decisions after the first success
-KEPT = 0.8  # of the noise from one decision to the next
-GRIPPER = 0.3  # of the noise for the gripper, which has two sensible states
-PATIENCE = 20  # failures after which one success in as many attempts is too few
+NOISE_CORRELATION = 0.8  # of the noise from one decision to the next
+GRIPPER_NOISE = 0.3  # of the noise for the gripper, which has two sensible states
+MAX_FAILURES = 20  # failures after which one success in as many attempts is too few
 EXPERT, NEXT = "expert_action", "next."
 
 
@@ -176,7 +175,7 @@ class _Collection(Output):
             under_way[job.task] -= 1
             won[job.task] += [job.seed] * success
             failed = tried[job.task] - under_way[job.task] - len(won[job.task])
-            if failed >= PATIENCE and len(won[job.task]) * PATIENCE < failed:
+            if failed >= MAX_FAILURES and len(won[job.task]) * MAX_FAILURES < failed:
                 got = f"{len(won[job.task])} of {failed + len(won[job.task])} attempts at {job.task}"
                 checks.fail("tasks", "those at which experts succeed", got, "Lower `noise` or leave it out.")
             go_on(job.task)
@@ -274,15 +273,16 @@ def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
     """Let the expert act in episode `seed`, without images; it ends `TAIL` decisions after a success."""
     rng = np.random.default_rng([seed, 2, zlib.crc32(env.name.encode())])  # the world has streams 0 and 1
     strength = noise * rng.uniform(0.3, 1.0)
-    scale = strength * np.where(["gripper" in name for name in env.action_names], GRIPPER, 1.0)
+    scale = strength * np.where(["gripper" in name for name in env.action_names], GRIPPER_NOISE, 1.0)
     drift = rng.standard_normal(len(scale))
+    fresh = np.sqrt(1 - NOISE_CORRELATION**2)  # so that the noise is of unit variance all along
     env.start(seed)
     rows: list[dict[str, Any]] = []
     left = env.max_steps
     while left:
         expert, decided = env.expert(), env.outcome.decided
         action = np.clip(expert + scale * drift, env.action_space.low, env.action_space.high).astype(np.float32)
-        drift = KEPT * drift + np.sqrt(1 - KEPT**2) * rng.standard_normal(len(scale))  # of unit variance all along
+        drift = NOISE_CORRELATION * drift + fresh * rng.standard_normal(len(scale))
         row = {STATE: env.state(), OBJECTS: env.objects(), "action": action, EXPERT: expert}
         success = env.act(action).success
         left = TAIL * success if env.outcome.decided and not decided else left - 1

@@ -29,14 +29,14 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
 with suppress(ImportError):
     import_module("triton")  # torch loads it late: after Mesa, which brings an LLVM of its own, Python crashes
 
-WITHOUT = ""  # why there are no images
+NO_IMAGES = ""  # why there are no images
 try:
     import mujoco as _mujoco
 except ModuleNotFoundError:
     raise
 except (ImportError, AttributeError):  # PyOpenGL has found no library, which physics does not need
     asked = os.environ.get("MUJOCO_GL", "")
-    WITHOUT, os.environ["MUJOCO_GL"] = f"no library for MUJOCO_GL={asked}", "disable"
+    NO_IMAGES, os.environ["MUJOCO_GL"] = f"no library for MUJOCO_GL={asked}", "disable"
     import mujoco as _mujoco
 
     os.environ["MUJOCO_GL"] = asked
@@ -50,10 +50,10 @@ EFFECTS = [int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFL
 @contextmanager
 def importing() -> Iterator[None]:
     """Let packages be imported that look for OpenGL at once, also where MuJoCo has found none."""
-    if WITHOUT:
+    if NO_IMAGES:
         os.environ["MUJOCO_GL"], asked = "disable", os.environ["MUJOCO_GL"]
     yield
-    if WITHOUT:
+    if NO_IMAGES:
         os.environ["MUJOCO_GL"] = asked
 
 
@@ -183,7 +183,7 @@ class SceneCameras:
     def _open(self) -> Any:
         """Return the renderer, made when the first image is asked for: physics alone needs none."""
         if self._renderer is None:
-            self._renderer, why = (None, WITHOUT) if WITHOUT else _renderer(self._model, self.size)
+            self._renderer, why = (None, NO_IMAGES) if NO_IMAGES else _renderer(self._model, self.size)
             if why:
                 hint = "On Linux without a display: apt-get install libegl1 libgl1-mesa-dri, and MUJOCO_GL=egl."
                 raise LattokError(f"images of simulations need OpenGL, which does not start here ({why}). {hint}")

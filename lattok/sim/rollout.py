@@ -14,25 +14,63 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.sim.agents import Agent, as_agent
-from lattok.sim.env import SimEnv, find_tasks, make
 from lattok.sim.rendering import OFF, Variation
-from lattok.sim.scores import Rollouts, check_place
-from lattok.sim.workers import EpisodeResult, SimJob, TaskFacts, Turn, Workers, begin, carry_out
+from lattok.sim.scores import EpisodeResult, Rollouts, check_place
+from lattok.sim.worlds import Environments, EpisodeOutcome, SimEnv, SimJob, TaskFacts, Workers, find_tasks
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 SEEDS = 1_000_000  # of the first episode: demonstrations are collected from seed 0 on
+ROUNDING = 1e-6  # of limits as float32
 INSTRUCTIONS = ("own", "swapped", "blank")
+
+
+class Turn(NamedTuple):
+    """What there is when a plan was carried out."""
+
+    observation: dict[str, Any] | None  # None: the episode is over
+    frames: list[np.ndarray]  # uint8 [H, V W, 3]: all cameras side by side, after each decision; none without a film
+    decisions: int = 0  # so far
+    beyond: int = 0  # numbers in the plan that exceeded the limits
+    outcome: EpisodeOutcome = EpisodeOutcome()
+    facts: TaskFacts | None = None  # of an episode that begins
+
+
+def begin(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool) -> Turn:
+    """Begin an episode; its observations have these keys, by default all."""
+    env.start(seed)
+    facts = TaskFacts(env.name, env.instruction, env.opposite, env.rate, env.fps, env.features, env.action_names)
+    return Turn(env.observe(keys), [_picture(env)] if filmed else [], facts=facts)
+
+
+def carry_out(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool, actions: np.ndarray) -> Turn:
+    """Carry out a plan [n, m] in the running episode, as far as that goes."""
+    low, high = env.action_space.low - ROUNDING, env.action_space.high + ROUNDING
+    frames, beyond, over = [], 0, False
+    for action in actions:
+        env.act(action)
+        beyond += int(((action < low) | (action > high)).sum())
+        if filmed:
+            frames.append(_picture(env))
+        over = env.outcome.decided or env.steps >= env.max_steps
+        if over:
+            break
+    return Turn(None if over else env.observe(keys), frames, env.steps, beyond, env.outcome)
+
+
+def _picture(env: SimEnv) -> np.ndarray:
+    return np.concatenate([*env.cameras.images().values()], axis=1)
+
 
 Do = Callable[[Sequence[SimJob]], dict[int | None, Turn]]  # jobs -> what comes of each, by seat
 
@@ -98,7 +136,7 @@ def rollout(
     plays = _Plays(actor, names, chosen, min(videos, episodes))
     begun = time.perf_counter()
     processes = min(workers, batch, plays.total)
-    with _stage(processes, size=actor.size, repeat=repeat, variation=variation) as do:
+    with _players(processes, size=actor.size, repeat=repeat, variation=variation) as do:
         plays.run(do, progress)
     found = Rollouts(
         tuple(sorted(plays.results, key=lambda result: (names.index(result.task), result.seed))),
@@ -115,28 +153,14 @@ def rollout(
 
 
 @contextmanager
-def _stage(workers: int, **options: Any) -> Iterator[Do]:
+def _players(workers: int, **options: Any) -> Iterator[Do]:
     """Do jobs, each in the environment of its seat, in this process or in `workers` others; yields what does them."""
-    environments: dict[int | None, SimEnv] = {}
-
-    def do(jobs: Sequence[SimJob]) -> dict[int | None, Turn]:
-        for job in jobs:
-            env = environments.get(job.slot)
-            if env is None or env.name != job.task:
-                if env is not None:
-                    env.close()
-                environments[job.slot] = make(job.task, **options)
-        return {job.slot: job.function(environments[job.slot], job.seed, *job.arguments) for job in jobs}
-
     if workers:
         with Workers(workers, **options) as pool:
             yield partial(_elsewhere, pool)
         return
-    try:
-        yield do
-    finally:
-        for env in environments.values():
-            env.close()
+    with closing(Environments(options, keep=0)) as here:
+        yield lambda jobs: {job.slot: here.play(job) for job in jobs}
 
 
 def _elsewhere(pool: Workers, jobs: Sequence[SimJob]) -> dict[int | None, Turn]:
@@ -145,24 +169,18 @@ def _elsewhere(pool: Workers, jobs: Sequence[SimJob]) -> dict[int | None, Turn]:
     return {job.slot: turn for job, turn in pool.results()}
 
 
-class _Seat:
-    """An environment among others, and what is known of the episode in it."""
+@dataclass
+class _Episode:
+    """An episode that is being played."""
 
-    def __init__(self, number: int):
-        self.number, self.task = number, ""
-
-    def sit(self, task: str, seed: int, filmed: bool) -> None:
-        """Begin an episode."""
-        self.task, self.seed, self.filmed = task, seed, filmed
-        self.decisions = self.beyond = 0
-        self.frames: list[np.ndarray] = []
-        self.recent: list[tuple[int, np.ndarray]] = []  # chunks, and the decision that each begins at
-
-    def take(self, turn: Turn) -> None:
-        """Note what has happened."""
-        self.decisions = turn.decisions
-        self.beyond += turn.beyond
-        self.frames += turn.frames
+    seat: int  # its environment among others
+    task: str
+    seed: int
+    filmed: bool
+    decisions: int = 0
+    beyond: int = 0
+    frames: list[np.ndarray] = field(default_factory=list)
+    chunks: list[tuple[int, np.ndarray]] = field(default_factory=list)  # recent ones, from the decision each begins at
 
 
 class _Plays:
@@ -179,47 +197,49 @@ class _Plays:
 
     def run(self, do: Do, progress: Callable[[int, int], None] | None) -> None:
         """Play all of them."""
-        seats = [_Seat(number) for number in range(min(self.options["batch"], self.total))]
-        jobs = [self._next(seat) for seat in seats]
+        seats = [self._next(number) for number in range(min(self.options["batch"], self.total))]
+        jobs = [self._job(begin, episode) for episode in seats]
         while jobs:
             turns, jobs, waiting = do(jobs), [], []
-            for seat in [seat for seat in seats if seat.number in turns]:
-                turn = turns[seat.number]
-                seat.take(turn)
+            for episode in [episode for episode in seats if episode.seat in turns]:
+                turn = turns[episode.seat]
+                episode.decisions = turn.decisions
+                episode.beyond += turn.beyond
+                episode.frames += turn.frames
                 if turn.facts is not None:
-                    self._meet(turn.facts)
+                    self._check_task(turn.facts)
                 if turn.observation is not None:
-                    waiting.append(seat)
+                    waiting.append(episode)
                     continue
-                self._note(seat, turn)
+                self._note_result(episode, turn.outcome)
                 if progress is not None:
                     progress(len(self.results), self.total)
                 if self.left.total():
-                    jobs.append(self._next(seat))
+                    seats[episode.seat] = self._next(episode.seat, episode.task)
+                    jobs.append(self._job(begin, seats[episode.seat]))
             if waiting:
-                plans = self._plan(waiting, [turns[seat.number].observation or {} for seat in waiting])
-                jobs += [self._job(carry_out, seat, plan) for seat, plan in zip(waiting, plans, strict=True)]
+                plans = self._plan(waiting, [turns[episode.seat].observation or {} for episode in waiting])
+                jobs += [self._job(carry_out, episode, plan) for episode, plan in zip(waiting, plans, strict=True)]
 
-    def _next(self, seat: _Seat) -> SimJob:
-        """Give a seat its next episode: of its own task if there is one, else of that with the most left."""
-        task = seat.task if self.left[seat.task] else self.left.most_common(1)[0][0]
+    def _next(self, seat: int, before: str = "") -> _Episode:
+        """Choose the next episode of a seat: of the task it had `before` if one is left, else of that with the most."""
+        task = before if self.left[before] else self.left.most_common(1)[0][0]
         number = self.options["episodes"] - self.left[task]
         self.left[task] -= 1
-        seat.sit(task, self.options["seed"] + number, number < self.filmed)
-        return self._job(begin, seat)
+        return _Episode(seat, task, self.options["seed"] + number, number < self.filmed)
 
-    def _job(self, function: Callable[..., Turn], seat: _Seat, *arguments: Any) -> SimJob:
-        return SimJob(function, seat.task, seat.seed, (self.agent.keys, seat.filmed, *arguments), seat.number)
+    def _job(self, function: Callable[..., Turn], episode: _Episode, *arguments: Any) -> SimJob:
+        return SimJob(function, episode.task, episode.seed, (self.agent.keys, episode.filmed, *arguments), episode.seat)
 
-    def _note(self, seat: _Seat, turn: Turn) -> None:
-        """Note an episode that is over."""
-        numbers = turn.decisions * len(self.facts[seat.task].action_names)
-        result = EpisodeResult(seat.task, seat.seed, *turn.outcome, turn.decisions, seat.beyond / numbers)
+    def _note_result(self, episode: _Episode, outcome: EpisodeOutcome) -> None:
+        numbers = episode.decisions * len(self.facts[episode.task].action_names)
+        share = episode.beyond / numbers
+        result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
         self.results.append(result)
-        if seat.filmed:
-            self.films[result] = np.stack(seat.frames)
+        if episode.filmed:
+            self.films[result] = np.stack(episode.frames)
 
-    def _meet(self, facts: TaskFacts) -> None:
+    def _check_task(self, facts: TaskFacts) -> None:
         """Check a task when it is seen first."""
         if facts.name in self.facts:
             return
@@ -245,20 +265,20 @@ class _Plays:
         """Return what the policy is told to do."""
         return {"own": facts.instruction, "swapped": facts.opposite or "", "blank": ""}[self.options["instruction"]]
 
-    def _plan(self, seats: Sequence[_Seat], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-        """Return the actions [n, m] that each seat carries out next."""
-        chunks = self.agent.plan(observations, [self._text(self.facts[seat.task]) for seat in seats])
+    def _plan(self, episodes: Sequence[_Episode], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+        """Return the actions [n, m] that each episode goes on with."""
+        chunks = self.agent.plan(observations, [self._text(self.facts[episode.task]) for episode in episodes])
         plans = []
-        for seat, chunk in zip(seats, chunks, strict=True):
-            plan = self._checked(seat, np.asarray(chunk, dtype=np.float64))
+        for episode, chunk in zip(episodes, chunks, strict=True):
+            plan = self._checked(episode, np.asarray(chunk, dtype=np.float64))
             if self.options["ensemble"] is not None:
-                plan = _mean_of(seat, plan, self.options["ensemble"])
+                plan = _mean_of(episode, plan, self.options["ensemble"])
             plans.append(plan[: self.options["execute"]])
         return plans
 
-    def _checked(self, seat: _Seat, chunk: np.ndarray) -> np.ndarray:
-        names = self.facts[seat.task].action_names
-        where = f"{seat.task}, seed {seat.seed}, decision {seat.decisions}"
+    def _checked(self, episode: _Episode, chunk: np.ndarray) -> np.ndarray:
+        names = self.facts[episode.task].action_names
+        where = f"{episode.task}, seed {episode.seed}, decision {episode.decisions}"
         if chunk.ndim != 2 or chunk.shape[1] != len(names) or not len(chunk):
             expected = f"a chunk [H, {len(names)}] ({', '.join(names)})"
             raise LattokError(f"{where}: expected {expected}, got shape {list(chunk.shape)}.")
@@ -273,10 +293,10 @@ class _Plays:
         return chunk
 
 
-def _mean_of(seat: _Seat, chunk: np.ndarray, decay: float) -> np.ndarray:
+def _mean_of(episode: _Episode, chunk: np.ndarray, decay: float) -> np.ndarray:
     """Return the mean of all that was planned for the present decision, [1, m]."""
-    now = seat.decisions
-    seat.recent = [(first, known) for first, known in seat.recent if now - first < len(known)] + [(now, chunk)]
-    weights = np.exp(-decay * np.arange(len(seat.recent)))
-    actions = np.stack([known[now - first] for first, known in seat.recent])
+    now = episode.decisions
+    episode.chunks = [(first, known) for first, known in episode.chunks if now - first < len(known)] + [(now, chunk)]
+    weights = np.exp(-decay * np.arange(len(episode.chunks)))
+    actions = np.stack([known[now - first] for first, known in episode.chunks])
     return (weights / weights.sum() @ actions)[None]

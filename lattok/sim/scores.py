@@ -15,13 +15,23 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lattok.data.video import VideoWriter
-from lattok.sim.workers import EpisodeResult
 from lattok.utils import files
 from lattok.utils.output import Output
 from lattok.version import __version__, installed
 
-SHOTS = 8  # of each episode on the sheet
-HEAD = 14  # pixels above each row
+SHEET_FRAMES = 8  # of each episode on the sheet
+SHEET_HEADER = 14  # pixels above each row
+
+
+class EpisodeResult(NamedTuple):
+    """How an episode went."""
+
+    task: str
+    seed: int
+    success: bool
+    failure: bool  # the opposite was reached first
+    decisions: int
+    beyond: float  # share of the numbers in its actions that exceeded the limits
 
 
 def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, float], folder: Path) -> None:
@@ -41,13 +51,13 @@ def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, flo
 
 def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
     """Return a picture with a row for each film: evenly spaced frames, the first and the last among them."""
-    height = max(film.shape[1] for film in films.values()) + HEAD
-    width = max(film.shape[2] for film in films.values()) * SHOTS
+    height = max(film.shape[1] for film in films.values()) + SHEET_HEADER
+    width = max(film.shape[2] for film in films.values()) * SHEET_FRAMES
     sheet = Image.new("RGB", (width, height * len(films)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (result, film) in enumerate(films.items()):
-        shots = film[np.linspace(0, len(film) - 1, SHOTS).round().astype(int)]
-        sheet.paste(Image.fromarray(np.concatenate([*shots], axis=1)), (0, row * height + HEAD))
+        shots = film[np.linspace(0, len(film) - 1, SHEET_FRAMES).round().astype(int)]
+        sheet.paste(Image.fromarray(np.concatenate([*shots], axis=1)), (0, row * height + SHEET_HEADER))
         outcome = "success" if result.success else "opposite first" if result.failure else "time is up"
         draw.text((2, row * height + 1), f"{result.task}  seed {result.seed}  {outcome}, {result.decisions}", "black")
     return sheet

@@ -125,7 +125,7 @@ def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     pytest.importorskip("metaworld")
     from lattok.sim import rendering
 
-    monkeypatch.setattr(rendering, "WITHOUT", "no library for MUJOCO_GL=egl")
+    monkeypatch.setattr(rendering, "NO_IMAGES", "no library for MUJOCO_GL=egl")
     _, finding = environment.simulation()
     assert finding.severity == "warning"
     assert "OpenGL, which does not start here (no library for MUJOCO_GL=egl)." in finding.what

@@ -25,7 +25,7 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.sim import Collected, Variation, collect, make
 from lattok.sim.collect import TAIL, _Collection, demonstrate, record
-from lattok.sim.workers import SimJob, Workers
+from lattok.sim.worlds import SimJob, Workers
 from lattok.utils.checks import LattokError
 from lattok.utils.output import MARK
 from tests.sim.conftest import marked

@@ -11,7 +11,7 @@ import pytest
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.sim.workers import SimJob, Workers
+from lattok.sim.worlds import SimJob, Workers
 from lattok.utils.checks import LattokError
 from tests.sim import worker_jobs as jobs
 

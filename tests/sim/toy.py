@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 
 from lattok.sim import SimEnv, Variation
-from lattok.sim.env import EpisodeOutcome
 from lattok.sim.rendering import OFF
+from lattok.sim.worlds import EpisodeOutcome
 
 TEXTS = {"left": "go left", "right": "go right"}
 

@@ -15,8 +15,8 @@ import metaworld.policies
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from lattok.sim.env import EpisodeOutcome, SimEnv
 from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint
+from lattok.sim.worlds import EpisodeOutcome, SimEnv
 
 JOINT = 9  # of the scene, after seven of the arm and two of the gripper
 JITTER = 0.05  # of the joint's range, around its middle

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 import gymnasium
 import numpy as np
 
-from lattok.sim.env import EpisodeOutcome, SimEnv
 from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint, importing, mujoco
+from lattok.sim.worlds import EpisodeOutcome, SimEnv
 
 with importing():
     from ogbench.manipspace.envs import cube_env, scene_env
