@@ -18,7 +18,7 @@ from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
-from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
+from tests.evaluation.worlds import STRIDE, Oracle, World, rows, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 
 HELD_OUT = [3, 7]
@@ -53,11 +53,6 @@ def models(world) -> dict:
 def found(world, models, tmp_path_factory) -> tuple[Report, Path]:
     out = tmp_path_factory.mktemp("comparison")
     return compare(world, models, out=out, **CHOSEN), out
-
-
-def rows(report: Report, title: str) -> dict[str, dict]:
-    (table,) = [t for s in json.loads(report.to_json())["sections"] for t in s["tables"] if t["title"] == title]
-    return {row["key"]: row for row in table["rows"]}
 
 
 def test_every_figure_is_that_of_a_single_evaluation(world, models, found, monkeypatch):

@@ -17,7 +17,7 @@ from lattok.evaluation.page import render
 from lattok.evaluation.questions import criteria
 from lattok.image_lam import ImageLAM, MotoLAM
 from lattok.training import LoopOptions
-from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
+from tests.evaluation.worlds import STRIDE, Oracle, World, rows, tables, tiny_lam
 
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
@@ -40,10 +40,6 @@ def quick(world: World, lam: ImageLAM, tmp_path_factory: pytest.TempPathFactory)
     """An untrained model's report, and the folder it was written to."""
     out = tmp_path_factory.mktemp("quick")
     return evaluate(lam, world, episodes=HELD_OUT, out=out), out
-
-
-def tables(report) -> dict[str, dict]:
-    return {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
 
 
 def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World):
@@ -187,8 +183,7 @@ def test_other_models(options: dict):
     codes = any("codes" in key.split("/")[0] or "codes" in key.split("/")[-1] for key in report.figures)
     assert codes == (options.get("quantizer") != "none")
     assert "r2_from_latents/latents" in report.figures
-    rows = {row["key"] for row in tables(report)["From continuous latents"]["rows"]}
-    assert ("env_latents" in rows) == ("streams" in options)
+    assert ("env_latents" in rows(report, "From continuous latents")) == ("streams" in options)
     evaluate(tiny_lam(**options), world, episodes=[3], action_key=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,13 @@ class Symmetric(Linear):
 def holds(report: Report) -> dict[str, bool | None]:
     """Verdicts by their keys."""
     return {verdict.key: verdict.holds for verdict in report.verdicts}
+
+
+def tables(report: Report) -> dict[str, dict[str, Any]]:
+    """Tables of report.json by their titles."""
+    return {table["title"]: table for part in json.loads(report.to_json())["sections"] for table in part["tables"]}
+
+
+def rows(report: Report, title: str) -> dict[str, dict[str, Any]]:
+    """Rows of a table by their keys."""
+    return {row["key"]: row for row in tables(report)[title]["rows"]}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lattok.data import dimension_names
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource, read_pair_set
+from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
@@ -225,8 +225,8 @@ class LatentEvidence:
             training = ControlTraining.on(case, source)
         fresh = untrained_model(model, options.seed + 1)
         note = partial(partial, options.note)
-        train = read_pair_set(source, model, fresh, case.split.train, MOST_PAIRS[0], note("training pairs"))
-        held_out = read_pair_set(source, model, fresh, case.split.held_out, MOST_PAIRS[1], note("held-out pairs"))
+        train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
+        held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))
         target, names = None, ()
         if source.action_key is not None:
             target = Target(train.actions, train.episode_of, held_out.actions)

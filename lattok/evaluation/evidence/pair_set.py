@@ -27,9 +27,9 @@ from lattok.types import LatentActions, join
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
-WIDEST_FRAME = 32_768  # numbers per frame that the probes see
-BUDGET = 2**28  # numbers kept over all frames of a split: 1 GiB
+MAX_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
+MAX_FRAME_NUMBERS = 32_768  # numbers per frame that the probes see
+MAX_SPLIT_NUMBERS = 2**28  # numbers kept over all frames of a split: 1 GiB
 BATCH = 64
 NOISE = np.random.default_rng(0).integers(0, 256, (1, 45, 60, 3), dtype=np.uint8)  # tells apart how models resize
 
@@ -189,7 +189,7 @@ def read_pair_set(
         frames.features = cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
     rows = evenly(len(frames), most).numpy()
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
-    grid = pooled_side(model, min(WIDEST_FRAME, BUDGET // len(used)))
+    grid = pooled_side(model, min(MAX_FRAME_NUMBERS, MAX_SPLIT_NUMBERS // len(used)))
     features = torch.empty(len(used), len(model.cameras) * grid**2 * model.features.dim)
     own, fresh, flow, row = [], [], [], 0
     for done, episode in enumerate(np.unique(frames.episode_of[rows])):

@@ -173,7 +173,7 @@ def one_hot(codes: Tensor, size: int) -> Tensor:
 
 
 DRAWS = 1000
-ENDS = (0.025, 0.975)
+PERCENTILES = (0.025, 0.975)
 
 
 class Bootstrap:
@@ -207,7 +207,7 @@ class Bootstrap:
         values = values[values.isfinite()]
         if self.count < 2 or not len(values):
             return None
-        low, high = torch.quantile(values, torch.tensor(ENDS, dtype=values.dtype)).tolist()
+        low, high = torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype)).tolist()
         return low, high
 
 
@@ -226,7 +226,7 @@ def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
 
 
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
-STEPS, DRAWN, LR = 300, 256, 0.01
+STEPS, BATCH, LR = 300, 256, 0.01
 
 
 class Network(NamedTuple):
@@ -320,7 +320,7 @@ def train_networks(x: Tensor, tasks: Sequence[Network], x_test: Sequence[Tensor]
     numbers, targets = x.float(), [task.targets.float() for task in tasks]
     for step in range(STEPS):
         rate = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
-        drawn = torch.rand(DRAWN, generator=generator)  # the same for all, so that no network depends on another
+        drawn = torch.rand(BATCH, generator=generator)  # the same for all, so that no network depends on another
         picks = [(drawn * len(task.rows)).long() for task in tasks]
         rows = numbers[torch.stack([task.rows[p] for task, p in zip(tasks, picks, strict=True)])]  # c b d
         wanted = torch.stack([t[p] for t, p in zip(targets, picks, strict=True)])

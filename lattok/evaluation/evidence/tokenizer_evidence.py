@@ -27,7 +27,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 BATCH = 1024
-MOST_CENTRES = 4096  # k-means beyond this takes too long to be a control
+MAX_CENTRES = 4096  # k-means beyond this takes too long to be a control
 FAST_WINDOWS, FAST_VOCABULARY, FAST_SCALES = 4096, 1024, (32.0, 16.0, 10.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)
 
 
@@ -242,7 +242,7 @@ def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Ten
 def _kmeans_control(
     rate: Rate, scale: Scale, actions: Tensor, steps: Tensor, seed: int
 ) -> tuple[ResidualKMeans | None, Method]:
-    if rate.bits_per_step > math.log2(MOST_CENTRES):
+    if rate.bits_per_step > math.log2(MAX_CENTRES):
         reason = f"not run: equal bits would need 2^{rate.bits_per_step:.0f} centres"
         return None, Method("kmeans", None, not_run=reason)
     kmeans = ResidualKMeans.fit(scale.normalizer(actions), rate.cells, seed=seed)

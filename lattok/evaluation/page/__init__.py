@@ -24,16 +24,16 @@ from lattok.utils.output import Output
 
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
-HEAD = 4096  # bytes of a page in which the line stands
-ROOM = Path(__file__).parent
-CHARTS = (ROOM / "charts.css").read_text(encoding="utf-8")  # colours and charts
-STYLE = CHARTS + (ROOM / "page.css").read_text(encoding="utf-8")
-SCRIPT = (ROOM / "page.js").read_text(encoding="utf-8")
+HEAD_BYTES = 4096  # bytes of a page in which the line stands
+HERE = Path(__file__).parent
+CHARTS = (HERE / "charts.css").read_text(encoding="utf-8")  # colours and charts
+STYLE = CHARTS + (HERE / "page.css").read_text(encoding="utf-8")
+SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 POLICY = (  # this script runs and no other, and nothing is fetched
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src 'sha256-"
     f"{b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
 )
-COLUMNS, GAP = 3, 24  # of panels in a picture for a card, and pixels between them
+PANEL_COLUMNS, PANEL_GAP = 3, 24  # of panels in a picture for a card, and pixels between them
 _HEIGHT = re.compile(r'<svg viewBox="0 0 \d+ ([\d.]+)"')
 KINDS = {
     "action-vq": "Action tokenizer",
@@ -77,19 +77,19 @@ def document(title: str, body: Sequence[str], mark: str = "") -> str:
 def picture(report: Report) -> str | None:
     """Return the first two pictures that are drawn as one SVG that stands alone, as model cards show it; or None."""
     groups = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")][:2]
-    parts, y, width = [], GAP, 0
+    parts, y, width = [], PANEL_GAP, 0
     for group in groups:
-        parts.append(f'<text class="t" x="{GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
-        y += GAP
-        for start in range(0, len(group.panels), COLUMNS):
-            row = group.panels[start : start + COLUMNS]
+        parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
+        y += PANEL_GAP
+        for start in range(0, len(group.panels), PANEL_COLUMNS):
+            row = group.panels[start : start + PANEL_COLUMNS]
             heights = [float(found[1]) for panel in row if (found := _HEIGHT.match(panel))]
             for i, (panel, height) in enumerate(zip(row, heights, strict=True)):
-                x = GAP + i * (svg.WIDTH + GAP)
+                x = PANEL_GAP + i * (svg.WIDTH + PANEL_GAP)
                 place = f'<svg x="{x}" y="{y:g}" width="{svg.WIDTH}" height="{height:g}" '
                 parts.append(panel.replace("<svg ", place, 1))
-                width = max(width, x + svg.WIDTH + GAP)
-            y += max(heights) + GAP
+                width = max(width, x + svg.WIDTH + PANEL_GAP)
+            y += max(heights) + PANEL_GAP
     if not parts:
         return None
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
@@ -232,7 +232,7 @@ def _subject_of_speed(path: Path) -> str | None:
 def _subject_of_page(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            found = _MARK.search(file.read(HEAD))
+            found = _MARK.search(file.read(HEAD_BYTES))
     except OSError:
         return None
     return None if found is None else found[1].decode()

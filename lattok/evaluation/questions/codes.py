@@ -38,7 +38,7 @@ from lattok.nn.quantize import CodeStatistics, code_statistics
 
 SHIFTS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2)
-CARRIED = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
+MIN_JOINT_SHARE = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
 IN_USE = Criterion("codes_in_use", "{Revive}; see joint_bits in the log.")
 DIRECTION = Criterion(
     "codes_know_direction", "The codes spend their bits on other things: {label}, or use fewer codes."
@@ -258,7 +258,7 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
     size, pairs = model.size, len(both[0])
     repeat = own.tokens_repeat
     few = min(own.used) < size / 2 or min(own.perplexity) < size / 4
-    idle = few and own.joint_entropy < CARRIED * kmeans.joint_entropy
+    idle = few and own.joint_entropy < MIN_JOINT_SHARE * kmeans.joint_entropy
     state = "the tokens repeat one another" if repeat else "much of a codebook is idle" if idle else "no collapse"
     text = (
         f"Joint code entropy {own.joint_entropy:.1f} bits over all {pairs} pairs, of k-means codes "

@@ -40,10 +40,10 @@ from lattok.evaluation.report import (
 from lattok.types import LatentActions, join
 from lattok.utils.seeds import derive_seed
 
-MOST = (1200, 600)  # pairs of each split, whose features are computed again
+MAX_PAIRS = (1200, 600)  # pairs of each split, whose features are computed again
 SIZE = 0.25  # side of the patch as a share of the frame
-KEEPS = 0.8  # share of the action's R^2 that has to be left
-SAID = 0.05  # R^2 of the action without the patch, below which there is nothing to keep
+MIN_KEPT = 0.8  # share of the action's R^2 that has to be left
+MIN_R2 = 0.05  # R^2 of the action without the patch, below which there is nothing to keep
 INPUTS = {  # what is read of the model
     "codes": "one-hot codes",
     "latents": "latents",
@@ -207,7 +207,7 @@ class PatchProbes(NamedTuple):
     def _said(self, clean: Estimate) -> bool:
         """Tell whether labels say anything about the action that they could lose."""
         span = self.span(clean)
-        return clean.value >= SAID and (span is None or span[0] > 0)
+        return clean.value >= MIN_R2 and (span is None or span[0] > 0)
 
     def _estimate(self, probe: Probe) -> Estimate:
         """Average R^2 over all dimensions."""
@@ -220,8 +220,8 @@ class PatchProbes(NamedTuple):
 
 def separation(evidence: LatentEvidence) -> tuple[list[PatchReading], PatchProbes]:
     """Measure how much of the action and of the patch the model's streams carry, then the controls."""
-    train = encode_patched(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
-    held_out = encode_patched(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
+    train = encode_patched(evidence, evidence.train, MAX_PAIRS[0], derive_seed(evidence.seed, 11))
+    held_out = encode_patched(evidence, evidence.held_out, MAX_PAIRS[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
     if full is not None:
         action = Target(full.train[train.rows], episodes, full.held_out[held_out.rows])
@@ -262,13 +262,15 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
         reading += f" The latents carry R² {shown[0]} of the distractor's motion, the raw frame change {shown[1]}."
+    splits = (evidence.train, evidence.held_out)
+    counts = [min(most, len(pairs.rows)) for most, pairs in zip(MAX_PAIRS, splits, strict=True)]
     section = Section(
         "Do labels survive something else that moves?",
         "A coloured patch, a quarter of the frame wide, moves over both frames of every pair with a velocity of its "
-        f"own, the same in all cameras; {min(MOST[0], len(evidence.train.rows))} training and "
-        f"{min(MOST[1], len(evidence.held_out.rows))} held-out pairs are encoded again with it. A linear probe reads "
-        "the action from the result, an MLP the patch's motion. What is under the patch is lost to everyone: the "
-        "controls say how much. The model was not trained for this patch, unless its own videos held such things.",
+        f"own, the same in all cameras; {counts[0]} training and {counts[1]} held-out pairs are encoded again with it. "
+        "A linear probe reads the action from the result, an MLP the patch's motion. What is under the patch is lost "
+        "to everyone: the controls say how much. The model was not trained for this patch, unless its own videos held "
+        "such things.",
         (_table(results, probes),),
         (_picture(results),),
         reading.strip(),
@@ -287,10 +289,10 @@ def _action_verdict(own: PatchReading, probes: PatchProbes) -> Verdict:
     between = "" if span is None else f"; {percent(span[0])} … {percent(span[1])}"
     text = (
         f"Under a moving distractor the {own.name} keep {percent(kept.value)} of what they say about the action "
-        f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be {percent(KEEPS)} "
-        "at least"
+        f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be "
+        f"{percent(MIN_KEPT)} at least"
     )
-    return Verdict(text, kept.value >= KEEPS, UNDER_DISTRACTORS)
+    return Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS)
 
 
 def _distractor_verdict(own: PatchReading, env: PatchReading, probes: PatchProbes) -> Verdict:

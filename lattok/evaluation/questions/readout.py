@@ -44,7 +44,7 @@ REFERENCES = (
     "Zhang et al. 2025, What do latent action models actually learn? (the frame change's PCA as what they reduce to)",
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
-POINTS = 400  # what fits on a page
+MAX_POINTS = 400  # what fits on a page
 CRITERIA = {
     each.key: each
     for each in (
@@ -275,7 +275,7 @@ def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tens
         if row.key in DRAWN and row.scores
     ]
     panels = svg.bars_per_dimension(names, drawn, ".2f")
-    chosen = torch.linspace(0, len(actual) - 1, min(POINTS, len(actual))).round().long()
+    chosen = torch.linspace(0, len(actual) - 1, min(MAX_POINTS, len(actual))).round().long()
     x, y = actual[chosen].T.tolist(), rows[0].scores["linear"].probe.predicted[chosen].T.tolist()
     read, what = ("codes", "one-hot codes") if rows[0].key == "codes" else ("latents", "latents")
     points = [svg.scatter(name, x[i], y[i], ("true", f"from the {read}")) for i, name in enumerate(names[: svg.PANELS])]

@@ -35,7 +35,7 @@ NAMES = {
     "mean": "mean action",
 }
 RIVALS = ("kmeans", "uniform_bins", "fast")  # controls at equal bits
-TARGET = 2.0  # a target for supervision may have this many times the error of an untrained codebook
+MAX_TARGET_ERROR = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 AGAINST = {
     each.key.removeprefix("error_against_"): each
     for each in (
@@ -68,7 +68,7 @@ IN_USE = Criterion(
     caveat="most of its codes are never used",
     recipe="action-vq",
 )
-EPISODES, STEPS = 3, 400  # what fits on a page
+SHOWN_EPISODES, SHOWN_STEPS = 3, 400  # what fits on a page
 KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast": "control", "mean": "control"}
 
 
@@ -241,7 +241,7 @@ def _decision(figures: Mapping[str, float]) -> Decision:
         return Decision(20, True, f"Yes. {lost}; {rival}.")
     untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
     bound = min(untrained, key=lambda key: untrained[key])
-    if own > TARGET * untrained[bound]:
+    if own > MAX_TARGET_ERROR * untrained[bound]:
         times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
         return Decision(20, False, f"No: it has {times}.")
     target = "Yes as a target for supervision, no as a codec that stores or replays actions"
@@ -260,9 +260,9 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
     # one window per frame, so that a window's number is also its action's row
     order = np.sort(np.unique(windows.episode_of, return_index=True)[1])
     found = []
-    for start in order[np.linspace(0, len(order) - 1, min(EPISODES, len(order))).round().astype(int)]:
+    for start in order[np.linspace(0, len(order) - 1, min(SHOWN_EPISODES, len(order))).round().astype(int)]:
         length = int((windows.episode_of == windows.episode_of[start]).sum())
-        steps = min(length, STEPS)
+        steps = min(length, SHOWN_STEPS)
         ends = range(start, start + steps, windows.horizon)
         joined = torch.cat([decoded[i] for i in ends])[:steps]
         true = windows.actions[start : start + steps]

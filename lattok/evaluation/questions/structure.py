@@ -42,8 +42,8 @@ from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
 MAX_PAIRS = 500  # of a split, whose features are computed again
-WIDTH = 128  # components of the raw frame change
-HOLDS = 0.5  # share of variance that a law has to explain
+CHANGE_COMPONENTS = 128  # components of the raw frame change
+MIN_EXPLAINED = 0.5  # share of variance that a law has to explain
 ADDITIVE = Criterion(
     "additive",
     "Do not add up latents of consecutive gaps; to make them additive train with loss_additivity and extra_strides.",
@@ -156,7 +156,7 @@ def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]
             found.append([_latents(model, *pair) for pair in ((a, c), (a, b), (b, c), (c, a))])
         frames.append(torch.stack([pool(each, evidence.model, side) for each in features], 1))
     a, b, c = torch.cat(frames).unbind(1)
-    basis = pca(c - a, WIDTH).basis
+    basis = pca(c - a, CHANGE_COMPONENTS).basis
     raw = Triples((c - a) @ basis, (b - a) @ basis, (c - b) @ basis, (a - c) @ basis)
     return [*(Triples(*map(torch.cat, zip(*parts, strict=True))) for parts in (own, fresh)), raw]
 
@@ -209,7 +209,7 @@ def _law_table(name: str, law: dict[str, Match]) -> Table:
 
 def _law_verdict(name: str, law: dict[str, Match]) -> Verdict:
     _, text, words, about = LAWS[name]
-    holds = law["model"].explained >= HOLDS
+    holds = law["model"].explained >= MIN_EXPLAINED
     own, other = (explained_share(law[row].explained) for row in ("model", "random"))
     scaled = explained_share(law["model"].scaled)
     found = f"{text.format(words[holds], own)} (with latents of other clips {other}; scaled to fit best {scaled})"
@@ -309,7 +309,7 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
 
 def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
     back, own = found["model"].latents, found["own"].latents
-    holds = back >= HOLDS and back > own
+    holds = back >= MIN_EXPLAINED and back > own
     word = "comes back" if holds else "comes back only in part" if back > max(own, 0) else "does not come back"
     shares = [explained_share(value) for value in (back, own, found["same_scene"].latents)]
     text = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from lattok.evaluation import evaluate
 from lattok.evaluation.page import render
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer
-from tests.evaluation.worlds import World
+from tests.evaluation.worlds import World, rows, tables
 
 
 class Rounding(ActionTokenizer):
@@ -52,19 +50,22 @@ def test_errors_equal_a_computation_by_hand_and_padding_does_not_count(world: Wo
     assert figures["normalised_mse/mean"] == pytest.approx(mean.mean(), rel=1e-5)
     assert figures["tokens_per_second"] == 10
     assert figures["bits_per_second"] == 10
-    tables = {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
-    own = tables["Squared error, physical units"]["rows"][0]["values"]
+    own = rows(report, "Squared error, physical units")["model"]["values"]
     np.testing.assert_allclose([own[name] for name in ("x", "y", "gripper")], (gap**2).mean(0), rtol=1e-5)
-    assert tables["Largest error, physical units"]["rows"][0]["values"]["y"] == pytest.approx(np.abs(gap[:, 1]).max())
+    assert rows(report, "Largest error, physical units")["model"]["values"]["y"] == pytest.approx(
+        np.abs(gap[:, 1]).max()
+    )
 
 
 def test_controls_spend_the_same_bits(world: World):
     report = evaluate(Rounding(), world, episodes=[5])  # one bit per step: two centres, two bins
     assert report.figures["codes_used_train/kmeans"] == 2
     assert report.figures["normalised_mse/kmeans"] < report.figures["normalised_mse/mean"] + 0.1
-    wins = json.loads(report.to_json())["sections"][0]["tables"][0]["controls_that_win"]
-    better = [k for k in ("kmeans", "uniform_bins", "fast", "mean") if report.figures.get(f"normalised_mse/{k}", 1e9)
-              < report.figures["normalised_mse"]]  # fmt: skip
+    wins = tables(report)["Normalised squared error"]["controls_that_win"]
+    errors = {
+        key: report.figures.get(f"normalised_mse/{key}", 1e9) for key in ("kmeans", "uniform_bins", "fast", "mean")
+    }
+    better = [key for key, error in errors.items() if error < report.figures["normalised_mse"]]
     assert wins == better
     assert ("control wins" in render(report).split("<body>")[1].split("<section>")[1]) == bool(wins)
 
@@ -120,11 +121,6 @@ def test_large_datasets_are_thinned_evenly_and_say_so(world: World):
     assert "1 of 3 held-out episodes; 2 of 3 others" in render(report)
 
 
-def rows_of(report, title: str) -> dict[str, dict]:
-    tables = {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
-    return {row["key"]: row for row in tables[title]["rows"]}
-
-
 class Levels(Rounding):
     """Eight levels with 16 codes each, of which the third one uses a single code."""
 
@@ -157,7 +153,7 @@ def windows(world: World) -> torch.Tensor:
 )
 def test_a_tokenizer_is_not_its_own_control(world: World, family, options, key):
     report = evaluate(family.fit(windows(world), **options), world, episodes=[5])
-    row = rows_of(report, "Normalised squared error")[key]
+    row = rows(report, "Normalised squared error")[key]
     assert row["not_run"] == "not run: the tokenizer itself"
     assert f"normalised_mse/{key}" not in report.figures
     other = "uniform_bins" if key == "fast" else "fast"
@@ -178,7 +174,7 @@ def test_a_single_code_is_no_division_by_zero(world: World):
 
     report = evaluate(Nothing(), world, episodes=[5])
     assert report.figures["bits_per_second"] == 0
-    raw = rows_of(report, "Rate")["float32"]["values"]
+    raw = rows(report, "Rate")["float32"]["values"]
     assert (raw["bits per second"], raw["bits per step"]) == (960, 96)
 
 
@@ -187,5 +183,5 @@ def test_the_reason_why_fast_could_not_be_fitted_is_the_true_one(world: World, m
         raise LattokError("too wild")
 
     monkeypatch.setattr(FAST, "fit", fail)
-    row = rows_of(evaluate(Rounding(), world, episodes=[5]), "Normalised squared error")["fast"]
+    row = rows(evaluate(Rounding(), world, episodes=[5]), "Normalised squared error")["fast"]
     assert row["not_run"] == "not run: too wild"

@@ -63,9 +63,6 @@ def test_they_answer_for_a_policy_and_for_nothing_else(make_dataset, tmp_path) -
     assert report.provenance["rollouts"] == found()["options"]
     assert "Does this policy do what it is told?" in (tmp_path / "report/report.html").read_text()
     assert lattok.evaluate(model, data).answer.holds is False  # its actions mean nothing
-    tokenizer = lattok.UniformBins.fit(data.columns(0, ["action"])["action"][None])
-    with pytest.raises(LattokError, match="`rollouts`: expected none for a model that does not act, got some"):
-        lattok.evaluate(tokenizer, data, rollouts=found())
     with pytest.raises(LattokError, match=r"`action`: expected 4 numbers, as the policy's actions have, got 3"):
         lattok.evaluate(policy(**sizes, action_dim=4), data)
     with pytest.raises(LattokError, match=r"`dataset`: expected images of \(\(24, 32\), \(16, 16\)\)"):
