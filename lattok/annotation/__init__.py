@@ -32,7 +32,7 @@ from lattok.utils.output import Busy
 from lattok.utils.signals import restated
 
 __all__ = [
-    "Annotated",
+    "AnnotationResult",
     "Engine",
     "LocalEngine",
     "Options",
@@ -47,7 +47,7 @@ UNIT_FRAMES = 4096
 MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
 
 
-class Annotated(NamedTuple):
+class AnnotationResult(NamedTuple):
     """An annotated dataset."""
 
     path: Path
@@ -116,7 +116,7 @@ def label(
     *,
     engine: Engine | None = None,
     progress: Progress | None = None,
-) -> Annotated:
+) -> AnnotationResult:
     """Label as `annotate` does, from its arguments put together; return what could not be labelled, not a warning."""
     given = by_prefix(work.models)  # which checks that they label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
@@ -149,12 +149,12 @@ def label(
         ) from None
 
 
-def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
+def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResult:
     work, staging = job.work, job.staging
     before = staging.published()
     if before is not None and before["complete"]:
         staging.remove()  # a run was killed when all was done
-        return Annotated(staging.place, len(work.dataset.episodes), {}, [])
+        return AnnotationResult(staging.place, len(work.dataset.episodes), {}, [])
     check_models(work)
     if before is None:
         staging.check_absent()
@@ -170,10 +170,10 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     episodes = len(work.dataset.episodes) + len(damaged)
     state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
     if before is not None and before["state"] == state:
-        return Annotated(staging.place, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
+        return AnnotationResult(staging.place, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
-    result = Annotated(staging.place, episodes, unlabelled, unreadable)
+    result = AnnotationResult(staging.place, episodes, unlabelled, unreadable)
     if dataset_fingerprint(work.dataset) != job.fingerprint:  # what was labelled must be what was copied
         raise LattokError(f"{work.dataset.root} changed while it was annotated. Run the same command again.")
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]

@@ -164,12 +164,12 @@ class Assembly(NamedTuple):
     sidecar: bool
     measured: bool  # whether the source has statistics, so that the labels get some
 
-    def writer(self) -> Callable[[Piece], Written | Exception]:
+    def writer(self) -> Callable[[Piece], FileResult | Exception]:
         """Return what writes a file, and returns what went wrong: other processes would make a text of it."""
 
-        def write(piece: Piece) -> Written | Exception:
+        def write(piece: Piece) -> FileResult | Exception:
             try:
-                return Written(self._write(piece), self._measure(piece))
+                return FileResult(self._write(piece), self._measure(piece))
             except (LattokError, OSError, pa.ArrowException) as error:
                 return error
 
@@ -197,7 +197,7 @@ class Assembly(NamedTuple):
         ]
 
 
-class Written(NamedTuple):
+class FileResult(NamedTuple):
     """What comes of a file."""
 
     unreadable: list[UnreadableRows]
@@ -231,7 +231,7 @@ def _write_files(
     return unreadable, {name: {k: np.asarray(v).tolist() for k, v in stats.items()} for name, stats in merged.items()}
 
 
-def _by_processes(assembly: Assembly, pieces: Sequence[Piece]) -> Generator[Written | Exception]:
+def _by_processes(assembly: Assembly, pieces: Sequence[Piece]) -> Generator[FileResult | Exception]:
     """Yield what comes of each file, in order; processes start where each has enough to do."""
     rows = sum(piece.units[-1].last for piece in pieces)
     count = min(cores(), len(pieces), rows // ROWS_PER_PROCESS)

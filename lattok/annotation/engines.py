@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from typing_extensions import Self
 
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
-from lattok.annotation.units import Labelled, Unit
+from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Ahead
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     device: str | None  # kind of device that labels; None: where the models are
 
-    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
         """Return the labels of every unit, in any order, as they are finished."""
         ...
 
@@ -43,8 +43,7 @@ class LocalEngine:
 
     device: str | None = None
 
-    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
-        """See `Engine`."""
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
         with Ahead(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
             for unit in units:
                 yield unit, label_decoded(work, unit, frames_of)
@@ -73,8 +72,7 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
-        """See `Engine`."""
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
         if not units:
             return
         started = self._start()
@@ -112,7 +110,6 @@ class RayEngine:
         self._own = False
 
     def count(self, units: int) -> int:
-        """Return how many workers to start for this many units."""
         resources = _ray().cluster_resources()
         room = int(resources.get("CPU", 0) // self.cpus)
         if self.gpus:
@@ -135,8 +132,7 @@ class _Worker:
     def ready(self) -> None:
         """Answers once the worker is there."""
 
-    def label(self, unit: Unit) -> Labelled:
-        """Labels of a unit."""
+    def label(self, unit: Unit) -> UnitLabels:
         return label_unit(self._work, unit, self._threads, self._one)
 
 
@@ -162,8 +158,7 @@ class _Pool:
         for number in range(count):
             self._spawn(number)
 
-    def run(self) -> Iterator[tuple[Unit, Labelled]]:
-        """Labels as they come."""
+    def run(self) -> Iterator[tuple[Unit, UnitLabels]]:
         try:
             while self._waiting or self._flying:
                 self._fill()
@@ -196,7 +191,7 @@ class _Pool:
                 raise LattokError(f"`engine`: workers cannot start: {why}") from None
             self._spawn(number)
 
-    def _taken(self, ready: Any, number: int, unit: Unit) -> Labelled | None:
+    def _taken(self, ready: Any, number: int, unit: Unit) -> UnitLabels | None:
         """Labels of a unit; None if it is to be tried again."""
         errors = self._ray.exceptions
         self._failed[unit.number] += 1
@@ -217,7 +212,7 @@ class _Pool:
             self._waiting.appendleft(unit)
             return None
         lost = dict.fromkeys(unit.episodes, f"{why}, {ATTEMPTS} times")
-        return Labelled({}, {prefix: dict(lost) for prefix in self._prefixes}, len(unit.episodes))
+        return UnitLabels({}, {prefix: dict(lost) for prefix in self._prefixes}, len(unit.episodes))
 
     def _fill(self) -> None:
         """Give workers what they have room for; a unit that failed travels alone, so that no other is blamed."""

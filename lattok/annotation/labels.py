@@ -21,7 +21,7 @@ import PIL
 import pyarrow as pa
 import torch
 
-from lattok.annotation.units import Failures, Labelled, Labels, Unit
+from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
@@ -129,7 +129,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
 
 
-def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> Labelled:
+def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> UnitLabels:
     """Label a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
     with (
         Ahead(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
@@ -138,7 +138,7 @@ def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn:
         return label_decoded(work, unit, frames_of)
 
 
-def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Labelled:
+def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> UnitLabels:
     """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
 
     What fails is tried once more from its start (file systems fail now and then), then given up: for this episode and
@@ -158,7 +158,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Label
     rows: Labels = {}
     for found in parts.values():
         rows |= _joined(found) if found else {}
-    return Labelled(rows, failures, strange)
+    return UnitLabels(rows, failures, strange)
 
 
 def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:

@@ -49,7 +49,7 @@ class Unit(NamedTuple):
     lengths: tuple[int, ...]  # frames of each
 
 
-class Labelled(NamedTuple):
+class UnitLabels(NamedTuple):
     """Labels of a unit: by column the rows of the episodes that could be labelled, and why others were not."""
 
     rows: Labels
@@ -139,12 +139,11 @@ class Staging(Output):
         with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
 
-    def load(self, key: str) -> Labelled:
-        """Return what was stored of a unit."""
+    def load(self, key: str) -> UnitLabels:
         try:
             with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in stored if name != FAILED}
-                return Labelled(rows, _failures(stored))
+                return UnitLabels(rows, _failures(stored))
         except DAMAGED:
             self._path(key).unlink()
             message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
@@ -225,7 +224,7 @@ class Staging(Output):
         return self.units / f"{key}.npz"
 
 
-def _filled(unit: Unit, stored: Labelled, shapes: Shapes) -> Labels:
+def _filled(unit: Unit, stored: UnitLabels, shapes: Shapes) -> Labels:
     """Return labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
     rows: Labels = {}
     for name, (dtype, shape) in shapes.items():

@@ -35,7 +35,6 @@ class Verification(NamedTuple):
     lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." to know
 
     def render(self) -> str:
-        """Return plain text."""
         return "\n".join(self.lines)
 
 
@@ -210,7 +209,6 @@ def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: 
 
 
 def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], made: list[str]) -> Iterator[str]:
-    """Compare labels of the chosen episodes with those that are stored."""
     if not chosen:
         yield "- no episode could be chosen: all of them are without labels"
     (prefix,) = work.models
@@ -241,7 +239,6 @@ class _Tally:
         self.first: tuple[int, int, list[Any], list[Any]] | None = None
 
     def count(self, stored: np.ndarray, again: np.ndarray | None, episode: int) -> None:
-        """Compare the rows of an episode."""
         was, is_ = (None if values is None else values.reshape(len(values), -1) for values in (stored, again))
         if is_ is None or was is None or is_.shape != was.shape:
             self.absent = True

@@ -166,7 +166,6 @@ def _row_of_chunk(spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _steps(spec: LatentSpec, rows: Mapping[str, Tensor]) -> int:
-    """Count the steps S of a sample."""
     if spec.target == "steps" or spec.steps:
         return spec.steps if spec.target == "chunk" else rows["valid"].shape[1]
     if "codes" in rows:

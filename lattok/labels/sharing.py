@@ -161,7 +161,6 @@ def _lengths(subject: Any) -> Iterator[int]:
 
 
 def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> list[str]:
-    """Code that reads the first labels."""
     opened = f"lattok.open_dataset({quoted(name)})"
     lines = ["```python", f"import lattok  # {INSTALL}", ""]
     if sources is not None:

@@ -282,7 +282,6 @@ def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
 
 
 def _annotate(prefix: str, target: str) -> str:
-    """Return the command that makes the columns."""
     return f"lattok annotate DATASET --model {'LAM' if target == 'steps' else 'TOKENIZER'} --prefix {prefix} --out DIR"
 
 

@@ -3,7 +3,7 @@
 from lattok.utils.checks import LattokError
 
 try:
-    from lattok.sim.collect import Collected, collect
+    from lattok.sim.collect import CollectionResult, collect
     from lattok.sim.rendering import Variation
     from lattok.sim.rollout import rollout
     from lattok.sim.scores import Rollouts
@@ -14,4 +14,4 @@ except ModuleNotFoundError as error:
     what = f"simulations need {error.name}, which is not installed"
     raise LattokError(f"{what}. Run: pip install 'lattok[sim]'") from None
 
-__all__ = ["Collected", "Rollouts", "SimEnv", "Variation", "collect", "find_tasks", "make", "rollout"]
+__all__ = ["CollectionResult", "Rollouts", "SimEnv", "Variation", "collect", "find_tasks", "make", "rollout"]

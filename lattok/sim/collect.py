@@ -44,7 +44,7 @@ MAX_FAILURES = 20  # failures after which one success in as many attempts is too
 EXPERT, NEXT = "expert_action", "next."
 
 
-class Collected(NamedTuple):
+class CollectionResult(NamedTuple):
     """A finished collection."""
 
     path: Path
@@ -82,7 +82,7 @@ def collect(
     codec: str = "libsvtav1",
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Collected:
+) -> CollectionResult:
     """Record `episodes` successful demonstrations of each task (see `find_tasks`) into the new dataset `out`.
 
     Actions are those of the expert with smooth noise, of a strength that is uniform in [.3, 1] of `noise` from one
@@ -204,12 +204,12 @@ class _Collection(Output):
             known = {"request": self.request, "versions": self.versions}
             writer.write_meta(RECORD, {**known, "tasks": about, "episodes": listed})
 
-    def result(self) -> Collected:
+    def result(self) -> CollectionResult:
         """Return what is published."""
         tasks = read_json(self.place / "meta" / RECORD)["tasks"]
         frames = read_json(self.place / "meta" / "info.json")["total_frames"]
         attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}
-        return Collected(self.place, frames, attempts)
+        return CollectionResult(self.place, frames, attempts)
 
     def _load(self, name: str, seed: int) -> tuple[Demonstration, dict[str, Clip]]:
         path = self._path(name, seed)

@@ -23,7 +23,7 @@ if find_spec("metaworld") is None:
 
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.sim import Collected, Variation, collect, make
+from lattok.sim import CollectionResult, Variation, collect, make
 from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.worlds import SimJob, Workers
 from lattok.utils.checks import LattokError
@@ -39,7 +39,7 @@ STATE, OBJECTS = "observation.state", "observation.environment_state"
 
 
 @pytest.fixture(scope="module")
-def collected(images: None, tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def collected(images: None, tmp_path_factory: pytest.TempPathFactory) -> CollectionResult:
     return collect(TASKS, tmp_path_factory.mktemp("sim") / "d", variation=VARIATION, workers=2, **OPTIONS)
 
 
@@ -48,7 +48,7 @@ def digests(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_episodes_are_made_again_from_what_is_recorded(collected: Collected) -> None:
+def test_episodes_are_made_again_from_what_is_recorded(collected: CollectionResult) -> None:
     dataset = open_dataset(collected.path)
     about = json.loads((collected.path / "meta/simulation.json").read_text())
     asked = about["request"]
@@ -71,7 +71,7 @@ def test_episodes_are_made_again_from_what_is_recorded(collected: Collected) -> 
             env.close()
 
 
-def test_only_successes_are_kept_and_every_attempt_counts(collected: Collected) -> None:
+def test_only_successes_are_kept_and_every_attempt_counts(collected: CollectionResult) -> None:
     dataset = open_dataset(collected.path)
     about = json.loads((collected.path / "meta/simulation.json").read_text())
     assert dataset.tasks == ("lock the door", "close the drawer")
@@ -95,7 +95,9 @@ def test_only_successes_are_kept_and_every_attempt_counts(collected: Collected) 
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked for in /proc")
-def test_a_killed_run_continues_to_the_same_bytes(collected: Collected, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_killed_run_continues_to_the_same_bytes(
+    collected: CollectionResult, tmp_path: Path, capsys, monkeypatch
+) -> None:
     out, folder, mark = tmp_path / "d", tmp_path / ".d.collecting", f"LATTOK_MARK={os.getpid()}-collect"
     command = [*COMMAND, "--out", str(out), "--workers", "1"]
     process = _started(command, mark)
@@ -145,7 +147,7 @@ def _started(command: list[str], mark: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_run_killed_after_all_was_done_only_cleans_up(collected: Collected) -> None:
+def test_a_run_killed_after_all_was_done_only_cleans_up(collected: CollectionResult) -> None:
     folder = collected.path.with_name(".d.collecting")
     folder.mkdir()
     (folder / "lock").write_text(MARK)
@@ -216,7 +218,7 @@ def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_pa
     assert whole.exists()
 
 
-def test_files_that_a_system_leaves_in_the_folder_do_not_matter(collected: Collected) -> None:
+def test_files_that_a_system_leaves_in_the_folder_do_not_matter(collected: CollectionResult) -> None:
     """Such a file used to fail every later call, when the dataset was there already."""
     folder = collected.path.with_name(".d.collecting")
     (folder / "settings").mkdir(parents=True)

@@ -104,7 +104,7 @@ class Coordinates:
 
     def best_size(self, target: Target) -> int:
         """Choose the size that does best on training episodes."""
-        return best_of(self.sizes, lambda size: target.probe(*self.first(size)))[0]
+        return best_of(self.sizes, lambda size: target.probe(*self.first(size)))
 
 
 class CodeStream(NamedTuple):
@@ -119,25 +119,7 @@ class CodeStream(NamedTuple):
 
     @property
     def one_hot(self) -> tuple[Tensor, Tensor]:
-        """Codes of both splits as probes read them."""
         return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
-
-
-def kmeans_codes(
-    key: str, what: str, rows: Coordinates, target: Target | None, config: TrainedPairConfig, seed: int
-) -> CodeStream:
-    """Fit residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
-
-    def fit(size: int) -> CodeStream:
-        both = rows.first(size)
-        kmeans = ResidualKMeans.fit(both[0], config.codebook_size, config.tokens, seed)
-        name = f"residual k-means on {what} (PCA {size})"
-        return CodeStream(key, name, kmeans.encode(both[0]), kmeans.encode(both[1]), config.codebook_size)
-
-    if target is None:
-        return fit(rows.sizes[-1])
-    fitted = {size: fit(size) for size in rows.sizes}
-    return fitted[best_of(fitted, lambda size: target.probe(*fitted[size].one_hot))[0]]
 
 
 def untrained_codes(train: LatentActions, held_out: LatentActions, config: TrainedPairConfig, seed: int) -> CodeStream:
@@ -336,9 +318,22 @@ def _code_controls(
     """Make codes that were not learned, at the model's bits; none for a model without codes."""
     if not train.latents.codes.shape[1]:
         return {}
+
+    def kmeans(key: str, what: str, rows: Coordinates) -> CodeStream:
+        def fit(width: int) -> CodeStream:
+            train, held_out = rows.first(width)
+            fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, seed)
+            name = f"residual k-means on {what} (PCA {width})"
+            return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
+
+        if (wanted := target) is None:
+            return fit(rows.sizes[-1])
+        streams = {width: fit(width) for width in rows.sizes}  # chosen on training episodes
+        return streams[best_of(streams, lambda width: wanted.probe(*streams[width].one_hot))]
+
     found = (
-        kmeans_codes("residual_kmeans", "the frame change", change, target, config, seed),
-        kmeans_codes("flow_kmeans", "block flow", flow, target, config, seed),
+        kmeans("residual_kmeans", "the frame change", change),
+        kmeans("flow_kmeans", "block flow", flow),
         untrained_codes(train.untrained, held_out.untrained, config, seed),
     )
     return {stream.key: stream for stream in found}

@@ -169,7 +169,6 @@ def pair_targets(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Tenso
 
 
 def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
-    """Pick rows of latent actions."""
     env = None if latents.env is None else take_rows(latents.env, rows)
     return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
 
@@ -255,7 +254,12 @@ def to_cpu(latents: LatentActions) -> LatentActions:
 
 
 def exchange(
-    latents: LatentActions, control: Tensor, env: Tensor, keep: float, keep_env: float, device: torch.device
+    latents: LatentActions,
+    control: Tensor,
+    env: Tensor,
+    device: torch.device,
+    keep: float = 1.0,
+    keep_env: float = 1.0,
 ) -> LatentActions:
     """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
     chosen = take_rows(latents, control)

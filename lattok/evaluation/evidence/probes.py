@@ -132,10 +132,9 @@ def spread_of(x: Tensor) -> Tensor:
     return torch.where(spread > 1e-9, spread, 1.0)
 
 
-def best_of(sizes: Iterable[T], fit: Callable[[T], Probe]) -> tuple[T, Probe]:
-    """Choose the size whose probe does best on the training episodes left out; also that probe."""
-    fitted = [(size, fit(size)) for size in sizes]
-    return max(fitted, key=lambda pair: pair[1].validation)
+def best_of(sizes: Iterable[T], fit: Callable[[T], Probe]) -> T:
+    """Choose the size whose probe does best on the training episodes left out."""
+    return max(sizes, key=lambda size: fit(size).validation)
 
 
 def pca(rows: Tensor, k: int) -> Components:

@@ -22,17 +22,7 @@ from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidenc
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero, jackknife, one_hot, validation_rows
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    Criterion,
-    Decision,
-    Interval,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-)
+from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
 
@@ -210,24 +200,27 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     stats = {s.key: code_statistics(s.held_out, s.size) for s in streams}
     size, own = evidence.size, stats["model"]
 
-    def table(
-        title: str, columns: tuple[str, ...], values: Callable[[CodeStatistics], list[float]], digits: str, note: str
-    ) -> Table:
-        rows = tuple(TableRow(s.key, s.name, tuple(values(stats[s.key])), s.control) for s in streams)
-        return Table(title, columns, rows, digits=tuple(digits.split()) if " " in digits else digits, note=note)
+    def rows(values: Callable[[CodeStatistics], list[float]]) -> tuple[TableRow, ...]:
+        return tuple(TableRow(s.key, s.name, tuple(values(stats[s.key])), s.control) for s in streams)
 
     per_position = tuple(f"position {i + 1}" for i in range(len(own.used)))
     tables = (
-        table(
+        Table(
             "Joint code entropy, bits",
             ("entropy", "ceiling", "combinations", "held-out pairs"),
-            lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)],
-            ".2f .2f .0f .0f",
-            "The ceiling is what this many pairs could show at most. More is not better by itself: random codes have "
-            "much. A row far below the ceiling whose positions are all in use repeats itself.",
+            rows(lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)]),
+            digits=(".2f", ".2f", ".0f", ".0f"),
+            note="The ceiling is what this many pairs could show at most. More is not better by itself: random codes "
+            "have much. A row far below the ceiling whose positions are all in use repeats itself.",
         ),
-        table(f"Codes in use of {size}", per_position, lambda s: [float(n) for n in s.used], ".0f", ""),
-        table("Perplexity", per_position, lambda s: s.perplexity, ".1f", f"2 to the entropy; at most {size}."),
+        Table(f"Codes in use of {size}", per_position, rows(lambda s: [float(n) for n in s.used]), digits=".0f"),
+        Table(
+            "Perplexity",
+            per_position,
+            rows(lambda s: s.perplexity),
+            digits=".1f",
+            note=f"2 to the entropy; at most {size}.",
+        ),
     )
     text = (
         "Usage per position does not see tokens that repeat one another: every code can be in use at every position "

@@ -19,16 +19,7 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exc
 from lattok.evaluation.evidence.trained_controls import ControlTraining
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    NEEDS_TRAINING,
-    Criterion,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-)
+from lattok.evaluation.report import NEEDS_TRAINING, Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
 from lattok.types import LossTerms
@@ -103,7 +94,7 @@ def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dic
 
     def variant(control: Tensor = order, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
         return lambda now, rows: model.predict(
-            now, exchange(latents, control[rows], env[rows], keep, keep_env, now.device)
+            now, exchange(latents, control[rows], env[rows], now.device, keep, keep_env)
         )
 
     predictors = {"true": variant(), "shuffled": variant(everyone)}

@@ -14,14 +14,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import (
-    BATCH,
-    PairSet,
-    pool,
-    pooled_side,
-    take_rows,
-    to_cpu,
-)
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, pooled_side, take_rows, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, above_zero, mlp_probes
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question

@@ -153,7 +153,7 @@ def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, c
     """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
     seen = model.pixels or model.features
     now = pair_targets(model, held_out, rows)[:, 0]
-    patches = model.predict(now, exchange(held_out.latents, control, rows, 1.0, 1.0, now.device))
+    patches = model.predict(now, exchange(held_out.latents, control, rows, now.device))
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
     shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()

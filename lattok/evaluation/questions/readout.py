@@ -29,14 +29,14 @@ from lattok.evaluation.report import (
     printed,
 )
 
-DRAWN = {  # probes in the pictures, under names that fit next to a bar
-    "codes": "codes",
-    "residual_kmeans": "k-means codes",
-    "latents": "latents",
-    "pca_change": "frame change",
-    LABELS_ONLY: "labels alone",
-    "untrained": "untrained",
-    "current_frame": "current frame",
+DRAWN = {  # probes in the pictures: names that fit next to a bar, and colours
+    "codes": ("codes", "model"),
+    "residual_kmeans": ("k-means codes", "rival"),
+    "latents": ("latents", "model"),
+    "pca_change": ("frame change", "control"),
+    LABELS_ONLY: ("labels alone", "control"),
+    "untrained": ("untrained", "control"),
+    "current_frame": ("current frame", "control"),
 }
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
@@ -269,11 +269,8 @@ def _comparison(
 def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tensor) -> tuple[Pictures, ...]:
     """Draw R^2 per dimension, and what the first row's probe predicts against the true mean action [N, m]."""
     rows = [row for row in probes.get("codes", ()) if row.key in ("codes", "residual_kmeans")] + probes["latents"]
-    drawn = [
-        (DRAWN[row.key], _colour(row), row.scores["linear"].probe.r2.tolist())
-        for row in rows
-        if row.key in DRAWN and row.scores
-    ]
+    shown = [row for row in rows if row.key in DRAWN and row.scores]
+    drawn = [(*DRAWN[row.key], row.scores["linear"].probe.r2.tolist()) for row in shown]
     panels = svg.bars_per_dimension(names, drawn, ".2f")
     chosen = torch.linspace(0, len(actual) - 1, min(MAX_POINTS, len(actual))).round().long()
     x, y = actual[chosen].T.tolist(), rows[0].scores["linear"].probe.predicted[chosen].T.tolist()
@@ -283,9 +280,3 @@ def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tens
         Pictures("Held-out R² of linear probes per action dimension; longer is better.", panels),
         Pictures(f"Mean action over the gap, read from the {what} of held-out pairs.", tuple(points)),
     )
-
-
-def _colour(row: ProbeRow) -> str:
-    if not row.control:
-        return "model"
-    return "rival" if row.key == "residual_kmeans" else "control"

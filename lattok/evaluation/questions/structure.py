@@ -250,7 +250,7 @@ def reencode(model: TrainedPairModel, pairs: PairSet, rows: Tensor, source: Tens
     latents, found = pairs.latents, []
     for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):
         now = pair_targets(model, pairs, part)[:, 0]
-        predicted = model.predict(now, exchange(latents, given, part, 1.0, 1.0, now.device))
+        predicted = model.predict(now, exchange(latents, given, part, now.device))
         both = torch.stack([model.features_of(each) for each in (now, predicted)], 1)
         found.append(to_cpu(model.encode_features(both)))
     return join(found)

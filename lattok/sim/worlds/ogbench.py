@@ -73,7 +73,6 @@ class ButtonGoal:
         return bool(seen.info["button_states"][self.button] == 0)
 
     def aim(self, seen: SceneState) -> dict[str, Any]:
-        """Return what the oracle is to know of the goal."""
         top = seen.data.site(f"btntop_{self.button}").xpos
         return {"target_button": self.button, "target_button_top_pos": top, "target_button_state": 0}
 
@@ -94,7 +93,6 @@ class CubeGoal:
         return bool(there and (lies or self.by == UP))
 
     def aim(self, seen: SceneState) -> dict[str, Any]:
-        """Return what the oracle is to know of the goal."""
         return {"target_block": self.cube, "target_block_pos": self._goal(seen), "target_block_yaw": np.zeros(1)}
 
     def _goal(self, seen: SceneState) -> np.ndarray:
