@@ -116,40 +116,37 @@ def rollout(
 
     Raises `LattokError` where the agent does not fit the tasks, or what it plans is no action.
     """
-    checks.counts(episodes=episodes, batch=batch)
-    checks.whole(seed=seed, workers=workers, videos=videos)
-    checks.one_of("instruction", instruction, INSTRUCTIONS)
-    if execute is not None:
-        checks.counts(execute=execute)
-    if ensemble is not None:
-        checks.at_least_zero(ensemble=ensemble)
-        if execute not in (None, 1):
-            checks.fail("execute", "1 with `ensemble`, which plans at every decision", execute)
+    checks.whole(workers=workers, videos=videos)
+    asked = {"episodes": episodes, "seed": seed, "repeat": repeat, "ensemble": ensemble, "execute": execute}
+    asked |= {"instruction": instruction, "variation": asdict(variation), "batch": batch}
+    _check_options(asked)
     actor, names = as_agent(agent), find_tasks(tasks)
-    chosen = {"tasks": names, "episodes": episodes, "seed": seed, "repeat": repeat, "ensemble": ensemble}
-    chosen |= {"execute": 1 if ensemble is not None else execute or actor.steps, "instruction": instruction}
-    chosen |= {"variation": asdict(variation), "batch": batch}
+    chosen = {"tasks": names, **asked, "execute": 1 if ensemble is not None else execute or actor.steps}
     described = actor.describe()
     folder = None if out is None else Path(out)
     if folder is not None:
         check_place(folder, described, chosen)
-    plays = _Plays(actor, names, chosen, min(videos, episodes))
-    begun = time.perf_counter()
-    processes = min(workers, batch, plays.total)
-    with _players(processes, size=actor.size, repeat=repeat, variation=variation) as do:
+    plays, begun = _Plays(actor, names, chosen, min(videos, episodes)), time.perf_counter()
+    with _players(min(workers, batch, plays.total), size=actor.size, repeat=repeat, variation=variation) as do:
         plays.run(do, progress)
-    found = Rollouts(
-        tuple(sorted(plays.results, key=lambda result: (names.index(result.task), result.seed))),
-        described,
-        chosen,
-        tuple(plays.notes),
-        time.perf_counter() - begun,
-        plays.films,
-        {name: facts.fps for name, facts in plays.facts.items()},
-    )
+    results = tuple(sorted(plays.results, key=lambda result: (names.index(result.task), result.seed)))
+    rates, seconds = {name: facts.fps for name, facts in plays.facts.items()}, time.perf_counter() - begun
+    found = Rollouts(results, described, chosen, tuple(plays.notes), seconds, plays.films, rates)
     if folder is not None:
         found.save(folder)
     return found
+
+
+def _check_options(asked: Mapping[str, Any]) -> None:
+    checks.counts(episodes=asked["episodes"], batch=asked["batch"])
+    checks.whole(seed=asked["seed"])
+    checks.one_of("instruction", asked["instruction"], INSTRUCTIONS)
+    if asked["execute"] is not None:
+        checks.counts(execute=asked["execute"])
+    if asked["ensemble"] is not None:
+        checks.at_least_zero(ensemble=asked["ensemble"])
+        if asked["execute"] not in (None, 1):
+            checks.fail("execute", "1 with `ensemble`, which plans at every decision", asked["execute"])
 
 
 @contextmanager

@@ -23,14 +23,11 @@ def exchange(request, monkeypatch):
 
 
 @pytest.fixture
-def out(source, tmp_path):
+def out(source, torn, tmp_path):
     """An annotation with gaps of a dataset that is whole by now."""
-    path = source.video_span(3, source.cameras[0])[0]
-    content = path.read_bytes()
-    path.write_bytes(content[:100])
     with pytest.warns(UserWarning, match="episodes labelled; not episode"):
         annotate(open_dataset(source.root), MODELS, tmp_path / "out")
-    path.write_bytes(content)
+    torn()
     return tmp_path / "out"
 
 

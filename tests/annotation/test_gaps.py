@@ -59,17 +59,14 @@ def test_a_damaged_video_costs_its_episodes_only(source, tmp_path, damage):
     assert str(tmp_path) not in json.dumps(record)
 
 
-def test_a_repaired_source_fills_the_gaps(source, tmp_path, monkeypatch):
-    path = source.video_span(3, source.cameras[0])[0]
-    content = path.read_bytes()
-    path.write_bytes(content[:100])
-    broken = set(broken_episodes(source, path))
+def test_a_repaired_source_fills_the_gaps(source, torn, tmp_path, monkeypatch):
+    broken = set(broken_episodes(source, source.video_span(3, source.cameras[0])[0]))
     with pytest.warns(UserWarning, match=r"\d of 7 episodes labelled; not episode"):
         annotate(open_dataset(source.root), MODELS, tmp_path / "out")
     first = tree(tmp_path / "out")
     assert set(run(open_dataset(source.root), tmp_path / "out").unlabelled["latent"]) == broken  # nothing new
     assert tree(tmp_path / "out") == first
-    path.write_bytes(content)
+    torn()
     labelled: list[int] = []
     real = module.engines.label_decoded
     monkeypatch.setattr(module.engines, "label_decoded", lambda w, u, f: labelled.extend(u.episodes) or real(w, u, f))
@@ -186,13 +183,10 @@ def test_a_later_loss_costs_no_labels(source, tmp_path):
     assert tree(tmp_path / "out") == tree(annotate(open_dataset(source.root), MODELS, tmp_path / "expected"))
 
 
-def test_what_the_user_changed_in_the_output_stays(source, tmp_path):
-    path = source.video_span(3, source.cameras[0])[0]
-    content = path.read_bytes()
-    path.unlink()
+def test_what_the_user_changed_in_the_output_stays(source, torn, tmp_path):
     run(open_dataset(source.root), tmp_path / "out")
     (tmp_path / "out/README.md").write_text("mine")
-    path.write_bytes(content)
+    torn()
     with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
         run(open_dataset(source.root), tmp_path / "out")
     assert (tmp_path / "out/README.md").read_text() == "mine"

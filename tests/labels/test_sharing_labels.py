@@ -118,8 +118,10 @@ def test_labels_of_a_dataset_that_is_not_lerobot_are_pushed_alone(hub: LocalHub,
     rlds = tmp_path / "bridge.json"
     rlds.write_text('{"dataset": "bridge", "fps": 5}')
     folder = annotated(rlds, tmp_path / "labels")
+    for name in ("labels/notes.txt", "meta/token.json", "key"):
+        (folder / name).write_text("secret")
     lattok.push_dataset(folder, REPO)
-    assert {name.split("/")[0] for name in hub.files()} == {"README.md", "labels", "meta"}
+    assert set(hub.files()) == {"README.md", "meta/lattok.json", "labels/file-000.parquet"}
     card = card_of(hub)
     assert card.data.to_dict()["configs"][0]["data_files"] == "labels/*.parquet"
     assert "LeRobot" not in card.data.to_dict()["tags"]
@@ -218,15 +220,6 @@ def test_families_are_listed():
     assert found["residual-vq"].startswith("Chunks [B, H, m] to `tokens` codes each")
 
 
-def test_links_out_of_a_folder_do_not_go_up(hub: LocalHub, source: Path, tmp_path: Path):
-    (tmp_path / "key").write_text("secret")
-    folder = annotated(source, tmp_path / "annotated")
-    (folder / "meta" / "notes.txt").symlink_to(tmp_path / "key")
-    with pytest.raises(LattokError, match=r"notes.txt: expected a path below .*, but .* leads to .*key"):
-        lattok.push_dataset(folder, REPO, token=WRITER)
-    assert not hub.exists
-
-
 SECRETS = ("id_rsa", "secrets.env", "meta/wandb-token.json", "run/checkpoint.pt", "sub/notes.txt", "data/other.parquet")
 
 
@@ -253,25 +246,23 @@ def test_only_what_belongs_to_a_dataset_goes_up(hub: LocalHub, source: Path, tmp
     assert "meta/wandb-token.json" not in hub.files()
 
 
-def test_only_labels_go_up_with_labels(hub: LocalHub, tmp_path: Path):
-    write_rlds(tmp_path / "bridge")
-    rlds = tmp_path / "bridge.json"
-    rlds.write_text('{"dataset": "bridge", "fps": 5}')
-    folder = annotated(rlds, tmp_path / "labels")
-    for name in ("labels/notes.txt", "meta/token.json", "key"):
-        (folder / name).write_text("secret")
-    lattok.push_dataset(folder, REPO)
-    assert set(hub.files()) == {"README.md", "meta/lattok.json", "labels/file-000.parquet"}
-
-
-@pytest.mark.parametrize("name", ["README.md", "meta/stats.json"])
-def test_a_link_to_a_hidden_file_does_not_go_up(hub: LocalHub, source: Path, tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    ("name", "target", "says"),
+    [
+        ("meta/notes.txt", "../key", "notes.txt: expected a path below .*, but .* leads to .*key"),
+        ("README.md", ".env", "links to files that are not hidden, got README.md, which leads to .*.env"),
+        ("meta/stats.json", ".env", "links to files that are not hidden, got meta/stats.json, which leads to .*.env"),
+    ],
+)
+def test_links_out_of_a_folder_or_to_a_hidden_file_do_not_go_up(
+    hub: LocalHub, source: Path, tmp_path: Path, name: str, target: str, says: str
+):
     folder = annotated(source, tmp_path / "annotated")
-    (folder / ".env").write_text('{"secret": "secret"}')
+    (folder / target).write_text('{"secret": "secret"}')
     (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(folder / ".env")
-    with pytest.raises(LattokError, match=f"links to files that are not hidden, got {name}, which leads to .*.env"):
-        lattok.push_dataset(folder, REPO)
+    (folder / name).symlink_to((folder / target).resolve())
+    with pytest.raises(LattokError, match=says):
+        lattok.push_dataset(folder, REPO, token=WRITER)
     assert not hub.exists
 
 
