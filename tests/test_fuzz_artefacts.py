@@ -30,6 +30,7 @@ def test_models_that_name_what_is_not_theirs_read_and_run_nothing_outside(tmp_pa
 def test_a_pipe_among_the_files_of_a_run_holds_nothing_up(tmp_path):
     os.mkfifo(tmp_path / METRICS)
     signal.alarm(20)
-    RunLog(tmp_path, "run", 1, 2).close()
+    with RunLog(tmp_path, "run", 1, 2):
+        pass
     signal.alarm(0)
     assert (tmp_path / METRICS).is_file()

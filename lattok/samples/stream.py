@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 
 from lattok.samples.frames import CAN_SHARE, DECODERS, Samples, all_gather
 from lattok.samples.order import LANES, Batches, Draw, Lanes, Order, Window, frames_of
-from lattok.training import meet
+from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
@@ -260,7 +260,7 @@ def keep_frames(
     """
     if window is None:
         return None
-    meet(device)
+    init_process_group(device)
     different = list(dict.fromkeys(parts))
     here = 1 if CAN_SHARE else _processes_here()  # each of which would keep all
     size = sum(part.reader.bytes for part in different)

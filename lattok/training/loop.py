@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
+from lattok.training.distributed import AnySignal, make_accelerator, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks
@@ -139,28 +137,7 @@ def learning_rate(options: LoopOptions, step: int) -> float:
     return options.lr * (1 + math.cos(math.pi * (step - warm) / max(1, options.steps - warm))) / 2
 
 
-@contextmanager
-def _accelerate_state_kept() -> Iterator[None]:
-    """Leave the device and precision of the caller's own Accelerator as they were."""
-    kinds = (AcceleratorState, PartialState, GradientState)
-    saved = [dict(kind._shared_state) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, state in zip(kinds, saved, strict=True):
-            kind._shared_state.clear()
-            kind._shared_state.update(state)
-
-
-@_accelerate_state_kept()
-def meet(device: str) -> None:
-    """Let the processes that torchrun started know each other before `fit`, in the way in which they will in it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState(cpu=device == "cpu")
-
-
-@_accelerate_state_kept()
+@restored_accelerate_state()
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -176,105 +153,152 @@ def fit(
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
     is none, such as texts; accumulated parts are shares of more processes. A thread calls it ahead of the steps, see
-    `Feed`. `model(batch)` gives loss terms: those with
-    a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. With `ema`
-    the model ends with averages of the trained weights; its buffers are the last ones. State goes to `out/run/`;
-    `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError` where the loss
-    is no longer finite, at the next step that is logged or saved and before either, or memory is full; `Interrupted`
-    after Ctrl-C, SIGTERM or SIGHUP; all with the last good state saved.
+    `Feed`. `model(batch)` gives loss terms: those with a weight are summed, the others only logged. `groups(model)`
+    says which parameters learn at another rate. With `ema` the model ends with averages of the trained weights; its
+    buffers are the last ones. State goes to `out/run/`; `resume` goes on from its checkpoint, or from the start where
+    there is none yet. Raises `LattokError` where the loss is no longer finite, at the next step that is logged or saved
+    and before either, or memory is full; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP; all with the last good state
+    saved.
     """
     check_tracker(options.tracker)
-    accelerator = _accelerator(options)
-    module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
-    fused = accelerator.device.type in FUSED
-    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(groups(module), module, options, fused))
-    path = out / RUN / CHECKPOINT
-    average = checkpoints.weights_of(module) if options.ema else {}
-    first = checkpoints.restore(module, optimizer, path, options.steps, average) if resume and path.is_file() else 0
-    main = accelerator.is_main_process
+    trainer = Trainer.prepared(model, groups, options, loss_weights, out)
+    first = trainer.restore() if resume and trainer.checkpoint.is_file() else 0
+    device = trainer.accelerator.device
     told = options.tracker, asdict(options)
-    log = RunLog(out / RUN, out.name, first, options.steps, *told) if main else None
-    meter = Meter(options.batch_size, first, accelerator.device)
-    last: dict[str, float] = {}
-    watch = CodebookWatch(options.steps, quiet=options.trial)
-    threads = options.threads if accelerator.device.type == "cpu" else 0
-    count, world = options.accumulate, accelerator.num_processes
-    own = [accelerator.process_index + i * world for i in range(count)]
-    feed = Feed(batches, first, options.steps, own, world * count, accelerator.device)
-    finite, anywhere = Finite(out), Anywhere(accelerator)
-    with deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
-        if main:
-            print(f"{out.name}: {options.steps - first} steps on {_where(accelerator.device)}", file=sys.stderr)
-        for step in range(first, options.steps):
-            rate = learning_rate(options, step)
-            try:
-                with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
-                    values = _step(accelerator, wrapped, optimizer, feed, own, loss_weights, step, rate, options)
-            except Exception:
-                finite.check()  # what a model does with weights that are not finite follows from them
-                raise
-            finite.see(values, step)
-            done = step + 1
-            if average:
-                _follow(average, module, done, options.ema)
-            logs = done % options.log_every == 0 or done == options.steps
-            stop = anywhere(asked())
-            saves = done % options.save_every == 0 or done == options.steps or stop
-            if logs or saves:
-                finite.check()
-            if logs:
-                reduced: Any = accelerator.reduce(values, "mean")
-                last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
-                report = watch(module, done, last=done == options.steps)
-                if log:
-                    log.write(
-                        done,
-                        {**last, **report.values, **meter.read(done, feed.waited())},
-                        list(report.warnings.values()),
-                    )
-            elif log:
-                log.tick(done)
-            if saves:
-                checkpoints.save(module, optimizer, path, done, main, average)
-            if stop:
-                if log:
-                    log.close()
-                text = f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}"
-                raise Interrupted(text, stop)
-    if log:
-        log.close()
-    checkpoints.fill(module, average.items())
-    if module is not model:
-        checkpoints.copy_state(module, model)
+    log = RunLog(out / RUN, out.name, first, options.steps, *told) if trainer.accelerator.is_main_process else None
+    feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
+    threads = options.threads if device.type == "cpu" else 0
+    with log or nullcontext(), deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
+        if log:
+            print(f"{out.name}: {options.steps - first} steps on {_where(device)}", file=sys.stderr)
+        last = trainer.run(first, feed, log, asked, resume_command)
+    checkpoints.fill(trainer.module, trainer.average.items())
+    if trainer.module is not model:
+        checkpoints.copy_state(trainer.module, model)
     model.eval()
     return last
 
 
-def _accelerator(options: LoopOptions) -> Accelerator:
-    """Make a fresh accelerator; the state of an earlier one in this process would keep its device and precision."""
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    accelerator = Accelerator(
-        cpu=options.device == "cpu",
-        mixed_precision=options.precision,
-        kwargs_handlers=handlers,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
-    )
-    _check_setting(accelerator, options)
-    if _shards(accelerator):
-        from torch.distributed.fsdp import MixedPrecisionPolicy
+@dataclass
+class Trainer:
+    """A model in training, with all that its steps need."""
 
-        # autocast rounds where it must, as without shards; accelerate's policy would also round actions and losses
-        plugin: Any = accelerator.state.fsdp_plugin
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if options.device not in ("auto", accelerator.device.type):
-        checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
-    parts = accelerator.num_processes * options.accumulate
-    if options.batch_size % parts:
-        each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
-        checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
-    return accelerator
+    options: LoopOptions
+    loss_weights: Mapping[str, float]
+    out: Path
+    accelerator: Accelerator
+    module: nn.Module  # what learns: the model itself, or a copy that is sharded
+    wrapped: nn.Module  # the same, as accelerate calls it
+    optimizer: Any
+    average: dict[str, Tensor]  # of the trained weights, with `ema`
+
+    @classmethod
+    def prepared(
+        cls,
+        model: nn.Module,
+        groups: Callable[[nn.Module], Sequence[ParameterGroup]],
+        options: LoopOptions,
+        loss_weights: Mapping[str, float],
+        out: Path,
+    ) -> Trainer:
+        """Let accelerate prepare a model and an optimiser of its parameters."""
+        accelerator = make_accelerator(options.device, options.precision)
+        processes, parts = accelerator.num_processes, options.accumulate
+        if options.batch_size % (processes * parts):
+            each = f"{processes} processes" + f" x {parts} parts" * (parts > 1)
+            checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
+        module = copy.deepcopy(model) if shards(accelerator) else model  # sharding in place would not come off again
+        made = _optimizer(groups(module), module, options, fused=accelerator.device.type in FUSED)
+        wrapped, optimizer = accelerator.prepare(module.train(), made)
+        average = checkpoints.weights_of(module) if options.ema else {}
+        return cls(options, loss_weights, out, accelerator, module, wrapped, optimizer, average)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state goes."""
+        return self.out / RUN / CHECKPOINT
+
+    @property
+    def share_count(self) -> int:
+        """Into how many shares a batch is divided: accumulated parts of every process."""
+        return self.accelerator.num_processes * self.options.accumulate
+
+    @property
+    def shares(self) -> list[int]:
+        """The shares of this process."""
+        return list(range(self.accelerator.process_index, self.share_count, self.accelerator.num_processes))
+
+    def restore(self) -> int:
+        """Go on from the checkpoint; return its step."""
+        return checkpoints.restore(self.module, self.optimizer, self.checkpoint, self.options.steps, self.average)
+
+    def run(
+        self, first: int, feed: Feed, log: RunLog | None, asked: Callable[[], int], resume_command: str
+    ) -> dict[str, float]:
+        """Take all steps after `first`; return the values logged last. `asked()` is the signal to stop, 0 for none."""
+        options, last = self.options, dict[str, float]()
+        finite, any_signal = FiniteLoss(self.out), AnySignal(self.accelerator)
+        meter = Meter(options.batch_size, first, self.accelerator.device)
+        watch = CodebookWatch(options.steps, quiet=options.trial)
+        for done in range(first + 1, options.steps + 1):
+            values = self._checked_step(done, feed, finite)
+            if self.average:
+                _follow(self.average, self.module, done, options.ema)
+            stop, ends = any_signal(asked()), done == options.steps
+            logs = ends or done % options.log_every == 0
+            saves = ends or stop or done % options.save_every == 0
+            if logs or saves:
+                finite.check()
+            if logs:
+                reduced: Any = self.accelerator.reduce(values, "mean")
+                last = {name: float(value) for name, value in reduced.items()}
+                last["lr"] = learning_rate(options, done - 1)
+            if log and logs:
+                report, speed = watch(self.module, done, last=ends), meter.read(done, feed.waited())
+                log.write(done, {**last, **report.values, **speed}, list(report.warnings.values()))
+            elif log:
+                log.tick(done)
+            if saves:
+                write = self.accelerator.is_main_process
+                checkpoints.save(self.module, self.optimizer, self.checkpoint, done, write, self.average)
+            if stop:
+                text = f"Saved at step {done} of {options.steps} in {self.out}. Continue with: {resume_command}"
+                raise Interrupted(text, stop)
+        return last
+
+    def _checked_step(self, done: int, feed: Feed, finite: FiniteLoss) -> dict[str, Tensor]:
+        try:
+            with checks.within_memory(f"step {done} of {self.options.steps}", SMALLER):
+                values = self.step(done - 1, feed)
+        except Exception:
+            finite.check()  # what a model does with weights that are not finite follows from them
+            raise
+        finite.see(values, done)
+        return values
+
+    def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
+        """Take optimiser step `step`, counted from 0.
+
+        Returns loss, terms and gradient norm, detached: means over the accumulated parts.
+        """
+        parts, own, rate = [], self.shares, learning_rate(self.options, step)
+        for share in own:
+            batch = feed(step, share)
+            torch.manual_seed(derive_seed(self.options.seed, share, step))
+            with nullcontext() if share == own[-1] else self.accelerator.no_sync(self.wrapped):  # gradients meet once
+                with self.accelerator.autocast():
+                    terms = self.wrapped(batch)
+                    loss = _weighted(terms, self.loss_weights)
+                self.accelerator.backward(loss / len(own))
+            parts.append(_logged(loss, terms, self.loss_weights))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(trained, self.options.clip_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
 
 
 def _where(device: torch.device) -> str:
@@ -282,22 +306,6 @@ def _where(device: torch.device) -> str:
         return str(device)
     count = torch.get_num_threads()
     return f"the CPU with {count} thread{'s' * (count > 1)} of torch"
-
-
-def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
-    """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
-    kind = accelerator.distributed_type.value
-    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not _shards(accelerator)):
-        hint = "examples/accelerate has a file for each."
-        checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", options.precision):
-        checks.fail("precision", f"{asked}, as accelerate was told", options.precision, "Set precision=bf16.")
-
-
-def _shards(accelerator: Accelerator) -> bool:
-    """Tell whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
-    return getattr(accelerator, "is_fsdp2", False)
 
 
 def _optimizer(
@@ -313,38 +321,6 @@ def _optimizer(
         raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
     betas = (0.9, options.beta2)
     return kind(trained, lr=options.lr, betas=betas, weight_decay=options.weight_decay, fused=fused)
-
-
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    feed: Feed,
-    own: Sequence[int],
-    loss_weights: Mapping[str, float],
-    step: int,
-    rate: float,
-    options: LoopOptions,
-) -> dict[str, Tensor]:
-    """Take one optimiser step; return loss, terms and gradient norm, detached: means over the accumulated parts."""
-    parts = []
-    for share in own:
-        batch = feed(step, share)
-        torch.manual_seed(derive_seed(options.seed, share, step))
-        with nullcontext() if share == own[-1] else accelerator.no_sync(model):  # gradients meet once
-            with accelerator.autocast():
-                terms = model(batch)
-                loss = _weighted(terms, loss_weights)
-            accelerator.backward(loss / len(own))
-        parts.append(_logged(loss, terms, loss_weights))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate"]
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.as_tensor(accelerator.clip_grad_norm_(trained, options.clip_norm))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
-    return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
 
 
 @torch.no_grad()
@@ -376,33 +352,7 @@ def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, flo
     return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
-class Anywhere:
-    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step.
-
-    One process hears at once; several hear what was asked before the last step, which a GPU has long told.
-    """
-
-    def __init__(self, accelerator: Accelerator):
-        self._accelerator, self._several = accelerator, accelerator.num_processes > 1
-        self._told: Tensor | None = None
-        self._arrived = torch.cuda.Event() if self._several and accelerator.device.type == "cuda" else None
-
-    def __call__(self, number: int) -> int:
-        if not self._several:
-            return number
-        told = self._told
-        if told is not None and self._arrived is not None:
-            self._arrived.synchronize()  # the copy of the last step, not this one's work
-        heard = 0 if told is None else int(told)
-        mine = torch.full((1,), number, device=self._accelerator.device)
-        asked: Any = self._accelerator.gather(mine)
-        self._told = asked.max().to("cpu", non_blocking=self._arrived is not None)
-        if self._arrived is not None:
-            self._arrived.record()
-        return heard
-
-
-class Finite:
+class FiniteLoss:
     """The first step whose loss was not finite, and which terms were not, on the device until `check` reads them."""
 
     def __init__(self, out: Path):
@@ -410,14 +360,14 @@ class Finite:
         self._step: Tensor | None = None  # counted from 1; 0: all were finite
         self._bad: Tensor | None = None  # of that step, for each name
 
-    def see(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Remember step `step`, counted from 0, where its loss is the first that is not finite."""
+    def see(self, values: Mapping[str, Tensor], done: int) -> None:
+        """Remember step `done`, counted from 1, where its loss is the first that is not finite."""
         self._names = ["loss", *(name for name in values if name.startswith("loss/"))]
         bad = ~torch.stack([values[name] for name in self._names]).isfinite()
         if self._step is None or self._bad is None:
             self._step, self._bad = torch.zeros((), dtype=torch.long, device=bad.device), torch.zeros_like(bad)
         first = bad[0] & (self._step == 0)
-        self._step = torch.where(first, step + 1, self._step)
+        self._step = torch.where(first, done, self._step)
         self._bad = torch.where(first, bad, self._bad)
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ import torch
 from accelerate.tracking import WandBTracker
 from torch import nn
 from tqdm.auto import tqdm
+from typing_extensions import Self
 
 from lattok.nn.quantize import CodeUsage, QuantizerConfig
 from lattok.utils import checks, files
@@ -33,7 +34,7 @@ GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two loo
 class RunLog:
     """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal).
 
-    With a `tracker`, values go there as well, with those of `config` once.
+    With a `tracker`, values go there as well, with those of `config` once. Use it in a `with`.
     """
 
     def __init__(
@@ -57,6 +58,15 @@ class RunLog:
         )
         self._first, self._steps, self._begun, self._warned = first, steps, time.monotonic(), set[str]()
         self._tenth = 10 * first // steps
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def tick(self, done: int) -> None:
         """Show that `done` steps are over."""
@@ -85,13 +95,6 @@ class RunLog:
             rate = (time.monotonic() - self._begun) / max(1, done - self._first)
             left = rate * (self._steps - done)
             print(f"step {done}/{self._steps}  loss {values['loss']:.4f}  {left:.0f} s left", file=sys.stderr)
-
-    def close(self) -> None:
-        """Flush everything."""
-        self._bar.close()
-        self._board.close()
-        if self._tracker is not None:
-            self._tracker.finish()
 
 
 def check_tracker(name: str) -> None:

@@ -141,18 +141,18 @@ WARM = 8  # steps in which kernels are chosen and codebooks start
 @pytest.fixture
 def waiting_raises(monkeypatch: pytest.MonkeyPatch):
     """After some steps whatever waits for the GPU raises, except where something is logged or saved."""
-    step, check, number = loop._step, loop.Finite.check, iter(range(10**6))
+    step, check, number = loop.Trainer.step, loop.FiniteLoss.check, iter(range(10**6))
 
     def watched(*arguments):
         torch.cuda.set_sync_debug_mode("error" if next(number) >= WARM else "default")
         return step(*arguments)
 
-    def reads(finite: loop.Finite):
+    def reads(finite: loop.FiniteLoss):
         torch.cuda.set_sync_debug_mode("default")
         check(finite)
 
-    monkeypatch.setattr(loop, "_step", watched)
-    monkeypatch.setattr(loop.Finite, "check", reads)
+    monkeypatch.setattr(loop.Trainer, "step", watched)
+    monkeypatch.setattr(loop.FiniteLoss, "check", reads)
     yield
     torch.cuda.set_sync_debug_mode("default")
 

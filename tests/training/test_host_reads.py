@@ -26,7 +26,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.training import LoopOptions
-from lattok.training.loop import Finite, _follow, _step
+from lattok.training.loop import FiniteLoss, Trainer, _follow
 from lattok.types import ActionBatch, PairBatch
 from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES
@@ -80,6 +80,8 @@ def unread() -> Iterator[None]:
 
 ACCELERATOR: Any = SimpleNamespace(
     device=DEVICE,
+    num_processes=1,
+    process_index=0,
     no_sync=lambda model: nullcontext(),
     autocast=nullcontext,
     backward=lambda loss: loss.backward(),
@@ -107,11 +109,12 @@ def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before
     optimizer = torch.optim.Adam([{"params": [p for p in model.parameters() if p.requires_grad], "rate": 1.0}])
     average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     given: Any = lambda *_: send_to_device(batch, DEVICE, non_blocking=True)  # noqa: E731
-    finite = Finite(out=None)  # type: ignore[arg-type]
+    out: Any = None
+    trainer, finite = Trainer(options, weights, out, ACCELERATOR, model, model, optimizer, average), FiniteLoss(out)
     with unread():
-        values = _step(ACCELERATOR, model, optimizer, given, list(range(parts)), weights, 0, 1e-3, options)
-        for step in range(2):
-            finite.see(values, step)
+        values = trainer.step(0, given)
+        for done in (1, 2):
+            finite.see(values, done)
         _follow(average, model, 1, 0.9)
 
 
@@ -187,11 +190,11 @@ def test_what_a_gpu_would_be_waited_for_is_found(read: Any):
 
 
 def test_the_first_loss_that_is_not_finite_is_told_later(tmp_path):
-    finite, one = Finite(tmp_path), torch.ones(())
+    finite, one = FiniteLoss(tmp_path), torch.ones(())
     good = {"loss": one, "loss/a": one, "grad_norm": one}
     bad = good | {"loss": one * torch.nan, "loss/a": one * torch.inf}
     finite.check()
-    for step, values in enumerate([good, good | {"grad_norm": one * torch.nan}, bad, good, bad]):
-        finite.see(values, step)
+    for done, values in enumerate([good, good | {"grad_norm": one * torch.nan}, bad, good, bad], 1):
+        finite.see(values, done)
     with pytest.raises(LattokError, match="got a not finite at step 3 in"):
         finite.check()

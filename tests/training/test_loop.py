@@ -23,8 +23,9 @@ from lattok.cli import _of_system
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import Batches, Passes
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, checkpoints, fit, learning_rate
+from lattok.training.distributed import AnySignal
 from lattok.training.feed import BatchSource
-from lattok.training.loop import Anywhere, one_group
+from lattok.training.loop import one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
 from lattok.utils import signals
 from lattok.utils.checks import LattokError
@@ -572,8 +573,8 @@ def test_several_processes_hear_what_any_was_asked_before_the_last_step():
     fake = SimpleNamespace(
         num_processes=2, device=torch.device("cpu"), gather=lambda mine: torch.cat([mine, mine * 0 + next(others)])
     )
-    anywhere = Anywhere(fake)  # pyright: ignore[reportArgumentType]
-    assert [anywhere(0), anywhere(0), anywhere(2)] == [0, 0, 15]
+    any_signal = AnySignal(fake)  # pyright: ignore[reportArgumentType]
+    assert [any_signal(0), any_signal(0), any_signal(2)] == [0, 0, 15]
 
 
 def test_batches_visit_everything_once_per_pass():
@@ -628,12 +629,10 @@ def test_warnings_reach_the_terminal_and_the_log(tmp_path, capsys):
 
 
 def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
-    log = RunLog(tmp_path, "run", 0, 40)
-    for step, warnings in enumerate(
-        [["codebook `q` is collapsing: 3 of 16"], ["codebook `q` is collapsing: 4 of 16"], []]
-    ):
-        log.write(10 * step + 10, {"loss": 1.0}, warnings)
-    log.close()
+    warnings = (["codebook `q` is collapsing: 3 of 16"], ["codebook `q` is collapsing: 4 of 16"], [])
+    with RunLog(tmp_path, "run", 0, 40) as log:
+        for step, given in enumerate(warnings):
+            log.write(10 * step + 10, {"loss": 1.0}, given)
     lines = [line for line in capsys.readouterr().err.splitlines() if "codebook" in line]
     assert lines == ["step 10: codebook `q` is collapsing: 3 of 16", "step 30: over: codebook `q` is collapsing"]
 

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 
 from lattok.samples.order import Batches, Passes
-from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, loop
+from lattok.training import CHECKPOINT, RUN, LoopOptions, distributed, fit
 from lattok.training.runlog import METRICS
 from lattok.utils.checks import LattokError
 
@@ -111,7 +111,7 @@ def _worker(rank, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     for name, (shards, parts, precision) in {**RUNS, "shards-begun": RUNS["shards"]}.items():
-        loop.Accelerator = Sharding if shards else Accelerator
+        distributed.Accelerator = Sharding if shards else Accelerator
         model = train(out / name, BEFORE, parts, precision)
         if name in RUNS:
             model = train(out / name, STEPS, parts, precision, resume=True)
