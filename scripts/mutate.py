@@ -42,6 +42,7 @@ FORK = multiprocessing.get_context("fork")
 MEMORY = 8 * 2**30  # bytes of a mutant
 OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # imported by each mutant itself
 GUARDED = (
+    "lattok/nn/kmeans.py",
     "lattok/nn/quantize.py",
     "lattok/nn/normalize.py",
     "lattok/action_vq/model.py",
@@ -64,6 +65,7 @@ TESTS = {  # where not the mirror alone
         f"lattok/image_lam/published/{system}.py": (f"tests/image_lam/published/test_{system}.py", PUBLISHED)
         for system in ("adaworld", "lapa", "lary", "lawam", "villax")
     },
+    "lattok/nn/kmeans.py": ("tests/nn/test_quantize.py", "tests/action_vq/test_residual.py"),
     "lattok/nn/quantize.py": (
         "tests/nn/test_quantize.py",
         "tests/action_vq/test_model.py",

@@ -27,7 +27,7 @@ from lattok.data import inspect_dataset
 from lattok.image_lam.published.adaworld import AdaWorldConfig, AdaWorldLAM, adaworld_names
 from lattok.image_lam.published.lapa import LapaConfig, LapaLAQ, lapa_names
 from lattok.image_lam.published.villax import VillaXConfig, VillaXLAM, villax_names
-from lattok.nn.quantize import kmeans
+from lattok.nn.kmeans import kmeans
 from lattok.utils.checks import LattokError
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook judge on fewer episodes, and assert less

@@ -22,7 +22,7 @@ from typing_extensions import Self
 from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig, SeededFit
-from lattok.nn.quantize import residual_kmeans
+from lattok.nn.kmeans import residual_kmeans
 from lattok.utils import checks
 from lattok.utils.arrays import Values
 from lattok.utils.progress import counted

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.nn.blocks import onto
+from lattok.nn.kmeans import assignments, kmeans, nearest
 from lattok.types import Quantized
 from lattok.utils import checks
 
@@ -90,57 +91,6 @@ def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
         joint_ceiling=ceiling,
         combinations=len(rows),
     )
-
-
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Find the index of the nearest row of `codebook` [K, d] for vectors [..., d], squared Euclidean distance."""
-    half_norms = codebook.square().sum(-1) / 2
-    return (vectors @ codebook.T - half_norms).max(-1)[1]  # max's index is faster than argmax on CPU
-
-
-def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Generator | None = None) -> Tensor:
-    """Find centres [k, d] of vectors [N, d] by Lloyd's algorithm from k-means++; fewer than k vectors are repeated."""
-    checks.rank("vectors", vectors, "N d")
-    if len(vectors) == 0:
-        checks.fail("vectors", "at least one vector", "none")
-    if len(vectors) <= k:
-        return vectors[torch.arange(k, device=vectors.device) % len(vectors)].clone()
-    picks = [int(torch.randint(len(vectors), (1,), generator=generator))]
-    distance = (vectors - vectors[picks[0]]).square().sum(-1)
-    for _ in range(k - 1):
-        chance = distance.clamp_min(1e-12).double().cpu()
-        picks.append(int(torch.multinomial(chance, 1, generator=generator)))
-        distance = torch.minimum(distance, (vectors - vectors[picks[-1]]).square().sum(-1))
-    centres = vectors[picks]
-    for _ in range(iterations):
-        codes = nearest(vectors, centres)
-        counts, sums = _assignments(codes, vectors, k)
-        farthest = (vectors - centres[codes]).square().sum(-1).topk(k)[1]
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], vectors[farthest])
-    return centres
-
-
-def residual_kmeans(
-    vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Find codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
-    left, books = vectors, []
-    for _ in range(levels):
-        books.append(kmeans(left, k, iterations, generator))
-        left = left - books[-1][nearest(left, books[-1])]
-    return torch.stack(books)
-
-
-def _assignments(codes: Tensor, vectors: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code, all of them or those where `valid` [N] holds.
-
-    A matmul, so that it is deterministic.
-    """
-    own = codes[:, None] == torch.arange(k, device=codes.device)  # F.one_hot reads its codes on a CPU
-    if valid is not None:
-        own, vectors = own & valid[:, None], vectors.masked_fill(~valid[:, None], 0.0)
-    one_hot = own.to(vectors.dtype)
-    return one_hot.sum(0), one_hot.T @ vectors
 
 
 def _processes() -> int:
@@ -220,7 +170,7 @@ class Codebook(nn.Module):
     def start_from(self, samples: Tensor, per_batch: float, generator: torch.Generator) -> None:
         """Start from k-means of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
         centres = _from_first_process(kmeans(samples, self.config.size, generator=generator))
-        counts, _ = _assignments(nearest(samples, centres), samples, self.config.size)
+        counts, _ = assignments(nearest(samples, centres), samples, self.config.size)
         self.vectors.copy_(centres)
         self.cluster_size.copy_(counts * (per_batch / len(samples)))
         if self.config.update == "ema":
@@ -234,7 +184,7 @@ class Codebook(nn.Module):
         uses since the last restart.
         """
         decay, eps = self.config.decay, 1e-5
-        counts, sums = _assignments(codes, inputs, self.config.size, valid)
+        counts, sums = assignments(codes, inputs, self.config.size, valid)
         _sum_over_processes(counts, sums)
         if self.config.restart_every:
             self.cluster_size.add_(counts)

@@ -18,7 +18,7 @@ from lattok.action_vq.residual import (
     refit,
     search,
 )
-from lattok.nn.quantize import residual_kmeans
+from lattok.nn.kmeans import residual_kmeans
 from lattok.utils.checks import LattokError
 
 SMALL = {"tokens": 4, "codebook_size": 16, "synthetic": 300, "steps": 2}

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.nn.quantize import Codebook, QuantizerConfig, VectorQuantizer, code_statistics, kmeans, nearest
+from lattok.nn.kmeans import kmeans, nearest
+from lattok.nn.quantize import Codebook, QuantizerConfig, VectorQuantizer, code_statistics
 from lattok.utils.checks import LattokError
 
 

@@ -26,7 +26,7 @@ from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, l
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
-from lattok.nn.quantize import nearest, residual_kmeans
+from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.types import Episode, LatentActions
 from lattok.utils import checks
 

@@ -26,7 +26,7 @@ from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
 from lattok.image_lam.base.pair_model import PairModel
-from lattok.nn.quantize import nearest
+from lattok.nn.kmeans import nearest
 from lattok.types import LatentActions
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
