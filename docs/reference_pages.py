@@ -44,6 +44,7 @@ PUBLIC = (
     "hub",
     "cli.doctor",
     "nn.quantize",
+    "nn.kmeans",
     "nn.normalize",
     "types",
     "utils.findings",

@@ -10,11 +10,11 @@ ROOT = Path(lattok.__file__).parent
 COMMANDS = {
     "cli",
     "convert.py",
+    "published",
     "study.py",
     "image_lam.py",
-    "doctor",
 }
-QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--host$")
+QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--(host|stage|env-codebook)$")
 
 
 def texts():

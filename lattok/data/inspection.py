@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lattok.data import problems
 from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
@@ -136,8 +137,7 @@ def inspect_dataset(
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
-        advice = "Choose one camera (`cameras`), or a model that resizes."
-        findings.append(Finding("note", "The cameras have different sizes.", advice))
+        findings.append(problems.CAMERA_SIZES.finding())
     spaces = _spaces(dataset, findings)
     return Inspection(
         name=dataset.name,
@@ -159,7 +159,7 @@ def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, 
     try:
         spaces = action_spaces(dataset)
     except LattokError as error:
-        findings.append(Finding("error", str(error), "Correct the declaration."))
+        findings.append(problems.BAD_SPACE.finding(error=error))
         return ()
     return tuple((key, ", ".join(f"{part.kind} ({part.size})" for part in spaces[key].parts)) for key in spaces)
 
@@ -176,30 +176,23 @@ def _spread(chosen: list[Episode], most: int) -> list[Episode]:
 
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     """Report episodes that could not be listed, features that a source leaves out, and what is not there at all."""
-    reasons = (Finding("error", f"Episode {d.episode_index}: {d.reason}", "") for d in dataset.damaged)
+    reasons = (problems.DAMAGED.finding(episode=d.episode_index, reason=d.reason) for d in dataset.damaged)
     yield from some_of(reasons, "damaged episodes, which no other figure here counts")
     left_out: dict[str, list[str]] = {}
     for name, reason in dataset.left_out.items():
         left_out.setdefault(reason, []).append(f"`{name}`")
     for reason, names in left_out.items():
-        yield Finding(
-            "note", f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {reason.rstrip('.')}.", ""
-        )
+        said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+        yield problems.LEFT_OUT.finding(names=said, reason=reason.rstrip("."))
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
-        advice = "Latent action models of video can be trained on it and label it; action tokenizers cannot."
-        yield Finding("note", "There are no actions in this dataset.", advice)
+        yield problems.NO_ACTIONS.finding()
     if not dataset.cameras:
-        advice = "Action tokenizers can be trained on it and label it; models of video cannot."
-        yield Finding("note", "There are no cameras in this dataset.", advice)
-    wide = [
-        key
-        for key, feature in dataset.features.items()
-        if len(feature.shape) == 1 and feature.shape[0] > MAX_DIMENSIONS
-    ]
+        yield problems.NO_CAMERAS.finding()
+    flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
+    wide = [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]
     if wide:
-        what = f"{', '.join(f'`{key}`' for key in wide)}: more than {MAX_DIMENSIONS} dimensions"
-        yield Finding("note", f"{what}, so the values were not read.", "")
+        yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
 
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
@@ -207,17 +200,15 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     source = behind(dataset)
     if not isinstance(source, LeRobotV3):
         return
-    advice = "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it."
     known = source.by_data_file()
     orphans = sorted(set((source.root / "data").rglob("*.parquet")) - set(known))
-    problems = [Finding("error", f"{path} belongs to no episode of meta/episodes.", advice) for path in orphans]
+    found = [problems.UNKNOWN_FILE.finding(file=path) for path in orphans]
     for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
         with suppress(LattokError):  # a file that cannot be read is reported with its values
             unknown = sorted(set(source.episode_rows(path)) - set(episodes))
             if unknown:
-                what = f"{path} holds rows of episode {unknown[0]}, which meta/episodes does not place there."
-                problems.append(Finding("error", what, "Copy the dataset again."))
-    yield from some_of(problems, "files with such problems")
+                found.append(problems.UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
+    yield from some_of(found, "files with such problems")
 
 
 def _numeric(dataset: RobotDataset) -> list[str]:
@@ -233,15 +224,11 @@ def _numeric(dataset: RobotDataset) -> list[str]:
 def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
     short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
     if short:
-        what = f"{len(short)} of {len(chosen)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
-        yield Finding("note", what, "Choose stride and horizon to fit; frames near an end have no partner.")
+        yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
     silent = [e.index for e in chosen if not any(e.tasks)]
     if silent:
-        what = f"{len(silent)} of {len(chosen)} episodes have no language instruction (first: {silent[0]})."
-        if dataset.kind == "video":
-            yield Finding("note", what, "Give captions (JSONL or CSV) where a model shall be told what happens.")
-        else:
-            yield Finding("warning", what, "Tasks cannot be told apart.")
+        problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
+        yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
 
 
 def _check_windows(
@@ -254,15 +241,13 @@ def _check_windows(
         try:
             check_stride(stride, lengths, dataset.fps)
             alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
-            what = f"With a stride of {stride} frames, {alone:.0%} of the frames have no partner."
-            yield Finding("note", what, "They are left out of training and marked invalid when annotating.")
+            yield problems.NO_PARTNER.finding(stride=stride, share=alone)
         except LattokError as error:
             yield Finding("error", str(error), "")
     if horizon is not None:
         checks.positive(horizon=horizon)
         padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
-        what = f"With a horizon of {horizon}, {padded:.0%} of the chunks run over the end of their episode."
-        yield Finding("note", what, "They repeat the last action, as in the paper.")
+        yield problems.PADDED.finding(horizon=horizon, share=padded)
 
 
 def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[RunningFigures]:
@@ -307,9 +292,8 @@ class _Times:
         if self._wrong:
             gap = float(np.median(self._gaps)) if self._gaps is not None and len(self._gaps) else 0.0
             measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
-            what = f"{len(self._wrong)} episodes (first: {min(self._wrong)}) have timestamps that do not fit "
-            what += f"fps = {self._fps:g}; the timestamps say {measured} fps."
-            yield Finding("error", what, "Correct fps in meta/info.json, or resample.")
+            count, first = len(self._wrong), min(self._wrong)
+            yield problems.OTHER_RATE.finding(count=count, first=first, fps=self._fps, measured=measured)
 
 
 def _check_camera(
@@ -322,29 +306,26 @@ def _check_camera(
         scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
-    problems: list[Finding] = []
+    damaged: list[Finding] = []
     blank, looked_at = 0, 0
     for path in paths:
         try:
             with dataset.files.at_hand(path) as place:
                 facts = probe(place) if dataset.features[key].dtype == "video" else None
             if facts and dataset.kind == "lerobot" and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
-                what = f"{path} runs at {facts.fps:g} fps, the dataset at {dataset.fps:g}."
-                advice = "Correct fps in meta/info.json, or encode the video again."
-                problems.append(Finding("error", what, advice))
+                damaged.append(problems.VIDEO_RATE.finding(file=path, rate=facts.fps, fps=dataset.fps))
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
             facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
             sizes.setdefault((facts.width, facts.height), facts)
             blank, looked_at = blank + (int(np.ptp(image)) <= MAX_BLANK_LEVELS), looked_at + 1
         except LattokError as error:
-            problems.append(Finding("error", str(error), ""))
-    findings += some_of(problems, "files with such problems")
+            damaged.append(Finding("error", str(error), ""))
+    findings += some_of(damaged, "files with such problems")
     if blank and blank == looked_at:
-        what = f"`{key}` shows nothing: every frame that was looked at ({looked_at}) is of one colour."
-        findings.append(Finding("note", what, "Leave this camera out (`cameras`): it only costs time."))
+        findings.append(problems.BLANK_FRAMES.finding(camera=key, count=looked_at))
     if len(sizes) > 1:
-        what = f"`{key}` has frames of {len(sizes)} sizes ({', '.join(f'{w}x{h}' for w, h in list(sizes)[:4])})."
-        findings.append(Finding("note", what, "Models resize them; other uses need a `transform` that does."))
+        shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
+        findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))
     return next(iter(sizes.values()), None)
 
 

@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lattok.data import problems
 from lattok.data.schema import RobotDataset
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
-from lattok.utils.findings import Finding, Severity
+from lattok.utils.findings import Finding
 
 BLOCK_ROWS = 16_384  # about so many in a block
 BLOCK_VALUES = 2**20  # and no more numbers than about these
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
 NAMED = 8  # dimensions named in a finding
-LEAVE_OUT = "Leave those episodes out (`episodes`), or repair them."
 
 
 class Block(NamedTuple):
@@ -129,14 +129,13 @@ class RunningFigures:
     def plain_findings(self) -> Iterator[Finding]:
         """Values that are not finite, and dimensions that never change."""
         for d in np.flatnonzero(self.bad).tolist():
-            what = f"`{self.key}` ({self.names[d]}) holds {self.bad[d]} values that are not finite, "
-            yield Finding("error", what + f"first in {_where(self.bad_at[d])}.", LEAVE_OUT)
+            facts = {"column": self.key, "dimension": self.names[d], "place": _where(self.bad_at[d])}
+            yield problems.NOT_FINITE.finding(count=self.bad[d], **facts)
         constant = [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]
         if constant:
-            severity: Severity = "warning" if self.key.startswith("action") else "note"
-            what = f"`{self.key}`: {len(constant)} of {len(self.names)} dimensions never change "
-            what += f"({', '.join(constant[:NAMED])}{', …' if len(constant) > NAMED else ''})."
-            yield Finding(severity, what, "They carry nothing; a tokenizer need not spend codes on them.")
+            problem = problems.CONSTANT_ACTIONS if self.key.startswith("action") else problems.CONSTANT
+            names = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
+            yield problem.finding(column=self.key, count=len(constant), all=len(self.names), names=names)
 
     def wild_findings(self) -> Iterator[Finding]:
         """Report values far outside the bulk, in units of its spread; they are counted where no row was left out."""
@@ -154,9 +153,8 @@ class RunningFigures:
             if scale <= 0 or abs(worst - middle) <= WILD_Z * scale:
                 continue
             count = f"{(away > WILD_Z * scale).sum()} " if self._share == 1 else ""
-            what = f"`{self.key}` ({self.names[d]}) holds {count}wild values, the worst {worst:.4g} in {_where(at)} "
-            what += f"({abs(worst - middle) / scale:.0f} robust standard deviations from the median {middle:.4g})."
-            yield Finding("warning", what, "Look at it; leave the episode out, or normalise with quantiles.")
+            facts = {"column": self.key, "dimension": self.names[d], "count": count, "place": _where(at)}
+            yield problems.WILD.finding(worst=worst, away=abs(worst - middle) / scale, median=middle, **facts)
 
 
 def _where(at: np.ndarray) -> str:

@@ -20,6 +20,18 @@ class Finding(NamedTuple):
     advice: str
 
 
+class Problem(NamedTuple):
+    """What a check may find. Its texts have {fields} for the case at hand; the documentation lists them as they are."""
+
+    severity: Severity
+    what: str
+    advice: str = ""
+
+    def finding(self, **facts: object) -> Finding:
+        """Return the finding for these facts."""
+        return Finding(self.severity, self.what.format(**facts), self.advice.format(**facts))
+
+
 Found = Iterator[tuple[str, str] | Finding]  # facts (label, text) and findings, as they come
 
 

@@ -71,7 +71,7 @@ class Killed(BaseException):
 
 def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("lattok.training.loop._step", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        patch.setattr("lattok.training.loop.Trainer.step", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/tokenizer/run/recipe.json").is_file()

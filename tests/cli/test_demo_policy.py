@@ -80,7 +80,7 @@ def test_killed_half_way_it_goes_on_to_the_same_policy(
     shutil.copytree(whole[0], out, ignore=shutil.ignore_patterns("policy", "rollouts"))
     monkeypatch.setattr("lattok.sim.collect", None)  # which has been done
     with monkeypatch.context() as patch:
-        patch.setattr("lattok.training.loop._step", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        patch.setattr("lattok.training.loop.Trainer.step", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(out)
     printed = run(out)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lattok.cli import main
-from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine
+from lattok.cli import doctor, main
+from lattok.cli.doctor import Diagnosis, Topic, diagnose, examine
 from lattok.data import sample_dataset_path
 from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.report import NEEDS_TRAINING, Criterion
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is another test's business."""
-    monkeypatch.setattr(environment, "PROBES", ())
+    monkeypatch.setattr(doctor, "PROBES", ())
 
 
 def evaluated(folder: Path, **values) -> None:
@@ -43,7 +43,7 @@ def about(*subjects: object) -> str:
 
 def test_the_environment(capsys):
     """Whatever machine this is: a report that fits the terminal, and PyAV from PyPI has all codecs."""
-    section = examine("environment", environment.PROBES)
+    section = examine("environment", doctor.PROBES)
     facts = dict(fact for fact in section.facts if fact[0])
     assert facts["decoders"].startswith("h264, av1, vp9 (PyAV ")
     assert "torch " in facts["packages"]
@@ -86,9 +86,9 @@ def test_without_torch_and_av_there_is_still_a_diagnosis():
 
 def test_packages_that_are_missing_or_do_not_load(monkeypatch):
     """Whether versions fit together is for `pip check` to say, which a package that does not load points to."""
-    monkeypatch.setattr(environment, "installed", lambda names: {"numpy": "2.1.0", "h5py": "3.0"})
+    monkeypatch.setattr(doctor, "installed", lambda names: {"numpy": "2.1.0", "h5py": "3.0"})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    found = [f for probe in (environment.versions, environment.imports) for f in probe() if isinstance(f, Finding)]
+    found = [f for probe in (doctor.versions, doctor.imports) for f in probe() if isinstance(f, Finding)]
     assert "pyarrow is not installed." in [finding.what for finding in found]
     (broken,) = [finding for finding in found if finding.what.startswith("h5py 3.0 is installed but does not work")]
     assert (broken.severity, "pip check" in broken.advice) == ("warning", True)
@@ -98,35 +98,35 @@ def test_container_limits(monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     monkeypatch.setattr("lattok.utils.devices.CPU_LIMIT", tmp_path / "cpu.max")
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    found = list(environment.processors())
+    found = list(doctor.processors())
     assert any("0.5" in text for label, text in found if label == "cpu")
     assert any("Set OMP_NUM_THREADS=1." in f.advice for f in found if isinstance(f, Finding))
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert environment.cpu_quota() is None
+    assert doctor.cpu_quota() is None
 
 
 def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "not" / "there"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(environment, "LOW_DISK_GB", 1e9)
-    text = " ".join(f.what for f in (*environment.disks(), *environment.hub_variables()) if isinstance(f, Finding))
+    monkeypatch.setattr(doctor, "LOW_DISK_GB", 1e9)
+    text = " ".join(f.what for f in (*doctor.disks(), *doctor.hub_variables()) if isinstance(f, Finding))
     assert f"{tmp_path / 'not' / 'there' / 'hub'} has " in text
     assert "The Hub is offline" in text
 
 
 def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(environment, "installed", lambda names: {})
-        assert list(environment.simulation()) == [("simulator", "not there (extra sim)")]
-        patch.setattr(environment, "installed", lambda names: {"mujoco": "3.3.0", "metaworld": "3.1.1"})
-        fact, finding = environment.simulation()
+        patch.setattr(doctor, "installed", lambda names: {})
+        assert list(doctor.simulation()) == [("simulator", "not there (extra sim)")]
+        patch.setattr(doctor, "installed", lambda names: {"mujoco": "3.3.0", "metaworld": "3.1.1"})
+        fact, finding = doctor.simulation()
         assert fact == ("simulator", "mujoco 3.3.0, metaworld 3.1.1")
         assert finding == ("note", "gymnasium, ogbench of the extra sim is not installed.", SIM)
     pytest.importorskip("metaworld")
     from lattok.sim import rendering
 
     monkeypatch.setattr(rendering, "NO_IMAGES", "no library for MUJOCO_GL=egl")
-    _, finding = environment.simulation()
+    _, finding = doctor.simulation()
     assert finding.severity == "warning"
     assert "OpenGL, which does not start here (no library for MUJOCO_GL=egl)." in finding.what
     assert "apt-get install libegl1" in finding.advice
@@ -136,9 +136,9 @@ SIM = "For closed-loop work: pip install 'lattok[sim]'"
 
 
 def test_a_missing_encoder_and_a_decoder_that_lies(monkeypatch):
-    monkeypatch.setitem(environment.CODECS, "h264", (("no such encoder",), "mp4"))
-    monkeypatch.setattr(environment, "_encode", lambda encoder, container: b"no video")
-    text = " ".join(f.what for f in environment.media() if isinstance(f, Finding))
+    monkeypatch.setitem(doctor.CODECS, "h264", (("no such encoder",), "mp4"))
+    monkeypatch.setattr(doctor, "_encode", lambda encoder, container: b"no video")
+    text = " ".join(f.what for f in doctor.media() if isinstance(f, Finding))
     assert "has no encoder for h264" in text
     assert "cannot write or read av1" in text
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lattok.data import problems
 from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, opened, read_contents
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.findings import Finding
 from lattok.utils.untrusted import followed
 
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
@@ -27,13 +27,6 @@ FINGERS = ("gripper_0", "gripper_1")
 STATES = (
     (("ee_pos", "ee_ori", "gripper_states"), ("x", "y", "z", "rx", "ry", "rz", *FINGERS)),
     (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("x", "y", "z", "rx", "ry", "rz", "rw", *FINGERS)),
-)
-
-
-UPSIDE_DOWN = Finding(
-    "note",
-    "Pictures are stored upside down (macros_image_convention is opengl) and come as they are stored.",
-    "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
 )
 
 
@@ -94,7 +87,7 @@ class RobomimicHDF5(RobotDataset):
         first = _checked_alike(contents)
         self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
         self.robot, self.left_out = first.robot, first.left_out
-        self.findings = (UPSIDE_DOWN,) if first.upside_down else ()
+        self.findings = (problems.UPSIDE_DOWN.finding(),) if first.upside_down else ()
         self._columns = _columns(first.layout)
         self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from lattok.data import problems
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
 from lattok.data.video import SUFFIXES, decode_at
@@ -299,13 +300,11 @@ class VideoFolder(RobotDataset):
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:
-            what = f"{silent:,} of {len(self._files):,} videos have no caption in {source}."
-            yield Finding("note", what, "The name of their folder stands for it.")
+            yield problems.UNCAPTIONED.finding(count=silent, all=len(self._files), file=source)
         resampled = [index for index, plan in self._schedule.items() if plan.times is not None]
         if resampled:
-            what = f"{len(resampled):,} of {len(self._files):,} videos do not keep to {self.fps:g} fps (first: episode "
-            advice = "They are resampled in time. Choose another `fps` if most frames repeat."
-            yield Finding("note", f"{what}{resampled[0]}).", advice)
+            facts = {"count": len(resampled), "all": len(self._files), "fps": self.fps, "first": resampled[0]}
+            yield problems.RESAMPLED.finding(**facts)
 
 
 def _video_files(root: Path) -> list[str]:

@@ -1,4 +1,8 @@
-"""Packages, devices, decoders, simulators, disks and the Hub's variables."""
+"""What is wrong with this machine, with models and with datasets, and what to do about it: `lattok doctor`.
+
+Nothing is changed. Whatever is missing or broken becomes a finding: importing this module needs none of the packages
+that it looks at, and every probe is guarded.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,15 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores, cpu_quota, memory_bytes
-from lattok.utils.findings import Finding, Found, Severity
+from lattok.utils.findings import ORDER, WIDTH, Finding, Found, Problem, by_severity, fitted, lines
 from lattok.version import INSTALL, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
@@ -32,10 +37,134 @@ CODECS = {  # decoder: encoders that can make a clip for it, container
     "av1": (("libsvtav1", "libaom-av1"), "mp4"),
     "vp9": (("libvpx-vp9",), "webm"),
 }
-WHEELS = (
-    "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them."
-)
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
+
+NOT_INSTALLED = Problem("error", "{name} is not installed.", INSTALL)
+BROKEN = Problem(
+    "error",
+    "{name} {version} is installed but does not work: {reason}.",
+    "See `pip check`: it names packages that do not fit together. Install this one again, or remove it.",
+)
+BROKEN_OPTIONAL = BROKEN._replace(severity="warning")
+OTHER_TORCH = BROKEN._replace(advice="It was built for another torch: install both together, from one index.")
+NO_FFMPEG = BROKEN_OPTIONAL._replace(
+    advice="It needs FFmpeg's libraries on the system and its own torch; lattok decodes with PyAV without it."
+)
+LOW_MEMORY = Problem(
+    "warning",
+    "There are {memory:.1f} GB of memory.",
+    "Use smaller batches, and --preset tiny or small for models of video.",
+)
+MANY_THREADS = Problem(
+    "warning",
+    "torch would use {threads} threads on {cores} usable cores, which is slower than one.",
+    "Set OMP_NUM_THREADS={cores}.",
+)
+NO_CUDA_DEVICE = Problem(
+    "note",
+    "This torch is built for CUDA {version}, but there is no device it can use.",
+    "Without a GPU that is fine, only large; with one, see nvidia-smi: the driver may be too old.",
+)
+BROKEN_DEVICE = Problem("error", "{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
+NO_ENCODER = Problem(
+    "warning",
+    "PyAV {version} has no encoder for {codec}.",
+    "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
+)
+BROKEN_CODEC = Problem("error", "PyAV {version} cannot write or read {codec}: {reason}.", NO_ENCODER.advice)
+PART_OF_SIM = Problem(
+    "note", "{names} of the extra sim is not installed.", "For closed-loop work: pip install 'lattok[sim]'"
+)
+NO_RENDERING = Problem("warning", "{reason}.", "{advice}")
+LITTLE_SPACE = Problem(
+    "warning", "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
+)
+READ_ONLY = Problem("warning", "{place} cannot be written.", "Give --out another place.")
+READ_ONLY_CACHE = READ_ONLY._replace(advice="Set HF_HOME to a folder of your own.")
+OFFLINE = Problem(
+    "note",
+    "The Hub is offline: ids work only where they are in the cache.",
+    "Unset HF_HUB_OFFLINE to download others.",
+)
+PROBE_FAILED = Problem(
+    "error",
+    "Looking at {probe} failed: {reason}.",
+    "Install that package again; if it stays, report it with this text.",
+)
+LATTOK_BROKEN = Problem("error", "lattok's own modules cannot be imported: {reason}.", "Repair the environment first.")
+
+
+Probe = Callable[..., Found]
+
+
+class Topic(NamedTuple):
+    """What was found out about one thing."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
+
+
+class Diagnosis(NamedTuple):
+    """All sections, in the order in which they were asked for."""
+
+    sections: tuple[Topic, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether there are no errors; warnings and notes may be."""
+        return not any(finding.severity == "error" for section in self.sections for finding in section.findings)
+
+    def render(self) -> str:
+        """Return plain text, at most 88 columns wide."""
+        text: list[str] = []
+        counts = dict.fromkeys(ORDER, 0)
+        for section in self.sections:
+            text += [section.title[:WIDTH], *(fitted(label, fact) for label, fact in section.facts)]
+            text += ["", *lines(section.findings), ""] if section.findings else ["", "Nothing to repair.", ""]
+            for finding in section.findings:
+                counts[finding.severity] += 1
+        plural = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())
+        return "\n".join([*text, f"{plural}."])
+
+
+def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagnosis:
+    """Examine the environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
+    about = [examine(subject, _probes_of(subject), subject, revision) for subject in subjects]
+    return Diagnosis((examine("environment", PROBES), *about))
+
+
+def examine(title: str, probes: Sequence[Probe], *subject: Any) -> Topic:
+    """Run probes of a subject one after the other; one that fails is a finding, and the others go on."""
+    facts: list[tuple[str, str]] = []
+    findings: list[Finding] = []
+    for probe in probes:
+        try:
+            for found in probe(*subject):
+                if isinstance(found, Finding):
+                    findings.append(found)
+                else:
+                    facts.append(found)
+        except LattokError as error:
+            findings.append(Finding("error", str(error), ""))
+        except Exception as error:  # a broken package may raise anything: a diagnosis must not fail over it
+            name = getattr(probe, "__name__", "it").replace("_", " ").strip()
+            findings.append(PROBE_FAILED.finding(probe=name, reason=_why(error)))
+    return Topic(title, tuple(facts), by_severity(findings))
+
+
+def _probes_of(subject: str) -> Sequence[Probe]:
+    """Choose what to look at, if lattok's own modules can be imported."""
+    try:
+        from lattok.cli import subjects
+    except Exception as error:
+        broken = LATTOK_BROKEN.finding(reason=_why(error))
+        return [lambda *_: iter([broken])]
+    return subjects.probes_of(subject)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"
 
 
 def versions() -> Found:
@@ -49,7 +178,7 @@ def versions() -> Found:
     yield "optional", f"not installed: {missing}" if missing else "all installed"
     for name in REQUIRED:
         if name not in there:
-            yield Finding("error", f"{name} is not installed.", INSTALL)
+            yield NOT_INSTALLED.finding(name=name)
 
 
 def imports() -> Found:
@@ -68,16 +197,9 @@ def imports() -> Found:
                 if name == "torchcodec":
                     importlib.import_module("torchcodec.decoders")
         except Exception as error:
-            severity: Severity = "error" if name in REQUIRED else "warning"
-            what = f"{name} {found[name]} is installed but does not work: {first_line(error)[:200].rstrip('.:')}."
-            yield Finding(severity, what, ADVICE.get(name, BROKEN))
-
-
-BROKEN = "See `pip check`: it names packages that do not fit together. Install this one again, or remove it."
-ADVICE = {
-    "torchvision": "It was built for another torch: install both together, from one index.",
-    "torchcodec": "It needs FFmpeg's libraries on the system and its own torch; lattok decodes with PyAV without it.",
-}
+            problem = BROKEN if name in REQUIRED else BROKEN_OPTIONAL
+            problem = {"torchvision": OTHER_TORCH, "torchcodec": NO_FFMPEG}.get(name, problem)
+            yield problem.finding(name=name, version=found[name], reason=first_line(error)[:200].rstrip(".:"))
 
 
 @contextmanager
@@ -104,13 +226,11 @@ def processors() -> Found:
     if memory < math.inf:
         yield "memory", f"{memory:.1f} GB"
         if memory < LOW_MEMORY_GB:
-            what = f"There are {memory:.1f} GB of memory."
-            yield Finding("warning", what, "Use smaller batches, and --preset tiny or small for models of video.")
+            yield LOW_MEMORY.finding(memory=memory)
     import torch
 
     if torch.get_num_threads() > usable:
-        what = f"torch would use {torch.get_num_threads()} threads on {usable} usable cores, which is slower than one."
-        yield Finding("warning", what, f"Set OMP_NUM_THREADS={usable}.")
+        yield MANY_THREADS.finding(threads=torch.get_num_threads(), cores=usable)
 
 
 def accelerators() -> Found:
@@ -123,9 +243,7 @@ def accelerators() -> Found:
     if not count and not mps:
         yield "devices", "cpu only"
     if torch.version.cuda and not count:
-        what = f"This torch is built for CUDA {torch.version.cuda}, but there is no device it can use."
-        advice = "Without a GPU that is fine, only large; with one, see nvidia-smi: the driver may be too old."
-        yield Finding("note", what, advice)
+        yield NO_CUDA_DEVICE.finding(version=torch.version.cuda)
     for device in [*(f"cuda:{i}" for i in range(count)), *(["mps"] if mps else [])]:
         facts = torch.cuda.get_device_properties(device) if device != "mps" else None
         yield "device", f"{device} {facts.name}, {facts.total_memory / 1e9:.1f} GB" if facts else "mps"
@@ -135,7 +253,7 @@ def accelerators() -> Found:
         except Exception as error:
             reason = first_line(error).rstrip(".")
         if reason:
-            yield Finding("error", f"{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
+            yield BROKEN_DEVICE.finding(device=device, reason=reason)
 
 
 def media() -> Found:
@@ -148,7 +266,7 @@ def media() -> Found:
         if encoder is None:
             there = codec in av.codecs_available
             decoders += [f"{codec} (not tried)"] if there else []
-            yield Finding("warning", f"PyAV {av.__version__} has no encoder for {codec}.", WHEELS)
+            yield NO_ENCODER.finding(version=av.__version__, codec=codec)
             continue
         try:
             clip = _encode(encoder, container)
@@ -156,8 +274,7 @@ def media() -> Found:
             _decode(codec, clip)
             decoders.append(codec)
         except Exception as error:
-            what = f"PyAV {av.__version__} cannot write or read {codec}: {first_line(error).rstrip('.')}."
-            yield Finding("error", what, WHEELS)
+            yield BROKEN_CODEC.finding(version=av.__version__, codec=codec, reason=first_line(error).rstrip("."))
     yield "decoders", f"{', '.join(decoders) or 'none'} (PyAV {av.__version__})"
     yield "encoders", ", ".join(encoders) or "none"
 
@@ -169,8 +286,7 @@ def simulation() -> Found:
     yield "simulator", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
     if missing:
         if there:
-            what = f"{', '.join(missing)} of the extra sim is not installed."
-            yield Finding("note", what, "For closed-loop work: pip install 'lattok[sim]'")
+            yield PART_OF_SIM.finding(names=", ".join(missing))
         return
     try:
         with _quiet():
@@ -189,7 +305,7 @@ def simulation() -> Found:
         yield "rendering", f"{1000 * took:.1f} ms for an image of 128 x 128 (Meta-World)"
     except LattokError as error:
         what, _, advice = str(error).partition(". ")
-        yield Finding("warning", f"{what[0].upper()}{what[1:]}.", advice or BROKEN)
+        yield NO_RENDERING.finding(reason=what[0].upper() + what[1:], advice=advice or BROKEN.advice)
 
 
 def _encode(encoder: str, container: str) -> bytes:
@@ -229,11 +345,9 @@ def disks() -> Found:
         free = shutil.disk_usage(there).free / 1e9
         yield name, f"{place}, {free:,.1f} GB free"
         if free < LOW_DISK_GB:
-            advice = "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
-            yield Finding("warning", f"{place} has {free:.1f} GB free.", advice)
+            yield LITTLE_SPACE.finding(place=place, free=free)
         if not os.access(there, os.W_OK):
-            advice = "Give --out another place." if name == "here" else "Set HF_HOME to a folder of your own."
-            yield Finding("warning", f"{place} cannot be written.", advice)
+            yield (READ_ONLY if name == "here" else READ_ONLY_CACHE).finding(place=place)
 
 
 def hub_variables() -> Found:
@@ -241,8 +355,7 @@ def hub_variables() -> Found:
     given = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
     yield "hub", ", ".join(given) or "no variables set"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        advice = "Unset HF_HUB_OFFLINE to download others."
-        yield Finding("note", "The Hub is offline: ids work only where they are in the cache.", advice)
+        yield OFFLINE.finding()
 
 
 PROBES = (versions, imports, processors, accelerators, media, simulation, disks, hub_variables)

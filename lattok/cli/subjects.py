@@ -21,10 +21,53 @@ from lattok.training import RUN
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.findings import Finding, Found
+from lattok.utils.findings import Finding, Found, Problem
 
 MUCH_WAITING = 0.1  # share of the time
-MOST = 8  # episodes or columns named in a finding
+MAX_NAMED = 8  # episodes or columns, in a finding
+
+NOT_LOADED = Problem("error", "{error}", "Copy or download it again.")
+NO_FEATURES = Problem(
+    "error",
+    "{error}",
+    "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names.",
+)
+UNKNOWN_TRAINING = Problem(
+    "note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen."
+)
+NOT_EVALUATED = Problem("note", "It was never evaluated.", "Run: lattok evaluate {model} DATASET")
+NO_VERDICTS = Problem("note", "This evaluation holds no verdicts.", NOT_EVALUATED.advice)
+FALLS_SHORT = Problem("warning", "Falls short: {verdict}.", "{advice}")
+OPEN = Problem("note", "Open: {verdict}.", "{advice}")
+WAITS_FOR_DATA = Problem(
+    "note",
+    "Its steps waited for data {share:.0%} of the time.",
+    "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
+    "decoded only once.",
+)
+NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
+NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
+NO_COLUMNS = Problem(
+    "error",
+    "{file} declares columns that are not there: {columns}.",
+    "Annotate again, or copy the dataset again.",
+)
+OTHER_DATASET = Problem(
+    "warning",
+    "`{prefix}` was made for {labelled} episodes, the dataset has {episodes}.",
+    "Check it: lattok verify {dataset}",
+)
+ODD_GAPS = Problem("error", "`{prefix}`: `unlabelled` lists no episodes: {got!r:.80}", "Annotate again.")
+UNLABELLED = Problem(
+    "warning",
+    "`{prefix}`: {count} episodes have no labels ({episodes}): {reason}",
+    "Repair the source and annotate again: what is there is kept.",
+)
+NOT_COPIED = Problem(
+    "warning",
+    "`{column}` of {file} could not be copied for rows {first} to {last}: those cells are empty.",
+    "Repair the source, annotate it.",
+)
 
 
 def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
@@ -53,15 +96,12 @@ def model(subject: str, revision: str | None) -> Found:
     try:
         loaded = load(subject, revision)
     except LattokError as error:
-        advice = "Copy or download it again."
-        if str(error).startswith("`features`"):
-            advice = "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
-        yield Finding("error", str(error), advice)
+        yield (NO_FEATURES if str(error).startswith("`features`") else NOT_LOADED).finding(error=error)
         return
     yield "weights", f"{sum(p.numel() for p in loaded.parameters()):,} parameters, all there"
     trained = loaded.trained_on
     if trained is None:
-        yield Finding("note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
+        yield UNKNOWN_TRAINING.finding()
     else:
         for entry in training_entries(trained):
             split = f", split {entry['split']}" if "split" in entry else ""
@@ -70,7 +110,7 @@ def model(subject: str, revision: str | None) -> Found:
 
 
 def _some(names: Sequence[Any]) -> str:
-    return ", ".join(map(str, names[:MOST])) + (" …" if len(names) > MOST else "")
+    return ", ".join(map(str, names[:MAX_NAMED])) + (" …" if len(names) > MAX_NAMED else "")
 
 
 def evaluation(subject: str, revision: str | None) -> Found:
@@ -78,11 +118,11 @@ def evaluation(subject: str, revision: str | None) -> Found:
     folder = hub.resolve(subject, revision).folder
     stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
-        yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
+        yield NOT_EVALUATED.finding(model=subject)
         return
     yield "evaluated", str(stored.get("headline", ""))
     if not (verdicts := stored.get("verdicts")):
-        yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
+        yield NO_VERDICTS.finding(model=subject)
         return
     config = hub.read_config(folder)
     record = read_record(folder / hub.TRAINING, TrainingRecord)
@@ -91,10 +131,10 @@ def evaluation(subject: str, revision: str | None) -> Found:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])
             continue
-        severity, said = ("note", "Open") if verdict["holds"] is None else ("warning", "Falls short")
         about = known.get(str(verdict.get("key", "")), Criterion(""))  # a later version may know others
         advice = of.advice(about, verdict["holds"], str(verdict["text"]))
-        yield Finding(severity, f"{said}: {verdict['text']}.", advice)
+        problem = OPEN if verdict["holds"] is None else FALLS_SHORT
+        yield problem.finding(verdict=verdict["text"], advice=advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
 
 
@@ -110,9 +150,7 @@ def waiting(subject: str, revision: str | None) -> Found:
     share = sum(known) / len(known)
     yield "data wait", f"{share:.1%} of the time until step {entries[-1]['step']}"
     if share > MUCH_WAITING:
-        what = f"Its steps waited for data {share:.0%} of the time."
-        advice = "Give it more cores, or smaller or fewer images (image_size, cameras)"
-        yield Finding("note", what, f"{advice}; frames that fit into memory (memory_gb) are decoded only once.")
+        yield WAITS_FOR_DATA.finding(share=share)
 
 
 def dataset(subject: str, revision: str | None) -> Found:
@@ -132,7 +170,7 @@ def sidecar(subject: str, revision: str | None) -> Found:
     yield "labels", "of a dataset that is not LeRobot; join both with lattok export SOURCE --labels " + subject
     tables = sorted((root / "labels").glob("*.parquet"))
     if not tables:
-        yield Finding("error", f"{root / 'labels'} holds no parquet file.", "Annotate again.")
+        yield NO_LABELS.finding(folder=root / "labels")
     columns = [set(open_table(path).schema_arrow.names) for path in tables]
     yield from labels(root / PROVENANCE, sorted(set.intersection(*columns)) if columns else [], None)
 
@@ -142,22 +180,21 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
     for prefix, entry in files.read_json(path).items():
         declared, identity = (entry.get(k) if isinstance(entry, Mapping) else None for k in ("columns", "model"))
         if not isinstance(declared, Mapping) or not isinstance(identity, Mapping):
-            yield Finding("error", f"{path}: `{prefix}` declares no model and columns.", "Annotate again.")
+            yield NO_DECLARATION.finding(file=path, prefix=prefix)
             continue
         name = identity.get("model") or "a model without a name"
         yield "labels", f"{prefix}.*: {identity.get('type')} {name}, weights {str(identity.get('weights_sha256'))[:12]}"
         missing = [column for column in declared if column not in columns]
         if missing:
-            what = f"{path} declares columns that are not there: {', '.join(missing[:MOST])}."
-            yield Finding("error", what, "Annotate again, or copy the dataset again.")
+            yield NO_COLUMNS.finding(file=path, columns=", ".join(missing[:MAX_NAMED]))
         made_with = entry.get("versions")
         if isinstance(made_with, Mapping):
             yield "", "made with " + ", ".join(f"{package} {found}" for package, found in made_with.items())
         yield from _gaps(prefix, entry)
         facts = entry.get("dataset")
         if isinstance(facts, Mapping) and source is not None and facts.get("episodes") != len(source.episodes):
-            what = f"`{prefix}` was made for {facts.get('episodes')} episodes, the dataset has {len(source.episodes)}."
-            yield Finding("warning", what, f"Check it: lattok verify {source.root}")
+            counts = {"labelled": facts.get("episodes"), "episodes": len(source.episodes)}
+            yield OTHER_DATASET.finding(prefix=prefix, dataset=source.root, **counts)
 
 
 def _gaps(prefix: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -165,11 +202,9 @@ def _gaps(prefix: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
     groups, parts = (found if isinstance(found := entry.get(k), list) else () for k in ("unlabelled", "unreadable"))
     for group in groups:
         if not isinstance(group, Mapping) or not isinstance(group.get("episodes"), list):
-            yield Finding("error", f"`{prefix}`: `unlabelled` lists no episodes: {group!r:.80}", "Annotate again.")
+            yield ODD_GAPS.finding(prefix=prefix, got=group)
             continue
         episodes, reason = group["episodes"], group.get("reason", "no reason given")
-        what = f"`{prefix}`: {len(episodes)} episodes have no labels ({_some(episodes)}): {reason}"
-        yield Finding("warning", what, "Repair the source and annotate again: what is there is kept.")
+        yield UNLABELLED.finding(prefix=prefix, count=len(episodes), episodes=_some(episodes), reason=reason)
     for part in [part for part in parts if isinstance(part, Mapping)]:
-        what = f"`{part.get('column')}` of {part.get('file')} could not be copied for rows {part.get('first')} to "
-        yield Finding("warning", f"{what}{part.get('last')}: those cells are empty.", "Repair the source, annotate it.")
+        yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})
