@@ -33,7 +33,7 @@ import lattok.annotation
 import lattok.recipes  # noqa: F401  all that verbs import, before anything is forked
 from benchmarks.common import environment
 from lattok.cli import main as lattok_main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from scripts.kill_annotation import FORK, tree, write_source
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -14,7 +14,10 @@ COMMANDS = {
     "study.py",
     "image_lam.py",
 }
-QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--(host|stage|env-codebook)$")
+QUOTED = re.compile(
+    r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR"
+    r"|^--(host|stage|env-codebook)$"
+)
 
 
 def texts():

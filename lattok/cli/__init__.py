@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import tyro
 
 import lattok
-from lattok.cli import convert, demo, labels, look, simulate
+from lattok.cli import demo, labels, look, models, simulate
 from lattok.cli.flags import CONFIG, HELP, REGISTRY, Verb, check_words, plain_words, unknown_verb
-from lattok.cli.train import presets, train_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
@@ -47,8 +46,8 @@ VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
     "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
     "view": Verb(look.view, "lattok.evaluation"),
-    "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, train_verb),
-    "presets": Verb(presets),
+    "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, models.train_verb),
+    "presets": Verb(models.presets),
     "evaluate": Verb(look.evaluate),
     "compare": Verb(look.compare),
     "rollout": Verb(simulate.rollout, "lattok.loading"),
@@ -57,8 +56,8 @@ VERBS: Mapping[str, Verb | Group] = {
     "verify": Verb(labels.verify, "lattok.annotation"),
     "export": Verb(labels.export, "lattok.data"),
     "collect": Verb(simulate.collect, "lattok.sim"),
-    "convert": Group("Convert a published checkpoint.", _importers, lambda name, _: convert.convert_verb(name)),
-    "push": Verb(convert.push),
+    "convert": Group("Convert a published checkpoint.", _importers, lambda name, _: models.convert_verb(name)),
+    "push": Verb(models.push),
 }
 
 

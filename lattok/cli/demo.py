@@ -49,7 +49,6 @@ def demo(
     """
     import torch
 
-    from lattok.data import inspect_dataset
     from lattok.utils.devices import device_called
 
     folder, begun = Path(out), time.monotonic()
@@ -58,7 +57,7 @@ def demo(
     common: dict[str, Any] = {"seed": seed, "device": device}
     short = {"steps": FAST_STEPS, "log_every": 20, "trial": True} if fast else {}
     if policy:
-        _check_simulator()
+        lattok.sim.find_tasks(WORLD)  # refuses before anything is made, where a package is missing
     if device_called(device).type == "cpu":
         torch.set_num_threads(1)
         print("One thread of torch on the CPU: a second one helps on idle cores, and harms on shared machines.")
@@ -68,6 +67,15 @@ def demo(
         _took(begun, fast)
         _next_policies(folder, features)
         return
+    _label(folder, features, common, short, again)
+    _took(begun, fast)
+    _what_next(features)
+
+
+def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str, Any], again: str) -> None:
+    """Train a tokenizer and a latent action model on the bundled demonstrations, judge them, and label with them."""
+    from lattok.data import inspect_dataset
+
     dataset = lattok.sample_dataset_path()
     print(checks.printable(inspect_dataset(lattok.open_dataset(dataset)).headline()))
 
@@ -82,7 +90,7 @@ def demo(
 
     _say("Reports on held-out episodes, every figure with its controls")
     reports = [  # the controls that are trained cost as much as all of the demo
-        judge(model, str(dataset), folder / f"{name}-report", folder / name, device, controls="quick", seed=seed)
+        judge(model, str(dataset), folder / f"{name}-report", folder / name, controls="quick", **common)
         for name, model in (("tokenizer", tokenizer), ("lam", lam))
     ]
     _say("The dataset with latent actions as columns")
@@ -92,15 +100,6 @@ def demo(
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
     _summary(reports, folder, annotated)
-    _took(begun, fast)
-    _what_next(features)
-
-
-def _check_simulator() -> None:
-    """Raise `LattokError` where a package is missing."""
-    from lattok import sim
-
-    sim.find_tasks(WORLD)
 
 
 def _act(folder: Path, options: dict[str, Any], again: str) -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
-from lattok.cli import main
 from lattok.hub import CONFIG, WEIGHTS, HubModel
 from lattok.utils.checks import LattokError
 
@@ -95,6 +94,10 @@ def test_no_temporary_files_stay_and_a_failed_save_leaves_the_old_artefact(folde
         (lambda t: t.pop("decoder.net.0.bias"), "missing decoder.net.0.bias"),
         (lambda t: t.update(extra=torch.zeros(1)), "unexpected extra"),
         (
+            lambda t: (t.pop("decoder.net.0.bias"), t.update(extra=torch.zeros(1))),
+            "missing decoder.net.0.bias; unexpected extra",
+        ),
+        (
             lambda t: t.update({"decoder.net.0.bias": torch.zeros(5)}),
             r"decoder.net.0.bias has shape \[5\], expected \[8\]",
         ),
@@ -103,12 +106,6 @@ def test_no_temporary_files_stay_and_a_failed_save_leaves_the_old_artefact(folde
 def test_tensors_must_fit_exactly(folder, change, text):
     edit_tensors(folder, change)
     with pytest.raises(LattokError, match=text):
-        lattok.load(folder)
-
-
-def test_all_problems_are_listed_at_once(folder):
-    edit_tensors(folder, lambda t: (t.pop("decoder.net.0.bias"), t.update(extra=torch.zeros(1))))
-    with pytest.raises(LattokError, match="missing decoder.net.0.bias; unexpected extra"):
         lattok.load(folder)
 
 
@@ -144,30 +141,6 @@ def test_files_that_are_not_there_or_broken(folder, tmp_path):
     (folder / CONFIG).write_text("{")
     with pytest.raises(LattokError, match="config.json is not valid JSON"):
         lattok.load(folder)
-
-
-def test_a_hub_id_is_downloaded_at_the_revision(folder, monkeypatch):
-    asked = {}
-
-    def fake_download(repo_id, revision=None, **options):
-        asked.update(repo_id=repo_id, revision=revision)
-        commit = folder.rename(folder.with_name("0123abc"))  # a snapshot lies in a folder named by its commit
-        return str(commit)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fake_download)
-    model = lattok.load("org/name", revision="v1")
-    assert asked == {"repo_id": "org/name", "revision": "v1"}
-    assert (model.source, model.revision) == ("org/name", "0123abc")
-
-
-def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
-    def offline(*args, **options):
-        raise OSError("offline\nlong traceback")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(LattokError, match="'org/name' could not be fetched: OSError: offline") as caught:
-        lattok.load("org/name")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -335,38 +308,6 @@ def test_datasets_take_the_keywords_too(monkeypatch):
     assert not asked
 
 
-def test_push_uploads_one_complete_folder(folder, monkeypatch):
-    uploaded, made = {}, []
-
-    class FakeApi:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, repo_id, private=None, exist_ok=False):
-            return type("Repo", (), {"repo_id": repo_id})
-
-        def create_branch(self, repo_id, branch, exist_ok):
-            made.append(branch)
-
-        def upload_folder(self, repo_id, folder_path, delete_patterns, **options):
-            card = (folder_path / "README.md").read_text()
-            uploaded.update(files=sorted(p.name for p in folder_path.iterdir()), repo_id=repo_id, card=card, **options)
-            return SimpleNamespace(pr_url=None, commit_url="commit")
-
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
-    files = ["README.md", "config.json", "model.safetensors"]
-    assert lattok.load(folder).push_to_hub("org/name") == "commit"
-    assert (uploaded["repo_id"], uploaded["files"]) == ("org/name", files)
-    assert "license" not in uploaded["card"]
-    options = {"commit_message": "hello", "revision": "b", "license": "apache-2.0"}
-    lattok.load(folder).save_pretrained(folder.parent / "again", push_to_hub=True, repo_id="org/other", **options)
-    assert (uploaded["repo_id"], uploaded["commit_message"], uploaded["revision"]) == ("org/other", "hello", "b")
-    assert (made, uploaded["files"]) == (["b"], files)
-    assert "license: apache-2.0\n" in uploaded["card"]
-    assert main(["push", str(folder), "org/name", "--create-pr", "--message", "hi", "--license", "mit"]) == 0
-    assert (uploaded["create_pr"], uploaded["commit_message"]) == (True, "hi")
-
-
 def test_a_license_in_the_card_stays(folder):
     model = lattok.load(folder)
     model.license = "mit"
@@ -389,18 +330,6 @@ def test_a_push_that_cannot_work_is_refused_before_anything_is_sent(repo_id, opt
         lattok.load(folder).push_to_hub(repo_id, **options)
     with pytest.raises(LattokError, match="keywords of an upload together with push_to_hub=True"):
         lattok.load(folder).save_pretrained(folder, private=True)
-
-
-@pytest.mark.parametrize("error", [lambda: RemoteProtocolError("no route"), lambda: http_error("HfHubHTTPError", 401)])
-def test_a_push_without_network_or_login_is_one_line(error, folder, monkeypatch, capsys):
-    def fail(*args, **options):
-        raise error()
-
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
-    assert main(["push", str(folder), "org/name"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("lattok: `repo_id`: 'org/name' could not be pushed: ")
-    assert said.count("\n") == 1
 
 
 def test_cards_show_hostile_names_as_text(folder, tmp_path):
@@ -496,26 +425,16 @@ def test_a_declared_action_space_is_read_back(folder):
         lattok.load(folder)
 
 
-def test_a_card_of_lattoks_is_written_again(folder):
-    model = lattok.load(folder)
-    model.evaluation = {"headline": "Good.", "verdicts": [], "figures": {}}
-    assert model.save_card(folder)
-    assert "Good." in (folder / "README.md").read_text()
-    again = lattok.load(folder)
-    again.evaluation = {"headline": "Better.", "verdicts": [], "figures": {}}
-    assert again.save_card(folder)
-    assert "Better." in (folder / "README.md").read_text()
-
-
-def test_model_card_holds_the_last_evaluation(folder):
-    model = lattok.load(folder)
+def test_a_card_of_lattoks_is_written_again_with_the_last_evaluation(folder):
     assert "Not evaluated yet" in (folder / "README.md").read_text()
-    model.evaluation = {"headline": "Good.", "figures": {"normalised MSE": 0.01234567}}
-    model.save_card(folder)
-    card = (folder / "README.md").read_text()
-    assert "Good." in card
-    assert "| normalised MSE | 0.01235 |" in card
-    assert lattok.load(folder).evaluation == model.evaluation
+    for headline in ("Good.", "Better."):
+        model = lattok.load(folder)
+        model.evaluation = {"headline": headline, "figures": {"normalised MSE": 0.01234567}}
+        assert model.save_card(folder)
+        card = (folder / "README.md").read_text()
+        assert headline in card
+        assert "| normalised MSE | 0.01235 |" in card
+        assert lattok.load(folder).evaluation == model.evaluation
 
 
 def test_the_identity_of_a_configuration_stays():

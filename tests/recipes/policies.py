@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 import lattok
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from tests.conftest import CAMERAS, write_dataset
 

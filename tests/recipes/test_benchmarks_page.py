@@ -17,7 +17,7 @@ import yaml
 import lattok
 from lattok import cli
 from lattok.cli import main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from tests.conftest import write_dataset
 from tests.recipes.policies import SIZES

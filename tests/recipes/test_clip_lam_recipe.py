@@ -12,7 +12,7 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.cli import main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.recipes.run_folder import read_options
 from lattok.samples.mixture import parse_source
 from lattok.training import LoopOptions, learning_rate

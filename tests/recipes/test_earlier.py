@@ -10,7 +10,7 @@ import torch
 
 import lattok
 from lattok.cli import main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.evaluation.questions.history import seen_episodes
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe

@@ -14,7 +14,7 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.cli import main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.data import ActionSpace
 from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent

@@ -14,7 +14,7 @@ import torch
 
 import lattok
 from lattok.cli import main
-from lattok.cli.train import as_flags
+from lattok.cli.models import as_flags
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.nn.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
