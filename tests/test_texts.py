@@ -10,14 +10,10 @@ ROOT = Path(lattok.__file__).parent
 COMMANDS = {
     "cli",
     "convert.py",
-    "published",
     "study.py",
     "image_lam.py",
 }
-QUOTED = re.compile(
-    r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR"
-    r"|^--(host|stage|env-codebook)$"
-)
+QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--host$")
 
 
 def texts():

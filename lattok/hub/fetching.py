@@ -73,7 +73,7 @@ class OnHub(OnDisk):
             self._check_locks()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.repo_id!r}, {self.commit!r})"  # a token is nobody's business
+        return f"{type(self).__name__}({self.repo_id!r}, {self.commit!r})"  # no options: a token may be there
 
     @contextmanager
     def at_hand(self, path: Path) -> Iterator[Path]:
