@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lattok.image_lam.clips import ClipLAMConfig
 from lattok.recipes.lara import LARAOptions
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy, VLAConfig
-from lattok.vla.joint.distillation import taught_by
+from lattok.vla.latbot import taught_by
 from lattok.vla.supervision import LOSSES
 
 MARK = re.compile(r"^<!-- drawing: ([\w-]+) -->$", re.MULTILINE)

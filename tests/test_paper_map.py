@@ -48,7 +48,7 @@ def test_every_name_exists(name):
 
 
 def test_names_that_do_not_exist_would_be_noticed():
-    for name in ("lattok.vla.losses.no_loss", "lattok.vla.config.VLAConfig.nothing"):
+    for name in ("lattok.vla.supervision.no_loss", "lattok.vla.config.VLAConfig.nothing"):
         with pytest.raises(AttributeError):
             find(name)
 

@@ -26,7 +26,7 @@ from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.types import LatentTarget, PairBatch, PairIndex, PolicyBatch
 from lattok.utils.options import built, options_of
 from lattok.vla import LatentVLA, VLAConfig, strategy_of
-from lattok.vla.joint.alignment import JointLARA, LiveLAM
+from lattok.vla.lara import JointLARA, LiveLAM
 
 CAMERAS, BATCH, ACTIONS, STATES, HORIZON, CODES, BOOK = ("front", "wrist"), 32, 4, 4, 8, 4, 16
 SIDE, SEEN = 128, 64  # pixels of the dataset, and of batches, which come resized

@@ -33,7 +33,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS
-from lattok.vla.joint.alignment import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
+from lattok.vla.lara import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model

@@ -28,7 +28,7 @@ from lattok.utils import checks
 from lattok.utils.options import check_choices
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
-from lattok.vla.joint.distillation import GO_ON, Distillation, follow, kept_of, taught_by
+from lattok.vla.latbot import GO_ON, Distillation, follow, kept_of, taught_by
 
 Phase = Literal["distill", "finetune"]
 TUNED = "latbot_finetune"

@@ -27,7 +27,7 @@ from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
-MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
+MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def _check_cameras(names: Any, sizes: Any) -> None:
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))
     checks.counts(0, MOST_CAMERAS, cameras=len(names))
     for height, width in sizes:
-        checks.counts(1, MOST_SIDE, camera_sizes=height)
-        checks.counts(1, MOST_SIDE, camera_sizes=width)
+        checks.counts(1, MAX_CAMERA_SIDE, camera_sizes=height)
+        checks.counts(1, MAX_CAMERA_SIDE, camera_sizes=width)
 
 
 def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -> None:

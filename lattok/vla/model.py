@@ -34,14 +34,13 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data
 from lattok.utils.output import exchange
 from lattok.vla.config import VLAConfig
-from lattok.vla.flow_head import FlowActionHead
-from lattok.vla.head import ActionHead, LayerStates, States, TokenPositions, pool_codes
+from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
 
 
 class ForwardOutput(NamedTuple):
-    """What one pass through the backbone gives."""
+    """States of one pass through the backbone."""
 
     states: States  # by layer, for the head
     proprio: Tensor | None  # [B, s] normalised
@@ -90,7 +89,6 @@ class LatentVLA(BackboneModel):
 
     @property
     def judged_by(self) -> str:
-        """Return what the card says where there is no evaluation."""
         return super().judged_by if self.config.strategy.acts else "it has not learned to act"
 
     def usage(self) -> list[str]:
@@ -109,11 +107,8 @@ class LatentVLA(BackboneModel):
 
     def new_normalizers(self) -> dict[str, Any]:
         """Make maps of "action" and, where it sees it, "proprio" that change nothing until they are fitted."""
-        config = self.config
-        maps = {"action": Normalizer(config.action_dim, config.action_clipped)}
-        return maps | (
-            {"proprio": Normalizer(config.proprio_dim, config.proprio_clipped)} if config.proprio_dim else {}
-        )
+        clipped = {"action": self.config.action_clipped, "proprio": self.config.proprio_clipped}
+        return {part: Normalizer(len(dims), dims) for part, dims in clipped.items() if dims}
 
     def unchosen(self) -> dict[str, Any]:
         """Return what stands in their place until `for_dataset` names one of several datasets."""
@@ -126,7 +121,6 @@ class LatentVLA(BackboneModel):
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Return the datasets of a mixture, which have normalisers of their own."""
         return self.config.normalizers
 
     def for_dataset(self, name: str) -> Self:
@@ -197,8 +191,8 @@ class LatentVLA(BackboneModel):
             return {}
         terms: LossTerms = {}
         for name, states in out.supervised.items():
-            found = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
-            terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
+            own = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
+            terms |= {name + term.removeprefix("latent"): value for term, value in own.items()}
         return of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
@@ -216,40 +210,39 @@ class LatentVLA(BackboneModel):
         return batch._replace(inputs=self._inputs(batch))
 
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
+        if batch.inputs is not None:
+            return batch.inputs
         return self.backbone.encode(batch.images, prompts(self.config, batch.texts))
 
     def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
-        inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
-        return self.backbone.text_errors(inputs, batch.subtasks or [""] * len(batch.texts))
+        return self.backbone.text_errors(self._inputs(batch), batch.subtasks or [""] * len(batch.texts))
 
     def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
-        inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
+        dtype = self.placeholders.dtype
         queries = self.placeholders.expand(len(batch.images), -1, -1)
-        asked = self.losses if learning else {}
-        named = () if layer is None else (layer,)
-        out = self.backbone(inputs, queries, sorted({*self.layers, *asked.values(), *named}))
-        spans = {loss.name: loss.span for loss in self.config.strategy.losses}
-        supervised = {
-            name: self.segments[spans[name]].of(out.hidden[layer][:, out.queries]).to(self.placeholders.dtype)
-            for name, layer in asked.items()
-        }
-        last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(self.placeholders.dtype)
-        chosen = TokenPositions.of(out)
+        losses = self.config.strategy.losses if learning else ()
+        wanted = {*self.layers, *(self.losses[loss.name] for loss in losses), *(() if layer is None else (layer,))}
+        out = self.backbone(self._inputs(batch), queries, sorted(wanted))
+        supervised = {}
+        for loss in losses:
+            states = out.hidden[self.losses[loss.name]][:, out.queries]
+            supervised[loss.name] = self.segments[loss.span].of(states).to(dtype)
+        last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(dtype)
+        positions = TokenPositions.of(out)
         # a layer's other positions are given up as soon as the head has what it needs
-        states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
+        states = {layer: self._states(positions, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
-            proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
+            proprio = self.proprio_normalizer(batch.proprio).to(dtype)
         return ForwardOutput(states, proprio, supervised, last)
 
-    def _states(self, chosen: TokenPositions, hidden: Tensor) -> LayerStates:
+    def _states(self, positions: TokenPositions, hidden: Tensor) -> LayerStates:
         """Return what the head gets of a layer: placeholders pooled over the codes of a step, and image tokens."""
-        image, queries = chosen.take(hidden, self.placeholders.dtype)
-        spans = self.segments.values()
-        parts = [pool_codes(span.of(queries), span.per_step, self.config.pool) for span in spans]
-        return LayerStates(torch.cat(parts, 1), image, chosen.valid)
+        image, queries = positions.take(hidden, self.placeholders.dtype)
+        pooled = [pool_codes(span.of(queries), span.per_step, self.config.pool) for span in self.segments.values()]
+        return LayerStates(torch.cat(pooled, 1), image, positions.valid)
 
     @torch.no_grad()
     def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any], seed: int = 0) -> Tensor:
@@ -320,7 +313,7 @@ class LatentVLA(BackboneModel):
         super()._save(folder, name)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload as every model does; refuse a policy over a base model in a folder here, which nobody else has."""
+        """Upload; refuse a policy over a base model in a folder here, which nobody else has."""
         base = self.config.backbone.name
         if base not in (SCRATCH, MERGED) and Path(base).is_dir():
             checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")

@@ -37,19 +37,18 @@ def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
     """
     if not isinstance(observation, Mapping):
         return observation, False
-    found = {key: torch.tensor(value) if _is_array(value) else value for key, value in observation.items()}
+    found = dict(observation)
+    for key, value in found.items():
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+            found[key] = torch.tensor(value)
     ranks = dict.fromkeys(config.cameras, 3) | ({config.state_key: 1} if config.proprio_dim else {})
     alone = all(getattr(found.get(key), "ndim", rank) == rank for key, rank in ranks.items())
     if alone and "task" not in found and ranks.keys() & found.keys():
         checks.fail("task", "the instruction of this single observation, a text", "none")
     if not (alone and isinstance(found.get("task"), str)):
         return found, False
-    one = {key: value[None] for key, value in found.items() if isinstance(value, Tensor)}
-    return {**found, **one, "task": [found["task"]]}, True
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
+    batched = {key: value[None] for key, value in found.items() if isinstance(value, Tensor)}
+    return {**found, **batched, "task": [found["task"]]}, True
 
 
 def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:

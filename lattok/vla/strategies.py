@@ -41,10 +41,10 @@ class Span:
 
     @property
     def follows_labels(self) -> bool:
-        """Tell whether its length is that of labels."""
+        """Whether its length is that of labels."""
         return self.per_step == CODES or self.steps == LABELS
 
-    def each(self, labels: LatentSpec) -> int:
+    def count_per_step(self, labels: LatentSpec) -> int:
         """Return the number of placeholders of a step."""
         return labels.tokens if self.per_step == CODES else int(self.per_step)
 
@@ -58,7 +58,6 @@ class Segment(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Number of placeholders."""
         return self.steps * self.per_step
 
     def of(self, states: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ class Strategy:
         labels, first, found = labels or LatentSpec(), 0, {}
         for span in self.spans:
             steps = {HORIZON: horizon, LABELS: labels.steps or horizon}.get(str(span.steps), span.steps)
-            found[span.name] = Segment(first, int(steps), span.each(labels))
+            found[span.name] = Segment(first, int(steps), span.count_per_step(labels))
             first += found[span.name].count
         return found
 
@@ -210,16 +209,15 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
     return replace(strategy, losses=(replace(loss, **given),))
 
 
-Supervision = dict[str, LatentSupervision]  # by the names of their terms
-
-
-def build_supervision(strategy: str | Strategy, dim: int, labels: LatentSpec | None = None) -> Supervision:
+def build_supervision(
+    strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
+) -> dict[str, LatentSupervision]:
     """Return the losses of a strategy over states of width `dim`, by the names of their terms.
 
     `labels` says what the latent actions are: `lattok.labels.latent_spec` tells it of a dataset.
     """
     strategy, labels = strategy_of(strategy), labels or LatentSpec()
     strategy.check_parts(labels)
-    each = {span.name: span.each(labels) for span in strategy.spans}
+    each = {span.name: span.count_per_step(labels) for span in strategy.spans}
     built = [LOSSES[loss.loss].build(dim, labels, each[loss.span], **loss.options) for loss in strategy.losses]
     return {loss.name: module for loss, module in zip(strategy.losses, built, strict=True)}

@@ -4,7 +4,8 @@
     terms = loss(states, target)      # states [B, S, 512] -> {"latent": loss, "latent_accuracy": ...}
 
 A policy has `states_per_step` states for each of the S steps that are labelled: one, or one for each code, step-major.
-A new loss is a subclass with a `kind` in a module of this folder: strategies find it by that name.
+A new loss is a subclass with a `kind` in a module of this folder: strategies find it by that name. The functions at the
+top are pure, over valid elements; how they are averaged: `lattok.nn.losses`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,51 @@ from lattok.nn.losses import REDUCTIONS, reduce_valid
 from lattok.types import LatentTarget, LossTerms
 from lattok.utils import checks
 from lattok.utils.registry import Registry
-from lattok.vla import losses
 
 LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "lattok.vla")
+
+
+def alignment(projected: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return 1 - cosine of projected states [B, S, d] and latent actions [B, S, P, d] pooled over P (Eq. 5 plus 1)."""
+    target = reduce(embedding.masked_fill(~valid[..., None, None], 0.0), "b s p d -> b s d", "mean")
+    return reduce_valid(1 - F.cosine_similarity(projected.float(), target, dim=-1), valid, reduction)
+
+
+def code_cross_entropy(logits: Tensor, codes: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return -log softmax(logits)[code] (Eq. 6, 7, 10), logits [B, S, P, K], codes [B, S, P]: one code a state."""
+    safe = codes.masked_fill(~valid[..., None], 0)  # labels that are not there are -1
+    losses = F.cross_entropy(rearrange(logits.float(), "b s p k -> b k s p"), safe, reduction="none")  # b s p
+    return reduce_valid(losses.mean(-1), valid, reduction, losses.shape[-1])
+
+
+def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the squared error of predicted latent actions [B, S, P, d] (section 5.4, continuous variants)."""
+    errors = (predicted.float() - embedding.masked_fill(~valid[..., None, None], 0.0)).square()
+    return reduce_valid(errors.mean((-1, -2)), valid, reduction, errors.shape[-1] * errors.shape[-2])
+
+
+def distillation(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the squared error plus KL(p(predicted) || p(embedding)) of latent actions [B, S, P, d] (LatBot, Eq. 4).
+
+    p is the softmax over the d numbers of a latent action.
+    """
+    target = embedding.masked_fill(~valid[..., None, None], 0.0)
+    own, teacher = predicted.float().log_softmax(-1), target.log_softmax(-1)
+    divergence = (own.exp() * (own - teacher)).sum(-1)  # b s p
+    divergence = reduce_valid(divergence.mean(-1), valid, reduction, divergence.shape[-1])
+    return regression(predicted, embedding, valid, reduction) + divergence
+
+
+@torch.no_grad()
+def code_accuracy(logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+    """Return the share of valid codes [B, S, P] with the largest logit, averaged as the losses are; 0 where none is."""
+    return reduce_valid((logits.argmax(-1) == codes).float().mean(-1), valid)
+
+
+@torch.no_grad()
+def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
+    """Average the cosine of vectors [B, S, E, d] as `code_accuracy` does."""
+    return reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)
 
 
 class LatentSupervision(nn.Module, ABC):
@@ -119,7 +162,7 @@ class AlignLoss(LatentSupervision):
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         embedding = _embedding_of(target, self.latent_dim)
         projected = self.project(self.norm(states.mean(2)))  # b s d
-        loss = losses.alignment(projected, embedding, target.valid, reduction)
+        loss = alignment(projected, embedding, target.valid, reduction)
         pooled = reduce(embedding, "b s e d -> b s 1 d", "mean")
         return {"latent": loss, "latent_cosine": _cosine(projected[:, :, None], pooled, target.valid)}
 
@@ -143,8 +186,8 @@ class CodeCrossEntropy(LatentSupervision):
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         codes = _codes_of(target, self.codes)
         logits = rearrange(self.head(states), "b s k (p c) -> b s (k p) c", c=self.codebook_size)
-        loss = losses.code_cross_entropy(logits, codes, target.valid, reduction)
-        return {"latent": loss, "latent_accuracy": losses.code_accuracy(logits, codes, target.valid)}
+        loss = code_cross_entropy(logits, codes, target.valid, reduction)
+        return {"latent": loss, "latent_accuracy": code_accuracy(logits, codes, target.valid)}
 
     def _check_values(self, target: LatentTarget) -> None:
         codes = _codes_of(target, self.codes)
@@ -165,7 +208,7 @@ class Regress(LatentSupervision):
 
     kind = "regress"
     parts, sizes = ("embedding",), ("latent_dim", "vectors")
-    compare = staticmethod(losses.regression)
+    compare = staticmethod(regression)
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(vectors=vectors, latent_dim=latent_dim))
@@ -187,7 +230,7 @@ class Distill(Regress):
     """LatBot (Eq. 4): the same head, squared error and Kullback-Leibler divergence."""
 
     kind = "distill"
-    compare = staticmethod(losses.distillation)
+    compare = staticmethod(distillation)
 
 
 def _two_layers(dim: int, out: int) -> nn.Sequential:
@@ -225,9 +268,3 @@ def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
     checks.rank(name, part, dims)
     if part.shape[:2] != valid.shape:
         checks.fail(name, f"{list(valid.shape)} samples and steps, as `valid` has", list(part.shape[:2]))
-
-
-@torch.no_grad()
-def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
-    """Average the cosine of vectors [B, S, E, d] as the losses are; 0 where nothing is valid."""
-    return reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)

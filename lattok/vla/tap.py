@@ -48,37 +48,37 @@ class Tap:
             checks.counts(keep=self.keep)
 
     @contextmanager
-    def on(self, policy: nn.Module) -> Iterator[Tapped]:
+    def on(self, policy: nn.Module) -> Iterator[Recording]:
         """Record while this lasts. Where gradients are enabled, calls without them are passed over."""
-        module, tapped = find_module(policy, self.module), Tapped(self, policy, torch.is_grad_enabled())
+        module, recording = find_module(policy, self.module), Recording(self, policy, torch.is_grad_enabled())
         if self.side == "input":
             handle = module.register_forward_pre_hook(
-                lambda _, args, kwargs: tapped.see([*args, *kwargs.values()]), with_kwargs=True
+                lambda _, args, kwargs: recording.add([*args, *kwargs.values()]), with_kwargs=True
             )
         else:
-            handle = module.register_forward_hook(lambda _, args, out: tapped.see(out))
+            handle = module.register_forward_hook(lambda _, args, out: recording.add(out))
         try:
-            yield tapped
+            yield recording
         finally:
             handle.remove()
 
 
-class Tapped:
-    """What a tap recorded in one forward pass."""
+class Recording:
+    """Hidden states that a tap recorded in one forward pass."""
 
     def __init__(self, tap: Tap, policy: nn.Module, with_grad: bool):
         self._tap, self._policy, self._with_grad = tap, policy, with_grad
         self._found: list[Tensor] = []
         self._calls = self._without_grad = 0
 
-    def see(self, given: Any) -> None:
+    def add(self, given: Any) -> None:
         """Record a call of the module by the first tensor of what it is given, or gives."""
-        parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else [given]
-        tensors = [part for part in parts if isinstance(part, Tensor)]
         if self._with_grad and not torch.is_grad_enabled():
             self._without_grad += 1
             return
         self._calls += 1
+        parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else [given]
+        tensors = [part for part in parts if isinstance(part, Tensor)]
         if tensors and (self._tap.call != "first" or not self._found):
             self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
@@ -90,7 +90,7 @@ class Tapped:
         found, self._found = self._found, []
         name, tap = self._tap.module, self._tap
         if not found:
-            self._nothing()
+            self._fail_without_states()
         if tap.call == "only" and self._calls > 1:
             hint = 'call="last" or call="first" says which one is meant.'
             checks.fail("tap", f"one call of `{name}` in a forward pass", f"{self._calls}", hint)
@@ -106,7 +106,7 @@ class Tapped:
             checks.fail("keep", f"at most the {states.shape[1]} states at `{name}`", tap.keep)
         return states if tap.keep is None else states[:, -tap.keep :]
 
-    def _nothing(self) -> NoReturn:
+    def _fail_without_states(self) -> NoReturn:
         name = self._tap.module
         if self._calls:
             checks.fail("tap", f"a tensor as the {self._tap.side} of `{name}`", "none in its calls")
@@ -150,8 +150,7 @@ class Supervised(nn.Module):
         find_module(policy, self.tap.module)
         self.policy, self.loss, self.weight = policy, loss, weight
         self.labels, self.resample = labels or loss.labels, resample
-        device = next((p.device for p in policy.parameters()), None)
-        self.loss.to(device)
+        self.loss.to(next((p.device for p in policy.parameters()), None))
 
     def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss.
@@ -161,12 +160,12 @@ class Supervised(nn.Module):
         """
         target = self.loss.target_of(batch, self.labels)
         padded = batch.get("action_is_pad")
-        with self.tap.on(self.policy) as tapped:
+        with self.tap.on(self.policy) as recording:
             out = self.policy(batch, *args, **kwargs)
         if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[0], Tensor):
             checks.fail("policy", "a policy whose forward(batch) returns (loss, dict)", type(out).__name__)
         loss, logs = out
-        states = tapped.states()
+        states = recording.states()
         if isinstance(target, LatentTarget):
             if self.resample == "nearest":
                 target = target.nearest(states.shape[1] // self.loss.states_per_step)

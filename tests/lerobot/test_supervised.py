@@ -15,7 +15,7 @@ import lattok
 from lattok import LattokError
 from lattok.labels import LatentSpec
 from lattok.vla import AlignLoss, CodeCrossEntropy, Regress, Supervised, Tap, keep_labels
-from lattok.vla.joint.alignment import LARALoss, keep_pairs
+from lattok.vla.lara import LARALoss, keep_pairs
 from tests.lerobot.policies import CAMERA, HZ, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
 pytestmark = [

@@ -91,12 +91,16 @@ def batch(of: VLAConfig, seed: int = 0, count: int = B) -> PolicyBatch:
     )
 
 
-def rows(of: PolicyBatch, chosen: list[int]) -> PolicyBatch:
-    """Some samples of a batch."""
-    latent = of.latent and LatentTarget(*(None if part is None else part[chosen] for part in of.latent))
-    texts = [of.texts[i] for i in chosen]
-    proprio = None if of.proprio is None else of.proprio[chosen]
-    return PolicyBatch(of.images[chosen], texts, proprio, of.actions[chosen], of.valid[chosen], latent)
+def rows(of: PolicyBatch, chosen: list[int] | range, **changes: Any) -> PolicyBatch:
+    """Some samples of a batch, without what is known of the whole; `changes` are other fields of theirs."""
+
+    def take(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part[list(chosen)]
+        return type(part)(*map(take, part)) if isinstance(part, tuple) else part and [part[i] for i in chosen]
+
+    names = ("images", "texts", "proprio", "actions", "valid", "latent", "draws", "later")
+    return PolicyBatch(**{name: take(getattr(of, name)) for name in names} | changes)
 
 
 def observation(of: VLAConfig, count: int = B, seed: int = 0) -> dict[str, Any]:

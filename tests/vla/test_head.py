@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import lattok
 from lattok import LattokError
 from lattok.backbones import BackboneOut
-from lattok.vla.head import ActionHead, LayerStates, TokenPositions, pool_codes
-from tests.vla.fakes import config
+from lattok.nn.flow import LATEST, draw_flow
+from lattok.types import FlowDraws
+from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, TokenPositions, pool_codes
+from tests.vla.fakes import batch, config, observation, policy, rows
 
 
 def head_and_states(proprio: bool = True):
@@ -148,3 +154,242 @@ def test_grippers_are_logits_that_cross_entropy_compares():
     for kind in ("regression", "flow"):
         with pytest.raises(LattokError, match="`action_loss`: expected l2_bce for actions with a .gripper., got with"):
             config(action_loss="l2_bce", head=kind)
+
+
+# flow matching
+
+flowing = partial(policy, head="flow")
+GRIPPER = {"action_names": ("x", "y", "gripper"), "action_loss": "l2_bce"}
+
+
+def flow_head(**changes) -> FlowActionHead:
+    torch.manual_seed(0)
+    made = FlowActionHead(16, (2, 3), config(horizon=5, proprio_dim=3, head="flow", **changes)).eval()
+    for block in made.blocks:
+        torch.nn.init.constant_(block.image_gate, 0.7)
+    return made
+
+
+def start(head: FlowActionHead, x: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """What the steps start as: their query, the noisy actions and the time, in numpy."""
+    w = {name: tensor.detach().double().numpy() for name, tensor in head.state_dict().items()}
+    dim = w["queries"].shape[1]
+    angles = 1000 * times[:, None] / 10000 ** (np.arange(0, dim, 2) / dim)
+    hidden = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(len(times), dim) @ w["time.0.weight"].T
+    hidden = hidden + w["time.0.bias"]
+    when = (hidden / (1 + np.exp(-hidden))) @ w["time.2.weight"].T + w["time.2.bias"]
+    return w["queries"] + x @ w["noisy.weight"].T + w["noisy.bias"] + when[:, None]
+
+
+def test_the_loss_equals_plain_arithmetic():
+    """Sample 1 ends after three of five steps: what comes then is neither judged nor seen."""
+    head, (_, states, proprio) = flow_head(), head_and_states()
+    generator = torch.Generator().manual_seed(1)
+    actions, draws = torch.randn(2, 5, 3, generator=generator), draw_flow((2, 5, 3), generator)
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    given = actions.masked_fill(~valid[..., None], torch.nan)
+    loss = head.learn(states, proprio, given, valid, draws)[0]["action"]
+    a, noise, t, own = (part.double().numpy() for part in (actions, *draws, valid))
+    x = (1 - t)[:, None, None] * noise + t[:, None, None] * a
+    predicted = reference(head, states, proprio, start(head, x, t), own.astype(bool))
+    errors = ((predicted - (a - noise)) ** 2).mean(-1)
+    assert float(loss.detach()) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
+
+
+def test_grippers_are_logits_of_the_same_steps_which_never_see_their_truth():
+    """L_ee + L_gripper of LatBot over a flow head: velocities of x and y, cross-entropy of the third."""
+    head, (_, states, proprio) = flow_head(**GRIPPER), head_and_states()
+    generator = torch.Generator().manual_seed(1)
+    actions, draws = 2 * torch.rand(2, 5, 3, generator=generator) - 1, draw_flow((2, 5, 3), generator)
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    a, noise, t, own = (part.double().numpy() for part in (actions, *draws, valid))
+    x = (1 - t)[:, None, None] * noise + t[:, None, None] * a
+    x[..., 2] = 0
+    said = reference(head, states, proprio, start(head, x, t), own.astype(bool))
+    share, wanted = 1 / (1 + np.exp(-said[..., 2])), (a[..., 2] + 1) / 2
+    entropy = -wanted * np.log(share) - (1 - wanted) * np.log(1 - share)
+    errors = ((said - (a - noise))[..., :2] ** 2).mean(-1) + entropy
+    given, seen = actions.masked_fill(~valid[..., None], torch.nan), []
+    head.out.register_forward_hook(lambda module, x, said: seen.append(said.detach()))
+    with torch.no_grad():
+        loss = head.learn(states, proprio, given, valid, draws)[0]["action"]
+    assert float(loss) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
+    other = torch.cat([given[..., :2], -given[..., 2:]], -1)  # the other way round, with other noise there
+    noisy = draws._replace(noise=torch.cat([draws.noise[..., :2], 1 - draws.noise[..., 2:]], -1))
+    with torch.no_grad():
+        assert abs(float(head.learn(states, proprio, other, valid, noisy)[0]["action"] - loss)) > 1e-3
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_action_has_the_gripper_of_the_last_step(steps: int):
+    head, (_, states, proprio) = flow_head(**GRIPPER, head_flow_steps=steps), head_and_states()
+    noise, goal, given = torch.randn(2, 5, 3), torch.randn(2, 5, 3), []
+
+    def field(x: torch.Tensor, times: torch.Tensor, *_) -> torch.Tensor:
+        given.append(x)
+        moves = (goal - x) / (1 - times[:, None, None])
+        return torch.cat([moves[..., :2], (5 * times - 2)[:, None, None].expand(-1, 5, 1)], -1)
+
+    head.velocity = field
+    chunk = head.integrate(noise, states, proprio)
+    torch.testing.assert_close(chunk[..., :2], goal[..., :2])
+    logit = 5 * (steps - 1) / steps - 2
+    torch.testing.assert_close(chunk[..., 2], torch.full((2, 5), 2 / (1 + np.exp(-logit)) - 1))
+    without = torch.tensor([[1, 1, 0], [1, 0, 1]]).bool()
+    chunk = head.integrate(noise, states, proprio, without)
+    assert not chunk[0, :, 2].any()
+    assert not chunk[1, :, 1].any()
+    assert chunk[1, :, 2].all()
+
+
+def test_grippers_reach_both_ends_where_the_state_says_which():
+    """Open where what is seen is above 0, closed below; what it does not say stays undecided."""
+    layers, sizes = (2, 3), {"horizon": 2, "proprio_dim": 0, "proprio_names": (), "cameras": (), "camera_sizes": ()}
+    valid, found = torch.ones(64, 2, dtype=torch.bool), {}
+    for told in (True, False):
+        torch.manual_seed(0)
+        head = FlowActionHead(16, layers, config(**sizes, **GRIPPER, head="flow"))
+        optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+        for _ in range(80):
+            way = torch.randint(0, 2, (64, 1, 1)) * 2.0 - 1
+            shown = way if told else torch.zeros_like(way)
+            told_by = LayerStates(1 + shown * torch.linspace(-1, 1, 16).expand(64, 2, -1), None, None)
+            states = dict.fromkeys(layers, told_by)
+            chunk = torch.cat([torch.randn(64, 2, 2), way.expand(-1, 2, 1)], -1)
+            loss = head.learn(states, None, chunk, valid)[0]["action"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[told] = head.integrate(torch.randn(64, 2, 3), states, None)[..., 2] * way[..., 0]
+    assert found[True].min() > 0.95
+    assert found[False].abs().max() < 0.6
+
+
+def test_times_follow_the_distribution_of_the_papers():
+    """t = s (1 - Beta(1.5, 1)); noise is standard normal."""
+    noise, times = draw_flow((20_000, 2, 3), torch.Generator().manual_seed(0))
+    beta = np.random.default_rng(0).beta(1.5, 1.0, 20_000)
+    quantiles = np.linspace(0.02, 0.98, 25)
+    np.testing.assert_allclose(np.quantile(times, quantiles), np.quantile(0.999 * (1 - beta), quantiles), atol=0.02)
+    assert 0 <= float(times.min()) < float(times.max()) <= LATEST
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_eulers_method_on_fields_that_are_known(steps: int):
+    head, (_, states, proprio) = flow_head(head_flow_steps=steps), head_and_states()
+    noise, goal = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+
+    def follow(field) -> torch.Tensor:
+        head.velocity = lambda x, times, *_: field(x, times[:, None, None])
+        return head.integrate(noise, states, proprio)
+
+    torch.testing.assert_close(follow(lambda x, t: (goal - x) / (1 - t)), goal)  # straight lines to a point
+    torch.testing.assert_close(follow(lambda x, t: x), noise * (1 + 1 / steps) ** steps)
+    torch.testing.assert_close(follow(lambda x, t: t.expand_as(x)), noise + (steps - 1) / (2 * steps))
+
+
+def test_regression_averages_two_ways_to_act_and_flow_does_not():
+    """Half of the demonstrations go left, half go right, and nothing that is seen says which."""
+    samples, layers = 64, (2, 3)
+    sizes = {"horizon": 2, "action_dim": 2, "proprio_dim": 0, "cameras": (), "camera_sizes": ()}
+    states = {k: LayerStates(torch.ones(samples, 2, 16), None, None) for k in layers}
+    valid, found = torch.ones(samples, 2, dtype=torch.bool), {}
+    for kind, head_class in (("regression", ActionHead), ("flow", FlowActionHead)):
+        torch.manual_seed(0)
+        head = head_class(16, layers, config(**sizes, head=kind, head_flow_steps=10))
+        optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+        for _ in range(200):
+            way = torch.randint(0, 2, (samples, 1, 1)) * 2.0 - 1
+            terms = head.learn(states, None, (way * torch.tensor([1.0, 0.5])).expand(-1, 2, -1), valid)[0]
+            optimizer.zero_grad()
+            terms["action"].backward()
+            optimizer.step()
+        with torch.no_grad():
+            noise = torch.randn(samples, 2, 2)
+            found[kind] = head(states, None) if kind == "regression" else head.integrate(noise, states, None)
+    assert found["regression"].abs().max() < 0.3
+    chunks = found["flow"] / torch.tensor([1.0, 0.5])
+    ways = chunks.mean((1, 2)).sign()
+    assert 0.25 < float((ways > 0).float().mean()) < 0.75
+    near = ((chunks - ways[:, None, None]).abs().amax((1, 2)) < 0.35).float().mean()
+    assert near > 0.85  # both steps and both dimensions go the same way, all the way
+
+
+@pytest.mark.parametrize("name", ["baseline", "la_cond", "la_tok_c"])
+def test_strategies_learn_with_it(name: str):
+    model = flowing(name).train()
+    data = batch(model.config)
+    data = data._replace(draws=draw_flow(data.actions.shape, torch.Generator().manual_seed(0)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = last = 0.0
+    for step in range(20):
+        terms = model(data)
+        loss = sum(weight * terms[term] for term, weight in model.config.loss_weights.items())
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+            first = float(terms["action"].detach())
+        optimizer.step()
+        last = float(terms["action"].detach())
+    assert last < 0.7 * first
+
+
+def test_what_is_not_valid_changes_nothing():
+    model = flowing().eval()
+    data = batch(model.config)
+    draws = draw_flow(data.actions.shape, torch.Generator().manual_seed(0))
+    others = draws.noise.masked_scatter(~data.valid[..., None], torch.randn(100))
+    assert not torch.equal(others, draws.noise)
+    nothing = data.actions.masked_fill(~data.valid[..., None], torch.nan)
+    with torch.no_grad():
+        before = model(data._replace(draws=draws))
+        after = model(data._replace(actions=nothing, draws=FlowDraws(others, draws.times)))
+    torch.testing.assert_close(after, before)
+
+
+def test_noise_follows_from_the_seed_and_the_sample_alone():
+    model = flowing().eval()
+    data = batch(model.config)
+    chunk = model.predict_chunk(data)
+    assert torch.equal(model.predict_chunk(data), chunk)
+    alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in reversed(range(len(data.images)))]).flip(0)
+    torch.testing.assert_close(alone, chunk, atol=1e-5, rtol=0)
+    assert (model.predict_chunk(data, seed=1) - chunk).abs().amax((1, 2)).min() > 0.1
+    same = data._replace(images=data.images[:1].expand_as(data.images), texts=[data.texts[0]] * len(data.texts))
+    same = same._replace(proprio=data.proprio[:1].expand_as(data.proprio))
+    torch.testing.assert_close(model.predict_chunk(same), chunk[:1].expand_as(chunk), atol=1e-5, rtol=0)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model.select_action(observation(model.config), env_ids=[3, 1, 0, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_it_is_saved_and_loaded(tmp_path: Path):
+    model = flowing("la_cond", head_flow_steps=3, **GRIPPER).eval()
+    seen = observation(model.config)
+    model.save_pretrained(tmp_path)
+    loaded = lattok.load(tmp_path)
+    assert (loaded.config.head.name, loaded.head.steps) == ("flow", 3)
+    assert torch.equal(loaded.predict_chunk(seen), model.predict_chunk(seen))
+    rounded = loaded.to(torch.bfloat16).predict_chunk(seen)
+    torch.testing.assert_close(rounded, model.predict_chunk(seen), atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"head": "diffusion"}, "`head`: expected one of regression, flow"),
+        ({"head_flow_steps": 0}, "`head_flow_steps`: expected a whole number of at least 1, got 0."),
+        ({"head_flow_steps": 10**9}, "`head_flow_steps`: expected at most 1,000, got 1000000000."),
+        ({"head": "flow", "action_loss": "l1"}, "`action_loss`: expected l2 or l2_bce with head=flow, got l1."),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict, text: str):
+    with pytest.raises(LattokError) as error:
+        config(**changes)
+    assert text in str(error.value)

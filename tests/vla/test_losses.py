@@ -10,7 +10,7 @@ import torch
 
 from lattok import LattokError
 from lattok.nn import losses as means
-from lattok.vla import losses
+from lattok.vla import supervision as losses
 
 B, S, P, K, D = 5, 6, 3, 7, 4
 

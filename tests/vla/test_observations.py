@@ -203,16 +203,11 @@ def test_layers_that_the_backbone_has_not_are_one_line():
         policy(head_layers=(1, 2))
 
 
-def test_nan_in_a_batch_of_tensors_is_one_line():
-    model = policy()
+def test_numbers_and_padding_of_batches_are_checked():
+    model = policy(camera_sizes=((16, 16),) * 2)
     data = batch(model.config)
     with pytest.raises(LattokError, match="`proprio`: expected finite numbers, got nan in sample 0"):
         model.predict_chunk(data._replace(proprio=torch.full_like(data.proprio, torch.nan)))
-
-
-def test_padding_must_be_bool():
-    model = policy(camera_sizes=((16, 16),) * 2)
-    data = batch(model.config)
     found: dict = {key: data.images[:, i] for i, key in enumerate(CAMERAS)}
     found |= {"observation.state": data.proprio, "action": data.actions, "task": data.texts}
     with pytest.raises(LattokError, match="`action_is_pad`: expected bool"):
@@ -248,14 +243,9 @@ def test_each_environment_has_its_own_queue():
     assert act(2, 0) == [[2, 1, 2], [0, 1, 2]]  # environments may be left out, in any order
     assert act(0, 1, 2) == [[0, 3, 0], [1, 2, 1], [2, 3, 0]]
     assert planner.sizes == [3, 1, 2]
-
-
-def test_reset_forgets_all():
-    planner, queues = Planner(), ActionQueues(3)
-    queues.select(seen(4, 5), None, planner)
-    queues.reset()
-    queues.select(seen(4, 5), None, planner)
-    assert planner.sizes == [2, 2]
+    queues.reset()  # all
+    act(0, 1, 2)
+    assert planner.sizes == [3, 1, 2, 3]
 
 
 @pytest.mark.parametrize("envs", [[0], [0, 0], [0, 1, 2]])
@@ -264,17 +254,11 @@ def test_environments_must_be_named_one_for_each_sample(envs: list[int]):
         ActionQueues(3).select(seen(0, 1), envs, Planner())
 
 
-def test_environments_may_come_as_a_tensor():
-    planner, queues = Planner(), ActionQueues(3)
-    for _ in range(3):
-        queues.select(seen(0, 1), torch.arange(2), planner)
-    assert planner.sizes == [2]
-
-
-def test_what_is_not_one_for_each_sample_is_left_alone():
+def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_is_left_alone():
     planner, queues = Planner(), ActionQueues(3)
     extra = {"timestamp": torch.zeros(1)}
-    queues.select(seen(0, 1) | extra, None, planner)
+    for _ in range(2):
+        queues.select(seen(0, 1) | extra, torch.arange(2), planner)
     queues.reset([1])
     queues.select(seen(0, 1) | extra, None, planner)
     assert planner.sizes == [2, 1]

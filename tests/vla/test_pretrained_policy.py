@@ -142,17 +142,27 @@ def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: 
         lattok.load(tmp_path / "policy")
 
 
-def test_a_model_that_reads_only_text(tiny: Tiny):
-    model = policy(tiny("text"), "la_tok", cameras=(), camera_sizes=()).eval()
+def test_a_model_that_reads_only_text_has_no_cameras_and_nothing_to_look_at_them_with(tiny: Tiny):
+    model = policy(tiny("text"), "la_tok", cameras=(), camera_sizes=()).train()
+    terms = model(batch(model.config))
+    sum(terms[name] for name in model.config.loss_weights).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     seen = {"observation.state": torch.randn(2, fakes.S), "task": ["open it", "close the drawer"]}
-    assert model.predict_chunk(seen).shape == (2, fakes.H, fakes.M)
+    assert model.eval().predict_chunk(seen).shape == (2, fakes.H, fakes.M)
+    with pytest.raises(LattokError, match="`cameras` were given .*, but the backbone reads only text"):
+        policy(tiny("text"), "baseline")
 
 
-def test_bfloat16_is_near(tiny: Tiny):
+def test_bfloat16_is_near_and_keeps_the_frequencies_of_positions(tiny: Tiny):
     model = policy(tiny("qwen3_vl"), "la_cond").eval()
     seen = fakes.observation(model.config)
     exact = model.predict_chunk(seen)
+    buffers = {name: value.clone() for name, value in model.backbone.named_buffers() if value.is_floating_point()}
+    assert buffers
     torch.testing.assert_close(model.to(torch.bfloat16).predict_chunk(seen), exact, atol=0.1, rtol=0.05)
+    half = dict(model.backbone.named_buffers())
+    assert all(torch.equal(half[name], value) for name, value in buffers.items())
+    assert model.describe()["weights_sha256"]
 
 
 def test_checkpointing_gives_the_same_gradients(tiny: Tiny):
@@ -185,27 +195,6 @@ def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_pa
 def test_a_policy_over_a_folder_of_mine_is_not_published(tiny: Tiny):
     with pytest.raises(LattokError, match="`policy`: expected one whose base model is on the Hub"):
         policy(tiny("qwen3_vl"), "baseline").push_to_hub("org/name")
-
-
-def test_a_backbone_that_reads_only_text_gets_no_cameras(tiny: Tiny):
-    with pytest.raises(LattokError, match="`cameras` were given .*, but the backbone reads only text"):
-        policy(tiny("text"), "baseline")
-
-
-def test_a_model_without_cameras_has_nothing_to_look_at_them_with(tiny: Tiny):
-    model = policy(tiny("text"), "la_tok", cameras=(), camera_sizes=()).train()
-    terms = model(batch(model.config))
-    sum(terms[name] for name in model.config.loss_weights).backward()
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-
-
-def test_half_precision_keeps_the_frequencies_of_positions(tiny: Tiny):
-    model = policy(tiny("qwen3_vl"), "baseline")
-    exact = {name: value.clone() for name, value in model.backbone.named_buffers() if value.is_floating_point()}
-    assert exact
-    half = dict(model.to(torch.bfloat16).backbone.named_buffers())
-    assert all(torch.equal(half[name], value) for name, value in exact.items())
-    assert model.describe()["weights_sha256"]
 
 
 def test_the_head_starts_the_same_in_every_strategy(tiny: Tiny):

@@ -1,15 +1,24 @@
+"""Strategies of the paper, and those and losses of somebody else: spans of any length, losses on several layers."""
+
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
+import torch
 
+import lattok
 from lattok.hub import parse_config
+from lattok.labels import LatentSpec
+from lattok.nn.losses import reduce_valid
+from lattok.types import LatentTarget, LossTerms
 from lattok.utils.checks import LattokError
-from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy, strategy_of
+from lattok.vla import STRATEGIES, LatentLoss, LatentSupervision, Span, Strategy, register_strategy, strategy_of
 from lattok.vla.strategies import ACTION, LATENT
-from tests.vla.fakes import config
+from lattok.vla.supervision import LOSSES
+from tests.vla.fakes import H, P, batch, config, policy
 
 
 @pytest.mark.parametrize(
@@ -98,3 +107,142 @@ def test_a_strategy_goes_through_json(name: str):
 def test_what_makes_no_sense_is_one_line(call, message: str):
     with pytest.raises(LattokError, match=message):
         call()
+
+
+PLAN = Strategy(
+    "plan",
+    (Span("thought", 3, steps=2), LATENT, Span("pause", steps=1), ACTION),
+    (
+        LatentLoss("codes", "latent", layer=1.0, weight=0.1),
+        LatentLoss("align", "action", layer=0.5, weight=0.5, name="look", options={"projection": "mlp"}),
+        LatentLoss("codes", "latent", layer=1, weight=0.0, name="early"),
+    ),
+    "steps",
+)
+
+
+def test_a_strategy_that_does_not_act_yet_says_what_to_do_with_its_policies():
+    """In any package: the policy itself knows none by name."""
+    follows = replace(PLAN, acts=False, next_step="mine train DATASET --policy FOLDER")
+    model = policy(follows)
+    assert model.usage()[-1] == "# mine train DATASET --policy FOLDER"
+    with pytest.raises(LattokError, match="learned to act, got one of plan, which .* first: mine train DATASET --pol"):
+        model.predict_chunk({})
+    with pytest.raises(LattokError, match="learned to act"):
+        policy(replace(PLAN, acts=False)).predict_chunk({})
+    with pytest.raises(LattokError, match="`next_step`: expected a line of text"):
+        replace(follows, next_step="rest\nimport os")
+
+
+def test_a_configuration_of_an_earlier_layout_is_refused(tmp_path):
+    """Its options stood side by side."""
+    path = policy().save_pretrained(tmp_path / "p") / "config.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({**now, "backbone": "scratch", "train_backbone": "full", "head_dim": 32}))
+    with pytest.raises(
+        LattokError, match="got head_dim, train_backbone. .*If another version of lattok wrote it, make it"
+    ):
+        lattok.load(tmp_path / "p")
+
+
+def test_spans_stand_in_order_whatever_their_length():
+    segments = config(PLAN).segments
+    assert {name: tuple(segment) for name, segment in segments.items()} == {
+        "thought": (0, 2, 3),
+        "latent": (6, H, P),
+        "pause": (6 + H * P, 1, 1),
+        "action": (7 + H * P, H, 1),
+    }
+    assert policy(PLAN).placeholders.shape == (7 + H * P + H, 32)
+
+
+def test_every_loss_has_its_span_its_layer_and_its_terms():
+    model = policy(PLAN)
+    data = batch(model.config)
+    seen = model._run_backbone(data, learning=True)
+    assert model.losses == {"latent": 3, "look": 2, "early": 1}
+    assert {name: states.shape[1] for name, states in seen.supervised.items()} == {
+        "latent": H * P,
+        "look": H,
+        "early": H * P,
+    }
+    terms = model(data)
+    assert set(terms) == {"action", "latent", "latent_accuracy", "look", "look_cosine", "early", "early_accuracy"}
+    assert model.config.loss_weights == {"action": 1.0, "latent": 0.1, "look": 0.5, "early": 0.0}
+    for name, layer in (("latent", 3), ("early", 1)):
+        alone = policy(replace(PLAN, losses=(LatentLoss("codes", "latent", layer=layer),)))
+        alone.load_state_dict(
+            {key.replace(f".{name}.", ".latent."): value for key, value in model.state_dict().items()}, strict=False
+        )
+        torch.testing.assert_close(terms[name], alone(data)["latent"])
+
+
+def test_a_saved_policy_of_an_unknown_strategy_is_the_same(tmp_path):
+    model = policy(PLAN).eval()
+    loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
+    assert loaded.config == model.config
+    data = batch(model.config)
+    assert torch.equal(loaded.predict_chunk(data), model.predict_chunk(data))
+
+
+def test_a_loss_acts_on_as_many_steps_as_there_are_labels():
+    wrong = replace(PLAN, losses=(LatentLoss("codes", "thought"),))
+    with pytest.raises(LattokError, match="`span`: expected 4 steps in `thought`, as the labels have, got 2"):
+        config(wrong)
+
+
+def test_a_loss_is_one_class_and_a_strategy_one_entry(monkeypatch):
+    for registry in (STRATEGIES, LOSSES):
+        assert list(registry)  # which are ours is found once, and must not be found with those of this test
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
+
+    class Length(LatentSupervision):
+        """Squared error of the length of a latent action."""
+
+        kind = "length"
+        parts = ("embedding",)
+
+        def __init__(self, dim: int, states_per_step: int = 1):
+            super().__init__(dim, states_per_step)
+            self.head = torch.nn.Linear(dim, 1)
+
+        @classmethod
+        def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Length:
+            return cls(dim, states_per_step)
+
+        def _terms(self, states: torch.Tensor, target: LatentTarget, reduction: str) -> LossTerms:
+            wanted = target.embedding.norm(dim=-1).mean(2)  # b s
+            errors = (self.head(states.mean(2))[..., 0] - wanted).square()
+            return {"latent": reduce_valid(errors, target.valid, reduction)}
+
+    strategy = register_strategy(Strategy("la_length", (LATENT, ACTION), (LatentLoss("length"),), "steps"))
+    assert strategy.needs == ("embedding",)
+    assert list(STRATEGIES)[-1] == "la_length"
+    model = policy("la_length")
+    terms = model(batch(model.config))
+    assert terms["latent"] > 0
+    recipe = lattok.VLARecipe.from_preset("data", "out", "scratch", strategy="la_length", latent_weight=0.3)
+    assert [loss.weight for loss in recipe.data.plan.losses] == [0.3]
+    with pytest.raises(LattokError, match="`latent`: expected labels with vectors .* which la_length learns from"):
+        config("la_length", latent={"vectors": 0})
+
+
+def test_what_a_strategy_needs_of_labels_is_what_its_losses_look_at():
+    """Baselines as long as others need the labels' length alone: those of a continuous model will do."""
+    assert {name: strategy.needs for name, strategy in STRATEGIES.items()} == {
+        "baseline": (),
+        "ph_direct": (),
+        "ph_cond": (),
+        "la_align": ("embedding",),
+        "la_direct": ("codes",),
+        "la_cond": ("codes",),
+        "la_tok": ("codes",),
+        "la_direct_c": ("embedding",),
+        "la_tok_c": ("embedding",),
+    }
+    assert PLAN.needs == ("codes", "embedding")
+    continuous = {"codes": 0, "codebook_size": 0}
+    assert config("ph_direct", latent=continuous).segments["action"].per_step == P
+    assert config("la_direct_c", latent=continuous).segments["latent"].per_step == P
+    with pytest.raises(LattokError, match="labels with codes"):
+        config("la_direct", latent=continuous)

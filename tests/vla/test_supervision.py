@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lattok import LattokError
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget
-from lattok.vla import losses
+from lattok.vla import supervision as losses
 from lattok.vla.strategies import STRATEGIES, build_supervision, strategy_of
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
 from tests.vla.labels import B, D, K, P, S, make_target

@@ -15,7 +15,7 @@ from lattok import LattokError
 from lattok.backbones.model import with_base
 from lattok.image_lam.clips import ClipLAM
 from lattok.vla import LatentVLA
-from lattok.vla.joint.distillation import Distillation, taught_by
+from lattok.vla.latbot import Distillation, taught_by
 from tests.backbones.conftest import need_transformers
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import batch, clip_lam, config, pixels

@@ -8,13 +8,14 @@ import torch
 
 from lattok import LattokError
 from lattok.backbones.model import with_backbone
-from lattok.types import PairIndex
+from lattok.types import LatentTarget, PairIndex
 from lattok.vla import LatentVLA, Supervised, Tap
-from lattok.vla.joint.alignment import FRAMES, VALID
-from lattok.vla.joint.distillation import Distillation, LatBotLoss, follow, taught_by
-from lattok.vla.losses import distillation
+from lattok.vla.lara import FRAMES, VALID
+from lattok.vla.latbot import Distillation, LatBotLoss, follow, taught_by
+from lattok.vla.supervision import distillation
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels
 from tests.vla.fakes import config as policy_config
+from tests.vla.fakes import rows
 from tests.vla.stand_in import WIDTH, B, Policy, make_batch
 
 CONFIG = {"proprio_dim": 0, "proprio_names": ()}
@@ -77,17 +78,12 @@ def test_the_student_is_compared_with_what_the_teacher_says_of_the_clip():
     assert latents.env is not None
     target = torch.cat([latents.env.latents, latents.latents], 1)[:, :, None]
     with torch.no_grad():
-        seen = policy._run_backbone(policy._batch(given._replace(latent=_target(target)), learning=True), learning=True)
+        latent = LatentTarget(None, target, torch.ones(target.shape[:2], dtype=torch.bool))
+        seen = policy._run_backbone(policy._batch(given._replace(latent=latent), learning=True), learning=True)
         head: torch.nn.Module = policy.supervision["latent"].head  # pyright: ignore
         predicted = head(seen.supervised["latent"])[:, :, None]
         wanted = distillation(predicted, target, torch.ones(4, 5, dtype=torch.bool))
     assert float(terms["latent"].detach()) == pytest.approx(float(wanted), rel=1e-5)
-
-
-def _target(vectors: torch.Tensor):
-    from lattok.types import LatentTarget
-
-    return LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
 
 
 def test_a_student_of_one_group_of_latents():
@@ -107,19 +103,16 @@ def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
     module, given = Distillation(student(), clip_lam(), [0, 1], whole_clips=True).eval(), batch()
     inside = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 0]]).bool()
     assert given.later is not None
-    two = given._replace(
-        **{name: getattr(given, name)[:2] for name in ("images", "texts", "actions", "valid", "later")}
-    )
-    wanted = float(module(two)["latent"].detach())
+    wanted = float(module(rows(given, [0, 1]))["latent"].detach())
     spoiled = given.later.clone()
     spoiled[2:] = 0
     for shares in (1, 2, 4):
         found = 0.0
         for share in range(shares):
-            rows = slice(share, None, shares)
-            pairs = PairIndex(inside[rows].nonzero(), whole=torch.tensor(2.0 / shares))
-            parts = {name: getattr(given, name)[rows] for name in ("images", "texts", "actions", "valid")}
-            found += float(module(given._replace(**parts, later=spoiled[rows], pairs=pairs))["latent"].detach())
+            own = range(share, 4, shares)
+            pairs = PairIndex(inside[list(own)].nonzero(), whole=torch.tensor(2.0 / shares))
+            part = rows(given._replace(later=spoiled), own, pairs=pairs)
+            found += float(module(part)["latent"].detach())
         assert found / shares == pytest.approx(wanted, rel=1e-5)
     module.whole_clips = False
     pairs = PairIndex(inside.nonzero(), whole=torch.tensor(2.0))
@@ -186,7 +179,7 @@ def test_batches_and_states_of_other_shapes_are_refused():
     for shape, text in (
         ((B, WIDTH), "`states`: expected shape [B, n, D]"),
         ((B, 0, WIDTH), "`states of a sample`: expected a whole number of at least 1, got 0"),
-        ((B + 1, 1, WIDTH), f"`states`: expected {B} samples, as there are clips, got {B + 1}"),
+        ((B + 1, 1, WIDTH), f"`states`: expected {B} samples, as there are of frames, got {B + 1}"),
     ):
         with pytest.raises(LattokError, match=re.escape(text)):
             loss(torch.zeros(shape), target)

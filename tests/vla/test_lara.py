@@ -15,12 +15,12 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, T
 from lattok.labels import LatentSpec
 from lattok.nn.flow import draw_flow
 from lattok.nn.quantize import Codebook
-from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
+from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
 from lattok.vla.head import HeadBlock
-from lattok.vla.joint.alignment import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
+from lattok.vla.lara import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.vla.fakes import CAMERAS, batch, config, observation, policy
+from tests.vla.fakes import CAMERAS, batch, config, observation, policy, rows
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
 INSIDE = [[1, 1], [1, 0], [0, 0], [1, 1]]  # which later frames of each sample lie inside the episode
@@ -182,7 +182,7 @@ def test_any_block_can_be_aligned():
 @pytest.mark.parametrize("case", ["lara_lam_a", "lara_lam_b"])
 def test_the_alignment_is_that_of_the_published_classes(case: str):
     """Values and gradients both ways, computed with the released code on random weights."""
-    given = load_file(Path(__file__).parents[2] / "parity" / case / "io.safetensors")
+    given = load_file(Path(__file__).parents[1] / "parity" / case / "io.safetensors")
     values = {name.removeprefix("align."): value for name, value in given.items() if name.startswith("align.")}
     states, target = values["state"].requires_grad_(), values["target"].requires_grad_()
     align = Alignment(states.shape[1], target.shape[1])
@@ -297,16 +297,7 @@ def test_samples_without_actions_teach_by_the_alignment_alone():
     acted = data._replace(valid=data.valid.clone())
     with torch.no_grad():
         terms = model(data)
-        known = [2, 3]
-        kept = PolicyBatch(
-            data.images[known],
-            [data.texts[i] for i in known],
-            data.proprio[known],
-            data.actions[known],
-            data.valid[known],
-            draws=FlowDraws(*(part[known] for part in data.draws)),
-        )
-        torch.testing.assert_close(terms["action"], model.policy(kept)["action"])
+        torch.testing.assert_close(terms["action"], model.policy(rows(data, [2, 3]))["action"])
         acted.actions[:2] = torch.nan
         assert model(acted) == terms
 
@@ -315,27 +306,15 @@ def test_shares_of_a_batch_add_up():
     """Whatever the samples of a share have: pairs, actions, or neither."""
     model = joint()
     whole = joint_batch(model)
-    whole = whole._replace(acted=torch.tensor(2.0), pairs=pairs_of(torch.tensor(INSIDE).bool()))
     found, grads = [], []
+    there = torch.tensor(INSIDE).bool()
     for shares in (1, 2, 4):
         model.zero_grad()
         means: dict[str, torch.Tensor] = {}
         for share in range(shares):
-            rows = slice(share, None, shares)
-            there = torch.tensor(INSIDE).bool()
-            counts = there.sum() / shares, there.any(1).sum() / shares
-            part = PolicyBatch(
-                whole.images[rows],
-                whole.texts[rows],
-                whole.proprio[rows],
-                whole.actions[rows],
-                whole.valid[rows],
-                acted=torch.tensor(2.0 / shares),
-                later=whole.later[rows],
-                pairs=PairIndex(there[rows].nonzero(), *counts),
-                draws=FlowDraws(*(part[rows] for part in whole.draws)),
-            )
-            terms = model(part)
+            own = range(share, 4, shares)
+            pairs = PairIndex(there[list(own)].nonzero(), there.sum() / shares, there.any(1).sum() / shares)
+            terms = model(rows(whole, own, acted=torch.tensor(2.0 / shares), pairs=pairs))
             (sum(w * terms[n] for n, w in model.loss_weights(0.3, 0.2).items() if n in terms) / shares).backward()
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach() / shares
@@ -520,14 +499,8 @@ def lacking(part: str):
         (lambda: joint(detach="both"), "`detach`: expected one of none, lam, policy, got 'both'"),
         (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
         (lambda: joint()(batch(config())), "`batch`: expected a batch with later frames and which of them are there"),
-        (
-            lambda: lacking("later"),
-            "`batch`: expected a batch with later frames and which of them are there, got one wit",
-        ),
-        (
-            lambda: lacking("pairs"),
-            "`batch`: expected a batch with later frames and which of them are there, got one wit",
-        ),
+        (lambda: lacking("later"), "`batch`: expected a batch with later frames and which of them are there, got one"),
+        (lambda: lacking("pairs"), "`batch`: expected a batch with later frames and which of them are there, got one"),
         (
             lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
             "`model`: expected one that labels video, got a stage-1 model",

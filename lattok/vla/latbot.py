@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,9 @@ from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.options import flat, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig
-from lattok.vla.joint.alignment import FRAMES, paired_frames, paired_mask
+from lattok.vla.lara import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
 from lattok.vla.strategies import ACTION, LatentLoss, Span
-from lattok.vla.supervision import Distill, LatentSupervision
+from lattok.vla.supervision import Distill
 
 NAME, TITLE = "latbot", "LatBot"  # of the strategy
 GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
@@ -47,7 +47,6 @@ class Distillation(nn.Module):
         student.head.requires_grad_(False)  # nothing acts yet
 
     def train(self, mode: bool = True) -> Self:
-        """Leave the teacher in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -76,15 +75,7 @@ class Distillation(nn.Module):
         return of_share({"text": reduce_valid(errors, valid)}, valid, batch.with_subtask)
 
 
-class Clips(NamedTuple):
-    """Clips of a batch of somebody else's policy."""
-
-    frames: Tensor  # [B, k, V, H, W, 3] uint8
-    texts: list[str]
-    valid: Tensor  # [B, 1] bool: this clip teaches
-
-
-class LatBotLoss(LatentSupervision):
+class LatBotLoss(FrameSupervision):
     """Distillation inside a policy that is not ours: `Supervised(policy, tap, LatBotLoss(teacher, dim))`.
 
     A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
@@ -96,7 +87,6 @@ class LatBotLoss(LatentSupervision):
     weight = 1.0
 
     def __init__(self, teacher: ClipLAM, dim: int, *, whole_clips: bool = False):
-        """`whole_clips`: those that reach beyond their episode teach nothing."""
         if not isinstance(teacher, ClipLAM):
             hint = "lattok.load gives one of the folder of a `lattok train clip-lam` run."
             checks.fail("teacher", "a latent action model of clips", type(teacher).__name__, hint)
@@ -107,7 +97,6 @@ class LatBotLoss(LatentSupervision):
         self.match, self.whole_clips = Distill(dim, config.latent_dim, count), whole_clips
 
     def train(self, mode: bool = True) -> Self:
-        """Leave the teacher in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -117,7 +106,6 @@ class LatBotLoss(LatentSupervision):
         return [gap / fps for gap in self.teacher.config.gaps(self.teacher.stride_frames(fps))]
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
-        """Read the clips and instructions of a batch."""
         texts, config = batch.get("task"), self.teacher.config
         frames = paired_frames(batch, config.cameras)
         checks.size(FRAMES, "frames of a clip", frames.shape[1], config.frames)
@@ -127,14 +115,7 @@ class LatBotLoss(LatentSupervision):
         valid = torch.ones(len(frames), 1, dtype=torch.bool)
         if self.whole_clips:
             valid = paired_mask(batch, frames).all(1, keepdim=True)
-        return Clips(frames, list(texts), valid)
-
-    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
-        """Return the terms of states [B, n, dim] and of what `target_of` has read."""
-        checks.rank("states", states, "B n D")
-        checks.counts(1, **{"states of a sample": states.shape[1]})
-        checks.size("states", "samples, as there are clips", len(states), len(target.texts))
-        return self._terms(states, target, reduction)
+        return Frames(frames, valid, texts)
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
         with torch.no_grad():

@@ -13,6 +13,7 @@ episode make no pair. Where actions are not known, h in the head is that of nois
 from __future__ import annotations
 
 import copy
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,17 +27,15 @@ from lattok.nn.losses import of_share
 from lattok.nn.quantize import Codebook
 from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
 from lattok.utils import checks
-from lattok.vla import losses
 from lattok.vla.model import LatentVLA
 from lattok.vla.strategies import hidden_index
-from lattok.vla.supervision import LatentSupervision
+from lattok.vla.supervision import LatentSupervision, alignment
 from lattok.vla.tap import Preprocessor, WrappedPreprocessor
 
 Detach = Literal["none", "lam", "policy"]
 Place = Literal["head", "placeholder"]  # where h is
 HEAD, PLACEHOLDER = get_args(Place)
 FRAMES, VALID = "pairs.frames", "pairs.valid"
-HINT = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
 
 
 class Alignment(nn.Module):
@@ -55,11 +54,11 @@ class Alignment(nn.Module):
         if self.detach == "lam":
             latents = latents.detach()  # the latent action model gets none: W and the policy follow it
         projected = self.project(states.to(self.project.weight.dtype))
-        return losses.alignment(projected[:, None], latents[:, None, None], valid[:, None], reduction)
+        return alignment(projected[:, None], latents[:, None, None], valid[:, None], reduction)
 
 
-class Aligned(NamedTuple):
-    """What a latent action model makes of a batch."""
+class LAMOutput(NamedTuple):
+    """Loss and latents of a latent action model for a batch."""
 
     terms: LossTerms  # of its own loss, each under "lam_" and its name
     latents: Tensor  # [B, d] sum over the later frames, a multiple of e: a cosine sees no lengths
@@ -97,28 +96,27 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         return {} if self.frozen else {f"lam_{name}": value for name, value in self.lam.config.loss_weights.items()}
 
     def train(self, mode: bool = True) -> LiveLAM:
-        """Leave a frozen model in evaluation mode."""
         super().train(mode)
         self.lam.train(mode and not self.frozen)
         return self
 
-    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> Aligned:  # pyright: ignore
+    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> LAMOutput:  # pyright: ignore
         """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`.
 
         Terms are means over these pairs, so that shares of a batch add up.
         """
         rows, gaps = index.places.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
-        terms, latents = self._frozen(images, later, rows, gaps) if self.frozen else self._live(images, later, index)
+        if self.frozen:
+            features = self.lam.frame_features(self._pairs(images, later, rows, gaps))
+            terms, latents = {}, self.lam.encode_features(features).latents.flatten(1)
+        else:
+            terms, latents = self._learn(images, later, index)
         with torch.autocast(images.device.type, enabled=False):
             summed = own.to(latents.dtype) @ latents
-        return Aligned(terms, summed, own.any(1))
+        return LAMOutput(terms, summed, own.any(1))
 
-    def _frozen(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> tuple[LossTerms, Tensor]:
-        features = self.lam.frame_features(self._pairs(images, later, rows, gaps))
-        return {}, self.lam.encode_features(features).latents.flatten(1)
-
-    def _live(self, images: Tensor, later: Tensor, index: PairIndex) -> tuple[LossTerms, Tensor]:
+    def _learn(self, images: Tensor, later: Tensor, index: PairIndex) -> tuple[LossTerms, Tensor]:
         """Return terms, and latents [n, d] of the pairs; a share without any makes one that nothing counts."""
         rows, gaps = index.places.unbind(1)
         count, room = len(rows), later.shape[0] * later.shape[1] * self.lam.config.positions
@@ -148,14 +146,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
 class JointLARA(nn.Module):
     """A policy and a latent action model, one module that learns by one loss."""
 
-    def __init__(
-        self,
-        policy: LatentVLA,
-        lam: LiveLAM,
-        layer: int | float = 1.0,
-        detach: str = "none",
-        on: str = HEAD,
-    ):
+    def __init__(self, policy: LatentVLA, lam: LiveLAM, layer: int | float = 1.0, detach: str = "none", on: str = HEAD):
         """`layer`: the state that is h, an index or a fraction of the flow head's blocks or the backbone's layers."""
         super().__init__()
         check_place(on, policy.config.head.name)
@@ -178,11 +169,10 @@ class JointLARA(nn.Module):
         """
         if batch.later is None or batch.pairs is None:
             checks.fail("batch", "a batch with later frames and which of them are there", "one without")
-        seen = self.lam(batch.images, batch.later, batch.pairs)
+        lam = self.lam(batch.images, batch.later, batch.pairs)
         terms, states = self.policy.learn(batch, **self.at)
-        reduction = self.policy.config.loss_reduction
-        lara = {"lara": self.align(states, seen.latents, seen.valid, reduction)}
-        return {**terms, **of_share(lara, seen.valid[:, None], batch.pairs.samples), **seen.terms}
+        lara = {"lara": self.align(states, lam.latents, lam.valid, self.policy.config.loss_reduction)}
+        return {**terms, **of_share(lara, lam.valid[:, None], batch.pairs.samples), **lam.terms}
 
 
 def check_place(on: str, head: str) -> None:
@@ -193,14 +183,28 @@ def check_place(on: str, head: str) -> None:
         checks.fail("align_on", f"{PLACEHOLDER} with head={head}", on, hint)
 
 
-class Pairs(NamedTuple):
+class Frames(NamedTuple):
     """Frames of a batch of somebody else's policy."""
 
     frames: Tensor  # [B, 1 + F, V, H, W, 3] uint8: now, and later
-    valid: Tensor  # [B, F] bool: which later ones lie inside the episode
+    valid: Tensor  # [B, F] bool: which later ones lie inside the episode; or [B, 1]: which clips teach
+    texts: Sequence[str] = ()  # B instructions, where they are read
 
 
-class LARALoss(LatentSupervision):
+class FrameSupervision(LatentSupervision, ABC):
+    """Supervision by a latent action model that looks at the frames of somebody else's batches itself."""
+
+    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
+        """Return the terms of states [B, n, dim] and of the `Frames` that `target_of` has read."""
+        checks.rank("states", states, "B n D")
+        checks.counts(1, **{"states of a sample": states.shape[1]})
+        hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
+        checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
+        checks.size("states", "samples, as there are of frames", len(states), len(target.valid))
+        return self._terms(states, target, reduction)
+
+
+class LARALoss(FrameSupervision):
     """LARA inside a policy that is not ours: `Supervised(policy, tap, LARALoss(lam, dim))`.
 
     The last of the tapped states is h. Batches have `pairs.frames` uint8 [B, 1 + F, V, H, W, 3], the frame of each
@@ -223,40 +227,30 @@ class LARALoss(LatentSupervision):
 
     @property
     def lam(self) -> TrainedPairModel:
-        """Return the latent action model."""
         return self.live.lam
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
-        """Read the frames of a batch."""
         frames = paired_frames(batch, self.lam.cameras)
-        return Pairs(frames, paired_mask(batch, frames))
-
-    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
-        """Return the terms of states [B, n, dim] and of what `target_of` has read."""
-        checks.rank("states", states, "B n D")
-        hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
-        checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
-        checks.size("states", "samples, as there are of frames", len(states), len(target.valid))
-        return self._terms(states, target, reduction)
+        return Frames(frames, paired_mask(batch, frames))
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
         device = states.device
         frames, index = target.frames.to(device), PairIndex(target.valid.nonzero().to(device))
-        seen = self.live(frames[:, 0], frames[:, 1:], index)
-        loss = self.align(states[:, -1], seen.latents, seen.valid, reduction)
-        away = loss.detach().sum() / seen.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
-        figures = {"latent_cosine": (1 - away) * seen.valid.any()}  # 0 where nothing is valid
+        lam = self.live(frames[:, 0], frames[:, 1:], index)
+        loss = self.align(states[:, -1], lam.latents, lam.valid, reduction)
+        away = loss.detach().sum() / lam.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
+        figures = {"latent_cosine": (1 - away) * lam.valid.any()}  # 0 where nothing is valid
         weights = self.live.loss_weights
-        own = [weights[name] * term for name, term in seen.terms.items() if name in weights]
+        own = [weights[name] * term for name, term in lam.terms.items() if name in weights]
         if own:  # of single samples each with a pair has its share of a loss that all pairs make
             whole = self.lam_weight * torch.stack(own).sum()
-            loss = loss + (whole * seen.valid if loss.dim() else whole)
-        return {"latent": loss, **figures, **{name: term.detach() for name, term in seen.terms.items()}}
+            loss = loss + (whole * lam.valid if loss.dim() else whole)
+        return {"latent": loss, **figures, **{name: term.detach() for name, term in lam.terms.items()}}
 
 
 def paired_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> Tensor:
     """Read the frame of each sample of a batch and later ones, uint8 [B, 1 + F, V, H, W, 3]."""
-    frames = _kept(batch, FRAMES)
+    frames = _required(batch, FRAMES)
     checks.rank(FRAMES, frames, "B 1+F V H W 3")
     checks.size(FRAMES, f"cameras ({', '.join(cameras)})", frames.shape[2], len(cameras))
     return frames
@@ -264,17 +258,18 @@ def paired_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> Tensor:
 
 def paired_mask(batch: Mapping[str, Any], frames: Tensor) -> Tensor:
     """Read which of the later ones among these frames lie inside their episode, bool [B, F]."""
-    valid, count, later = _kept(batch, VALID), len(frames), frames.shape[1] - 1
+    valid, count, later = _required(batch, VALID), len(frames), frames.shape[1] - 1
     if valid.dtype != torch.bool or valid.shape != (count, later) or not later:
         expected = f"bool [{count}, F] for F later frames, of {FRAMES} {list(frames.shape[:2])}"
         checks.fail(VALID, expected, f"{str(valid.dtype).removeprefix('torch.')} {list(valid.shape)}")
     return valid
 
 
-def _kept(batch: Mapping[str, Any], key: str) -> Tensor:
+def _required(batch: Mapping[str, Any], key: str) -> Tensor:
     found = batch.get(key)
     if not isinstance(found, Tensor):
-        checks.fail("batch", f"`{key}`", "none", HINT)
+        hint = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
+        checks.fail("batch", f"`{key}`", "none", hint)
     return found
 
 
@@ -292,12 +287,11 @@ class KeepPairs(WrappedPreprocessor):
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         frames = frames_from_lerobot(batch, self.cameras)
         checks.rank(self.cameras[0], batch[self.cameras[0]], "B 1+F 3 H W")
-        pads = [batch.get(f"{camera}_is_pad") for camera in self.cameras]
         inside = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        for pad in pads:
+        present = {**batch} | {camera: batch[camera][:, 0] for camera in self.cameras}
+        for camera in self.cameras:
+            pad = present.pop(f"{camera}_is_pad", None)
             inside = inside if pad is None else inside & ~pad.to(frames.device)
-        present = {key: value for key, value in batch.items() if key not in {f"{c}_is_pad" for c in self.cameras}}
-        present |= {camera: batch[camera][:, 0] for camera in self.cameras}
         return {**self.preprocessor(present), FRAMES: frames, VALID: inside[:, 1:]}
 
 
