@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.action_vq.config import ActionVQConfig
+from lattok.action_vq.model import ActionVQConfig
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe
 from lattok.types import ActionBatch

@@ -2,10 +2,9 @@
 
 from lattok.action_vq.bins import UniformBins, UniformBinsConfig
 from lattok.action_vq.chunks import join_chunks
-from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.fast import FAST, FASTConfig
 from lattok.action_vq.fsq import FSQ, FSQConfig
-from lattok.action_vq.model import P2TActionVQ
+from lattok.action_vq.model import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.residual import ResidualVQ, ResidualVQConfig
 from lattok.action_vq.toast import TOAST, TOASTConfig
 

@@ -1,4 +1,4 @@
-"""What all action tokenizers share: units, checks, padding, total decoding, error reports, fitting to arrays.
+"""Base of all action tokenizers: configuration, units, checks, padding, total decoding, error reports, fitting.
 
 A family sets `vocab_size` (codes K) and `tokens_per_chunk` (codes per chunk P, the greatest number where `fixed_length`
 is false), and gives `_encode`, `_decode` (both in normalised units), `_repair` and `fit`.
@@ -9,21 +9,27 @@ from __future__ import annotations
 import copy
 import tempfile
 from abc import ABC, abstractmethod
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.chunks import Arrays, ErrorReport, as_codes, compare, full_mask, join_chunks
-from lattok.action_vq.config import ChunkConfig, FitOptions
-from lattok.hub import HubModel
+from lattok.action_vq.chunks import (
+    Arrays,
+    ErrorReport,
+    as_codes,
+    compare,
+    full_mask,
+    held_from_neighbours,
+    join_chunks,
+)
+from lattok.hub import ADDED, HubModel
 from lattok.nn.blocks import same_precision
-from lattok.nn.normalize import Normalizer, Unchosen
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, Unchosen, gripper_dims
 from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
@@ -31,10 +37,83 @@ from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
-from lattok.utils.options import check_knows_data
+from lattok.utils.options import FROM_DATA, REQUIRED, check_knows_data, knows_data
 from lattok.utils.signals import Interrupted, restated
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
+MAX_HORIZON = 4096  # steps of a chunk
+ACTION_KINDS = ("unspecified", "relative", "absolute")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `fit` of a family takes by name besides its configuration: nothing, unless the family says more."""
+
+
+@dataclass(frozen=True)
+class SeededFit(FitOptions):
+    """What every family of ours takes.
+
+    Attributes:
+        seed: of everything random
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ChunkConfig(NormalizedActions):
+    """What every family of action tokenizers knows about its chunks.
+
+    A recipe has one before it has opened the dataset, with `action_dim=0`: checks that compare with it wait until
+    `lattok.utils.options.knows_data`.
+
+    Attributes:
+        horizon: steps of a chunk
+        normalize: "mean_std", "quantile", "min_max", "bounded" or "identity"
+        normalize_exceptions: "gripper=min_max": another kind, by name, pattern (*) or index
+        normalize_clip: normalised actions end at -1 and 1, for the kinds that have such a range
+        action_kind: "relative": errors add up over a chunk, and a missing step is no motion
+        normalizers: datasets with a normaliser of their own; none: one normaliser for all
+    """
+
+    action_dim: int = field(default=0, metadata=REQUIRED)
+    horizon: int = 8
+    normalize: Normalization = "mean_std"
+    normalize_exceptions: tuple[str, ...] = ()
+    normalize_clip: bool = field(default=False, metadata=ADDED)
+    action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    action_kind: str = "unspecified"
+    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED | FROM_DATA)
+
+    def __post_init__(self) -> None:
+        checks.counts(horizon=self.horizon)
+        checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
+        if not knows_data(self):
+            return
+        checks.counts(action_dim=self.action_dim)
+        if self.horizon > MAX_HORIZON or self.horizon * self.action_dim > MOST_NUMBERS:
+            expected = f"at most {MAX_HORIZON:,} steps, and {MOST_NUMBERS:,} numbers in a chunk"
+            checks.fail("horizon", expected, f"{self.horizon:,} steps of {self.action_dim:,} dimensions")
+        checks.named(self.action_dim, action_names=self.action_names)
+        if len(set(self.normalizers)) != len(self.normalizers):
+            checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
+        _ = self.action_clipped
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the action dimensions; numbers where there are none."""
+        return self.action_names or tuple(str(i) for i in range(self.action_dim))
+
+    @property
+    def gripper(self) -> list[int]:
+        """Dimensions that open and close something."""
+        return gripper_dims(self.action_names)
+
+    @property
+    def relative(self) -> list[int]:
+        """Dimensions that are increments."""
+        return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
 
 
 class Repaired(NamedTuple):
@@ -70,7 +149,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Return the datasets with a normaliser of their own."""
         return self.config.normalizers
 
     def usage(self) -> list[str]:
@@ -111,8 +189,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def choose_normalizer(self) -> None:
         """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
         if len(self.normalizers):
-            several = len(self.normalizers) > 1
-            chosen = Unchosen(self.config.normalizers) if several else self.normalizers[0]
+            chosen = Unchosen(self.config.normalizers) if len(self.normalizers) > 1 else self.normalizers[0]
             self.normalizer = cast(Normalizer, chosen)
 
     def for_dataset(self, name: str) -> Self:
@@ -221,8 +298,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes)[:, : block.shape[1]].cpu())
             clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
-        config, both = self.config, (chunks.cpu(), torch.cat(decoded), valid.cpu())
-        return compare(*both, config.names, config.relative, clipped)
+        decoded, config = torch.cat(decoded), self.config
+        return compare(chunks.cpu(), decoded, valid.cpu(), config.names, config.relative, clipped)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Measure which share of normalised actions [B, H, m], or of what codes them, the family cannot express."""
@@ -307,30 +384,3 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
         held[..., self.config.relative] = 0.0
         return torch.where(missing, held, chunks)
-
-
-def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
-    """Let each missing entry of values [B, H, ...] repeat the last one before it that is there, else the first one."""
-    steps = torch.arange(values.shape[1], device=values.device).view(1, -1, *[1] * (values.ndim - 2)).expand_as(missing)
-    known = torch.where(missing, -1, steps).cummax(1)[0]
-    first = torch.where(missing, values.shape[1] - 1, steps).amin(1, keepdim=True)
-    return values.gather(1, torch.where(known < 0, first, known))
-
-
-def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Cut codes [B, L] to [B, length] or pad them with -1; tell which are no codes, with a note per row or none at all.
-
-    -1 beyond `length` is padding and no fault; inside it is a missing code.
-    """
-    over = (codes[:, length:] != -1).sum(1)
-    codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
-    bad = (codes < 0) | (codes >= vocab_size)
-    if not bool(bad.any()) and not bool(over.any()):
-        return codes, bad, []
-    counts = {
-        "{} codes too many": over,
-        f"{{}} of {length} codes missing": (codes == -1).sum(1),
-        f"{{}} outside 0..{vocab_size - 1}": (bad & (codes != -1)).sum(1),
-    }
-    columns = [[text.format(n) if n else "" for n in count.tolist()] for text, count in counts.items()]
-    return codes, bad, ["; ".join(filter(None, texts)) for texts in zip(*columns, strict=True)]

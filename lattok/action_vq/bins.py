@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
-from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.config import ChunkConfig, SeededFit
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
+from lattok.action_vq.chunks import Arrays, examine
 from lattok.nn.quantize import MOST_CODES
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -51,14 +50,7 @@ class UniformBins(ChunkTokenizer):
         self.vocab_size, self.tokens_per_chunk = config.bins, config.horizon * config.action_dim
 
     @classmethod
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        seed: int = 0,
-        **options: Any,
-    ) -> Self:
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Nothing is random; `seed` is there so that all families are called in the same way.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -48,6 +49,33 @@ def _integers(codes: Any, dims: str) -> Tensor:
     if codes.numel() and (codes.dtype.is_floating_point or codes.dtype == torch.bool):
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
     return codes.long()
+
+
+def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
+    """Let each missing entry of values [B, H, ...] repeat the last one before it that is there, else the first one."""
+    steps = torch.arange(values.shape[1], device=values.device).view(1, -1, *[1] * (values.ndim - 2)).expand_as(missing)
+    known = torch.where(missing, -1, steps).cummax(1)[0]
+    first = torch.where(missing, values.shape[1] - 1, steps).amin(1, keepdim=True)
+    return values.gather(1, torch.where(known < 0, first, known))
+
+
+def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Cut codes [B, L] to [B, length] or pad them with -1; tell which are no codes, with a note per row or none at all.
+
+    -1 beyond `length` is padding and no fault; inside it is a missing code.
+    """
+    over = (codes[:, length:] != -1).sum(1)
+    codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
+    bad = (codes < 0) | (codes >= vocab_size)
+    if not bool(bad.any()) and not bool(over.any()):
+        return codes, bad, []
+    counts = {
+        "{} codes too many": over,
+        f"{{}} of {length} codes missing": (codes == -1).sum(1),
+        f"{{}} outside 0..{vocab_size - 1}": (bad & (codes != -1)).sum(1),
+    }
+    columns = [[text.format(n) if n else "" for n in count.tolist()] for text, count in counts.items()]
+    return codes, bad, ["; ".join(filter(None, texts)) for texts in zip(*columns, strict=True)]
 
 
 def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:
@@ -90,7 +118,7 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
     dims = max(action_dim, *(part.chunks.shape[2] for part in parts))
 
     def padded(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, dims - values.shape[2], 0, steps - values.shape[1]))
+        return F.pad(values, (0, dims - values.shape[2], 0, steps - values.shape[1]))
 
     return ActionBatch(*(torch.cat([padded(part[i]) for part in parts]) for i in (0, 1)))
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lattok.action_vq.config import ActionVQConfig
-from lattok.action_vq.model import P2TActionVQ
+from lattok.action_vq.model import ActionVQConfig, P2TActionVQ
 from lattok.hub.checkpoint import axis_of, numbered, read_checkpoint, translate
 from lattok.hub.importers import Importer, register_importer
 from lattok.hub.weights import Size, planned

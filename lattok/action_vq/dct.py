@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkTokenizer, Repaired
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
 from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
 from lattok.utils import checks
@@ -30,9 +29,9 @@ from lattok.utils.options import FROM_DATA
 from lattok.utils.untrusted import JSON_BYTES
 
 TOKENIZER = "tokenizer.json"
-MOST_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
-SCALES = (1e-6, 1e6)  # so that what is decoded is finite
-FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
+MAX_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
+SCALE_RANGE = (1e-6, 1e6)  # so that what is decoded is finite
+MAX_VALUE = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,11 @@ class DCTConfig(ChunkConfig):
         super().__post_init__()
         checks.counts(vocab_size=self.vocab_size)
         for name, value in {"min_token": self.min_token, "max_token": self.max_token or 0}.items():
-            if not checks.is_int(value):
-                checks.fail(name, "a whole number", repr(value))
-            if abs(value) > MOST_TOKEN:
-                checks.fail(name, f"a whole number within +-{MOST_TOKEN:,}", value)
-        checks.positive(scale=self.scale)
-        if not SCALES[0] <= self.scale <= SCALES[1]:
-            checks.fail("scale", "a number from {:g} to {:g}".format(*SCALES), self.scale)
+            if not checks.is_int(value) or abs(value) > MAX_TOKEN:
+                checks.fail(name, f"a whole number within +-{MAX_TOKEN:,}", repr(value))
+        low, high = SCALE_RANGE
+        if not checks.is_number(self.scale) or not low <= self.scale <= high:
+            checks.fail("scale", f"a number from {low:g} to {high:g}", repr(self.scale))
         if self.max_token is not None and self.max_token < self.min_token:
             checks.fail("max_token", f"None or at least min_token, {self.min_token}", self.max_token)
 
@@ -79,6 +76,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     train_subwords: ClassVar[Callable[[np.ndarray, int, float], tuple[str, int, int]]]
     # all frequencies of a dimension, then the next one; else all dimensions of a frequency
     by_dimension: ClassVar[bool]
+    made_by: ClassVar[str] = ".fit or from_pretrained"
     fixed_length = False
 
     def __init__(self, config: DCTConfig):
@@ -98,31 +96,21 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Return the number of tokens."""
         return self.config.vocab_size
 
     @property
     def tokens_per_chunk(self) -> int:
-        """Return the most tokens a chunk can take: one per byte of its coefficients."""
+        """The most tokens a chunk can take: one per byte of its coefficients."""
         return self.horizon * self.action_dim * self.subwords.bytes_per_number
 
     @property
     def subwords(self) -> CoefficientSubwords:
-        """Return the subwords of coefficients."""
         if self._subwords is None:
-            ways = [f"{type(self).__name__}.fit", *(["from_published"] if hasattr(self, "from_published") else [])]
-            checks.fail("tokenizer", "a vocabulary", "none", f"Use {', '.join(ways)} or from_pretrained.")
+            checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
         return self._subwords
 
     @classmethod
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        seed: int = 0,
-        **options: Any,
-    ) -> Self:
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many
@@ -182,8 +170,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return like(np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info))
 
     def _save(self, folder: Path, name: str | None) -> None:
-        """Refuse to save without a vocabulary: it could not be loaded."""
-        _ = self.subwords
+        _ = self.subwords  # without a vocabulary it could not be loaded
         super()._save(folder, name)
 
     def check_fits(self, file: Sizes, where: str) -> None:
@@ -193,7 +180,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         super().check_fits(file, where)
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Read the vocabulary from its tensor, too."""
         super().load_tensors(tensors, where)
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
@@ -210,7 +196,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     def _coefficients(self, actions: Tensor) -> np.ndarray:
         """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""
         values = actions.numpy(force=True).astype(np.float64)
-        numbers = np.rint(self._forward_dct @ values.clip(-FARTHEST, FARTHEST))  # b h m
+        numbers = np.rint(self._forward_dct @ values.clip(-MAX_VALUE, MAX_VALUE))  # b h m
         return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(-1, self.horizon * self.action_dim)
 
     def _per_dimension(self, numbers: np.ndarray) -> np.ndarray:

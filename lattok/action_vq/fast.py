@@ -40,7 +40,7 @@ def _byte_characters() -> dict[str, int]:
 
 
 BYTES = _byte_characters()
-ODD = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # options by which codes are not their bytes
+UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with them codes are not their bytes
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
@@ -57,8 +57,8 @@ class CoefficientBPE(CoefficientSubwords):
         if raw["model"].get("type") != "BPE" or not plain:
             got = f"{raw['model'].get('type')} after {before.get('type')}"
             checks.fail("tokenizer.json", "a byte-level BPE", got, CoefficientBPE.needs)
-        if odd := [name for name in ODD if raw["model"].get(name)]:
-            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(odd)}", CoefficientBPE.needs)
+        if wrong := [name for name in UNSUPPORTED if raw["model"].get(name)]:
+            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(wrong)}", CoefficientBPE.needs)
         made = {*BYTES, *(first + second for first, second in raw["model"]["merges"])}
         added = {token["content"] for token in raw.get("added_tokens", [])}
         token_bytes = _token_bytes(tokenizer, added - made)
@@ -118,7 +118,7 @@ def _bytes_of(token: str) -> bytes:
     return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
 
 
-INSIDE = "bpe_tokenizer"
+SUBFOLDER = "bpe_tokenizer"
 PROCESSOR = "processor_config.json"
 
 
@@ -141,6 +141,7 @@ class FAST(DCTTokenizer):
     subwords_class = CoefficientBPE
     train_subwords = staticmethod(train_bpe)
     by_dimension = False
+    made_by = ".fit, from_published or from_pretrained"
 
     @classmethod
     def from_published(
@@ -199,18 +200,18 @@ def _published(
     client.check_options(options, get_type_hints(HubOptions))
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
-        wanted = [PROCESSOR, TOKENIZER, f"{INSIDE}/{TOKENIZER}"]
+        wanted = [PROCESSOR, TOKENIZER, f"{SUBFOLDER}/{TOKENIZER}"]
         folder = client.download("source", str(source), revision, wanted, options)
         commit = folder.name
     folder = client.inside(folder, options.get("subfolder"))
-    found = [place for place in (folder / TOKENIZER, folder / INSIDE / TOKENIZER) if place.is_file()]
-    missing = [] if found else [f"{TOKENIZER}, here or in {INSIDE}/"]
+    found = [place for place in (folder / TOKENIZER, folder / SUBFOLDER / TOKENIZER) if place.is_file()]
+    missing = [] if found else [f"{TOKENIZER}, here or in {SUBFOLDER}/"]
     missing += [] if (folder / PROCESSOR).is_file() else [PROCESSOR]
     if missing:
         checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {', '.join(missing)}")
     if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
         hint = "Delete the one that is older."
-        checks.fail("source", f"one {TOKENIZER}", f"{folder} with two that differ, one of them in {INSIDE}/", hint)
+        checks.fail("source", f"one {TOKENIZER}", f"{folder} with two that differ, one of them in {SUBFOLDER}/", hint)
     return folder, found[0], commit
 
 

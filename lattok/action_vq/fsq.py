@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lattok.action_vq.base import ChunkConfig, SeededFit
 from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.coarse import CoarseToFine, with_synthetic
-from lattok.action_vq.config import ChunkConfig, SeededFit
 from lattok.action_vq.model import reconstruction
+from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
 from lattok.utils.checks import LattokError
 from lattok.utils.options import FROM_DATA, knows_data
 
-MOST_BITS = 16  # per component
+MAX_BITS = 16  # per component
 START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
 
 
@@ -53,18 +53,18 @@ class FSQConfig(ChunkConfig):
         checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             checks.fail("codebook_size", "a power of two", self.codebook_size)
-        checks.counts(2, 2**MOST_BITS, codebook_size=self.codebook_size)
+        checks.counts(2, 2**MAX_BITS, codebook_size=self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
-        if knows_data(self) and total > MOST_BITS * width:
-            checks.fail("tokens", f"at most {MOST_BITS} bits per number of a chunk ({MOST_BITS * width})", total)
+        if knows_data(self) and total > MAX_BITS * width:
+            checks.fail("tokens", f"at most {MAX_BITS} bits per number of a chunk ({MAX_BITS * width})", total)
         if self.bits:
             checks.size("bits", "bits", len(self.bits), total)
             used = sorted(set(self.bits))
             if used != list(range(len(used))) or len(used) > width:
                 checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{used}"[:60])
             most = max(Counter(self.bits).values())
-            if most > MOST_BITS:
-                checks.fail("bits", f"at most {MOST_BITS} for each component", most)
+            if most > MAX_BITS:
+                checks.fail("bits", f"at most {MAX_BITS} for each component", most)
 
     @property
     def bits_per_token(self) -> int:
@@ -80,7 +80,7 @@ class FSQConfig(ChunkConfig):
             best = int(left.argmax())
             given.append(best)
             counts[best] += 1
-            left[best] = left[best] / 4 if counts[best] < MOST_BITS else -1.0
+            left[best] = left[best] / 4 if counts[best] < MAX_BITS else -1.0
         return tuple(given)
 
 

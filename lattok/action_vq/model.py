@@ -13,6 +13,7 @@ What autocast rounded is compared in float32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,13 +21,80 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
-from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.chunks import Arrays, examine, held_from_neighbours
 from lattok.nn.blocks import PostNormBlock, widened
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
+from lattok.utils import checks
 from lattok.utils.arrays import Values, like
+
+QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
+
+
+@dataclass(frozen=True)
+class ActionVQConfig(ChunkConfig):
+    """Architecture and losses of `P2TActionVQ`. Defaults: LIBERO, P2T appendix A.2.
+
+    Attributes:
+        dim: width of a code
+        codebook_size: codes to choose from
+        fft: the encoder also sees the chunk's spectrum
+        dilations: of the encoder's convolutions
+        depth: Transformer layers of the encoder, and of the context decoder
+        heads: their attention heads
+        hidden: width inside the MLPs
+        dropout: in the Transformer layers, while it learns
+        decoder: "step": the paper's MLP, one code at a time; "context": over all codes of the chunk
+        commitment_weight: of the loss that keeps latents near their codes
+        loss_reduction: "sum": every norm of Eq. 16 to 18 a sum over steps and dimensions, as printed
+        mask_weight: the paper's 0.1 raises the error by a third (docs/decisions.md)
+        mask_ratio: share of the steps that the mask loss leaves out
+        mask_passes: 2: Eq. 16 from unmasked latents; 1: the published code, one masked pass for everything
+        mask_detach_target: the mask loss does not move what it compares with
+        codebook_start: from the first latents; or random: "uniform" in ±1/K, "normal" with deviation 1
+        continuous_steps: training steps that pass latents through before the codebook starts
+        decay: per step, of the moving averages that the codebook is made of
+        revive_below: a code is dead below this share of the mean use; 0 switches revival off
+    """
+
+    dim: int = 128
+    codebook_size: int = 256
+    fft: bool = True
+    dilations: tuple[int, ...] = (1, 2, 4)
+    depth: int = 2
+    heads: int = 4
+    hidden: int = 256
+    dropout: float = 0.1
+    decoder: str = "step"
+
+    commitment_weight: float = 0.25
+    loss_reduction: str = "mean"
+    mask_weight: float = 0.0
+    mask_ratio: float = 0.15
+    mask_passes: int = 2
+    mask_detach_target: bool = False
+
+    codebook_start: str = "kmeans"
+    continuous_steps: int = 0
+    decay: float = 0.99
+    revive_below: float = 0.03
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(dim=self.dim, hidden=self.hidden, depth=self.depth, heads=self.heads)
+        checks.counts(2, codebook_size=self.codebook_size)
+        checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
+        checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
+        checks.one_of("decoder", self.decoder, ("step", "context"))
+        checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
+        checks.one_of("mask_passes", self.mask_passes, (1, 2))
+        checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Return the weight of each loss term (Eq. 16)."""
+        return {"reconstruction": 1.0, "commitment": self.commitment_weight, "mask": self.mask_weight}
 
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:

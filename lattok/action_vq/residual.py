@@ -1,4 +1,4 @@
-"""Residual vector quantisation of whole chunks, coarse to fine: one code per level, at any horizon.
+"""Codes from coarse to fine: residual vector quantisation of whole chunks, and what it shares with `fsq`.
 
 chunk ~ sum_p C_p[code_p]        C_p: codebooks [K, H*m], so that decoding is a sum of table rows
 
@@ -6,22 +6,27 @@ The codes are found jointly by a beam search, not one after another. Levels star
 leave; then codes and rows are refitted in turn (additive quantisation, Babenko and Lempitsky, 2014).
 
 Entries that a mask leaves out count neither in the search nor in refits.
+
+Shared are prefixes that decode, limits, and more chunks to fit to. Windows of a small dataset overlap and repeat:
+codebooks fitted to them alone know its tasks by heart and fail on others. So each dimension of a synthetic chunk comes
+from another window, some are mirrored, all are stretched, and some break off into another chunk, as motions do where a
+task enters its next phase.
 """
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.chunks import Arrays
-from lattok.action_vq.coarse import CoarseToFine, with_synthetic
-from lattok.action_vq.config import ChunkConfig, SeededFit
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
+from lattok.action_vq.chunks import Arrays, examine
 from lattok.nn.kmeans import residual_kmeans
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -29,10 +34,117 @@ from lattok.utils.progress import counted
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8
-MOST_BEAMS = 4096
+MAX_BEAMS = 4096
 INERTIA = 20.0  # rows are refitted as if this many chunks more had each of them and were coded perfectly
 SWEEPS = 5  # passes over the levels for each refit
 BLOCK = 1024  # chunks searched at a time
+AT_LIMIT = 0.01  # share of a dimension's entries at its extreme that makes it a limit
+MIRRORED, SPREAD, BROKEN = 0.15, 0.6, 0.1  # shares, and the deviation of the logarithm of the stretch
+REAL_ROWS = 40_000  # more real chunks than this only cost time
+
+
+class Limits(nn.Module):
+    """Where actions saturate, per dimension: what lies beyond was never commanded, so decoding cuts it off.
+
+    An extreme that few actions reach is no limit: another task may go beyond it.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("low", torch.full((dim,), -torch.inf))
+        self.register_buffer("high", torch.full((dim,), torch.inf))
+        self.low: Tensor
+        self.high: Tensor
+
+    def unsound(self) -> list[str]:
+        """Return what is wrong with the limits, as they came from a file; infinite ones are none."""
+        return [] if bool((self.low <= self.high).all()) else ["low must be at most high"]
+
+    @torch.no_grad()
+    def fit(self, actions: Tensor, valid: Tensor) -> None:
+        """Set from normalised actions [N, H, m] where `valid` [N, H, m]."""
+        low, high = value_range(actions, valid)
+        near = 1e-4 * (high - low)
+        enough = AT_LIMIT * valid.sum((0, 1)).clamp_min(1)
+        at_low = ((actions <= low + near) & valid).sum((0, 1)) >= enough
+        at_high = ((actions >= high - near) & valid).sum((0, 1)) >= enough
+        self.low.copy_(torch.where(at_low, low, -torch.inf))
+        self.high.copy_(torch.where(at_high, high, torch.inf))
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Cut actions [..., m] off at the limits."""
+        return actions.clamp(self.low, self.high)
+
+    def beyond(self, actions: Tensor, valid: Tensor) -> float:
+        """Measure which share of the valid entries of actions [B, H, m] lies beyond the limits."""
+        outside = (self(actions) - actions).abs() > 1e-4
+        return float((outside & valid).sum() / valid.sum().clamp_min(1))
+
+
+def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest valid entry of each dimension, [m]; zeros where there is none."""
+    low = torch.where(valid, actions, torch.inf).flatten(0, 1).amin(0)
+    high = torch.where(valid, actions, -torch.inf).flatten(0, 1).amax(0)
+    seen = low <= high
+    return torch.where(seen, low, 0.0), torch.where(seen, high, 0.0)
+
+
+class CoarseToFine(ChunkTokenizer, ABC):
+    """Base of families whose config has `tokens` and `codebook_size`; the first p codes decode on their own."""
+
+    shared_vocabulary: ClassVar[bool] = False  # each position refines what the ones before left
+    config: Any
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.tokens
+        self.limits = Limits(config.action_dim)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Decode a row up to its first code that is missing or out of range; -1 from there on."""
+        length = self.tokens_per_chunk
+        codes, bad, notes = examine(codes, length, self.vocab_size)
+        known = (bad.cumsum(1) == 0).sum(1)
+        codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
+        if notes:
+            pairs = zip(notes, known.tolist(), strict=True)
+            notes = [f"{note}; decoded from the first {p}" if p < length else note for note, p in pairs]
+        return Repaired(codes, (known == 0)[:, None, None], notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        return self.limits.beyond(actions, valid)
+
+
+def with_synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample normalised actions and mask [N, H, m], and add `count` synthetic chunks: both [n, H, m]."""
+    rows = torch.randperm(len(actions), generator=generator)[:REAL_ROWS].sort()[0]
+    made = synthetic(actions, valid, count, generator)
+    made_valid = valid.any(1).any(0).expand(made.shape)
+    return torch.cat([actions[rows], made]), torch.cat([valid[rows], made_valid])
+
+
+def synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Make `count` chunks [count, H, m] inside the range of normalised actions [N, H, m]; `valid` [N, H, m].
+
+    Invalid steps of `actions` must be held and dimensions that a chunk does not have must be zero.
+    """
+    steps, dims = actions.shape[1:]
+    new = actions.new_zeros(count, steps, dims)
+    for i in range(dims):
+        rows = valid[:, 0, i].nonzero()[:, 0]  # chunks of robots that have this dimension
+        if len(rows):
+            new[..., i] = actions[rows[torch.randint(len(rows), (count,), generator=generator)], :, i]
+    low, high = value_range(actions, valid)
+    mirrored = torch.rand(count, 1, dims, generator=generator) < MIRRORED
+    new = torch.where(mirrored, low + high - new, new)
+    middle = new.mean(1, keepdim=True)
+    new = middle + (new - middle) * torch.exp(SPREAD * torch.randn(count, 1, dims, generator=generator))
+    if steps > 1:
+        broken = torch.rand(count, 1, 1, generator=generator) < BROKEN
+        cut = torch.where(broken, torch.randint(1, steps, (count, 1, 1), generator=generator), steps)
+        other = new[torch.randperm(count, generator=generator)]
+        new = torch.where(torch.arange(steps)[:, None] < cut, new, other)
+    return new.clamp(low, high)
 
 
 @dataclass(frozen=True)
@@ -53,7 +165,7 @@ class ResidualVQConfig(ChunkConfig):
         super().__post_init__()
         checks.counts(tokens=self.tokens)
         checks.counts(2, codebook_size=self.codebook_size)
-        checks.counts(1, MOST_BEAMS, beams=self.beams)
+        checks.counts(1, MAX_BEAMS, beams=self.beams)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from tokenizers import Tokenizer
 
 from lattok.utils import checks
 
-LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
-REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
-MOST_CLIPPED = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
+LAST_CHARACTER = 0xD7FF  # the last character before the surrogates, which no text can hold
+MAX_COEFFICIENT = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
+MAX_CLIPPED_SHARE = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
-EVERY = "".join(map(chr, range(LAST + 1)))
+ALL_CHARACTERS = "".join(map(chr, range(LAST_CHARACTER + 1)))
 
 
 class Coefficients(NamedTuple):
-    """What one row of ids says."""
+    """Coefficients of a row of ids."""
 
     coefficients: np.ndarray  # int [n], however many there were
     unknown: int  # ids outside the vocabulary, skipped
@@ -44,7 +44,7 @@ class CoefficientSubwords(ABC):
         self._tokenizer, self.token_bytes, self.known = self._read(text)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.known[max(0, LAST if max_token is None else max_token - min_token) + 1 :] = False
+        self.known[max(0, LAST_CHARACTER if max_token is None else max_token - min_token) + 1 :] = False
         points = np.flatnonzero(self.known)
         if not len(points):
             checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "one that cannot", self.needs)
@@ -64,7 +64,6 @@ class CoefficientSubwords(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Return the number of tokens."""
         return len(self.token_bytes)
 
     def encode(self, numbers: np.ndarray) -> list[list[int]]:
@@ -106,7 +105,7 @@ class CoefficientSubwords(ABC):
 
 
 class Corpus(NamedTuple):
-    """What a vocabulary is learned from: rows of whole numbers as rows of characters."""
+    """Rows of whole numbers as rows of characters, from which a vocabulary is learned."""
 
     texts: list[str]  # rare characters are 0, which separates
     characters: list[str]  # that deserve a token of their own, the most common one first
@@ -122,13 +121,17 @@ class Corpus(NamedTuple):
         The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped, as it is
         in encoding.
         """
-        beyond = float((np.abs(numbers) > REACH).mean())
-        if beyond > MOST_CLIPPED:
+        beyond = float((np.abs(numbers) > MAX_COEFFICIENT).mean())
+        if beyond > MAX_CLIPPED_SHARE:
             got = f"{beyond:.0%} of them beyond"
-            checks.fail("scale", f"one that keeps coefficients within +-{REACH}", got, "Choose a smaller scale.")
-        numbers = numbers.clip(-REACH, REACH - 1)  # REACH itself would take three bytes
+            checks.fail(
+                "scale", f"one that keeps coefficients within +-{MAX_COEFFICIENT}", got, "Choose a smaller scale."
+            )
+        numbers = numbers.clip(-MAX_COEFFICIENT, MAX_COEFFICIENT - 1)  # MAX_COEFFICIENT itself would take three bytes
         seen = int(np.abs(numbers).max())
-        reach = min(REACH, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
+        reach = min(
+            MAX_COEFFICIENT, 32 * int(np.ceil(4 * max(seen, expected) / 32))
+        )  # full lead bytes: 64 characters each
         min_token = -reach - 128
         alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
         free = vocab_size - len(alphabet)
@@ -148,7 +151,9 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
         given = json.loads(text)
-        before = given.get("normalizer") if isinstance(given, dict) else None  # nobody takes one; damaged ones panic
+        before = (
+            given.get("normalizer") if isinstance(given, dict) else None
+        )  # set aside: the library panics at damaged ones
         tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)
         raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
         return tokenizer, raw | {"normalizer": before}
@@ -161,7 +166,7 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
 
 def written_with(alphabet: Collection[int]) -> np.ndarray:
     """Tell which characters 0 .. 0xD7FF can be written with these bytes, bool."""
-    written = np.frombuffer(EVERY.encode(), np.uint8)
+    written = np.frombuffer(ALL_CHARACTERS.encode(), np.uint8)
     begins = np.flatnonzero(written & 0xC0 != 0x80)  # of each character
     return np.logical_and.reduceat(np.isin(np.arange(256), list(alphabet))[written], begins)
 
@@ -183,4 +188,4 @@ def _characters(token: bytes) -> int:
 def _nearest(points: np.ndarray) -> np.ndarray:
     """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
     middles = (points[:-1] + points[1:]) / 2
-    return points[np.searchsorted(middles, np.arange(LAST + 1))].astype(np.uint16)
+    return points[np.searchsorted(middles, np.arange(LAST_CHARACTER + 1))].astype(np.uint16)

@@ -23,13 +23,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lattok.action_vq.dct import DCTConfig, DCTTokenizer, padded
-from lattok.action_vq.subwords import LAST, CoefficientSubwords, Corpus, read_tokenizer, written_with
+from lattok.action_vq.subwords import LAST_CHARACTER, CoefficientSubwords, Corpus, read_tokenizer, written_with
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
 
 UNKNOWN = "<unk>"  # has an id because the library wants one; stands for nothing
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-MOST = 10**6  # of a score; logarithms of probabilities are far smaller
+MAX_SCORE = 10**6  # of a score; logarithms of probabilities are far smaller
 DIGITS = 3  # of scores: the library adds up expectations in any order, so that the last digits differ from run to run
 
 
@@ -85,21 +85,17 @@ class CoefficientUnigram(CoefficientSubwords):
         pieces, scores = zip(*model["vocab"], strict=True)
         if len(set(pieces)) != len(pieces) or "" in pieces:
             checks.fail("tokenizer.json", "different pieces", "some twice, or an empty one", CoefficientUnigram.needs)
-        if not max(map(abs, scores)) < MOST:
-            checks.fail("tokenizer.json", f"scores within +-{MOST:,}", "others", CoefficientUnigram.needs)
+        if not max(map(abs, scores)) < MAX_SCORE:
+            checks.fail("tokenizer.json", f"scores within +-{MAX_SCORE:,}", "others", CoefficientUnigram.needs)
         bytes_of = {piece: int(found[1], 16) for piece in pieces if (found := BYTE.fullmatch(piece))}
         fallback = model.get("byte_fallback") and model.get("unk_id") is not None
-        token_bytes = [_bytes_of(piece, bytes_of, i == model.get("unk_id")) for i, piece in enumerate(pieces)]
+        token_bytes = [bytes([bytes_of[piece]]) if piece in bytes_of else piece.encode() for piece in pieces]
+        if model.get("unk_id") is not None:
+            token_bytes[model["unk_id"]] = b""
         known = written_with(set(bytes_of.values()) if fallback else ())
         alone = [ord(piece) for i, piece in enumerate(pieces) if len(piece) == 1 and token_bytes[i]]
-        known[[point for point in alone if point <= LAST]] = True
+        known[[point for point in alone if point <= LAST_CHARACTER]] = True
         return tokenizer, token_bytes, known
-
-
-def _bytes_of(piece: str, bytes_of: dict[str, int], unknown: bool) -> bytes:
-    if unknown:
-        return b""
-    return bytes([bytes_of[piece]]) if piece in bytes_of else piece.encode()
 
 
 def train_unigram(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:

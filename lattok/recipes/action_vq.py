@@ -12,11 +12,11 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, SeededFit
 from lattok.action_vq.bins import UniformBinsConfig
-from lattok.action_vq.config import QUICK_MODEL, ChunkConfig, SeededFit
 from lattok.action_vq.fast import FASTConfig
 from lattok.action_vq.fsq import FSQConfig, FSQFit
+from lattok.action_vq.model import QUICK_MODEL
 from lattok.action_vq.residual import ResidualFit, ResidualVQConfig
 from lattok.action_vq.toast import TOASTConfig
 from lattok.data import select_episodes

@@ -27,9 +27,3 @@ def float64_codes(tokenizer: P2TActionVQ, chunks: Tensor) -> tuple[Tensor, Tenso
         codes.append(near.indices[..., 0])
         margins.append((near.values[..., 1] - near.values[..., 0]) / near.values[..., 1])
     return torch.cat(codes), torch.cat(margins)
-
-
-def unexplained(tokenizer: P2TActionVQ, chunks: Tensor, codes: Tensor) -> int:
-    """Codes that differ from the plain encode although float64 says that rounding cannot be the reason."""
-    margins = float64_codes(tokenizer, chunks)[1]
-    return int(((tokenizer.encode(chunks) != codes) & (margins >= ROUNDING)).sum())

@@ -12,29 +12,18 @@ import lattok
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.cli import main
 from lattok.utils.checks import LattokError
+from tests.action_vq.walks import NAMES, smooth
 
-NAMES = ("x", "y", "gripper")
+P2T = {"steps": 2, "dim": 16, "hidden": 16, "codebook_size": 16, "device": "cpu"}
 FIT = {
-    "P2TActionVQ": {"steps": 2, "dim": 16, "hidden": 16, "codebook_size": 16, "device": "cpu"},
-    "P2TActionVQ, context": {
-        "steps": 2,
-        "dim": 16,
-        "hidden": 16,
-        "codebook_size": 16,
-        "device": "cpu",
-        "decoder": "context",
-    },
+    "P2TActionVQ": P2T,
+    "P2TActionVQ, context": {**P2T, "decoder": "context"},
     "FAST": {"vocab_size": 300, "scale": 4.0},
     "TOAST": {"vocab_size": 300, "scale": 4.0},
     "UniformBins": {"bins": 16},
     "ResidualVQ": {"steps": 1, "synthetic": 50, "tokens": 3, "codebook_size": 16},
     "FSQ": {"steps": 2, "synthetic": 50, "tokens": 3, "codebook_size": 16, "hidden": 8, "device": "cpu"},
 }
-
-
-def smooth(n: int = 80, steps: int = 6, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, steps, 3, generator=generator).cumsum(1) * 0.2 + torch.arange(3)
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +108,17 @@ def test_neither_precision_nor_autocast_changes_codes(tokenizer, dtype):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (
-            lambda t: t.encode(torch.full((1, 6, 3), float("inf"))),
-            "`chunks`: expected finite actions, got NaN",
-        ),
-        (
-            lambda t: t.encode(torch.zeros(1, 7, 3)),
-            "`chunks`: expected 1 to 6 steps, got 7. Cut longer",
-        ),
+        (lambda t: t.encode(torch.full((1, 6, 3), float("inf"))), "`chunks`: expected finite actions, got NaN"),
+        (lambda t: t.encode(torch.zeros(1, 7, 3)), "`chunks`: expected 1 to 6 steps, got 7. Cut longer"),
+        (lambda t: t.encode(torch.zeros(2, 0, 3)), "`chunks`: expected 1 to 6 steps, got 0"),
+        (lambda t: t.encode(torch.zeros(2, 6, 3), torch.zeros(2, 6).bool()), "`valid`: expected true steps first"),
+        (lambda t: t.encode([[0.0]]), r"`chunks`: expected shape \[B, H, m\], got shape \[1, 1\]"),
         (lambda t: t.encode(torch.zeros(1, 6, 4)), r"`chunks`: expected 3 action dimensions \(x, y, gripper\), as the"),
         (lambda t: t.encode(torch.zeros(6, 3)), r"`chunks`: expected shape \[B, H, m\], got shape \[6, 3\]"),
         (lambda t: t.decode(torch.zeros(1, 6)), "`codes`: expected integers, got dtype torch.float32"),
         (lambda t: t.decode(np.zeros((1, 6))), "`codes`: expected integers, got dtype torch.float64"),
+        (lambda t: t.decode(torch.zeros(6, dtype=torch.long)), r"`codes`: expected shape \[B, L\], got shape \[6\]"),
+        (lambda t: t.decode([[1, 2.5]]), "`codes`: expected integers"),
     ],
 )
 def test_wrong_input_is_named(tokenizer, call, text):
@@ -138,23 +126,15 @@ def test_wrong_input_is_named(tokenizer, call, text):
         call(tokenizer)
 
 
-def decodes(tokenizer: ChunkTokenizer, rows: int, seed: int = 0) -> None:
-    """Random rows of any length, ids far outside included."""
-    generator, size = torch.Generator().manual_seed(seed), tokenizer.vocab_size
+@pytest.mark.parametrize("rows", [2000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_random_codes_decode(tokenizer, rows):
+    """Rows of any length, ids far outside included."""
+    generator, size = torch.Generator().manual_seed(0), tokenizer.vocab_size
     for part in range(10):
         length = int(torch.randint(2 * tokenizer.tokens_per_chunk, (), generator=generator))
         low, high = ((0, size), (-3, size + 3), (-(2**40), 2**40))[part % 3]
         codes = torch.randint(low, high, (rows // 10, length), generator=generator)
         assert torch.isfinite(tokenizer.decode(codes)).all()
-
-
-def test_random_codes_decode(tokenizer):
-    decodes(tokenizer, 2000)
-
-
-@pytest.mark.slow
-def test_a_million_random_codes_decode(tokenizer):
-    decodes(tokenizer, 1_000_000)
 
 
 VERBS = {

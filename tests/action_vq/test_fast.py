@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from lattok.action_vq.dct import dct_matrix
 from lattok.action_vq.fast import FAST, CoefficientBPE, FASTConfig, train_bpe
 from lattok.utils.checks import LattokError
+from tests.action_vq.walks import NAMES
 
 H, M = 8, 3
-NAMES = ("x", "y", "gripper")
 
 
 def smooth(n: int = 400, steps: int = H, dims: int = M, seed: int = 0) -> torch.Tensor:
@@ -51,6 +51,11 @@ def published(request, tmp_path_factory):
     return fit_as_published(
         tmp_path_factory.mktemp("fast") / "published", add=300 * request.param.endswith("above 128")
     )
+
+
+@pytest.fixture(scope="module")
+def theirs(published) -> FAST:
+    return FAST.from_published(published, action_dim=M, horizon=H)
 
 
 def coefficients(actions: torch.Tensor, scale: float) -> np.ndarray:
@@ -90,11 +95,10 @@ def test_half_way_coefficients_go_to_the_even_number():
     assert tokenizer.decode(tokenizer.encode(halves)).flatten().tolist() == [0, 2, 2, 0, -2]
 
 
-def test_ids_are_those_of_the_plain_tokenizer_in_both_formats(fitted, published, tmp_path):
+def test_ids_are_those_of_the_plain_tokenizer_in_both_formats(fitted, published, tmp_path, theirs):
     chunks = smooth(seed=1)
     folder = fitted.save_published(tmp_path / "ours")
     assert rows(fitted.encode(chunks)) == plain_ids(folder, fitted.normalizer(chunks))
-    theirs = FAST.from_published(published, action_dim=M, horizon=H)
     assert rows(theirs.encode(smooth())) == plain_ids(published, smooth())
     again = FAST.from_published(folder)
     assert rows(again.encode(fitted.normalizer(chunks))) == rows(fitted.encode(chunks))
@@ -134,14 +138,13 @@ def test_every_coefficient_in_range_can_be_written_and_no_merge_ends_inside_one(
     assert fitted.tokens_per_chunk == 2 * H * M
 
 
-def test_token_bytes_are_what_the_tokenizer_decodes(published):
+def test_token_bytes_are_what_the_tokenizer_decodes(published, theirs):
     tokenizer = Tokenizer.from_file(str(published / "tokenizer.json"))
-    for i, token in enumerate(FAST.from_published(published, action_dim=M, horizon=H).subwords.token_bytes):
+    for i, token in enumerate(theirs.subwords.token_bytes):
         assert token.decode(errors="replace") == tokenizer.decode([i], skip_special_tokens=False)
 
 
-def test_what_a_vocabulary_cannot_write_is_clipped_and_reported(fitted, published):
-    theirs = FAST.from_published(published, action_dim=M, horizon=H)
+def test_what_a_vocabulary_cannot_write_is_clipped_and_reported(fitted, published, theirs):
     for tokenizer, far in ((fitted, smooth() * 100), (theirs, smooth() * 10), (theirs, smooth() * 1e36)):
         codes = tokenizer.encode(far)
         assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
@@ -210,8 +213,7 @@ def test_dimensions_without_a_coefficient_do_not_move():
     assert torch.equal(chunk[:, 2], tokenizer.normalizer.shift[2].expand(H))  # a gripper holds the middle
 
 
-def test_few_and_many_rows_decode_alike(fitted, published):
-    theirs = FAST.from_published(published, action_dim=M, horizon=H)
+def test_few_and_many_rows_decode_alike(fitted, theirs):
     for tokenizer in (fitted, theirs):
         codes = tokenizer.encode(torch.cat([smooth(130), smooth(20) * 3]))
         one_by_one = torch.cat([tokenizer.decode(codes[i : i + 1]) for i in range(len(codes))])
@@ -229,23 +231,12 @@ def test_every_integer_sequence_decodes(fitted, codes):
         assert (note == "") == (len(reading.coefficients) == H * M and not reading.unknown and not reading.unreadable)
 
 
-def decode_random(tokenizer: FAST, count: int) -> None:
+@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_random_codes_decode_with_published_vocabularies(theirs, count):
     generator = torch.Generator().manual_seed(0)
     for length in (1, 7, 20, 24, 60):
-        codes = torch.randint(-3, tokenizer.vocab_size + 3, (count // 5, length), generator=generator)
-        for block in codes.split(20_000):
-            assert torch.isfinite(tokenizer.decode(block)).all()
-
-
-def test_random_codes_decode(fitted, published):
-    decode_random(fitted, 10_000)
-    decode_random(FAST.from_published(published, action_dim=M, horizon=H), 10_000)
-
-
-@pytest.mark.slow
-def test_a_million_random_codes_decode(fitted, published):
-    decode_random(fitted, 1_000_000)
-    decode_random(FAST.from_published(published, action_dim=M, horizon=H), 1_000_000)
+        codes = torch.randint(-3, theirs.vocab_size + 3, (count // 5, length), generator=generator)
+        assert all(torch.isfinite(theirs.decode(block)).all() for block in codes.split(20_000))
 
 
 def test_the_hash_covers_the_vocabulary(fitted, tmp_path):
@@ -274,24 +265,15 @@ def test_a_config_that_does_not_fit_its_vocabulary_is_refused(fitted, published,
 
 def test_published_folders_that_cannot_be_used_say_why(fitted, tmp_path):
     folder = fitted.save_published(tmp_path / "ours")
-    facts = json.loads((folder / "processor_config.json").read_text())
-    (folder / "processor_config.json").write_text(json.dumps({"vocab_size": 256, "time_horizon": None, "scale": 10}))
-    with pytest.raises(LattokError, match="got no min_token, action_dim, horizon. Pass them"):
-        FAST.from_published(folder)
-    (folder / "processor_config.json").write_text(json.dumps({**facts, "min_token": "-3"}))
-    with pytest.raises(LattokError, match="`min_token`: expected a whole number, got '-3'"):
-        FAST.from_published(folder)
-    (folder / "processor_config.json").write_text(json.dumps(facts))
     whole = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(LattokError, match="a tokenizer of the `tokenizers` library"):
-        FAST.from_published(folder)
-    (folder / "tokenizer.json").write_text(whole.replace('"ByteLevel"', '"Metaspace"').replace("add_prefix", "x"))
-    with pytest.raises(LattokError, match="tokenizer.json"):
-        FAST.from_published(folder)
-    (folder / "tokenizer.json").write_text(Tokenizer(models.WordLevel({"a": 0}, "a")).to_str())
-    with pytest.raises(LattokError, match="expected a byte-level BPE, got WordLevel after None"):
-        FAST.from_published(folder)
+    for content, text in (
+        ("{}", "a tokenizer of the `tokenizers` library"),
+        (whole.replace('"ByteLevel"', '"Metaspace"').replace("add_prefix", "x"), "tokenizer.json"),
+        (Tokenizer(models.WordLevel({"a": 0}, "a")).to_str(), "expected a byte-level BPE, got WordLevel after None"),
+    ):
+        (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(LattokError, match=text):
+            FAST.from_published(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(LattokError, match="ours without tokenizer.json"):
         FAST.from_published(folder)
@@ -341,17 +323,16 @@ def saved_by_transformers_5(published, folder):
     return folder
 
 
-def test_what_the_published_class_saves_under_transformers_5_is_read(published, tmp_path, monkeypatch):
+def test_what_the_published_class_saves_under_transformers_5_is_read(published, tmp_path, monkeypatch, theirs):
     folder = saved_by_transformers_5(published, tmp_path / "0123abc")
     if (folder / "tokenizer.json").is_file():
         pytest.skip("an older transformers, which has no folder for it")
-    plain = FAST.from_published(published, action_dim=M, horizon=H)
     ours = FAST.from_published(folder)
-    assert rows(ours.encode(smooth())) == rows(plain.encode(smooth()))
+    assert rows(ours.encode(smooth())) == rows(theirs.encode(smooth()))
     assert ours.describe()["revision"] is None
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **o: str(folder))
     there = FAST.from_published("org/fast", token="x")
-    assert rows(there.encode(smooth())) == rows(plain.encode(smooth()))
+    assert rows(there.encode(smooth())) == rows(theirs.encode(smooth()))
     assert (there.describe()["model"], there.describe()["revision"]) == ("org/fast", "0123abc")
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(LattokError, match="expected one tokenizer.json, got .* with two that differ"):
@@ -362,12 +343,11 @@ def test_what_the_published_class_saves_under_transformers_5_is_read(published, 
         FAST.from_published(folder)
 
 
-def test_published_tokenizers_take_statistics(published):
+def test_published_tokenizers_take_statistics(published, theirs):
     statistics = {"q01": [-4.0] * M, "q99": [8.0] * M}
     tokenizer = FAST.from_published(published, action_dim=M, horizon=H, statistics=statistics)
-    plain = FAST.from_published(published, action_dim=M, horizon=H)
-    assert (tokenizer.config.normalize, plain.config.normalize) == ("quantile", "identity")
-    assert torch.equal(tokenizer.encode(smooth(9)), plain.encode((smooth(9) - 2) / 6))
+    assert (tokenizer.config.normalize, theirs.config.normalize) == ("quantile", "identity")
+    assert torch.equal(tokenizer.encode(smooth(9)), theirs.encode((smooth(9) - 2) / 6))
 
 
 EVERY = {
@@ -432,14 +412,6 @@ def test_the_farthest_coefficients_take_two_bytes(seen):
     assert read == [959, -min(seen, 960), 0, 1]
 
 
-def test_without_a_vocabulary_nothing_is_written(tmp_path):
-    tokenizer = FAST(FASTConfig(action_dim=M))
-    for save in (tokenizer.save_pretrained, tokenizer.save_published):
-        with pytest.raises(LattokError, match="`tokenizer`: expected a vocabulary, got none"):
-            save(tmp_path / "fast")
-    assert not (tmp_path / "fast").exists()
-
-
 def test_dimensions_that_a_chunk_does_not_have_are_not_clipped(fitted):
     far = smooth(10)
     far[:, :, 0] = 1e6
@@ -450,19 +422,6 @@ def test_dimensions_that_a_chunk_does_not_have_are_not_clipped(fitted):
     assert fitted.error_report(far, valid).clipped == pytest.approx(whole * 30 / 20)
     valid[:, :, 0], valid[:, :, 1:] = False, True
     assert fitted.error_report(far, valid).clipped == 0
-
-
-def test_odd_inputs(fitted):
-    chunks = smooth(6)
-    codes = fitted.encode(chunks)
-    assert fitted.encode(chunks[:0]).shape == (0, fitted.tokens_per_chunk)
-    assert fitted.decode(codes[:0]).shape == (0, H, M)
-    assert fitted.decode([]).shape == (0, H, M)
-    assert torch.equal(fitted.encode(chunks.transpose(0, 1).contiguous().transpose(0, 1)), codes)
-    assert torch.equal(fitted.encode(chunks.half()), fitted.encode(chunks.half().float()))
-    assert torch.equal(fitted.decode(codes.int()), fitted.decode(codes.flip(1).contiguous().flip(1)))
-    assert codes.dtype == torch.int64
-    assert fitted.latent_actions(chunks).quantized.shape == (6, 1, H * M)
 
 
 def test_mixed_datasets_and_short_chunks_fit():
@@ -486,8 +445,14 @@ def test_bad_options_say_what_to_do():
         FAST.fit(smooth(), min_token=-5)
     with pytest.raises(LattokError, match="`max_token`: expected None or at least min_token, 0, got -1"):
         FASTConfig(action_dim=1, max_token=-1)
-    with pytest.raises(LattokError, match="Use FAST.fit, from_published or from_pretrained"):
-        FAST(FASTConfig(action_dim=M)).encode(smooth(1))
+
+
+def test_without_a_vocabulary_nothing_is_encoded_or_written(tmp_path):
+    tokenizer = FAST(FASTConfig(action_dim=M))
+    for save in (tokenizer.save_pretrained, tokenizer.save_published, lambda _: tokenizer.encode(smooth(1))):
+        with pytest.raises(LattokError, match="got none. Use FAST.fit, from_published or from_pretrained"):
+            save(tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
 
 
 def by_definition(ids: list[int], folder, steps: int, dims: int) -> np.ndarray:
@@ -500,25 +465,23 @@ def by_definition(ids: list[int], folder, steps: int, dims: int) -> np.ndarray:
     return waves.T @ numbers
 
 
-def test_it_is_called_like_the_published_processor_for_chunks_of_any_shape(published):
-    tokenizer = FAST.from_published(published, action_dim=M, horizon=H)
+def test_it_is_called_like_the_published_processor_for_chunks_of_any_shape(published, theirs):
     for steps, dims in ((H, M), (5, M), (12, 2)):
         chunks = smooth(6, steps, dims, seed=2).clamp(-8, 8)
-        ids = tokenizer(chunks.numpy())
+        ids = theirs(chunks.numpy())
         assert ids == plain_ids(published, chunks)
-        assert tokenizer(chunks[0]) == ids[:1]
-        decoded = tokenizer.decode(ids, time_horizon=steps, action_dim=dims)
+        assert theirs(chunks[0]) == ids[:1]
+        decoded = theirs.decode(ids, time_horizon=steps, action_dim=dims)
         assert isinstance(decoded, np.ndarray)
         for row, chunk in zip(ids, decoded, strict=True):
             np.testing.assert_allclose(chunk, by_definition(row, published, steps, dims), atol=1e-4)
-    assert isinstance(tokenizer.decode(ids), torch.Tensor)
+    assert isinstance(theirs.decode(ids), torch.Tensor)
 
 
-def test_rows_that_the_published_processor_gives_up_on_decode(published):
-    tokenizer = FAST.from_published(published, action_dim=M, horizon=H)
-    whole = tokenizer(smooth(1, seed=3).clamp(-8, 8))[0]
+def test_rows_that_the_published_processor_gives_up_on_decode(theirs):
+    whole = theirs(smooth(1, seed=3).clamp(-8, 8))[0]
     rows = [whole[:-2], [*whole, *whole], [10**6], [], torch.tensor(whole)]
-    decoded, info = tokenizer.decode(rows, time_horizon=H, action_dim=M, return_info=True)
+    decoded, info = theirs.decode(rows, time_horizon=H, action_dim=M, return_info=True)
     assert decoded.shape == (5, H, M)
     assert np.isfinite(decoded).all()
     assert info.repaired.tolist() == [True, True, True, True, False]
@@ -576,12 +539,17 @@ def test_added_tokens_never_stand_for_coefficients(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
+        (
+            {"min_token": None, "action_dim": None, "time_horizon": None},
+            "got no min_token, action_dim, horizon. Pass them",
+        ),
+        ({"min_token": "-3"}, "`min_token`: expected a whole number within +-16,777,216, got '-3'"),
         ({"min_token": 2**40}, "`min_token`: expected a whole number within +-16,777,216, got 1099511627776"),
         ({"scale": 1e-300}, "`scale`: expected a number from 1e-06 to 1e+06, got 1e-300"),
         ({"scale": 1e300}, "`scale`: expected a number from 1e-06 to 1e+06, got 1e+300"),
     ],
 )
-def test_numbers_with_which_nothing_finite_decodes_are_refused(facts, text, fitted, tmp_path):
+def test_facts_that_lack_or_with_which_nothing_finite_decodes_are_refused(facts, text, fitted, tmp_path):
     folder = fitted.save_published(tmp_path / "x")
     stored = json.loads((folder / "processor_config.json").read_text())
     (folder / "processor_config.json").write_text(json.dumps({**stored, **facts}))

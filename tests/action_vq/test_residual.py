@@ -1,69 +1,37 @@
-"""Residual codes of chunks: search against brute force, least squares, prefixes, total decoding, artefacts."""
+"""Residual codes of chunks: search against brute force, least squares, masks, limits and synthetic chunks."""
 
 import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lattok.action_vq.coarse import Limits, synthetic, value_range, with_synthetic
 from lattok.action_vq.residual import (
     BLOCK,
     ITERATIONS,
+    Limits,
     ResidualVQ,
     ResidualVQConfig,
     by_mask,
     least_squares,
     refit,
     search,
+    synthetic,
+    value_range,
+    with_synthetic,
 )
 from lattok.nn.kmeans import residual_kmeans
 from lattok.utils.checks import LattokError
-
-SMALL = {"tokens": 4, "codebook_size": 16, "synthetic": 300, "steps": 2}
-
-
-def smooth(n: int = 300, steps: int = 6, dims: int = 3, seed: int = 0) -> torch.Tensor:
-    """Random walks that saturate at 1 in the first dimension."""
-    generator = torch.Generator().manual_seed(seed)
-    chunks = torch.randn(n, steps, dims, generator=generator).cumsum(1) * 0.3 + torch.arange(dims)
-    chunks[..., 0] = chunks[..., 0].clamp(-1, 1)
-    return chunks
+from tests.action_vq.test_coarse_to_fine import error
+from tests.action_vq.walks import RESIDUAL, saturating, whole
 
 
-def whole(chunks: torch.Tensor) -> torch.Tensor:
-    return torch.ones(chunks.shape, dtype=torch.bool)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ResidualVQ:
-    return ResidualVQ.fit(smooth(), **SMALL)
-
-
-def error(tokenizer: ResidualVQ, chunks: torch.Tensor, codes: torch.Tensor) -> float:
-    return float(((tokenizer.decode(codes) - chunks) / tokenizer.normalizer.scale).square().mean())
-
-
-def test_every_code_makes_the_reconstruction_finer(tokenizer):
-    chunks = smooth()
-    codes = tokenizer.encode(chunks)
-    assert codes.shape == (300, 4)
-    assert codes.dtype == torch.int64
-    assert not tokenizer.shared_vocabulary
-    errors = [error(tokenizer, chunks, codes[:, :p]) for p in range(5)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[4] < 0.15 * errors[0]
-    assert error(tokenizer, smooth(seed=1), tokenizer.encode(smooth(seed=1))) < 0.3 * errors[0]
-
-
-def test_decoding_is_a_sum_of_rows_cut_off_where_actions_saturate(tokenizer):
-    codes = tokenizer.encode(smooth())
-    rows = sum(tokenizer.codebooks[level, codes[:, level]] for level in range(4)).view(-1, 6, 3)
-    rows[..., 0] = torch.minimum(torch.maximum(rows[..., 0], tokenizer.limits.low[0]), tokenizer.limits.high[0])
-    torch.testing.assert_close(tokenizer.decode(codes), tokenizer.normalizer.inverse(rows))
-    assert torch.isinf(tokenizer.limits.high[1:]).all()  # random walks have no limit
-    torch.testing.assert_close(tokenizer.decode(codes)[..., 0].abs().max(), torch.tensor(1.0))
+def test_decoding_is_a_sum_of_rows_cut_off_where_actions_saturate(residual):
+    codes = residual.encode(saturating())
+    rows = sum(residual.codebooks[level, codes[:, level]] for level in range(4)).view(-1, 6, 3)
+    rows[..., 0] = torch.minimum(torch.maximum(rows[..., 0], residual.limits.low[0]), residual.limits.high[0])
+    torch.testing.assert_close(residual.decode(codes), residual.normalizer.inverse(rows))
+    assert torch.isinf(residual.limits.high[1:]).all()  # random walks have no limit
+    torch.testing.assert_close(residual.decode(codes)[..., 0].abs().max(), torch.tensor(1.0))
 
 
 def test_a_wide_search_finds_the_best_of_all_rows_of_codes():
@@ -98,9 +66,9 @@ def test_one_beam_gives_the_codes_of_vector_quantize_pytorch():
 
 
 def test_more_beams_reconstruct_better():
-    chunks, errors = smooth(), []
+    chunks, errors = saturating(), []
     for beams in (1, 4, 16):
-        tokenizer = ResidualVQ.fit(chunks, **SMALL, beams=beams)
+        tokenizer = ResidualVQ.fit(chunks, **RESIDUAL, beams=beams)
         errors.append(error(tokenizer, chunks, tokenizer.encode(chunks)))
     assert errors[2] < errors[1] < errors[0]
 
@@ -130,75 +98,20 @@ def test_coordinate_descent_approaches_least_squares():
         torch.testing.assert_close(sums[there, i], expected[there].float(), rtol=1e-3, atol=1e-3)
 
 
-def test_the_end_of_a_row_may_be_missing_and_bad_codes_cut_it(tokenizer):
-    codes = tokenizer.encode(smooth(3))
-    damaged = codes.clone()
-    damaged[0, 2], damaged[1, 0], damaged[2, 3] = 16, -5, -1
-    chunks, info = tokenizer.decode(damaged, return_info=True)
-    torch.testing.assert_close(chunks[0], tokenizer.decode(codes[:1, :2])[0])
-    torch.testing.assert_close(chunks[1], tokenizer.normalizer.shift.expand(6, 3))
-    torch.testing.assert_close(chunks[2], tokenizer.decode(codes[2:, :3])[0])
-    assert info.notes == (
-        "1 outside 0..15; decoded from the first 2",
-        "1 outside 0..15; decoded from the first 0",
-        "1 of 4 codes missing; decoded from the first 3",
-    )
-    _, info = tokenizer.decode(codes[:, :1], return_info=True)
-    assert info.notes == ("3 of 4 codes missing; decoded from the first 1",) * 3
-    assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
-
-
-@settings(max_examples=80)
-@given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 17), max_size=8), max_size=5))
-def test_every_integer_sequence_decodes(tokenizer, rows):
-    chunks, info = tokenizer.decode(rows, return_info=True)
-    assert chunks.shape == (len(rows), 6, 3)
-    assert torch.isfinite(chunks).all()
-    for row, repaired in zip(rows, info.repaired, strict=True):
-        legal = len(row) >= 4 and all(0 <= code < 16 for code in row[:4])
-        assert bool(repaired) == (not legal or any(code != -1 for code in row[4:]))
-
-
-@pytest.mark.parametrize("odd", [-2, -(2**63), -(2**80), 2**80])
-def test_only_minus_one_is_padding(tokenizer, odd):
-    for row in ([0, 0, 0, 0, odd], [0, 0, 0, odd]):
-        _, info = tokenizer.decode([row], return_info=True)
-        assert info.repaired.tolist() == [True]
-    assert "1 codes too many" in tokenizer.decode([[0, 0, 0, 0, odd]], return_info=True)[1].notes[0]
-    assert "1 outside 0..15" in tokenizer.decode([[0, 0, 0, odd]], return_info=True)[1].notes[0]
-    assert not tokenizer.decode([[0, 0, 0, 0, -1]], return_info=True)[1].repaired.any()
-
-
-def test_masked_steps_and_dimensions_change_nothing_whatever_they_hold():
-    chunks = smooth(100)
-    mask = whole(chunks)
-    mask[::3, :, 2] = False
-    mask[1::3, 4:] = False
-    tables, codes = [], []
-    for filling in (0.0, 1e6, float("nan")):
-        tokenizer = ResidualVQ.fit(chunks.masked_fill(~mask, filling), mask, **SMALL)
-        tables.append(tokenizer.table)
-        codes.append(tokenizer.encode(chunks.masked_fill(~mask, filling), mask))
-    assert torch.equal(tables[0], tables[1])
-    assert torch.equal(tables[0], tables[2])
-    assert torch.equal(codes[0], codes[1])
-    assert torch.equal(codes[0], codes[2])
-
-
-def test_codes_are_chosen_by_what_is_there(tokenizer):
-    actions, garbage = tokenizer._prepare(smooth(), None)[0], 10 * torch.randn(300, 6, 3)
+def test_codes_are_chosen_by_what_is_there(residual):
+    actions, garbage = residual._prepare(saturating(), None)[0], 10 * torch.randn(300, 6, 3)
     mask = whole(actions)
     mask[::3, 2:] = False
     mask[1::3, :, 1] = False
 
     def errors(codes: torch.Tensor) -> torch.Tensor:
-        return ((tokenizer._decode(codes) - actions).square() * mask).sum((1, 2))
+        return ((residual._decode(codes) - actions).square() * mask).sum((1, 2))
 
-    codes = tokenizer._encode(actions, mask)
-    assert torch.equal(tokenizer._encode(torch.where(mask, actions, garbage), mask), codes)
-    assert torch.equal(tokenizer._encode(actions, whole(actions)), tokenizer._encode(actions))
-    assert torch.equal(codes[2::3], tokenizer._encode(actions)[2::3])
-    blind = errors(tokenizer._encode(actions))
+    codes = residual._encode(actions, mask)
+    assert torch.equal(residual._encode(torch.where(mask, actions, garbage), mask), codes)
+    assert torch.equal(residual._encode(actions, whole(actions)), residual._encode(actions))
+    assert torch.equal(codes[2::3], residual._encode(actions)[2::3])
+    blind = errors(residual._encode(actions))
     for part in (slice(0, None, 3), slice(1, None, 3)):
         assert errors(codes)[part].mean() < 0.8 * blind[part].mean()
 
@@ -238,34 +151,16 @@ def test_by_mask_gives_every_row_once_with_its_mask():
 
 
 def test_datasets_of_other_shapes_are_fitted_together():
-    large, small = smooth(100), smooth(80, steps=4, dims=2, seed=3)
-    tokenizer = ResidualVQ.fit([large, small], **SMALL)
+    large, small = saturating(100), saturating(80, steps=4, dims=2, seed=3)
+    tokenizer = ResidualVQ.fit([large, small], **RESIDUAL)
     padded = torch.nn.functional.pad(small, (0, 1))
     codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]))
     decoded = tokenizer.decode(codes)[:, :4, :2]
     assert (decoded - small).square().mean() < 0.3 * small.var()
 
 
-def test_the_seed_decides_everything(tokenizer):
-    torch.rand(3)
-    state = torch.get_rng_state()
-    assert torch.equal(ResidualVQ.fit(smooth(), **SMALL).table, tokenizer.table)
-    assert torch.equal(torch.get_rng_state(), state)  # the global generator plays no part
-    assert not torch.equal(ResidualVQ.fit(smooth(), **SMALL, seed=1).table, tokenizer.table)
-
-
-def test_odd_sizes_work(tokenizer):
-    assert tokenizer.encode(torch.zeros(0, 6, 3)).shape == (0, 4)
-    assert tokenizer.decode(torch.zeros(0, 4, dtype=torch.long)).shape == (0, 6, 3)
-    assert tokenizer.decode(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 6, 3)
-    tiny = ResidualVQ.fit(torch.ones(2, 1, 1), tokens=2, codebook_size=4, synthetic=0)
-    torch.testing.assert_close(tiny.decode(tiny.encode(torch.ones(1, 1, 1))), torch.ones(1, 1, 1))
-    half = smooth(5).half().transpose(0, 1).contiguous().transpose(0, 1)
-    assert torch.equal(tokenizer.encode(half), tokenizer.encode(half.float().contiguous()))
-
-
 def test_synthetic_chunks_stay_inside_the_data_and_leave_absent_dimensions_out():
-    actions = smooth()
+    actions = saturating()
     mask = whole(actions)
     mask[..., 2] = False
     actions[..., 2] = 0.0
@@ -292,12 +187,6 @@ def test_only_values_that_actions_often_stop_at_are_limits():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: ResidualVQ.fit(smooth(4), steps=-1), "`steps`: expected a whole number of at least 0, got -1"),
-        (lambda: ResidualVQ.fit(smooth(4), steps=2.5), "`steps`: expected a whole number of at least 0, got 2.5"),
-        (lambda: ResidualVQ.fit(smooth(4), synthetic=-1), "`synthetic`: expected a whole number of at least 0"),
-        (lambda: ResidualVQ.fit(smooth(4), synthetic=10.5), "`synthetic`: expected a whole number .*, got 10.5"),
-        (lambda: ResidualVQ.fit(smooth(0)), "`chunks`: expected at least one chunk, got none"),
-        (lambda: ResidualVQ.fit(smooth(4), levels=3), "`options`: expected names among .*codebook_size.*, got levels"),
         (lambda: ResidualVQConfig(3, beams=0), "`beams`: expected a whole number of at least 1, got 0"),
         (lambda: ResidualVQConfig(3, codebook_size=1), "`codebook_size`: expected a whole number of at least 2, got 1"),
         (lambda: ResidualVQConfig(3, tokens=0), "`tokens`: expected a whole number of at least 1, got 0"),

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models
 import lattok
 from lattok.action_vq.toast import TOAST, CoefficientUnigram, train_unigram
 from lattok.utils.checks import LattokError
-from tests.action_vq.test_fast import NAMES, H, M, coefficients, rows, smooth
+from tests.action_vq.test_fast import H, M, coefficients, rows, smooth
+from tests.action_vq.walks import NAMES
 
 
 @pytest.fixture(scope="module")

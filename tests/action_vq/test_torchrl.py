@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lattok
-from tests.action_vq.test_families import smooth
+from tests.action_vq.walks import smooth
 
 PAGE = Path(__file__).parents[2] / "docs/howto/action_tokenizers.md"
 

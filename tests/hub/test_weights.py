@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok.action_vq import FAST, FSQ, TOAST, FSQConfig, P2TActionVQ, ResidualVQ, ResidualVQConfig, UniformBins
-from lattok.action_vq.config import ActionVQConfig
+from lattok.action_vq.model import ActionVQConfig
 from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.weights import Size, planned
 from lattok.image_lam import ImageLAM, ImageLAMConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import model as of_actions
-from lattok.action_vq.config import QUICK_MODEL
+from lattok.action_vq.model import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses as of_images
 from lattok.image_lam.base.parts import LatentStream
