@@ -23,8 +23,8 @@ from lattok.backbones.pretrained import Family
 from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
 
-LONGEST = 256  # tokens of a text that is predicted
-COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
+MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
+IMAGE_COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
 
 
 class HFBackbone(nn.Module):
@@ -81,20 +81,18 @@ class HFBackbone(nn.Module):
             options |= {"images": pictures, "input_data_format": "channels_first"}
             options |= self.family.image_options(self.processor)
         batch = self.processor(text=prompts, **options)
-        inputs: dict[str, Any] = {
-            key: onto(value, images.device) for key, value in batch.items() if key in self._accepted
-        }
+        accepted = {key: value for key, value in batch.items() if key in self._accepted}
+        inputs: dict[str, Any] = {key: onto(value, images.device) for key, value in accepted.items()}
         if self.family.image is not None:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
-            inputs[COUNTS] = (int(counts.min()), int(counts.max()))
+            inputs[IMAGE_COUNTS] = (int(counts.min()), int(counts.max()))
         return inputs
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
-        """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
         wanted = sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
-        counts, tensors = inputs.get(COUNTS), {key: value for key, value in inputs.items() if key != COUNTS}
+        counts, tensors = inputs.get(IMAGE_COUNTS), {key: value for key, value in inputs.items() if key != IMAGE_COUNTS}
         inputs = self._with_placeholders(tensors, queries.shape[1])
         with self._as_embeddings(queries):
             hidden = self.model.model(**inputs, output_hidden_states=wanted, use_cache=False).hidden_states
@@ -120,7 +118,7 @@ class HFBackbone(nn.Module):
         The texts follow the prompts in place of queries; of "" nothing counts.
         """
         end = self._tokenizer.eos_token_id
-        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST] for text in texts]
+        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TEXT_TOKENS] for text in texts]
         longest = 1 + max(1, *map(len, rows))
         ids = torch.tensor([row + [end] * (longest - len(row)) for row in rows], device=self.model.device)
         lengths = torch.tensor([len(row) + 1 if row else 0 for row in rows], device=ids.device)
@@ -132,7 +130,7 @@ class HFBackbone(nn.Module):
 
     @property
     def reads_images(self) -> bool:
-        """Tell whether images reach the model, and not only text."""
+        """Whether images reach the model, and not only text."""
         return self.family.image is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

@@ -20,12 +20,12 @@ from lattok.hub.networks import from_pretrained
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
 
-OLDEST = {"transformers": "5.4", "peft": "0.18"}
+MIN_VERSIONS = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
-SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
-WANTED = [*SMALL, "*.safetensors"]
+SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
+MODEL_FILES = [*SMALL_FILES, "*.safetensors"]
 EXPECTED = "a folder with config.json, or a Hub id like org/name"
-PRINT = "files-"  # what a fingerprint begins with
+FINGERPRINT = "files-"  # what a fingerprint begins with
 SLICES, SLICE = 256, 4096  # of each file of weights that a fingerprint reads, and their bytes
 
 
@@ -79,24 +79,22 @@ FAMILIES = (
 
 def family_of(config: Any) -> Family:
     """Return the family of a model by its transformers config; every model without images is one of "text"."""
-    for family in FAMILIES:
-        if config.model_type in family.model_types:
-            return family
+    known = {name: family for family in FAMILIES for name in family.model_types}
+    if config.model_type in known:
+        return known[config.model_type]
     if any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config", "thinker_config")):
-        known = ", ".join(name for family in FAMILIES for name in family.model_types)
-        checks.fail("backbone", f"a text model or one of the types {known}", repr(config.model_type))
+        checks.fail("backbone", f"a text model or one of the types {', '.join(known)}", repr(config.model_type))
     return TEXT
 
 
 def require(package: str) -> ModuleType:
     """Import `package`, or say how to get it in the version that is needed."""
-    oldest = OLDEST[package]
     try:
         module = importlib.import_module(package)
     except ImportError:
         checks.fail("backbone", f"the package {package} ({INSTALL})", "none")
-    if Version(module.__version__) < Version(oldest):
-        checks.fail("backbone", f"{package} {oldest} or newer ({INSTALL})", module.__version__)
+    if Version(module.__version__) < Version(MIN_VERSIONS[package]):
+        checks.fail("backbone", f"{package} {MIN_VERSIONS[package]} or newer ({INSTALL})", module.__version__)
     if package == "transformers" and not module.is_torch_available():
         got = f"{torch.__version__}, which transformers {module.__version__} does not take"
         checks.fail("backbone", "a newer torch", got, "Upgrade torch, or take an older transformers from 5.4 on.")
@@ -169,14 +167,13 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str]:
     A saved policy may be given its base model the other way round: by a folder that `hf download` filled with the
     commit it names, or by the Hub id of a model with the fingerprint it names.
     """
-    printed = (revision or "").startswith(PRINT)
+    is_fingerprint = (revision or "").startswith(FINGERPRINT)
     local = client.here_or_hub("backbone", name, EXPECTED)
     if local is not None and not (local / "config.json").is_file():
         checks.fail("backbone", EXPECTED, f"{name} without it")
-    folder = local or client.download("backbone", name, None if printed else revision, WANTED)
-    by_content = printed or (local is not None and revision is None)
-    found = None if by_content else commit(folder)
-    found = found or fingerprint(folder)
+    folder = local or client.download("backbone", name, None if is_fingerprint else revision, MODEL_FILES)
+    by_content = is_fingerprint or (local is not None and revision is None)
+    found = (None if by_content else commit(folder)) or fingerprint(folder)
     check_revision(name, found, revision)
     return folder, found
 
@@ -185,7 +182,7 @@ def check_revision(name: str, found: str | None, saved: str | None) -> None:
     """Refuse a model other than the one that a policy was saved with; a branch or tag of the Hub says too little."""
     if saved is None or found == saved:
         return
-    if found is not None and COMMIT.fullmatch(found) and not (COMMIT.fullmatch(saved) or saved.startswith(PRINT)):
+    if found is not None and COMMIT.fullmatch(found) and not (COMMIT.fullmatch(saved) or saved.startswith(FINGERPRINT)):
         return
     hint = "The policy was trained on other weights. Give the model that it was trained with."
     if COMMIT.fullmatch(saved):
@@ -204,7 +201,7 @@ def commit(folder: Path) -> str | None:
 def fingerprint(folder: Path) -> str:
     """Hash the small files, and of the safetensors files the sizes, ends and evenly spaced slices."""
     digest = hashlib.sha256()
-    for path in sorted(path for kind in SMALL for path in folder.glob(kind)):
+    for path in sorted(path for kind in SMALL_FILES for path in folder.glob(kind)):
         digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
@@ -213,4 +210,4 @@ def fingerprint(folder: Path) -> str:
             for number in range(SLICES):
                 file.seek(max(0, size - SLICE) * number // (SLICES - 1))
                 digest.update(file.read(SLICE))
-    return f"{PRINT}{digest.hexdigest()[:32]}"
+    return f"{FINGERPRINT}{digest.hexdigest()[:32]}"

@@ -22,7 +22,7 @@ from lattok.utils.checks import LattokError
 
 WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 WORDS = 4096  # rows of the table of words; row 0 is padding
-LONGEST = 64  # words of a prompt; of a longer one the last count, which say what to predict
+MAX_WORDS = 64  # words of a prompt; of a longer one the last count, which say what to predict
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ScratchBackbone(nn.Module):
         side = size.image_size // size.patch_size
         self.stems = nn.ModuleList(_stem(size.width, size.patch_size) for _ in range(size.cameras))
         self.words = nn.Embedding(WORDS, size.width, padding_idx=0)
-        self.word_places = nn.Parameter(0.1 * torch.randn(LONGEST, size.width))  # counted from the end
+        self.word_places = nn.Parameter(0.1 * torch.randn(MAX_WORDS, size.width))  # counted from the end
         self.image_places = nn.Parameter(0.1 * torch.randn(size.frames * size.cameras * side * side, size.width))
         self.blocks = nn.ModuleList(PreNormBlock(size.width, size.heads) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
@@ -72,7 +72,7 @@ class ScratchBackbone(nn.Module):
         what = "cameras" if size.frames == 1 else f"images, {size.frames} frames of each camera,"
         checks.size("images", what, images.shape[1], size.frames * size.cameras)
         checks.size("images", "pixels on each side", images.shape[2], size.image_size)
-        words = [_numbers(text)[-LONGEST:] for text in texts]
+        words = [_numbers(text)[-MAX_WORDS:] for text in texts]
         longest = max(map(len, words), default=1)
         padded = torch.tensor([[0] * (longest - len(row)) + row for row in words]).reshape(len(words), longest)
         return {"words": onto(padded, images.device), "images": images}
@@ -80,7 +80,7 @@ class ScratchBackbone(nn.Module):
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
         """Return hidden states of `layers` over words, image tokens and `queries` [B, T, D]."""
         words, images = inputs["words"], inputs["images"]
-        text = self.words(words) + self.word_places[LONGEST - words.shape[1] :]  # b w d
+        text = self.words(words) + self.word_places[MAX_WORDS - words.shape[1] :]  # b w d
         x = torch.cat([text, self._look(images), queries], 1)  # b l d
         count, before = queries.shape[1], x.shape[1] - queries.shape[1]
         valid = nn.functional.pad(words != 0, (0, x.shape[1] - words.shape[1]), value=True)
@@ -108,15 +108,12 @@ class ScratchBackbone(nn.Module):
         checks.one_of("backbone_train", train, ("full",))
 
     def text_logits(self, states: Tensor) -> Tensor:
-        """Raise `LattokError`: it has no head for text."""
         raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Raise `LattokError`, as `text_logits` does."""
         raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return all weights."""
         return dict(self.state_dict())
 
 

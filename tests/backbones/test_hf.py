@@ -31,6 +31,10 @@ PROJECTORS = dict.fromkeys(IMAGES, ("multi_modal_projector",)) | {"smolvlm": ("c
 PROJECTORS |= dict.fromkeys(("qwen3_vl", "qwen2_5_vl"), ("visual.merger", "visual.deepstack_merger_list"))
 every_family = pytest.mark.parametrize("family", FAMILIES)
 SOME = ("qwen3_vl", "paligemma")
+in_either_mode = pytest.mark.parametrize(
+    ("family", "training"),
+    [*((family, False) for family in FAMILIES), *((family, True) for family in (*SOME, "gemma3"))],
+)
 Load = Callable[[str], HFBackbone]
 
 
@@ -78,10 +82,7 @@ def loss_of(backbone: HFBackbone, placeholders: Tensor) -> Tensor:
     return sum(state[:, out.queries].float().square().mean() for state in out.hidden.values())
 
 
-@pytest.mark.parametrize(
-    ("family", "training"),
-    [*((family, False) for family in FAMILIES), *((family, True) for family in (*SOME, "gemma3"))],
-)
+@in_either_mode
 def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load, family: str, training: bool):
     backbone = load(family)
     if training:
@@ -105,10 +106,7 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load,
                 torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("family", "training"),
-    [*((family, False) for family in FAMILIES), *((family, True) for family in (*SOME, "gemma3"))],
-)
+@in_either_mode
 def test_placeholders_see_what_is_before_them_only(load: Load, family: str, training: bool):
     backbone = load(family)
     if training:
@@ -150,11 +148,8 @@ def test_text_logits_are_those_of_the_model(load: Load, family: str):
     with torch.no_grad():
         expected = backbone.model(**inputs, use_cache=False).logits
         got = backbone.text_logits(backbone(inputs, queries(backbone, length=1), (4,)).hidden[4])
-    assert got.shape == (
-        *inputs["input_ids"].shape[:1],
-        inputs["input_ids"].shape[1] + 1,
-        backbone.model.config.get_text_config().vocab_size,
-    )
+    rows, length = inputs["input_ids"].shape
+    assert got.shape == (rows, length + 1, backbone.model.config.get_text_config().vocab_size)
     seen = inputs["attention_mask"].bool()
     torch.testing.assert_close(got[:, :-1][seen], expected[seen], rtol=0, atol=1e-5)
 
@@ -254,7 +249,7 @@ def test_gradient_reaches_queries_and_what_is_trained_and_nothing_else(load: Loa
         assert all("lora_" in name for name in adapters)
         silent = [name for name, value in adapters.items() if not value.grad.abs().max() > 0]
         assert not silent
-    assert ("lm_head.weight" in backbone.saved_tensors()) is False
+    assert "lm_head.weight" not in backbone.saved_tensors()
     assert bool(trained) == (train != "frozen")
 
 
@@ -280,14 +275,14 @@ def test_lora_with_the_whole_projector(load: Load, tiny: Callable[[str], Path], 
     lora = LoraSpec(rank=4, alpha=2, vision=family == "qwen3_vl", projector=True)
     backbone = adapted(HFBackbone.load(str(tiny(family)), dtype="bfloat16"), lora=lora)
     saved, placeholders = backbone.saved_tensors(), queries(backbone).requires_grad_()
-    whole = {name: value for name, value in saved.items() if name.startswith(_below(PROJECTORS[family]))}
+    below = [tuple(f"model.{name}" for name in part[family]) for part in (PROJECTORS, TOWERS)]
+    whole = {name: value for name, value in saved.items() if name.startswith(below[0])}
     parameters = backbone.model.model.named_parameters()
     assert len(whole) == sum(name.startswith(PROJECTORS[family]) for name, _ in parameters)
     assert bool(whole) == (family != "text")
     assert all("lora_" in name for name in saved.keys() - whole.keys())
     assert not any("lora_" in name for name in whole)
-    in_tower = any(name.startswith(_below(TOWERS[family])) for name in saved)
-    assert in_tower == lora.vision
+    assert any(name.startswith(below[1]) for name in saved) == lora.vision
     loss_of(backbone, placeholders).backward()
     assert all(value.dtype == torch.float32 for value in saved.values())
     assert all(value.grad is not None and value.grad.any() for value in saved.values())
@@ -307,10 +302,6 @@ def test_lora_with_the_whole_projector(load: Load, tiny: Callable[[str], Path], 
         merged = dict(opened.model.named_parameters())
     for name, value in whole.items():
         assert torch.equal(merged[name], value), name
-
-
-def _below(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"model.{name}" for name in names)
 
 
 @every_family
@@ -379,10 +370,8 @@ def test_frozen_parts_stay_in_evaluation_mode(load: Load, family: str):
     assert not layers[0].mlp.down_proj.base_layer.training
     assert not backbone.model.get_input_embeddings().training
     if family != "text":
-        tower = getattr(backbone.model.model, "visual", None)
-        for name in ("vision_tower", "vision_model"):
-            tower = getattr(backbone.model.model, name, tower)
-        assert not any(module.training for module in tower.modules())
+        vision, modules = (*TOWERS[family], *PROJECTORS[family]), dict(backbone.model.model.named_modules())
+        assert {part.training for name, part in modules.items() if name.startswith(vision)} == {False}
     backbone.eval()
     assert not any(module.training for module in backbone.modules())
 
@@ -497,24 +486,17 @@ def test_a_chat_model_without_its_template_is_refused(load: Load):
         backbone.encode(images(), TEXTS)
 
 
-def test_models_that_are_built_otherwise_are_refused(tmp_path: Path):
+def test_models_that_are_built_otherwise_are_refused(tiny: Callable[[str], Path], tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=300, n_positions=16)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    HFBackbone.load(str(_tiny_text(tmp_path / "text")))  # this one is right
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tmp_path / "text" / name, tmp_path / name)
+        shutil.copy(tiny("text") / name, tmp_path / name)
     with pytest.raises(LattokError, match="`backbone`: expected a model whose layers are at `.model`"):
         HFBackbone.load(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(LattokError, match=r"`backbone`: expected a folder with weights as \*.safetensors"):
         HFBackbone.load(str(tmp_path))
-
-
-def _tiny_text(folder: Path) -> Path:
-    from tests.backbones.tiny import tiny_backbone
-
-    return tiny_backbone("text", folder)
 
 
 @pytest.mark.parametrize("family", ["internvl", "paligemma", "qwen3_vl"])

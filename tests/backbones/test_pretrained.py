@@ -118,12 +118,9 @@ def test_a_folder_of_hf_download_is_found_by_its_commit_too(folder: Path, offlin
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/there", "nothing", "a/b/c", "~/nothing"])
-def test_a_name_that_is_neither_folder_nor_hub_id(name: str):
+def test_a_name_that_is_neither_folder_nor_hub_id(name: str, tmp_path: Path):
     with pytest.raises(LattokError, match=r"`backbone`: expected a folder with config.json, or a Hub id like org/name"):
         pretrained.find(name)
-
-
-def test_a_folder_without_config(tmp_path: Path):
     with pytest.raises(LattokError, match=r"a folder with config.json, or a Hub id like org/name, got .* without it"):
         pretrained.find(str(tmp_path))
 

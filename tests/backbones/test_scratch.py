@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lattok.backbones import LoraSpec
-from lattok.backbones.scratch import LONGEST, ScratchBackbone, ScratchSize
+from lattok.backbones.scratch import MAX_WORDS, ScratchBackbone, ScratchSize
 from lattok.utils.checks import LattokError
 
 SIZE = ScratchSize(cameras=2, image_size=16, patch_size=8, width=32, depth=3, heads=4)
@@ -70,7 +70,7 @@ def test_instruction_and_every_camera_matter():
 def test_any_text_has_a_token_and_a_long_one_keeps_its_end():
     model = backbone()
     words = model.encode(images(), ["", "drücke ☃ " * 50])["words"]
-    assert words.shape == (2, LONGEST)
+    assert words.shape == (2, MAX_WORDS)
     assert words[0].tolist()[-1] != 0
     last = model.encode(images(1), ["☃"])["words"]
     assert words[1, -1] == last[0, -1]
