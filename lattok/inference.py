@@ -24,7 +24,7 @@ from lattok.utils import checks
 from lattok.utils.arrays import Values, like
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
+MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
 
 @overload
@@ -142,7 +142,7 @@ class PlainViT:
         frame = frame.reshape(1, size, size, 3)
         with torch.no_grad():
             expected, got = features(frame), PlainViT(features, torch.float32)(frame)
-        return bool((got - expected).abs().max() < SAME * expected.abs().max())
+        return bool((got - expected).abs().max() < MAX_DIFFERENCE * expected.abs().max())
 
     def __call__(self, frames: Tensor) -> Tensor:
         patches = rearrange(frames, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)

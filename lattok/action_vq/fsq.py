@@ -68,14 +68,12 @@ class FSQConfig(ChunkConfig):
 
     @property
     def bits_per_token(self) -> int:
-        """Return log2 of the codebook size."""
         return round(math.log2(self.codebook_size))
 
-    def give_bits(self, variances: Tensor) -> tuple[int, ...]:
+    def allocate_bits(self, variances: Tensor) -> tuple[int, ...]:
         """List components in the order in which they get a bit: each halves an error, so it quarters a variance."""
         left = variances.double().clamp_min(1e-12).clone()
-        given: list[int] = []
-        counts = Counter[int]()
+        given, counts = list[int](), Counter[int]()
         for _ in range(self.tokens * self.bits_per_token):
             best = int(left.argmax())
             given.append(best)
@@ -142,7 +140,7 @@ class FSQ(CoarseToFine):
         from vector_quantize_pytorch import FSQ as Rounding  # slow to import
 
         width = config.horizon * config.action_dim
-        bits = config.bits or config.give_bits(1 / torch.arange(1, width + 1, device="cpu") ** 2)
+        bits = config.bits or config.allocate_bits(1 / torch.arange(1, width + 1, device="cpu") ** 2)
         counts, left = Counter(bits), Counter(bits)
         levels = [2 ** counts[c] for c in range(len(counts))]
         with torch.device("cpu"):  # it looks at its own numbers
@@ -196,7 +194,7 @@ class FSQ(CoarseToFine):
         plain.limits.fit(actions, mask)
         actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
-        model = cls(replace(plain.config, bits=plain.config.give_bits(variances)))
+        model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
         model.normalizer, model.limits = plain.normalizer, plain.limits
         axes = axes[:, : len(model.top)]
         width = START_WIDTH * variances[: len(model.top)].sqrt().clamp_min(1e-3)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lattok.utils import checks
 
 LAST_CHARACTER = 0xD7FF  # the last character before the surrogates, which no text can hold
-MAX_COEFFICIENT = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
+MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
 MAX_CLIPPED_SHARE = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
 ALL_CHARACTERS = "".join(map(chr, range(LAST_CHARACTER + 1)))
@@ -121,17 +121,13 @@ class Corpus(NamedTuple):
         The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped, as it is
         in encoding.
         """
-        beyond = float((np.abs(numbers) > MAX_COEFFICIENT).mean())
+        beyond = float((np.abs(numbers) > MAX_ABS).mean())
         if beyond > MAX_CLIPPED_SHARE:
             got = f"{beyond:.0%} of them beyond"
-            checks.fail(
-                "scale", f"one that keeps coefficients within +-{MAX_COEFFICIENT}", got, "Choose a smaller scale."
-            )
-        numbers = numbers.clip(-MAX_COEFFICIENT, MAX_COEFFICIENT - 1)  # MAX_COEFFICIENT itself would take three bytes
+            checks.fail("scale", f"one that keeps coefficients within +-{MAX_ABS}", got, "Choose a smaller scale.")
+        numbers = numbers.clip(-MAX_ABS, MAX_ABS - 1)  # the limit itself would take three bytes
         seen = int(np.abs(numbers).max())
-        reach = min(
-            MAX_COEFFICIENT, 32 * int(np.ceil(4 * max(seen, expected) / 32))
-        )  # full lead bytes: 64 characters each
+        reach = min(MAX_ABS, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
         min_token = -reach - 128
         alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
         free = vocab_size - len(alphabet)

@@ -107,19 +107,18 @@ class ActionHead(nn.Module):
         A head that is given noised actions, for which `draws` and the `known` dimensions are, also returns what each
         of its blocks makes of them, [B, H, d].
         """
-        return self.compared(self(states, proprio), target, valid), []
+        return self.loss_of(self(states, proprio), target, valid), []
 
-    def compared(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
-        """Return the loss of what is predicted [B, H, m]."""
+    def loss_of(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
         if self.gripper:
             return {"action": gripper_action_loss(predicted.float(), target, valid, self.gripper, self.reduction)}
         return {"action": action_loss(predicted.float(), target, valid, self.kind, self.reduction)}
 
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m] to carry out, in what `batch` shows."""
-        return self.opened(self(states, proprio).float())
+        return self.decode_grippers(self(states, proprio).float())
 
-    def opened(self, chunk: Tensor) -> Tensor:
+    def decode_grippers(self, chunk: Tensor) -> Tensor:
         """Turn the logits of grippers in a chunk [B, H, m] into the mean of what is between -1 and 1, in place."""
         for dim in self.gripper:
             chunk[..., dim] = (chunk[..., dim] / 2).tanh()
@@ -128,13 +127,15 @@ class ActionHead(nn.Module):
     def forward(self, states: States, proprio: Tensor | None) -> Tensor:
         """Predict a chunk from states by layer and normalised proprio [B, s]."""
         batch = next(iter(states.values())).placeholders.shape[0]
-        return self.read(self.queries.expand(batch, -1, -1), states, proprio)
+        return self.predict(self.queries.expand(batch, -1, -1), states, proprio)
 
-    def read(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
         """Let steps [B, H, d] look at the states, and at those of them that are `valid`; return numbers [B, H, m]."""
-        return self.out(self.norm(self.follow(x, states, proprio, valid)[-1]))
+        return self.out(self.norm(self.run_blocks(x, states, proprio, valid)[-1]))
 
-    def follow(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> list[Tensor]:
+    def run_blocks(
+        self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None
+    ) -> list[Tensor]:
         """Return what each block in turn makes of steps [B, H, d]."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
         after = []
@@ -180,11 +181,11 @@ class FlowActionHead(ActionHead):
         if valid.dim() == 3:
             there = blind[:, None, None] if known is None else blind[:, None, None] & known[:, None]
             x = x.masked_fill(~(valid | there), 0.0)
-        after = self.follow(self.start(x, times), states, proprio, steps | blind[:, None])
+        after = self.run_blocks(self.start(x, times), states, proprio, steps | blind[:, None])
         wanted = target - noise
         for dim in self.gripper:
             wanted[..., dim] = target[..., dim]
-        return self.compared(self.out(self.norm(after[-1])), wanted, valid), after
+        return self.loss_of(self.out(self.norm(after[-1])), wanted, valid), after
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
@@ -202,11 +203,11 @@ class FlowActionHead(ActionHead):
             x = x + found / self.steps
         for dim in self.gripper:
             x[..., dim] = found[..., dim]
-        return self.opened(x)
+        return self.decode_grippers(x)
 
     def velocity(self, x: Tensor, times: Tensor, states: States, proprio: Tensor | None) -> Tensor:
         """Predict where chunks [B, H, m] at times [B] go, [B, H, m]; in the place of grippers stand their logits."""
-        return self.read(self.start(x, times), states, proprio)
+        return self.predict(self.start(x, times), states, proprio)
 
     def start(self, x: Tensor, times: Tensor) -> Tensor:
         """Return what the steps [B, H, d] start as: query, chunks [B, H, m] without grippers that have logits, time."""

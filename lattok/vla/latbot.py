@@ -32,7 +32,7 @@ from lattok.vla.supervision import Distill
 
 NAME, TITLE = "latbot", "LatBot"  # of the strategy
 GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
-SEEN = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
+BACKBONE_INPUTS = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
 class Distillation(nn.Module):
@@ -151,7 +151,7 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
 
 def kept_of(config: VLAConfig) -> dict[str, Any]:
     """Return what a policy has of the distilled one that it goes on from: its backbone, and what that sees, flat."""
-    shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *SEEN)}
+    shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
     return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
 
 

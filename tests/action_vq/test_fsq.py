@@ -22,8 +22,8 @@ def test_training_improves_on_the_linear_start(fsq):
 def test_each_bit_goes_to_the_component_with_the_largest_error():
     config = FSQConfig(2, horizon=2, tokens=3, codebook_size=4)
     # errors 16 9 1 1 -> 4 9 -> 4 2.25 -> 1 2.25 -> 1 .56 -> .25 .56 1 1: the first of equals
-    assert config.give_bits(torch.tensor([16.0, 9.0, 1.0, 1.0])) == (0, 1, 0, 1, 0, 2)
-    constant = config.give_bits(torch.zeros(4))
+    assert config.allocate_bits(torch.tensor([16.0, 9.0, 1.0, 1.0])) == (0, 1, 0, 1, 0, 2)
+    constant = config.allocate_bits(torch.zeros(4))
     assert sorted(constant) == [0, 0, 1, 1, 2, 3]
 
 
