@@ -10,11 +10,14 @@ import lattok
 
 ROOT = Path(lattok.__file__).parent
 FAMILY = "the same part of every family of models"
+METHOD = "what a method adds to a policy, and its recipe"
 VERB = "cli has one module for each verb, under the verb's name"
 MODULES = {
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
     "labels": VERB,
+    "lara": METHOD,
+    "latbot": METHOD,
     "losses": FAMILY,
     "model": FAMILY,
     "parts": FAMILY,

@@ -167,7 +167,7 @@ def _elsewhere(pool: Workers, jobs: Sequence[SimJob]) -> dict[int | None, Turn]:
 
 
 @dataclass
-class _Episode:
+class _Rollout:
     """An episode that is being played."""
 
     seat: int  # its environment among others
@@ -218,17 +218,17 @@ class _Plays:
                 plans = self._plan(waiting, [turns[episode.seat].observation or {} for episode in waiting])
                 jobs += [self._job(carry_out, episode, plan) for episode, plan in zip(waiting, plans, strict=True)]
 
-    def _next(self, seat: int, before: str = "") -> _Episode:
+    def _next(self, seat: int, before: str = "") -> _Rollout:
         """Choose the next episode of a seat: of the task it had `before` if one is left, else of that with the most."""
         task = before if self.left[before] else self.left.most_common(1)[0][0]
         number = self.options["episodes"] - self.left[task]
         self.left[task] -= 1
-        return _Episode(seat, task, self.options["seed"] + number, number < self.filmed)
+        return _Rollout(seat, task, self.options["seed"] + number, number < self.filmed)
 
-    def _job(self, function: Callable[..., Turn], episode: _Episode, *arguments: Any) -> SimJob:
+    def _job(self, function: Callable[..., Turn], episode: _Rollout, *arguments: Any) -> SimJob:
         return SimJob(function, episode.task, episode.seed, (self.agent.keys, episode.filmed, *arguments), episode.seat)
 
-    def _note_result(self, episode: _Episode, outcome: EpisodeOutcome) -> None:
+    def _note_result(self, episode: _Rollout, outcome: EpisodeOutcome) -> None:
         numbers = episode.decisions * len(self.facts[episode.task].action_names)
         share = episode.beyond / numbers
         result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
@@ -262,7 +262,7 @@ class _Plays:
         """Return what the policy is told to do."""
         return {"own": facts.instruction, "swapped": facts.opposite or "", "blank": ""}[self.options["instruction"]]
 
-    def _plan(self, episodes: Sequence[_Episode], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    def _plan(self, episodes: Sequence[_Rollout], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
         """Return the actions [n, m] that each episode goes on with."""
         chunks = self.agent.plan(observations, [self._text(self.facts[episode.task]) for episode in episodes])
         plans = []
@@ -273,7 +273,7 @@ class _Plays:
             plans.append(plan[: self.options["execute"]])
         return plans
 
-    def _checked(self, episode: _Episode, chunk: np.ndarray) -> np.ndarray:
+    def _checked(self, episode: _Rollout, chunk: np.ndarray) -> np.ndarray:
         names = self.facts[episode.task].action_names
         where = f"{episode.task}, seed {episode.seed}, decision {episode.decisions}"
         if chunk.ndim != 2 or chunk.shape[1] != len(names) or not len(chunk):
@@ -290,7 +290,7 @@ class _Plays:
         return chunk
 
 
-def _mean_of(episode: _Episode, chunk: np.ndarray, decay: float) -> np.ndarray:
+def _mean_of(episode: _Rollout, chunk: np.ndarray, decay: float) -> np.ndarray:
     """Return the mean of all that was planned for the present decision, [1, m]."""
     now = episode.decisions
     episode.chunks = [(first, known) for first, known in episode.chunks if now - first < len(known)] + [(now, chunk)]

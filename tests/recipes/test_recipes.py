@@ -105,7 +105,7 @@ def test_both_frames_of_a_pair_are_changed_alike(dataset):
 
     pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
     pairs.second = pairs.first  # nothing moves
-    pairs.offsets = np.zeros(2, dtype=np.int64)
+    pairs.gaps = (0,)
     changes = Augmentation(0.6, brightness=0.3, contrast=0.2, saturation=0.2, hue=0.1)
     batches = PairBatches(pairs, 6, 2, 0, changes=changes)
     frames = batches(3, 0, 1).frames

@@ -24,7 +24,7 @@ from lattok.training import CHECKPOINT, RUN, LoopOptions, fit
 from lattok.training.loop import FUSED, _optimizer, one_group
 from lattok.types import ActionBatch, PairBatch
 from lattok.vla import STRATEGIES
-from lattok.vla import losses as of_policies
+from lattok.vla import supervision as of_policies
 from tests.image_lam.p2t.test_model import SMALL, VARIANTS
 from tests.vla import fakes
 

@@ -71,7 +71,7 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     with torch.no_grad():
         errors, valid = student.text_errors(small._replace(subtasks=["grasp it", "reach"]))
     assert float(told["text"].detach()) == pytest.approx(float(errors[0][valid[0]].mean()), rel=1e-4)
-    half = module(small._replace(subtasks=["grasp it", ""], told=torch.tensor(2.0)))["text"]
+    half = module(small._replace(subtasks=["grasp it", ""], with_subtask=torch.tensor(2.0)))["text"]
     assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)
     assert float(module(small._replace(subtasks=["", ""]))["text"].detach()) == 0
 
