@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 40
+MOST_LINES = 50
 
 USE = """
 import json, sys, lattok, lattok.labels
@@ -107,6 +107,27 @@ assert torch.equal(out.quantized, lam.eval().encode(frames).quantized)
 """
 
 
+SIMULATE = """
+import sys, lattok, numpy as np
+from lattok.cli import main
+from lattok.samples import ActionWindows
+
+assert not {"line", "bounded_bins"} & set(sys.modules)
+assert main(["collect", "line", "--out", "data", "--episodes", "3", "--size", "16", "--workers", "1"]) == 0
+dataset = lattok.open_dataset("data")
+assert (len(dataset.episodes), dataset.fps) == (6, 10.0)
+assert {task for episode in dataset.episodes for task in episode.tasks} == {"go left", "go right"}
+words = ["train", "bounded-bins", "data", "--out", "model", "--horizon", "4", "--bound"]
+assert main([*words, "0.1"]) == 0
+model = lattok.load("model")
+assert model.trained_on is not None and model.horizon == 4
+actions = ActionWindows(dataset, 4).all()[0]
+assert abs(model.decode(model.encode(actions)) - actions).max() <= 0.1
+assert main([*words, "0.01", "--out", "finer"]) == 0
+assert lattok.load("finer").config.bins > model.config.bins
+"""
+
+
 def block(name: str) -> str:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
@@ -115,7 +136,8 @@ def block(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer", "dataset format", "strategy", "loss", "bottleneck", "question", "published model"]
+    "name",
+    ["tokenizer", "dataset format", "strategy", "loss", "bottleneck", "recipe", "world", "question", "published model"],
 )
 def test_each_takes_few_lines(name):
     assert len(block(name).splitlines()) < MOST_LINES
@@ -136,6 +158,8 @@ def site(tmp_path) -> Path:
     (tmp_path / "site" / "smoothness.py").write_text(block("question"))
     (tmp_path / "site" / "counts.py").write_text(block("published model"))
     (tmp_path / "site" / "sign_bits.py").write_text(block("bottleneck"))
+    (tmp_path / "site" / "bounded_bins.py").write_text(block("recipe"))
+    (tmp_path / "site" / "line.py").write_text(block("world"))
     return tmp_path / "site"
 
 
@@ -161,6 +185,10 @@ def test_an_importer_of_another_package_is_a_command_and_a_function(site):
 
 def test_a_bottleneck_of_another_package_is_found(site):
     run(QUANTIZE, site)
+
+
+def test_a_world_and_a_recipe_of_another_package_are_found(site):
+    run(SIMULATE, site)
 
 
 def run(code: str, site: Path) -> None:
