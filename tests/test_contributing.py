@@ -94,6 +94,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch
 
 assert "sign_bits" not in sys.modules
+torch.manual_seed(0)
 sizes = {"image_size": 16, "width": 8, "heads": 2, "latent_dim": 8, "encoder_depth": 1, "decoder_depth": 1}
 config = ImageLAMConfig.of(("front",), features="pixels", quantizer="signs", codebook_size=8, tokens=3, **sizes)
 lam, frames = ImageLAM(config).train(), torch.randint(256, (9, 2, 1, 16, 16, 3)).to(torch.uint8)
