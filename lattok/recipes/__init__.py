@@ -19,10 +19,9 @@ from lattok.recipes.action_vq import (
 )
 from lattok.recipes.clip_lam import ClipLAMRecipe
 from lattok.recipes.common import RECIPES, Recipe
-from lattok.recipes.image_lam import ImageLAMRecipe
+from lattok.recipes.image_lam import ImageLAMRecipe, MotoLAMRecipe
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
-from lattok.recipes.moto_lam import MotoLAMRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks

@@ -17,8 +17,8 @@ from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
-from lattok.recipes.policy_data import policy_batches
+from lattok.recipes.common import QUANTILES, Recipe
+from lattok.recipes.policy_data import ActedOptions, policy_batches
 from lattok.recipes.run_folder import finish
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
@@ -28,27 +28,14 @@ from lattok.utils import checks
 
 
 @dataclass(frozen=True)
-class ClipOptions(ImageOptions, MixOptions):
+class ClipOptions(ActedOptions):
     """What a model of clips learns from.
 
     Attributes:
         horizon: actions from the first frame on that are decoded (default: those of the clip)
-        action_episodes: episodes whose actions are known; others teach by frames (default: all)
-        acted_share: share of a batch from episodes with known actions; 0: as they come
     """
 
     horizon: int | None = None
-    action_episodes: str | None = None
-    acted_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.augmentation  # it checks its own numbers
-        if not 0 <= self.acted_share < 1:
-            checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
-        if self.acted_share and (self.action_episodes is None or self.mix):
-            expected = "0 unless action_episodes says which actions of one dataset are known"
-            checks.fail("acted_share", expected, self.acted_share)
 
 
 @dataclass(frozen=True)

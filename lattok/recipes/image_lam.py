@@ -1,4 +1,11 @@
-"""Recipe of the image latent action model: presets, and the stages in which it may be trained."""
+"""Recipes of the latent action models of frame pairs: presets, and the stages in which an image model may be trained.
+
+stage=1        one stream with instructions: its codebook becomes the environment codebook of stage 2
+stage=2        controllable codes in addition to that codebook, which stays as it is (`env_codebook`)
+
+A file of precomputed instructions (`text_features`) is a .safetensors or .npz with one array for each instruction,
+under the instruction's own text: [words, D], or [D] for a single vector.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok import hub
 from lattok.data import RobotDataset, select_episodes
-from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.recipes import earlier
-from lattok.recipes.pair_data import embed
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+from lattok.image_lam.base.features import TextEncoder
 from lattok.recipes.pairs import SMALL, TINY, PairOptions, PairRecipe
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
-    "crop": 0.9,
-    "crop_most": 0.9,
-    "brightness": 0.2,
-    "contrast": 0.2,
-    "saturation": 0.2,
-    "hue": 0.05,
-}
 FULL: Mapping[str, Any] = {
     "steps": 100_000,
     "batch_size": 64,
@@ -35,9 +39,40 @@ FULL: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "clip_norm": 0.1,
     "log_every": 100,
-    **PUBLISHED_IMAGES,
+    "crop": 0.9,  # from here on: how the published code changes images
+    "crop_most": 0.9,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "hue": 0.05,
 }
 P2T: Mapping[str, Any] = {"action_target": "first", "codebook_restart_every": 100, "camera_count": 1}
+MOTO: Mapping[str, Any] = {  # LARA's loop and images; sizes and losses are the configuration's
+    "camera_count": 1,
+    "labelled_fraction": 0.0,
+    "steps": 300_000,
+    "batch_size": 1536,
+    "lr": 1e-4,
+    "optimizer": "adamw",
+    "weight_decay": 1e-4,
+    "schedule": "one_cycle",
+    "log_every": 100,
+    "crop": 0.95,
+    "crop_most": 0.95,
+    "brightness": 0.3,
+    "contrast": 0.4,
+    "saturation": 0.5,
+    "hue": 0.08,
+}
+BATCH = 64  # texts that are encoded at once
+STAGES: dict[int, dict[str, Any]] = {
+    # most of what moves is the robot, which is for stage 2 to say
+    1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "loss_flow": 0.0},
+    2: {"streams": "control+env"},
+}
+# What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
+KIND = ("quantizer", "latent_norm")
+TAKEN = ("latent_dim", "features", "features_revision", "image_size", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -106,9 +141,24 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
     )
 
     @classmethod
-    def settled(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with what follows from the stage and from earlier models between the two."""
-        return earlier.combined(preset, given)
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options, with what follows from the stage and from earlier models, of which config.json is read:
+        before anything else is read or written."""
+        stage, init, codebook = (given.get(name) for name in ("stage", "init", "env_codebook"))
+        if stage is not None:
+            checks.one_of("stage", stage, STAGES)
+        implied = {} if stage is None else STAGES[stage]
+        for name in implied.keys() & {"streams"} & given.keys():
+            if given[name] != implied[name]:
+                checks.fail(name, f"{implied[name]!r} in stage {stage}", repr(given[name]))
+        if init is not None and codebook is not None:
+            raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
+        options = super().combined({**preset, **implied}, given)
+        if init is None and (codebook is not None or options.get("streams") == "control+env"):
+            options |= _from_stage_1(codebook, options, given)
+        if stage == 1 and options["language"] is None:
+            checks.fail("language", "a text encoder in stage 1", "none", "t5:MODEL, or precomputed with text_features.")
+        return options
 
     def earlier(self) -> ImageLAM | None:
         name = self.data.init or self.data.env_codebook
@@ -153,3 +203,99 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
         words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
         return f"Go on to stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
+
+
+def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
+    if options.get("streams") != "control+env":
+        raise LattokError(f"`env_codebook` {codebook} is for stage 2. Set stage=2.")
+    if codebook is None:
+        hint = "Train one with stage=1, or use streams=joint."
+        checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)
+    first: ImageLAMConfig = hub.config_of("env_codebook", codebook, ImageLAM)
+    if first.streams != "control" or first.language is None:
+        got = f"streams={first.streams}, language={first.language} in {codebook}"
+        checks.fail("env_codebook", "a stage-1 model (streams=control with a language)", got)
+    for name in KIND:
+        ours, theirs = options.get(name, getattr(ImageLAMConfig, name)), getattr(first, name)
+        if ours != theirs:
+            hint = f"Use the preset of stage 1, or set {name}={theirs}."
+            checks.fail(name, f"{theirs!r}, as in the stage-1 model", repr(ours), hint)
+    taken = {"env_codebook_size": first.codebook_size, **{name: getattr(first, name) for name in TAKEN}}
+    if first.quantizer == "residual":  # a codebook for each of them
+        taken["tokens"] = first.tokens
+    for name in sorted(taken.keys() & given.keys()):
+        if given[name] != taken[name]:
+            expected = f"{taken[name]!r}, as in the stage-1 model"
+            checks.fail(name, expected, repr(given[name]), f"Leave {name} out, or set {name}={taken[name]}.")
+    return taken
+
+
+def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions:
+    """Return vectors of `texts`, by a frozen text encoder ("t5:MODEL"), or read from a file ("precomputed")."""
+    if (language == "precomputed") != (path is not None):
+        expected = "a file of vectors with language=precomputed, none with another"
+        checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
+    texts = sorted(set(texts))
+    if path is not None:
+        return Instructions.joined(_chosen(read_vectors(Path(path).expanduser()), texts))
+    encoder, words = TextEncoder(language).load(), dict[str, Tensor]()
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        vectors, mask = encoder.encode(batch)
+        words.update({text: row[used] for text, row, used in zip(batch, vectors, mask, strict=True)})
+    return Instructions.joined(words)
+
+
+def read_vectors(path: Path) -> dict[str, Tensor]:
+    """Read the vectors [words, D] of each text in a file."""
+    try:
+        if path.suffix == ".safetensors":
+            arrays = safetensors.torch.load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
+        else:
+            return checks.fail("text_features", "a .safetensors or .npz file", str(path))
+    except checks.LattokError:
+        raise
+    except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
+        checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", checks.first_line(error))
+    vectors = {text: array[None] if array.ndim == 1 else array for text, array in arrays.items()}
+    for text, array in vectors.items():
+        if array.ndim != 2 or 0 in array.shape or not array.is_floating_point() or not bool(array.isfinite().all()):
+            expected = f"finite floating-point vectors [words, D] for {text!r}"
+            checks.fail("text_features", expected, f"{array.dtype} of shape {list(arrays[text].shape)}")
+    return {text: array.float() for text, array in vectors.items()}
+
+
+def _chosen(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
+    missing = [text for text in texts if text not in vectors]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
+    widths = sorted({vectors[text].shape[1] for text in texts})
+    if len(widths) > 1:
+        checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
+    return {text: vectors[text] for text in texts}
+
+
+@dataclass(frozen=True)
+class MotoLAMRecipe(PairRecipe[MotoLAM]):
+    """Train the latent action model of Moto and LARA, which predicts pixels.
+
+    - `moto`: published sizes and LARA's loop, the batch of four GPUs in one
+    - `small` (one GPU), `tiny` (two cores): the same with other sizes
+    """
+
+    kind = "moto-lam"
+    lam = MotoLAM
+    model: MotoLAMConfig = field(default_factory=MotoLAMConfig)
+    learned_from = (*PairRecipe.learned_from, "features", "perceptual")
+    common = (
+        *("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction"),
+        *("init", "feature_cache", *PairRecipe.common),
+    )
+    example = MappingProxyType({"preset": "tiny"})
+    default_preset = "moto"
+    presets = MappingProxyType({"moto": MOTO, "small": {**MOTO, **SMALL}, "tiny": {**MOTO, **TINY}})

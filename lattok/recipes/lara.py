@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from lattok import hub
-from lattok.backbones import BackboneConfig
 from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
@@ -23,9 +22,9 @@ from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.clips import ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.policy_data import PolicySource
+from lattok.recipes.policy_data import PolicySource, policy_config
 from lattok.recipes.run_folder import agree
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
@@ -37,8 +36,6 @@ from lattok.vla.lara import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
-# what a policy that goes on may change: its weights mean the same
-FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
 PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
     "horizon": 16,
@@ -116,12 +113,20 @@ class LARARecipe(VLARecipe):
     )
     joined = (*VLARecipe.joined, "lara")
     goes_on = "init"
-    free = FREE
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
         """Return the options that a policy of this configuration was trained with: its architecture stays."""
-        return _own_options(config, cls.option_types())
+        plan = config.strategy
+        if plan.name not in STRATEGIES:
+            checks.fail("init", f"a policy of one of {', '.join(STRATEGIES)}", f"one of {plan.name}")
+        own = {name: value for name, value in flat(config).items() if name in cls.option_types()}
+        own |= {"strategy": plan.name, "proprio": config.proprio_dim > 0}
+        if len(plan.losses) == 1:
+            loss = plan.losses[0]
+            own |= {"layer": loss.layer, "latent_weight": loss.weight}
+            own |= {"align_projection": loss.options["projection"]} if "projection" in loss.options else {}
+        return own
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
@@ -196,20 +201,6 @@ def _family(name: str) -> type[TrainedPairModel]:
         checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {name}")
     hub.config_of("lam", name, family)
     return family
-
-
-def _own_options(config: VLAConfig, options: Collection[str]) -> dict[str, Any]:
-    """Return the options that a policy of this configuration was trained with."""
-    plan = config.strategy
-    if plan.name not in STRATEGIES:
-        checks.fail("init", f"a policy of one of {', '.join(STRATEGIES)}", f"one of {plan.name}")
-    own = {name: value for name, value in flat(config).items() if name in options}
-    own |= {"strategy": plan.name, "proprio": config.proprio_dim > 0}
-    if len(plan.losses) == 1:
-        loss = plan.losses[0]
-        own |= {"layer": loss.layer, "latent_weight": loss.weight}
-        own |= {"align_projection": loss.options["projection"]} if "projection" in loss.options else {}
-    return own
 
 
 def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:

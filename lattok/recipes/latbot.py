@@ -20,9 +20,9 @@ from lattok.hub import HubModel, config_of
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.recipes.common import Recipe
 from lattok.recipes.lara import check_frames, views_of
-from lattok.recipes.policy_data import PolicySource
+from lattok.recipes.policy_data import PolicySource, policy_config
 from lattok.recipes.run_folder import first_process
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe
 from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 from lattok.utils.options import check_choices

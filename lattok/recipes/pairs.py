@@ -6,32 +6,43 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from lattok import hub
 from lattok.data import RobotDataset, camera_keys
 from lattok.data.content import Content
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.config import TrainedPairConfig
+from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.base.features import known_scaling
-from lattok.recipes import earlier
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
-from lattok.recipes.pair_data import frames_or_features, gaps_in_frames, read_pairs
 from lattok.recipes.run_folder import Model, agree, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
+from lattok.samples.stream import keep_frames
 from lattok.samples.windows import FramePairs
 from lattok.training import LoopOptions, fit
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.options import flat
+from lattok.utils.devices import device_called
+from lattok.utils.options import flat, options_of
+from lattok.utils.progress import bar
 
 WARM_UP = "codebook_continuous_steps"
+# What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
+FREE = frozenset(
+    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps"}
+    | {"codebook_restart_every"}
+)
 SMALL: Mapping[str, Any] = {  # for one GPU
     "width": 384,
     "heads": 6,
@@ -133,17 +144,27 @@ class PairRecipe(Recipe[Model]):
 
         The presets' continuous warm-up is at most a third of the run: a codebook has to be learned after it.
         """
-        options = cls.settled(preset, given)
+        continued = given.get("init") is not None
+        options = cls._continued(preset, given) if continued else {**preset, **given}
         warm, steps = options.get(WARM_UP, 0), options.get("steps", LoopOptions.steps)
-        if WARM_UP in given or given.get("init") is not None or warm <= steps // 3:
+        if WARM_UP in given or continued or warm <= steps // 3:
             return options
         return {**options, WARM_UP: steps // 3}
 
     @classmethod
-    def settled(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with those of an earlier model where one goes on."""
-        init = given.get("init")
-        return {**preset, **given} if init is None else earlier.continued(cls.lam, init, preset, {}, given)
+    def _continued(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options of a run that continues `init`, whose architecture stays: its config.json says which."""
+        own = {each.name for each in options_of(cls.lam.config_class) if not each.field.metadata.get("from_data")}
+        before = flat(hub.config_of("init", given["init"], cls.lam))
+        model = {name: value for name, value in before.items() if name in own}
+        streams = preset.get("streams", model["streams"])  # which a stage decides
+        if streams != model["streams"]:
+            checks.fail("init", f"a model with streams={streams} for this stage", f"streams={model['streams']}")
+        for name in sorted(own & given.keys()):
+            if given[name] != model[name] and not _may_change(name, model[name], given[name]):
+                checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
+        loop_and_data = {name: value for name, value in preset.items() if name not in own}
+        return {**loop_and_data, **model, **given}
 
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train as every recipe does; the heads that only training needs are not saved."""
@@ -261,6 +282,12 @@ class PairRecipe(Recipe[Model]):
         return history
 
 
+def _may_change(name: str, before: Any, after: Any) -> bool:
+    if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
+        return before > 0 and after > 0
+    return name in FREE or name.startswith("loss_")
+
+
 def attach_action_head(learner: PairLearner[Any], pairs: FramePairs | MixedPairs) -> None:
     """Attach a head for the labelled actions; those of a mixture come normalised, each dataset by its statistics."""
     if not pairs.labelled.any():
@@ -269,3 +296,89 @@ def attach_action_head(learner: PairLearner[Any], pairs: FramePairs | MixedPairs
         learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
     else:
         learner.attach_action_head(torch.zeros(1, pairs.action_dim))
+
+
+def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
+    """Return the stride and the further ones in frames, each longer than the one before it."""
+    given = (config.stride, *config.extra_strides)
+    frames = [checks.stride_in_frames(gap, fps, "extra_strides" if i else "stride") for i, gap in enumerate(given)]
+    if sorted(set(frames)) != frames:
+        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
+        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
+    return frames
+
+
+def read_pairs(
+    recipe: Recipe[Any], model: TrainedPairModel, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
+) -> FramePairs:
+    """Return all frame pairs of a dataset, without their frames."""
+    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
+    return FramePairs(
+        dataset,
+        gaps[0],
+        cameras,
+        action_key=data.action_key if labelled else None,
+        episodes=data.episodes,
+        action_episodes=data.action_episodes,
+        transform=model.resize,
+        labelled_fraction=data.labelled_fraction,
+        labelled=data.labelled,
+        seed=recipe.loop.seed,
+        extra_strides=gaps[1:],
+        action_target=model.config.action.target,
+        action_steps=model.config.action.steps,
+    )
+
+
+def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
+    """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
+
+    Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
+    folder that cannot be written is a warning: there is no cache then.
+    """
+    data, frozen = recipe.data, model.features
+    window = data.window(model.config.image_size, parts[0].cameras)
+    in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
+    if data.feature_cache is None:
+        return in_memory()
+    cache, looks = data.cache(), model.config.loss.flow > 0 or model.pixels is not None  # at frames too
+    memory = in_memory() if looks else None
+    frozen.to(device_called(recipe.loop.device))
+
+    def compute() -> None:
+        for pairs in parts:
+            where = pairs.frame_reader.dataset, pairs.episodes, pairs.cameras
+            with bar("features") as progress:
+                known = _decoded(pairs) if looks and memory is None else None
+                pairs.features = cache.features(frozen, *where, known, progress)
+            if not looks:
+                pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
+
+    try:
+        if looks:
+            compute()
+        else:
+            for pairs in parts:
+                pairs.reader = cache.reader(frozen, pairs.frame_reader)
+            memory = in_memory(keep=compute)
+        return memory
+    except OSError as error:
+        text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
+        checks.warn(text, stacklevel=2)
+    for pairs in parts:
+        pairs.reader, pairs.features = pairs.frame_reader, None
+        if not looks:
+            vars(pairs).pop("frames", None)
+    return memory if looks else in_memory()
+
+
+def _decoded(pairs: FramePairs) -> PixelsOf:
+    """Return what gives frames that are there already, by take."""
+    ends = accumulate(episode.length for episode in pairs.episodes)
+    starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
+
+    def pixels(take: Take, first: int, last: int) -> np.ndarray:
+        start = starts[take.episode]
+        return pairs.frames[start + first : start + last, pairs.cameras.index(take.camera)]
+
+    return pixels

@@ -1,23 +1,51 @@
-"""What policies learn from: a dataset with its labels, read once, and batches that are a function of the step."""
+"""What policies learn from: a dataset with its labels, read once, batches that are a function of the step, and the
+configuration that follows from both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from lattok.data import RobotDataset, camera_keys, select_episodes, split_by_task
+from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
 from lattok.data.schema import vector_key
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import Recipe
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.vla import VLAConfig
+from lattok.vla.config import MOST_INSTRUCTIONS
+
+
+@dataclass(frozen=True)
+class ActedOptions(ImageOptions, MixOptions):
+    """What is read where some episodes may lack actions.
+
+    Attributes:
+        action_episodes: episodes whose actions are known; others teach by labels, or by frames alone (default: all)
+        acted_share: share of a batch from episodes with known actions; 0: as they come
+    """
+
+    action_episodes: str | None = None
+    acted_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.augmentation  # which checks its own numbers
+        if not 0 <= self.acted_share < 1:
+            checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
+        if self.acted_share and self.action_episodes is None:
+            reason = "`acted_share` was given, but all actions are known."
+            raise LattokError(f"{reason} Name those episodes: action_episodes.")
+        if self.acted_share and len(self.mix) > 1:
+            raise LattokError("`acted_share` is of one dataset. In a mixture the weights say how often each is drawn.")
 
 
 class PolicySource(NamedTuple):
@@ -67,8 +95,6 @@ def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[
         raise LattokError(
             "`labels` are of one dataset, not of a mixture. Mix datasets that hold theirs, as annotate writes them."
         )
-    if data.acted_share:
-        raise LattokError("`acted_share` is of one dataset. In a mixture the weights say how often each is drawn.")
     cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
     same_actions(datasets, data.action_key)
     found = [
@@ -99,6 +125,34 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
         entry = provenance_of(dataset).get(spec.prefix, {})
         facts["model of labels"] = str(entry.get("model", {}).get("weights_sha256"))[:12]
     return facts
+
+
+def policy_config(recipe: Recipe[Any], sources: Sequence[PolicySource]) -> VLAConfig:
+    """Return the recipe's policy for this data."""
+    source, dataset, data = sources[0], sources[0].dataset, recipe.data
+    actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
+    states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS)) if data.proprio else ()
+    episodes = [episode for each in sources for episode in select_episodes(each.dataset, data.episodes)]
+    rates = {float(each.dataset.fps) for each in sources}
+    instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
+    cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
+    absent = tuple(tuple(each.dataset.absent.get(data.action_key, ())) for each in sources)  # of each robot
+    return recipe.config(
+        action_dim=len(actions),
+        cameras=cameras,
+        camera_sizes=camera_sizes(dataset, dataset.episodes[0], cameras),
+        proprio_dim=len(states),
+        action_names=actions,
+        proprio_names=states,
+        strategy=data.plan,
+        action_key=data.action_key,
+        state_key=data.state_key,
+        latent=source.spec,
+        fps=rates.pop() if len(rates) == 1 else None,
+        normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
+        absent=absent if any(absent) else (),
+        instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
+    )
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:

@@ -26,11 +26,12 @@ from lattok.recipes.policy_data import (
     find_labels,
     held_out_episodes,
     policy_batches,
+    policy_config,
     read_windows,
     with_its_labels,
 )
 from lattok.recipes.run_folder import first_process, wait_for_all
-from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config
+from lattok.recipes.vla import HELD_OUT, VLARecipe
 from lattok.samples.frames import read_once
 from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -12,37 +12,37 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH
+from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
-from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
+from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
-from lattok.data.schema import vector_key
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
+from lattok.recipes.common import EXTREMES, QUANTILES, Recipe, index_runs
 from lattok.recipes.policy_data import (
-    STATELESS,
+    ActedOptions,
     PolicySource,
     find_sources,
     held_out_episodes,
     policy_batches,
+    policy_config,
     read_windows,
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
-from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import keep_frames
 from lattok.training import LoopOptions, ParameterGroup, fit
 from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 from lattok.utils.progress import bar
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.config import MOST_INSTRUCTIONS
 
 HELD_OUT = "held_out.json"
+# what a policy that goes on may change: its weights mean the same
+FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 REACHED = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 PAPER: Mapping[str, Any] = {  # Table 8
     "steps": 80_000,
@@ -58,13 +58,11 @@ PAPER: Mapping[str, Any] = {  # Table 8
 
 
 @dataclass(frozen=True)
-class PolicyOptions(ImageOptions, MixOptions):
+class PolicyOptions(ActedOptions):
     """What a policy learns from.
 
     Attributes:
         state_key: column with the robot's state, which is proprio
-        action_episodes: episodes whose actions are known; others teach by labels (default: all)
-        acted_share: share of a batch from episodes with known actions; 0: as they come
         strategy: how latent actions supervise
         layer: hidden state of LA-Align: index, or fraction of the layers
         latent_weight: lambda of Eq. 4; left out: the strategy's own
@@ -78,8 +76,6 @@ class PolicyOptions(ImageOptions, MixOptions):
     """
 
     state_key: str = "observation.state"
-    action_episodes: str | None = None
-    acted_share: float = 0.0
     strategy: str = "baseline"
     layer: int | float | None = None
     latent_weight: float | None = None
@@ -109,13 +105,7 @@ class PolicyOptions(ImageOptions, MixOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.plan, self.augmentation  # they check their own numbers
-        if not 0 <= self.acted_share < 1:
-            checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
-        if self.acted_share and self.action_episodes is None:
-            raise LattokError(
-                "`acted_share` was given, but all actions are known. Name those episodes: action_episodes."
-            )
+        _ = self.plan  # which checks its own numbers
 
 
 @dataclass(frozen=True)
@@ -155,7 +145,6 @@ class VLARecipe(Recipe[LatentVLA]):
     default_preset = "libero"
     joined = ("p2t_code",)
     goes_on: ClassVar[str | None] = None  # option with the policy that the one to train goes on with
-    free: ClassVar[Collection[str]] = ()  # what that may change of the options it keeps
     presets = MappingProxyType(
         {
             "libero": {**PAPER, **QUANTILES, "horizon": 8},
@@ -213,7 +202,7 @@ class VLARecipe(Recipe[LatentVLA]):
         own = cls.kept(before)
         if "backbone" in given:
             given = {**given, "backbone": from_root(given["backbone"])}
-        for name in sorted(own.keys() & given.keys() - {*cls.free, "cameras"}):
+        for name in sorted(own.keys() & given.keys() - {*FREE, "cameras"}):
             if given[name] != own[name]:
                 expected = f"{own[name]!r}, as the policy in {cls.goes_on} has"
                 checks.fail(name, expected, repr(given[name]), "Leave it out.")
@@ -370,35 +359,3 @@ def _errors(
     policy.cpu()
     latent = {name: value / labelled for name, value in sorted(sums.items()) if name != "action" and labelled}
     return errors, errors.to_json() | {"episodes": index_runs(others)} | ({"latent": latent} if latent else {})
-
-
-def absent_of(datasets: Sequence[RobotDataset], key: str) -> tuple[tuple[int, ...], ...]:
-    """Return the action dimensions that the robot of each dataset lacks."""
-    return tuple(tuple(dataset.absent.get(key, ())) for dataset in datasets)
-
-
-def policy_config(recipe: VLARecipe, sources: Sequence[PolicySource]) -> VLAConfig:
-    """Return the recipe's policy for this data."""
-    source, dataset, data = sources[0], sources[0].dataset, recipe.data
-    actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
-    states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS)) if data.proprio else ()
-    episodes = [episode for each in sources for episode in select_episodes(each.dataset, data.episodes)]
-    rates = {float(each.dataset.fps) for each in sources}
-    instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
-    cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
-    return recipe.config(
-        action_dim=len(actions),
-        cameras=cameras,
-        camera_sizes=camera_sizes(dataset, dataset.episodes[0], cameras),
-        proprio_dim=len(states),
-        action_names=actions,
-        proprio_names=states,
-        strategy=data.plan,
-        action_key=data.action_key,
-        state_key=data.state_key,
-        latent=source.spec,
-        fps=rates.pop() if len(rates) == 1 else None,
-        normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
-        absent=absent if any(absent := absent_of([each.dataset for each in sources], data.action_key)) else (),
-        instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
-    )

@@ -222,7 +222,7 @@ def test_cosine_warms_up_and_falls_to_the_least_rate():
     ("options", "text"),
     [
         ({"frames": 9}, "`stride`: expected at least 8 frames, since a clip has 9 of them, got 4"),
-        ({"acted_share": 0.5}, "`acted_share`: expected 0 unless action_episodes says"),
+        ({"acted_share": 0.5}, "`acted_share` was given, but all actions are known. Name those episodes"),
         ({"acted_share": 1.0, "action_episodes": "0:1"}, "`acted_share`: expected a share from 0 to below 1, got 1"),
         ({"stride": "40"}, "40"),
     ],

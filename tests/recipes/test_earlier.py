@@ -14,7 +14,7 @@ from lattok.cli.models import as_flags
 from lattok.evaluation.questions.history import seen_episodes
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
-from lattok.recipes.pair_data import embed
+from lattok.recipes.image_lam import embed
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.training.runlog import codebook_report
@@ -150,8 +150,8 @@ def test_each_instruction_is_encoded_once(monkeypatch):
             mask = torch.arange(max(map(len, texts))) < torch.tensor([[len(text)] for text in texts])
             return mask[..., None] * torch.tensor([[[float(len(text))]] for text in texts]), mask
 
-    monkeypatch.setattr("lattok.recipes.pair_data.TextEncoder", Encoder)
-    monkeypatch.setattr("lattok.recipes.pair_data.BATCH", 2)
+    monkeypatch.setattr("lattok.recipes.image_lam.TextEncoder", Encoder)
+    monkeypatch.setattr("lattok.recipes.image_lam.BATCH", 2)
     table = embed("t5:any", None, ["lift", "go", "lift", "stop it", "go"])
     assert sorted(asked) == ["go", "lift", "stop it"]
     assert table.vectors.shape == (3, 7, 1)

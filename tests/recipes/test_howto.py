@@ -39,7 +39,7 @@ def test_the_commands_work(tmp_path, monkeypatch, capsys):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATASET", str(dataset))
-    monkeypatch.setattr("lattok.recipes.pair_data.TextEncoder", Encoder)
+    monkeypatch.setattr("lattok.recipes.image_lam.TextEncoder", Encoder)
     done = []
     page = (ROOT / "docs/howto/train_a_lam.md").read_text()
     assert "export DATASET=" in page  # the Python blocks read it
