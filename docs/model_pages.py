@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import lattok
 from lattok.hub import FAMILIES
-from lattok.hub.importers import IMPORTERS
+from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from lattok.cli import VERBS, Group
 from lattok.cli.flags import Verb, docs_of, words_of
 from lattok.hub import FAMILIES
-from lattok.hub.importers import IMPORTERS
+from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.options import Option, options_of
 

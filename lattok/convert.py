@@ -1,12 +1,12 @@
 """Published checkpoints as lattok models: `lattok.convert.lapa_laq(path)`. Each importer stands with its model.
 
-`lattok.hub.importers` says how one registers itself; a name here is that of the command, with _ for -.
+`lattok.hub.checkpoint` says how one registers itself; a name here is that of the command, with _ for -.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from lattok.hub.importers import IMPORTERS
+from lattok.hub.checkpoint import IMPORTERS
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -58,7 +58,7 @@ class FastImageLAM(VideoLabeller):
         lam.check_reads_video_alone()
         self._lam, self._precision = copy.deepcopy(lam).eval(), precision
         self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
-        with self._lam._inference(), torch.no_grad():
+        with self._lam.inference(), torch.no_grad():
             self._encoder = _encoder(self._lam, PRECISIONS[precision])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class FastImageLAM(VideoLabeller):
         given, frames = frames, self._lam.checked_pairs(frames)
         if not len(frames):
             return self._lam.encode(given)
-        with self._lam._inference():
+        with self._lam.inference():
             now, later = self._encoder.frames(frames.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
             return like(given, self._lam.from_tokens(self._encoder.pairs(now, later)))
 
@@ -213,7 +213,7 @@ class FastActionVQ:
             hint = "The context decoder sees a whole chunk, so it has no table: use the tokenizer itself."
             checks.fail("model", "a tokenizer with the step decoder", f"decoder {tokenizer.config.decoder!r}", hint)
         self._plain = plain = copy.deepcopy(tokenizer).cpu().eval()
-        with torch.no_grad(), plain._inference():
+        with torch.no_grad(), plain.inference():
             rows = plain.normalizer.inverse(plain.decoder(plain.quantizer.codebook_vectors[0]))
         self.table = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
         self._steps, self._size = (plain.horizon,), len(self.table)

@@ -6,7 +6,9 @@ import ctypes
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -44,3 +46,16 @@ def worker(mark: str) -> Callable[[Task], Any]:
         return {"wait": wait, "crash": crash, "fail": fail, "leave": os._exit}[task.name](task.argument)
 
     return do
+
+
+@contextmanager
+def one_of_two(rank: int, meeting: Path) -> Iterator[None]:
+    """Be one of two processes that train together, as under torchrun; they meet in a file."""
+    import torch
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()

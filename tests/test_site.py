@@ -21,7 +21,7 @@ from lattok import cli
 from lattok.cli import VERBS, doctor, main
 from lattok.evaluation.evidence import probes
 from lattok.hub import FAMILIES
-from lattok.hub.importers import IMPORTERS
+from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.findings import Finding
 from lattok.utils.options import options_of

@@ -247,7 +247,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         `LattokError`: windows truncate, `encode` does not.
         """
         actions, inside = self._prepare(chunks, valid)
-        with self._inference():
+        with self.inference():
             return like(chunks, self._encode(actions, inside))
 
     @overload
@@ -267,7 +267,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """
         rows = as_codes(codes).to(self.normalizer.shift.device)
         legal, missing, notes = self._repair(rows)
-        with self._inference():
+        with self.inference():
             chunks = self.normalizer.inverse(self._decode(legal))
         if notes:
             chunks = self._hold(chunks, missing)
@@ -281,7 +281,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
         """Encode, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
         actions, inside = self._prepare(chunks, valid)
-        with self._inference():
+        with self.inference():
             codes = self._encode(actions, inside)
             latents, quantized = actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None]
             return like(chunks, LatentActions(codes, latents, quantized))
@@ -294,7 +294,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         decoded, clipped = [], 0.0
         for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
             actions, inside = self._prepare(block, mask)
-            with self._inference():
+            with self.inference():
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes)[:, : block.shape[1]].cpu())
             clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))

@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lattok.action_vq.model import ActionVQConfig, P2TActionVQ
-from lattok.hub.checkpoint import axis_of, numbered, read_checkpoint, translate
-from lattok.hub.importers import Importer, register_importer
+from lattok.hub.checkpoint import Importer, axis_of, numbered, read_checkpoint, register_importer, translate
 from lattok.hub.weights import Size, planned
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks

@@ -267,7 +267,7 @@ class P2TActionVQ(ChunkTokenizer):
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
         """Encode, with the latents and quantized vectors [B, H, d] next to the codes."""
         actions, _ = self._prepare(chunks, valid)
-        with self._inference():
+        with self.inference():
             latents = self.encoder(actions)
             codes = self.quantizer(latents).codes
             return like(chunks, LatentActions(codes, latents, self.quantizer.lookup(codes)))

@@ -16,7 +16,7 @@ from packaging.version import Version
 from lattok.backbones import Dtype
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
-from lattok.hub.networks import from_pretrained
+from lattok.hub.weights import from_pretrained
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
 

@@ -39,7 +39,7 @@ def _kinds() -> Sequence[str]:
 
 
 def _importers() -> Sequence[str]:
-    return list(import_module("lattok.hub.importers").IMPORTERS)
+    return list(import_module("lattok.hub.checkpoint").IMPORTERS)
 
 
 VERBS: Mapping[str, Verb | Group] = {

@@ -105,7 +105,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
-    from lattok.hub.networks import way_in
+    from lattok.hub.weights import way_in
     from lattok.recipes.run_folder import read_options
 
     stored, preset = read_options(run.config)
@@ -179,8 +179,8 @@ def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
 def convert_verb(name: str) -> Verb | None:
     """Return the verb `lattok convert NAME`, if there is one: its options are the keywords of the importer."""
     from lattok.hub import OWN
-    from lattok.hub.importers import IMPORTERS
-    from lattok.hub.networks import way_in
+    from lattok.hub.checkpoint import IMPORTERS
+    from lattok.hub.weights import way_in
 
     if name not in IMPORTERS:
         return None

@@ -27,13 +27,12 @@ from typing_extensions import Self, Unpack
 
 from lattok.hub import client
 from lattok.hub.client import LoadOptions, PushOptions
-from lattok.hub.networks import check_named
 from lattok.hub.records import (
     CONFIG,
+    Card,
     EvaluationRecord,
     TrainingRecord,
     license_of,
-    model_card,
     parse_config,
     read_config,
     read_picture,
@@ -45,6 +44,7 @@ from lattok.hub.weights import (
     SHOWN,
     Size,
     Sizes,
+    check_named,
     check_sizes,
     planned,
     read_sizes,
@@ -195,13 +195,19 @@ class HubModel(nn.Module):
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        what = f"A lattok `{self.type}` model ({type(self).__name__}, {self.size})."
         known = self.trained_on or {}
         datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
-        facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type}
-        several, picture = getattr(self, "datasets", ()), "" if self.picture is None else PICTURE
-        shown, judged = asdict(self.config), self.judged_by
-        return model_card(name, what, shown, self.evaluation, judged, facts, several, self.usage(), picture)
+        return Card(
+            name=name,
+            what=f"A lattok `{self.type}` model ({type(self).__name__}, {self.size}).",
+            config=asdict(self.config),
+            evaluation=self.evaluation,
+            judged_by=self.judged_by,
+            facts={"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type},
+            several=getattr(self, "datasets", ()),
+            usage=self.usage(),
+            picture="" if self.picture is None else PICTURE,
+        ).text()
 
     @property
     def size(self) -> str:
@@ -354,7 +360,7 @@ class HubModel(nn.Module):
         }
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """Stay in evaluation mode and float32: a label depends neither on training mode nor on an autocast."""
         training, device = self.training, next(self.buffers()).device.type
         if training:

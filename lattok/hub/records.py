@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from typing_extensions import TypedDict
 
@@ -191,31 +191,35 @@ def license_of(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def model_card(
-    name: str,
-    what: str,
-    config: Mapping[str, Any],
-    evaluation: Mapping[str, Any] | None,
-    judged_by: str,
-    facts: Mapping[str, Any],
-    several: Sequence[str] = (),
-    usage: Sequence[str] = (),
-    picture: str = "",
-) -> str:
-    """Return what it is, how to use it, and the last evaluation as a table. `facts` stand at the top.
+class Card(NamedTuple):
+    """What a model card says.
 
-    `several`: datasets of which one has to be chosen before it is used. `usage`: code that follows loading. `picture`:
-    a file next to the card.
+    `facts` stand at its top. `several`: datasets of which one has to be chosen before the model is used. `usage`: code
+    that follows loading. `picture`: a file next to the card.
     """
-    front = _front(name, facts, evaluation or {})
-    lines = ["---", front, "---", f"# {plain(name)}", "", what, "", "```python", f"import lattok  # {INSTALL}", ""]
-    lines += [f"model = lattok.load({quoted(name)})"]
-    lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
-    lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
-    lines += [*usage, "```", "", "## Evaluation", ""]
-    lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation, picture)
-    dumped = json.dumps(files.finite(config), indent=2)
-    return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
+
+    name: str
+    what: str
+    config: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None
+    judged_by: str
+    facts: Mapping[str, Any]
+    several: Sequence[str] = ()
+    usage: Sequence[str] = ()
+    picture: str = ""
+
+    def text(self) -> str:
+        """Return what the model is, how to use it, and the last evaluation as a table."""
+        front, several = _front(self.name, self.facts, self.evaluation or {}), self.several
+        lines = ["---", front, "---", f"# {plain(self.name)}", "", self.what, ""]
+        lines += ["```python", f"import lattok  # {INSTALL}", "", f"model = lattok.load({quoted(self.name)})"]
+        lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
+        lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
+        lines += [*self.usage, "```", "", "## Evaluation", ""]
+        judged = self.evaluation and _judged(self.evaluation, self.picture)
+        lines += judged or [f"Not evaluated yet: {self.judged_by}."]
+        dumped = json.dumps(files.finite(self.config), indent=2)
+        return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
 
 
 def signed(text: str) -> str:

@@ -1,15 +1,20 @@
-"""model.safetensors against the configuration next to it: names, shapes and dtypes before memory is taken, then values.
+"""What a configuration, which is a stranger's text, may ask for: memory, weights and networks of others.
 
-A configuration is a stranger's text: it may ask for a billion codes or a million layers. So a model is first built
-without memory (`planned`, torch's device "meta"), stopped as soon as it outgrows the file, and compared with the file's
-header. Only then is it built and filled.
+It may ask for a billion codes or a million layers. So a model is first built without memory (`planned`, torch's device
+"meta"), stopped as soon as it outgrows model.safetensors, and compared with names, shapes and dtypes in the header of
+that file. Only then is it built and filled.
+
+It may name networks that the model is built on. Those on the Hub are opened without code of theirs. A folder of this
+machine it may name only where the user does as well: a stranger must not choose what is read here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +26,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook as on_buffer
 from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
 
+from lattok.hub import client
 from lattok.utils import checks
+from lattok.utils.untrusted import TRUSTED, followed
 
 HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
@@ -29,6 +36,9 @@ MOST_TENSORS, MOST_NUMBERS = 1 << 14, 1 << 35  # of a network without a file at 
 NARROW = (torch.bfloat16, torch.float16)
 SHOWN = 40  # of the tensors that do not fit
 DAMAGED = "Copy or download it again."
+FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
+SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`
+OWN_CODE = "one that brings code of its own, which lattok never runs"
 Built = TypeVar("Built", bound=nn.Module)
 
 
@@ -171,3 +181,67 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
         found.update(name.encode() + str(tuple(tensor.shape)).encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def from_pretrained(argument: str, kind: Any, place: str | Path, **options: Any) -> Any:
+    """Return what a class of transformers makes of a folder or a Hub id, without code that lies there.
+
+    Every call of transformers goes through here: it would ask on the terminal whether to run that code.
+    """
+    try:
+        return kind.from_pretrained(place, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        hint = "Choose another, or convert it to a model that transformers knows."
+        checks.fail(argument, f"a model that transformers has the code for, as {str(place)!r:.200}", OWN_CODE, hint)
+
+
+def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
+    """Refuse a `config` out of `folder` that names other folders, but for fields that the user has `given`.
+
+    What lies in the artefact itself may be named, and what the environment variable LATTOK_DATA names.
+    """
+    for field, place in folders_of(config).items():
+        try:
+            _ = None if field in given else followed(folder, Path(place).expanduser(), field)
+        except (checks.LattokError, RuntimeError):  # "~" of a user who is not there
+            say = f"{field}=FOLDER when you load it, or " if field == "backbone" else ""
+            hint = f"If you trust it, say so: {say}{TRUSTED}={place} (environment)."
+            expected = "a Hub id: a model may not choose what is read here"
+            checks.fail(f"{field}` in `{folder}", expected, _name_in(config, field), hint)
+
+
+def folders_of(config: Any) -> dict[str, str]:
+    """Return by field the paths of this machine that a configuration names."""
+    found = {field: _name_in(config, field) for field in FIELDS}
+    places = {field: _local(field, name) for field, name in found.items() if isinstance(name, str)}
+    return {field: place for field, place in places.items() if place}
+
+
+def way_in(config: Any) -> str:
+    """Return what to tell the maker of a model that names folders: it must not open them by itself."""
+    folders = os.pathsep.join(dict.fromkeys(folders_of(config).values()))
+    told = not folders or TRUSTED in os.environ
+    return (
+        "" if told else f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
+    )
+
+
+def _name_in(config: Any, field: str) -> Any:
+    """Return what a field holds, or the `name` in it where it is a group of options, also as JSON has it."""
+    value = getattr(config, field, None)
+    return value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
+
+
+def _local(field: str, name: str) -> str | None:
+    """Return the path that a name stands for, if it stands for one here."""
+    source, _, model = name.partition(":")
+    if field == "backbone":
+        model = "" if name in ("scratch", "parts/backbone") else name  # its own: in its weights, or in its folder
+    elif source == "timm":  # "local-dir:FOLDER"; others are names of architectures, or on the Hub
+        scheme, _, path = model.partition(":")
+        return path if scheme.lower().startswith("local") else None
+    elif source not in SOURCES:
+        return None
+    return model if model and (client.here(model) or not client.REPO.fullmatch(model)) else None

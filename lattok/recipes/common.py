@@ -25,7 +25,7 @@ from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.options import Option, built, flat, options_of, typed
+from lattok.utils.options import Option, as_option, built, flat, options_of
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restated
@@ -168,8 +168,8 @@ class Recipe(ABC, Generic[Model]):
             checks.fail("preset", f"{cls.default_preset}+{preset}, or another one under it", repr(preset))
         groups, types = cls.option_groups(), cls.option_types()
         checks.known_keys("options", {**merged, **options}, sorted(types))
-        given = {name: typed(name, value, types[name]) for name, value in options.items()}
-        values = cls.combined({name: typed(name, value, types[name]) for name, value in merged.items()}, given)
+        given = {name: as_option(name, value, types[name]) for name, value in options.items()}
+        values = cls.combined({name: as_option(name, value, types[name]) for name, value in merged.items()}, given)
         chosen = {}
         for group, known in groups.items():
             own = {name: value for name, value in values.items() if name in known}

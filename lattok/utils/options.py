@@ -113,7 +113,7 @@ def check_knows_data(config: Any) -> None:
         checks.fail("config", f"one with {names}", f"a {type(config).__name__} without", "A recipe's has no data yet.")
 
 
-def typed(name: str, value: Any, kind: Any) -> Any:
+def as_option(name: str, value: Any, kind: Any) -> Any:
     """Return `value` as `kind`, or raise what names the option; JSON knows no tuples, and one item stands for one."""
     if isinstance(value, list):
         value = tuple(value)
@@ -126,7 +126,7 @@ def typed(name: str, value: Any, kind: Any) -> Any:
             return str(value)
         if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
             items = value if isinstance(value, tuple) else (value,)
-            return tuple(typed(name, item, get_args(option)[0]) for item in items)
+            return tuple(as_option(name, item, get_args(option)[0]) for item in items)
         if origin is Literal:
             if value in get_args(option):
                 return value

@@ -9,7 +9,7 @@ be a link itself, as the user named it. Beyond it only two places count as insid
   repository: only files of that repository are there; and the folder `blobs` of the whole cache, which newer clients
   let those be links to, so that files of several repositories are stored once;
 - folders that the user names in the environment variable LATTOK_DATA, separated as in PATH, such as a large drive that
-  the videos of a dataset are linked to, or the base model that a policy was trained on (`hub/networks.py`).
+  the videos of a dataset are linked to, or the base model that a policy was trained on (`hub/weights.py`).
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ class LatentVLA(BackboneModel):
         self.check_acts()
         observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
-        with self._inference():
+        with self.inference():
             chunks = self._sample(batch, self._run_backbone(batch, learning=False), seed)
         return chunks[0] if single else chunks
 
@@ -265,7 +265,7 @@ class LatentVLA(BackboneModel):
         """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
-        with self._inference():
+        with self.inference():
             out = self._run_backbone(batch, learning=True)
             return self._sample(batch, out), self._latent_terms(batch, out, checked)
 

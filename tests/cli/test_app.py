@@ -17,8 +17,8 @@ import pytest
 
 import lattok
 from lattok.cli import VERBS, main
+from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
-from lattok.hub.importers import IMPORTERS
 from lattok.recipes import kinds
 from lattok.utils import signals
 from lattok.vla import STRATEGIES, register_strategy

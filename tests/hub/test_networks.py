@@ -22,7 +22,7 @@ import lattok
 from lattok.backbones import SCRATCH
 from lattok.backbones.model import MERGED
 from lattok.hub.client import ASSETS
-from lattok.hub.networks import FIELDS, check_named
+from lattok.hub.weights import FIELDS, check_named
 from lattok.image_lam.base.features import FrozenFeatures, TextEncoder
 from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import edit
@@ -92,7 +92,7 @@ def test_every_model_of_others_is_opened_in_one_place():
     """Of lattok's own classes `from_pretrained` runs no code; others are called by name in a few files."""
     own = {"cls", "ImageLAM", "ClipLAM", "LatentVLA", "type", "super"}
     known = {  # whoever is added here says why no code of strangers runs there
-        "hub/networks.py": {"kind"},  # refuses it
+        "hub/weights.py": {"kind"},  # refuses it
         "image_lam/base/deep_compression.py": {"family"},  # diffusers runs code in pipelines only, and these are models
         "recipes/lara.py": {"family"},  # this and the next are latent action models of lattok
         "recipes/pairs.py": {"self"},
@@ -106,7 +106,7 @@ def test_every_model_of_others_is_opened_in_one_place():
                 if caller not in own:
                     found.setdefault(path.relative_to(ROOT).as_posix(), set()).add(caller)
     assert found == known
-    text = (ROOT / "hub/networks.py").read_text(encoding="utf-8")
+    text = (ROOT / "hub/weights.py").read_text(encoding="utf-8")
     assert text.count("trust_remote_code=False") == 1
 
 

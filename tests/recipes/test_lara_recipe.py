@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -20,13 +19,15 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
 from lattok.samples.batches import PolicyBatches
-from lattok.training import loop
+from lattok.training import distributed
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.moto.test_perceptual import random_vgg
+from tests.process_jobs import one_of_two
 from tests.recipes.policies import SIZES, annotated
+from tests.recipes.test_howto import BLOCK, ROOT
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
 
@@ -288,13 +289,9 @@ def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkey
 
 
 def _worker(rank: int, folder: Path, out: Path, options: dict, shards: bool) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
-    loop.Accelerator = Sharding if shards else loop.Accelerator
-    lattok.train(recipe(folder, out / "two", **options, accumulate=2))
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, out / "meet"):
+        distributed.Accelerator = Sharding if shards else distributed.Accelerator
+        lattok.train(recipe(folder, out / "two", **options, accumulate=2))
 
 
 @pytest.mark.slow
@@ -339,9 +336,6 @@ def test_annotated_data_adds_the_strategys_own_labels(tmp_path: Path):
     assert policy.config.strategy.name == "la_direct"
 
 
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-
 @pytest.mark.slow
 def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
     """The commands of docs/howto/lara.md as they stand there, and the loop for somebody else's policy."""
@@ -352,7 +346,7 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
     short = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
     sizes = ["--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"]
     done = []
-    for kind, text in BLOCK.findall((Path(__file__).parents[2] / "docs/howto/lara.md").read_text()):
+    for kind, text in BLOCK.findall((ROOT / "docs/howto/lara.md").read_text()):
         if kind == "python":
             torch.manual_seed(0)
             policy, lam = Policy(), lattok.load("runs/lam")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import lattok
+from tests.process_jobs import one_of_two
 from tests.recipes.policies import SIZES, annotated
 
 OPTIONS = {"backbone": "scratch", "steps": 3, "batch_size": 8, "device": "cpu", **SIZES}
@@ -20,12 +20,8 @@ def _train(dataset: Path, out: Path, strategy: str, **options):
 
 
 def _worker(rank: int, dataset: Path, out: Path, strategy: str, options: dict[str, str]) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/{strategy}", rank=rank, world_size=2)
-    _train(dataset, out / f"two-{strategy}", strategy, accumulate=2, **options)
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, out / strategy):
+        _train(dataset, out / f"two-{strategy}", strategy, accumulate=2, **options)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Several processes that share a run folder, as under torchrun: the first one looks, writes and saves."""
 
-import os
-
 import pytest
 import torch
 
@@ -9,6 +7,7 @@ import lattok
 from lattok.hub import HubModel
 from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, MotoLAMRecipe, ResidualVQRecipe
 from lattok.utils import files
+from tests.process_jobs import one_of_two
 from tests.recipes.test_variants import SMALL, VARIANTS
 
 TINY = {"horizon": 4, "codebook_size": 8, "device": "cpu"}
@@ -26,24 +25,20 @@ MIXED = {"action-vq-mixed": RECIPES["action-vq"], "image-lam-mixed": RECIPES["im
 
 
 def _worker(rank, datasets, out):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
-    for name, (kind, preset, options) in {**RECIPES, **MIXED}.items():
-        calls = []
-        dataset, mix = datasets[0], {}
-        if name in MIXED:
-            dataset, mix = None, {"mix": tuple(f"{root}:1.0" for root in datasets)}
-        recipe = kind.from_preset(dataset, out / name, preset, **options, **mix)
-        with pytest.MonkeyPatch.context() as patch:
-            _count(patch, calls, files, "check_writable")
-            _count(patch, calls, HubModel, "save_pretrained")
-            if hasattr(kind, "family"):
-                _count(patch, calls, kind.family, "fit")
-            model = lattok.train(recipe)
-        torch.save((calls, model.source, model.describe()["weights_sha256"]), out / f"{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, out / "meeting"):
+        for name, (kind, preset, options) in {**RECIPES, **MIXED}.items():
+            calls = []
+            dataset, mix = datasets[0], {}
+            if name in MIXED:
+                dataset, mix = None, {"mix": tuple(f"{root}:1.0" for root in datasets)}
+            recipe = kind.from_preset(dataset, out / name, preset, **options, **mix)
+            with pytest.MonkeyPatch.context() as patch:
+                _count(patch, calls, files, "check_writable")
+                _count(patch, calls, HubModel, "save_pretrained")
+                if hasattr(kind, "family"):
+                    _count(patch, calls, kind.family, "fit")
+                model = lattok.train(recipe)
+            torch.save((calls, model.source, model.describe()["weights_sha256"]), out / f"{name}-{rank}.pt")
 
 
 def _count(patch, calls, owner, name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
@@ -19,6 +18,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
 from tests.hub.server import REPO, serving
+from tests.process_jobs import one_of_two
 from tests.recipes.policies import SIZES
 from tests.recipes.test_variants import SMALL
 
@@ -160,17 +160,12 @@ def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, dam
 
 def _worker(rank, dataset, out):
     """Train as one of two processes."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
-    with pytest.MonkeyPatch.context() as patch:
+    with one_of_two(rank, out / "meeting"), pytest.MonkeyPatch.context() as patch:
         for name, value in {"order.LANES": 8, "stream.LANES": 8}.items():
             patch.setattr(f"lattok.samples.{name}", value)
         lattok.train(policy(dataset, out / "two"))
         lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 5e-5)[rank]))
         lattok.train(policy(dataset, out / "kept", memory_gb=1.0))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_learn_what_one_does(dataset, tmp_path):

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lattok.data.pixels import resize_pixels
-from lattok.hub.networks import from_pretrained
-from lattok.hub.weights import outlined
+from lattok.hub.weights import from_pretrained, outlined
 from lattok.image_lam.base.deep_compression import DeepCompression, open_diffusers
 from lattok.utils import checks
 from lattok.utils.checks import LattokError

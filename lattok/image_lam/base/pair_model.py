@@ -106,7 +106,7 @@ class PairModel(HubModel, VideoLabeller, ABC):
         checks.gap(stride)
         self.check_reads_video_alone()
         size = block_size(self.numbers_per_frame, self.features.mean.device)
-        with self._inference():
+        with self.inference():
             encoder = encoder or self.video_encoder()
             found = query_tokens(encoder, frames, self.cameras, (0, stride), size)
             parts = [self.from_tokens(part) for part in found]

@@ -159,7 +159,7 @@ class TrainedPairModel(PairModel, ABC):
         if not self.encoder.any_grid:
             places = len(self.cameras) * self.features.count
             checks.size("features", "patches, whose places were learned", features.shape[2], places)
-        with self._inference():
+        with self.inference():
             told = self._told(len(features), text, text_mask)
             return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **told)))
 

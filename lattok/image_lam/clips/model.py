@@ -204,7 +204,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("texts", "an instruction, or a list of them", f"{texts!r:.60}")
         checks.size("texts", "instructions, one for each clip", len(texts), len(found))
-        with self._inference():
+        with self.inference():
             return like(clips, self._public(*self.latents(found.to(self.queries.device), texts)))
 
     @torch.no_grad()
@@ -226,7 +226,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
             clips = torch.stack(moments, 1).to(self.queries.device)
             return torch.cat(self.latents(clips, [task] * len(clips)), 1)
 
-        with self._inference():
+        with self.inference():
             found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
             parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
         if not parts:
@@ -244,7 +244,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def predict(self, now: Tensor, latents: LatentActions) -> Tensor:
         """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
         frame, chunk, _ = self._noise(len(now), seed=0)
-        with self._inference():
+        with self.inference():
             return frame + self._velocity(frame, chunk, chunk.new_zeros(len(now)), now, latents)[0]
 
     @torch.no_grad()
@@ -277,7 +277,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
         now, steps = self.frame_features(now), self.config.decoder.flow_steps
         x, y, there = self._noise(len(now), seed, known)
-        with self._inference():
+        with self.inference():
             for step in range(steps):
                 times = y.new_full((len(y),), step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)

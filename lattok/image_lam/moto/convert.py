@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from lattok.hub.checkpoint import (
+    Importer,
     Join,
     KeyMap,
     axis_of,
+    check_kind,
     numbered,
     published_settings,
     read_checkpoint,
+    register_importer,
     translate,
 )
-from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.moto.config import HELD, MotoLAMConfig

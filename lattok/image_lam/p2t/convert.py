@@ -23,15 +23,17 @@ from torch import Tensor
 from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.checkpoint import (
     PICKLED,
+    Importer,
     Join,
     KeyMap,
     axis_of,
+    check_kind,
     numbered,
     read_checkpoint,
     read_settings,
+    register_importer,
     translate,
 )
-from lattok.hub.importers import Importer, check_kind, register_importer
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.base.keys import block_names

@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import Join, axis_of, numbered
-from lattok.hub.importers import Importer, register_importer
+from lattok.hub.checkpoint import Importer, Join, axis_of, numbered, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.types import LatentActions

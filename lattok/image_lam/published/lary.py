@@ -19,8 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from lattok.data.pixels import ALIASED
-from lattok.hub.checkpoint import axis_of
-from lattok.hub.importers import Importer, register_importer
+from lattok.hub.checkpoint import Importer, axis_of, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import converted, read_published

@@ -26,8 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.data.pixels import check_pixels, middle, resize_pixels
-from lattok.hub.checkpoint import SAFE, Join, axis_of, numbered, published_settings
-from lattok.hub.importers import Importer, register_importer
+from lattok.hub.checkpoint import SAFE, Importer, Join, axis_of, numbered, published_settings, register_importer
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.nn.blocks import Attention, feed_forward, sinusoidal_positions

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
-from lattok.hub.checkpoint import KeyMap, read_checkpoint, read_settings, translate
-from lattok.hub.importers import check_kind
+from lattok.hub.checkpoint import KeyMap, check_kind, read_checkpoint, read_settings, translate
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
@@ -138,7 +137,7 @@ class PublishedLAM(PairModel, ABC):
         for what, axis, size in (("frames per sample", 1, 2), ("patches", 2, self.features.count)):
             checks.size("features", what, features.shape[axis], size)
         checks.size("features", "channels", features.shape[3], self.features.dim)
-        with self._inference():
+        with self.inference():
             now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
             return like(given, self.from_tokens(self.of_pair(now, later)))
 

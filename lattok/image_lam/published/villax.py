@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import Join, axis_of, numbered, published_settings
-from lattok.hub.importers import Importer, register_importer
+from lattok.hub.checkpoint import Importer, Join, axis_of, numbered, published_settings, register_importer
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 from lattok.nn.blocks import Attention

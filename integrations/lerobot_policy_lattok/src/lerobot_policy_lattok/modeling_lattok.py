@@ -18,8 +18,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from lattok.backbones.model import open_backbone
-from lattok.hub.networks import check_named
-from lattok.hub.weights import read_tensors
+from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
 from lattok.vla import LatentVLA
