@@ -37,7 +37,7 @@ from lattok.utils.untrusted import read_yaml
 
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
-CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
+MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
         content = content[entry]
     if not isinstance(content, Mapping):
         checks.fail(str(path), "a dictionary of tensors", _contents(content))
-    return _within(_flatten(content, str(path)), path)
+    return _check_claimed(_flatten(content, str(path)), path)
 
 
 def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
@@ -262,10 +262,10 @@ def _check_stored(path: Path) -> None:
         checks.fail(str(path), "an archive as torch.save writes it", f"one with {packed[0]!r:.80} compressed", DAMAGED)
 
 
-def _within(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Refuse tensors that claim far more numbers than the file holds: sizes are believed from here on."""
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-    if sum(sizes.values()) > CLAIMED * path.stat().st_size:
+    if sum(sizes.values()) > MAX_CLAIMED * path.stat().st_size:
         name = max(sizes, key=sizes.__getitem__)
         got = f"{name} of shape {list(tensors[name].shape)} in {path.stat().st_size:,} bytes"
         checks.fail(str(path), "every number of its tensors", got)

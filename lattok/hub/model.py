@@ -41,7 +41,7 @@ from lattok.hub.records import (
 )
 from lattok.hub.weights import (
     DAMAGED,
-    SHOWN,
+    SHOWN_TENSORS,
     Size,
     Sizes,
     check_named,
@@ -65,7 +65,7 @@ ALL = [*OWN, f"{PARTS}/*"]
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(get_type_hints(LoadOptions))
-HERE = ("device", "backbone", "dtype")  # of these, what happens after a download
+PLACE_OPTIONS = ("device", "backbone", "dtype")  # of these, what happens after a download
 ROUNDED = "Codes would not be those that the weights stand for; only policies can be had in another dtype."
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
@@ -100,15 +100,15 @@ def resolve(
         hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
         checks.fail(argument, EXPECTED, f"the file {os.fspath(name_or_path)!r}", hint)
     text = os.fspath(name_or_path)
-    asked = {name: value for name, value in options.items() if name not in HERE}
+    asked = {name: value for name, value in options.items() if name not in PLACE_OPTIONS}
     snapshot = client.download(argument, text, revision, ALL, asked)
     name = f"{text}/{subfolder.strip('/')}" if subfolder else text
     return Place(client.inside(snapshot, subfolder), name, snapshot.name)
 
 
-def arrival(options: Mapping[str, Any]) -> dict[str, Any]:
+def place_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those keywords of `LoadOptions` that `from_place` takes."""
-    return {name: options[name] for name in HERE if name in options}
+    return {name: options[name] for name in PLACE_OPTIONS if name in options}
 
 
 class HubModel(nn.Module):
@@ -248,7 +248,7 @@ class HubModel(nn.Module):
         `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model.
         """
         place = resolve(name_or_path, revision, options=options)
-        return cls.from_place(place, **arrival(options))
+        return cls.from_place(place, **place_options(options))
 
     @classmethod
     def from_place(cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None) -> Self:
@@ -341,8 +341,8 @@ class HubModel(nn.Module):
                 tensor.copy_(tensors[name])
         problems = unsound(self, wanted)
         if problems:
-            more = [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
-            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN], *more]), DAMAGED)
+            more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
+            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN_TENSORS], *more]), DAMAGED)
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""

@@ -36,10 +36,10 @@ CONFIG = "config.json"
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
-LONGEST = 1 << 20  # bytes of a card, or of its picture
+MAX_CARD_BYTES = 1 << 20  # bytes of a card, or of its picture
 _END = re.compile("_(low|high)/codes$")  # of an interval
 LEGEND = "Blue is the model, grey and orange are controls; curves in the colour of the text are what was to be found."
-METRICS = 12  # figures that the Hub lists; the card has all
+MAX_METRICS = 12  # figures that the Hub lists; the card has all
 MARKS = {True: "holds up", False: "falls short", None: "open"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
 _MARK = "<!-- lattok wrote this card and writes it again as long as nobody changes it: {} -->\n"
@@ -162,7 +162,7 @@ def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) ->
 
 def read_picture(path: Path) -> str | None:
     """Read the picture of the last evaluation; None where there is none, or something that is too large for one."""
-    if not path.is_file() or path.stat().st_size > LONGEST:
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return None
     return path.read_text(encoding="utf-8", errors="replace")
 
@@ -172,7 +172,7 @@ def written_by_somebody(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:  # a stranger's may be as large as a disk
-        text = file.read(LONGEST).decode(errors="replace")
+        text = file.read(MAX_CARD_BYTES).decode(errors="replace")
     body, _, mark = text.removesuffix("\n").rpartition("\n")
     return None if f"{mark}\n" == _signature(f"{body}\n") else text
 
@@ -235,7 +235,7 @@ def _front(name: str, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -
     known = evaluation.get("figures", {}).items()
     figures = [(key.removesuffix("/codes"), value) for key, value in known if not _END.search(key)]  # of an LAM's codes
     numbers = [(_line(key), value) for key, value in figures if "/" not in key and checks.is_number(value)]
-    numbers = [(key, float(f"{value:.6g}")) for key, value in numbers if math.isfinite(value)][:METRICS]
+    numbers = [(key, float(f"{value:.6g}")) for key, value in numbers if math.isfinite(value)][:MAX_METRICS]
     results = [EvalResult("robotics", dataset, dataset, key, value, task_name=kind or None) for key, value in numbers]
     data = ModelCardData(
         library_name="lattok",

@@ -30,14 +30,14 @@ from lattok.hub import client
 from lattok.utils import checks
 from lattok.utils.untrusted import TRUSTED, followed
 
-HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
+MAX_HEADER_BYTES = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
-MOST_TENSORS, MOST_NUMBERS = 1 << 14, 1 << 35  # of a network without a file at hand
+MAX_TENSORS, MAX_NUMBERS = 1 << 14, 1 << 35  # of a network without a file at hand
 NARROW = (torch.bfloat16, torch.float16)
-SHOWN = 40  # of the tensors that do not fit
+SHOWN_TENSORS = 40  # of the tensors that do not fit
 DAMAGED = "Copy or download it again."
-FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
-SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`
+NETWORK_FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
+NETWORK_SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`
 OWN_CODE = "one that brings code of its own, which lattok never runs"
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _check_header(path: Path) -> None:
     with _readable(path), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > HEADER:
+    if length > MAX_HEADER_BYTES:
         checks.fail(str(path), "a whole safetensors file", f"one whose header claims {length:,} bytes", DAMAGED)
 
 
@@ -106,7 +106,7 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
 
 def outlined(build: Callable[[], Built], where: str) -> Built:
     """Return the same of a network that no file is at hand of; `LattokError` where it is beyond all that there are."""
-    return _outlined(build, where, "a network has", MOST_TENSORS, MOST_NUMBERS, MOST_NUMBERS)
+    return _outlined(build, where, "a network has", MAX_TENSORS, MAX_NUMBERS, MAX_NUMBERS)
 
 
 def _outlined(build: Callable[[], Built], where: str, known: str, tensors: int, largest: int, numbers: int) -> Built:
@@ -151,8 +151,8 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
         elif name in found and found[name].dtype not in (dtype, *(NARROW if narrow and dtype == torch.float32 else ())):
             problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(dtype)}")
     if problems:
-        shown = problems[:SHOWN] + [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
-        checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join(shown))
+        more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
+        checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join([*problems[:SHOWN_TENSORS], *more]))
 
 
 def _name(dtype: torch.dtype | None) -> str:
@@ -214,7 +214,7 @@ def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
 
 def folders_of(config: Any) -> dict[str, str]:
     """Return by field the paths of this machine that a configuration names."""
-    found = {field: _name_in(config, field) for field in FIELDS}
+    found = {field: _name_in(config, field) for field in NETWORK_FIELDS}
     places = {field: _local(field, name) for field, name in found.items() if isinstance(name, str)}
     return {field: place for field, place in places.items() if place}
 
@@ -242,6 +242,6 @@ def _local(field: str, name: str) -> str | None:
     elif source == "timm":  # "local-dir:FOLDER"; others are names of architectures, or on the Hub
         scheme, _, path = model.partition(":")
         return path if scheme.lower().startswith("local") else None
-    elif source not in SOURCES:
+    elif source not in NETWORK_SOURCES:
         return None
     return model if model and (client.here(model) or not client.REPO.fullmatch(model)) else None

@@ -34,8 +34,8 @@ from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
-SAMPLED = 2048  # chunks that the summary after fitting looks at
-SHOWN = 8  # dimensions in it
+SUMMARY_CHUNKS = 2048  # chunks that the summary after fitting looks at
+SUMMARY_DIMS = 8  # dimensions in it
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
 
 
@@ -225,7 +225,7 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:
     """Say how many tokens a chunk takes, and how well some of those that it was fitted to come back: in all, and of
     each dimension in its own units."""
-    rows = torch.linspace(0, len(windows) - 1, min(SAMPLED, len(windows))).long()
+    rows = torch.linspace(0, len(windows) - 1, min(SUMMARY_CHUNKS, len(windows))).long()
     chunks, valid = windows.batch(rows)
     codes = model.encode(chunks, valid)
     used, steps = (codes >= 0).sum(1).float(), chunks[valid].double()
@@ -234,8 +234,8 @@ def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[s
     error = float((gap.square().mean(0) / steps.var(0, correction=0))[varies].mean()) if bool(varies.any()) else 0.0
     tokens = f"{used.mean():.3g} tokens" if model.fixed_length else f"{used.mean():.3g} tokens on average"
     lost = f"{100 * error:.0f}" if error >= 1 else f"{100 * error:.2g}"
-    each = [f"{name} {float(gap[:, i].square().mean().sqrt()):.2g}" for i, name in enumerate(names[:SHOWN])]
-    each += ["…"] * (len(names) > SHOWN)
+    each = [f"{name} {float(gap[:, i].square().mean().sqrt()):.2g}" for i, name in enumerate(names[:SUMMARY_DIMS])]
+    each += ["…"] * (len(names) > SUMMARY_DIMS)
     return (
         f"{model.type}: {tokens} for a chunk; {lost} % of the training actions' variance is lost\n"
         f"typical error (RMS, in the dataset's units): {', '.join(each)}"

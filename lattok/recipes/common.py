@@ -83,7 +83,6 @@ class ImageOptions(DataOptions):
 
     @property
     def augmentation(self) -> Augmentation:
-        """Return these options together."""
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
 
     def window(self, image_size: int, cameras: Sequence[str]) -> int | None:
@@ -116,6 +115,9 @@ class Recipe(ABC, Generic[Model]):
     classes of `data`, `loop` and `model` are those of its defaults. All options have flat names
     (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
     the dataset (`FROM_DATA`) are none.
+
+    `train` goes the same way in all of them: `folder` looks where the run may be, `open` opens the data, `begin` holds
+    the folder and writes down what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
     """
 
     kind: ClassVar[str]
@@ -224,16 +226,16 @@ class Recipe(ABC, Generic[Model]):
         Also by what their content is known again, and what the actions mean, where the dataset says so; where they are
         unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
         """
-        seen = [self._seen(source.dataset) for source in sources]
-        for entry, content in zip(seen, contents, strict=False):  # which only the first process knows
+        records = [self._dataset_record(source.dataset) for source in sources]
+        for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
         loop["threads"] = loop.get("threads") or torch.get_num_threads()  # sums in another order are other weights
-        weighted = [entry | {"weight": s.weight} for entry, s in zip(seen, sources, strict=True)]
-        known = seen[0] if self.dataset is not None else {"mixture": weighted}
+        weighted = [entry | {"weight": s.weight} for entry, s in zip(records, sources, strict=True)]
+        known = records[0] if self.dataset is not None else {"mixture": weighted}
         return {**known, "samples_per_step": samples_per_step, "loop": loop}
 
-    def _seen(self, dataset: RobotDataset) -> dict[str, Any]:
+    def _dataset_record(self, dataset: RobotDataset) -> dict[str, Any]:
         runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
         space = action_spaces(dataset).get(self.data.action_key)
         declared: dict[str, Any] = {} if space is None else {"action_space": space.to_json()}

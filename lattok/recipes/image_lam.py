@@ -64,15 +64,15 @@ MOTO: Mapping[str, Any] = {  # LARA's loop and images; sizes and losses are the 
     "saturation": 0.5,
     "hue": 0.08,
 }
-BATCH = 64  # texts that are encoded at once
+ENCODED_TEXTS = 64  # texts that are encoded at once
 STAGES: dict[int, dict[str, Any]] = {
     # most of what moves is the robot, which is for stage 2 to say
     1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "loss_flow": 0.0},
     2: {"streams": "control+env"},
 }
 # What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
-KIND = ("quantizer", "latent_norm")
-TAKEN = ("latent_dim", "features", "features_revision", "image_size", "interpolation")
+SHARED_WITH_STAGE_1 = ("quantizer", "latent_norm")
+TAKEN_FROM_STAGE_1 = ("latent_dim", "features", "features_revision", "image_size", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,12 @@ def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mappi
     if first.streams != "control" or first.language is None:
         got = f"streams={first.streams}, language={first.language} in {codebook}"
         checks.fail("env_codebook", "a stage-1 model (streams=control with a language)", got)
-    for name in KIND:
+    for name in SHARED_WITH_STAGE_1:
         ours, theirs = options.get(name, getattr(ImageLAMConfig, name)), getattr(first, name)
         if ours != theirs:
             hint = f"Use the preset of stage 1, or set {name}={theirs}."
             checks.fail(name, f"{theirs!r}, as in the stage-1 model", repr(ours), hint)
-    taken = {"env_codebook_size": first.codebook_size, **{name: getattr(first, name) for name in TAKEN}}
+    taken = {"env_codebook_size": first.codebook_size, **{name: getattr(first, name) for name in TAKEN_FROM_STAGE_1}}
     if first.quantizer == "residual":  # a codebook for each of them
         taken["tokens"] = first.tokens
     for name in sorted(taken.keys() & given.keys()):
@@ -238,10 +238,10 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
         checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
     texts = sorted(set(texts))
     if path is not None:
-        return Instructions.joined(_chosen(read_vectors(Path(path).expanduser()), texts))
+        return Instructions.joined(_vectors_of(read_vectors(Path(path).expanduser()), texts))
     encoder, words = TextEncoder(language).load(), dict[str, Tensor]()
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
+    for start in range(0, len(texts), ENCODED_TEXTS):
+        batch = texts[start : start + ENCODED_TEXTS]
         vectors, mask = encoder.encode(batch)
         words.update({text: row[used] for text, row, used in zip(batch, vectors, mask, strict=True)})
     return Instructions.joined(words)
@@ -269,7 +269,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
     return {text: array.float() for text, array in vectors.items()}
 
 
-def _chosen(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
+def _vectors_of(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
     missing = [text for text in texts if text not in vectors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

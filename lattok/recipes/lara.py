@@ -23,7 +23,7 @@ from lattok.image_lam.clips import ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.policy_data import PolicySource, policy_config
-from lattok.recipes.run_folder import agree
+from lattok.recipes.run_folder import broadcast_buffers
 from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
@@ -177,7 +177,7 @@ class LARARecipe(VLARecipe):
         for model in made.values():
             now = history | together
             if model is lam:
-                agree(lam)
+                broadcast_buffers(lam)
                 now = {name: value for name, value in now.items() if name != "labels"} | (
                     {} if labels is None else {"labels": labels}
                 )
@@ -205,7 +205,7 @@ def _family(name: str) -> type[TrainedPairModel]:
 
 def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     """Return the policy in `init` for this data, which must be as that which it was trained on."""
-    policy = recipe.going_on(str(recipe.data.init))
+    policy = recipe.load_earlier(str(recipe.data.init))
     policy = for_dataset(policy, found[0].dataset.name)
     before, now = policy.config, policy_config(recipe, found)
     now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)

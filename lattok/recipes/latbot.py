@@ -139,7 +139,7 @@ class LatBotRecipe(VLARecipe):
         if self.data.phase == "finetune":
             own = config_of("student", before, LatentVLA, given=("backbone",))
             policy = LatentVLA(*with_base(taught_by(config, own)))
-            student = self.going_on(before)
+            student = self.load_earlier(before)
             return Learner(
                 follow(student, policy), policy, policy.config.loss_weights, inputs=_hash("student", student)
             )

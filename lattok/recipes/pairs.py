@@ -25,7 +25,7 @@ from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
-from lattok.recipes.run_folder import Model, agree, finish, first_process
+from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.samples.stream import keep_frames
@@ -201,7 +201,7 @@ class PairRecipe(Recipe[Model]):
             weights = model.config.loss_weights
             fit(learner, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()
-            agree(model)
+            broadcast_buffers(model)
             return finish({"": model}, out)[""]
 
     def earlier(self) -> Any:

@@ -82,7 +82,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def agree(model: Any) -> None:
+def broadcast_buffers(model: Any) -> None:
     """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
     if dist.is_initialized():
         for name in sorted(dict(model.named_buffers()).keys() & model.saved_tensors().keys()):

@@ -43,7 +43,7 @@ from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
 FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
-REACHED = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
+GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 PAPER: Mapping[str, Any] = {  # Table 8
     "steps": 80_000,
     "batch_size": 128,
@@ -182,7 +182,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
         So does that of a policy that goes on.
         """
-        before = None if preset else cls._before(options)
+        before = None if preset else cls._earlier_config(options)
         if not preset and SCRATCH in (options.get("backbone"), before and before.backbone.name):
             preset = SCRATCH
         return super().from_preset(dataset, out, preset, **options)
@@ -194,7 +194,7 @@ class VLARecipe(Recipe[LatentVLA]):
         Cameras, whose names can be short, are compared with the data. The loss of presets for regression is not for
         flow heads.
         """
-        before = cls._before(given)
+        before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
         if before is None:
@@ -209,12 +209,12 @@ class VLARecipe(Recipe[LatentVLA]):
         return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
 
     @classmethod
-    def _before(cls, options: Mapping[str, Any]) -> VLAConfig | None:
+    def _earlier_config(cls, options: Mapping[str, Any]) -> VLAConfig | None:
         """Return the configuration of the policy that the one to train goes on with, if any."""
         name = None if cls.goes_on is None else options.get(cls.goes_on)
         return config_of(str(cls.goes_on), name, LatentVLA, options) if isinstance(name, str) else None
 
-    def going_on(self, name: str) -> LatentVLA:
+    def load_earlier(self, name: str) -> LatentVLA:
         """Load the policy that this one goes on with; its base model lies where `backbone` says."""
         base = self.options()["backbone"]
         moved = base not in (SCRATCH, MERGED) and Path(base).is_dir()
@@ -282,23 +282,24 @@ class VLARecipe(Recipe[LatentVLA]):
 
         Of a mixture: those of each dataset, under its name in `mixture`.
         """
-        told: dict[str, Any] = {}
+        reports: dict[str, Any] = {}
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):
             name = source.dataset.name
             if not (others := held_out_episodes(source.dataset, self.data.episodes)):
                 continue
-            errors, told[name] = _errors(self, for_dataset(policy, name), source, part, others)
+            errors, report = _errors(self, for_dataset(policy, name), source, part, others)
+            reports[name] = report
             where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")
-            known = {key: told[name][key] for key in ("error", "mean_action", "windows")} | told[name].get("latent", {})
+            known = {key: report[key] for key in ("error", "mean_action", "windows")} | report.get("latent", {})
             figures |= {which + key: value for key, value in known.items()}
             verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
             texts.append(where + errors.text)
-        if not told:
+        if not reports:
             return
-        written = {"mixture": told} if policy.datasets else next(iter(told.values()))
+        written = {"mixture": reports} if policy.datasets else next(iter(reports.values()))
         files.write_json(Path(self.out) / HELD_OUT, written)
-        named = {"headline": " ".join(texts), "dataset": ", ".join(told)}
+        named = {"headline": " ".join(texts), "dataset": ", ".join(reports)}
         policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
         policy.save_card(Path(self.out))
         print("\n".join(texts))
@@ -330,7 +331,7 @@ def _check_grippers(config: VLAConfig, actions: Tensor) -> None:
     """Require of grippers that learn by cross-entropy that they reach -1 and 1, or never move."""
     for dim in config.gripper:
         low, high = (float(value) for value in actions[:, dim].aminmax())
-        if low < high and not (low <= -REACHED and high >= REACHED):
+        if low < high and not (low <= -GRIPPER_REACH and high >= GRIPPER_REACH):
             hint = "Set normalize_exceptions='*gripper*=min_max'."
             got = f"`{config.action_names[dim]}` from {low:.2g} to {high:.2g}, normalised by {config.action_kinds[dim]}"
             checks.fail("action_loss", f"grippers from -1 to 1 with {config.action_loss}", got, hint)

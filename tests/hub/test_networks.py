@@ -22,7 +22,7 @@ import lattok
 from lattok.backbones import SCRATCH
 from lattok.backbones.model import MERGED
 from lattok.hub.client import ASSETS
-from lattok.hub.weights import FIELDS, check_named
+from lattok.hub.weights import NETWORK_FIELDS, check_named
 from lattok.image_lam.base.features import FrozenFeatures, TextEncoder
 from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import edit
@@ -154,7 +154,7 @@ def test_a_configuration_names_no_folder_outside(field, form, tmp_path, monkeypa
     ],
 )
 def test_what_is_on_the_hub_or_in_the_artefact_may_be_named(config, tmp_path):
-    assert set(config) <= set(FIELDS)
+    assert set(config) <= set(NETWORK_FIELDS)
     check_named(SimpleNamespace(**config), tmp_path)
 
 

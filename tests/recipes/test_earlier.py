@@ -151,7 +151,7 @@ def test_each_instruction_is_encoded_once(monkeypatch):
             return mask[..., None] * torch.tensor([[[float(len(text))]] for text in texts]), mask
 
     monkeypatch.setattr("lattok.recipes.image_lam.TextEncoder", Encoder)
-    monkeypatch.setattr("lattok.recipes.image_lam.BATCH", 2)
+    monkeypatch.setattr("lattok.recipes.image_lam.ENCODED_TEXTS", 2)
     table = embed("t5:any", None, ["lift", "go", "lift", "stop it", "go"])
     assert sorted(asked) == ["go", "lift", "stop it"]
     assert table.vectors.shape == (3, 7, 1)
