@@ -14,8 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from lattok.action_vq.model import ActionVQConfig, P2TActionVQ
-from lattok.hub.checkpoint import Importer, axis_of, numbered, read_checkpoint, register_importer, translate
-from lattok.hub.weights import Size, planned
+from lattok.hub.checkpoint import (
+    Importer,
+    KeyMap,
+    axis_of,
+    converted,
+    layer_names,
+    numbered,
+    read_checkpoint,
+    register_importer,
+)
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
 
@@ -75,18 +83,14 @@ def p2t_action_vq(
         **{**PUBLISHED, **training},
     )
     _check_facts(config, foreign)
-    in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
-    planned(lambda: P2TActionVQ(config), in_file, str(path))  # before memory is taken
-    model = P2TActionVQ(config)
-    ours = model.saved_tensors()
-    model.load_tensors(translate(foreign, key_map(config), ours, str(path), kept=OURS_ALONE), str(path))
+    model = converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
     model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
     if known is not None:
         model.normalizer.set(known)
-    return model.eval()
+    return model
 
 
-def key_map(config: ActionVQConfig) -> dict[str, str]:
+def key_map(config: ActionVQConfig) -> KeyMap:
     """Map our tensors to the published names."""
     names = {
         "encoder.project": "encoder.in_proj",
@@ -103,7 +107,7 @@ def key_map(config: ActionVQConfig) -> dict[str, str]:
             f"{ours}.ff.0": f"{theirs}.linear1",
             f"{ours}.ff.3": f"{theirs}.linear2",
         }
-    tensors = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in names.items() for part in ("weight", "bias")}
+    tensors = layer_names(names)
     for i in range(config.depth):  # q, k and v stand on one another in both
         ours, theirs = f"encoder.transformer.{i}.attention.qkv", f"encoder.transformer.layers.{i}.self_attn.in_proj"
         tensors |= {f"{ours}.weight": f"{theirs}_weight", f"{ours}.bias": f"{theirs}_bias"}

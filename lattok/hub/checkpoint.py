@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -30,11 +30,13 @@ import torch
 from torch import Tensor
 
 from lattok.hub.model import HubModel
+from lattok.hub.weights import Size, planned
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
+Model = TypeVar("Model", bound=HubModel)
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
@@ -91,6 +93,26 @@ def register_importer(importer: Importer) -> None:
     IMPORTERS.add(importer.name, importer)
 
 
+def converted(
+    build: Callable[[], Model],
+    foreign: Mapping[str, Tensor],
+    names: KeyMap,
+    where: str,
+    unused: Collection[str] = (),
+    kept: tuple[str, ...] = (),
+) -> Model:
+    """Return what `build` makes, compared with the file's sizes before memory is taken, with the file's tensors.
+
+    `names`, `unused` and the errors are those of `translate`; ours that end in one of `kept` keep their values.
+    """
+    planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, where)
+    model = build()
+    ours = model.saved_tensors()
+    left = [name for name in ours if name.endswith(kept)]
+    model.load_tensors(translate(foreign, names, ours, where, unused=unused, kept=left), where)
+    return model.eval()
+
+
 def check_kind(names: Iterable[str], kind: str, where: str) -> None:
     """Refuse a file with the sign of another system than `kind`, and name that system; `names` are its tensors'."""
     known, text = [IMPORTERS[name] for name in IMPORTERS], "\n".join(names)
@@ -113,6 +135,21 @@ class Join(NamedTuple):
 
 
 KeyMap = Mapping[str, "str | Join"]
+
+
+def stacked(*keys: str) -> Join:
+    """Put foreign tensors one after the other on their first axis: queries, keys and values, say."""
+    return Join(keys, lambda *parts: torch.cat(parts))
+
+
+def squeezed(key: str) -> Join:
+    """Take off a first axis of one."""
+    return Join((key,), lambda table: table.squeeze(0))
+
+
+def layer_names(layers: Mapping[str, str]) -> dict[str, str | Join]:
+    """Map weight and bias of our layers to those of the foreign ones."""
+    return {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
 
 
 def translate(

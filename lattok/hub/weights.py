@@ -11,6 +11,7 @@ machine it may name only where the user does as well: a stranger must not choose
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import os
 import shlex
@@ -195,6 +196,44 @@ def from_pretrained(argument: str, kind: Any, place: str | Path, **options: Any)
             raise
         hint = "Choose another, or convert it to a model that transformers knows."
         checks.fail(argument, f"a model that transformers has the code for, as {str(place)!r:.200}", OWN_CODE, hint)
+
+
+def diffusers_class(argument: str, kind: str) -> Any:
+    """Return a class of diffusers, or say how to get the package."""
+    try:
+        return getattr(importlib.import_module("diffusers"), kind)
+    except ImportError as error:
+        return checks.fail(argument, "the package diffusers (pip install 'lattok[sana]')", checks.first_line(error))
+
+
+def open_diffusers(argument: str, kind: str, model: str, part: str, revision: str | None, pretrained: bool) -> Any:
+    """Open a model of diffusers in a folder or on the Hub, of a whole pipeline its `part`; random unless `pretrained`.
+
+    Weights are read from safetensors only. Raises `LattokError` where it cannot be read, or lacks weights.
+    """
+    family = diffusers_class(argument, kind)
+    expected = f"{kind} of diffusers, a folder or a Hub id"
+    try:
+        where = _subfolder(family, model, part, revision)
+        if not pretrained:
+            return family.from_config(family.load_config(model, revision=revision, **where))
+        options = {"use_safetensors": True, "output_loading_info": True, "revision": revision}
+        found, report = family.from_pretrained(model, **options, **where)
+    except Exception as error:  # diffusers and huggingface_hub raise many kinds; the user needs one line
+        checks.fail(argument, f"{expected}; {model!r} could not be read", checks.first_line(error))
+    missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
+    if missing:
+        checks.fail(argument, f"a whole model; {model!r} lacks weights", ", ".join(missing[:3]))
+    return found
+
+
+def _subfolder(family: Any, model: str, part: str, revision: str | None) -> dict[str, str]:
+    """Tell where in a repository the model lies: below `part` in a pipeline, else at the top."""
+    try:
+        family.load_config(model, revision=revision, subfolder=part)
+    except OSError:
+        return {}
+    return {"subfolder": part}
 
 
 def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:

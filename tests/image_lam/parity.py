@@ -98,7 +98,7 @@ def total(model: ImageLAM, terms: dict[str, Tensor], action_weight: float = 1.0)
 
 def foreign_gradients(learner: PairLearner[ImageLAM]) -> dict[str, Tensor]:
     """Gradient of every trained parameter, by its published name."""
-    names, found = key_map(learner.lam, learner.action_head is not None), {}
+    names, found = key_map(learner.lam.config, learner.action_head is not None), {}
     for name, parameter in learner.named_parameters():
         name = name.removeprefix("lam.")
         if not parameter.requires_grad or name.startswith("features."):

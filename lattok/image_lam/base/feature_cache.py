@@ -53,7 +53,7 @@ class Take(NamedTuple):
     camera: str
 
 
-class Kept(NamedTuple):
+class FeatureFile(NamedTuple):
     """Where the features of a take are kept, and what they must be."""
 
     path: Path
@@ -106,7 +106,7 @@ class Kept(NamedTuple):
 class CachedFeatures:
     """Features of all frames of some episodes, one after the other."""
 
-    def __init__(self, takes: Sequence[Sequence[Kept]]):
+    def __init__(self, takes: Sequence[Sequence[FeatureFile]]):
         """Take where those of each camera are kept, for every episode."""
         self._takes = takes
         self._ends = np.cumsum([cameras[0].shape[0] for cameras in takes])
@@ -178,11 +178,11 @@ class FeatureCache:
 
     def _places(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
-    ) -> dict[Take, Kept]:
+    ) -> dict[Take, FeatureFile]:
         lengths = {Take(episode.index, camera): episode.length for episode in episodes for camera in cameras}
         names = _names(lengths, dataset, features_key(frozen, self.dtype))
         return {
-            take: Kept(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
+            take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
         }
 
@@ -233,7 +233,7 @@ def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _joined(takes: dict[Take, Kept], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
+def _joined(takes: dict[Take, FeatureFile], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
     return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
@@ -242,7 +242,7 @@ class FeatureReader(Reader):
 
     what, kept = "Features", "kept in files"
 
-    def __init__(self, frozen: FrozenFeatures, frames: FrameReader, places: dict[Take, Kept]):
+    def __init__(self, frozen: FrozenFeatures, frames: FrameReader, places: dict[Take, FeatureFile]):
         super().__init__(frames.dataset, frames.episodes, frames.cameras)
         first = next(iter(places.values()))
         self.shape, self.dtype = (len(self.cameras) * frozen.count, frozen.dim), np.dtype(first.dtype)
@@ -285,7 +285,7 @@ def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
 
 def _make(
     take: Take,
-    kept: Kept,
+    kept: FeatureFile,
     frozen: FrozenFeatures,
     read: PixelsOf,
     prepared: Iterable[np.ndarray | None] | None = None,
@@ -299,7 +299,7 @@ def _make(
             kept.write(_compute(frozen, part, kept.dtype) for part in frames)
 
 
-def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
+def _made(places: dict[Take, FeatureFile], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
     """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
     pieces = {take: _pieces(take, kept.shape[0]) for take, kept in places.items()}
 

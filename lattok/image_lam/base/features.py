@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lattok.data.pixels import resize_pixels
-from lattok.hub.weights import from_pretrained, outlined
-from lattok.image_lam.base.deep_compression import DeepCompression, open_diffusers
+from lattok.hub.weights import from_pretrained, open_diffusers, outlined
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
@@ -174,6 +173,26 @@ class OrderedMAE(nn.Module):
         count = pixels.shape[-2] * pixels.shape[-1] // self.patch_size**2
         order = torch.arange(count, device=pixels.device, dtype=torch.float32)  # the noise that patches are sorted by
         return self.encoder(pixels, noise=order.expand(len(pixels), -1)).last_hidden_state
+
+
+class DeepCompression(nn.Module):
+    """A deep-compression autoencoder of diffusers (Chen et al., 2024): a scaled latent for each place, and back."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network, self.scaling = network, float(network.config.scaling_factor)
+        self.patch_size, self.num_features = network.spatial_compression_ratio, network.config.latent_channels
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn [n, 3, H, W] between -1 and 1 into [n, N, D]."""
+        return rearrange(self.scaling * self.network.encode(pixels, return_dict=False)[0], "n d y x -> n (y x) d")
+
+    def pixels_of(self, tokens: Tensor, side: int) -> Tensor:
+        """Turn [n, N, D] of `side` x `side` places back into [n, H, W, 3]."""
+        latents = rearrange(tokens, "n (y x) d -> n d y x", y=side) / self.scaling
+        return rearrange(self.network.decode(latents, return_dict=False)[0], "n c h w -> n h w c")
 
 
 class TextEncoder(nn.Module):

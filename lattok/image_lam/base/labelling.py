@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from lattok.nn.blocks import Attention
 from lattok.utils import checks
 
-MOST = 32  # frames, and pairs, at a time
-IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
+MAX_BLOCK = 32  # frames, and pairs, at a time
+NUMBERS_IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
 SCORES_IN_CACHE = 2**23  # scores of attention at a time
 
 Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
@@ -168,7 +168,7 @@ def block_size(numbers: int, device: torch.device) -> int:
 
     It depends on the model and the kind of its device, never on the video.
     """
-    return MOST if device.type != "cpu" else max(1, min(MOST, IN_CACHE // numbers))
+    return MAX_BLOCK if device.type != "cpu" else max(1, min(MAX_BLOCK, NUMBERS_IN_CACHE // numbers))
 
 
 def query_tokens(

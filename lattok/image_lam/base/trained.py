@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
 from lattok.image_lam.base.pair_model import PairModel
-from lattok.image_lam.base.parts import Encoded, LatentStream
+from lattok.image_lam.base.parts import Encoded, FlowHead, GapActionHead, LatentStream
 from lattok.types import LatentActions, LossTerms, PairBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
@@ -34,7 +34,7 @@ Learned = tuple[LossTerms, Encoded, Encoded | None]
 
 
 class TrainedPairModel(PairModel, ABC):
-    """A model of frame pairs with its decoder. What only training needs is its learner's: see `learner.py`."""
+    """A model of frame pairs with its decoder. What only training needs is in its `PairLearner`."""
 
     config: Any  # a TrainedPairConfig
     features: FrozenFeatures
@@ -160,11 +160,11 @@ class TrainedPairModel(PairModel, ABC):
             places = len(self.cameras) * self.features.count
             checks.size("features", "patches, whose places were learned", features.shape[2], places)
         with self.inference():
-            told = self._told(len(features), text, text_mask)
-            return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **told)))
+            conditions = self._conditions(len(features), text, text_mask)
+            return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **conditions)))
 
-    def _told(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
-        """Return what else encoder and decoder are told of a batch; nothing, but in a stage-1 model."""
+    def _conditions(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+        """Return further inputs of encoder and decoder; none, but in a stage-1 model."""
         if text is not None:
             raise checks.LattokError(f"`text` {list(text.shape)} was given, but this model does not read instructions.")
         return {}
@@ -198,12 +198,12 @@ class TrainedPairModel(PairModel, ABC):
         features = self.frame_features(batch.frames) if batch.features is None else batch.features.float()
         pairs = self.pairs_of(features.shape[1])
         both = of_pairs(features, pairs)  # (b pairs) 2 n d
-        told = self._told(len(features), batch.text, batch.text_mask)
-        told = {name: each.repeated(len(pairs)) for name, each in told.items()}
+        conditions = self._conditions(len(features), batch.text, batch.text_mask)
+        conditions = {name: each.repeated(len(pairs)) for name, each in conditions.items()}
         valid = None if batch.valid is None else batch.valid.repeat_interleave(len(pairs), 0)
-        control, env = self._quantized(self.encoder(both, **told), valid)
+        control, env = self._quantized(self.encoder(both, **conditions), valid)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
-        terms = dict(control.losses) | self.predictions(batch, pairs, both, vectors, told, perceptual)
+        terms = dict(control.losses) | self.predictions(batch, pairs, both, vectors, conditions, perceptual)
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.loss.decorrelation > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
@@ -217,13 +217,13 @@ class TrainedPairModel(PairModel, ABC):
         pairs: Sequence[Sequence[int]],
         features: Tensor,
         vectors: Sequence[Tensor],
-        told: Mapping[str, Any],
+        conditions: Mapping[str, Any],
         perceptual: nn.Module | None,
     ) -> LossTerms:
         """Return the terms of what the decoder predicts, of features [B * pairs, 2, N, D] and latents' vectors."""
         if not self.config.loss.prediction:
             return {}
-        return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **told), features[:, 1])}
+        return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **conditions), features[:, 1])}
 
     def new_perceptual(self) -> nn.Module | None:
         """Open what compares predicted images, where a loss asks for that."""
@@ -239,7 +239,7 @@ class TrainedPairModel(PairModel, ABC):
         self, features: Tensor, latents: LatentActions, text: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         vectors = [stream.quantized for stream in (latents, latents.env) if stream is not None]
-        return self.decoder(features, *vectors, **self._told(len(features), text, mask))
+        return self.decoder(features, *vectors, **self._conditions(len(features), text, mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Leave out frozen features that the config names."""
@@ -273,3 +273,46 @@ def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     """Put the frames [B, F, ...] of each pair together: [B * pairs, 2, ...]. A list as an index would go to the GPU."""
     chosen = torch.stack([frames[:, i] for pair in pairs for i in pair], 1)
     return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)
+
+
+LAM = TypeVar("LAM", bound=TrainedPairModel)
+
+
+class PairLearner(nn.Module, Generic[LAM]):
+    """A model `lam` and its heads: of actions (Eq. 14), of motion, and the networks that compare images.
+
+    It gives the loss terms of a batch; `lam.config.loss_weights` weights them. The model itself has no head.
+    """
+
+    def __init__(self, lam: LAM):
+        super().__init__()
+        self.lam: LAM = lam
+        self.flow_head = FlowHead(lam.config) if lam.config.loss.flow > 0 else None
+        self.action_head: GapActionHead | None = None
+        self.perceptual: nn.Module | None = None
+
+    def attach_action_head(self, actions: Tensor) -> None:
+        """Add an action head with a normaliser fitted to `actions` [N, m] or [N, steps, m]."""
+        self.action_head = GapActionHead(self.lam.config, actions.shape[-1])
+        self.action_head.normalizer.fit(actions.flatten(0, -2))
+
+    def open_perceptual(self) -> None:
+        """Open the networks that compare predicted images, where a loss asks for that."""
+        self.perceptual = self.lam.new_perceptual()
+
+    def forward(self, batch: PairBatch) -> LossTerms:
+        """Return the loss terms of a batch."""
+        return self.learn(batch)[0]
+
+    def learn(self, batch: PairBatch) -> tuple[LossTerms, Encoded]:
+        """Return the loss terms of a batch, and what its pairs became in the control stream, with gradients."""
+        terms, control, env = self.lam.learn(batch, self.perceptual)
+        pairs = self.lam.pairs_of(batch.frames.shape[1] if batch.features is None else batch.features.shape[1])
+        if self.flow_head is not None:
+            motion = losses.block_flow(of_pairs(batch.frames, pairs))
+            terms["flow"] = losses.flow(self.flow_head(control, env), motion)
+        if self.action_head is not None and batch.actions.shape[1]:
+            first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
+            target = self.action_head.normalizer(batch.actions)
+            terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
+        return terms, control

@@ -19,7 +19,7 @@ from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.nn.blocks import CrossAttention, PreNormBlock, sinusoids
 from lattok.nn.flow import TICKS
 
-SOON = 0.05  # the least 1 - t that is divided by
+MIN_TIME_LEFT = 0.05  # the least 1 - t that is divided by
 
 
 class Look(nn.Module):
@@ -117,5 +117,5 @@ class UnifiedDecoder(ActionStream):
         found = self.frame_out(x)
         if self.output != "velocity":
             later = now + found if self.output == "change" else found
-            found = (later - frame) / (1 - times).clamp_min(SOON)[:, None, None]
+            found = (later - frame) / (1 - times).clamp_min(MIN_TIME_LEFT)[:, None, None]
         return found, self.action_out(y)

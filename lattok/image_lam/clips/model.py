@@ -38,8 +38,8 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data
 from lattok.utils.untrusted import plain_format
 
-LEAST = 3  # samples at once; any two correlate fully
-STILL = 1e-3  # the least mean squared change of a frame that an error is divided by
+MIN_SAMPLES = 3  # samples at once; any two correlate fully
+MIN_CHANGE = 1e-3  # the least mean squared change of a frame that an error is divided by
 
 
 class ClipLAM(BackboneModel, VideoLabeller):
@@ -155,13 +155,13 @@ class ClipLAM(BackboneModel, VideoLabeller):
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
         terms = {"frame": missed.square().mean()}
-        if self.config.decoder.output != "velocity":  # 1 - t times its error is that of the frame, until `SOON`
-            copied = (later - now).float().square().mean().clamp_min(STILL)
+        if self.config.decoder.output != "velocity":  # 1 - t times its error is the frame's, until `MIN_TIME_LEFT`
+            copied = (later - now).float().square().mean().clamp_min(MIN_CHANGE)
             terms["frame"] = ((1 - share) * missed).square().mean() / copied
         if self.config.separation_weight > 0:
-            if len(scene) < LEAST:
+            if len(scene) < MIN_SAMPLES:
                 got = f"{len(scene)}, a process's part of a batch"
-                checks.fail("batch_size", f"at least {LEAST} samples at once with separation_weight", got)
+                checks.fail("batch_size", f"at least {MIN_SAMPLES} samples at once with separation_weight", got)
             terms["separation"] = separation(scene, motion.detach())
         return terms | of_share(errors, valid, batch.acted)
 

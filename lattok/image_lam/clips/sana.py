@@ -17,7 +17,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.image_lam.base.deep_compression import diffusers_class, open_diffusers
+from lattok.hub.weights import diffusers_class, open_diffusers
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import ActionStream, Look
 from lattok.nn.blocks import PreNormBlock

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lattok.hub.checkpoint import (
@@ -23,17 +22,18 @@ from lattok.hub.checkpoint import (
     KeyMap,
     axis_of,
     check_kind,
+    converted,
+    layer_names,
     numbered,
-    published_settings,
     read_checkpoint,
     register_importer,
-    translate,
+    squeezed,
+    stacked,
 )
-from lattok.hub.weights import Size, planned
+from lattok.image_lam.base.convert import check_view, settings_near
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.moto.config import HELD, MotoLAMConfig
 from lattok.image_lam.moto.model import MotoLAM
-from lattok.image_lam.moto.parts import HeldViT
 from lattok.utils import checks
 from lattok.utils.options import built
 
@@ -84,11 +84,10 @@ def moto_lam(
         features_revision: Revision of features from the Hub.
     """
     checks.one_of("pixels", pixels, SCALINGS)
-    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
-    checks.strides(stride=stride)
+    check_view(cameras, stride)
     path = _weights(Path(path).expanduser())
     foreign = _own_names(read_checkpoint(path), path)
-    settings = _settings(config, path)
+    settings = settings_near(config, (path.parent / name for name in SETTING_FILES), "config")
     mean, std = SCALINGS[pixels]
     facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
     held = features is None and any(name.startswith("image_encoder.") for name in foreign)
@@ -96,17 +95,12 @@ def moto_lam(
     facts |= _image_encoder(foreign, settings) if held else {}
     made = built(MotoLAMConfig, facts | sizes(foreign, settings))
     network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes
-    in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
-    planned(lambda: MotoLAM(made, network), in_file, str(path))  # before memory is taken
-    model = MotoLAM(made, network)
-    ours = model.saved_tensors()
-    kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
-    left_out = (*NOT_NEEDED[held:], *(() if model.feature_decoder else (f"{OF_FEATURES}.",)))
+    left_out = (*NOT_NEEDED[held:], *(() if made.loss.features else (f"{OF_FEATURES}.",)))
     unused = [name for name in foreign if name.startswith(left_out)]
-    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
-    model.load_tensors(tensors, str(path))
+    kept = ("quantizer.steps", "cluster_size")
+    model = converted(lambda: MotoLAM(made, network), foreign, key_map(made), str(path), unused, kept)
     model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
-    return model.eval()
+    return model
 
 
 def _weights(path: Path) -> Path:
@@ -127,16 +121,6 @@ def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         got = f"{len(foreign)} others, such as {next(iter(foreign))}" if foreign else "no tensors"
         checks.fail(str(path), f"a model of Moto or LARA with {MARK}", got)
     return {name[len(prefix) :]: tensor for name, tensor in foreign.items() if name.startswith(prefix)}
-
-
-def _settings(given: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> Mapping[str, Any]:
-    """Return the published settings; what they hold under `config` in LARA's own file."""
-    if not isinstance(given, Mapping):
-        beside = [path.parent / name for name in SETTING_FILES if (path.parent / name).is_file()]
-        file = given if given is not None else beside[0] if beside else None
-        given = {} if file is None else published_settings(file)
-    inner = given.get("config")
-    return inner if isinstance(inner, Mapping) else given
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -255,14 +239,13 @@ def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -
     return {f"image_encoder_{name}": size for name, size in found.items()}
 
 
-def key_map(model: MotoLAM) -> KeyMap:
+def key_map(config: MotoLAMConfig) -> KeyMap:
     """Map our tensors to the published names."""
-    config = model.config
     former = "m_former.embeddings."
     tensors: dict[str, str | Join] = {
-        "encoder.queries": _row(f"{former}latent_motion_token"),
+        "encoder.queries": squeezed(f"{former}latent_motion_token"),
         "encoder.separator": Join((f"{former}sep_token",), lambda x: x.flatten()),
-        "encoder.places": _row(f"{former}position_embeddings"),
+        "encoder.places": squeezed(f"{former}position_embeddings"),
         "encoder.types": Join((f"{former}token_type_embeddings",), lambda x: x[: config.encoder.frame_types]),
         "control.quantizer.codebooks.0.vectors": "vector_quantizer.embedding.weight",
     }
@@ -270,14 +253,14 @@ def key_map(model: MotoLAM) -> KeyMap:
     layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
     tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder.depth)
     decoders = [("decoder", "decoder", config.decoder)]
-    decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if model.feature_decoder else []
+    decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if config.loss.features else []
     for ours, theirs, own in decoders:
         table = f"{theirs}.transformer.embeddings."
         layers |= {f"{ours}.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
         layers |= {f"{ours}.norm": f"{theirs}.transformer.layernorm"}
         layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if own.conditioning == "pool" else {}
         tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if own.mask_tokens else {}
-        tensors |= {f"{ours}.places": _row(f"{table}position_embeddings")}
+        tensors |= {f"{ours}.places": squeezed(f"{table}position_embeddings")}
         tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.depth)
     table = "decoder.transformer.embeddings.patch_embeddings.projection"
     tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
@@ -286,24 +269,19 @@ def key_map(model: MotoLAM) -> KeyMap:
         tensors[f"decoder.out.{part}"] = Join(
             (f"decoder.decoder.0.{part}",), partial(_colours_last, config.decoder.patch)
         )
-    if model.feature_decoder is not None:
+    if config.loss.features:
         layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"
         layers["feature_decoder.out"] = f"{OF_FEATURES}.decoder"
-    if isinstance(network := model.features.network, HeldViT):
+    if config.features == HELD:
         table, ours = "image_encoder.embeddings.", "features.network."
         projection = f"{table}patch_embeddings.projection"
         tensors[f"{ours}patch_up.weight"] = Join((f"{projection}.weight",), lambda x: x.flatten(1))
         tensors[f"{ours}patch_up.bias"] = f"{projection}.bias"
         tensors[f"{ours}first"] = Join((f"{table}cls_token",), lambda x: x.flatten())
-        tensors[f"{ours}places"] = _row(f"{table}position_embeddings")
-        tensors |= _blocks(f"{ours}blocks", "image_encoder.encoder.layer", len(network.blocks))
+        tensors[f"{ours}places"] = squeezed(f"{table}position_embeddings")
+        tensors |= _blocks(f"{ours}blocks", "image_encoder.encoder.layer", config.image_encoder.depth)
         layers[f"{ours}norm"] = "image_encoder.layernorm"
-    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
-
-
-def _row(key: str) -> Join:
-    """Take the rows of a table with an axis of one in front."""
-    return Join((key,), lambda x: x.squeeze(0))
+    return tensors | layer_names(layers)
 
 
 def _colours_last(patch: int, outputs: Tensor) -> Tensor:
@@ -316,8 +294,8 @@ def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
     found: dict[str, str | Join] = {}
     for i in range(depth):
         for part in ("weight", "bias"):
-            keys = tuple(f"{theirs}.{i}.attention.attention.{name}.{part}" for name in ("query", "key", "value"))
-            found[f"{ours}.{i}.attention.qkv.{part}"] = Join(keys, lambda *qkv: torch.cat(qkv))
+            keys = (f"{theirs}.{i}.attention.attention.{name}.{part}" for name in ("query", "key", "value"))
+            found[f"{ours}.{i}.attention.qkv.{part}"] = stacked(*keys)
             found |= {f"{ours}.{i}.{mine}.{part}": f"{theirs}.{i}.{their}.{part}" for mine, their in LAYER.items()}
     return found
 

@@ -16,8 +16,7 @@ from lattok.image_lam.base import losses
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.trained import TrainedPairModel, of_pairs
 from lattok.image_lam.moto.config import HELD, MotoLAMConfig
-from lattok.image_lam.moto.parts import HeldViT, PatchDecoder, SequenceEncoder
-from lattok.image_lam.moto.perceptual import PerceptualLoss
+from lattok.image_lam.moto.parts import HeldViT, PatchDecoder, PerceptualLoss, SequenceEncoder
 from lattok.types import LossTerms, PairBatch
 
 
@@ -85,7 +84,7 @@ class MotoLAM(TrainedPairModel):
         pairs: Sequence[Sequence[int]],
         features: Tensor,
         vectors: Sequence[Tensor],
-        told: Mapping[str, Any],
+        conditions: Mapping[str, Any],
         perceptual: nn.Module | None,
     ) -> LossTerms:
         """Return the terms of pixels, and of features where a second decoder predicts these."""

@@ -8,6 +8,7 @@ Everything starts as ViT does: matrices and places with deviation 0.02, biases f
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
 from lattok.image_lam.moto.config import ImageEncoderConfig, MotoLAMConfig, PatchDecoderConfig
 from lattok.nn.blocks import PreNormBlock
+from lattok.utils import checks
 
 DEVIATION = 0.02
 EPSILON = 1e-12  # of every norm, as published
+WITHOUT_LPIPS = "Or set it to 0, for a trained model in its config.json."
 
 
 def _learned(*shape: int) -> nn.Parameter:
@@ -154,3 +157,32 @@ class PatchDecoder(nn.Module):
         end = len(self.places)
         predicted = self.out(self.norm(x[:, end - patches.shape[1] : end]))
         return patches + predicted if self.predict_change else predicted
+
+
+class PerceptualLoss(nn.Module):
+    """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
+
+    Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        try:
+            from lpips import LPIPS
+        except ImportError:
+            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", WITHOUT_LPIPS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
+                self.network = LPIPS(net="vgg", verbose=False)
+        except Exception as error:  # a download fails with any type
+            checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), WITHOUT_LPIPS)
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> PerceptualLoss:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, predicted: Tensor, actual: Tensor) -> Tensor:
+        """Compare images [n, 3, H, W] between 0 and 1."""
+        return self.network(predicted.float(), actual.float(), normalize=True).mean()

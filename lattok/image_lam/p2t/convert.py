@@ -28,6 +28,7 @@ from lattok.hub.checkpoint import (
     KeyMap,
     axis_of,
     check_kind,
+    layer_names,
     numbered,
     read_checkpoint,
     read_settings,
@@ -35,12 +36,12 @@ from lattok.hub.checkpoint import (
     translate,
 )
 from lattok.hub.weights import Size, planned
+from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
-from lattok.image_lam.base.keys import block_names
-from lattok.image_lam.base.learner import PairLearner
 from lattok.image_lam.base.parts import GapActionHead
-from lattok.image_lam.p2t.config import ImageLAMConfig
+from lattok.image_lam.base.trained import PairLearner
 from lattok.image_lam.p2t.model import ImageLAM
+from lattok.image_lam.p2t.parts import ImageLAMConfig
 from lattok.utils import checks, files
 from lattok.utils.options import built
 from lattok.utils.output import Output
@@ -158,8 +159,7 @@ def _convert(
     checks.counts(heads=heads)
     facts = {**given, "heads": heads, "cameras": tuple(given["cameras"])}
     language = facts.pop("language")
-    checks.size("cameras", "name: published models see one camera", len(facts["cameras"]), 1)
-    checks.strides(stride=facts["stride"])
+    check_view(facts["cameras"], facts["stride"])
     path = Path(path).expanduser()
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
@@ -201,7 +201,7 @@ def _filled(
     ours |= {} if head is None else head.state_dict(prefix="action_head.")
     kept = [name for name in ours if name.endswith(OURS_ALONE)]
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
-    tensors = translate(foreign, key_map(model, head is not None), ours, str(path), unused=unused, kept=kept)
+    tensors = translate(foreign, key_map(config, head is not None), ours, str(path), unused=unused, kept=kept)
     for name, tensor in ours.items():  # shares memory with the model
         tensor.copy_(tensors[name])
         if name.endswith("quantizer.steps"):
@@ -217,9 +217,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
 
 
-def key_map(model: ImageLAM, acts: bool = False) -> KeyMap:
+def key_map(config: ImageLAMConfig, acts: bool = False) -> KeyMap:
     """Map our tensors to the published names, those of its action head as well if it `acts`."""
-    config = model.config
     both = config.streams == "control+env"
     queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
     tensors: dict[str, str | Join] = {}
@@ -239,7 +238,7 @@ def key_map(model: ImageLAM, acts: bool = False) -> KeyMap:
     names = {ours: f"lam.{theirs}" for ours, theirs in layers.items()}
     if acts:
         names |= {f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)}
-    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in names.items() for x in ("weight", "bias")}
+    return tensors | layer_names(names)
 
 
 def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.trained import TrainedPairModel
-from lattok.image_lam.p2t.config import ImageLAMConfig
-from lattok.image_lam.p2t.parts import Decoder, FusedEncoder, SpaceTimeEncoder, Words
+from lattok.image_lam.p2t.parts import Decoder, FusedEncoder, ImageLAMConfig, SpaceTimeEncoder, Words
 from lattok.types import LatentActions
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor
@@ -117,10 +116,10 @@ class ImageLAM(TrainedPairModel):
         """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions."""
         return self._predicted(features, latents, text, text_mask)
 
-    def _told(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+    def _conditions(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
         """Turn vectors of the instruction's words [samples, S, language_dim] into tokens, which stage 1 needs."""
         if self.language_up is None:
-            return super()._told(samples, text, mask)
+            return super()._conditions(samples, text, mask)
         if text is None:
             checks.fail("text", f"vectors [B, S, {self.config.language_dim}]: this is a stage-1 model", "none")
         checks.rank("text", text, "B S D")

@@ -24,10 +24,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.data.pixels import ALIASED, check_pixels, middle
-from lattok.hub.checkpoint import Importer, Join, axis_of, numbered, register_importer
+from lattok.hub.checkpoint import Importer, Join, axis_of, converted, layer_names, numbered, register_importer
+from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.keys import block_names
-from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.types import LatentActions
 from lattok.utils import checks
@@ -70,7 +70,7 @@ class CentredPixels(FrozenFeatures):
         return super().resize(middle(frames, side, side))
 
 
-class TurnedBlock(SpaceTimeBlock):
+class RotaryBlock(SpaceTimeBlock):
     """Attention over frames in both directions, with queries and keys turned by the frame's number."""
 
     def __init__(self, dim: int, heads: int):
@@ -82,12 +82,12 @@ class TurnedBlock(SpaceTimeBlock):
         x = x + self.space(self.norm1(x), keys=keys)
         seen = self.time.qkv(rearrange(self.norm2(x), "b t n d -> (b n) t d"))
         q, k, v = rearrange(seen, "b t (three h d) -> three b h t d", three=3, h=self.time.heads)
-        mixed = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v)
+        mixed = F.scaled_dot_product_attention(self._rotated(q), self._rotated(k), v)
         mixed = self.time.out(rearrange(mixed, "b h t d -> b t (h d)"))
         x = x + rearrange(mixed, "(b n) t d -> b t n d", b=len(x))
         return x + self.ff(self.norm3(x))
 
-    def _turned(self, x: Tensor) -> Tensor:
+    def _rotated(self, x: Tensor) -> Tensor:
         """Turn neighbouring channels of [b, h, t, d] by frame number times frequency."""
         angles = torch.arange(x.shape[2], device=x.device)[:, None] * self.frequencies  # t d/2
         left, right = x.unflatten(-1, (-1, 2)).unbind(-1)
@@ -112,7 +112,7 @@ class AdaWorldLAM(PublishedLAM):
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
         self.register_buffer("places", sinusoidal_positions(1 + places, width), persistent=False)
         self.places: Tensor
-        self.encoder = nn.ModuleList(TurnedBlock(width, config.heads) for _ in range(config.encoder_depth))
+        self.encoder = nn.ModuleList(RotaryBlock(width, config.heads) for _ in range(config.encoder_depth))
         self.out, self.mean_of = nn.Linear(width, width), nn.Linear(width, config.latent_dim)
         self.patch_up, self.latent_up = nn.Linear(inputs, width), nn.Linear(config.latent_dim, width)
         self.decoder_embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
@@ -171,7 +171,7 @@ def adaworld_lam(
     """
     foreign = read_published(path, "adaworld-lam", ("lam.",))
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(AdaWorldLAM, config, foreign, adaworld_names(config), path)
+    return converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
 
 
 def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:
@@ -204,7 +204,7 @@ def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
             names |= block_names(part, ours, theirs)
             if part == "encoder":
                 names[f"{ours}.frequencies"] = f"{theirs}.temporal_attn.rotary_embedding.freqs"
-    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+    return names | layer_names(layers)
 
 
 register_importer(
@@ -220,14 +220,8 @@ register_importer(
         reads="pixels, 256, the square in the middle",
         differs=(
             ("in a clip of more than two frames every latent sees all of them", "pairs, as in published training"),
-            (
-                "in training mode latents are drawn; in evaluation mode the class keeps every latent that it computed",
-                "the mean in either mode, nothing is kept",
-            ),
-            (
-                "pixels may overshoot [0, 1] after resizing",
-                "clamped, as in published training, and rounded to whole values",
-            ),
+            ("training mode draws latents, evaluation mode keeps all of them", "the mean in either mode, none is kept"),
+            ("resized pixels may overshoot [0, 1]", "clamped, as in published training, and rounded to whole values"),
         ),
         mind="The default gap of 2 frames is that of robots; videos of people had 1. "
         "Latents have no unit size: look at their range before you regress or quantize them.",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -26,14 +26,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import Importer, Join, axis_of, numbered, register_importer
+from lattok.hub.checkpoint import Importer, Join, axis_of, converted, layer_names, numbered, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.types import LatentActions
 from lattok.utils import checks
 
 PATCHES = {1: 8, 2: 8, 4: 8, 16: 16, 64: 16, 256: 32}  # of a side in published training, by codes of a pair
 SECOND = {1: ((4, 4), 1, 0), 2: ((3, 4), 1, 0), 4: ((3, 3), 1, 0), 16: ((3, 3), 2, 1)}  # kernel, stride, padding
+PARTS = {"space": "enc_spatial_transformer", "time": "enc_temporal_transformer", "decoder": "dec_spatial_transformer"}
 NULLS = 2  # learned pairs of key and value that every cross-attention may look at
 SCALE = 8.0  # of scores between unit vectors
 
@@ -140,8 +141,6 @@ class LapaBlock(nn.Module):
 
 
 class LapaTransformer(nn.Module):
-    """Blocks, then a norm."""
-
     def __init__(self, config: LAQConfig, depth: int, cross: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(LapaBlock(config, cross) for _ in range(depth))
@@ -278,7 +277,6 @@ def lapa_laq(
 ) -> LapaLAQ:
     """Read LAPA's latent action quantizer (laq_openx.pt, vae.N.pt or safetensors).
 
-    A .pt file of tensors may have `module.` before its names.
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert lapa-laq laq_openx.pt my-lapa --cameras front
@@ -292,7 +290,7 @@ def lapa_laq(
     """
     foreign = read_published(path, "lapa-laq", ("module.",))
     config = lapa_config(foreign, tokens, image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(LapaLAQ, config, foreign, lapa_names(config), path, laq_unused(foreign))
+    return converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 
 
 def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
@@ -307,7 +305,7 @@ def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: i
 def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names; patches there are ordered channel, row, column."""
     last = partial(_channels_last, patch=config.patch)
-    embed = {f"embed.{i}.{x}": f"to_patch_emb_first_frame.{i + 1}.{x}" for i in (1, 2) for x in ("weight", "bias")}
+    embed = layer_names({f"embed.{i}": f"to_patch_emb_first_frame.{i + 1}" for i in (1, 2)})
     embed |= {f"embed.0.{x}": Join((f"to_patch_emb_first_frame.1.{x}",), last) for x in ("weight", "bias")}
     embed["embed.1.weight"] = Join(("to_patch_emb_first_frame.2.weight",), lambda weight: last(weight.T).T)
     embed |= {f"to_features.{x}": Join((f"to_pixels_first_frame.0.{x}",), last) for x in ("weight", "bias")}
@@ -316,8 +314,7 @@ def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
 
 def laq_sizes(foreign: Mapping[str, Tensor], tokens: int | None) -> dict[str, int]:
     """Find the config fields that shapes give, of the parts that models of pixels and of features share."""
-    size = partial(axis_of, foreign)
-    second = foreign.get("vq.cnn_encoder.2.weight")
+    size, second = partial(axis_of, foreign), foreign.get("vq.cnn_encoder.2.weight")
     kernel = (0, 0) if second is None else tuple(second.shape[2:])
     possible = [n for n in PATCHES if (SECOND[n][0] if n in SECOND else (0, 0)) == kernel]
     if not possible:
@@ -331,8 +328,8 @@ def laq_sizes(foreign: Mapping[str, Tensor], tokens: int | None) -> dict[str, in
         "heads": size("enc_spatial_transformer.layers.0.1.null_kv", 0, 16),
         "head_dim": size("enc_spatial_transformer.layers.0.1.q_scale", 0, 64),
     }
-    for ours, theirs in (("space", "enc_spatial"), ("time", "enc_temporal"), ("decoder", "dec_spatial")):
-        found[f"{ours}_depth"] = numbered(foreign, rf"{theirs}_transformer\.layers\.(\d+)\.") or 1
+    for ours, theirs in PARTS.items():
+        found[f"{ours}_depth"] = numbered(foreign, rf"{theirs}\.layers\.(\d+)\.") or 1
     return found
 
 
@@ -342,34 +339,26 @@ def laq_names(config: LAQConfig) -> dict[str, str | Join]:
     layers |= {"maps.project": "vq.project_in", "code_up": "vq.project_out", "maps.net.0": "vq.cnn_encoder.0"}
     layers |= {"maps.net.2": "vq.cnn_encoder.2"} if config.tokens in SECOND else {}
     names: dict[str, str | Join] = {"codebook": "vq.codebooks"}
-    for part, theirs, depth in _parts(config):
+    for part, theirs in PARTS.items():
         names |= _norm(f"{part}.norm", f"{theirs}.norm_out")
-        for i in range(depth):
+        for i in range(getattr(config, f"{part}_depth")):
             ours, block = f"{part}.blocks.{i}", f"{theirs}.layers.{i}"
-            weight = Join((f"{block}.0.dsconv.weight",), lambda kernel: kernel.squeeze(1))
-            names |= {f"{ours}.places.weight": weight, f"{ours}.places.bias": f"{block}.0.dsconv.bias"}
+            names[f"{ours}.places.weight"] = Join((f"{block}.0.dsconv.weight",), lambda kernel: kernel.squeeze(1))
+            names[f"{ours}.places.bias"] = f"{block}.0.dsconv.bias"
             names |= _attention(f"{ours}.attention", f"{block}.1")
             if part == "decoder":
-                names |= _attention(f"{ours}.cross", f"{block}.2") | _norm(
-                    f"{ours}.cross.context_norm", f"{block}.2.context_norm"
-                )
+                names |= _attention(f"{ours}.cross", f"{block}.2")
+                names |= _norm(f"{ours}.cross.context_norm", f"{block}.2.context_norm")
                 names[f"{ours}.cross.nulls"] = f"{block}.2.null_kv"
             layers[f"{ours}.norm"] = f"{block}.3.0"
             names |= {f"{ours}.widen.weight": f"{block}.3.1.weight", f"{ours}.narrow.weight": f"{block}.3.4.weight"}
-    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+    return names | layer_names(layers)
 
 
 def laq_unused(foreign: Mapping[str, Tensor]) -> list[str]:
-    """List tensors without any effect: the context's norm and the null keys, of which there are none, in attention of
-    tokens to themselves."""
+    """List tensors without effect: context norms and null keys, in attention of tokens to themselves."""
     own = ("1.context_norm.gamma", "1.context_norm.beta", "1.null_kv")
     return [name for name in foreign if "_transformer.layers." in name and name.endswith(own)]
-
-
-def _parts(config: LAQConfig) -> Iterator[tuple[str, str, int]]:
-    yield "space", "enc_spatial_transformer", config.space_depth
-    yield "time", "enc_temporal_transformer", config.time_depth
-    yield "decoder", "dec_spatial_transformer", config.decoder_depth
 
 
 def _norm(ours: str, theirs: str) -> dict[str, str | Join]:
@@ -398,19 +387,12 @@ register_importer(
         weights="Hub: `latent-action-pretraining/LAPA-7B-openx`, `laq_openx.pt`",
         parameters="343.9 M",
         differs=(
-            (
-                "the second frame of the last pairs is the last frame of the episode",
-                "the same; those rows are not `valid`",
-            ),
-            (
-                "draws noise next to the codes; its decoder was trained on codes with that noise",
-                "no noise: `quantized` are rows of the codebook",
-            ),
+            ("the last pairs end with the last frame of the episode", "the same; those rows are not `valid`"),
+            ("draws noise, with which its decoder was trained", "none: `quantized` are rows of the codebook"),
             ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
         ),
         mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
-        "What looks odd and stays, since the weights were trained with it: the convolution before attention "
-        "over time mixes neighbouring places, and the decoder mixes the channels of all codes of a pair, so "
-        "that a code position has no place of its own.",
+        "Two oddities stay, since the weights were trained with them: the convolution before attention over time mixes "
+        "neighbouring places, and the decoder mixes the channels of all codes, so that none has a place of its own.",
     )
 )

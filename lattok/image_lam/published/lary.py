@@ -19,10 +19,10 @@ from typing import Any
 from torch import Tensor
 
 from lattok.data.pixels import ALIASED
-from lattok.hub.checkpoint import Importer, axis_of, register_importer
+from lattok.hub.checkpoint import Importer, axis_of, converted, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
-from lattok.image_lam.published.published_lam import converted, read_published
+from lattok.image_lam.published.published_lam import read_published
 from lattok.utils import checks
 
 BACKBONE = "dino_tokenizer."
@@ -113,7 +113,8 @@ def lary_laq(
         stride=LABELLED.get(str(stride), str(stride)),
     )
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
-    return converted(LaryLAQ, config, foreign, laq_names(config), path, unused, features=LaryLAQ.front(config))
+    features_of = LaryLAQ.front(config)
+    return converted(lambda: LaryLAQ(config, features_of), foreign, laq_names(config), str(path), unused)
 
 
 def lary_config(
@@ -139,13 +140,10 @@ register_importer(
         parameters="169.4 M without DINO",
         reads="features of DINOv3-L or DINOv2-L, 224 pixels",
         differs=(
-            (
-                "saves vectors with new noise at every call, as long as the quantization error",
-                "none: codes are the same, `quantized` are rows of the codebook",
-            ),
+            ("vectors with new noise at every call", "none: the same codes, `quantized` are rows of the codebook"),
             ("features by transformers", "by timm, which no test compares with those"),
             (
-                "labels frames that OpenCV resized, bicubic without antialiasing; was trained on PIL's, bilinear",
+                "labels frames resized by OpenCV, bicubic without antialiasing; was trained on PIL's, bilinear",
                 "as its labels, less than .3 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
             ),
         ),

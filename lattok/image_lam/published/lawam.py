@@ -12,7 +12,6 @@ proprioception.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,18 +21,29 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.data.pixels import check_pixels, middle, resize_pixels
-from lattok.hub.checkpoint import SAFE, Importer, Join, axis_of, numbered, published_settings, register_importer
+from lattok.hub import CONFIG
+from lattok.hub.checkpoint import (
+    SAFE,
+    Importer,
+    Join,
+    axis_of,
+    converted,
+    layer_names,
+    numbered,
+    register_importer,
+    squeezed,
+    stacked,
+)
+from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
-from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.image_lam.published.dinov3 import HeldFeatures
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
 from lattok.nn.blocks import Attention, feed_forward, sinusoidal_positions
 from lattok.types import LatentActions
 from lattok.utils import checks
 
-BASE = 100.0  # of the angles of DINOv3
 NORMS = ("ln", "l2", "none")
 PREFIXES = ("model.policy_backend.lam.", "policy_backend.lam.", "lam.")
 HEAD_WIDTH = 64  # of every published DINOv3
@@ -80,9 +90,7 @@ class LawamConfig(PublishedConfig):
         super().__post_init__()
         checks.one_of("feature_norm", self.feature_norm, NORMS)
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
-        for name, heads, width in (("heads", self.heads, self.width), ("vit_heads", self.vit_heads, self.vit_width)):
-            if width % heads:
-                checks.fail(name, f"a divisor of the width {width}", heads)
+        self.check_heads(heads=self.width, vit_heads=self.vit_width)
         if self.vit_width // self.vit_heads % 4:
             checks.fail("vit_heads", f"heads of {self.vit_width} channels that are multiples of 4 wide", self.vit_heads)
         if self.image_size % self.patch or self.image_width % self.patch:
@@ -92,91 +100,6 @@ class LawamConfig(PublishedConfig):
     def frame_size(self) -> tuple[int, int]:
         """Height and width."""
         return self.image_size, self.image_width
-
-
-def patch_angles(rows: int, columns: int, width: int) -> Tensor:
-    """Angles [rows * columns, width] by which DINOv3 turns queries and keys of patches, from their centres in ±1."""
-    frequencies = BASE ** -(torch.arange(width // 4) * (4 / width))
-    centres = [(torch.arange(count) + 0.5) / count * 2 - 1 for count in (rows, columns)]
-    places = torch.cartesian_prod(*centres)  # n 2
-    return (2 * math.pi * places[:, :, None] * frequencies).flatten(1).tile(2)
-
-
-def turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the last tokens of x [..., n, d], as many as there are rows of `angles`, pairing channels d / 2 apart."""
-    first, rest = x[..., : -len(angles), :], x[..., -len(angles) :, :]
-    left, right = rest.chunk(2, -1)
-    return torch.cat([first, rest * angles.cos() + torch.cat([-right, left], -1) * angles.sin()], -2)
-
-
-class DINOv3Block(nn.Module):
-    """x += scale * attention(norm(x)); x += scale * ff(norm(x))."""
-
-    def __init__(self, width: int, heads: int, hidden: int):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.scale1, self.scale2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
-        self.ff = feed_forward(width, hidden, nn.GELU)
-
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        mixed = F.scaled_dot_product_attention(turned(q, angles), turned(k, angles), v)
-        x = x + self.scale1 * self.out(rearrange(mixed, "b h n d -> b n (h d)"))
-        return x + self.scale2 * self.ff(self.norm2(x))
-
-
-class HeldDINOv3(nn.Module):
-    """As much of a DINOv3 as is in use, with its weights in the artefact."""
-
-    def __init__(self, config: LawamConfig):
-        super().__init__()
-        width, patch = config.vit_width, config.patch
-        self.num_prefix_tokens, self.num_features = 1 + config.vit_registers, width
-        self.feature_norm = config.feature_norm
-        self.prefix = nn.Parameter(torch.randn(self.num_prefix_tokens, width) * 0.02)  # class token, then registers
-        self.patches = nn.Conv2d(3, width, patch, patch)
-        rows, columns = (size // patch for size in config.frame_size)
-        self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
-        self.angles: Tensor
-        self.blocks = nn.ModuleList(
-            DINOv3Block(width, config.vit_heads, config.vit_hidden) for _ in range(config.vit_depth)
-        )
-        self.norm = nn.LayerNorm(width) if config.vit_last_norm else None
-
-    def forward_features(self, pixels: Tensor) -> Tensor:
-        """Turn normalised pixels [n, 3, H, W] into tokens [n, prefix + patches, width]."""
-        patches = self.patches(pixels).flatten(2).transpose(1, 2)
-        x = torch.cat([self.prefix.expand(len(patches), -1, -1), patches], 1)
-        for block in self.blocks:
-            x = block(x, self.angles)
-        x = x if self.norm is None else self.norm(x)
-        if self.feature_norm == "l2":
-            return F.normalize(x, dim=-1)
-        return F.layer_norm(x, x.shape[-1:]) if self.feature_norm == "ln" else x
-
-
-class HeldFeatures(FrozenFeatures):
-    """Frames to features of a network that the model holds."""
-
-    def __init__(self, config: LawamConfig):
-        scaling = (config.mean, config.std, config.interpolation)
-        super().__init__("pixels", config.patch, *scaling, patch=config.patch)
-        self.name, self.frame_size, self.image_size = "held", config.frame_size, config.image_size
-        self.crops = config.wide_frames == "crop"
-        self.network, self.dim = HeldDINOv3(config), config.vit_width
-        self.side = config.image_size // config.patch
-        self.count = math.prod(size // config.patch for size in config.frame_size)
-        self.requires_grad_(False)
-
-    def resize(self, frames: Tensor) -> Tensor:
-        """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""
-        check_pixels(frames)
-        height, width = frames.shape[-3:-1]
-        if self.crops:
-            frames = middle(frames, height, min(width, 4 * height // 3))
-        return resize_pixels(frames, self.frame_size, self.interpolation)
 
 
 def added_sines(dim: int, *axes: tuple[int, int]) -> Tensor:
@@ -279,11 +202,6 @@ class LawamLAM(PublishedLAM):
         super().opened(config, folder, backbone)
         return config, {}
 
-    @property
-    def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
-        return self.features.count * self.config.hidden
-
     def of_frame(self, features: Tensor) -> Tensor:
         """Project features [n, N, D] to tokens [n, N, width]."""
         return self.project_in(features)
@@ -340,27 +258,23 @@ def lawam_lam(
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
-    path = Path(path).expanduser()
-    settings = _settings(config, path)
-    path = path / "model.safetensors" if path.is_dir() else path
+    settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
     foreign = read_published(path, "lawam-lam", PREFIXES)
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
-    return converted(LawamLAM, found, foreign, lawam_names(found, foreign), path, lawam_unused(found, foreign))
+    names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
+    return converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
 
 
 def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> dict[str, Any]:
     """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
-    if config is None:
-        near = [path / "config.json"] if path.is_dir() else sorted(path.parent.glob("*.yaml"))
-        near = [file for file in near if file.is_file() and path.suffix != SAFE]
-        config = near[0] if len(near) == 1 else {}
-    told: Any = published_settings(config)
-    told = told["model"] if isinstance(told.get("model"), Mapping) else told
-    told = {**told, **(told["dinov3_config"] if isinstance(told.get("dinov3_config"), Mapping) else {})}
+    near = [path / CONFIG] if path.is_dir() else [] if path.suffix == SAFE else list(path.parent.glob("*.yaml"))
+    settings = settings_near(config, near if len(near) == 1 else (), "model")
+    inner = settings.get("dinov3_config")
+    settings = {**settings, **(inner if isinstance(inner, Mapping) else {})}
     found = dict(PUBLISHED)
     for name in PUBLISHED:
         for other in (name, f"lam_{name}", f"dinov3_{name}"):
-            found[name] = told.get(other, found[name])
+            found[name] = settings.get(other, found[name])
     checks.one_of("vq_type", found["vq_type"], ("vae",))
     return found
 
@@ -409,23 +323,20 @@ def _layers(foreign: Mapping[str, Tensor]) -> str:
 def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str, str | Join]:
     """Map our tensors to the published names."""
     vision, vit = "vision_encoder.model.", "features.network."
-    prefix = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
-    names: dict[str, str | Join] = {f"{vit}prefix": Join(prefix, lambda *parts: torch.cat(parts, 1).squeeze(0))}
+    tokens = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
+    names: dict[str, str | Join] = {f"{vit}prefix": Join(tokens, lambda *parts: torch.cat(parts, 1).squeeze(0))}
     layers = {f"{vit}patches": f"{vision}embeddings.patch_embeddings"}
     layers |= {f"{vit}norm": f"{vision}norm"} if config.vit_last_norm else {}
     for i in range(config.vit_depth):
         ours, theirs = f"{vit}blocks.{i}", f"{_layers(foreign)}{i}"
         names |= {f"{ours}.scale{j}": f"{theirs}.layer_scale{j}.lambda1" for j in (1, 2)}
-        heads = tuple(f"{theirs}.attention.{letter}_proj.weight" for letter in "qkv")
-        names[f"{ours}.qkv.weight"] = Join(heads, lambda *qkv: torch.cat(qkv))
+        names[f"{ours}.qkv.weight"] = stacked(*(f"{theirs}.attention.{letter}_proj.weight" for letter in "qkv"))
         biases = (f"{theirs}.attention.q_proj.bias", f"{theirs}.attention.v_proj.bias")  # keys have none
         names[f"{ours}.qkv.bias"] = Join(biases, lambda q, v: torch.cat([q, torch.zeros_like(q), v]))
-        layers |= {f"{ours}.out": f"{theirs}.attention.o_proj", f"{ours}.ff.0": f"{theirs}.mlp.up_proj"}
-        layers |= {
-            f"{ours}.ff.3": f"{theirs}.mlp.down_proj",
-            **{f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)},
-        }
-    names["read.queries"] = Join(("encoder.QFormer.queries",), lambda queries: queries.squeeze(0))
+        layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)}
+        layers |= {f"{ours}.out": f"{theirs}.attention.o_proj"}
+        layers |= {f"{ours}.ff.0": f"{theirs}.mlp.up_proj", f"{ours}.ff.3": f"{theirs}.mlp.down_proj"}
+    names["read.queries"] = squeezed("encoder.QFormer.queries")
     cross = "encoder.QFormer.q_cross_attn"
     names |= _packed("read.attention", f"{cross}.attn")
     layers |= {f"read.{part}": f"{cross}.{part}" for part in ("norm1", "norm2", "ff.0", "ff.2")}
@@ -446,13 +357,13 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
     layers |= {"project_out": "encoder.out_proj"} if config.width != config.latent_dim else {}
     layers |= {"norm": "vq.pre_norm"} if config.latent_layer_norm else {}
     layers |= {"last_norm": "decoder.last_ln"} if config.last_norm else {}
-    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+    return names | layer_names(layers)
 
 
 def _packed(ours: str, theirs: str) -> dict[str, str | Join]:
     """Map an attention to the names that torch gives one."""
-    names = {f"{ours}.qkv.{x}": f"{theirs}.in_proj_{x}" for x in ("weight", "bias")}
-    return {**names, **{f"{ours}.out.{x}": f"{theirs}.out_proj.{x}" for x in ("weight", "bias")}}
+    names = layer_names({f"{ours}.out": f"{theirs}.out_proj"})
+    return names | {f"{ours}.qkv.{x}": f"{theirs}.in_proj_{x}" for x in ("weight", "bias")}
 
 
 def lawam_unused(config: LawamConfig, foreign: Mapping[str, Tensor]) -> list[str]:
@@ -478,18 +389,11 @@ register_importer(
         reads="pixels, 256, through the DINOv3 in the file",
         differs=(
             ("bfloat16 inside the policy", "float32"),
-            (
-                "LeRobot resizes pixels as real numbers, the authors to whole values",
-                "resizes to whole pixel values, then scales",
-            ),
-            (
-                "training cuts frames wider than 4:3 to that in the middle; LeRobot squeezes them",
-                "cuts them; `--wide-frames squeeze` as LeRobot",
-            ),
+            ("LeRobot resizes pixels as real numbers, the authors to whole values", "resizes to whole values"),
+            ("cuts frames wider than 4:3; LeRobot squeezes them", "cuts them; `--wide-frames squeeze` as LeRobot"),
         ),
-        mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, "
-        "layer of DINOv3, norm and mask are in its settings alone: `--config`, or the file "
-        "next to the checkpoint. Its tables of time, rows and columns are added onto the same channels. Latents "
-        "have no unit size: look at their range before you regress or quantize them.",
+        mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, layer of "
+        "DINOv3, norm and mask are in its settings alone: `--config`, or the file next to the checkpoint. Latents have "
+        "no unit size: look at their range before you regress or quantize them.",
     )
 )

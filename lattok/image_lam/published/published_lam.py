@@ -13,15 +13,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
-from lattok.hub.checkpoint import KeyMap, check_kind, read_checkpoint, read_settings, translate
-from lattok.hub.weights import Size, planned
+from lattok.hub import WEIGHTS
+from lattok.hub.checkpoint import check_kind, read_checkpoint, read_settings
+from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
 from lattok.image_lam.base.pair_model import PairModel
@@ -33,7 +34,6 @@ from lattok.utils.arrays import Values, as_tensor, like
 # a white pixel, as `encode_pixels` gets it; "normalized": by mean and std already
 WHITE = {"unit": 1.0, "bytes": 255.0}
 ENTRIES = ("state_dict", "model")  # under which a container may hold the weights
-Model = TypeVar("Model", bound="PublishedLAM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,7 @@ class PublishedConfig:
     codebook_size: int = 1  # K; 1: no codes
 
     def __post_init__(self) -> None:
-        checks.size("cameras", "name: published models see one camera", len(self.cameras), 1)
-        checks.strides(stride=self.stride)
+        check_view(self.cameras, self.stride)
         for field in fields(self):
             if field.type == "int":
                 most = MOST_PIXELS if field.name.startswith("image_") else math.inf
@@ -68,6 +67,12 @@ class PublishedConfig:
         if self.quantizer == "none":
             checks.one_of("tokens", self.tokens, (1,))
         check_scaling(self.mean, self.std)
+
+    def check_heads(self, **widths: int) -> None:
+        """Check that each of these fields divides its width."""
+        for name, width in widths.items():
+            if width % getattr(self, name):
+                checks.fail(name, f"a divisor of the width {width}", getattr(self, name))
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -103,6 +108,11 @@ class PublishedLAM(PairModel, ABC):
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
         """Turn outputs of `of_frame` for both frames of n pairs into latents [n, P, d]."""
 
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of the feed-forward, the widest layer."""
+        return self.features.count * self.config.hidden
+
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Build the features, which need no weights of the artefact."""
@@ -110,7 +120,7 @@ class PublishedLAM(PairModel, ABC):
         return config, {"features": cls.front(config)}
 
     def features_of(self, predicted: Tensor) -> Tensor:
-        """Return what `predict` gives as features, which it is."""
+        """Return them as they are: `predict` gives features."""
         return predicted
 
     @torch.no_grad()
@@ -141,10 +151,10 @@ class PublishedLAM(PairModel, ABC):
             now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
             return like(given, self.from_tokens(self.of_pair(now, later)))
 
-    def after_load(self) -> None:
-        """Fetch the features' weights, if they are others'. No gradients, as after conversion: torch multiplies some
-        matrices in another order where a parameter has one, also where none is asked for."""
-        super().after_load()
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Fill this model, without gradients: torch multiplies some matrices in another order where a parameter has
+        one, also where none is asked for."""
+        super().load_tensors(tensors, where)
         self.requires_grad_(False)
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
@@ -182,17 +192,7 @@ def read_published(path: str | os.PathLike[str], kind: str, prefixes: Sequence[s
     return foreign
 
 
-def converted(
-    kind: type[Model],
-    config: Any,
-    foreign: Mapping[str, Tensor],
-    names: KeyMap,
-    where: str | os.PathLike[str],
-    unused: Sequence[str] = (),
-    **parts: Any,
-) -> Model:
-    """Make a model of this config, compared with the file's sizes first, and fill it with its tensors, all or none."""
-    planned(lambda: kind(config, **parts), {name: Size.of(tensor) for name, tensor in foreign.items()}, str(where))
-    model = kind(config, **parts)
-    model.load_tensors(translate(foreign, names, model.saved_tensors(), str(where), unused=unused), str(where))
-    return model.eval().requires_grad_(False)
+def weights_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file of weights, in a folder the one that it has."""
+    path = Path(path).expanduser()
+    return path / WEIGHTS if path.is_dir() else path

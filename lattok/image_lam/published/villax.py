@@ -17,7 +17,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import Importer, Join, axis_of, numbered, published_settings, register_importer
+from lattok.hub.checkpoint import (
+    Importer,
+    Join,
+    axis_of,
+    converted,
+    layer_names,
+    numbered,
+    register_importer,
+    squeezed,
+    stacked,
+)
+from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
-from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
 from lattok.nn.blocks import Attention
 from lattok.types import LatentActions
 from lattok.utils import checks
@@ -64,10 +74,7 @@ class VillaXConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in HEADS:
-            heads, width = getattr(self, name), self.decoder_width if name == "decoder_heads" else self.width
-            if width % heads:
-                checks.fail(name, f"a divisor of the width {width}", heads)
+        self.check_heads(heads=self.width, pool_heads=self.width, decoder_heads=self.decoder_width)
 
 
 class NormedAttention(Attention):
@@ -193,11 +200,6 @@ class VillaXLAM(PublishedLAM):
         self.decoder = nn.ModuleList(VillaXDecoderBlock(config) for _ in range(config.decoder_depth))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
 
-    @property
-    def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
-        return self.features.count * self.config.hidden
-
     def of_frame(self, features: Tensor) -> Tensor:
         """Embed patches [n, N, D] as tokens [n, N, width]."""
         return self.embed(features) + self.places
@@ -238,22 +240,16 @@ def villax_lam(
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: seconds ("0.5s") or frames, by default consecutive ones, as published.
     """
-    path = Path(path).expanduser()
-    folder, path = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
+    path = weights_of(path)
     foreign = read_published(path, "villax-lam")
-    found = villax_config(foreign, _settings(config, folder), cameras=tuple(cameras), stride=str(stride))
-    return converted(VillaXLAM, found, foreign, villax_names(found), path)
-
-
-def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, folder: Path) -> Mapping[str, Any]:
-    if config is None and not (folder / SETTINGS).is_file():
+    if config is None and not (path.parent / SETTINGS).is_file():
         checks.fail("config", f"the published {SETTINGS}, here or next to the weights", "none")
-    told: Any = published_settings(folder / SETTINGS if config is None else config)
-    told = told["config"] if isinstance(told.get("config"), Mapping) else told
-    missing = [name for name in HEADS.values() if not isinstance(told.get(name), int)]
+    settings = settings_near(config, [path.parent / SETTINGS], "config")
+    missing = [name for name in HEADS.values() if not isinstance(settings.get(name), int)]
     if missing:
         checks.fail("config", f"numbers {', '.join(HEADS.values())}", f"none of {', '.join(missing)}")
-    return told
+    found = villax_config(foreign, settings, cameras=tuple(cameras), stride=str(stride))
+    return converted(lambda: VillaXLAM(found), foreign, villax_names(found), str(path))
 
 
 def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **facts: Any) -> VillaXConfig:
@@ -284,7 +280,7 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names."""
     names: dict[str, str | Join] = {"codebook": "vq.embedding.weight", "pool.queries": "encoder.map_block.latents"}
     names |= {"norm.gain": "encoder.norm.g", "decoder_norm.gain": "decoder.norm.g"}
-    names |= {"places": _first("encoder.pe_spatial"), "decoder_places": _first("decoder.pe")}
+    names |= {"places": squeezed("encoder.pe_spatial"), "decoder_places": squeezed("decoder.pe")}
     names["times"] = Join(("encoder.pe_temporal",), lambda table: table.squeeze(0)[:2])
     layers = {"latent_up": "decoder.action_embed", "to_features": "decoder.pred_head"}
     for ours, theirs in (("embed", "encoder"), ("decoder_embed", "decoder")):
@@ -315,11 +311,7 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
         if config.decoder_head_norms:
             norms = {"query": "q_layernorm", "key": "k_layernorm"}
             layers |= {f"{ours}.attention.{mine}_norm": f"{theirs}.attn.{other}" for mine, other in norms.items()}
-    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
-
-
-def _first(name: str) -> Join:
-    return Join((name,), lambda table: table.squeeze(0))
+    return names | layer_names(layers)
 
 
 def _by_pixels(kernel: Tensor) -> Tensor:
@@ -328,11 +320,7 @@ def _by_pixels(kernel: Tensor) -> Tensor:
 
 
 def _query_then_rest(ours: str, theirs: str) -> dict[str, str | Join]:
-    return {f"{ours}.{x}": Join((f"{theirs}.q.{x}", f"{theirs}.kv.{x}"), _stacked) for x in ("weight", "bias")}
-
-
-def _stacked(*parts: Tensor) -> Tensor:
-    return torch.cat(parts)
+    return {f"{ours}.{x}": stacked(f"{theirs}.q.{x}", f"{theirs}.kv.{x}") for x in ("weight", "bias")}
 
 
 register_importer(
@@ -346,13 +334,7 @@ register_importer(
         weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
         parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
         differs=(
-            (
-                (
-                    "labels clips in windows: a latent depends on the frames before its pair, and on its place in the "
-                    "window"
-                ),
-                "the pair alone, as the first one of a clip",
-            ),
+            ("labels windows: a latent depends on the frames before its pair", "the pair alone, as first of a clip"),
             (
                 "resizes pixels as real numbers and rounds once",
                 "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",

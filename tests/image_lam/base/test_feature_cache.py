@@ -22,7 +22,7 @@ import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
-from lattok.image_lam.base.feature_cache import FeatureCache, Kept, Take, _names, features_key
+from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.utils.checks import LattokError
@@ -343,8 +343,8 @@ def numbers(value: float) -> np.ndarray:
 
 
 @pytest.fixture
-def place(tmp_path) -> Kept:
-    return Kept(tmp_path / "0" / "7.npy", (5, 4, 3), "float32")
+def place(tmp_path) -> FeatureFile:
+    return FeatureFile(tmp_path / "0" / "7.npy", (5, 4, 3), "float32")
 
 
 def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
@@ -387,9 +387,9 @@ def test_more_files_than_a_process_may_open(dataset, tmp_path):
     code = """
 import resource, sys, numpy as np
 from pathlib import Path
-from lattok.image_lam.base.feature_cache import CachedFeatures, Kept
+from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureFile
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-places = [Kept(Path(sys.argv[1]) / f"{i}.npy", (3, 2, 2), "float32") for i in range(200)]
+places = [FeatureFile(Path(sys.argv[1]) / f"{i}.npy", (3, 2, 2), "float32") for i in range(200)]
 for i, place in enumerate(places):
     place.write([np.full((3, 2, 2), i, np.float32)])
 found = CachedFeatures([[place] for place in places])(np.arange(600))

@@ -130,9 +130,9 @@ def test_pairs_and_videos_have_a_method_each():
 def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
     lam, frames = make("three blocks, two cameras"), video(21, 2)
     cpu, expected = torch.device("cpu"), lam.label_video(frames, 4)
-    assert labelling.block_size((8 + 3) * 32, cpu) == labelling.MOST
-    assert labelling.block_size(2**30, torch.device("meta")) == labelling.MOST
-    monkeypatch.setattr(labelling, "IN_CACHE", 3 * (8 + 3) * 32)
+    assert labelling.block_size((8 + 3) * 32, cpu) == labelling.MAX_BLOCK
+    assert labelling.block_size(2**30, torch.device("meta")) == labelling.MAX_BLOCK
+    monkeypatch.setattr(labelling, "NUMBERS_IN_CACHE", 3 * (8 + 3) * 32)
     assert labelling.block_size((8 + 3) * 32, cpu) == 3
     check_equal(lam.label_video(frames, 4), expected)
 
@@ -159,7 +159,7 @@ def test_only_a_window_is_held_and_every_frame_computed_once():
     done: list[torch.Tensor] = []
     lam.label_video(pieces(), stride, Counting())
     assert shown == 300
-    assert max(ahead) <= stride + 2 * labelling.MOST
+    assert max(ahead) <= stride + 2 * labelling.MAX_BLOCK
 
 
 def test_training_mode_autocast_and_read_only_frames_change_nothing():

@@ -83,7 +83,7 @@ def patches(model: MotoLAM, images: Tensor) -> Tensor:
 def gradients(model: MotoLAM) -> dict[str, Tensor]:
     """Gradients by published name, of parameters that are one tensor there."""
     found, trained = {}, dict(model.named_parameters())
-    for name, source in key_map(model).items():
+    for name, source in key_map(model.config).items():
         if name in trained and trained[name].grad is not None:
             key = source.keys[0] if isinstance(source, Join) and len(source.keys) == 1 else source
             found[key] = trained[name].grad
@@ -323,7 +323,7 @@ def test_every_key_of_the_published_size_has_its_place():
     )
     model = planned(lambda: MotoLAM(config), {name: Size.of(tensor) for name, tensor in shapes.items()}, "file")
     ours, used = model.saved_tensors(), set()
-    for name, source in key_map(model).items():
+    for name, source in key_map(model.config).items():
         keys = source.keys if isinstance(source, Join) else (source,)
         if not name.startswith("features."):
             made = source.make(*map(shapes.get, keys)) if isinstance(source, Join) else shapes[source]
@@ -331,7 +331,7 @@ def test_every_key_of_the_published_size_has_its_place():
             used |= {*keys}
     assert used == shapes.keys()
     kept = ("control.quantizer.steps", "control.quantizer.codebooks.0.cluster_size")
-    assert ours.keys() - key_map(model).keys() == {*kept}
+    assert ours.keys() - key_map(model.config).keys() == {*kept}
 
 
 def test_wrong_files_get_one_line(tmp_path):

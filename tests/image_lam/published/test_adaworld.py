@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from lattok.convert import adaworld_lam
-from lattok.image_lam.published.adaworld import AdaWorldConfig, AdaWorldLAM, adaworld_config, adaworld_names
+from lattok.image_lam.published.adaworld import AdaWorldLAM
 from lattok.utils.checks import LattokError
 from tests.data.test_pixels import opencv_cubic
-from tests.image_lam.published.parity import Case, check_full_size, close, key_list, open_case
+from tests.image_lam.published.parity import Case, close, open_case
 
 
 @pytest.fixture
@@ -56,15 +56,6 @@ def test_frames_are_cropped_and_resized_as_published(first, size):
     got = torch.from_numpy(model.resize(frames.numpy()))
     assert (got.movedim(-1, 1) / 255 - wanted).abs().max() < 0.51 / 255
     assert (got.int() - torch.from_numpy(opencv_cubic(square.numpy(), 48, 48))).abs().max() <= 1
-
-
-def test_the_full_size_file_is_recognised():
-    foreign = key_list("adaworld")
-    config = adaworld_config(foreign)
-    assert config == AdaWorldConfig()
-    with torch.device("meta"):
-        model = AdaWorldLAM(config)
-    check_full_size(model, adaworld_names(config), foreign, [])
 
 
 def test_sizes_that_do_not_fit_are_said(first):

@@ -13,13 +13,11 @@ from PIL import Image
 import lattok
 from lattok.cli import main
 from lattok.convert import lary_laq
-from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.published.lapa import laq_names, laq_unused
-from lattok.image_lam.published.lary import DINO, LABELLED, LaryConfig, LaryLAQ, lary_config
+from lattok.image_lam.published.lary import DINO, LABELLED, LaryLAQ, lary_config
 from lattok.utils.checks import LattokError
 from tests.data.test_pixels import opencv_cubic
 from tests.image_lam.backbones import local_timm
-from tests.image_lam.published.parity import ROOT, check_full_size, check_labels, close, key_list, open_case
+from tests.image_lam.published.parity import ROOT, check_labels, close, open_case
 
 
 @pytest.fixture(params=["lary_laq_a", "lary_laq_b"])
@@ -70,23 +68,6 @@ def test_a_backbone_in_the_file_is_left_out_and_told_apart(convert, tmp_path):
     assert lary_config(tensors | held, stride="5").features == DINO[2]
     registers = {"dino_tokenizer.model.register_tokens": torch.ones(1)}
     assert lary_config(tensors | held | registers, stride="5").features == DINO[3]
-
-
-def test_the_full_size_file_is_recognised():
-    foreign = key_list("lary")
-    config = lary_config(foreign, stride="5")
-    assert config == LaryConfig(stride="5")
-    with torch.device("meta"):
-        model = LaryLAQ(config, _network(config))
-    check_full_size(model, laq_names(config), foreign, laq_unused(foreign))
-    assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(169.4e6, rel=1e-3)
-
-
-def _network(config):
-    """Only its sizes are asked for."""
-    front = FrozenFeatures("pixels", config.image_size)
-    front.dim = config.width
-    return front
 
 
 def test_labels_do_not_depend_on_batches_or_pieces_and_a_saved_model_is_the_same_one(convert, tmp_path, monkeypatch):

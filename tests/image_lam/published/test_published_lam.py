@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,24 +25,26 @@ from lattok.convert import (
     univla_lam,
     villax_lam,
 )
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published import (
     AdaWorldConfig,
     AdaWorldLAM,
     LapaConfig,
     LapaLAQ,
     LaryConfig,
+    LaryLAQ,
     LawamConfig,
     LawamLAM,
     VillaXConfig,
     VillaXLAM,
 )
-from lattok.image_lam.published.adaworld import FREQUENCIES, adaworld_config
-from lattok.image_lam.published.lapa import lapa_config
+from lattok.image_lam.published.adaworld import FREQUENCIES, adaworld_config, adaworld_names
+from lattok.image_lam.published.lapa import lapa_config, lapa_names, laq_names, laq_unused
 from lattok.image_lam.published.lary import lary_config
-from lattok.image_lam.published.lawam import PUBLISHED, lawam_config
-from lattok.image_lam.published.villax import HEADS, villax_config
+from lattok.image_lam.published.lawam import PUBLISHED, lawam_config, lawam_names, lawam_unused
+from lattok.image_lam.published.villax import HEADS, villax_config, villax_names
 from lattok.utils.checks import LattokError
-from tests.image_lam.published.parity import check_labels, open_case
+from tests.image_lam.published.parity import check_full_size, check_labels, key_list, open_case
 
 DEEP: dict[str, Any] = {"space_depth": 1, "time_depth": 1, "decoder_depth": 1}
 WRONG = [
@@ -133,6 +136,40 @@ def test_what_tensors_do_not_tell_is_as_published():
     front = "vision_encoder.model.embeddings."
     narrow = {f"{front}cls_token": torch.empty(1, 1, 32), f"{front}patch_embeddings.weight": torch.empty(32, 3, 8, 8)}
     assert lawam_config(blocks | narrow, PUBLISHED) == replace(wanted, vit_width=32, vit_heads=1, patch=8)
+
+
+FULL_SIZE = {  # model, its configuration by the file's keys, names and unused keys, how many parameters
+    "adaworld": (AdaWorldLAM, adaworld_config, lambda c, keys: (adaworld_names(c), []), 474.7e6),
+    "lapa": (LapaLAQ, lambda keys: lapa_config(keys, None, None), lambda c, k: (lapa_names(c), laq_unused(k)), 343.9e6),
+    "lary": (LaryLAQ, partial(lary_config, stride="5"), lambda c, keys: (laq_names(c), laq_unused(keys)), 169.4e6),
+    "lawam": (
+        LawamLAM,
+        partial(lawam_config, settings=PUBLISHED),
+        lambda c, keys: (lawam_names(c, keys), lawam_unused(c, keys)),
+        616.3e6,  # 725.1 with what is left out
+    ),
+    "villax": (
+        VillaXLAM,
+        partial(villax_config, settings=dict(zip(HEADS.values(), (8, 8, 16), strict=True))),
+        lambda c, keys: (villax_names(c), []),
+        201.3e6,
+    ),
+}
+
+
+@pytest.mark.parametrize("system", FULL_SIZE)
+def test_the_full_size_file_is_recognised(system):
+    (kind, find, read, parameters), foreign = FULL_SIZE[system], key_list(system)
+    config, parts = find(foreign), {}
+    assert config == kind.config_class(**{"stride": "5"} if system == "lary" else {})
+    if system == "lary":  # of its features' network only the width is asked for
+        parts["features"] = FrozenFeatures("pixels", config.image_size)
+        parts["features"].dim = config.width
+    with torch.device("meta"):
+        model = kind(config, **parts)
+    names, unused = read(config, foreign)
+    check_full_size(model, names, foreign, unused)
+    assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(parameters, rel=3e-3)
 
 
 SMALL = {

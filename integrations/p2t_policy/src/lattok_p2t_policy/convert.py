@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lattok.hub import OWN, WEIGHTS
-from lattok.hub.checkpoint import KeyMap, axis_of, numbered, read_checkpoint, translate
+from lattok.hub.checkpoint import KeyMap, axis_of, layer_names, numbered, read_checkpoint, translate
 from lattok.utils import checks, files
 from lattok.utils.output import Output
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
@@ -150,7 +150,7 @@ def key_map(config: ReleasedVLAConfig) -> KeyMap:
         layers |= {f"align.{x}": f"{ALIGN}{x}" for x in ("norm", "fc1", "fc2")}
     if config.pooling:
         tensors["pooling.query"] = f"{POOLING}query"
-    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+    return tensors | layer_names(layers)
 
 
 def sizes(foreign: Tensors) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""What importers of latent action models share: settings next to a file, the one camera, names of UniVLA's blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lattok.hub.checkpoint import Join, layer_names, published_settings, stacked
+from lattok.utils import checks
+
+ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
+
+
+def check_view(cameras: Sequence[str], stride: str) -> None:
+    """Check what published models see of a dataset: pairs of frames of one camera."""
+    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
+    checks.strides(stride=stride)
+
+
+def settings_near(
+    config: Mapping[str, Any] | str | os.PathLike[str] | None, near: Iterable[Path], inner: str
+) -> Mapping[str, Any]:
+    """Read published settings, by default the first file that is there of those `near` the weights; {} where none is.
+
+    Some files hold them under a name of their own, `inner`.
+    """
+    if config is None:
+        config = next((file for file in near if file.is_file()), {})
+    settings = published_settings(config)
+    return settings[inner] if isinstance(settings.get(inner), Mapping) else settings
+
+
+def block_names(part: str, ours: str, theirs: str) -> dict[str, str | Join]:
+    """Map a Transformer block of UniVLA's encoder or decoder, or of a model that comes from it."""
+    names: dict[str, str | Join] = {}
+    layers = {f"norm{j}": f"norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)} | {"ff.0": "ffn.0", "ff.3": "ffn.3"}
+    for our_name, their_name in ATTENTIONS[part].items():
+        keys = (f"{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
+        names[f"{ours}.{our_name}.qkv.weight"] = stacked(*keys)
+        layers[f"{our_name}.out"] = f"{their_name}.to_out.0"
+    return names | layer_names({f"{ours}.{a}": f"{theirs}.{b}" for a, b in layers.items()})
