@@ -22,7 +22,7 @@ from benchmarks.common import Case, backward, environment, interleaved, peak, wr
 from lattok.backbones import BackboneConfig
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
-from lattok.image_lam.clips.config import DecoderConfig, FeaturesConfig
+from lattok.image_lam.clips.config import ClipDecoderConfig, FeaturesConfig
 from lattok.types import PairBatch, PolicyBatch
 
 CAMERAS, BATCH, SIDE, PATCH, WIDTH, DEPTH, ACTIONS, HORIZON = ("front", "wrist"), 8, 64, 16, 128, 4, 7, 16
@@ -44,7 +44,7 @@ def teacher(frames: int) -> tuple[ClipLAM, PolicyBatch]:
         prompt="{task}",
         backbone=BackboneConfig("scratch", train="full", width=WIDTH, depth=DEPTH, patch_size=PATCH),
         features=FeaturesConfig(size=SIDE, patch=PATCH),
-        decoder=DecoderConfig(width=WIDTH, depth=DEPTH, heads=4),
+        decoder=ClipDecoderConfig(width=WIDTH, depth=DEPTH, heads=4),
     )
     clips = torch.randint(0, 256, (BATCH, frames, len(CAMERAS), SIDE, SIDE, 3), dtype=torch.uint8)
     valid = torch.ones(BATCH, HORIZON, dtype=torch.bool)
