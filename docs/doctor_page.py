@@ -46,9 +46,9 @@ def verdicts() -> str:
     """Return what to do about each verdict of a report that falls short, of a model without labels."""
     rows = ["| verdict | where it falls short |", "|---|---|"]
     rows += [f"| `{key}` | {Subject().fill(about.advice)} |" for key, about in criteria().items() if about.advice]
-    rows += [f"| most, of a model that was not trained by lattok | {OTHERWISE.format('image-lam')} |"]
-    rows += [f"| open, not run | {NOT_RUN} |", f"| open, within the noise | {UNCLEAR} |"]
-    return "\n".join([*rows, f"| open, one episode | {ALONE} |"])
+    rows += [f"| most, of a model that was not trained here | {OTHERWISE.format('image-lam')} |"]
+    rows += [f"| unclear, not run | {NOT_RUN} |", f"| unclear, too close to tell | {UNCLEAR} |"]
+    return "\n".join([*rows, f"| unclear, one episode | {ALONE} |"])
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

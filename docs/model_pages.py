@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-import lattok
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds
@@ -25,10 +25,10 @@ def families() -> Iterator[str]:
 
 
 def _link(family: type) -> str:
-    public = family.__name__ in lattok.__all__ or family.__module__.startswith("lattok.image_lam.published")
     parts = family.__module__.split(".")
-    package = ".".join(parts[: 3 if parts[:2] == ["lattok", "image_lam"] and parts[2] in ("clips", "published") else 2])
-    return f"[`{family.__name__}`][{package}.{family.__name__}]" if public else f"`{family.__name__}`"
+    packages = (".".join(parts[:end]) for end in range(2, len(parts) + 1))
+    home = next(each for each in packages if hasattr(sys.modules[each], family.__name__))
+    return f"[`{family.__name__}`][{home}.{family.__name__}]"
 
 
 def table() -> str:

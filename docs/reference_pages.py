@@ -12,6 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import lattok
 from lattok.cli import VERBS, Group
 from lattok.cli.flags import Verb, docs_of, words_of
 from lattok.hub import FAMILIES
@@ -19,6 +20,7 @@ from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.options import Option, options_of
 
+FIRST = ("open_dataset", "load", "train", "evaluate", "annotate", "verify")  # on the page of `lattok`
 PACKAGE = Path(__file__).parents[1] / "lattok"
 # In the order of a user's path; helpers that only lattok itself calls have no page.
 PUBLIC = (
@@ -28,6 +30,7 @@ PUBLIC = (
     "action_vq",
     "image_lam",
     "image_lam.clips",
+    "image_lam.inverse",
     "image_lam.published",
     "convert",
     "backbones",
@@ -54,7 +57,7 @@ PUBLIC = (
 
 def pages() -> dict[str, str]:
     """Return the text of every page, by its name."""
-    tables = {"commands": commands(), "presets": presets(), "configurations": configurations()}
+    tables = {"commands": commands(), "presets": presets(), "configurations": configurations(), "lattok": top()}
     modules = {name: module(name) for name in PUBLIC if _exists(name)}
     return {**tables, **{name.replace("cli.", ""): text for name, text in modules.items()}}
 
@@ -64,6 +67,26 @@ def _exists(name: str) -> bool:
     return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
 
 
+def top() -> str:
+    """Return the page of `lattok` itself: each of its names, what it is, and a link to where it is described."""
+    parts = [
+        "# lattok",
+        (
+            "What `import lattok` gives. The names load when they are used, so that the import stays light. "
+            "`lattok.convert`, `lattok.data`, `lattok.labels`, `lattok.sim` and `lattok.vla` are modules."
+        ),
+    ]
+    names = {name: place_of(home, name) for name, home in lattok._homes().items()}
+    for title, test in (("Functions", inspect.isfunction), ("Classes", inspect.isclass)):
+        rows = [f"## {title}", "| name | |\n|---|---|"]
+        chosen = {name: getattr(lattok, name) for name in names if test(getattr(lattok, name))}
+        for name in (*(name for name in FIRST if name in chosen), *(name for name in chosen if name not in FIRST)):
+            said = (inspect.getdoc(chosen[name]) or "").partition("\n\n")[0]
+            rows[-1] += f"\n| [`lattok.{name}`][{names[name]}] | {cell(said)} |"
+        parts += rows
+    return "\n\n".join(parts) + "\n"
+
+
 def module(name: str) -> str:
     """Return the page of a module: what it defines, and what it brings together from modules below it."""
     if name == "convert":
@@ -71,7 +94,15 @@ def module(name: str) -> str:
         return f"# lattok.{name}\n\n" + "\n".join(f"::: {read.__module__}.{read.__name__}\n" for read in readers)
     members = exported(f"lattok.{name}")
     chosen = f"\n    options:\n      members: [{', '.join(members)}]\n" if members else "\n"
-    return f"# lattok.{name}\n\n::: lattok.{name}{chosen}"
+    hidden = [each for each in members if place_of(f"lattok.{name}", each) != f"lattok.{name}.{each}"]
+    more = "".join(f"\n::: {place_of(f'lattok.{name}', each)}\n" for each in hidden)
+    return f"# lattok.{name}\n\n::: lattok.{name}{chosen}{more}"
+
+
+def place_of(home: str, name: str) -> str:
+    """Return the dotted name under which a function or class is found: a module beside it may have the same name."""
+    module = PACKAGE.joinpath(*home.split(".")[1:], f"{name}.py")
+    return f"{home}.{name}.{name}" if module.exists() else f"{home}.{name}"
 
 
 def exported(name: str) -> list[str]:
@@ -219,7 +250,7 @@ def cell(text: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Add the pages to the navigation."""
-    titles = {"commands": "Commands", "presets": "Presets", "configurations": "Configurations"}
+    titles = {"commands": "Commands", "presets": "Presets", "configurations": "Configurations", "lattok": "lattok"}
     names = [*titles, *(name.replace("cli.", "") for name in PUBLIC if _exists(name))]
     reference = [{titles.get(name, f"lattok.{name}"): f"reference/{name}.md"} for name in names]
     config.nav = [*config.nav, {"Reference": reference}]

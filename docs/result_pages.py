@@ -47,8 +47,11 @@ GROUPS = {
     "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
-    "closed_loop": ("benchmarks/closed_loop/tables.py", "[Do latent actions help?](closed_loop.md) has the tables."),
-    "closed_loop_labels": ("benchmarks/closed_loop/quality.py", "[What it says](closed_loop.md)."),
+    "closed_loop": ("benchmarks/closed_loop/tables.py", "[All tables](closed_loop_tables.md)."),
+    "closed_loop_labels": (
+        "benchmarks/closed_loop/quality.py",
+        "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
+    ),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
@@ -58,28 +61,26 @@ UNTRACKED = "lacks the script, which was committed later"
 AGAIN = {  # entries that no published commit can repeat, and why: to be run again, and then to be taken out here
     "tokenizers": {"2625d5d": REWRITTEN},
     "zoo_speed": {"2625d5d": REWRITTEN, "2625d5d+": REWRITTEN, "36bbcca+": CHANGED},
-    "collapse": {"5396190": UNTRACKED},
     "shuffle_lam": {"2f35219": UNTRACKED},
     "shuffle_policy": {"2f35219": UNTRACKED},
     "annotate_speed": {"869ef0c+": CHANGED},
-    "clip_step": {"b7820dd+": CHANGED},
     "closed_loop_labels": {"e0acf30+": CHANGED},
     "fast_speed": {"1c8dde6+": CHANGED},
     "lam_labels": {"07ae6d4+": CHANGED},
-    "lam_robust": {"07ae6d4+": CHANGED},
     "video_decode": {"07ae6d4+": CHANGED},
+    "action_tokenizer_speed": {"63605ba": REWRITTEN},
+    "clip_step": {"63605ba": REWRITTEN},
+    "joint_step": {"63605ba": REWRITTEN},
+    "kill": {"9fd0b93": REWRITTEN},
+    "kill_runs": {"fdb9a04": REWRITTEN},
+    "lam_distractors": {"0d62591": REWRITTEN},
+    "vla_step": {"d75f8f7": REWRITTEN},
 }
 # changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
 MOVED = {"8817ab5": "Adam is torch's fused one", "ad8f7f4": "dead codes are revived by other draws"}
 EARLIER = (  # results of training, from before both
     "tokenizers",
-    "collapse",
-    "mask_loss",
     "lam_labels",
-    "lam_robust",
-    "lam_start",
-    "lam_distractors",
-    "main_job",
     "vla_study",
 )
 COMMIT = re.compile(r"[0-9a-f]{7,40}\+?")

@@ -3,16 +3,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lattok.version import __version__
+from lattok.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lattok import convert as convert
+    from lattok.action_vq import BEAST as BEAST
     from lattok.action_vq import FAST as FAST
     from lattok.action_vq import FSQ as FSQ
+    from lattok.action_vq import OAT as OAT
     from lattok.action_vq import TOAST as TOAST
     from lattok.action_vq import P2TActionVQ as P2TActionVQ
+    from lattok.action_vq import QueST as QueST
     from lattok.action_vq import ResidualVQ as ResidualVQ
     from lattok.action_vq import UniformBins as UniformBins
+    from lattok.action_vq import VQBeT as VQBeT
     from lattok.annotation import annotate as annotate
     from lattok.annotation import verify as verify
     from lattok.data import export as export
@@ -23,8 +27,10 @@ if TYPE_CHECKING:
     from lattok.image_lam import ImageLAM as ImageLAM
     from lattok.image_lam import MotoLAM as MotoLAM
     from lattok.image_lam.clips import ClipLAM as ClipLAM
+    from lattok.image_lam.inverse import InverseDynamics as InverseDynamics
     from lattok.inference import for_inference as for_inference
     from lattok.labels import push_dataset as push_dataset
+    from lattok.loading import list_families as list_families
     from lattok.loading import list_models as list_models
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from lattok.recipes import FASTRecipe as FASTRecipe
     from lattok.recipes import FSQRecipe as FSQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
+    from lattok.recipes import InverseDynamicsRecipe as InverseDynamicsRecipe
     from lattok.recipes import LARARecipe as LARARecipe
     from lattok.recipes import LatBotRecipe as LatBotRecipe
     from lattok.recipes import MotoLAMRecipe as MotoLAMRecipe
@@ -43,38 +50,49 @@ if TYPE_CHECKING:
     from lattok.utils.checks import LattokError as LattokError
     from lattok.vla import LatentVLA as LatentVLA
 
-HOMES = {  # where the names above live; a test compares the two lists
-    "lattok.action_vq": "FAST FSQ TOAST P2TActionVQ ResidualVQ UniformBins",
+HOMES = {  # where the names above live, but for families of TOKENIZERS; a test compares the two lists
     "lattok.annotation": "annotate verify",
     "lattok.data": "export open_dataset sample_dataset_path",
     "lattok.evaluation": "compare evaluate",
     "lattok.image_lam": "ImageLAM MotoLAM",
     "lattok.image_lam.clips": "ClipLAM",
+    "lattok.image_lam.inverse": "InverseDynamics",
     "lattok.inference": "for_inference",
     "lattok.labels": "push_dataset",
-    "lattok.loading": "list_models load",
-    "lattok.recipes": "ActionVQRecipe ClipLAMRecipe FASTRecipe FSQRecipe ImageLAMRecipe LARARecipe "
-    "LatBotRecipe MotoLAMRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe VLARecipe train",
+    "lattok.loading": "list_families list_models load",
+    "lattok.recipes": "ActionVQRecipe ClipLAMRecipe FASTRecipe FSQRecipe ImageLAMRecipe "
+    "InverseDynamicsRecipe LARARecipe LatBotRecipe MotoLAMRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe "
+    "VLARecipe train",
     "lattok.utils.checks": "LattokError",
     "lattok.vla": "LatentVLA",
 }
 _HOMES = {name: home for home, names in HOMES.items() for name in names.split()}
 MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
-__all__ = ["__version__", "convert", *_HOMES]
+TOKENIZERS = "lattok.action_vq"  # looked up there, so that a new family is named once above, and nowhere below
 
 
 def __getattr__(name: str) -> Any:
     if name in MODULES:
         return import_module(f"lattok.{name}")
-    if name not in _HOMES:
+    if name == "__all__":
+        return ["__version__", "convert", *_homes()]
+    homes = _HOMES if name in _HOMES or name.startswith("_") else _homes()
+    if name not in homes:
         from lattok.utils.checks import did_you_mean
 
-        hint = "" if name.startswith("_") else did_you_mean(name, _HOMES)
+        hint = "" if name.startswith("_") else did_you_mean(name, homes)
         raise AttributeError(f"module 'lattok' has no attribute {name!r}" + (f". {hint}" if hint else ""))
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(homes[name]), name)
     globals()[name] = value
     return value
 
 
+def _homes() -> dict[str, str]:
+    """Return where all public names live; families of action tokenizers have to be imported for that."""
+    members = vars(import_module(TOKENIZERS))
+    families = [name for name, value in members.items() if isinstance(value, type) and hasattr(value, "fit_options")]
+    return _HOMES | dict.fromkeys(families, TOKENIZERS)
+
+
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(__getattr__("__all__"))

@@ -1,28 +1,32 @@
 """Trained models for inference alone, faster: one door for all families.
 
 labeller = lattok.for_inference(lam, precision="bfloat16")      # CPU or CUDA
-fast = lattok.for_inference(tokenizer)                          # decodes by a table
+fast = lattok.for_inference(tokenizer)                          # on the CPU
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from lattok.action_vq import P2TActionVQ
+from lattok.action_vq.learned import TrainedTokenizer
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
-from lattok.types import LatentActions, VideoLabeller
+from lattok.nn.packed import packed
+from lattok.types import LatentActions, Quantized, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
 
+Learned = TypeVar("Learned", bound=TrainedTokenizer)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
@@ -30,21 +34,26 @@ MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to th
 @overload
 def for_inference(model: TrainedPairModel, precision: str = "float32") -> FastImageLAM: ...
 @overload
-def for_inference(model: P2TActionVQ) -> FastActionVQ: ...
+def for_inference(model: P2TActionVQ) -> FastActionVQ | P2TActionVQ: ...
+@overload
+def for_inference(model: Learned) -> Learned: ...
 def for_inference(model: object, precision: str = "float32") -> object:
     """Return a faster form of a model for inference alone, with the weights as they are now.
 
     A latent action model becomes a labeller, in float32 or "bfloat16", where a few codes differ; its `describe()` says
-    how labels were made. A `P2TActionVQ` with the step decoder becomes a tokenizer that decodes by a table.
+    how labels were made. A tokenizer of actions that learned by gradients becomes a copy on the CPU, with matrices in
+    the order of its kernels; a `P2TActionVQ` with the step decoder also decodes by a table.
     """
     if isinstance(model, TrainedPairModel):
         return FastImageLAM(model, precision)
-    if isinstance(model, P2TActionVQ):
+    if isinstance(model, TrainedTokenizer):
         if precision != "float32":
             checks.fail("precision", "float32 for a tokenizer of actions", precision)
-        return FastActionVQ(model)
+        if isinstance(model, P2TActionVQ) and model.config.decoder == "step":
+            return FastActionVQ(model)
+        return packed(copy.deepcopy(model).cpu().eval())
     hint = "Other models have no faster form: use them as they are."
-    return checks.fail("model", "an ImageLAM, a MotoLAM or a P2TActionVQ", type(model).__name__, hint)
+    return checks.fail("model", "an ImageLAM, a MotoLAM or a trained tokenizer of actions", type(model).__name__, hint)
 
 
 class FastImageLAM(VideoLabeller):
@@ -78,8 +87,8 @@ class FastImageLAM(VideoLabeller):
     def resize(self, frames: np.ndarray) -> np.ndarray:
         return self._lam.resize(frames)
 
-    def label_video(self, frames: Video, stride: int) -> LatentActions:
-        return self._lam.label_video(frames, stride, self._encoder)
+    def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
+        return self._lam.label_video(frames, stride, self._encoder, fps=fps)
 
     @torch.no_grad()
     def encode(self, frames: Values) -> LatentActions:
@@ -202,6 +211,19 @@ def _tokens(net: Any) -> tuple[Tensor, Tensor]:
     return before + places[: len(before)], places[len(before) :]
 
 
+class NearestCode(nn.Module):
+    """Latents [..., d] to the code whose row is nearest: argmax x e_k - |e_k|^2 / 2."""
+
+    def __init__(self, book: Tensor):
+        super().__init__()
+        scores = skip_init(nn.Linear, *book.T.shape)
+        scores.load_state_dict({"weight": book, "bias": -book.square().sum(1) / 2})
+        self.scores = packed(nn.Sequential(scores))
+
+    def forward(self, latents: Tensor) -> Quantized:
+        return Quantized(latents, self.scores(latents).argmax(-1), {})
+
+
 class FastActionVQ:
     """What `lattok.for_inference` makes of a `P2TActionVQ`: a copy of its weights, on the CPU, in float32.
 
@@ -209,22 +231,23 @@ class FastActionVQ:
     """
 
     def __init__(self, tokenizer: P2TActionVQ):
-        if tokenizer.config.decoder != "step":
-            hint = "The context decoder sees a whole chunk, so it has no table: use the tokenizer itself."
-            checks.fail("model", "a tokenizer with the step decoder", f"decoder {tokenizer.config.decoder!r}", hint)
         self._plain = plain = copy.deepcopy(tokenizer).cpu().eval()
         with torch.no_grad(), plain.inference():
             rows = plain.normalizer.inverse(plain.decoder(plain.quantizer.codebook_vectors[0]))
         self.table = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
+        self._encoder: Any = packed(copy.deepcopy(plain))
+        self._encoder.quantizer = NearestCode(plain.quantizer.codebook_vectors[0])
         self._steps, self._size = (plain.horizon,), len(self.table)
         self.horizon, self.action_dim = plain.horizon, plain.action_dim
         self.vocab_size, self.tokens_per_chunk = plain.vocab_size, plain.tokens_per_chunk
 
-    def encode(self, chunks: Any, valid: Values | None = None) -> Any:
+    def encode(self, chunks: Any, valid: Values | None = None, *, repair: bool = False) -> Any:
         """Encode as `P2TActionVQ` does."""
-        return self._plain.encode(chunks, valid)
+        with torch.inference_mode():  # views cost less
+            codes = self._encoder.encode(chunks, valid, repair=repair)
+        return codes.clone() if isinstance(codes, Tensor) else codes  # a policy may learn from it
 
-    def decode(self, codes: Any, return_info: bool = False) -> Any:
+    def decode(self, codes: Any, return_info: bool = False, *, repair: bool = False) -> Any:
         """Decode as `P2TActionVQ` does, legal codes by the table."""
         if not return_info:
             readable = isinstance(codes, Tensor) and codes.is_cpu and codes.layout is torch.strided
@@ -233,7 +256,7 @@ class FastActionVQ:
             if legal is not None:
                 chunks = self.table.take(legal, 0)
                 return torch.from_numpy(chunks) if isinstance(codes, Tensor) else chunks
-        return self._plain.decode(codes, return_info=return_info)
+        return self._plain.decode(codes, return_info=return_info, repair=repair)
 
     def _legal(self, codes: Any) -> NDArray[np.int64] | None:
         """Return codes int64 [B, H] if all are 0..K-1, else None; seen as unsigned, a negative number is a huge one."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from lattok import hub
-from lattok.hub.client import LoadOptions
+from lattok.hub.client import ASSETS, SAMPLES, LoadOptions
 from lattok.types import Labeller
 from lattok.utils import checks
 
@@ -42,7 +45,23 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     return model
 
 
-def list_models() -> dict[str, str]:
+def list_models(pattern: str = "*", folder: str | os.PathLike[str] = ".") -> dict[str, str]:
+    """Return names that `load` takes, with what each is: models that come with lattok, and those in `folder`.
+
+    `pattern` is what a name or a `type` looks like, such as "*lam*". Folders are looked for two levels deep.
+    """
+    places, said = {name: ASSETS / path for name, path in SAMPLES.items()}, {}
+    for depth in ("*", "*/*"):
+        places |= {os.fspath(path.parent): path.parent for path in sorted(Path(folder).glob(f"{depth}/{hub.CONFIG}"))}
+    for name, place in places.items():
+        with suppress(checks.LattokError):  # no artefact
+            kind = hub.read_config(place)["type"] if (place / hub.CONFIG).is_file() else ""
+            if kind in hub.FAMILIES and (fnmatch(name, pattern) or fnmatch(kind, pattern)):
+                said[name] = f"{kind}: {_first_line(kind)}"
+    return said
+
+
+def list_families() -> dict[str, str]:
     """Return by `type` what each family of models is that `load` knows, ours and those of installed packages."""
     return {name: _first_line(name) for name in hub.FAMILIES}
 

@@ -59,6 +59,11 @@ class LatentActions(NamedTuple):
     quantized: Tensor  # [B, P, d]
     env: LatentActions | None = None
 
+    @classmethod
+    def of_latents(cls, latents: Tensor, env: LatentActions | None = None) -> LatentActions:
+        """Return continuous latents [B, P, d], which have no codes."""
+        return cls(torch.empty(len(latents), 0, dtype=torch.long, device=latents.device), latents, latents, env)
+
 
 def join(parts: Sequence[LatentActions]) -> LatentActions:
     """Join latent actions of several batches, one after the other."""
@@ -75,9 +80,11 @@ class Labeller:
     """A model that labels, with all that annotation and evaluation ask of one; the values here hold for many."""
 
     label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
-    evidence: ClassVar[str | None] = None  # that `evaluate` asks questions of: "chunks", "pairs", "clips" or "policy"
+    # that `evaluate` asks questions of: "chunks", "pairs", "clips", "actions" or "policy"
+    evidence: ClassVar[str | None] = None
     type: ClassVar[str] = ""  # of artefact
-    reads_task: ClassVar[bool] = False  # `label_video` also takes the instruction, as `task`
+    infers_actions: ClassVar[bool] = False  # `infer_actions` says what the robot did, in units of its actions
+    reads_task: bool = False  # `label_video` also takes the instruction, as `task`
     source: str | None = None  # Hub id or name of the folder that it was loaded from
     trained_on: dict[str, Any] | None = None  # what its training.json says
     datasets: tuple[str, ...] = ()  # those that have a normaliser of their own
@@ -115,8 +122,8 @@ class ActionTokenizer(Labeller):
         """Turn chunks [B, H, m] into codes int64 [B, P]."""
         raise NotImplementedError
 
-    def decode(self, codes: Any) -> Any:
-        """Turn codes [B, P] into chunks [B, H, m]. Total: every code sequence decodes."""
+    def decode(self, codes: Any, *, repair: bool = False) -> Any:
+        """Turn codes [B, P] into chunks [B, H, m]; `repair`: any integers, as policies may predict them."""
         raise NotImplementedError
 
     def latent_actions(self, chunks: Any, valid: Any = None) -> LatentActions:
@@ -131,6 +138,13 @@ class VideoLabeller(Labeller):
     evidence = "pairs"
     cameras: tuple[str, ...]  # in the order of the V axis
     codebook_size: int | None = None  # K; None for a continuous model
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Count the codes K, as an action tokenizer does."""
+        return self.codebook_size
+
+    state_key: str | None = None  # column with the proprio that `infer_actions` reads
     language: str | None = None  # what reads the instruction in a model of stage 1, which cannot label
 
     def stride_frames(self, fps: float) -> int:
@@ -141,11 +155,18 @@ class VideoLabeller(Labeller):
         """Bring frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
         raise NotImplementedError
 
-    def label_video(self, frames: np.ndarray | Iterable[np.ndarray], stride: int) -> LatentActions:
+    def label_video(
+        self, frames: np.ndarray | Iterable[np.ndarray], stride: int | str | None = None, *, fps: float | None = None
+    ) -> LatentActions:
         """Label video [T, V, H, W, 3] uint8: T latent actions of the pairs (t, min(t + stride, T - 1)).
 
-        The video may come in pieces, in order; labels do not depend on where they begin.
+        `stride` is a number of frames, or seconds ("0.2s"), for which `fps` is needed; the model's own by default. The
+        video may come in pieces, in order; labels do not depend on where they begin.
         """
+        raise NotImplementedError
+
+    def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
+        """Say of each of T frames which action was taken, [T, m], and how far the model is from sure of it, [T]."""
         raise NotImplementedError
 
 
@@ -209,6 +230,15 @@ class PolicyBatch(NamedTuple):
     subtasks: Sequence[str] | None = None  # B texts, "" where there is none; none: not asked for, or the data has none
     with_subtask: Tensor | None = None  # 0-d: samples with a sub-task in an average share, where a batch is shared out
     known: Tensor | None = None  # [B, m] bool: action dimensions that the robot of each sample has; none: all
+    tokens: Tensor | None = None  # [B, P] int64: codes of the chunks, for a head that predicts them; -1 after the end
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> PolicyBatch:
+        """Return the batch whose fields torch's own collation made of samples of `PolicyWindows`."""
+        known = {"proprio": None, **fields}
+        if "latent" in known:
+            known["latent"] = LatentTarget(**{"codes": None, "embedding": None, **known["latent"]})
+        return cls(**known)
 
     @property
     def judged(self) -> Tensor:

@@ -61,8 +61,8 @@ def models() -> dict:
     return {"latent": lam.eval(), "tok": P2TActionVQ(ActionVQConfig(action_dim=3, horizon=8)).eval()}
 
 
-def write_source(root: Path) -> Path:
-    """Episodes of random walks with a drifting square, in several data and video files."""
+def write_source(root: Path, known: int = EPISODES) -> Path:
+    """Episodes of random walks with a drifting square, in several files; actions of the first `known` of them."""
     rng = np.random.default_rng(0)
     features = {
         "action": Feature("float32", (3,), None),
@@ -70,11 +70,12 @@ def write_source(root: Path) -> Path:
     }
     options = {"video_codec": "h264", "encoder_threads": 1, "data_file_mb": 0.02, "video_file_mb": 0.02}
     with LeRobotWriter.create(root, 10, features, **options) as writer:
-        for _ in range(EPISODES):
+        for number in range(EPISODES):
             frames = np.zeros((FRAMES, 32, 32, 3), dtype=np.uint8)
             for t, place in enumerate(np.cumsum(rng.integers(-2, 3, (FRAMES, 2)), axis=0) % 24):
                 frames[t, place[0] : place[0] + 8, place[1] : place[1] + 8] = rng.integers(100, 250)
             actions = np.cumsum(rng.standard_normal((FRAMES, 3)), axis=0)
+            actions[:] = actions if number < known else np.nan
             writer.add_episode({"action": actions}, {CAMERA: frames}, "drift")
     return root
 

@@ -1,6 +1,6 @@
 """Kills training, fits, exports, reports and conversions at random moments; checks that they go on to the same end.
 
-    python scripts/kill_runs.py --kills 48 --out benchmarks/results/kill_runs.json
+    python scripts/kill_runs.py --kills 80 --out benchmarks/results/kill_runs.json
 
 Every trial forks a process that runs one command line, sends it SIGKILL, SIGTERM or SIGINT after a random part of the
 time that an undisturbed run takes, and does what it then says, or types the same command again, until it ends. Files
@@ -74,6 +74,14 @@ def vla(sources: Path, out: Path) -> list[str]:
     ]
 
 
+def idm(sources: Path, out: Path) -> list[str]:
+    """Train a small inverse dynamics model where few actions are known."""
+    return [
+        *["train", "idm", f"{sources}/few", "--out", str(out), "--preset", "tiny", "--image-size", "16"],
+        *["--steps", "60", "--batch-size", "8", "--members", "2", "--loss-flow", "0.3", *LOOP],
+    ]
+
+
 JOBS = (
     Job(
         "train action-vq",
@@ -81,10 +89,15 @@ JOBS = (
     ),
     Job("train image-lam", image_lam),
     Job("train vla", vla),
+    Job("train idm", idm),
     Job("train image-lam streamed", lambda s, o: [*image_lam(s, o), "--memory-gb", "4e-3"]),  # frames take 6.6 MB
     Job("train vla streamed", lambda s, o: [*vla(s, o), "--memory-gb", "1e-3"]),  # 1.7 MB
     Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),
     Job("export", lambda s, o: ["export", f"{s}/data", "--out", str(o), "--video-codec", "h264"]),
+    Job(
+        "annotate --as actions",
+        lambda s, o: ["annotate", f"{s}/few", "--model", f"{s}/idm", "--as", "actions", "--out", str(o)],
+    ),
     Job("evaluate", lambda s, o: ["evaluate", f"{s}/tok", f"{s}/data", "--out", str(o), "--device", "cpu"]),
     Job("convert", lambda s, o: ["convert", "p2t-action-vq", f"{s}/checkpoint.pt", str(o), "--horizon", "20"]),
 )
@@ -218,10 +231,12 @@ def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) 
 
 
 def write_sources(folder: Path) -> None:
-    """A dataset, a tokenizer and a published checkpoint."""
+    """A dataset, one with few actions, a tokenizer, an inverse dynamics model and a published checkpoint."""
     folder.mkdir()
     write_source(folder / "data")
+    write_source(folder / "few", known=3)
     assert forked(["train", "uniform-bins", f"{folder}/data", "--out", f"{folder}/tok"], folder / "log").code == 0
+    assert forked(idm(folder, folder / "idm"), folder / "log").code == 0
     (folder / "log").unlink()
     shutil.copy(PARITY / "action_tokenizer_h20_m7" / "checkpoint.pt", folder)
 
@@ -229,7 +244,7 @@ def write_sources(folder: Path) -> None:
 def main() -> None:
     """Run everything and write what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=48, help="in all; long jobs get twice as many as short ones")
+    parser.add_argument("--kills", type=int, default=80, help="in all; long jobs get twice as many as short ones")
     parser.add_argument("--by-hand", type=int, default=1, help="of each job, started as users do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

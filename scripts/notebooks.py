@@ -5,9 +5,11 @@
     python scripts/notebooks.py check [NAME ...]                # do these belong to the .py, clean, 3 MB in all?
     LATTOK_SHORT=1 python scripts/notebooks.py run [NAME ...]   # execute from end to end, store nothing
 
-The .py is in jupytext's percent format. Stored outputs hold no paths of a machine, progress, times or random ids, so
-that building twice changes nothing but figures. A cell that raises or warns stops everything. The picture,
-docs/pictures/NAME.png, is what the cell with the tag "picture" shows.
+The .py is in jupytext's percent format, and holds what readers do not see: cells with the tag "check", which assert
+what the text claims, are executed and not stored; `LINE  # short: OTHER` is LINE for readers and OTHER in short mode;
+a line that ends in `# full` is left out in short mode. Stored outputs hold no paths of a machine, progress, times
+or random ids, so that building twice changes nothing but figures. A cell that raises or warns stops everything. The
+picture, docs/pictures/NAME.png, is what the cell with the tag "picture" shows.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ PATIENCE_S = 1800  # for a cell, on a busy machine
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 ABSOLUTE = re.compile(r"(?<![\w.:/~<-])/[\w.+-]+/[\w.+-]+|\b[A-Z]:\\\w+")
 COLAB = re.compile(r"^# In \[Colab\]\([^)]*\): [^\n]*lattok\[([\w,]+)\][^\n]*$", re.MULTILINE)
+ASIDE = re.compile(r"^( *)(.*?)  # (?:short: (.*)|full)$", re.MULTILINE)  # what one mode leaves out
+CHECK = "check"  # the tag of cells that readers do not see
 RANDOM = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 
@@ -58,17 +62,48 @@ def paths(folder: Path, name: str) -> list[Path]:
 def source(path: Path) -> NotebookNode:
     """Read the .py as a notebook without outputs, whose cells are numbered instead of having random ids."""
     notebook = jupytext.read(path)
-    for number, cell in enumerate(notebook.cells):
-        cell.id, cell.metadata = f"cell-{number}", _tags(cell)
+    for cell in notebook.cells:
+        cell.metadata = _tags(cell)
     notebook.metadata = nbformat.from_dict(METADATA)
+    return _numbered(notebook)
+
+
+def shown(notebook: NotebookNode) -> NotebookNode:
+    """Leave out what readers do not see, executed or not."""
+    notebook.cells = [cell for cell in notebook.cells if CHECK not in cell.metadata.get("tags", ())]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = ASIDE.sub(r"\1\2", cell.source)
+    return _numbered(notebook)
+
+
+def shortened(notebook: NotebookNode) -> NotebookNode:
+    """Let code do what its asides say of short mode."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = ASIDE.sub(lambda aside: f"{aside[1]}{aside[3] or 'pass'}", cell.source)
+    return notebook
+
+
+def _numbered(notebook: NotebookNode) -> NotebookNode:
+    """Number cells, and executed ones in their order."""
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        if cell.get("execution_count"):
+            cell.execution_count = count = count + 1
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = count
     return notebook
 
 
 def execute(notebook: NotebookNode, short: bool) -> NotebookNode:
     """Run all cells in a fresh kernel and an empty folder; a cell that raises or warns is an error."""
+    notebook = shortened(notebook) if short else notebook
     with tempfile.TemporaryDirectory() as folder:
-        env = {key: value for key, value in os.environ.items() if key not in (SHORT, "MPLBACKEND")}
-        env |= {"IPYTHONDIR": f"{folder}/ipython"} | ({SHORT: "1"} if short else {})
+        env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+        env |= {"IPYTHONDIR": f"{folder}/ipython"}
         work = Path(folder) / "work"
         work.mkdir()
         resources = {"metadata": {"path": str(work)}}
@@ -140,7 +175,7 @@ def smaller(notebook: NotebookNode) -> NotebookNode:
 def build(folder: Path, name: str) -> None:
     """Execute NAME.py in full; write NAME.ipynb and NAME.png."""
     text, stored, image = paths(folder, name)
-    notebook = smaller(cleaned(execute(source(text), short=False)))
+    notebook = smaller(cleaned(shown(execute(source(text), short=False))))
     files.write_text(stored, written(notebook))
     with files.whole_file(image) as path:
         path.write_bytes(picture(notebook))
@@ -159,7 +194,7 @@ def rewrite(folder: Path, name: str) -> None:
     """Say how lattok is installed in the .py, and give the .ipynb all text of the .py; code has to be executed."""
     origin, stored = paths(folder, name)[:2]
     files.write_text(origin, COLAB.sub(lambda found: in_colab(found[1]), origin.read_text(encoding="utf-8")))
-    wanted, found = source(origin), nbformat.read(stored, as_version=4)
+    wanted, found = shown(source(origin)), nbformat.read(stored, as_version=4)
     code = [[cell.source for cell in book.cells if cell.cell_type == "code"] for book in (wanted, found)]
     if code[0] != code[1] or len(wanted.cells) != len(found.cells):
         raise SystemExit(f"{name}: the code has changed. Run: python scripts/notebooks.py build {name}")
@@ -174,7 +209,7 @@ def problems(folder: Path, name: str) -> list[str]:
     if missing:
         return missing
     origin, stored, image = paths(folder, name)
-    wanted, text = source(origin), stored.read_text(encoding="utf-8")
+    wanted, text = shown(source(origin)), stored.read_text(encoding="utf-8")
     line = COLAB.search(origin.read_text(encoding="utf-8"))
     found = nbformat.reads(text, as_version=4)
     lines = [
@@ -190,9 +225,9 @@ def problems(folder: Path, name: str) -> list[str]:
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         lines.append(f"{name}.ipynb was not executed once, from top to bottom")
     for cell in code:
-        shown = "\n".join(str(output.get("text", "")) + _plain(output) for output in cell.outputs)
+        printed = "\n".join(str(output.get("text", "")) + _plain(output) for output in cell.outputs)
         for what, pattern in (("a path", ABSOLUTE), ("an address", RANDOM)):
-            lines += [f"{name}.ipynb, {cell.id} shows {what}: {part[0]}" for part in pattern.finditer(shown)]
+            lines += [f"{name}.ipynb, {cell.id} shows {what}: {part[0]}" for part in pattern.finditer(printed)]
     if text != written(cleaned(found)):
         lines.append(f"{name}.ipynb holds what building leaves out")
     if not picture(found) or picture(found) != image.read_bytes():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # small tensors gain nothing from threads, and where others compute as well they wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,25 @@ settings.load_profile("lattok")
 FPS = 10
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 NAMES = ("x", "y", "z")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give every process of `-n` a stretch of tests, of which others take a part when they are done.
+
+    In the small pieces that are usual most modules would make their fixtures in every process.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_reference_policies() -> Iterator[None]:
+    """What they learn is tested in test_learnability, with more steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lattok.evaluation.evidence.reference_policy.STEPS", 5)
+        yield
 
 
 @pytest.fixture

@@ -26,18 +26,20 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.backbones.model import MERGED
 from lattok.cli import main
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
+from tests.action_vq.families import cases as tokenizers
 from tests.annotation.fakes import tree
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.clips.fakes import clip_lam
 from tests.vla.fakes import policy
 
 MEMORY, LIMIT_S, H = 2 << 30, 20, 4
+PATIENCE = 10  # times the limit, on the clock
 FAILURES = ("traceback", "crash", "hang", "outside")
 ODD: list[Any] = [None, True, -1, 0, 0.5, 1e308, 2**62, 10**9, "", "x", "../../up", "\u202e", [], {}, [[1]], ["a"] * 9]
 ODD_TEXT = ["", "[", "[" * 100_000, "null", "3", "[]", '{"a": NaN}', '{"a": "\\ud800"}', '{"a": ' + "9" * 5000 + "}"]
@@ -63,25 +65,26 @@ class Outcome(NamedTuple):
     memory: int = 0
 
 
+IDM = {"image_size": 16, "channels": (8,), "latent_dim": 4, "hidden": 8, "members": 2}
 HELD = {f"image_encoder_{name}": size for name, size in (("width", 8), ("depth", 1), ("heads", 2), ("hidden", 16))}
 
 
 def small_models(dim: int) -> dict[str, Any]:
-    """A model of every family, untrained, with card and records; `dim` numbers make an action."""
+    """A model of every family, hardly trained, with card and records; `dim` numbers make an action."""
     torch.manual_seed(0)
     sizes = {"image_size": 16, "width": 8, "latent_dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
     lam = ImageLAMConfig.of(cameras=CAMERAS[:1], features="pixels", **sizes)
     chunks = torch.randn(64, H, dim).cumsum(1)
     made: dict[str, Any] = {
-        "action-vq": P2TActionVQ(ActionVQConfig(action_dim=dim, horizon=H, dim=8, codebook_size=4, heads=2, hidden=8)),
-        "fast": FAST.fit(chunks, vocab_size=300),
-        "residual-vq": ResidualVQ.fit(chunks, steps=1, synthetic=0, tokens=2, codebook_size=4),
-        "fsq": FSQ(FSQConfig(action_dim=dim, horizon=H, tokens=2, codebook_size=4, hidden=8)),
-        "toast": TOAST.fit(chunks, vocab_size=300),
-        "uniform-bins": UniformBins.fit(chunks),
+        **{
+            name: family.fit(chunks, **options)
+            for name, (family, options) in tokenizers().items()
+            if name == family.type
+        },
         "image-lam": ImageLAM(lam),
         "policy": policy(backbone_width=8, backbone_depth=1, backbone_heads=2, head_dim=8, head_heads=2),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
+        "idm": InverseDynamics(InverseDynamicsConfig(CAMERAS[:1], dim, features="pixels", **IDM)),
         "moto-lam": MotoLAM(MotoLAMConfig.of(CAMERAS[:1], features="held", codebook_size=4, **sizes, **HELD)),
     }
     for model in made.values():
@@ -118,7 +121,7 @@ def write_canary(root: Path) -> Path:
 def cases(count: int, seed: int) -> Iterator[Case]:
     """Spread over subjects, files, mutations and actions."""
     draw = random.Random(seed)
-    models = ("action-vq", "fast", "residual-vq", "fsq", "toast", "uniform-bins", "image-lam", "policy", "released")
+    models = (*tokenizers(variants=False), "image-lam", "idm", "policy", "released")
     names = ("config.json", "config.json", "model.safetensors", "evaluation.json", "training.json", "README.md")
     for number in range(count):
         if number % 5 == 4:
@@ -375,7 +378,8 @@ def resident() -> int:
 def _verdict(status: int, said: Path) -> tuple[str, str]:
     text = said.read_text(errors="replace") if said.is_file() else ""
     if os.WIFSIGNALED(status):
-        return ("hang" if os.WTERMSIG(status) == signal.SIGALRM else "crash"), f"signal {os.WTERMSIG(status)}"
+        number = os.WTERMSIG(status)
+        return ("hang" if number in (signal.SIGALRM, signal.SIGPROF) else "crash"), f"signal {number}"
     code = os.waitstatus_to_exitcode(status)
     if code == 3 or "Traceback (most recent call last)" in text:
         return "traceback", text[-2000:]
@@ -384,7 +388,8 @@ def _verdict(status: int, said: Path) -> tuple[str, str]:
 
 def _child(action: str, model: Path, data: Path, out: Path, said: Path) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)  # of the CPU: beside others a child waits for it
+    signal.alarm(PATIENCE * LIMIT_S)
     held = resident()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
+from tests.process_jobs import afresh
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 50
@@ -38,10 +38,23 @@ assert report["figures"]["roughness"] > 0
 assert [verdict["key"] for verdict in report["verdicts"]][-1] == "smooth"
 from lattok.evaluation.questions import criteria
 assert criteria()["smooth"].advice == "Let the decoder see the whole chunk (decoder=context)."
+run("train", "uniform-bins", "data", "--out", "bins")
+run("compare", "data", "--models", "model", "bins", "--out", "compared")
+figures = json.loads(open("compared/report.json").read())["figures"]
+assert {name.partition("/")[0] for name in figures} == {"model", "bins"}
 run("annotate", "data", "--model", "model", "--out", "labels")
 assert lattok.verify(lattok.labels.with_labels("data", "labels"), "model").holds
-run("export", "data", "--labels", "labels", "--out", "exported")
+run("export", "data", "--labels", "labels", "--out", "exported", "--video-codec", "h264")
 assert "latent.codes" in lattok.open_dataset("exported").features
+
+from benchmarks.quality import tokenizers as table
+from lattok.samples import ActionWindows
+
+(setting,) = [each for each in table.settings() if each.family == "Signs"]
+windows = table.Windows(*ActionWindows(dataset, 8).all())
+row = table.measure(table.build(setting, windows, 0), windows, windows.chunks[:, 0], 0)
+assert (row["bits_per_chunk"], row["repaired_of_random_codes"]) == (24, 0)
+assert 0 < row["mse_normalised"] < 1
 """
 
 
@@ -114,7 +127,7 @@ from lattok.cli import main
 from lattok.samples import ActionWindows
 
 assert not {"line", "bounded_bins"} & set(sys.modules)
-assert main(["collect", "line", "--out", "data", "--episodes", "3", "--size", "16", "--workers", "1"]) == 0
+assert main(["collect", "line", "--out", "data", "--episodes", "3", "--size", "32", "--workers", "1"]) == 0
 dataset = lattok.open_dataset("data")
 assert (len(dataset.episodes), dataset.fps) == (6, 10.0)
 assert {task for episode in dataset.episodes for task in episode.tasks} == {"go left", "go right"}
@@ -171,28 +184,38 @@ def test_a_tokenizer_a_format_and_a_question_of_another_package_are_found_everyw
         action = rng.standard_normal((20 + i, 3)).astype(np.float32)
         image = rng.integers(0, 255, (20 + i, 16, 16, 3), dtype=np.uint8)
         np.savez(tmp_path / "data" / f"{i}.npz", action=action, image=image)
-    run(USE, site)
+    afresh(USE, tmp_path, site)
 
 
-def test_a_strategy_and_a_loss_of_another_package_are_found(site):
-    run(SUPERVISE, site)
+def test_a_strategy_and_a_loss_of_another_package_are_found(site, tmp_path):
+    afresh(SUPERVISE, tmp_path, site)
 
 
-def test_an_importer_of_another_package_is_a_command_and_a_function(site):
+def test_an_importer_of_another_package_is_a_command_and_a_function(site, tmp_path):
     tensors = {"mean_action": torch.tensor([1.0, 2.0]), "deviation": torch.tensor([2.0, 3.0])}
-    safetensors.torch.save_file(tensors, site.parent / "counts.safetensors")
-    run(IMPORT, site)
+    safetensors.torch.save_file(tensors, tmp_path / "counts.safetensors")
+    afresh(IMPORT, tmp_path, site)
 
 
-def test_a_bottleneck_of_another_package_is_found(site):
-    run(QUANTIZE, site)
+def test_a_bottleneck_of_another_package_is_found(site, tmp_path):
+    afresh(QUANTIZE, tmp_path, site)
 
 
-def test_a_world_and_a_recipe_of_another_package_are_found(site):
-    run(SIMULATE, site)
+def test_a_world_and_a_recipe_of_another_package_are_found(site, tmp_path):
+    afresh(SIMULATE, tmp_path, site)
 
 
-def run(code: str, site: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(site)!r}){code}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=site.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+def test_the_map_and_the_pages_at_the_root_name_files_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    where = text.partition("## Where things go")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*(?:\.py|/))`", where)
+    assert len(named) > 40
+    everywhere = {str(path.relative_to(ROOT)) + "/" * path.is_dir() for path in (ROOT / "lattok").rglob("*")}
+    everywhere |= {f"integrations/{path.name}/" for path in ROOT.glob("integrations/*")} | {
+        "integrations/",
+        "server.py",
+    }
+    assert not [name for name in named if not any(f"/{each}".endswith(f"/{name}") for each in everywhere)]
+    for page in ROOT.glob("*.md"):
+        links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8"))
+        assert not [link for link in links if not (ROOT / link).exists()], page.name

@@ -23,16 +23,16 @@ def test_import_loads_no_heavy_package():
 
 
 def test_models_import_little_but_torch():
-    """What resizes or computes frozen features comes when it is needed: torchvision alone takes as long as torch."""
+    """What resizes, quantizes or gives frozen features comes when it is needed: torchvision takes as long as torch."""
     slow = ("torchvision", "timm", "transformers", "torch._dynamo", "matplotlib", "tensorboard")
+    slow += ("vector_quantize_pytorch",)
     code = "import sys, lattok.action_vq, lattok.vla, lattok.image_lam.clips, lattok.image_lam.published;"
     assert python("-c", f"{code} print(*(name for name in {slow} if name in sys.modules))").stdout.split() == []
 
 
 def test_import_takes_less_than_300_ms():
-    lines = python("-X", "importtime", "-c", "import lattok").stderr.splitlines()
-    cumulative = {line.split("|")[2].strip(): line.split("|")[1] for line in lines if line.count("|") == 2}
-    assert int(cumulative["lattok"]) < 300_000  # microseconds
+    code = "import time; begun = time.process_time(); import lattok; print(time.process_time() - begun)"
+    assert float(python("-c", code).stdout) < 0.3
 
 
 @pytest.mark.parametrize("name", lattok.__all__)
@@ -44,23 +44,23 @@ def test_public_names_load(name: str):
 def test_the_names_that_editors_see_are_those_that_load():
     source = Path(lattok.__file__).read_text(encoding="utf-8")
     seen = {name: home for home, name in re.findall(r"^    from ([\w.]+) import (\w+) as", source, re.M)}
-    assert seen == {"convert": "lattok", **lattok._HOMES}
+    assert seen == {"convert": "lattok", **lattok._homes()}
 
 
 def test_public_names_live_in_the_package():
-    for home in lattok._HOMES.values():
+    for home in lattok._homes().values():
         assert importlib.util.find_spec(home) is not None, home
 
 
 def test_no_public_name_is_also_a_module():
     """Importing the module would replace the lazily loaded function: `lattok.annotate(...)` could not be called."""
-    assert [name for name in lattok._HOMES if importlib.util.find_spec(f"lattok.{name}")] == []
+    assert [name for name in lattok._homes() if importlib.util.find_spec(f"lattok.{name}")] == []
 
 
 @pytest.mark.parametrize("name", ["convert", "data", "labels", "vla"])
-def test_packages_that_pages_name_are_there_after_import_lattok(name: str):
-    code = f"import lattok; print(lattok.{name}.__name__)"
-    assert python("-c", code).stdout.split() == [f"lattok.{name}"]
+def test_packages_that_pages_name_are_there_after_import_lattok(name: str, monkeypatch):
+    monkeypatch.delattr(lattok, name, raising=False)  # as in a process that has not imported it
+    assert getattr(lattok, name).__name__ == f"lattok.{name}"
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 import lattok
 from lattok import UniformBins
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq.learned import TrainedTokenizer
 from lattok.cli.labels import annotate
 from lattok.inference import PlainViT
 from lattok.utils.checks import LattokError
+from tests.action_vq.families import cases, fitted
+from tests.action_vq.walks import smooth
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.base.test_labelling import VARIANTS, make, video
 
@@ -75,18 +79,20 @@ def test_any_integers_decode_as_the_plain_tokenizer_decodes_them():
     for length in (0, 1, 6, 9):
         for span in (8, 300, 2**62):
             codes = torch.randint(-span, span, (20, length), generator=generator)
-            torch.testing.assert_close(fast.decode(codes), model.decode(codes))
-            np.testing.assert_allclose(fast.decode(codes.numpy()), model.decode(codes).numpy(), rtol=1e-5)
+            torch.testing.assert_close(fast.decode(codes, repair=True), model.decode(codes, repair=True))
+            np.testing.assert_allclose(
+                fast.decode(codes.numpy(), repair=True), model.decode(codes, repair=True).numpy(), rtol=1e-5
+            )
     rows = [[1, 2, 3], [4, 5, 6, 7, 0, 1], []]
-    torch.testing.assert_close(fast.decode(rows), model.decode(rows))
+    torch.testing.assert_close(fast.decode(rows, repair=True), model.decode(rows, repair=True))
     codes = torch.tensor([[0, 1, 2, 3, 4, 7], [0, 1, 8, -1, 4, 5]])
     legal = codes.clamp(0, 7)
     for dtype in (torch.uint8, torch.int16, torch.int32):
         torch.testing.assert_close(fast.decode(legal.to(dtype)), model.decode(legal))
-    torch.testing.assert_close(fast.decode(codes.int()), model.decode(codes))
+    torch.testing.assert_close(fast.decode(codes.int(), repair=True), model.decode(codes, repair=True))
     torch.testing.assert_close(fast.decode(legal.T.contiguous().T), model.decode(legal))
     assert fast.decode(codes, return_info=True)[1].repaired.tolist() == [False, True]
-    for wrong in (torch.zeros(2, 6), torch.zeros(6, dtype=torch.long), None):
+    for wrong in (torch.zeros(2, 6), torch.zeros(6, dtype=torch.long), None, codes, [[1, 2]]):
         with pytest.raises(LattokError) as plain:
             model.decode(wrong)
         with pytest.raises(LattokError) as ours:
@@ -113,19 +119,34 @@ def test_it_keeps_its_weights_and_goes_to_workers():
         torch.testing.assert_close(one.decode(codes), expected)
 
 
+TRAINED = [name for name, (family, _) in cases().items() if issubclass(family, TrainedTokenizer)]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("rows", [1, 300])
+def test_every_family_that_learns_by_gradients_keeps_its_codes(name, rows, tmp_path):
+    model, chunks = fitted(name), smooth(rows, seed=2)
+    fast, codes = lattok.for_inference(model), model.encode(chunks)
+    actions = model.decode(codes)
+    for one in (fast, pickle.loads(pickle.dumps(fast))):
+        assert torch.equal(one.encode(chunks), codes)
+        torch.testing.assert_close(one.decode(codes), actions, atol=1e-5, rtol=1e-5)
+        assert np.array_equal(one.encode(chunks.numpy()), codes)
+    assert nn.Embedding(16, 2)(fast.encode(chunks)).sum().backward() is None  # a policy learns from them
+    assert torch.equal(model.encode(chunks), codes)
+    if isinstance(fast, TrainedTokenizer):  # it is known, and saved, as what it was
+        assert fast.describe() == model.describe()
+        assert torch.equal(lattok.load(fast.save_pretrained(tmp_path / "m")).encode(chunks), codes)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "text"),
     [
-        (
-            tokenizer(decoder="context"),
-            {},
-            "`model`: expected a tokenizer with the step decoder.*use the tokenizer itself",
-        ),
         (tokenizer(), {"precision": "bfloat16"}, "expected float32 for a tokenizer of actions, got bfloat16"),
         (
             UniformBins.fit(np.zeros((2, 4, 3), np.float32), bins=4),
             {},
-            "an ImageLAM, a MotoLAM or a P2TActionVQ, got",
+            "an ImageLAM, a MotoLAM or a trained tokenizer of actions, got",
         ),
     ],
 )

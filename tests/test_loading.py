@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lattok
 from lattok import LattokError, UniformBins
@@ -119,3 +121,32 @@ def test_so_are_strides_of_labels_and_rates_of_videos(tmp_path):
     write_video(tmp_path / "a.mp4", fps=2_000_000)
     with pytest.raises(LattokError, match="`fps`: expected the frame rate, which these videos do not tell"):
         open_dataset(tmp_path)
+
+
+def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"type": "somebody-elses"}')
+    found = lattok.list_models()
+    assert list(found) == ["sample/lam", "sample/policy", "sample/tokenizer", "model"]
+    for name, said in found.items():
+        assert said.startswith(f"{lattok.load(name).type}: ")
+    assert [*lattok.list_models("*lam*")] == ["sample/lam"]
+    assert [*lattok.list_models("uniform-bins")] == ["model"]
+    assert lattok.list_models(folder=tmp_path / "model") == lattok.list_models("sample/*")
+
+
+def test_a_model_of_video_says_what_it_is_and_predicts_later_frames():
+    lam: Any = lattok.load("sample/lam")
+    dataset = lattok.open_dataset("sample/dataset")
+    assert lam.vocab_size == lam.codebook_size == 16
+    assert lam.device.type == "cpu"
+    assert "4 codes of 16" in repr(lam)
+    assert f"trained on {lam.trained_on['dataset']}" in repr(lam)
+    stride = lam.stride_frames(dataset.fps)
+    pairs = dataset.frames(0, lam.cameras, [0, stride, 5, 5 + stride]).reshape(2, 2, len(lam.cameras), 128, 128, 3)
+    latents = lam.encode(torch.from_numpy(pairs))
+    found = lam.decode(torch.from_numpy(pairs[:, 0]), latents)
+    torch.testing.assert_close(found, lam.predict(lam.frame_features(torch.from_numpy(pairs[:, 0])), latents))
+    with pytest.raises(LattokError, match="`latents`: expected 1 latent actions, one for each frame, got 2"):
+        lam.decode(pairs[:1, 0], latents)

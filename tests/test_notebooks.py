@@ -14,12 +14,15 @@ TINY = """# %% [markdown]
 # # Tiny
 
 # %%
-import os
 import sys
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))
-print("short" if SHORT else "full", file=sys.stdout)
+mode = "full"  # short: mode = "short"
+print(mode, file=sys.stdout)
 print("progress 3/4", file=sys.stderr)
+
+# %% tags=["check"]
+assert mode == "full"  # full
+assert mode in ("full", "short")
 
 # %% tags=["picture"]
 import matplotlib.pyplot as plt
@@ -36,13 +39,16 @@ def test_a_stored_notebook_is_that_of_its_source(name):
 
 @pytest.mark.parametrize("name", notebooks.names(notebooks.FOLDER))
 def test_every_notebook_says_what_a_reader_needs(name):
-    cells = notebooks.source(notebooks.FOLDER / f"{name}.py").cells
+    whole = notebooks.source(notebooks.FOLDER / f"{name}.py")
+    checked = "\n".join(cell.source for cell in whole.cells if cell.cell_type == "code")
+    cells = notebooks.shown(whole).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert cells[0].source.startswith("# ")
     assert "Colab" in cells[0].source
     assert INSTALL in cells[0].source
-    assert f'os.environ.get("{notebooks.SHORT}")' in code
-    assert "\nassert " in code
+    assert "\nassert " in checked
+    assert "# short: " in checked
+    assert not any(hidden in code for hidden in ("assert ", "# short: ", "# full", "SMALL", "SHORT"))
     makes = any(call in code for call in ("lattok.train(", "lattok.annotate(", "sim.collect("))
     assert makes <= ("os.chdir(tempfile.mkdtemp(" in code)  # all cells can run again: what they make is there already
     assert "DATASET = lattok.sample_dataset_path()" in cells[-1].source  # the reader's own path goes here
@@ -66,6 +72,17 @@ def folder(built, tmp_path):
     for path in built.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
+
+
+def test_short_mode_changes_what_asides_say():
+    """And readers see neither these nor the cells that check."""
+    book = notebooks.jupytext.reads(TINY, fmt="py:percent")
+    (first, check, _) = [cell.source for cell in notebooks.shortened(book).cells if cell.cell_type == "code"]
+    assert 'mode = "short"\n' in first
+    assert check == 'pass\nassert mode in ("full", "short")'
+    texts = [cell.source for cell in notebooks.shown(notebooks.jupytext.reads(TINY, fmt="py:percent")).cells]
+    assert 'mode = "full"\nprint' in texts[1]
+    assert not any("assert" in text for text in texts)
 
 
 def test_building_stores_outputs_and_picture_without_progress(folder):

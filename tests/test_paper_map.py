@@ -19,7 +19,7 @@ NAME, FILE = r"`(lattok\w*(?:\.\w+)+)`", r"`((?:integrations/\w+/src/)?lattok\w*
 NAMES = sorted(set(re.findall(NAME, PAGE)))
 ROWS = [line.strip("|").split("|") for line in PAGE.splitlines() if re.search(FILE, line)]
 NUMBERS = {"baseline": (0, 8), "la_align": (0, 8), "la_direct": (32, 0), "la_cond": (32, 8), "la_tok": (8, 0)}
-NUMBERS |= {"la_direct_c": (32, 0), "la_tok_c": (8, 0), "ph_direct": (0, 32), "ph_cond": (0, 40)}
+NUMBERS |= {"la_direct_c": (32, 0), "la_cond_c": (32, 8), "la_tok_c": (8, 0), "ph_direct": (0, 32), "ph_cond": (0, 40)}
 
 
 def find(name):

@@ -40,7 +40,6 @@ def test_the_first_lines_of_readme_run_as_typed(tmp_path, monkeypatch):
     assert len(np.unique(codes)) > 4
     error = np.abs(found["chunks"] - found["actions"]).mean() / found["actions"].std()
     assert error < 0.2
-    assert found["plan"].shape == (8, 4)
     assert not list(tmp_path.iterdir())
 
 

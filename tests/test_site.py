@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from docs import doctor_page, drawings, model_pages, reference_pages, result_pages
+from docs import copied_pages, doctor_page, drawings, model_pages, reference_pages, result_pages
 from lattok import cli
 from lattok.cli import VERBS, doctor, main
 from lattok.evaluation.evidence import probes
@@ -28,6 +28,7 @@ from lattok.utils.options import options_of
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
 from tests.conftest import write_dataset
 from tests.image_lam.published.parity import open_case
+from tests.process_jobs import afresh
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
@@ -126,6 +127,9 @@ def test_every_importer_is_on_the_page_of_models():
         assert f"lattok convert {kind} " in page
     for name in FAMILIES:
         assert f"| `{name}` |" in page
+    linked = re.findall(r"^\| `[a-z0-9-]+` \| \[`(\w+)`\]\[lattok\.([\w.]+)\.\1\]", page, re.MULTILINE)
+    assert len(linked) == sum(FAMILIES[name].__module__.startswith("lattok.") for name in FAMILIES)
+    assert not [each for each in linked if each[1] not in reference_pages.PUBLIC]
     assert model_pages.sizes("lapa-laq") == ("pixels, 256", "4 codes of 8")
     assert model_pages.sizes("adaworld-lam")[1] == "a latent of 32 numbers, no codes"
 
@@ -149,8 +153,27 @@ def test_the_reference_leaves_nothing_out():
             name
         )
     assert "| `--cameras` | `NAME ...` |" in pages["commands"]
+    for name in lattok.__all__:
+        assert name in ("__version__", "convert") or f"| [`lattok.{name}`][lattok." in pages["lattok"], name
+    assert "::: lattok.evaluation.evaluate.evaluate" in pages["evaluation"]  # not hidden by the module of that name
     assert "LatentVLA" in pages["vla"]
     assert "lapa_laq" in pages["convert"]
+
+
+def test_notebooks_are_pages_with_their_pictures():
+    for path in sorted((ROOT / "examples/notebooks").glob("*.ipynb")):
+        text, pictures = copied_pages.notebook(path)
+        assert text.startswith("# ")
+        assert not re.search(r"\\[a-z]{3}|\$", re.sub(r"```.*?```", "", text, flags=re.DOTALL)), path  # no LaTeX
+        assert pictures
+        assert all(f"]({name})" in text and picture.startswith(b"\x89PNG") for name, picture in pictures.items())
+        assert f"notebooks/{path.stem}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+def test_no_page_is_too_long():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 800
+    for page in PAGES:
+        assert len(page.read_text(encoding="utf-8").split()) <= 4000, page
 
 
 def test_every_result_is_on_the_page_of_benchmarks():
@@ -259,18 +282,19 @@ def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, mon
         assert main(words) == 0, (line, capsys.readouterr().err)
 
 
-def test_the_site_needs_no_extra_but_its_own():
+def test_the_site_needs_no_extra_but_its_own(tmp_path):
     """The workflow that publishes it installs `docs` alone: nothing of other extras may be imported."""
     absent = ("gymnasium", "mujoco", "metaworld", "ogbench", "vla_eval", "h5py", "ray", "lpips")
     code = f"""
 import sys
+for name in [name for name in sys.modules if name.split(".")[0] in ("docs", *{absent!r})]:
+    del sys.modules[name]
 sys.modules |= dict.fromkeys({absent!r})
 from docs import doctor_page, drawings, model_pages, reference_pages, result_pages
 text = reference_pages.pages()["sim"]
 assert "SimEnv" in text and "rollout" in text, text
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    afresh(code, tmp_path, ROOT)
 
 
 def test_ci_builds_the_site_by_the_commands_of_its_workflow():

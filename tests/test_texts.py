@@ -7,12 +7,7 @@ from pathlib import Path
 import lattok
 
 ROOT = Path(lattok.__file__).parent
-COMMANDS = {
-    "cli",
-    "convert.py",
-    "study.py",
-    "image_lam.py",
-}
+COMMANDS = {"cli", "convert.py", "study.py", "image_lam.py"}
 QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--host$")
 
 

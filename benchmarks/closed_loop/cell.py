@@ -15,13 +15,21 @@ from typing import Any
 import torch
 
 import lattok
-from benchmarks.closed_loop.labels import decoded_dataset, label_model, labelled_dataset
+from benchmarks.closed_loop.labels import (
+    decoded_dataset,
+    filled_dataset,
+    known_episodes,
+    label_model,
+    labelled_dataset,
+)
 from benchmarks.closed_loop.plan import (
     ACTED_SHARE,
     DISTIL_STEPS,
     EXECUTE,
     FEW_STARTS,
+    FIRST_STEPS,
     LABELS,
+    OWN_PAGE,
     POLICY,
     REGIMES,
     ROWS,
@@ -49,12 +57,22 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
         train = select_episodes(lattok.open_dataset(data), "train")
         ours = [episode.index for episode in train if episode.tasks[0] == PAIRS[task].instruction]
         given |= {"episodes": ",".join(map(str, ours)), "steps": regime.apart}
-    acting = regime.acting_episodes(cell.seed)
+    acting = known_episodes(data, regime, cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]
-    if row.decoded:
+    if row.decoded or row.filled:
         if acting is None:
             raise SystemExit(f"{cell.row} is of a regime in which some actions are unknown")
-        data = decoded_dataset(folder, data, str(row.labels), regime, cell.seed)
+        filled = decoded_dataset if row.decoded else filled_dataset
+        data = filled(folder, data, str(row.labels), regime, cell.seed)
+        return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
+    if row.latent or row.first:
+        given["action_episodes"] = acting
+        labelled = labelled_dataset(folder, data, str(row.labels), regime, cell.seed)
+        if row.latent:
+            model = label_model(folder, data, str(row.labels), regime, cell.seed)
+            return lattok.VLARecipe.from_preset(labelled, out, "scratch", decoder=str(model), **given)
+        before = begun_by(labelled, folder / "begun" / cell.name, str(row.first), given)
+        given |= {"init": str(before), "episodes": acting, "action_episodes": None}
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
     learns = row.joint or bool(STRATEGIES[row.strategy].losses)
     if acting is not None and labels is not None and labels.source == "video" and learns:
@@ -74,6 +92,15 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     elif labels is not None:
         given["tokenizer"] = str(label_model(folder, data, str(row.labels), regime, cell.seed))
     return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
+
+
+def begun_by(data: Path, out: Path, strategy: str, given: Mapping[str, Any]) -> Path:
+    """Return a policy that learned labels of all videos first, trained if it is not there yet."""
+    if not (out / "config.json").exists():
+        options = {**given, "strategy": strategy, "steps": FIRST_STEPS, "acted_share": ACTED_SHARE}
+        lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
+        shutil.rmtree(out / "run", ignore_errors=True)
+    return out
 
 
 def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) -> Path:
@@ -96,9 +123,9 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         trainings.append(cost)
         begun = time.process_time()
         results["model"] = policy.describe()
-        blind = not policy.config.prompt
+        alone = not policy.config.prompt or OWN_PAGE & {cell.row, cell.regime}  # whose page asks nothing else
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
-            if how == "own" or not blind:
+            if how == "own" or not alone:
                 by_task = outcomes(policy, world, episodes, instruction=how)
                 results.setdefault("outcomes", {}).setdefault(how, {}).update(by_task)
                 results.setdefault(how, {}).update({task: counts(ends) for task, ends in by_task.items()})

@@ -19,17 +19,15 @@ from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import ridge_predictions
+from lattok.recipes import recipe_of
 from lattok.samples.windows import FramePairs
+from lattok.sim.worlds.metaworld import PAIRS
 from lattok.types import LatentActions, VideoLabeller
 
 STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal components
 LEVELS, CODES = 4, 16  # as many bits as the latent action model has
-ACTION = "expert_action"  # that policies learn
+ACTION, EXECUTED, STATE = "expert_action", "action", "observation.state"  # of which policies learn the first
 AROUND, RIDGE = 4, 1.0  # steps on both sides, and the penalty, with which actions are read from labels
-RECIPES = {
-    recipe.kind: recipe
-    for recipe in (lattok.ImageLAMRecipe, lattok.ClipLAMRecipe, lattok.ActionVQRecipe, lattok.UniformBinsRecipe)
-}
 
 
 class PixelCodes(VideoLabeller):
@@ -101,7 +99,9 @@ def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int
     if (out / "config.json").exists():
         return out
     given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": ACTION}
-    given["episodes"], acting = regime.episodes(seed), regime.acting_episodes(seed)
+    if which.kind == "idm":
+        given["action_key"] = EXECUTED  # which is what a video shows
+    given["episodes"], acting = regime.episodes(seed), known_episodes(data, regime, seed)
     if acting is not None and which.source == "actions":
         given["episodes"] = acting
     elif acting is not None and given.get("labelled_fraction") != 0:
@@ -110,8 +110,22 @@ def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int
         given["labelled_fraction"] = 1.0  # of few actions
     preset = given.pop("preset", None)
     shutil.rmtree(out, ignore_errors=True)
-    lattok.train(RECIPES[which.kind].from_preset(data, out, preset, **given))
+    recipe = recipe_of(which.kind)
+    assert recipe is not None
+    if "device" not in recipe.from_preset(data, out, preset).options():  # families that nothing is trained for
+        del given["device"]
+    lattok.train(recipe.from_preset(data, out, preset, **given))
     return out
+
+
+def known_episodes(data: Path, regime: Regime, seed: int) -> str | None:
+    """Return the episodes whose actions are known, None where that is all."""
+    acting = regime.acting_episodes(seed)
+    if not regime.acting_tasks:
+        return acting
+    instructions = {PAIRS[task].instruction for task in regime.acting_tasks}
+    chosen = select_episodes(lattok.open_dataset(data), acting)
+    return ",".join(str(episode.index) for episode in chosen if episode.tasks[0] in instructions)
 
 
 def dataset_name(labels: str, regime: Regime, seed: int) -> str:
@@ -163,8 +177,7 @@ def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed:
         return out
     episode, whole = _columns(source, ["latent.embedding", ACTION])
     latents, actions = (np.stack(whole[name].to_numpy()).astype(np.float64) for name in whole.column_names)
-    acting = select_episodes(lattok.open_dataset(source), regime.acting_episodes(seed))
-    known = np.isin(episode, [each.index for each in acting])
+    known = _known(source, regime, seed)
     place = np.arange(len(episode))
     first, last = np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right") - 1
     near = [latents[np.clip(place + offset, first, last)] for offset in range(-AROUND, AROUND + 1)]
@@ -174,6 +187,77 @@ def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed:
     print(f"actions read from labels: R2 {[round(1 - float(e), 2) for e in error]} of those that nobody knows")
     read[known] = y[known]
     return _with_columns(source, out, pa.table({ACTION: _lists(read.float())}))
+
+
+def filled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
+    """Return the dataset with unknown actions as LABELS[labels] fill them in; nothing that makes it has seen them."""
+    which, out = LABELS[labels], folder / "filled" / dataset_name(labels, regime, seed)
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if which.of is not None:
+        return _exchanged(filled_dataset(folder, data, which.of, regime, seed), out, seed)
+    if which.kind != "idm":
+        return {"executed": _executed, "proprio": _of_proprio}[which.kind](data, out, regime, seed)
+    model = label_model(folder, data, labels, regime, seed)
+    return lattok.annotate(
+        hidden_dataset(folder, data, regime, seed), {"inferred": model}, out, fill=True, action_key=ACTION
+    )
+
+
+def hidden_dataset(folder: Path, data: Path, regime: Regime, seed: int) -> Path:
+    """Return the demonstrations with NaN for every action that nobody knows."""
+    out = folder / "hidden" / f"actions{regime.part}.{seed}"
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known, whole = _known(data, regime, seed), _columns(data, [ACTION, EXECUTED])[1]
+    columns = {}
+    for name in whole.column_names:
+        values = np.stack(whole[name].to_numpy())
+        columns[name] = _lists(torch.from_numpy(np.where(known[:, None], values, np.nan).astype(np.float32)))
+    return _with_columns(data, out, pa.table(columns))
+
+
+def _known(data: Path, regime: Regime, seed: int) -> np.ndarray:
+    """Tell which rows of a dataset are of demonstrations whose actions are known."""
+    acting = select_episodes(lattok.open_dataset(data), known_episodes(data, regime, seed))
+    return np.isin(_columns(data, [])[0], [each.index for each in acting])
+
+
+def _exchanged(source: Path, out: Path, seed: int) -> Path:
+    """Copy a filled dataset; every episode whose actions were inferred gets those of another one."""
+    episode, whole = _columns(source, [ACTION, "inferred.filled"])
+    actions, filled = np.stack(whole[ACTION].to_numpy()), whole["inferred.filled"].to_numpy()
+    numbers = np.unique(episode[filled])
+    order = np.random.default_rng(seed).permutation(numbers)
+    other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # one cycle: none keeps its own
+    changed = actions.copy()
+    for number in numbers.tolist():
+        mine, theirs = np.flatnonzero(episode == number), np.flatnonzero(episode == other[number])
+        changed[mine] = actions[theirs[np.minimum(np.arange(len(mine)), len(theirs) - 1)]]
+    return _with_columns(source, out, pa.table({ACTION: _lists(torch.from_numpy(changed))}))
+
+
+def _executed(data: Path, out: Path, regime: Regime, seed: int) -> Path:
+    """Copy the demonstrations; in place of unknown actions stands what was executed, noise included."""
+    whole = _columns(data, [ACTION, EXECUTED])[1]
+    wanted, done = (np.stack(whole[name].to_numpy()) for name in (ACTION, EXECUTED))
+    filled = np.where(_known(data, regime, seed)[:, None], wanted, done)
+    return _with_columns(data, out, pa.table({ACTION: _lists(torch.from_numpy(filled))}))
+
+
+def _of_proprio(data: Path, out: Path, regime: Regime, seed: int) -> Path:
+    """Copy the demonstrations; unknown actions are read by ridge from how the robot's state differs around them."""
+    episode, whole = _columns(data, [ACTION, EXECUTED, STATE])
+    wanted, done, states = (np.stack(whole[name].to_numpy()) for name in (ACTION, EXECUTED, STATE))
+    known, place = _known(data, regime, seed), np.arange(len(episode))
+    first, last = np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right") - 1
+    around = [states[np.clip(place + offset, first, last)] - states for offset in range(-2, 5) if offset]
+    x, y = torch.from_numpy(np.concatenate(around, 1)).double(), torch.from_numpy(done).double()
+    read = ridge_predictions(x[known], y[known], x, [RIDGE])[0].clamp(y[known].min(0).values, y[known].max(0).values)
+    filled = torch.where(torch.from_numpy(known)[:, None], torch.from_numpy(wanted).double(), read)
+    return _with_columns(data, out, pa.table({ACTION: _lists(filled.float())}))
 
 
 def _columns(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:

@@ -20,11 +20,15 @@ STARTS = 40  # rollouts of each task, from seed FIRST_START on
 FEW_STARTS = 10  # where the instruction is swapped or blank
 STEPS: int = VLARecipe.presets["scratch"]["steps"]  # of every row
 DISTIL_STEPS = 1500  # of LatBot's student, before those of every row
+FIRST_STEPS = 1500  # of a policy that goes on as another row's
 ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
 EXECUTE = 4  # actions of a chunk that are carried out
 POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
+FOUR = ("drawer-close", "faucet-close", "window-close", "door-lock")  # one of each scene
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
+IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
+AT_ONCE = {"head": "tokens", "head_order": "parallel"}
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
 
@@ -40,13 +44,18 @@ class Row(NamedTuple):
     # a student of the model that would make the labels goes on as the policy: options of its first phase
     distilled: Mapping[str, Any] | None = None
     decoded: bool = False  # unknown actions are read from the labels, and learned from as if they were known
+    filled: bool = False  # unknown actions are those that the labels fill in, and learned from as if they were known
+    latent: bool = False  # the policy predicts the labels of all videos, and the model that made them decodes
+    first: str | None = (
+        None  # a policy of this strategy learns for `FIRST_STEPS` from all videos, and goes on as this one
+    )
 
 
 class Labels(NamedTuple):
     """Where labels come from."""
 
     title: str
-    kind: str  # image-lam, a family of action tokenizers, or a control
+    kind: str  # image-lam, idm, a family of action tokenizers, or a control
     options: Mapping[str, Any] = MappingProxyType({})
     source: str = "video"  # or "actions"
     of: str | None = None  # the labels that a control changes
@@ -59,6 +68,7 @@ class Regime(NamedTuple):
     demonstrations: int | None = None  # None: all but the last, which is held out
     acting: int | None = None
     apart: int | None = None  # steps of a policy for each task, where tasks are learned apart
+    acting_tasks: tuple[str, ...] = ()  # of which alone any actions are known; none: all
 
     def episodes(self, seed: int) -> str:
         """Return the episodes that are learned from."""
@@ -70,9 +80,10 @@ class Regime(NamedTuple):
 
     @property
     def part(self) -> str:
-        """Return what of all demonstrations models of latent actions see, in names: "", ".2" acting ones or ".few5"."""
+        """Return what of all demonstrations models of actions see, in names: "", ".2" acting ones or ".few5"."""
         few = "" if self.demonstrations is None else f".few{self.demonstrations}"
-        return few if self.acting is None else f"{few}.{self.acting}"
+        some = f"of{len(self.acting_tasks)}tasks" if self.acting_tasks else ""
+        return few if self.acting is None else f"{few}.{self.acting}{some}"
 
 
 LABELS: Mapping[str, Labels] = MappingProxyType(
@@ -87,8 +98,26 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "pixels": Labels("k-means of frame differences", "k-means"),
         "truth": Labels("k-means of the actions themselves", "truth", of="lam"),
         "teacher": Labels("LatBot's teacher", "clip-lam", {"preset": "tiny"}),
+        "idm": Labels("inverse model, pixels", "idm", {"preset": "tiny"}),
+        "idm-video": Labels("inverse model, all videos teach", "idm", {"preset": "tiny", "loss_reversal": 0.5}),
+        "idm-proprio": Labels("inverse model, pixels and proprio", "idm", {"preset": "tiny", "proprio": True}),
+        "idm-past": Labels("inverse model without later frames", "idm", {"preset": "tiny", "offsets": (-2, -1, 0)}),
+        "idm-shuffled": Labels("inferred actions of another episode", "shuffled", of="idm"),
+        "proprio": Labels("differences of proprio alone, ridge", "proprio"),
+        "executed": Labels("what was executed", "executed"),
         "tokens": Labels("action tokenizer", "action-vq", {"preset": "quick"}, "actions"),
         "bins": Labels("uniform bins", "uniform-bins", source="actions"),
+        # about 64 bits for a chunk of eight steps, but for FAST, TOAST and bins, which are as they come
+        "fast": Labels("FAST", "fast", source="actions"),
+        "toast": Labels("TOAST", "toast", source="actions"),
+        "context": Labels("P2T, context decoder", "action-vq", {"preset": "quick+context"}, "actions"),
+        "fsq": Labels("FSQ", "fsq", source="actions"),
+        "fsq-both": Labels("FSQ, perturbed and balanced", "fsq", {"perturb": 0.1, "balance": 0.5}, "actions"),
+        "rvq": Labels("residual VQ", "residual-vq", source="actions"),
+        "rvq-perturbed": Labels("residual VQ, perturbed", "residual-vq", {"perturb": 0.1}, "actions"),
+        "oat": Labels("OAT", "oat", {"levels": (8, 8, 4), "dim": 64, "decoder_depth": 2}, "actions"),
+        "quest": Labels("QueST", "quest", {"levels": (8, 8, 4), "dim": 64, "downsample": 1}, "actions"),
+        "beast": Labels("BEAST", "beast", {"bases": 4, "degree": 3, "bins": 16}, "actions"),
     }
 )
 
@@ -117,6 +146,27 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-0": Row("LA-Direct, lambda 0", "la_direct", "lam", {"latent_weight": 0.0}),
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
+        "idm": Row("Inverse model", "baseline", "idm", filled=True),
+        "idm-video": Row("Inverse model, all videos teach", "baseline", "idm-video", filled=True),
+        "idm-proprio": Row("Inverse model, proprio too", "baseline", "idm-proprio", filled=True),
+        "idm-blind_policy": Row("Inverse model, no proprio at all", "baseline", "idm", {"proprio": False}, filled=True),
+        "idm-la_align": Row("Inverse model, and LA-Align with its latents", "la_align", "idm", filled=True),
+        "idm-careful": Row(
+            "Inverse model, the surer half",
+            "baseline",
+            "idm",
+            {"confident_share": 0.5, "acted_share": 0.5},
+            filled=True,
+        ),
+        "latent_policy": Row("Latent policy, decoded", "baseline", "idm", latent=True),
+        "parallel": Row("Latents in parallel", "la_cond_c", "idm"),
+        "pretrained": Row("Latents first, then actions", "baseline", "idm", first="la_direct_c"),
+        "la_align-idm": Row("LA-Align, latents of the inverse model", "la_align", "idm"),
+        "idm-past": Row("*control:* inverse model without later frames", "baseline", "idm-past", filled=True),
+        "idm-shuffled": Row("*control:* inferred actions of another episode", "baseline", "idm-shuffled", filled=True),
+        "proprio": Row("*control:* differences of proprio alone", "baseline", "proprio", filled=True),
+        "executed": Row("*ceiling:* what was executed", "baseline", "executed", filled=True),
+        "no_proprio": Row("Baseline without proprio", "baseline", None, {"proprio": False}),
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
         "longer": Row("Baseline, as many steps as LatBot in all", "baseline", None, {"steps": STEPS + DISTIL_STEPS}),
         "lara": Row("LARA, flow head", "baseline", "lam", joint=True),
@@ -127,6 +177,22 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         ),
         "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled={}),
         "latbot-whole": Row("LatBot, by whole clips alone", "baseline", "teacher", distilled={"whole_clips": True}),
+        # what a policy acts by: docs/acting_by_tokens.md
+        "acts-bins": Row("Uniform bins", "baseline", "bins", IN_TURN),
+        "acts-bins-at_once": Row("Uniform bins, at once", "baseline", "bins", AT_ONCE),
+        "acts-fast": Row("FAST", "baseline", "fast", IN_TURN),
+        "acts-toast": Row("TOAST", "baseline", "toast", IN_TURN),
+        "acts-p2t": Row("P2T, step decoder", "baseline", "tokens", IN_TURN),
+        "acts-p2t-at_once": Row("P2T, step decoder, at once", "baseline", "tokens", AT_ONCE),
+        "acts-context": Row("P2T, context decoder", "baseline", "context", IN_TURN),
+        "acts-fsq": Row("FSQ", "baseline", "fsq", IN_TURN),
+        "acts-fsq-both": Row("FSQ, perturbed and balanced", "baseline", "fsq-both", IN_TURN),
+        "acts-rvq": Row("Residual VQ", "baseline", "rvq", IN_TURN),
+        "acts-rvq-at_once": Row("Residual VQ, at once", "baseline", "rvq", AT_ONCE),
+        "acts-rvq-perturbed": Row("Residual VQ, perturbed", "baseline", "rvq-perturbed", IN_TURN),
+        "acts-oat": Row("OAT", "baseline", "oat", IN_TURN),
+        "acts-quest": Row("QueST", "baseline", "quest", IN_TURN),
+        "acts-beast": Row("BEAST", "baseline", "beast", IN_TURN),
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
@@ -144,6 +210,9 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
     {
         "plentiful": Regime("19 demonstrations a task"),
         "action-free": Regime("19 demonstrations a task, actions of 2", acting=2),
+        "four-tasks": Regime("19 demonstrations a task, actions of 2 of four tasks", acting=2, acting_tasks=FOUR),
+        "one-known": Regime("19 demonstrations a task, actions of 1", acting=1),
+        "five-known": Regime("19 demonstrations a task, actions of 5", acting=5),
         "scarce": Regime("5 demonstrations a task", demonstrations=5),
         "few": Regime("10 demonstrations a task", demonstrations=10),
         "apart": Regime("19 demonstrations a task, a policy for each", apart=500),  # in all 4/3 of the steps, as in E.3
@@ -155,6 +224,20 @@ SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-b
 FEW_ONLY = ("latbot", "latbot-whole", "longer")
 FEW_SHOT = ("baseline", "la_align", "placeholder", *FEW_ONLY)
 JOINT = ("flow", "lara", "lara-1")  # LARA, and the Baseline with its head
+FEW_ACTIONS = (  # of regimes in which some actions are unknown
+    *("baseline", "idm", "idm-video", "idm-proprio", "idm-blind_policy", "no_proprio", "idm-la_align", "la_align-idm"),
+    *("decoded", "idm-past", "idm-shuffled", "proprio", "executed"),
+)
+MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
+ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
+OWN_PAGE = frozenset(
+    (  # rows and regimes of the studies on docs/few_actions.md and docs/acting_by_tokens.md
+        *ACTS,
+        *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
+        *MORE_USES,
+        *("one-known", "five-known", "four-tasks"),
+    )
+)
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 
 

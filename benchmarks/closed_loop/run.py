@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.closed_loop.plan import (
+    ACTS,
     CONTROLS,
     CORE,
     DEMONSTRATIONS,
+    FEW_ACTIONS,
     FEW_SHOT,
     JOINT,
     LABELS,
@@ -40,8 +42,10 @@ GROUPS = {
     "controls": CONTROLS,
     "sources": SOURCES,
     "few-shot": FEW_SHOT,
+    "few-actions": FEW_ACTIONS,
     "joint": JOINT,
     "recipe": RECIPE,
+    "acts": ("baseline", "flow", *ACTS),
     "all": tuple(ROWS),
 }
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.closed_loop.comparisons import BASE, CONTRASTS, read, summary
-from benchmarks.closed_loop.plan import FEW_ONLY, FEW_SHOT, RECIPE, REGIMES, ROWS
+from benchmarks.closed_loop.plan import FEW_ONLY, FEW_SHOT, OWN_PAGE, RECIPE, REGIMES, ROWS
 from benchmarks.closed_loop.run import RESULTS
 from benchmarks.closed_loop.statistics import Interval
 from benchmarks.common import write_results
@@ -144,10 +144,10 @@ def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
         acting = REGIMES[regime].acting is not None
         few = REGIMES[regime].demonstrations is not None
         planned = [row for row in ROWS if not ((ROWS[row].decoded and not acting) or (row in RECIPE and acting))]
-        planned = [row for row in planned if (row in FEW_SHOT if few else row not in FEW_ONLY)]
+        planned = [row for row in planned if row not in OWN_PAGE and (row in FEW_SHOT if few else row not in FEW_ONLY)]
         if left := [f"`{row}`" for row in planned if row not in figures]:
             lines.append(f"Not run, `{regime}`: {', '.join(left)}.")
-    if left := [f"`{regime}`" for regime in REGIMES if regime not in found]:
+    if left := [f"`{regime}`" for regime in REGIMES if regime not in {*found, *OWN_PAGE}]:
         lines.append(f"Regimes not run: {', '.join(left)}.")
     return "\n\n".join(lines)
 

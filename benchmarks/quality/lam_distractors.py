@@ -42,9 +42,9 @@ class Disturbed(FramePairs):
         disturbed.overlay = Overlay.random(len(pairs), 1000 + seed)  # the evaluation's seeds are others
         return disturbed
 
-    def batch(self, indices: Tensor) -> PairBatch:
+    def batch(self, indices: Tensor, frames: Tensor | None = None) -> PairBatch:
         """As without patches, but for the frames."""
-        batch = super().batch(indices)
+        batch = super().batch(indices, frames)
         return batch._replace(frames=self.overlay.draw(batch.frames, indices))
 
 

@@ -175,7 +175,7 @@ def main() -> None:
             pairs = run.train(seed)
             figures = lam_runs.figures(lam_runs.train(pairs, seed, **BUDGET, **OBJECTIVES[run.objective]), run.judge)
             cell["runs"][str(seed)] = {**figures, "labelled": int(pairs.labelled.sum()), "pairs": len(pairs)}
-            cell["figures"] = spread(list(cell["runs"].values()))
+            cell["figures"], cell["commit"] = spread(list(cell["runs"].values())), results["environment"]["commit"]
             print(f"{run.study}: {run.name}, seed {seed}: {lam_runs.shown(figures)}", flush=True)
             write_results(stored, results)
     args.out.with_suffix(".md").write_text(table(results))

@@ -96,7 +96,7 @@ def joined(pairs: FramePairs, more: FramePairs) -> FramePairs:
     both.first = np.concatenate([pairs.first, more.first + frames])
     both.second = np.concatenate([pairs.second, more.second + frames])
     both.episode_of = np.concatenate([pairs.episode_of, more.episode_of + episodes])
-    both.actions = np.concatenate([pairs.actions, np.zeros_like(more.actions)])
+    both._actions = np.concatenate([pairs.actions, np.zeros_like(more.actions)])
     both.labelled = np.concatenate([pairs.labelled, np.zeros(len(more), dtype=bool)])
     return both
 

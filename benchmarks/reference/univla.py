@@ -56,7 +56,7 @@ class StraightforwardLAM(nn.Module):
         self.queries, self.places = lam.encoder.queries, lam.encoder.places
         self.embed = lam.encoder.embed
         self.blocks = nn.Sequential(
-            *(SpatioTemporalBlock(config.width, config.heads) for _ in range(config.encoder_depth))
+            *(SpatioTemporalBlock(config.width, config.heads) for _ in range(config.encoder.depth))
         )
         for block, source in zip(self.blocks, lam.encoder.blocks, strict=True):
             block.load_state_dict(_published_names(source))

@@ -43,8 +43,9 @@ class StraightforwardVLA(nn.Module):
             terms["latent"] = out.loss
         elif "latent" in self.policy.losses and batch.latent is not None:
             layer = out.hidden_states[self.policy.losses["latent"]]
-            supervision = self.policy.supervision["latent"]
-            terms["latent"] = supervision(layer[:, -self.count :].float(), batch.latent)["latent"]
+            span = next(loss.span for loss in self.policy.config.strategy.losses if loss.name == "latent")
+            own = self.policy.segments[span].of(layer[:, -self.count :]).float()
+            terms["latent"] = self.policy.supervision["latent"](own, batch.latent)["latent"]
         return terms
 
     @torch.no_grad()

@@ -1,9 +1,10 @@
 """Speed of the action tokenizer against a straightforward module with the same weights, and against FAST.
 
-python -m benchmarks.speed.action_tokenizer --out benchmarks/results/action_tokenizer_speed.json     # < 2 minutes
+python -m benchmarks.speed.action_tokenizer --out benchmarks/results/action_tokenizer_speed.json     # 4 minutes
 
 Published size (H 8, m 7, d 128, K 256), random weights, smooth synthetic chunks, one thread. The straightforward module
-gets its chunks normalised already; lattok's take physical units and check them. "table": `lattok.for_inference`. Ratios
+gets its chunks normalised already; lattok's take physical units and check them. "table" and "for inference" are
+`lattok.for_inference`. Ratios
 are of the least CPU time of interleaved rounds (medians in brackets). For FAST it needs transformers and scipy.
 """
 
@@ -21,12 +22,14 @@ from benchmarks.common import Case, Timing, environment, interleaved, ratios, wr
 from benchmarks.reference.p2t import StraightforwardP2T
 from lattok import P2TActionVQ, for_inference
 from lattok.action_vq import ActionVQConfig
+from lattok.action_vq.base import families
+from lattok.action_vq.learned import TrainedTokenizer
 from tests.action_vq.margins import ROUNDING, float64_codes
 
 BATCHES = (1, 64, 1024)
 # Least ratios over the straightforward module, CPU time, by batch.
 WANTED = {
-    "encode": {"lattok": (0.85, 0.95, 0.95)},
+    "encode": {"lattok": (0.85, 0.95, 0.95), "for inference": (1.6, 1.35, 1.35)},
     "decode": {"table, torch": (5, 80, 350), "table, numpy": (12, 120, 400)},
     "decode against FAST": {"table, numpy": (7, 300, 800)},
 }
@@ -58,7 +61,11 @@ def time_p2t(model: P2TActionVQ, batch: int, rounds: int) -> dict[str, dict[str,
     """Encode and decode of the straightforward module and of lattok."""
     plain, tensor, fast = StraightforwardP2T(model), smooth_chunks(batch, seed=2), for_inference(model)
     normalised = model.normalizer(tensor)
-    encode = {P2T: Case(plain.encode, normalised), "lattok": Case(model.encode, tensor)}
+    encode = {
+        P2T: Case(plain.encode, normalised),
+        "lattok": Case(model.encode, tensor),
+        "for inference": Case(fast.encode, tensor),
+    }
     codes = plain.encode(normalised)
     decode = {
         P2T: Case(plain.decode, codes),
@@ -93,12 +100,32 @@ def time_fast(model: P2TActionVQ, batch: int, rounds: int, folder: Path) -> dict
     return {"encode against FAST": interleaved(encode, rounds), "decode against FAST": interleaved(decode, rounds)}
 
 
+def time_families(batch: int, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Every other family that learns by gradients, at its own sizes: as it is, and for inference."""
+    found: dict[str, dict[str, Timing]] = {}
+    others = {name: each for name, each in families().items() if issubclass(each, TrainedTokenizer)}
+    for name, family in sorted(others.items()):
+        if family is P2TActionVQ:
+            continue
+        torch.manual_seed(0)
+        model = family(family.config_class(action_dim=7)).eval()
+        model.normalizer.fit(smooth_chunks(1024, seed=1).flatten(0, 1))
+        fast, chunks = for_inference(model), smooth_chunks(batch, seed=2)
+        codes = model.encode(chunks)
+        if not torch.equal(fast.encode(chunks), codes):
+            raise SystemExit(f"{name}: codes differ for inference")
+        encode = {name: Case(model.encode, chunks), "for inference": Case(fast.encode, chunks)}
+        decode = {name: Case(model.decode, codes), "for inference": Case(fast.decode, codes)}
+        found |= {f"encode, {name}": interleaved(encode, rounds), f"decode, {name}": interleaved(decode, rounds)}
+    return found
+
+
 def compare_codes(model: P2TActionVQ, count: int) -> dict[str, dict[str, float]]:
     """Codes of every way to encode against the straightforward module's, with the float64 margin where they differ."""
     chunks = smooth_chunks(count, seed=3)
     exact, margins = float64_codes(model, chunks)
     base = StraightforwardP2T(model).encode(model.normalizer(chunks))
-    ways = {P2T: base, "lattok": model.encode(chunks)}
+    ways = {P2T: base, "lattok": model.encode(chunks), "for inference": for_inference(model).encode(chunks)}
     return {name: _agreement(codes, base, exact, margins) for name, codes in ways.items()}
 
 
@@ -141,6 +168,7 @@ def run(rounds: int, checked: int, with_fast: bool) -> dict[str, Any]:
         for batch in BATCHES:
             tables = time_p2t(model, batch, rounds)
             tables |= time_fast(model, batch, rounds, Path(scratch) / "fast") if with_fast else {}
+            tables |= time_families(batch, rounds)
             for kind, timings in tables.items():
                 rows = results["tables"][f"{kind}, batch {batch}"] = row(timings, batch)
                 wanted = {name: goals[BATCHES.index(batch)] for name, goals in WANTED.get(kind, {}).items()}

@@ -127,10 +127,11 @@ def trained_models(folder: Path, steps: int) -> Iterator[tuple[str, ImageLAM]]:
     from lattok.recipes.image_lam import ImageLAMRecipe
 
     alive = {"codebook_update": "ema", "codebook_start": "kmeans", "codebook_continuous_steps": steps // 5}
+    alive |= {"codebook_restart_every": 0, "features": "pixels"}
     deep = {"features": random_vit(folder / "vit"), "width": 128, "encoder_depth": 6}
     kinds = {
         "tiny+p2t": ("tiny+p2t", alive),
-        "tiny+robust": ("tiny+robust", {"codebook_continuous_steps": steps // 5}),
+        "tiny+robust": ("tiny+robust", {"codebook_continuous_steps": steps // 5, "features": "pixels"}),
         "ViT, 6 blocks": ("tiny+p2t", alive | deep),
     }
     for number, (name, (preset, options)) in enumerate(kinds.items()):

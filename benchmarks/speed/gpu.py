@@ -2,10 +2,13 @@
 
 python -m benchmarks.speed.gpu --only labelling --out benchmarks/results/gpu.json    # image latent actions, minutes
 python -m benchmarks.speed.gpu --only la_cond --out benchmarks/results/gpu.json      # a policy's training, minutes
+python -m benchmarks.speed.gpu --out benchmarks/results/gpu.json                     # all: ten minutes, 8 GB
 
 `labelling`: DINOv2 ViT-B/14 with registers, 12 blocks and two streams, random weights, a video in main memory.
 `la_cond`: the training loop with LA-Cond over Qwen3-VL-2B, all 28 text layers and the image tower, random bfloat16
 weights, LoRA of rank 64, two cameras of 224 pixels; batches come out of memory, so that `data_wait` is the loop's own.
+`families`: training of the action tokenizer and of an image model at published size, in the loop, in bfloat16.
+`codes`: the share of the CPU's codes that the device gives, of both. The last line is what README says of speed.
 `share_of_peak` (MFU) is what the multiplications and additions of matrix products and attention take of the dense
 bfloat16 peak that the maker names (`--peak-tflops` for other chips), `share_of_product` of a large product's rate
 here. Those of labelling are counted by hand, those of a training step by torch's counter, without what is recomputed.
@@ -29,11 +32,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import environment, write_results
 from benchmarks.speed.annotate import full_size, operations
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.action_vq import P2TActionVQ
+from lattok.data import camera_keys, open_dataset, sample_dataset_path
+from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.inference import for_inference
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.training import RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS, read_metrics
-from lattok.types import PolicyBatch
+from lattok.types import ActionBatch, PairBatch, PolicyBatch
+from lattok.utils.devices import device_called, module_of
 
 PEAKS = {  # dense bfloat16 TFLOP/s by a part of the device's name; the first that fits counts
     "B200": 2250,
@@ -47,6 +54,7 @@ PEAKS = {  # dense bfloat16 TFLOP/s by a part of the device's name; the first th
 }
 STRIDE = 32  # frames between those of a pair
 BATCH = 32  # samples of a training step
+PARTS = ("labelling", "la_cond", "families", "codes")
 
 
 def seconds(function: Callable[[], Any], device: torch.device, rounds: int = 5) -> float:
@@ -62,16 +70,20 @@ def seconds(function: Callable[[], Any], device: torch.device, rounds: int = 5) 
 
 
 def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if (module := module_of(device)) is not None:
+        module.synchronize(device)
+
+
+def name_of(device: torch.device) -> str:
+    """What the maker calls it."""
+    return "cpu" if (module := module_of(device)) is None else module.get_device_name(device)
 
 
 def rates(device: torch.device, peak: float | None, quick: bool) -> dict[str, float | None]:
     """TFLOP/s: the dense bfloat16 peak of the chip, where it is known, and of a large product here."""
     size = 512 if quick else 8192
     x, weight = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    known = next((float(tflops) for part, tflops in PEAKS.items() if part in name), None)
+    known = next((float(tflops) for part, tflops in PEAKS.items() if part in name_of(device)), None)
     return {"peak": peak or known, "product": 2 * size**3 / seconds(lambda: x @ weight, device) / 1e12}
 
 
@@ -118,7 +130,7 @@ def la_cond(device: torch.device, of: dict[str, float | None], quick: bool, step
         batch_size=count,
         optimizer="adamw",
         precision="bf16",
-        device=device.type,
+        device=str(device),
         log_every=max(1, steps // 5),
         save_every=10 * steps,
     )
@@ -141,35 +153,120 @@ def la_cond(device: torch.device, of: dict[str, float | None], quick: bool, step
     }
 
 
+def families(device: torch.device, quick: bool, steps: int, folder: Path) -> dict[str, Any]:
+    """Samples per second, waiting and memory of the training of each family."""
+    found: dict[str, Any] = {}
+    for kind, (module, batch, weights) in learners(quick).items():
+        count = len(batch[0])
+        options = LoopOptions(
+            steps=steps,
+            batch_size=count,
+            precision="bf16",
+            device=str(device),
+            log_every=max(1, steps // 5),
+            save_every=10 * steps,
+        )
+        fit(module, lambda *_, batch=batch: batch, options, folder / kind, loss_weights=weights)
+        logged = read_metrics(folder / kind / RUN / METRICS)[1:]
+        found[kind] = {
+            "batch": count,
+            "samples_per_s": max(entry["samples_per_second"] for entry in logged),
+            "data_wait": max(entry["data_wait"] for entry in logged),
+            "memory_gb": logged[-1].get("memory_gb"),
+        }
+    return found
+
+
+def learners(quick: bool) -> dict[str, tuple[Any, Any, Any]]:
+    """Module, batch and weights of the losses of each family, at the size of its paper; random weights."""
+    torch.manual_seed(0)
+    tokenizer: Any = ActionVQRecipe.from_preset("data", "out", "quick" if quick else "p2t")
+    tokenizer = P2TActionVQ(tokenizer.config(action_dim=7))
+    chunks = torch.randn(4 if quick else 128, tokenizer.horizon, 7)
+    lam: Any = ImageLAMRecipe.from_preset("data", "out", "tiny" if quick else "small", features=features_of(quick))
+    lam = ImageLAM(lam.config(cameras=("front",)))
+    lam.features.load(pretrained=False)
+    learner, side = PairLearner(lam), lam.config.image_size
+    learner.attach_action_head(torch.randn(9, 7))
+    count = 4 if quick else 16
+    frames = torch.randint(0, 256, (count, 2, 1, side, side, 3), dtype=torch.uint8)
+    pairs = PairBatch(frames, torch.randn(count, 7), torch.ones(count, dtype=torch.bool))
+    valid = torch.ones(chunks.shape[:2], dtype=torch.bool)
+    return {
+        "action-vq": (tokenizer, ActionBatch(chunks, valid), tokenizer.config.loss_weights),
+        "image-lam": (learner, pairs, lam.config.loss_weights),
+    }
+
+
+def features_of(quick: bool) -> str:
+    """Frozen features that need no download."""
+    return "pixels" if quick else "timm:vit_small_patch14_reg4_dinov2"
+
+
+def codes(device: torch.device, quick: bool) -> dict[str, float]:
+    """The share of the codes of the CPU that the device gives, of samples and frames of the packaged dataset."""
+    from lattok import load
+    from lattok.samples import ActionWindows
+
+    dataset = open_dataset(sample_dataset_path())
+    tokenizer: Any = load("sample/tokenizer")
+    lam: Any = load("sample/lam")
+    chunks, valid = ActionWindows(dataset, tokenizer.horizon).batch(torch.arange(64 if quick else 4096))
+    video = dataset.frames(0, camera_keys(dataset, lam.cameras), transform=lam.resize)[: 24 if quick else None]
+    stride, given = min(lam.stride_frames(dataset.fps), len(video) - 1), {"action-vq": tokenizer, "image-lam": lam}
+    ask = {
+        "action-vq": lambda model: model.encode(chunks, valid),
+        "image-lam": lambda model: model.label_video([video], stride).codes,
+    }
+    expected = {kind: ask[kind](model) for kind, model in given.items()}
+    found = {kind: ask[kind](model.to(device)) for kind, model in given.items()}
+    return {
+        kind: float((torch.as_tensor(codes).cpu() == expected[kind]).float().mean()) for kind, codes in found.items()
+    }
+
+
+def sentence(results: dict[str, Any]) -> str:
+    """What README says, of what was measured."""
+    rate = results["labelling"]["bfloat16"]["frames_per_s"]
+    step, share = results["la_cond"]["seconds_per_step"], results["la_cond"].get("share_of_peak")
+    reached = "" if not share else f", {share:.0%} of its bfloat16 peak"
+    device = results["la_cond"]["device"]
+    return (
+        f"On {device} lattok labels {rate:,.0f} frames a second and takes {step:.2f} s for a step of LA-Cond{reached}."
+    )
+
+
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["labelling", "la_cond"], default=["labelling", "la_cond"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, help="results file; the part that is not measured stays as it is in it")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=100, help="of training")
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the chip")
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     args = parser.parse_args()
-    device = torch.device(args.device)
-    if device.type != "cuda" and not args.quick:
-        parser.error("needs a CUDA device; --quick shows on a CPU that it runs")
-    if args.quick and args.out:
-        parser.error("--quick measures nothing worth a file")
+    device = device_called(args.device)
+    if device.type == "cpu" and not args.quick:
+        parser.error("needs an accelerator; --quick shows on a CPU that it runs")
     results = json.loads(args.out.read_text()) if args.out is not None and args.out.exists() else {}
     of = rates(device, args.peak_tflops, args.quick)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     for part in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            found = (
-                labelling(device, of, args.quick)
-                if part == "labelling"
-                else la_cond(device, of, args.quick, 5 if args.quick else args.steps, Path(folder))
-            )
-        results[part] = {"environment": environment(), "device": name, "bfloat16_tflops": of, **found}
+            steps, place = 5 if args.quick else args.steps, Path(folder)
+            measure: dict[str, Callable[[], dict[str, Any]]] = {
+                "labelling": lambda: labelling(device, of, args.quick),
+                "la_cond": lambda steps=steps, place=place: la_cond(device, of, args.quick, steps, place),
+                "families": lambda steps=steps, place=place: families(device, args.quick, steps, place),
+                "codes": lambda: codes(device, args.quick),
+            }
+            found = measure[part]()
+        results[part] = {"environment": environment(), "device": name_of(device), "bfloat16_tflops": of, **found}
         print(json.dumps({part: results[part]}, indent=1))
     if args.out is not None:
         write_results(args.out, results)
+    if {"labelling", "la_cond"} <= results.keys():
+        print(sentence(results))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame,
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache
+from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
@@ -171,7 +171,9 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
     for dtype in ("float32", "float16"):
         pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8")
         values = np.random.default_rng(0).standard_normal((count, 256, 768), dtype=np.float32).astype(dtype)
-        pairs.features, pairs.frames = CachedFeatures([[_mapped(values, folder)]]), np.empty((count, 0), dtype=np.uint8)
+        file = FeatureFile(folder / f"{dtype}.npy", values.shape, dtype)
+        file.write([values])
+        pairs.features, pairs.frames = CachedFeatures([[file]]), np.empty((count, 0), dtype=np.uint8)
         cases[f"features in the cache (256 x 768, {dtype})"] = pairs.batch
     out[f"pairs at {LARGE} x {LARGE}"] = rates(cases, len(big), rounds)
     return out
@@ -214,7 +216,7 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     sizes = {}
     for dtype in ("float32", "float16"):
         FeatureCache(folder / dtype, dtype=dtype).features(frozen, dataset, pairs.episodes[:1], pairs.cameras)
-        files = list((folder / dtype).rglob("*.lattok-array"))
+        files = list((folder / dtype).rglob("*.npy"))
         sizes[dtype] = sum(path.stat().st_size for path in files) / pairs.episodes[0].length
     return {"network": name, "frames": frames, "frames_per_second": out, "bytes_per_frame": sizes}
 
@@ -237,7 +239,7 @@ def consumption(dataset: Any, rounds: int) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    cases = {"step": Case(step, None), "batch": Case(partial(batches, process=0, processes=1), 7)}
+    cases = {"step": Case(step, None), "batch": Case(partial(batches, share=0, shares=1), 7)}
     timings = interleaved(cases, rounds, seconds=0.05)
     pair_count = len(batch.frames)
     return {

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Bring your own policy
 #
-# You have a policy and a training loop, and want neither from us. Latent actions are then **one more loss**: name the layer whose
-# states should know them, wrap the policy, train as before. What you deploy is your policy as it was, without the head.
+# You keep your own policy and training loop; lattok only adds **one more loss**. Name the layer whose
+# states should know the latent actions, wrap the policy, and train as before. What you deploy is your policy as it was, without the added head.
 #
-# Half a minute on an idle core with the stand-in below; LeRobot's ACT gets the same three lines at the end where LeRobot is installed.
+# This takes half a minute on an idle core with the small policy below. LeRobot's ACT gets the same three lines at the end, if LeRobot is installed.
 # No download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
@@ -23,13 +23,12 @@ from lattok.data import inspect_dataset, read_vectors, select_episodes
 from lattok.samples import ActionWindows
 from lattok.vla import CodeCrossEntropy, Supervised
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for fewer steps, and assert less
-os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # a new folder at each start: all cells can run again
 
 # %% [markdown]
 # ## A dataset with labels
 #
-# The latent action model that comes with lattok labels the demonstrations that come with it: 4 codes of 16 for what happens within the
+# The latent action model that comes with lattok labels the demonstrations that come with it. Each frame gets 4 codes of 16 for what happens within the
 # next 0.2 s. They are columns like any others.
 
 # %%
@@ -40,8 +39,8 @@ print({name: feature.shape for name, feature in dataset.features.items() if name
 # %% [markdown]
 # ## Your policy
 #
-# This one stands for it: the state of robot and objects in, a chunk of 8 actions out. All that is asked of a policy is that
-# `forward(batch)` returns a loss and a dictionary, as LeRobot's do.
+# Here is a simple one as an example: the state of robot and objects goes in, a chunk of 8 actions comes out. A policy only needs a
+# `forward(batch)` that returns a loss and a dictionary, like LeRobot's policies.
 
 # %%
 HORIZON, WIDTH = 8, 128
@@ -66,8 +65,8 @@ class MyPolicy(nn.Module):
 # %% [markdown]
 # ## Your batches
 #
-# What a LeRobot loader gives with `delta_timestamps` for `action`, `latent.codes` and `latent.valid`: the labels of every step of the
-# chunk. Nothing here is ours but the reading.
+# These batches are what a LeRobot loader gives with `delta_timestamps` for `action`, `latent.codes` and `latent.valid`: the labels of every step of the
+# chunk. lattok is used only to read the data.
 
 
 # %%
@@ -98,11 +97,11 @@ held_out = test.batch(torch.arange(len(test.windows)))
 # %% [markdown]
 # ## Three lines
 #
-# A loss over 16 codes, the layer whose *input* it acts on, and the policy with both. Your loop stays as it is.
+# You need a loss over 16 codes, the layer whose *input* it acts on, and the policy wrapped with both. Your loop stays as it is.
 
 
 # %%
-def trained(how, steps=40 if SHORT else 1500, seed=0):
+def trained(how, steps=1500, seed=0):  # short: def trained(how, steps=40, seed=0):
     """Train alone, with the codes, or with the codes of another moment; returns policy and figures along the way."""
     torch.manual_seed(seed)
     policy = MyPolicy(train.states.shape[1], train.windows.actions.shape[1])
@@ -138,7 +137,7 @@ for how, (_, curve) in runs.items():
 # ## What would be wrong
 #
 # A head can reach a low loss by learning which codes are frequent. So the same policy also learns **codes of another moment**:
-# as frequent, but about something else. If that curve rose as well, the labels would be saying nothing about the scene.
+# equally frequent, but about something else. If that curve also rose, the labels would say nothing about the scene.
 
 # %% tags=["picture"]
 frequent = float(torch.stack([torch.bincount(column).max() / len(column) for column in test.codes.T]).mean())
@@ -152,11 +151,13 @@ axis.set_title("A policy that also learns what will happen next")
 axis.legend(frameon=False)
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
-assert SHORT or runs["codes"][1][-1][2] > 1.5 * runs["codes of another moment"][1][-1][2]
+
+# %% tags=["check"]
+assert runs["codes"][1][-1][2] > 1.5 * runs["codes of another moment"][1][-1][2]  # full
 
 # %% [markdown]
-# Did it help the *actions*? The losses printed above are of one seed, and with every action known: believe neither a gain nor a loss
-# of that size. *Do latent actions help?* in the documentation measures it, with seeds and a robot that acts.
+# Did it help the *actions*? The losses printed above are of one seed, with every action known. A gain or a loss
+# of that size means nothing. *Do latent actions help?* in the documentation measures it, with several seeds and a robot that acts.
 #
 # ## What you deploy
 #
@@ -165,11 +166,13 @@ assert SHORT or runs["codes"][1][-1][2] > 1.5 * runs["codes of another moment"][
 # %%
 wrapped = runs["codes"][0]
 inner = wrapped.policy
-assert isinstance(inner, MyPolicy)
-assert inner.state_dict().keys() == runs["alone"][0].state_dict().keys()
 print(
     f"{sum(p.numel() for p in inner.parameters()):,} parameters of yours, {sum(p.numel() for p in wrapped.loss.parameters()):,} of the head"
 )
+
+# %% tags=["check"]
+assert isinstance(inner, MyPolicy)
+assert inner.state_dict().keys() == runs["alone"][0].state_dict().keys()
 
 # %% [markdown]
 # ## LeRobot's ACT
@@ -227,7 +230,7 @@ else:
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to an annotated folder, by its whole path, or a Hub id, use your loader, and look at two figures: does your own loss stay where it was,
+# Set `DATASET` to the full path of an annotated folder, or to a Hub id. Use your loader, and look at two figures: does your own loss stay where it was,
 # and are codes predicted better than with the codes of another moment?
 
 # %%

@@ -2,13 +2,13 @@
 # # Joint training, watched
 #
 # Labels are fixed: a policy cannot learn what they leave out. LARA
-# ([arXiv 2606.07100](https://arxiv.org/abs/2606.07100)) lets **both learn at once**: the policy is drawn towards what the video shows, and the
+# ([arXiv 2606.07100](https://arxiv.org/abs/2606.07100)) lets **both learn at once**. The policy is pulled towards what the video shows, and the
 # latent action model towards actions.
 #
-# Here we watch three small joint trainings, most of whose episodes have no actions, and ask what became of the latent action model. It
-# is a lesson in reading curves: **the one that looks best is the one that went wrong.**
+# Here we watch three small joint trainings, in which most episodes have no actions. Then we test what happened to the latent action model. It
+# is a lesson in reading curves: **the run that looks best is the one that went wrong.**
 #
-# Some four minutes of one core; no download, no token.
+# This takes about four minutes of one core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
@@ -27,22 +27,25 @@ from lattok.evaluation.evidence.probes import linear_probe, one_hot
 from lattok.samples import FramePairs
 from lattok.training.runlog import read_metrics
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for a few steps, and assert less
-os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # a new folder at each start: all cells can run again
 
 # %% [markdown]
 # ## A latent action model that never saw an action
 #
-# Pairs of frames 0.2 s apart become 4 codes of 16. It learns from one camera's video alone, and not for long, so that something is left
-# to gain.
+# Pairs of frames 0.2 s apart become 4 codes of 16. The model learns only from one camera's video, and only briefly, so there is room
+# for improvement.
+
+# %% tags=["check"]
+LESS = {"episodes": "50%", "trial": True}
+SMALL = {"features": "pixels", "labelled_fraction": 0.0, "steps": 20, "codebook_continuous_steps": 10} | LESS
+SHORT_JOINT = {"steps": 10, "batch_size": 16, "log_every": 2} | LESS
 
 # %%
 DATA = lattok.sample_dataset_path()
 dataset = lattok.open_dataset(DATA)
 common = {"cameras": dataset.cameras[:1], "device": "cpu", "threads": 1}
-common |= {"episodes": "50%", "trial": True} if SHORT else {}
-lengths = {"steps": 20, "codebook_continuous_steps": 10} if SHORT else {"steps": 500, "codebook_continuous_steps": 150}
-options = {"features": "pixels", "labelled_fraction": 0.0} | lengths | common
+lam_steps, joint_steps = {"steps": 500, "codebook_continuous_steps": 150}, {"steps": 400, "log_every": 20}
+options = {"features": "pixels", "labelled_fraction": 0.0} | lam_steps | common  # short: options = SMALL | common
 lam = lattok.train(lattok.ImageLAMRecipe.from_preset(DATA, "lam", "tiny+robust", **options))
 
 # %% [markdown]
@@ -65,14 +68,14 @@ print(f"the actions of {len(known)} of {len(everything)} episodes are known")
 RUNS = {"as published": {}, "own loss counts more": {"lam_weight": 1.0}, "control, not pulled": {"detach": "lam"}}
 for number, changes in enumerate(RUNS.values()):
     options = {"lam": "lam", "action_episodes": "10%", "acted_share": 0.5} | changes | common
-    options |= {"steps": 10, "batch_size": 16, "log_every": 2} if SHORT else {"steps": 400, "log_every": 20}
+    options |= joint_steps  # short: options |= SHORT_JOINT
     # preset `scratch`: a small policy that begins with nothing
     lattok.train(lattok.LARARecipe.from_preset(DATA, f"run{number}", "scratch", **options))
 
 # %% [markdown]
 # ## What can be watched
 #
-# Every run writes `metrics.jsonl`: the alignment (1 minus `loss/lara`), how many bits the four codes carry together, the latent action
+# Every run writes `metrics.jsonl`. It has the alignment (1 minus `loss/lara`), how many bits the four codes carry together, the latent action
 # model's own loss, and that of the actions.
 
 # %%
@@ -95,8 +98,8 @@ for number, how in enumerate(RUNS):
 #
 # ## What became of the latent action model
 #
-# Probes on held-out episodes, by ridge regression: how much of the mean action over the 0.2 s is read from the codes? The first frame
-# without any codes is the control of the probe.
+# Probes on held-out episodes, by ridge regression, answer this: how much of the mean action over the 0.2 s can be predicted from the codes? The control
+# of the probe is the first frame without any codes.
 
 # %%
 cameras, stride = lam.cameras, lam.stride_frames(dataset.fps)
@@ -158,38 +161,39 @@ plt.show()
 # ## What would be wrong
 #
 # The policy sees the first frame, and actions with noise, but not the second frame. A latent action model that is
-# pulled towards it has an easy way to agree: **say less**. Two figures above look for that. If $e$ is much the same for all pairs, a
-# constant is aligned with it, whatever the scene; if ridge regression from 16 × 16 pixels of the first frame predicts $e$, the second
-# frame is not needed. As published it is the constant that gains. It is paid for in bits and in the prediction loss: watch those, and
+# pulled towards it has an easy way to agree: **say less**. Two figures above look for that. If $e$ is nearly the same for all pairs, a
+# constant is aligned with it, whatever the scene. If ridge regression from 16 × 16 pixels of the first frame predicts $e$, the second
+# frame is not needed. With the published weights the alignment of a constant rises. The price is fewer bits and a higher prediction loss. So watch those, and
 # the control that is not pulled.
 #
-# With $\lambda_{LAM} = 1$ the bits stay, and the codes say more of the action than the control's do. That is what joint training is for.
-# A little more of $e$ is then read from the first frame as well: these demonstrations are an expert's, whose actions follow from what
+# With $\lambda_{LAM} = 1$ the bits stay, and the codes say more about the action than those of the control. That is the purpose of joint training.
+# A little more of $e$ can then be predicted from the first frame too: these demonstrations are an expert's, whose actions follow from what
 # it sees.
 
-# %%
+# %% tags=["check"]
 pulled, heavier, control = (found[how] for how in RUNS)
 ours, _, theirs = (last[how] for how in RUNS)
-assert SHORT or ours["alignment, cos(W h, e)"] > theirs["alignment, cos(W h, e)"] + 0.15
-assert SHORT or ours["bits in the codes"] < theirs["bits in the codes"] / 2
-assert SHORT or ours["prediction loss of the LAM"] > theirs["prediction loss of the LAM"]
-assert SHORT or pulled["alignment of a constant"] > 2 * control["alignment of a constant"]
-assert SHORT or pulled["R² of the action from the codes"] < control["R² of the action from the codes"] / 2
-assert SHORT or heavier["R² of the action from the codes"] > control["R² of the action from the codes"] + 0.05
+assert ours["alignment, cos(W h, e)"] > theirs["alignment, cos(W h, e)"] + 0.15  # full
+assert ours["bits in the codes"] < theirs["bits in the codes"] / 2  # full
+assert ours["prediction loss of the LAM"] > theirs["prediction loss of the LAM"]  # full
+assert pulled["alignment of a constant"] > 2 * control["alignment of a constant"]  # full
+assert pulled["R² of the action from the codes"] < control["R² of the action from the codes"] / 2  # full
+assert heavier["R² of the action from the codes"] > control["R² of the action from the codes"] + 0.05  # full
 
 # %% [markdown]
 # ## What this shows, and what not
 #
-# One seed of a model that is tiny and was hardly trained, for 400 steps: joint training **can** empty a latent action model, and this is
-# what it looks like; with other weights it **can** also teach it about actions. Adam does not see how large a loss is, only how large its
-# parts are next to each other. Here the prediction loss begins at a twentieth of the alignment's, so that with equal weights the
-# alignment decides. The published models are far larger and their losses have other sizes, so that 0.01 means another pull there. Nor
-# does it say anything about success: the action losses of one run are nothing to go by, and whether robots do better is measured with seeds and
+# This is one seed of a tiny model that was hardly trained, for 400 steps. Joint training **can** empty a latent action model, and this is
+# what it looks like. With other weights it **can** also teach the model about actions. Adam does not see how large a loss is, only how large its
+# parts are relative to each other. Here the prediction loss begins at a twentieth of the alignment's, so with equal weights the
+# alignment decides. The published models are far larger and their losses have other sizes, so 0.01 pulls differently there.
+#
+# It says nothing about success either. The action losses of one run mean little. Whether robots do better is measured with several seeds and
 # rollouts (*Do latent actions help?* in the documentation).
 #
 # ## Your own data
 #
-# Set `DATASET` to a folder, by its whole path, or a Hub id. If the bits fall, raise `--lam-weight`, or let the policy follow (`--detach lam`); `compare` judges the
+# Set `DATASET` to the full path of a folder, or to a Hub id. If the bits fall, raise `--lam-weight`, or let the policy follow (`--detach lam`); `compare` judges the
 # model before and after.
 
 # %%

@@ -2,19 +2,18 @@
 # # Published models side by side
 #
 # LAPA, villa-X, AdaWorld and others publish latent action models, each with its own file format, range of pixels and gap between
-# frames. `lattok convert` puts them all behind one `lattok.load`, so they can be asked the same question on the same episodes:
-# **how much do your labels say about what the robot did, and how much of that does something know that has learned nothing?**
+# frames. `lattok convert` makes them all loadable by `lattok.load`. So they can be asked the same question on the same episodes:
+# **how much do your labels say about what the robot did, and how much of that would something say that has learned nothing?**
 #
-# **Nothing is downloaded, so random weights stand in for the published ones.** The files are small and have the published names;
-# the steps are the same. What they score is what a network scores that knows nothing: it says *nothing* about the published models.
-# [Where the weights are](#The-real-weights) comes at the end. One model here has learned: a small one that comes with lattok, like
-# the fifty demonstrations. A minute and a half on an idle core; no download, no token.
+# **Nothing is downloaded, so random weights replace the published ones.** The files are small and have the published names, and
+# the steps are the same. Their scores are those of a network that knows nothing. They say *nothing* about the published models.
+# [Where the weights are](#The-real-weights) comes at the end. One model here is trained: a small one that comes with lattok, like
+# the fifty demonstrations. This takes a minute and a half on an idle core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import json
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,8 +29,6 @@ from lattok.image_lam.published.villax import VillaXConfig, VillaXLAM, villax_na
 from lattok.nn.kmeans import kmeans
 from lattok.utils.checks import LattokError
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook judge on fewer episodes, and assert less
-
 CAMERA, GAP = "observation.images.corner2", "0.2s"
 dataset = lattok.open_dataset(lattok.sample_dataset_path())
 stride = round(0.2 * dataset.fps)  # frames
@@ -41,9 +38,9 @@ clip = dataset.frames(episode.index)  # uint8 [T, V, H, W, 3]
 # %% [markdown]
 # ## Stand-ins
 #
-# **Skip this cell once you have weights.** It builds each architecture small, with as many codes as published, and writes random
-# weights as the authors' code does: under their names, in their shapes, in their kind of file. Codebooks are made from the
-# network's own latents, or all pairs would get the same code.
+# **You can skip reading this cell, and leave it out once you have weights.** It builds each architecture small, with as many codes as published. It writes random
+# weights as the authors' code does: with their names, their shapes and their kind of file. Codebooks are made from the
+# network's own latents; otherwise all pairs would get the same code.
 
 
 # %%
@@ -131,20 +128,24 @@ except LattokError as error:
 # %% [markdown]
 # ## One clip
 #
-# `label_video` labels every pair of a clip, computing each frame once. The label of a pair depends on its two frames alone: encoded
-# alone, it is the same, which does not hold for all of the published code.
+# `label_video` labels every pair of a clip, and computes each frame only once. The label of a pair depends only on its two frames. That does
+# not hold for all of the published code.
 
 # %%
-rows = np.arange(0, len(clip) - stride, 7)
 labels = {}
 for name, model in models.items():
     views = clip[:, [dataset.cameras.index(camera) for camera in model.cameras]]
     labels[name] = model.label_video(views, stride)
+    example = labels[name].codes[40].tolist() or [round(float(x), 2) for x in labels[name].latents[40, 0, :6]]
+    print(f"{name:18} frames 40 and {40 + stride}: {example}")
+
+# %% tags=["check"]
+rows = np.arange(0, len(clip) - stride, 7)
+for name, model in models.items():
+    views = clip[:, [dataset.cameras.index(camera) for camera in model.cameras]]
     alone = model.encode(np.stack([views[rows], views[rows + stride]], 1))
     assert np.array_equal(alone.codes, labels[name].codes[rows])
     assert np.allclose(alone.latents, labels[name].latents[rows], atol=2e-5, rtol=1e-4)
-    example = labels[name].codes[40].tolist() or [round(float(x), 2) for x in labels[name].latents[40, 0, :6]]
-    print(f"{name:18} frames 40 and {40 + stride}: {example}")
 
 # %% [markdown]
 # ## The same probes, one table
@@ -154,8 +155,11 @@ for name, model in models.items():
 # not seen, speed, memory and a plot of bits against R²: `comparison/report.html`.
 
 # %%
-figures = lattok.compare(dataset, MODELS, out="comparison", max_episodes=16 if SHORT else 200).figures
-assert SHORT or figures["lattok, trained/r2_from_codes/codes"] > 0.6
+episodes = 200  # short: episodes = 16
+figures = lattok.compare(dataset, MODELS, out="comparison", max_episodes=episodes).figures
+
+# %% tags=["check"]
+assert figures["lattok, trained/r2_from_codes/codes"] > 0.6  # full
 
 # %% [markdown]
 # Each row next to its own controls, with the bits or the width of that model: k-means on the frame change and, where there is one, on the
@@ -184,46 +188,29 @@ for name, (value, (low, high), controls) in table.items():
     )
 
 # %% tags=["picture"]
-figure, axes = plt.subplots(
-    5, 2, figsize=(11, 5.8), dpi=110, layout="constrained", width_ratios=(3, 1), height_ratios=(1.7, 1, 1, 1, 1.3)
-)
+figure, axes = plt.subplots(5, 1, figsize=(9, 5.8), dpi=110, layout="constrained", height_ratios=(1.7, 1, 1, 1, 1.3))
 labelled = len(clip) - stride  # the last pairs of a clip end in its last frame: no action to compare with
 moments = np.linspace(0, labelled - 1, 8).round().astype(int)
-axes[0, 0].imshow(np.concatenate(clip[moments, dataset.cameras.index(CAMERA)], 1), aspect="auto")
-axes[0, 0].set(title=f'One clip, "{episode.tasks[0]}", and its labels over time', xticks=[], yticks=[])
-axes[0, 1].axis("off")
-axes[0, 1].text(
-    0, 0.05, "R² of the action, held-out episodes\n| the best control of this model", va="bottom", fontsize=9
-)
-for (left, right), (name, (value, (low, high), controls)) in zip(axes[1:], table.items(), strict=True):
-    codes, latents = labels[name].codes[:labelled], labels[name].latents[:labelled, 0]
+axes[0].imshow(np.concatenate(clip[moments, dataset.cameras.index(CAMERA)], 1), aspect="auto")
+axes[0].set(title=f'One clip, "{episode.tasks[0]}", and four kinds of labels over time', xticks=[], yticks=[])
+for axis, (name, label) in zip(axes[1:], labels.items(), strict=True):
+    codes, latents = label.codes[:labelled], label.latents[:labelled, 0]
     if codes.size:
-        left.imshow(codes.T, aspect="auto", cmap="tab20", interpolation="nearest")
+        axis.imshow(codes.T, aspect="auto", cmap="tab20", interpolation="nearest")
     else:  # every number by its own deviation
-        left.imshow(((latents - latents.mean(0)) / latents.std(0)).T, aspect="auto", cmap="RdBu", vmin=-2, vmax=2)
-    left.set_yticks([])
-    left.set_xticks([])
-    left.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=10)
-    trained = name.endswith("trained")
-    right.barh([0], [max(value, 0)], color="#1b9e77" if trained else "0.75", height=0.55)
-    right.errorbar([value], [0], xerr=[[value - low], [high - value]], color="black", capsize=3, linewidth=1)
-    right.plot([max(controls.values())] * 2, [-0.45, 0.45], color="#d95f02", linewidth=2.5)
-    right.text(1.0, 0, f"{value:.2f}", ha="right", va="center", fontsize=11, fontweight="bold" if trained else None)
-    right.set(xlim=(0, 1), ylim=(-0.6, 0.6), yticks=[], xticks=[])
-    right.spines[["top", "right", "bottom"]].set_visible(False)
-axes[4, 0].set_xlabel(f"frame; each label is about the {stride} frames that follow")
-axes[4, 1].set_xticks([0, 0.5, 1])
-figure.suptitle(
-    "Same clip, same probes. Random weights stand in for the published ones: what knowing nothing looks like"
-)
+        axis.imshow(((latents - latents.mean(0)) / latents.std(0)).T, aspect="auto", cmap="RdBu", vmin=-2, vmax=2)
+    axis.set(xticks=[], yticks=[])
+    axis.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=10)
+axes[4].set_xlabel(f"frame; each label is about the {stride} frames that follow")
+figure.suptitle("Random weights stand in for the published ones: this shows the formats, not the models")
 plt.show()
 
 # %% [markdown]
 # ## What would be wrong
 #
-# **To read these R² without the controls.** Knowing nothing is not zero: any function of two frames says something about the scene, and
-# the scene something about the action. The latents of LAPA's stand-in, before they become codes, say about as much as the current frame
-# does. The stand-ins must not beat their best control, and the trained model must beat its own.
+# **Reading these R² without the controls would be wrong.** Knowing nothing does not give zero: any function of two frames says something about the scene, and
+# the scene says something about the action. The latents of LAPA's random weights, before they become codes, say about as much as the current
+# frame. Random weights must not beat their best control, and the trained model must beat its own.
 
 # %%
 random = figures["LAPA, random/r2_from_latents/latents"]
@@ -232,14 +219,16 @@ print(
 )
 for name, (value, _, controls) in table.items():
     print(f"{name:18} {value - max(controls.values()):+.2f} against its best control")
+
+# %% tags=["check"]
+for name, (value, _, controls) in table.items():
     assert value < 0.95
-    if not SHORT:
-        assert (value > max(controls.values())) == name.endswith("trained")
+    assert (value > max(controls.values())) == name.endswith("trained")  # full
 
 # %% [markdown]
-# Two more traps. *Gaps*: every published model has its own, and the mean action over a second is another target than that over
-# a fifth of one; `compare` says so, and `--stride` asks all about the same gap. *Cameras*: the published ones here see one camera,
-# ours two.
+# There are two more traps. *Gaps*: every published model has its own, and the mean action over a second is a different target from that over
+# a fifth of one. `compare` says so, and `--stride` asks all about the same gap. *Cameras*: the published ones here see one camera,
+# ours sees two.
 #
 # ## The real weights
 #
@@ -249,8 +238,8 @@ for name, (value, _, controls) in table.items():
 # | villa-X | Hub: `microsoft/villa-x`, the folder with `model_config.json` | `lattok convert villax-lam FOLDER villax` |
 # | AdaWorld | Hub: `Little-Podi/AdaWorld`, `lam.ckpt` | `lattok convert adaworld-lam lam.ckpt adaworld` |
 #
-# UniVLA, Moto, LARA, LaWAM and LARYBench's models as well: *Models* in the documentation has their licences and sizes, what they read, and
-# what each does otherwise than its published code. Keep a stand-in's row in your table: it is the control for the real one.
+# UniVLA, Moto, LARA, LaWAM and LARYBench's models can be converted too. *Models* in the documentation has their licences and sizes, what they read, and
+# how each differs from its published code. Keep the row with random weights in your table: it is the control for the real one.
 #
 # ## Your own data
 #

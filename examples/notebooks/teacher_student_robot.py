@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Teacher, distillation, robot
 #
-# LatBot (Li et al., 2025) learns in three steps. A **teacher** watches a whole clip with its instruction and says in latents what the
-# robot does (*motion*) and what changes around it (*scene*). A **student** sees the first frame alone and learns to predict these
-# latents. Then the student learns to **act**. Here are all three, as small as they get, and after each step the question whether it says
+# LatBot (Li et al., 2025) learns in three steps. A **teacher** watches a whole clip with its instruction. Its latents say what the
+# robot does (*motion*) and what changes around it (*scene*). A **student** sees only the first frame and learns to predict these
+# latents. Then the student learns to **act**. Here are all three steps, as small as possible. After each step we test whether the result means
 # anything, compared with something that cannot know.
 #
-# On the demonstrations that come with lattok. Two minutes on an idle core; no download, no token.
+# We use the demonstrations that come with lattok. This takes two minutes on an idle core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
@@ -24,22 +24,22 @@ import lattok
 from lattok.data import inspect_dataset, select_episodes
 from lattok.types import LatentActions, LatentTarget, PolicyBatch
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for a few steps, and assert less
-os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # a new folder at each start: all cells can run again
 SAMPLE = lattok.sample_dataset_path()
 dataset = lattok.open_dataset(SAMPLE)
-common = {"cameras": ("corner2",), "device": "cpu", "threads": 1} | ({"trial": True} if SHORT else {})
+common = {"cameras": ("corner2",), "device": "cpu", "threads": 1}
 
 # %% [markdown]
 # ## The teacher
 #
-# Four frames of 0.2 s and the words of the instruction become 4 latents of the scene and 4 of motion, of 32 numbers each. A decoder with
-# two streams that look at each other has to make the last frame of the clip from one kind, and the actions from the other. The last
+# Four frames over 0.2 s and the words of the instruction become 4 latents of the scene and 4 of motion, of 32 numbers each. A decoder has
+# two streams that exchange information. One must predict the last frame of the clip from the scene latents, the other the actions from those of motion. The last
 # episode of every task is held out.
 
 # %%
 sizes = {"backbone_width": 64, "decoder_width": 64, "decoder_depth": 2}  # half of what the preset has
-recipe = lattok.ClipLAMRecipe.from_preset(SAMPLE, "teacher", "tiny", steps=10 if SHORT else 300, **sizes, **common)
+teacher_steps, steps = 300, 200  # short: teacher_steps, steps, common["trial"] = 10, 10, True
+recipe = lattok.ClipLAMRecipe.from_preset(SAMPLE, "teacher", "tiny", steps=teacher_steps, **sizes, **common)
 teacher = lattok.train(recipe)
 stride, camera = teacher.stride_frames(dataset.fps), teacher.cameras[0]
 print(
@@ -49,12 +49,12 @@ print(
 # %% [markdown]
 # ## What do the latents say?
 #
-# A linear probe reads the mean action over the clip, and how far the object is moved in it, on episodes that nobody has seen. What
-# motion latents have to beat: the scene latents, and **the raw change of the frame**, which learned nothing at all.
+# A linear probe predicts the mean action over the clip, and how far the object is moved in it, on held-out episodes. Motion
+# latents have to beat the scene latents, and **the raw change of the frame**, which learned nothing at all.
 #
-# In the stored run both kinds know more than the change, and the scene as much of either as motion: the arm is most of what changes in a
+# In the stored run both kinds know more than the raw change, and the scene knows as much as motion. The arm is most of what changes in a
 # frame, and with 300 steps, ten held-out episodes and one seed a few hundredths mean nothing. After the 1,500 steps of the preset, at
-# twice the width, motion is ahead of the scene by .04 to .08 of the action in each of three seeds: `separation_weight` keeps what motion
+# twice the width, motion is ahead of the scene by .04 to .08 of the action in each of three seeds. `separation_weight` keeps what motion
 # says out of the scene.
 
 
@@ -62,7 +62,7 @@ print(
 def read(split):
     """All clips of a split: first and last frames, latents, what is to be read from them."""
     rows = []
-    for episode in select_episodes(dataset, split)[:: 5 if SHORT else 1]:
+    for episode in select_episodes(dataset, split):
         frames = dataset.frames(episode.index, [camera], transform=teacher.resize)
         latents = teacher.label_video(frames, stride, episode.tasks[0])
         columns = dataset.columns(episode.index, ["action", "observation.state", "observation.environment_state"])
@@ -105,16 +105,18 @@ for target, title in {"action": "mean action", "moved": "way of the object"}.ite
     print(f"{title:18}", "  ".join(f"{name} {r2[target][key]:.2f}" for key, name in names.items()))
 best = max(names, key=r2["action"].get)
 print(f"most of the action is in the {names[best]}")
-assert SHORT or r2["action"]["motion"] > 0.2
+
+# %% tags=["check"]
+assert r2["action"]["motion"] > 0.2  # full
 
 # %% [markdown]
 # ## What does the decoder make of them?
 #
-# Held-out clips: the first frame, the last one, what the decoder predicts from the first frame and the latents, and the control, with
+# The picture shows held-out clips: the first frame, the last one, the decoder's prediction from the first frame and the latents, and the control, with
 # the motion of another task's clip.
 #
-# What it predicts is the first frame, smeared where the arm will be and where it was, and hardly another one with other motion: after
-# 300 steps the scene latents say which way it goes as well, and those stayed. A decoder that says the velocity of noisy patches
+# The prediction is the first frame, smeared where the arm will be and where it was. With other motion it hardly changes: after
+# 300 steps the scene latents also say where the arm goes, and they were not exchanged. A decoder that predicts the velocity of noisy patches
 # instead of the change (`decoder_output="velocity"`) shows a silhouette in noise here.
 
 # %% tags=["picture"]
@@ -162,10 +164,10 @@ plt.show()
 # %% [markdown]
 # ## What would be wrong
 #
-# The decoder also sees the first frame. Where only one thing can happen next, it needs no latents at all, and pretty predictions would
-# prove nothing. So we keep the first frame and the scene, exchange the **motion** for that of another held-out clip, and let it draw
-# actions. Do they follow the clip that the motion was taken from, or the one that it was put into? In the stored run the first, though
-# not as well as in its own scene: the scene latents, which stayed, have their say.
+# The decoder also sees the first frame. If only one thing can happen next, it needs no latents at all, and pretty predictions
+# prove nothing. So we keep the first frame and the scene, exchange the **motion** for that of another held-out clip, and let it sample
+# actions. Do they follow the clip that the motion was taken from, or the one that it was put into? In the stored run they follow the first, though
+# not as well as in its own scene: the scene latents, which were not exchanged, also have an effect.
 
 # %%
 rows = np.arange(0, len(test["task"]), 4)
@@ -189,20 +191,20 @@ follows = {
 }
 for name, value in follows.items():
     print(f"{name:34} R² {value:5.2f}")
-assert SHORT or follows["own motion, this clip's actions"] > follows["other motion, this clip's actions"]
+
+# %% tags=["check"]
+assert follows["own motion, this clip's actions"] > follows["other motion, this clip's actions"]  # full
 
 # %% [markdown]
 # ## Distillation
 #
 # The student is a policy whose prompt ends with a placeholder for each of the 8 latents. It sees the first frame and the instruction.
-# Its loss is L_a, squared error and divergence, against what the teacher says of the clip. The control on held-out clips: what the teacher
-# says of *another* clip of the same task.
+# Its loss L_a, squared error and divergence, compares it with the teacher's latents of the clip. The control on held-out clips uses the teacher's
+# latents of *another* clip of the same task.
 
 # %%
 options = {"backbone": "scratch", "backbone_width": 64, "head_dim": 64, **common}
-student = lattok.train(
-    lattok.LatBotRecipe.from_preset(SAMPLE, "student", teacher="teacher", steps=10 if SHORT else 200, **options)
-)
+student = lattok.train(lattok.LatBotRecipe.from_preset(SAMPLE, "student", teacher="teacher", steps=steps, **options))
 
 
 def student_loss(targets):
@@ -227,28 +229,31 @@ print(
     "L_a of the student on held-out clips, latents of",
     ", of ".join(f"{name}: {value:.2f}" for name, value in losses.items()),
 )
-assert SHORT or losses["this clip"] < losses["another clip of the task"]
+
+# %% tags=["check"]
+assert losses["this clip"] < losses["another clip of the task"]  # full
 
 # %% [markdown]
 # ## The robot
 #
-# The student goes on from its backbone with a new head. The Baseline starts from nothing, with the same four demonstrations of each task,
-# seed and steps. What counts is the error on held-out episodes. It is no fair race: the student has learned for 200 steps before, from a
+# The student keeps its backbone and gets a new head. The Baseline starts from random weights, with the same four demonstrations of each task,
+# seed and steps. We compare the error on held-out episodes. The race is not fair: the student has already learned for 200 steps, from a
 # teacher that knows these actions, and the Baseline could have used as many steps.
 
 # %%
-steps = {"steps": 10 if SHORT else 200}
 policy = lattok.train(
-    lattok.LatBotRecipe.from_preset(SAMPLE, "policy", phase="finetune", student="student", **options, **steps)
+    lattok.LatBotRecipe.from_preset(SAMPLE, "policy", phase="finetune", student="student", steps=steps, **options)
 )
-lattok.train(lattok.VLARecipe.from_preset(SAMPLE, "baseline", strategy="baseline", **options, **steps))
+lattok.train(lattok.VLARecipe.from_preset(SAMPLE, "baseline", strategy="baseline", steps=steps, **options))
 errors = {name: json.loads(Path(name, "held_out.json").read_text()) for name in ("policy", "baseline")}
 for name, found in errors.items():
     print(f"{name:9} error {found['error']:.3f}; always the mean action {found['mean_action']:.3f}")
-assert SHORT or max(found["error"] for found in errors.values()) < errors["policy"]["mean_action"]
+
+# %% tags=["check"]
+assert max(found["error"] for found in errors.values()) < errors["policy"]["mean_action"]  # full
 
 # %% [markdown]
-# One seed decides nothing between the two, and an error is no success: that takes several seeds and rollouts in a simulator. A held-out
+# One seed cannot decide between the two, and an error is not a success rate: that takes several seeds and rollouts in a simulator. Here is a held-out
 # episode, step by step:
 
 # %%
@@ -269,7 +274,7 @@ plt.show()
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to a folder, by its whole path, or a Hub id. On a GPU leave out preset and backbone: teacher and student are then InternVL3.5 and
+# Set `DATASET` to the full path of a folder, or to a Hub id. On a GPU leave out preset and backbone: teacher and student are then InternVL3.5 and
 # Qwen3-VL, with the paper's numbers. *Distil latent actions of clips* in the documentation has every option.
 
 # %%

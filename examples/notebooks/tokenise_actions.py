@@ -1,16 +1,15 @@
 # %% [markdown]
 # # Tokenise actions
 #
-# A language model emits tokens, a robot wants numbers. An action tokenizer turns a chunk of actions into a few codes, and any
-# codes back into a chunk. Five families, one interface: how much do they need to say, and how many **centimetres** does it cost?
+# A language model emits tokens, a robot needs numbers. An action tokenizer turns a chunk of actions into a few codes, and any
+# codes back into a chunk. We compare five families: how many bits do they need, and how many **centimetres** of error do they make?
 #
-# On demonstrations that come with lattok. Little more than a minute on an idle core; no download, no token.
+# We use the demonstrations that come with lattok. This takes slightly more than a minute on an idle core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import math
-import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,16 +18,14 @@ import torch
 import lattok
 from lattok.samples import ActionWindows
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook fit for fewer steps
-
 COLOURS = {"residual VQ": "#1b9e77", "FSQ": "#7570b3", "FAST": "#d95f02", "P2T": "#e7298a", "uniform bins": "#66a61e"}
 
 # %% [markdown]
 # ## Chunks, and their unit
 #
-# Ten Meta-World tasks at 80 steps a second. An action is x, y, z and gripper. The simulator adds **1 cm times x, y and z to the
-# place where the hand is pulled to**, so that a chunk of eight actions is a piece of a path in centimetres, up to 8 cm in each
-# direction. Does the recorded hand follow? We compare what actions add up to with where the hand went meanwhile.
+# The data are ten Meta-World tasks at 80 steps a second. An action is x, y, z and gripper. The simulator adds **1 cm times x, y and z to the
+# place where the hand is pulled to**. So a chunk of eight actions is a piece of a path in centimetres, up to 8 cm in each
+# direction. Does the recorded hand follow? We compare the sum of the actions with how far the hand moved.
 
 # %%
 HORIZON = 8
@@ -50,22 +47,25 @@ for episode in dataset.episodes:
 asked, went = np.concatenate(asked).ravel(), np.concatenate(went).ravel()
 slope, correlation = float(asked @ went / (asked @ asked)), float(np.corrcoef(asked, went)[0, 1])
 print(f"in 39 steps the hand goes {slope:.2f} cm for every cm that actions add up to (correlation {correlation:.2f})")
+
+# %% tags=["check"]
 assert 0.75 < slope < 1.05
 assert correlation > 0.9
 
 # %% [markdown]
 # ## Five tokenizers
 #
-# `fit` takes chunks in the robot's units; the normaliser travels inside. All are set to about 64 bits a chunk. The fits of
-# residual VQ and FSQ are shorter than their defaults, which README's table has.
+# `fit` takes chunks in the robot's units; the normaliser is part of the tokenizer. All are set to about 64 bits a chunk. The fits of
+# residual VQ and FSQ are shorter than their defaults; *What to expect* in the documentation has figures of the defaults.
 
 # %%
 options = {"action_names": tuple(train.action_names)}
+rounds, steps = 1, 1000  # short: rounds, steps = 0, 30
 tokenizers = {
-    "residual VQ": lattok.ResidualVQ.fit(*train.all(), steps=0 if SHORT else 1, synthetic=4000, **options),
-    "FSQ": lattok.FSQ.fit(*train.all(), steps=30 if SHORT else 1000, synthetic=4000, **options),
+    "residual VQ": lattok.ResidualVQ.fit(*train.all(), steps=rounds, synthetic=4000, **options),
+    "FSQ": lattok.FSQ.fit(*train.all(), steps=steps, synthetic=4000, **options),
     "FAST": lattok.FAST.fit(*train.all(), scale=4, vocab_size=256, **options),
-    "P2T": lattok.P2TActionVQ.fit(*train.all(), steps=30 if SHORT else 1000, **options),
+    "P2T": lattok.P2TActionVQ.fit(*train.all(), steps=steps, **options),
     "uniform bins": lattok.UniformBins.fit(*train.all(), bins=4, **options),
 }
 for name, tokenizer in tokenizers.items():
@@ -75,9 +75,9 @@ for name, tokenizer in tokenizers.items():
 # %% [markdown]
 # ## Rate and distortion
 #
-# Bits are codes times the logarithm of the vocabulary. The error is how far the hand's path, added up over the chunk, is from the
-# one that was asked for. Residual VQ and FSQ are coarse to fine: *the first few codes of the same row* give the points on
-# the left. Saying nothing, that is always the average action, sets the scale.
+# Bits are the number of codes times the logarithm of the vocabulary. The error is the distance between the hand's path, added up over the chunk, and the
+# path that was asked for. Residual VQ and FSQ are coarse to fine: *the first few codes of the same row* give the points on
+# the left. The scale is set by saying nothing: always the average action.
 
 
 # %%
@@ -91,7 +91,7 @@ def measure(tokenizer, first=None):
     """Bits a chunk, and the mean error in cm, of all codes or the first ones of each row."""
     codes = tokenizer.encode(chunks, valid)[:, :first]
     bits = float((codes >= 0).sum()) / len(codes) * math.log2(tokenizer.vocab_size)
-    return bits, float(off_the_path(tokenizer.decode(codes)).nanmean())
+    return bits, float(off_the_path(tokenizer.decode(codes, repair=True)).nanmean())
 
 
 nothing = float(off_the_path(train.actions.mean(0).expand_as(chunks)).nanmean())
@@ -104,10 +104,6 @@ curves = {
 }
 for name, points in curves.items():
     print(f"{name:13}", "   ".join(f"{bits:5.1f} bits {error:.2f} cm" for bits, error in points))
-    assert [error for _, error in points] == sorted(
-        [error for _, error in points], reverse=True
-    )  # more bits, less error
-    assert points[-1][1] < nothing
 print(f"{'nothing':13}   0.0 bits {nothing:.2f} cm")
 
 figure, axis = plt.subplots(figsize=(7, 3.6), dpi=110, layout="constrained")
@@ -122,12 +118,18 @@ axis.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.92))
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
+# %% tags=["check"]
+for points in curves.values():
+    errors = [error for _, error in points]
+    assert errors == sorted(errors, reverse=True)  # more bits, less error
+    assert errors[-1] < nothing
+
 # %% [markdown]
 # ## A trajectory before and after
 #
-# One held-out episode, *open the drawer*, cut into chunks of 0.1 s, encoded, decoded and put together again. The actions are
-# increments: an error in one chunk shifts all of the path behind it. P2T drifts farthest: each of its codes is one step, decoded as
-# one of 256 actions. It is made to supervise a policy, not to send actions through.
+# One held-out episode, *open the drawer*, is cut into chunks of 0.1 s, encoded, decoded and joined again. The actions are
+# increments, so an error in one chunk shifts all of the path after it. P2T drifts farthest: each of its codes is one step, decoded as
+# one of 256 actions. It is made to supervise a policy, not to transmit actions.
 
 # %%
 episode = next(e for e in reversed(dataset.episodes) if e.tasks == ("open the drawer",))
@@ -144,6 +146,8 @@ after = {name: path(tokenizer.decode(tokenizer.encode(whole, inside))) for name,
 farthest = {name: float((there - before).norm(dim=1).max()) for name, there in after.items()}
 for name, error in farthest.items():
     print(f"{name:13} at most {error:.1f} cm off a path of {float(before.diff(dim=0).norm(dim=1).sum()):.0f} cm")
+
+# %% tags=["check"]
 assert farthest["residual VQ"] < farthest["uniform bins"]
 
 # %% tags=["picture"]
@@ -165,22 +169,25 @@ plt.show()
 # %% [markdown]
 # ## What would be wrong
 #
-# A decoder can be good by knowing what robots usually do, and codes that say nothing would go unnoticed. So we give every decoder
-# **the codes of another chunk**. If the codes carry the action, the error must rise at least to that of saying nothing.
+# A decoder can be good by knowing what robots usually do. Then nobody would notice that its codes say nothing. So we give every decoder
+# **the codes of another chunk**. If the codes carry the action, the error must rise at least to that of the average action.
 
 # %%
 shuffled = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(0))
 print(f"{'':13} {'own codes':>10} {'of another':>11}")
+pairs = {}
 for name, tokenizer in tokenizers.items():
     decoded = tokenizer.decode(tokenizer.encode(chunks, valid))
-    own, other = float(off_the_path(decoded).nanmean()), float(off_the_path(decoded[shuffled]).nanmean())
-    print(f"{name:13} {own:7.2f} cm {other:8.2f} cm")
-    assert other > nothing > own
+    pairs[name] = float(off_the_path(decoded).nanmean()), float(off_the_path(decoded[shuffled]).nanmean())
+    print(f"{name:13} {pairs[name][0]:7.2f} cm {pairs[name][1]:8.2f} cm")
+
+# %% tags=["check"]
+assert all(other > nothing > own for own, other in pairs.values())
 
 # %% [markdown]
 # ## Nonsense decodes
 #
-# A policy emits what it likes: too few codes, too many, numbers that are no codes. A robot must still get a chunk. `decode` never
+# A policy may emit anything: too few codes, too many, numbers that are not codes. A robot must still get a chunk. `decode` never
 # fails; `return_info=True` says what it repaired.
 
 # %%
@@ -188,15 +195,19 @@ noise = torch.randint(0, 256, (32,), generator=torch.Generator().manual_seed(0))
 nonsense = {"nothing": [], "no codes": [-7, 10**9], "too many": [3] * 50, "random": noise}
 for name, tokenizer in tokenizers.items():
     decoded, info = tokenizer.decode(list(nonsense.values()), return_info=True)
+    print(f"{name:13} largest action {float(decoded.abs().max()):.2f}   {nonsense['no codes']}: {info.notes[1]}")
+
+# %% tags=["check"]
+for tokenizer in tokenizers.values():
+    decoded = tokenizer.decode(list(nonsense.values()), repair=True)
     assert decoded.shape == (4, HORIZON, 4)
     assert decoded.isfinite().all()
-    print(f"{name:13} largest action {float(decoded.abs().max()):.2f}   {nonsense['no codes']}: {info.notes[1]}")
 
 # %% [markdown]
 # ## The published FAST
 #
-# The tokenizer that its authors trained on a million chunks of many robots is on the Hub. **This cell needs a download and does nothing
-# here**; set `DOWNLOAD = True` to run it. Published FAST wants normalised actions, so it gets the dataset's statistics.
+# The tokenizer that its authors trained on a million chunks of many robots is on the Hub. **This cell needs a download, so it does nothing
+# here.** Set `DOWNLOAD = True` to run it. The published FAST takes normalised actions, so it gets the dataset's statistics.
 
 # %%
 DOWNLOAD = False

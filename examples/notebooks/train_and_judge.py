@@ -2,10 +2,10 @@
 # # Train and judge a latent action model
 #
 # A latent action model looks at two frames and says in a few codes what happened in between. Nobody tells it what an action is, so
-# it may as well say that the light changed. How do you find out? **Every figure gets a control**: something that
-# knows nothing about actions and would look good all the same.
+# it may just as well say that the light changed. How do you find out? **Every figure gets a control**: something that
+# knows nothing about actions and may still look good.
 #
-# On fifty demonstrations that come with lattok. Four minutes on an idle core; no download, no token.
+# We use the fifty demonstrations that come with lattok. This takes four minutes on an idle core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
@@ -22,21 +22,21 @@ import lattok
 from lattok.data import inspect_dataset
 from lattok.samples import FramePairs
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for fewer steps, and assert less
-os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # a new folder at each start: all cells can run again
 
 # %% [markdown]
 # ## Train
 #
-# Pairs of frames 0.2 s apart become 4 codes of 16. A decoder has to predict the later frame from the earlier one and the codes;
-# 5 % of the pairs also show their action. The last episode of every task is not looked at.
+# Pairs of frames 0.2 s apart become 4 codes of 16. A decoder has to predict the later frame from the earlier one and the codes.
+# 5 % of the pairs also show their action. The last episode of every task is held out.
+
+# %% tags=["check"]
+SMALL = {"features": "pixels", "device": "cpu", "threads": 1, "steps": 60, "trial": True}
 
 # %%
 dataset = lattok.open_dataset(lattok.sample_dataset_path())
-steps = {"steps": 60, "trial": True} if SHORT else {}
-recipe = lattok.ImageLAMRecipe.from_preset(
-    lattok.sample_dataset_path(), "lam", "tiny+robust", features="pixels", device="cpu", threads=1, **steps
-)
+options = {"features": "pixels", "device": "cpu", "threads": 1}  # short: options = SMALL
+recipe = lattok.ImageLAMRecipe.from_preset(lattok.sample_dataset_path(), "lam", "tiny+robust", **options)
 lam = lattok.train(recipe)
 stride = lam.stride_frames(dataset.fps)
 print(f"{sum(p.numel() for p in lam.parameters()):,} parameters; a pair is {stride} frames apart")
@@ -44,24 +44,26 @@ print(f"{sum(p.numel() for p in lam.parameters()):,} parameters; a pair is {stri
 # %% [markdown]
 # ## May I annotate with it?
 #
-# `evaluate` asks on episodes that the model has not seen, answers in a sentence, and shows the figures behind it with their
-# controls: codes of k-means on what changed, or on optical flow, an untrained model's codes, the current frame without any codes.
-# A report with everything is written next to it; `lattok evaluate` does the same from a terminal.
+# `evaluate` tests the model on episodes that it has not seen, and answers in a sentence. It shows the figures behind the answer with their
+# controls: codes of k-means on what changed or on optical flow, an untrained model's codes, and the current frame without any codes.
+# It also writes a full report. `lattok evaluate` does the same from a terminal.
 
 # %%
-report = lattok.evaluate(lam, dataset, out="report", max_episodes=16 if SHORT else 200)
+at_most = 200  # short: at_most = 16
+report = lattok.evaluate(lam, dataset, out="report", max_episodes=at_most)
 print(report.summary_text())
 print(f"\nreport/report.html: {Path('report/report.html').stat().st_size / 1e6:.1f} MB, {report.tally}")
 figures = report.figures
-if not SHORT:
-    assert figures["r2_from_codes/codes"] > figures["r2_from_codes/current_frame"]
-    assert figures["r2_from_codes/codes"] > figures["r2_from_codes/residual_kmeans"] > 0.3
+
+# %% tags=["check"]
+assert figures["r2_from_codes/codes"] > figures["r2_from_codes/current_frame"]  # full
+assert figures["r2_from_codes/codes"] > figures["r2_from_codes/residual_kmeans"] > 0.3  # full
 
 # %% [markdown]
 # ## What do the codes mean?
 #
-# Held-out pairs with one of the four codes used most at the first position: the most typical pair, and the action of all of
-# them, in the plane that the camera sees best. Grey are all pairs.
+# We take the four codes used most at the first position. For each, the picture shows the most typical held-out pair, and the actions of all pairs
+# with that code, in the plane that the camera sees best. All other pairs are grey.
 
 # %%
 pairs = FramePairs(dataset, stride, lam.cameras, episodes="test")
@@ -106,12 +108,12 @@ plt.show()
 # %% [markdown]
 # ## What would be wrong
 #
-# If a code means *the hand goes down*, it means that in every scene. So we take the codes of one clip, let the decoder apply them to
-# a frame of **another task**, encode what comes out, and read the action from that. The controls: the clip that was there
-# anyway, and codes of a third clip. The same cycle inside the clip is what one can hope for.
+# If a code means *the hand goes down*, it should mean that in every scene. So we take the codes of one clip and let the decoder apply them to
+# a frame of **another task**. We encode the result and predict the action from it. The controls are that clip's own codes, and codes of a
+# third clip. The best one can hope for is the same cycle within one clip.
 #
-# Expect no triumph. A tiny model on fifty episodes hardly knows what its codes look like in a scene that they do not come from,
-# and no figure about held-out episodes of *known* tasks would have told. Do not replay latents of one clip in another before this
+# Do not expect much. A tiny model trained on fifty episodes hardly knows what its codes look like in a different scene. No figure about
+# held-out episodes of *known* tasks shows that. Do not replay latents of one clip in another before this
 # figure is good.
 
 # %%
@@ -124,8 +126,6 @@ kinds = {
 values = [figures[f"transfer_action/{kind}"] for kind in kinds]
 for name, value in zip(kinds.values(), values, strict=True):
     print(f"{name:32} R² of the action {value:5.2f}")
-assert SHORT or values[0] > values[1] > max(values[2:])
-
 figure, axis = plt.subplots(figsize=(7, 2.2), dpi=110, layout="constrained")
 axis.barh(list(kinds.values()), np.maximum(values, -1), color=["0.6", "#1b9e77", "#d95f02", "#d95f02"])
 axis.axvline(0, color="black", linewidth=0.8)
@@ -134,10 +134,13 @@ axis.invert_yaxis()
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
+# %% tags=["check"]
+assert values[0] > values[1] > max(values[2:])  # full
+
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to a folder, by its whole path, or a Hub id. This inspects it and says what to type; on a GPU leave out preset and features: you get
+# Set `DATASET` to the full path of a folder, or to a Hub id. This cell inspects it and says what to type. On a GPU leave out preset and features: you get
 # DINOv2 features and a larger model.
 
 # %%

@@ -1,18 +1,17 @@
 # %% [markdown]
 # # What is a latent action?
 #
-# A latent action model looks at two frames and may pass a *little* on to a decoder, which already has the first frame and
-# must predict the second. What it passes on is the latent action. Nobody tells it what an action is, so it passes on
-# **whatever moves most**. That is the robot, or something else.
+# A latent action model looks at two frames and passes a *little* information on to a decoder. The decoder already has the first frame and
+# must predict the second. The information is the latent action. Nobody tells the model what an action is, so it passes on
+# **whatever moves most**. That may be the robot, or something else.
 #
-# Here we build the smallest world in which both can happen, solve it on paper, and train on it. A quarter of a minute on an
+# Here we build the smallest world in which both can happen, solve it on paper, and train on it. This takes a quarter of a minute on an
 # idle core; no download, no token.
 #
 # In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import math
-import os
 
 import matplotlib.pyplot as plt
 import torch
@@ -23,8 +22,6 @@ from lattok.data.pixels import resize_pixels
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples import FramePairs
 
-SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook run fewer points of the curve
-
 torch.set_default_dtype(torch.float64)
 random = torch.Generator().manual_seed(0)
 AGENT, DISTRACTOR = "#d95f02", "#7570b3"
@@ -33,8 +30,8 @@ AGENT, DISTRACTOR = "#d95f02", "#7570b3"
 # ## The world
 #
 # On a plane an agent takes one of four steps of length 1: that is its action. A distractor does the same by itself, with
-# steps of another length. Twelve sensors, a camera of twelve pixels if you like, each see a mix of the four coordinates,
-# with some noise. The model gets readings before and after the step, `now` and `later`, and nothing else.
+# steps of another length. There are twelve sensors, like a camera of twelve pixels. Each measures a mix of the four coordinates,
+# with some noise. The model gets the measurements before and after the step, `now` and `later`, and nothing else.
 
 # %%
 MOVES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # right, up, left, down
@@ -55,13 +52,13 @@ def world(distractor, pairs=2000):
 #
 # A linear latent action model is $z = C\,o + D\,o'$ and $\hat o' = A\,o + B\,z$, with two numbers in $z$.
 #
-# 1. Whatever $A$ is good for is free: the best $A$ leaves $r = o' - F o$, the part of $o'$ that no linear function of $o$
-#    predicts, so that the loss becomes $\mathbb E\,\lVert r - B D\, r \rVert^2$.
+# 1. Using $A$ costs nothing. The best $A$ leaves $r = o' - F o$, the part of $o'$ that no linear function of $o$
+#    predicts. The loss becomes $\mathbb E\,\lVert r - B D\, r \rVert^2$.
 # 2. $BD$ has rank 2, so the best one projects on the two largest eigenvectors of $\mathrm{Cov}(r)$ (Eckart and Young).
 #
 # A linear latent action model **is PCA of what the first frame does not predict**
 # ([Zhang et al., 2025](https://arxiv.org/abs/2506.15691), study this case further). Its loss is the sum of the other eigenvalues.
-# Since $A$ can undo it, $z$ may also hold any function of $o$; we therefore read $z$ knowing $o$.
+# Since $A$ can undo it, $z$ may also contain any function of $o$. So we judge $z$ given $o$.
 
 # %%
 
@@ -88,8 +85,8 @@ def share_known(latents, moves, now):
 # %% [markdown]
 # ## Trained
 #
-# The same model in plain torch, by gradients. With `labels` the actions of a few pairs are known and a linear head reads them
-# from $z$: all that lattok's `labelled_fraction` does. `LABEL_WEIGHT` times its error is added to the loss.
+# This is the same model in plain torch, trained by gradients. With `labels` the actions of a few pairs are known, and a linear head predicts them
+# from $z$. lattok's `labelled_fraction` does the same. `LABEL_WEIGHT` times the head's error is added to the loss.
 
 # %%
 LABEL_WEIGHT = 3.0
@@ -129,6 +126,8 @@ angle = math.degrees(math.acos(min(1.0, float(cosines.min()))))
 print(f"loss            {loss:.5f} trained   {best_loss:.5f} on paper")
 print(f"angle           {angle:.3f} degrees between the two planes of directions")
 print(f"agent's action  R² {share_known(latents, MOVES[action], now):.3f} from two unsupervised numbers")
+
+# %% tags=["check"]
 assert angle < 0.1
 assert abs(loss - best_loss) < 1e-4
 assert share_known(latents, MOVES[action], now) > 0.95
@@ -140,12 +139,12 @@ assert share_known(latents, MOVES[action], now) > 0.95
 # once, where the two are equal; its loss stays as good as the one on paper. **A low loss does not say that latents are actions.**
 # That is why lattok's reports set every figure beside a control, such as PCA of the raw change.
 #
-# Labels move that point. A label is one more thing to predict, and it counts $\lambda$ = `LABEL_WEIGHT` times, so the agent wins
-# as long as $(1 + \lambda)\,\mathrm{Var}(\text{agent}) > \mathrm{Var}(\text{distractor})$: up to steps $\sqrt{1 + \lambda} = 2$ times
-# its own. One pair in twenty has a label here.
+# Labels move that point. A label is one more thing to predict, and it counts $\lambda$ = `LABEL_WEIGHT` times. So the agent wins
+# as long as $(1 + \lambda)\,\mathrm{Var}(\text{agent}) > \mathrm{Var}(\text{distractor})$: until the distractor's steps are $\sqrt{1 + \lambda} = 2$ times
+# the agent's. One pair in twenty has a label here.
 
 # %%
-strengths = [0.5, 1.5, 2.5] if SHORT else [0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75]
+strengths = [0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75]  # short: strengths = [0.5, 1.5, 2.5]
 unlabelled, labelled, paper = [], [], []
 for strength in strengths:
     now, later, _, action, _ = world(strength)
@@ -155,6 +154,9 @@ for strength in strengths:
 
 for strength, bare, helped, pca in zip(strengths, unlabelled, labelled, paper, strict=True):
     print(f"steps {strength:4.2f}   R² of the action: {bare:.2f} trained, {pca:.2f} PCA, {helped:.2f} with 5 % labels")
+
+# %% tags=["check"]
+for strength, bare, helped, pca in zip(strengths, unlabelled, labelled, paper, strict=True):
     assert abs(bare - pca) < 0.01
     if abs(strength - 1) > 0.2:
         assert (bare > 0.9) == (strength < 1)
@@ -184,9 +186,9 @@ plt.show()
 # %% [markdown]
 # ## Codes
 #
-# Published models pass on *codes*: the latent is replaced by the nearest of a few vectors. lattok's `VectorQuantizer` is the
-# one inside `lattok.ImageLAM`. Four codes suffice for four actions. The distractor's steps are 1.5 times the agent's, so
-# that without labels the codes should be the distractor's moves, and with 5 % labels the agent's actions.
+# Published models pass on *codes*: the latent is replaced by the nearest of a few vectors. The `VectorQuantizer` below is the
+# one inside `lattok.ImageLAM`. Four codes are enough for four actions. The distractor's steps are 1.5 times the agent's. So
+# without labels the codes should be the distractor's moves, and with 5 % labels the agent's actions.
 
 
 # %%
@@ -262,21 +264,23 @@ for labels, (of_agent, of_distractor) in diagonals.items():
     print(
         f"{labels:3} labels: codes tell {of_agent:.0%} of the agent's actions, {of_distractor:.0%} of the distractor's moves"
     )
+
+# %% tags=["check"]
 assert diagonals[0][0] < 0.4 < 0.95 < diagonals[0][1]
 assert diagonals[100][1] < 0.4 < 0.95 < diagonals[100][0]
 
 # %% [markdown]
-# The model, the data and the number of codes are the same; a hundred labels decide whose moves the codes name.
+# The model, the data and the number of codes are the same. A hundred labels decide whose moves the codes describe.
 #
-# Real video has more movers than two, and a picture is not a linear function of what moves, so `lattok.ImageLAM` has
-# networks in the place of matrices. What was wrong above stays wrong there. How to look for it:
-# *Is my latent action model any good?* in the documentation.
+# In real video more than two things move, and a picture is not a linear function of what moves. So `lattok.ImageLAM` has
+# networks instead of matrices. What was wrong above is still wrong there. *Is my latent action model any good?* in the
+# documentation says how to look for it.
 #
 # ## Your own data
 #
 # Set `DATASET` to a folder or a Hub id. The closed form on small grey pictures of your video says how much the
-# largest changes tell of your robot's actions. That is what linear latent actions without labels come to, and what a trained
-# model must beat.
+# largest changes tell about your robot's actions. That is the best that linear latent actions without labels can do, and a trained
+# model must beat it.
 
 # %%
 DATASET = lattok.sample_dataset_path()

@@ -7,10 +7,10 @@ is false), and gives `_encode`, `_decode` (both in normalised units), `_repair` 
 from __future__ import annotations
 
 import copy
-import tempfile
+import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
@@ -21,44 +21,26 @@ from typing_extensions import Self
 from lattok.action_vq.chunks import (
     Arrays,
     ErrorReport,
+    FitOptions,
     as_codes,
+    check_codes,
     compare,
     full_mask,
     held_from_neighbours,
     join_chunks,
 )
-from lattok.hub import ADDED, HubModel
+from lattok.hub import FAMILIES, HubModel
 from lattok.nn.blocks import same_precision
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, Unchosen, gripper_dims
-from lattok.samples.order import Batches, Passes
-from lattok.training import LoopOptions
-from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
-from lattok.utils.options import FROM_DATA, REQUIRED, check_knows_data, knows_data
-from lattok.utils.signals import Interrupted, restated
+from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_knows_data, knows_data
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 MAX_HORIZON = 4096  # steps of a chunk
 ACTION_KINDS = ("unspecified", "relative", "absolute")
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What `fit` of a family takes by name besides its configuration: nothing, unless the family says more."""
-
-
-@dataclass(frozen=True)
-class SeededFit(FitOptions):
-    """What every family of ours takes.
-
-    Attributes:
-        seed: of everything random
-    """
-
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,10 +52,11 @@ class ChunkConfig(NormalizedActions):
 
     Attributes:
         horizon: steps of a chunk
-        normalize: "mean_std", "quantile", "min_max", "bounded" or "identity"
-        normalize_exceptions: "gripper=min_max": another kind, by name, pattern (*) or index
+        normalize: how actions are normalised
+        normalize_exceptions: dimensions that are normalised otherwise, by name, pattern (*) or index, such as
+            "gripper=min_max"
         normalize_clip: normalised actions end at -1 and 1, for the kinds that have such a range
-        action_kind: "relative": errors add up over a chunk, and a missing step is no motion
+        action_kind: what actions are; of "relative" ones errors add up over a chunk, and a missing step is no motion
         normalizers: datasets with a normaliser of their own; none: one normaliser for all
     """
 
@@ -131,10 +114,14 @@ class DecodeInfo(NamedTuple):
     notes: tuple[str, ...]  # one per row, "" where nothing
 
 
+Rows = Tensor | list[Any]
+
+
 class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
     label_source = "actions"
+    prefixes: ClassVar[bool] = False  # the first codes of a row decode on their own
     config: ChunkConfig
     fit_options: ClassVar[type[FitOptions]] = FitOptions  # options of `fit`, which `lattok train` offers
 
@@ -159,8 +146,13 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             "",
             f"chunks = np.zeros(({shape}))  # yours: [B, H, m], in the units of the dataset it was trained on",
             "codes = model.encode(chunks)",
-            "chunks = model.decode(codes)  # every code sequence decodes",
+            "chunks = model.decode(codes)  # with repair=True every code sequence decodes",
         ]
+
+    def extra_repr(self) -> str:
+        most = "" if self.fixed_length else "at most "
+        chunk = f"{self.horizon} steps of {', '.join(self.config.names)}, in the units of the data"
+        return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
 
     @classmethod
     @abstractmethod
@@ -200,8 +192,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
                 raise LattokError(f"`name`: this tokenizer has one normaliser for all datasets, none for {name!r}.")
             hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
             checks.fail("dataset", f"one that this tokenizer knows ({', '.join(names)})", repr(name), hint)
-        chosen = copy.copy(self)
-        chosen._modules = dict(self._modules)
+        chosen = copy.deepcopy(
+            self, {id(part): part for part in (*self.children(), *self.parameters(), *self.buffers())}
+        )
         chosen.config = replace(self.config, normalizers=(name,))
         chosen.normalizers = nn.ModuleList([self.normalizers[names.index(name)]])
         chosen.choose_normalizer()
@@ -235,38 +228,43 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return checks.fail("batch", expected, type(batch).__name__, hint)
 
     @overload
-    def encode(self, chunks: np.ndarray, valid: Values | None = None) -> np.ndarray: ...
+    def encode(self, chunks: np.ndarray, valid: Values | None = None, *, repair: bool = False) -> np.ndarray: ...
     @overload
-    def encode(self, chunks: Tensor | list[Any], valid: Values | None = None) -> Tensor: ...
+    def encode(self, chunks: Tensor | list[Any], valid: Values | None = None, *, repair: bool = False) -> Tensor: ...
     @torch.no_grad()
-    def encode(self, chunks: Any, valid: Values | None = None) -> Any:
+    def encode(self, chunks: Any, valid: Values | None = None, *, repair: bool = False) -> Any:
         """Turn chunks [B, H, m] in physical units into codes int64 [B, P]: arrays for arrays, else tensors.
 
-        Shorter chunks, and steps where `valid` ([B, H], or [B, H, m] with dimensions that a robot does not have) is
-        false, repeat the last valid action (P2T A.2). Longer chunks, another m or non-finite numbers raise
-        `LattokError`: windows truncate, `encode` does not.
+        Steps where `valid` ([B, H], or [B, H, m] with dimensions that a robot does not have) is false repeat the last
+        valid action (P2T A.2), and with `repair` so do shorter chunks. Chunks of another length, another m or
+        non-finite numbers raise `LattokError`: windows truncate, `encode` does not.
         """
-        actions, inside = self._prepare(chunks, valid)
+        actions, inside = self._prepare(chunks, valid, repair)
         with self.inference():
             return like(chunks, self._encode(actions, inside))
 
     @overload
-    def decode(self, codes: np.ndarray, return_info: Literal[False] = False) -> np.ndarray: ...
+    def decode(self, codes: np.ndarray, return_info: Literal[False] = False, *, repair: bool = ...) -> np.ndarray: ...
     @overload
-    def decode(self, codes: Tensor | list[Any], return_info: Literal[False] = False) -> Tensor: ...
+    def decode(self, codes: Rows, return_info: Literal[False] = False, *, repair: bool = ...) -> Tensor: ...
     @overload
-    def decode(self, codes: np.ndarray, return_info: Literal[True]) -> tuple[np.ndarray, DecodeInfo]: ...
+    def decode(
+        self, codes: np.ndarray, return_info: Literal[True], *, repair: bool = ...
+    ) -> tuple[np.ndarray, DecodeInfo]: ...
     @overload
-    def decode(self, codes: Tensor | list[Any], return_info: Literal[True]) -> tuple[Tensor, DecodeInfo]: ...
+    def decode(self, codes: Rows, return_info: Literal[True], *, repair: bool = ...) -> tuple[Tensor, DecodeInfo]: ...
     @torch.no_grad()
-    def decode(self, codes: Any, return_info: bool = False) -> Any:
-        """Turn codes, any integers [B, L] or a list of rows, into chunks [B, H, m] in physical units; refuse none.
+    def decode(self, codes: Any, return_info: bool = False, *, repair: bool = False) -> Any:
+        """Turn codes, integers [B, P] or a list of rows, into chunks [B, H, m] in physical units.
 
-        What cannot be read is repaired as the family says; steps about which nothing is known repeat the last known
-        action, or the first one, and are no motion in `relative` dimensions. With `return_info` also a `DecodeInfo`.
+        Codes that are missing, too many or out of range raise `LattokError`. With `repair`, or `return_info`, which
+        also gives a `DecodeInfo`, none do: what cannot be read is repaired as the family says; steps about which
+        nothing is known repeat the last known action, or the first one, and are no motion in `relative` dimensions.
         """
         rows = as_codes(codes).to(self.normalizer.shift.device)
         legal, missing, notes = self._repair(rows)
+        if notes and not (repair or return_info):
+            check_codes(rows, notes, self.tokens_per_chunk, self.vocab_size, self.prefixes)
         with self.inference():
             chunks = self.normalizer.inverse(self._decode(legal))
         if notes:
@@ -293,10 +291,10 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         valid = full_mask(chunks, valid)
         decoded, clipped = [], 0.0
         for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
-            actions, inside = self._prepare(block, mask)
+            actions, inside = self._prepare(block, mask, True)
             with self.inference():
                 codes = self._encode(actions, inside)
-            decoded.append(self.decode(codes)[:, : block.shape[1]].cpu())
+            decoded.append(self.decode(codes, repair=True)[:, : block.shape[1]].cpu())
             clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
         decoded, config = torch.cat(decoded), self.config
         return compare(chunks.cpu(), decoded, valid.cpu(), config.names, config.relative, clipped)
@@ -323,33 +321,19 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         model.normalizer.fit(rows, model.config.action_kinds, mask)
         return model, batch
 
-    def _train(self, batch: ActionBatch, loss_weights: dict[str, float], *, steps: int, **options: Any) -> Self:
-        """Train on all of `batch` with the one training loop; `options` are its own. Nothing is left on disk."""
-        loop = LoopOptions(steps=steps, log_every=steps, schedule="one_cycle", threads=1, **options)
-        draw = Batches([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
-
-        def batches(step: int, process: int, processes: int) -> ActionBatch:
-            rows = draw(step)[process::processes]
-            return ActionBatch(batch.chunks[rows], batch.valid[rows])
-
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=loss_weights)
-            except Interrupted as stop:
-                text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
-                raise restated(stop, text) from None
-        return self.cpu().eval()
-
-    def _prepare(self, chunks: Values, valid: Values | None) -> tuple[Tensor, Tensor]:
+    def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Tensor]:
         """Check, pad by the last valid action and normalise: actions and mask [B, H, m]; what is not there is 0."""
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)
+        if chunks.shape[1] < self.horizon and not shorter:
+            hint = "Mark what is there by `valid`, or give repair=True: the last action is repeated."
+            checks.fail("chunks", f"{self.horizon} steps", chunks.shape[1], hint)
         chunks = chunks.to(self.normalizer.shift)
         if valid is None and chunks.shape[1] == self.horizon:  # nothing to pad: a chunk at a time deserves speed
             inside = torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
         else:
             chunks, inside = self._padded(chunks, full_mask(chunks, valid))
-        if not bool(torch.isfinite(chunks).all()):
+        if not math.isfinite(chunks.sum()) and not bool(torch.isfinite(chunks).all()):  # most often a sum tells it
             checks.fail("chunks", "finite actions", "NaN or infinity")
         return self.normalizer(chunks), inside
 
@@ -370,13 +354,14 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return torch.where(dims, chunks, self.normalizer.shift), (steps <= last)[..., None] & dims
 
     def _check_shape(self, chunks: Tensor) -> None:
+        if chunks.ndim == 3 and chunks.shape[2] == self.action_dim and 1 <= chunks.shape[1] <= self.horizon:
+            return
         checks.rank("chunks", chunks, "B H m")
         names = f" ({', '.join(self.config.action_names)})" if self.config.action_names else ""
         axis = f"action dimensions{names}, as the tokenizer was trained on"
         hint = "Select or add columns, or train a tokenizer on this dataset."
         checks.size("chunks", axis, chunks.shape[2], self.action_dim, hint)
-        if not 1 <= chunks.shape[1] <= self.horizon:
-            checks.fail("chunks", f"1 to {self.horizon} steps", chunks.shape[1], "Cut longer chunks into windows.")
+        checks.fail("chunks", f"1 to {self.horizon} steps", chunks.shape[1], "Cut longer chunks into windows.")
 
     def _hold(self, chunks: Tensor, missing: Tensor) -> Tensor:
         """Hold missing entries of decoded chunks [B, H, m]: at the last known action, the first, or the middle."""
@@ -384,3 +369,12 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
         held[..., self.config.relative] = 0.0
         return torch.where(missing, held, chunks)
+
+
+def families() -> dict[str, type[ChunkTokenizer]]:
+    """Return all families of action tokenizers by their `type`, those of other packages too unless one fails."""
+    found = {}
+    for name in FAMILIES:
+        with suppress(LattokError):  # it concerns only who asks for that family
+            found |= {name: family} if issubclass(family := FAMILIES[name], ChunkTokenizer) else {}
+    return found

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
-from lattok.action_vq.chunks import Arrays, examine
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.chunks import Arrays, SeededFit, examine
 from lattok.nn.quantize import MOST_CODES
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -23,7 +23,7 @@ class UniformBinsConfig(ChunkConfig):
     """`bins` equal bins per dimension over the normalised range [-1, 1]; values outside fall into the outer ones.
 
     Attributes:
-        bins: of each dimension
+        bins: bins of each dimension
     """
 
     normalize: str = "quantile"

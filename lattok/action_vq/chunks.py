@@ -1,5 +1,5 @@
 """Chunks of actions: what users hand over as tensors (masks, codes, datasets of different shapes joined), and how far
-decoded chunks are off, in the dataset's units.
+decoded chunks are off, in the dataset's units; and what fitting a tokenizer to them takes by name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,39 @@ from lattok.utils.arrays import Values, as_tensor
 from lattok.utils.checks import LattokError
 
 Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `fit` of a family takes by name besides its configuration: nothing, unless the family says more."""
+
+
+@dataclass(frozen=True)
+class SeededFit(FitOptions):
+    """What every family of ours takes.
+
+    Attributes:
+        seed: seed of everything random
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedFit(SeededFit):
+    """What a family takes whose encoder and decoder are trained.
+
+    Attributes:
+        steps: training steps
+        lr: learning rate
+        batch_size: samples in a step, over all processes
+        device: where it computes; "auto" takes a GPU where there is one
+    """
+
+    steps: int = 3000
+    lr: float = 1e-3
+    batch_size: int = 256
+    device: str = "auto"
 
 
 def as_codes(codes: Any) -> Tensor:
@@ -76,6 +109,17 @@ def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor
     }
     columns = [[text.format(n) if n else "" for n in count.tolist()] for text, count in counts.items()]
     return codes, bad, ["; ".join(filter(None, texts)) for texts in zip(*columns, strict=True)]
+
+
+def check_codes(codes: Tensor, notes: Sequence[str], most: int, vocab_size: int, prefixes: bool) -> None:
+    """Refuse codes [B, L] with the first of the notes; with `prefixes` the first codes of a row will do."""
+    there = codes != -1
+    first = not bool(there[:, most:].any() or (there[:, 1:] > there[:, :-1]).any())
+    if prefixes and first and bool(((codes >= -1) & (codes < vocab_size)).all()):
+        return
+    row = next(i for i, note in enumerate(notes) if note)
+    expected, hint = f"rows of {most} codes from 0 to {vocab_size - 1}", "With repair=True whatever comes is decoded."
+    checks.fail("codes", expected, f"row {row}: {notes[row]}", hint)
 
 
 def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:

@@ -18,6 +18,7 @@ from lattok.hub.checkpoint import (
     Importer,
     KeyMap,
     axis_of,
+    check_kind,
     converted,
     layer_names,
     numbered,
@@ -71,6 +72,7 @@ def p2t_action_vq(
     checks.counts(horizon=horizon, heads=heads)
     known, kind = read_statistics(statistics, normalize)
     foreign = read_checkpoint(path)
+    check_kind(foreign, "p2t-action-vq", str(path))
     config = ActionVQConfig(
         horizon=horizon,
         heads=heads,

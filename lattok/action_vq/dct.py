@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
-from lattok.action_vq.chunks import Arrays
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.chunks import Arrays, SeededFit
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
 from lattok.utils import checks
@@ -156,18 +156,26 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return [row[row >= 0].tolist() for row in self.shaped(*chunks.shape[1:]).encode(chunks)]
 
     def decode(
-        self, codes: Any, return_info: bool = False, *, time_horizon: int | None = None, action_dim: int | None = None
+        self,
+        codes: Any,
+        return_info: bool = False,
+        *,
+        repair: bool = False,
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
     ) -> Any:
-        """Turn codes, any integers [B, L] or a list of rows, into chunks [B, H, m] in physical units; refuse none.
+        """Turn codes, integers [B, L] or a list of rows, into chunks [B, H, m] in physical units.
 
-        With `time_horizon` or `action_dim` chunks have that shape and are arrays, as the published processor has them.
-        See `ChunkTokenizer.decode`.
+        With `time_horizon` or `action_dim` chunks have that shape, are arrays and refuse no codes, as those of the
+        published processor. See `ChunkTokenizer.decode`.
         """
         if time_horizon is None and action_dim is None:
-            return super().decode(codes, return_info)
+            return super().decode(codes, return_info, repair=repair)
         shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
         checks.counts(**shape)
-        return like(np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info))
+        return like(
+            np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info, repair=True)
+        )
 
     def _save(self, folder: Path, name: str | None) -> None:
         _ = self.subwords  # without a vocabulary it could not be loaded
@@ -221,7 +229,10 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         """
         size = self.horizon * self.action_dim
         rows = trimmed(codes.cpu().numpy())
-        doubtful = np.flatnonzero(~self.subwords.plainly_whole(rows, size)).tolist()
+        whole = self.subwords.plainly_whole(rows, size)
+        if whole.all():
+            return Repaired(codes, codes < 0, [])
+        doubtful = np.flatnonzero(~whole).tolist()
         readings = {i: self.subwords.read(rows[i]) for i in doubtful}
         broken = {i: note for i, reading in readings.items() if (note := _note(reading, size, self.vocab_size))}
         missing = np.zeros((len(rows), 1, self.action_dim), dtype=bool)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, SeededFit
-from lattok.action_vq.chunks import Arrays
+from lattok.action_vq.chunks import Arrays, TrainedFit
+from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
 from lattok.action_vq.model import reconstruction
 from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
@@ -34,7 +34,7 @@ START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
 
 
 @dataclass(frozen=True)
-class FSQConfig(ChunkConfig):
+class FSQConfig(TrainedConfig):
     """`tokens` codes of `codebook_size` (a power of two); `bits`: the component that each bit refines, set by `fit`.
 
     Attributes:
@@ -106,25 +106,18 @@ class CorrectedLinear(nn.Module):
 
 
 @dataclass(frozen=True)
-class FSQFit(SeededFit):
+class FSQFit(TrainedFit):
     """How encoder and decoder are trained.
 
     Attributes:
-        steps: of training
         synthetic: chunks that are made from the given ones and added to them
-        lr: learning rate
-        batch_size: over all processes
-        device: "auto", "cpu", "cuda", "mps"
     """
 
-    steps: int = 3000
-    synthetic: int = 48_000
     lr: float = 5e-3
-    batch_size: int = 256
-    device: str = "auto"
+    synthetic: int = 48_000
 
 
-class FSQ(CoarseToFine):
+class FSQ(TrainedTokenizer, CoarseToFine):
     """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
 
     >>> tokenizer = FSQ.fit(chunks, steps=3000)                  # [N, H, m] in physical units
@@ -161,37 +154,18 @@ class FSQ(CoarseToFine):
         self.top: Tensor
 
     @classmethod
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        steps: int = FSQFit.steps,
-        seed: int = 0,
-        synthetic: int = FSQFit.synthetic,
-        lr: float = FSQFit.lr,
-        batch_size: int = FSQFit.batch_size,
-        device: str = FSQFit.device,
-        **options: Any,
-    ) -> Self:
-        """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
-
-        `synthetic` chunks are made from the given ones and added to them.
-        """
-        checks.whole(synthetic=synthetic)
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
+        checks.whole(synthetic=how.synthetic)
         if "bits" in options:
             raise LattokError(f"`bits` cannot be given, it follows from the chunks (got {options['bits']}).")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # the CPU's only: nothing else is drawn from, or forked
-            model, data = cls._start(*cls._from_chunks(chunks, valid, options), synthetic, seed)
-        weights = {"reconstruction": 1.0}
-        return model._train(data, weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device)
+        return cls._start(*cls._from_chunks(chunks, valid, options), how.synthetic, how.seed)
 
     @classmethod
     def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
         """Give `plain` bits for its components and weights to start from; return what to train on, too."""
         actions, mask = plain._prepare(batch.chunks, batch.valid)
-        plain.limits.fit(actions, mask)
         actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
@@ -203,19 +177,24 @@ class FSQ(CoarseToFine):
         model.decoder.start_from(axes * width, mean)
         return model, ActionBatch(model.normalizer.inverse(actions), mask)
 
-    def forward(self, batch: ActionBatch) -> LossTerms:
-        """Return the reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
-        if not isinstance(batch, ActionBatch):
-            return super().forward(batch)
-        actions, valid = self._of_windows(batch)
+    def _terms(self, actions: Tensor, valid: Tensor) -> LossTerms:
+        """Return the reconstruction error before clipping: an action beyond the limits still learns."""
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
-        return {"reconstruction": reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
+        terms = {"reconstruction": reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
+        if self.config.perturb:  # of each component, next to its level
+            near = 2 * near_levels(self._numbers(levels), self.top) / self.top - 1
+            moved = levels + self._shift(levels[..., None], near[..., None])[..., 0]
+            terms["perturbed"] = reconstruction(self.decoder(moved).view_as(actions), actions, valid)
+        return terms
+
+    def _numbers(self, levels: Tensor) -> Tensor:
+        """Number levels from -1 to 1 of each component, [B, C], from 0 on."""
+        return ((levels + 1) / 2 * self.top).round()
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
-        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))  # -1 to 1
-        levels = ((levels + 1) / 2 * self.top).round().long()
-        bits = (levels[:, self.component] >> self.shift) & 1
+        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
+        bits = (self._numbers(levels).long()[:, self.component] >> self.shift) & 1
         return (bits.view(-1, self.config.tokens, self.config.bits_per_token) * self._places).sum(-1)
 
     def _decode(self, codes: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
-from lattok.action_vq.chunks import Arrays, examine, held_from_neighbours
+from lattok.action_vq.base import Repaired
+from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
+from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
 from lattok.nn.blocks import PostNormBlock, widened
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
@@ -33,28 +34,31 @@ QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction be
 
 
 @dataclass(frozen=True)
-class ActionVQConfig(ChunkConfig):
+class ActionVQConfig(TrainedConfig):
     """Architecture and losses of `P2TActionVQ`. Defaults: LIBERO, P2T appendix A.2.
 
     Attributes:
         dim: width of a code
         codebook_size: codes to choose from
         fft: the encoder also sees the chunk's spectrum
-        dilations: of the encoder's convolutions
+        dilations: dilations of the encoder's convolutions
         depth: Transformer layers of the encoder, and of the context decoder
-        heads: their attention heads
+        heads: attention heads
         hidden: width inside the MLPs
-        dropout: in the Transformer layers, while it learns
-        decoder: "step": the paper's MLP, one code at a time; "context": over all codes of the chunk
-        commitment_weight: of the loss that keeps latents near their codes
-        loss_reduction: "sum": every norm of Eq. 16 to 18 a sum over steps and dimensions, as printed
-        mask_weight: the paper's 0.1 raises the error by a third (docs/decisions.md)
+        dropout: dropout in the Transformer layers, in training
+        decoder: "step", the paper's MLP, decodes one code at a time; "context" sees all codes of the chunk
+        commitment_weight: weight of the loss that keeps latents near their codes
+        loss_reduction: how losses are reduced; "sum" over steps and dimensions is Eq. 16 to 18 as printed
+        mask_weight: weight of the mask loss; the paper's 0.1 raises the error by a third
+            (docs/decisions/action_tokenizers.md)
         mask_ratio: share of the steps that the mask loss leaves out
-        mask_passes: 2: Eq. 16 from unmasked latents; 1: the published code, one masked pass for everything
+        mask_passes: passes of the mask loss; 2: Eq. 16 from unmasked latents; 1: as the published code, one masked pass
+            for everything
         mask_detach_target: the mask loss does not move what it compares with
-        codebook_start: from the first latents; or random: "uniform" in ±1/K, "normal" with deviation 1
+        codebook_start: how the codebook begins: from the first latents ("kmeans"), or at random, "uniform" in ±1/K or
+            "normal" with deviation 1
         continuous_steps: training steps that pass latents through before the codebook starts
-        decay: per step, of the moving averages that the codebook is made of
+        decay: decay per step of the moving averages that the codebook is made of
         revive_below: a code is dead below this share of the mean use; 0 switches revival off
     """
 
@@ -94,7 +98,16 @@ class ActionVQConfig(ChunkConfig):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Return the weight of each loss term (Eq. 16)."""
-        return {"reconstruction": 1.0, "commitment": self.commitment_weight, "mask": self.mask_weight}
+        return self.weighted(reconstruction=1.0, commitment=self.commitment_weight, mask=self.mask_weight)
+
+
+@dataclass(frozen=True)
+class ActionVQFit(TrainedFit):
+    """How a short run trains: about one minute on two cores. Recipes (`lattok.train`) also save, log and resume."""
+
+    steps: int = 1000
+    lr: float = 2e-3
+    batch_size: int = 128
 
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
@@ -189,7 +202,7 @@ class ContextDecoder(nn.Module):
         return self.out(self.transformer(quantized + self.positions))
 
 
-class P2TActionVQ(ChunkTokenizer):
+class P2TActionVQ(TrainedTokenizer):
     """Turns action chunks [B, H, m] in physical units into H codes each, and back.
 
     >>> tokenizer = P2TActionVQ.from_pretrained("org/name")     # or a folder
@@ -201,6 +214,7 @@ class P2TActionVQ(ChunkTokenizer):
     per_step = True
     config_class = ActionVQConfig
     config: ActionVQConfig
+    fit_options = ActionVQFit
 
     def __init__(self, config: ActionVQConfig):
         super().__init__(config)
@@ -219,28 +233,10 @@ class P2TActionVQ(ChunkTokenizer):
         self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.horizon
 
     @classmethod
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        steps: int = 1000,
-        seed: int = 0,
-        lr: float = 2e-3,
-        batch_size: int = 128,
-        device: str = "auto",
-        **options: Any,
-    ) -> Self:
-        """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
-
-        About one minute for 1,000 steps on two cores. Recipes (`lattok.train`) also save, log and resume.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            model, batch = cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
-        return model._train(
-            batch, model.config.loss_weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device
-        )
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
+        return cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
 
     def summary(self) -> str:
         c = self.config
@@ -272,42 +268,34 @@ class P2TActionVQ(ChunkTokenizer):
             codes = self.quantizer(latents).codes
             return like(chunks, LatentActions(codes, latents, self.quantizer.lookup(codes)))
 
-    def forward(self, batch: ActionBatch, masked: Tensor | None = None) -> LossTerms:
-        """Return the loss terms of a batch; `config.loss_weights` weights them.
+    def _terms(self, actions: Tensor, valid: Tensor, masked: Tensor | None = None) -> LossTerms:
+        """Return the loss terms of a batch.
 
         `masked` [B, H] bool: the steps whose latents are zeroed for the mask loss; drawn at random by default.
         """
-        if not isinstance(batch, ActionBatch):
-            return super().forward(batch)
-        actions, valid = self._of_windows(batch)
-        steps = valid.any(-1)
-        latents = self.encoder(actions)
-        if self.config.mask_passes == 1:
-            return self._one_pass(actions, latents, valid, masked)
-        vectors, reduction = self.quantizer(latents, valid=steps).vectors, self.config.loss_reduction
+        steps, config, latents = valid.any(-1), self.config, self.encoder(actions)
+        one_pass, coded = config.mask_passes == 1, latents
+        if one_pass:  # every term from a single masked pass, as the published code does
+            masked = draw_mask(steps, config.mask_ratio) if masked is None else masked
+            coded = latents.masked_fill(masked[..., None], 0.0)
+        quantized = self.quantizer(coded, valid=steps)
+        predicted = self.decoder(quantized.vectors)
         terms = {
-            "reconstruction": reconstruction(self.decoder(vectors), actions, valid, reduction),
-            "commitment": commitment(latents, vectors, steps, reduction),
+            "reconstruction": reconstruction(predicted, actions, valid, config.loss_reduction),
+            "commitment": commitment(coded, quantized.vectors, steps, config.loss_reduction),
         }
-        if masked is not None or self.config.mask_weight > 0:
-            masked = draw_mask(steps, self.config.mask_ratio) if masked is None else masked
+        if not one_pass and (masked is not None or config.mask_weight > 0):
+            masked = draw_mask(steps, config.mask_ratio) if masked is None else masked
             # The masked pass asks for robust latents; it must not move the codebook.
             damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
-            terms["mask"] = self._consistency(self.decoder(damaged), ActionBatch(actions, valid), latents, masked)
+            predicted = self.decoder(damaged)
+        if masked is not None:
+            terms["mask"] = self._consistency(predicted, ActionBatch(actions, valid), latents, masked)
+        if config.perturb:
+            book = self.quantizer.codebook_vectors[0]
+            moved = quantized.vectors + self._shift(book[quantized.codes], book[near_codes(quantized.codes, book)])
+            terms["perturbed"] = reconstruction(self.decoder(moved), actions, valid, config.loss_reduction)
         return terms
-
-    def _one_pass(self, actions: Tensor, latents: Tensor, valid: Tensor, masked: Tensor | None) -> LossTerms:
-        """Take every term from a single masked pass, as the published code does."""
-        steps = valid.any(-1)
-        masked = draw_mask(steps, self.config.mask_ratio) if masked is None else masked
-        damaged = latents.masked_fill(masked[..., None], 0.0)
-        vectors = self.quantizer(damaged, valid=steps).vectors
-        predicted, reduction = self.decoder(vectors), self.config.loss_reduction
-        return {
-            "reconstruction": reconstruction(predicted, actions, valid, reduction),
-            "commitment": commitment(damaged, vectors, steps, reduction),
-            "mask": self._consistency(predicted, ActionBatch(actions, valid), latents, masked),
-        }
 
     def _consistency(self, predicted: Tensor, batch: ActionBatch, latents: Tensor, masked: Tensor) -> Tensor:
         # What is not there is padding on both sides: the decoder never learns it.

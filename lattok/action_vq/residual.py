@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -25,11 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired, SeededFit
-from lattok.action_vq.chunks import Arrays, examine
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.chunks import Arrays, SeededFit, examine
+from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
+from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values
+from lattok.utils.options import ADDED
 from lattok.utils.progress import counted
 
 ITERATIONS = 8  # of k-means
@@ -92,6 +95,7 @@ def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 class CoarseToFine(ChunkTokenizer, ABC):
     """Base of families whose config has `tokens` and `codebook_size`; the first p codes decode on their own."""
 
+    prefixes = True
     shared_vocabulary: ClassVar[bool] = False  # each position refines what the ones before left
     config: Any
 
@@ -99,6 +103,12 @@ class CoarseToFine(ChunkTokenizer, ABC):
         super().__init__(config)
         self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.tokens
         self.limits = Limits(config.action_dim)
+
+    @classmethod
+    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+        model, batch = super()._from_chunks(chunks, valid, options)
+        model.limits.fit(*model._prepare(*batch))
+        return model, batch
 
     def _repair(self, codes: Tensor) -> Repaired:
         """Decode a row up to its first code that is missing or out of range; -1 from there on."""
@@ -152,20 +162,23 @@ class ResidualVQConfig(ChunkConfig):
     """`tokens` levels of `codebook_size` rows; `beams` partial codes are kept at encoding, 1 is greedy.
 
     Attributes:
-        tokens: levels, each of which gives a code
-        codebook_size: codes to choose from in each
+        tokens: codes of a chunk, one for each level
+        codebook_size: codes to choose from in each level
         beams: partial codes that are kept while a chunk is encoded; 1: greedy
+        perturb: share of the codes that are replaced by near ones in a second set of chunks to refit to; 0: none
     """
 
     tokens: int = 8
     codebook_size: int = 256
     beams: int = 16
+    perturb: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(tokens=self.tokens)
         checks.counts(2, codebook_size=self.codebook_size)
         checks.counts(1, MAX_BEAMS, beams=self.beams)
+        checks.below_one(perturb=self.perturb)
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,7 @@ class ResidualFit(SeededFit):
     """How codebooks are refitted.
 
     Attributes:
-        steps: refits of codes and rows, 0: plain residual k-means
+        steps: how often codes and rows are refitted; 0: plain residual k-means
         synthetic: chunks that are made from the given ones and added to them
     """
 
@@ -226,7 +239,6 @@ class ResidualVQ(CoarseToFine):
         model, batch = cls._from_chunks(chunks, valid, options)
         generator = torch.Generator().manual_seed(seed)
         actions, mask = model._prepare(batch.chunks, batch.valid)
-        model.limits.fit(actions, mask)
 
         def samples() -> tuple[Tensor, Tensor]:
             made, made_mask = with_synthetic(actions, mask, synthetic, generator)
@@ -238,7 +250,7 @@ class ResidualVQ(CoarseToFine):
             if step == 0:
                 books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
             else:
-                books = refit(*samples(), books)
+                books = refit(*samples(), books, config.perturb, generator)
         model.table[:-1] = books.flatten(0, 1)
         return model.eval()
 
@@ -300,11 +312,25 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def refit(samples: Tensor, valid: Tensor, books: Tensor) -> Tensor:
-    """Search codes of samples [N, d], then return rows [P, K, d] whose sums come nearer where `valid` [N, d]."""
+def refit(
+    samples: Tensor,
+    valid: Tensor,
+    books: Tensor,
+    perturb: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Search codes of samples [N, d], then return rows [P, K, d] whose sums come nearer where `valid` [N, d].
+
+    With `perturb` also those of codes of which that share is replaced by near ones: see `learned`.
+    """
     codes = torch.empty(len(samples), len(books), dtype=torch.long, device=samples.device)
     for rows, mask in by_mask(valid):
         codes[rows] = search(samples[rows] * mask, books * mask, FIT_BEAMS)[0][:, 0]
+    if perturb:
+        hit = torch.rand(codes.shape, generator=generator) < perturb
+        near = torch.stack([near_codes(*pair, generator) for pair in zip(codes.T, books, strict=True)], 1)
+        codes = torch.cat([codes, torch.where(hit, near, codes)])
+        samples, valid = samples.repeat(2, 1), valid.repeat(2, 1)
     return least_squares(samples, valid, codes, books, INERTIA)
 
 

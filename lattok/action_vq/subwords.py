@@ -54,8 +54,8 @@ class CoefficientSubwords(ABC):
         # Arrays, because numpy takes a microsecond to make one of each Python number.
         self._shift = np.array(min_token, dtype=np.int32)
         self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
-        # characters of each token; then come ids too large, and -1
-        self._count = np.array([_characters(token) for token in self.token_bytes] + [PARTIAL, 0])
+        # characters of -1, of each token, and of ids too large
+        self._count = np.array([0, *map(_characters, self.token_bytes), PARTIAL])
 
     @staticmethod
     @abstractmethod
@@ -93,7 +93,7 @@ class CoefficientSubwords(ABC):
 
     def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
         """Tell which rows [B] of codes [B, L] hold n numbers in tokens of whole characters; others need `read`."""
-        return self._count[codes.clip(-1, self.vocab_size)].sum(1) == n
+        return self._count.take(np.minimum(codes, self.vocab_size) + 1, mode="clip").sum(1) == n
 
     def _numbers(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from lattok.utils.output import Busy
 from lattok.utils.signals import restated
 
 __all__ = [
+    "INFERRED",
     "AnnotationResult",
     "Engine",
     "LocalEngine",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 UNIT_FRAMES = 4096
+INFERRED = "inferred"  # prefix of a model that stands alone and fills a column
 MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
 
 
@@ -84,26 +86,31 @@ def annotate(
     *,
     embedding: bool = True,
     quantized: bool = False,
+    fill: bool = False,
     action_key: str = "action",
     cameras: Sequence[str] | None = None,
     threads: int = 1,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Label `dataset` with `models` into the new folder `out`. Paths and Hub ids do as well as what lies there.
+    """Label `dataset` with `models` into the new folder `out`. Paths and Hub ids also work.
 
     `models` is one model, whose prefix is then `latent`, or several by column prefix: {"latent": lam, "tok": "my-tok"}.
     A LeRobot dataset becomes a copy with further columns whose videos are hard links, for any other `out` is a sidecar:
     labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
     `.embedding` float32 [P * d] (latents before quantization), `.quantized` on request, `.env.*` for an environment
-    stream. `meta/lattok.json` says how they were made.
+    stream. `meta/lattok.json` says how they were made. Of a model that infers actions `.action` float32 [m] in their
+    units and `.confidence` float32 in (0, 1]; with `fill` the column `action_key` holds them where nobody knows the
+    robot's own (episodes of which it is NaN, or all where there is no such column), and `.filled` bool says where that
+    is. What was measured stays as it is.
 
     The source is only read. After an interruption the same call continues. Episodes that cannot be read
     have codes -1 and are not valid: a warning says so. `threads` of torch are part of the result; `engine` is not.
     `progress(frames done, frames in all)` is called after every unit.
     """
-    options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads)
-    work = Work(as_dataset(dataset), by_prefix(models), options)
+    options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads, fill)
+    given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
+    work = Work(as_dataset(dataset), by_prefix(given), options)
     result = label(work, out, engine=engine, progress=progress)
     if not result.complete:
         checks.warn(result.report(), stacklevel=2)

@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lattok.annotation.fill import Fill
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
-from lattok.data.schema import INDEX_KEYS, PROVENANCE, readable
+from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
 from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.data.tables import DAMAGE, open_table, to_arrow
+from lattok.data.tables import DAMAGE, column_to_numpy, open_table, to_arrow
 from lattok.labels.spec import NOTE, portable_facts, spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
@@ -60,9 +61,9 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     Returns what of the source could not be copied into it.
     """
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
-    shapes, root = _shapes(job, keys), job.work.dataset.root
+    shapes, root, fill = _shapes(job, keys), job.work.dataset.root, fill_of(job.work)
     measured = not sidecar and (root / STATS).exists()
-    unreadable, statistics = _write_files(units, keys, Assembly(root, staging, shapes, sidecar, measured))
+    unreadable, statistics = _write_files(units, keys, Assembly(root, staging, shapes, sidecar, measured, fill))
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
         entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
@@ -75,6 +76,9 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     info = read_json(inside(root, INFO, str(root)))
     for name, (dtype, shape) in shapes.items():
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
+    if fill is not None and fill.key not in info["features"]:
+        names = list(fill.names) or None
+        info["features"][fill.key] = {"dtype": "float32", "shape": [fill.width], "names": names}
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, job.work.models[prefix])
     write_json(staging.made / INFO, info, indent=4)
@@ -111,6 +115,9 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
             originals = [seen["cameras"][key] for key in cameras]
             entry |= {"original_cameras": originals} if originals != list(cameras) else {}
             entry["stride_seconds"] = stride / dataset.fps
+            if work.options.fill:
+                names = list(cast(Any, model).config.action_names)
+                entry["fills"] = {"column": work.options.action_key, "names": names}
         labels[prefix] = entry | {
             "dataset": {"name": dataset.name, "kind": dataset.kind, **split, **size},
             "threads": work.options.threads,
@@ -155,6 +162,15 @@ class Piece(NamedTuple):
         return self.file
 
 
+def fill_of(work: Work) -> Fill | None:
+    """Return the column that the labels of a job fill, if they do."""
+    if not work.options.fill:
+        return None
+    ((prefix, model),) = work.models.items()
+    config = cast(Any, model).config
+    return Fill(work.options.action_key, prefix, config.action_dim, tuple(config.action_names))
+
+
 class Assembly(NamedTuple):
     """What all files of the output have in common."""
 
@@ -163,6 +179,7 @@ class Assembly(NamedTuple):
     shapes: Shapes
     sidecar: bool
     measured: bool  # whether the source has statistics, so that the labels get some
+    fill: Fill | None = None
 
     def writer(self) -> Callable[[Piece], FileResult | Exception]:
         """Return what writes a file, and returns what went wrong: other processes would make a text of it."""
@@ -186,15 +203,26 @@ class Assembly(NamedTuple):
             return []
         noted = staging.unreadable / f"{hashlib.sha256(piece.file.encode()).hexdigest()}.json"
         if not (target.exists() and noted.exists()):
-            write_json(noted, {"damage": append_columns(self.root / piece.file, target, self.shapes, rows)})
+            damage = append_columns(self.root / piece.file, target, self.shapes, rows, self.fill)
+            write_json(noted, {"damage": damage})
         return [UnreadableRows(piece.file, *part[1:]) for part in read_json(noted)["damage"]]
 
     def _measure(self, piece: Piece) -> list[dict[str, Stats]]:
         """Return statistics of the label columns of each unit, over the episodes that have labels."""
         loaded = (self.staging.load(key).rows for key in piece.keys if self.measured)
-        return [
+        found = [
             {name: column_stats(values.reshape(len(values), -1)) for name, values in rows.items()} for rows in loaded
         ]
+        return found + ([self._filled(piece)] if self.fill is not None and self.measured else [])
+
+    def _filled(self, piece: Piece) -> dict[str, Stats]:
+        """Return statistics of the column that was filled, as a file of the output has it."""
+        fill = cast(Fill, self.fill)
+        column = open_table(self.staging.made / piece.file).read(columns=[fill.key]).column(0)
+        values = column_to_numpy(column, Feature("float32", (fill.width,), None), f"{fill.key} in {piece.file}")
+        values = values.reshape(-1, fill.width)
+        known = values[~np.isnan(values).any(1)]
+        return {fill.key: column_stats(known)} if len(known) else {}
 
 
 class FileResult(NamedTuple):
@@ -263,14 +291,22 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
             shutil.copyfile(original, temporary)
 
 
-def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[UnreadableRows]:
+def append_columns(
+    source: Path, target: Path, shapes: Shapes, rows: Rows, fill: Fill | None = None
+) -> list[UnreadableRows]:
     """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
 
-    `shapes` gives dtype and true shape per value of each new column; `rows(first, last)` their arrays [n, *shape].
-    Where a column of the source is damaged, the copy has nulls, and it is among what comes back.
+    `fill` gets what was inferred where nobody knows it. `shapes` gives dtype and true shape per value of each new
+    column; `rows(first, last)` their arrays [n, *shape]. Where a column of the source is damaged, the copy has nulls,
+    and it is among what comes back.
     """
     file = open_table(source)
-    schema = _with_labels(file.schema_arrow, shapes).with_metadata(_metadata(file.schema_arrow.metadata, shapes))
+    added: Shapes = (
+        {} if fill is None or fill.key in file.schema_arrow.names else {fill.key: ("float32", (fill.width,))}
+    )
+    everything: Shapes = {**added, **shapes}
+    schema = _with_labels(file.schema_arrow, everything)
+    schema = schema.with_metadata(_metadata(file.schema_arrow.metadata, everything))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
@@ -280,6 +316,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> li
             last = first + len(table)
             damage += [UnreadableRows(source.name, first, last, name) for name in unreadable]
             new = rows(first, last)
+            table = table if fill is None else fill.into(table, new)
             columns = [*table.columns, *(to_arrow(new[key]) for key in shapes)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(table)))
             first = last

@@ -52,6 +52,7 @@ class Options(NamedTuple):
     action_key: str = "action"
     cameras: tuple[str, ...] | None = None  # None: the model's own
     threads: int = 1  # of torch: sums in another order are other labels
+    fill: bool = False  # `action_key` gets what was inferred, where nobody knows it
 
 
 class Work(NamedTuple):
@@ -95,6 +96,8 @@ def check_models(work: Work) -> None:
     """Check before any work that prefixes are free, for LeRobot too, and that models fit the dataset."""
     dataset, models, options = work
     checks.counts(threads=options.threads)
+    if options.fill:
+        _check_fills(work)
     for prefix, model in models.items():
         if not PREFIX.fullmatch(prefix) or prefix.startswith(("action", "observation")):
             hint = "LeRobot would take a key that starts with action or observation for one of the policy's own."
@@ -171,8 +174,11 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
         video = (decode(index, first, last) for first, last in _spans(length))
-        told = {"task": instruction_of(work.dataset, index)} if model.reads_task else {}
-        parts = _columns(cast(VideoLabeller, model).label_video(video, stride, **told), work.options)
+        told: dict[str, Any] = {"task": instruction_of(work.dataset, index)} if model.reads_task else {}
+        if model.infers_actions:
+            parts = _inferred(work, prefix, index, video, told)
+        else:
+            parts = _columns(cast(VideoLabeller, model).label_video(video, stride, **told), work.options)
         valid = np.arange(length) + stride < length
     if not parts:
         hint = "Its labels are the embeddings."
@@ -264,6 +270,57 @@ def _columns(out: LatentActions, options: Options) -> Labels:
     if out.env is not None:
         arrays |= {f"env.{name}": values for name, values in _columns(out.env, options).items()}
     return arrays
+
+
+def _inferred(work: Work, prefix: str, index: int, video: Any, told: dict[str, str]) -> Labels:
+    """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
+    model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
+    states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]
+    found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **told)
+    arrays = {"action": found.actions.float().cpu().numpy()}
+    if model.config.members > 1:  # one alone cannot say
+        arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()
+    if found.codes.shape[1]:
+        arrays["codes"] = found.codes.cpu().numpy().astype(np.int64)
+    if options.embedding:
+        arrays["embedding"] = found.latents.float().cpu().numpy()
+    if options.fill:
+        arrays["filled"] = np.full(len(found.actions), _unknown(work, prefix, index))
+    return arrays
+
+
+def _unknown(work: Work, prefix: str, index: int) -> bool:
+    """Tell whether nobody knows the actions of an episode: there is no such column, or it holds NaN alone.
+
+    In a dataset that was filled already, its own mark says it.
+    """
+    dataset, key, mark = work.dataset, work.options.action_key, f"{prefix}.filled"
+    if mark in dataset.features:
+        return bool(dataset.columns(index, [mark])[mark].all())
+    if key not in dataset.features:
+        return True
+    values = dataset.columns(index, [key])[key]
+    gaps = np.isnan(values)
+    if gaps.any() and not gaps.all():
+        row = int(gaps.reshape(len(gaps), -1).any(1).argmax())
+        expected, hint = "actions in all frames of an episode or in none", "Repair it, or make all of them NaN."
+        checks.fail(key, expected, f"NaN in frame {row} of episode {index} and numbers elsewhere", hint)
+    return bool(gaps.all())
+
+
+def _check_fills(work: Work) -> None:
+    """Check that one model infers actions like those of the column that they are to fill."""
+    dataset, key = work.dataset, work.options.action_key
+    checks.size("models", "models to fill in actions", len(work.models), 1)
+    ((prefix, model),) = cast(Mapping[str, Any], work.models).items()
+    if not model.infers_actions:
+        hint = "Train one: lattok train idm."
+        checks.fail("models", f"a model that infers actions for `{prefix}`", f"one of type {model.type}", hint)
+    if key in dataset.features:
+        wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
+        hint = f"It infers {names}." if names else ""
+        checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
+        check_trained_space(model.trained_on, dataset, key)
 
 
 def _joined(parts: list[Labels]) -> Labels:

@@ -47,7 +47,7 @@ def verify(
 ) -> Verification:
     """Make the labels of some episodes again and compare them, after model, preprocessing and columns.
 
-    `models` as they were given to `annotate`; paths and Hub ids do as well. `episodes` is how many are drawn (by
+    `models` as they were given to `annotate`; paths and Hub ids also work. `episodes` is how many are drawn (by
     `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
     `with_labels(source, sidecar)`.
     """
@@ -113,7 +113,8 @@ def _verify_one(
     cameras = tuple(entry["cameras"]) if "cameras" in entry else None
     own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
     embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
-    options = Options(embedding, quantized, entry.get("action_key", "action"), cameras, entry["threads"])
+    key = entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action")
+    options = Options(embedding, quantized, key, cameras, entry["threads"], "fills" in entry)
     if entry.get("frames", "same") != "same" and spec.source == "video":
         yield "- labels were made from frames that were encoded again since: verify them with their source (`labels`)"
         return
@@ -213,6 +214,8 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         yield "- no episode could be chosen: all of them are without labels"
     (prefix,) = work.models
     columns = [name for name in entry["columns"] if name in work.dataset.features]
+    key = entry["fills"]["column"] if "fills" in entry else None
+    columns += [key] if key in work.dataset.features else []
     tally = {name: _Tally() for name in columns}
     frames = 0
     for episode in chosen:
@@ -223,6 +226,9 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         except Exception as error:
             yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
             continue
+        if key is not None and key in stored:  # measured rows are nobody's label
+            filled, read = (again[f"{prefix}.{name}"].reshape(episode.length, -1) for name in ("filled", "action"))
+            again[key] = np.where(filled, read, stored[key].reshape(episode.length, -1))
         frames += episode.length
         for name, seen in tally.items():
             seen.count(stored[name], again.get(name), episode.index)

@@ -38,11 +38,12 @@ class LoraSpec:
     """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank.
 
     Attributes:
-        rank: of the adapters in the backbone
-        alpha: what the adapters add is scaled by alpha / rank
-        dropout: of the adapters' input, while they learn
-        vision: adapters also in the image tower
-        projector: the projector from the image tower to the words, of "lora": trained whole, as peft's modules_to_save
+        rank: rank of the adapters in the backbone
+        alpha: alpha of the adapters: what they add is scaled by alpha / rank
+        dropout: dropout of the adapters' input, in training
+        vision: puts adapters into the image tower as well
+        projector: with "lora", trains the projector from the image tower to the words as a whole, as peft's
+            modules_to_save
     """
 
     rank: int = 64
@@ -64,15 +65,15 @@ class BackboneConfig:
     """The base model of a policy or of a model of clips, and what is trained of it.
 
     Attributes:
-        name: a Hub id, a folder, or "scratch"
-        revision: commit, or the fingerprint of a folder
-        dtype: of the base model's frozen weights, or "bfloat16"; what is trained is float32
-        train: or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
-        gradient_checkpointing: less memory for more time
-        width: of the scratch backbone
+        name: vision-language model that it is built on: a Hub id, a folder, or "scratch"
+        revision: commit of the backbone, or the fingerprint of its folder
+        dtype: dtype of the base model's frozen weights; what is trained is float32
+        train: what of the backbone is trained; of a scratch backbone everything ("full")
+        gradient_checkpointing: computes activations again in the backward pass: less memory for more time
+        width: width of the scratch backbone
         depth: layers of the scratch backbone
-        heads: its attention heads
-        patch_size: side of its patches in pixels
+        heads: attention heads of the scratch backbone
+        patch_size: side of the scratch backbone's patches in pixels
     """
 
     # what a policy that goes on with one may change, by flat names: its weights mean the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
 from lattok.utils import checks
+from lattok.utils.output import exchange
 
 MERGED = f"{PARTS}/backbone"  # a backbone that lies in the artefact itself
 
@@ -78,6 +80,38 @@ class BackboneModel(HubModel, ABC):
                 checks.fail(where, f"adapters of rank {base.lora.rank}, as config.json says", got)
             file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
         super().check_fits(file, where)
+
+    def merge(self, folder: Path | str) -> Self:
+        """Write a policy without adapters, its backbone next to it, into `folder`; returns it. This one is used up."""
+        if self.config.backbone.name == SCRATCH:
+            expected, got = "one with a pretrained backbone", "one with the scratch backbone"
+            checks.fail("policy", expected, got, "Save it as it is.")
+        self.backbone.merge()
+        self.config = with_backbone(self.config, name=MERGED, revision=None, train="frozen")
+        return type(self).from_pretrained(self.save_pretrained(folder))
+
+    def _save(self, folder: Path, name: str | None) -> None:
+        """Write a merged policy with its backbone, also into the folder that it was loaded from."""
+        if self.config.backbone.name == MERGED:
+            place = folder / MERGED
+            new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
+            if new.is_symlink():  # of a stranger's folder: what it leads to is not ours to write
+                new.unlink()
+            shutil.rmtree(new, ignore_errors=True)
+            self.backbone.save_base(new)
+            if place.exists():
+                exchange(new, place)
+                shutil.rmtree(new)
+            else:
+                new.rename(place)
+        super()._save(folder, name)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload; refuse a policy over a base model in a folder here, which nobody else has."""
+        base = self.config.backbone.name
+        if base not in (SCRATCH, MERGED) and Path(base).is_dir():
+            checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
+        return super().push_to_hub(repo_id, **options)
 
     @property
     def base_model(self) -> str | None:

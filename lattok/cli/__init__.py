@@ -18,7 +18,8 @@ import tyro
 
 import lattok
 from lattok.cli import demo, labels, look, models, simulate
-from lattok.cli.flags import CONFIG, HELP, REGISTRY, Verb, check_words, plain_words, unknown_verb
+from lattok.cli.flags import CONFIG, HELP, HELP_ALL, REGISTRY, Verb, check_words, plain_words, switched, unknown_verb
+from lattok.cli.pages import Page, stored
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
@@ -108,6 +109,7 @@ def run_words(words: Sequence[str]) -> int | None:
     if words[:1] in (["--version"], ["-V"]):
         print(f"lattok {lattok.__version__}")
         return None
+    asked = any(word in HELP for word in words)
     if not words or words[0] in HELP:
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
         title += "\nWith it, by these names: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
@@ -119,6 +121,9 @@ def run_words(words: Sequence[str]) -> int | None:
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
         return _call(command, verb, rest)
+    if name == "train" and asked and "--preset" not in " ".join(rest) and (page := stored(rest[0])) is not None:
+        print(page.render(f"{command} {rest[0]}", HELP_ALL in rest))
+        return None
     _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {below: _summary_below(verb, below) for below in verb.names()})
@@ -143,18 +148,16 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     def ready(*args: Any, **flags: Any) -> Any:
         return partial(verb.run, *args, **flags)
 
-    words, asked = plain_words(words), any(word in HELP for word in words)
-    if not asked:
-        check_words(command, verb.run, words)
-        _load(verb.needs)
+    if any(word in HELP for word in words):
+        print(Page.of(verb).render(command, HELP_ALL in words))
+        return None
+    words = switched(verb.run, plain_words(words))
+    check_words(command, verb.run, words)
+    _load(verb.needs)
     try:
         with REGISTRY:
-            call = tyro.cli(
-                ready, prog=command, args=words, config=CONFIG, description=verb.text, console_outputs=asked
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise  # the help
+            call = tyro.cli(ready, prog=command, args=words, config=CONFIG, console_outputs=False)
+    except SystemExit:
         raise LattokError(f"{command} cannot read {' '.join(words)}. See {command} --help.") from None
     return call()
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import lattok
+from lattok.cli.flags import Device
 from lattok.cli.look import judge
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
 from lattok.utils.progress import bar
 
@@ -24,6 +26,7 @@ FAST_STEPS = 60
 WORLD: str | tuple[str, ...] = "metaworld-pairs"  # where the robot acts, as in the closed-loop study
 DEMONSTRATIONS, STARTS, FILMED = 20, 10, 2  # of each task: to learn from, to act from, and of these on film
 EXECUTED = 4  # actions of a chunk
+SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled policy is filmed at
 
 
 def demo(
@@ -32,7 +35,7 @@ def demo(
     seed: int = 0,
     policy: bool = False,
     fast: bool = False,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
 
@@ -45,7 +48,7 @@ def demo(
         policy: Instead collect demonstrations in a simulator, train a policy on them, and let it act: success rates and
             films. Needs the extra `sim`; six minutes of an idle core.
         fast: A few steps only, to see that it runs; the figures then mean nothing.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
     import torch
 
@@ -68,6 +71,7 @@ def demo(
         _next_policies(folder, features)
         return
     _label(folder, features, common, short, again)
+    _show(folder, device)
     _took(begun, fast)
     _what_next(features)
 
@@ -76,6 +80,7 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
     """Train a tokenizer and a latent action model on the bundled demonstrations, judge them, and label with them."""
     from lattok.data import inspect_dataset
 
+    print("Two models learn codes for what a robot does: one from actions, one from video. Both label data.")
     dataset = lattok.sample_dataset_path()
     print(checks.printable(inspect_dataset(lattok.open_dataset(dataset)).headline()))
 
@@ -100,6 +105,18 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
     _summary(reports, folder, annotated)
+
+
+def _show(folder: Path, device: str) -> None:
+    """Film the bundled policy where a simulator is installed, and can draw."""
+    films = folder / "films"
+    try:
+        lattok.sim.find_tasks(SHOWN)
+        _say("A robot in a simulator: a policy that comes with lattok does what it is told")
+        print(act(lattok.load("sample/policy"), SHOWN, 1, films, device).to_text())
+        print(f"Watch it: {films / 'sheet.png'} and the films next to it")
+    except LattokError as error:
+        print(f"\nNo film of a robot: {checks.printable(str(error))}")
 
 
 def _act(folder: Path, options: dict[str, Any], again: str) -> None:

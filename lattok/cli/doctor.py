@@ -20,14 +20,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lattok.utils import checks, files
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.devices import cores, cpu_quota, memory_bytes
+from lattok.utils.devices import cores, cpu_quota, devices, memory_bytes, module_of
 from lattok.utils.findings import ORDER, WIDTH, Finding, Found, Problem, by_severity, fitted, lines
 from lattok.version import INSTALL, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
+COUNTED = Path(__file__).parents[1] / "assets" / "memory.json"
+SPARE = 1e9  # bytes that a driver, its libraries and fragments take
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
 FRAMES, SIDE = 4, 64
@@ -66,6 +69,11 @@ NO_CUDA_DEVICE = Problem(
     "Without a GPU that is fine, only large; with one, see nvidia-smi: the driver may be too old.",
 )
 BROKEN_DEVICE = Problem("error", "{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
+TOO_LARGE = Problem(
+    "warning",
+    "Not even one sample fits on {device} in {precision}.",
+    "Take a smaller preset, or several GPUs (examples/accelerate/fsdp2.yaml).",
+)
 NO_ENCODER = Problem(
     "warning",
     "PyAV {version} has no encoder for {codec}.",
@@ -128,9 +136,11 @@ class Diagnosis(NamedTuple):
         return "\n".join([*text, f"{plural}."])
 
 
-def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagnosis:
-    """Examine the environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
-    about = [examine(subject, _probes_of(subject), subject, revision) for subject in subjects]
+def diagnose(subjects: Sequence[str] = (), revision: str | None = None, preset: str | None = None) -> Diagnosis:
+    """Examine the environment, then what training takes with `preset`, a recipe's name and the preset's, if given; then
+    each of `subjects`: a model or a dataset, in a folder or on the Hub."""
+    about = [] if preset is None else [examine(f"preset {preset}", (training_fits,), preset)]
+    about += [examine(subject, _probes_of(subject), subject, revision) for subject in subjects]
     return Diagnosis((examine("environment", PROBES), *about))
 
 
@@ -234,19 +244,18 @@ def processors() -> Found:
 
 
 def accelerators() -> Found:
-    """Try CUDA devices and MPS, each of which must multiply two matrices."""
+    """Try every device but the CPU, each of which must multiply two matrices."""
     import torch
 
     with _quiet():  # a driver that is too old is reported below
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mps = torch.backends.mps.is_available()
-    if not count and not mps:
+        there = devices()[:-1]
+    if not there:
         yield "devices", "cpu only"
-    if torch.version.cuda and not count:
+    if torch.version.cuda and not any(device.type == "cuda" for device in there):
         yield NO_CUDA_DEVICE.finding(version=torch.version.cuda)
-    for device in [*(f"cuda:{i}" for i in range(count)), *(["mps"] if mps else [])]:
-        facts = torch.cuda.get_device_properties(device) if device != "mps" else None
-        yield "device", f"{device} {facts.name}, {facts.total_memory / 1e9:.1f} GB" if facts else "mps"
+    for device in there:
+        facts = None if (module := module_of(device)) is None else module.get_device_properties(device)
+        yield "device", f"{device} {facts.name}, {facts.total_memory / 1e9:.1f} GB" if facts else str(device)
         try:
             square = torch.ones(8, 8, device=device)
             reason = "" if float((square @ square).sum()) == 512 else "a product of matrices came out wrong"
@@ -254,6 +263,32 @@ def accelerators() -> Found:
             reason = first_line(error).rstrip(".")
         if reason:
             yield BROKEN_DEVICE.finding(device=device, reason=reason)
+
+
+def parts_that_fit(entry: dict[str, Any], precision: str, room: float) -> int | None:
+    """Return into how few parts a preset's batch is divided that fit into `room` bytes; None: one sample does not."""
+    most = (room - SPARE - entry[precision]["fixed"]) // entry[precision]["sample"]
+    batch = entry["batch"]
+    return next((n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most), None)
+
+
+def training_fits(preset: str) -> Found:
+    """Compare the counted bytes of a step (`benchmarks/speed/memory.py`) with the memory of every device here."""
+    table = files.read_json(COUNTED)
+    checks.one_of("preset", preset, table)
+    batch = table[preset]["batch"]
+    for precision, name in (("no", "float32"), ("bf16", "bf16")):
+        fixed, each = table[preset][precision]["fixed"], table[preset][precision]["sample"]
+        whole = f"{(fixed + batch * each) / 1e9:.1f} GB at batch {batch}"
+        yield name, f"{whole}: {fixed / 1e9:.2f} GB and {each / 1e9:.3f} GB for each sample"
+        for device in devices():
+            module = module_of(device)
+            room = memory_bytes() if module is None else module.get_device_properties(device).total_memory
+            parts = parts_that_fit(table[preset], precision, room)
+            if parts is None:
+                yield TOO_LARGE.finding(device=device, precision=name)
+            else:
+                yield str(device), "fits" if parts == 1 else f"fits with --accumulate {parts}"
 
 
 def media() -> Found:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -18,9 +19,10 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.options import Option
 
-SWITCHED = ("none", "true", "false", "yes", "no", "on", "off", "0", "1")  # what people type behind a switch
+ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 CONFIG = (OmitArgPrefixes,)
-HELP = ("--help", "-h")
+HELP_ALL = "--help-all"
+HELP = ("--help", "-h", HELP_ALL)
 METAVARS = {int: "N", float: "X"}
 MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
 
@@ -30,6 +32,7 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
 MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
+Device = Annotated[str, arg(metavar="{auto,cpu,cuda,mps}")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
 Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]
@@ -62,9 +65,13 @@ class Verb(NamedTuple):
 
 @dataclass(frozen=True)
 class FlagGroup:
-    """Flags that stand together in the help, as the default of an argument of a verb, which then gets a dictionary."""
+    """Flags that stand together in the help, as the default of an argument of a verb, which then gets a dictionary.
+
+    Those that are `more` stand in the help of all options only.
+    """
 
     flags: tuple[StructFieldSpec, ...] = ()
+    more: bool = False
 
 
 REGISTRY = ConstructorRegistry()
@@ -75,15 +82,16 @@ def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(dict, info.default.flags) if isinstance(info.default, FlagGroup) else None
 
 
-def of_options(options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]]) -> FlagGroup:
+def of_options(
+    options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]], more: bool = False
+) -> FlagGroup:
     """Return the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
     flags = []
     for option in options:
         said = docs_of(option.owner).get(option.path[-1], "")
-        known = ", ".join(choices.get(option.name, ()))
         kind = get_type_hints(option.owner)[option.path[-1]]
-        flags.append(flag(option.name, kind, said + (known and f": {known}"), values.get(option.name)))
-    return FlagGroup(tuple(flags))
+        flags.append(flag(option.name, kind, said, values.get(option.name), choices.get(option.name, ())))
+    return FlagGroup(tuple(flags), more)
 
 
 def of_function(function: Callable[..., Any]) -> FlagGroup:
@@ -96,13 +104,13 @@ def of_function(function: Callable[..., Any]) -> FlagGroup:
     return FlagGroup(tuple(flag(name, hints[name], said.get(name, ""), value) for name, value in defaults.items()))
 
 
-def flag(name: str, kind: Any, said: str, default: Any) -> StructFieldSpec:
+def flag(name: str, kind: Any, said: str, default: Any, choices: Iterable[str] = ()) -> StructFieldSpec:
     """Return one flag, with the letter or word that stands for its value, and its default where it has one to show.
 
     Of a type that is text or something else, text is typed; a choice is refused by the options, in their words.
     """
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)] or [*choices]
     if words or str in parts:
         kind = str | None if type(None) in parts else str
     several = next((part for part in parts if get_origin(part) in MANY), None)
@@ -117,7 +125,8 @@ def flag(name: str, kind: Any, said: str, default: Any) -> StructFieldSpec:
     return StructFieldSpec(name, typed, default)
 
 
-def docs_of(documented: Any) -> dict[str, str]:
+@cache
+def docs_of(documented: Any) -> Mapping[str, str]:
     """Return what docstrings say of the arguments of a function, or of the fields of a class and those it extends."""
     said: dict[str, str] = {}
     for each in reversed(documented.__mro__ if isinstance(documented, type) else (documented,)):
@@ -145,6 +154,8 @@ class Word(NamedTuple):
     flag: str  # with its dashes; none of a word without one
     metavar: str  # what stands for the value; none of a switch
     said: str  # the help, with the default
+    group: str = ""  # that it stands in
+    more: bool = False  # of the help of all options only
 
 
 def words_of(verb: Any) -> Iterator[Word]:
@@ -154,9 +165,10 @@ def words_of(verb: Any) -> Iterator[Word]:
         kind = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
         if isinstance(parameter.default, FlagGroup):
             for each in parameter.default.flags:
-                yield _word(each.name, each.type, each.default, "")
+                yield _word(each.name, each.type, each.default, "")._replace(group=name, more=parameter.default.more)
         elif is_dataclass(kind):
-            yield from words_of(kind if parameter.default is parameter.empty else type(parameter.default))
+            owner = kind if parameter.default is parameter.empty else type(parameter.default)
+            yield from (word._replace(group=name) for word in words_of(owner))
         else:
             missing = parameter.default is parameter.empty
             yield _word(name, hints[name], tyro.MISSING if missing else parameter.default, said.get(name, ""))
@@ -166,12 +178,17 @@ def _word(name: str, hint: Any, default: Any, said: str) -> Word:
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     positional, switch, required = POSITIONAL in marks, kind is bool, default is tyro.MISSING
     metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), METAVARS.get(kind, "TEXT"))
+    name = next((mark.name for mark in marks if getattr(mark, "name", None)), name)  # what Python keeps to itself
     said = next((mark.help for mark in marks if getattr(mark, "help", None)), said).strip()
     hints = [mark.help_behavior_hint for mark in marks if getattr(mark, "help_behavior_hint", None) is not None]
     shown = "" if required or default is None else f"(default: {text_of(default)})"
     flag = "" if positional else f"--{name.replace('_', '-')}"
-    text = f"{said} {hints[0] if hints else shown}".strip()
+    text = f"{_sentence(said)} {hints[0] if hints else shown}".strip()
     return Word(name, kind, positional, required, flag, "" if switch else metavar, text)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
 
 
 def column(key: str | None) -> str | None:
@@ -196,6 +213,19 @@ def plain_words(words: Sequence[str]) -> list[str]:
     return plain
 
 
+def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """Return words with `--switch off`, or `--switch=none`, as `--no-switch`."""
+    switches, found = {word.flag for word in words_of(verb) if word.kind is bool}, list[str]()
+    for word in words:
+        flag, _, value = word.partition("=")
+        behind = value if flag in switches else word if found and found[-1] in switches else ""
+        if behind.lower() in (*ON, *OFF):
+            flag = flag if flag in switches else found.pop()
+            word = f"--no-{flag[2:]}" if behind.lower() in OFF else flag
+        found.append(word)
+    return found
+
+
 def flags_among(words: Sequence[str]) -> set[str]:
     """Return the names of the flags that were typed."""
     names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
@@ -214,7 +244,7 @@ def check_words(command: str, verb: Callable[..., Any], words: Sequence[str]) ->
         if not word.startswith("--"):
             alone.append(word)
             continue
-        _check_flag(command, name, flags, value if equals else (rest or [""])[0])
+        _check_flag(command, name, flags)
         kind = flags.get(name.replace("-", "_"), bool)
         number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
         number = 0 if equals else min(number, _most_words(kind))
@@ -240,13 +270,9 @@ def _most_words(kind: Any) -> int:
     return sys.maxsize if get_origin(several) is Sequence or ... in get_args(several) else len(get_args(several))
 
 
-def _check_flag(command: str, name: str, flags: Mapping[str, Any], after: str) -> None:
+def _check_flag(command: str, name: str, flags: Mapping[str, Any]) -> None:
     plain = name.replace("-", "_")
-    if flags.get(plain) is bool and after.lower() in SWITCHED:
-        raise LattokError(
-            f"{command}: --{name} takes no word, got {after}. It is on with --{name}, off with --no-{name}."
-        )
-    known = {*flags, *(f"no_{each}" for each, kind in flags.items() if kind is bool), "help"}
+    known = {*flags, *(f"no_{each}" for each, kind in flags.items() if kind is bool), "help", "help_all"}
     if plain in known or not name:
         return
     if plain.startswith("dataset") or plain == "repo_id":

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 import lattok
-from lattok.cli.flags import Dataset, Folder, MaybeFolder, Models, Names, Number, Text
+from lattok.cli.flags import Dataset, Device, Folder, MaybeFolder, Models, Names, Number, Text
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import bar
@@ -21,8 +21,8 @@ from lattok.utils.progress import bar
 class Engines:
     """Where labels are computed; they are the same everywhere."""
 
-    engine: str = "local"
-    """local, or ray: the processes of this machine or of a cluster."""
+    engine: Annotated[str, arg(metavar="{local,ray}")] = "local"
+    """What computes labels: this process (local), or processes of this machine or of a cluster (ray)."""
     address: Text = None
     """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
     workers: Number = None
@@ -49,15 +49,16 @@ def annotate(
     dataset: Dataset,
     model: Models,
     out: Folder,
+    as_: Annotated[str, arg(name="as", metavar="{latents,actions}")] = "latents",
     prefix: Names = (),
     revision: Text = None,
     action_key: str = "action",
     cameras: Names = (),
     embedding: bool = True,
     quantized: bool = False,
-    precision: str = "float32",
+    precision: Annotated[str, arg(metavar="{float32,bfloat16}")] = "float32",
     threads: int = 1,
-    device: str = "auto",
+    device: Device = "auto",
     engines: Engines = Engines(),
 ) -> int:
     """Label a dataset with latent actions: a copy with more columns, or a folder of labels where it is not LeRobot v3.
@@ -67,24 +68,27 @@ def annotate(
     Args:
         model: One or more models (folders or Hub ids).
         out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
-        prefix: Column prefix of each model (default: latent for the only one).
+        as_: actions fills the column of actions where nobody knows them, with what an inverse dynamics model reads.
+        prefix: Column prefix of each model (default: latent for the only one, inferred with --as actions).
         revision: Revision of a Hub model.
-        action_key: Column with the actions, for tokenizers.
+        action_key: Column with the actions, for tokenizers and to be filled.
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
-        precision: float32, or bfloat16: faster, a few codes differ; for models of video.
+        precision: With bfloat16 models of video label faster, and a few codes differ.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
-    from lattok.annotation import Options, label
+    from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.utils.devices import moved
 
     engine = engines.make()
+    checks.one_of("as", as_, ("latents", "actions"))
+    prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    options = Options(embedding, quantized, action_key, cameras or None, threads)
+    options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
     loaded = {}
     for column, name in names.items():
         found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
@@ -95,16 +99,15 @@ def annotate(
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
-    place = [dataset, "--labels", out] if own else [out]
-    flags = [
-        "--model",
-        *model,
-        *(["--prefix", *prefix] if prefix else []),
-        *(["--revision", revision] * bool(revision)),
-    ]
+    _say_what_next([dataset, "--labels", out] if own else [out], model, prefix, revision)
+    return 0 if result.complete else 1
+
+
+def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[str], revision: str | None) -> None:
+    flags = ["--model", *models, *(["--prefix", *prefixes] if prefixes else [])]
+    flags += ["--revision", revision] if revision else []
     print(f"Check them: {shlex.join(['lattok', 'verify', *place, *flags])}")
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
-    return 0 if result.complete else 1
 
 
 def verify(
@@ -115,7 +118,7 @@ def verify(
     sample: int = 20,
     seed: int = 0,
     revision: Text = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> int:
     """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
 
@@ -128,7 +131,7 @@ def verify(
         sample: Episodes to label again.
         seed: Which episodes are drawn.
         revision: Revision of a Hub model.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
     from lattok.annotation.verify import known_labels
     from lattok.labels import with_labels
@@ -152,10 +155,10 @@ def export(
     dataset: Dataset,
     out: Folder,
     labels: MaybeFolder = None,
-    format: str = "lerobot",
+    format: Annotated[str, arg(metavar="{lerobot,rlds}")] = "lerobot",
     episodes: Text = None,
-    images: str = "auto",
-    video_codec: str = "libsvtav1",
+    images: Annotated[str, arg(metavar="{auto,video,image}")] = "auto",
+    video_codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
     size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
     skip_damaged: bool = False,
 ) -> None:
@@ -166,10 +169,11 @@ def export(
     Args:
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
-        format: lerobot, or rlds for code that reads TFDS.
+        format: What is written: LeRobot v3, or RLDS for code that reads TFDS.
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
-        images: auto (keep stored JPEG and PNG as they are, else video), video, or image (all frames, without loss).
-        video_codec: libsvtav1 or h264.
+        images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
+            stores all without loss.
+        video_codec: Codec of the videos.
         size: Height and width to resize all frames to; needed where they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """

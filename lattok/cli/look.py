@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok.cli.flags import Dataset, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text, column
+from lattok.cli.flags import Dataset, Device, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text, column
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.progress import bar
@@ -45,7 +45,7 @@ def inspect(
         episodes=episodes,
         cameras=cameras or None,
         columns=[key for key in (action_key, state_key) if key is not None],
-        stride=None if stride is None else checks.stride_in_frames(stride, opened.fps),
+        stride=stride,
         horizon=horizon,
     )
     print(checks.printable(inspection.render()))
@@ -81,17 +81,22 @@ def view(
 
 @dataclass(frozen=True)
 class EvalFlags:
-    """Which episodes judge, by what, and where chance begins."""
+    """Which episodes judge, by what, and where chance begins.
 
-    # Seed of the controls.
+    Attributes:
+        seed: Seed of the controls.
+        action_key: Column with the actions, or none; of a policy or an inverse dynamics model its own by default.
+        state_key: Column with the robot state, used as a control, or none.
+        cameras: Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its
+            own).
+        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
+            or "5 per task".
+    """
+
     seed: int = 0
-    # Column with the actions, or none; of a policy those that it learned from, unless another is given.
     action_key: str = "action"
-    # Column with the robot state, used as a control, or none.
     state_key: str = "observation.state"
-    # Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its own).
     cameras: Names = ()
-    # "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
     episodes: str = "test"
 
     @property
@@ -106,23 +111,26 @@ def evaluate(
     dataset: Dataset,
     evaluation: EvalFlags,
     out: MaybeFolder = None,
-    controls: str = "quick",
+    controls: Annotated[str, arg(metavar="{quick,trained}")] = "quick",
     revision: Text = None,
     env: Names = (),
     env_episodes: int = 10,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Judge a tokenizer, latent action model or policy on held-out episodes, with controls: report.json, report.html.
+    """Judge a tokenizer, latent action model, inverse dynamics model or policy on held-out episodes, with controls.
+
+    Writes report.json and report.html.
 
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
     Args:
         out: Folder for the report (default: report/ in the model's folder).
-        controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
+        controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
+            latents; or an inverse dynamics model that sees no later frames.
         revision: Revision of a Hub model.
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
@@ -145,25 +153,27 @@ def compare(
     evaluation: EvalFlags,
     out: Folder = "comparison",
     stride: Text = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Judge latent action models side by side on held-out episodes, with controls: report.json, report.html.
+    """Judge latent action models, or action tokenizers, side by side on held-out episodes: report.json, report.html.
 
     Example: lattok compare path/to/dataset --models my-lam other-lam org/lam --out comparison
 
     Args:
-        models: Folders or Hub ids of latent action models of video, published ones after `lattok convert`.
+        models: Folders or Hub ids of latent action models of video, or of action tokenizers; published ones after
+            `lattok convert`.
         out: Folder for the report.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
     files.check_writable(Path(out))
     options = {**evaluation.keywords, "stride": stride, "device": device}
     with bar("compare") as progress:
         report = lattok.compare(dataset, models, out=out, progress=progress.stage, **options)
     print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
-    speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
-    print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
+    if report.speed:
+        speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
+        print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
     print(f"Report: {Path(out) / 'report.html'}")
 
 
@@ -192,6 +202,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
 def doctor(
     subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL|DATASET ...]")] = (),
     revision: Text = None,
+    preset: Text = None,
 ) -> int:
     """Say what is wrong with this machine, with models and with datasets, and what to do about it. Changes nothing.
 
@@ -200,9 +211,10 @@ def doctor(
     Args:
         subjects: Folders or Hub ids of models and datasets; none for the environment only.
         revision: Revision of a Hub model or dataset.
+        preset: Also say whether training fits here, before anything is downloaded: RECIPE/PRESET, such as vla/libero.
     """
     from lattok.cli.doctor import diagnose
 
-    diagnosis = diagnose(subjects, revision)
+    diagnosis = diagnose(subjects, revision, preset)
     print(checks.printable(diagnosis.render()))
     return 0 if diagnosis.healthy else 1

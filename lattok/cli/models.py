@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from tyro.conf import Positional, arg
@@ -83,7 +83,8 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     every, first = {option.name: option for known in groups.values() for option in known}, recipe_class.common
     groups = {group: [each for each in known if each.name not in first] for group, known in groups.items()}
     groups["common"] = [every[name] for name in first if name in every]
-    parts = {group: of_options(known, shown, recipe_class.choices) for group, known in groups.items()}
+    choices = {**_choices(), **recipe_class.choices}
+    parts = {group: of_options(known, shown, choices, group != "common") for group, known in groups.items()}
     start = (StudyRun if recipe_class.compares else Run)(out=tyro.MISSING)
 
     def verb(
@@ -97,11 +98,27 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
         typed, read = flags_among(words), {**common, **data, **model, **loop}  # tyro gives what was typed, or defaults
         _train(recipe_class, dataset, run, {name: value for name, value in read.items() if name in typed})
 
-    presets = f"Presets: {', '.join(recipe_class.presets)} (default: {recipe_class.default_preset}).\n\n"
+    presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
     flags = [word for flag in as_flags(recipe_class.example) for word in flag]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *flags])
     return Verb(verb, text=f"{recipe_class.about()}\n\n{presets}Example: {example}")
+
+
+def _choices() -> dict[str, Sequence[str]]:
+    """Return the words that options of several recipes take, where their types do not say."""
+    from lattok.action_vq.base import ACTION_KINDS
+    from lattok.action_vq.oat import KEPT
+    from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+    from lattok.nn.normalize import Normalization
+    from lattok.training.loop import OPTIMIZERS, PRECISIONS, SCHEDULES
+    from lattok.training.runlog import TRACKERS
+
+    loop = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS, "precision": PRECISIONS}
+    loop["device"] = ("auto", "cpu", "cuda", "mps")  # the usual ones
+    model = {"action_kind": ACTION_KINDS, "normalize": get_args(Normalization), "nested_dropout": KEPT}
+    pairs = {"labelled": ("pairs", "episodes"), "feature_cache_dtype": ("float32", "float16")}
+    return {**loop, **model, **pairs, "tracker": TRACKERS, "quantizer": [*BOTTLENECKS]}
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
@@ -148,20 +165,29 @@ def presets(kind: Annotated[Positional[str | None], arg(metavar="KIND", help_beh
 
     if kind is None:
         for name in kinds():
-            print(f"{name:<14} {', '.join(getattr(recipe_of(name), 'presets', ()))}")
+            print(f"{name:<14} {', '.join(_different(recipe_of(name)))}")
         print("\nWhat each sets: lattok presets KIND")
         return
     recipe_class = recipe_of(kind.replace("_", "-"))
     if recipe_class is None:
         raise LattokError(f"nothing is called `{kind}`. {did_you_mean(kind, kinds()) or 'See lattok presets.'}")
     print(f"{recipe_class.about()}\n")
-    for name, options in recipe_class.presets.items():
-        default = " (default)" if name == recipe_class.default_preset else ""
+    for name, options in _different(recipe_class).items():
+        default = " (default)" if recipe_class.default_preset in name.split(" = ") else ""
         print(f"{name}{default}")
         said = " ".join(map(shlex.join, as_flags(options))) or "nothing but the defaults of lattok train --help"
         print(textwrap.fill(said, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     if recipe_class.default_preset not in recipe_class.presets:
         print(f"\nDefault: {recipe_class.default_preset}")
+
+
+def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
+    """Return what presets set, each once: names of equal ones are joined."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, options in recipe_class.presets.items():
+        same = next((known for known, other in found.items() if other == options), None)
+        found[name if same is None else f"{same} = {name}"] = options if same is None else found.pop(same)
+    return found
 
 
 def as_flags(options: Mapping[str, Any]) -> list[list[str]]:

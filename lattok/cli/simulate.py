@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lattok.cli.flags import Folder, MaybeFolder, Model, Names, Number, Text
+from lattok.cli.flags import Device, Folder, MaybeFolder, Model, Names, Number, Text
 from lattok.utils import checks
 from lattok.utils.progress import bar
 
@@ -70,7 +70,7 @@ def collect(
 
 def rollout(
     model: Model,
-    env: Tasks,
+    env: Tasks = (),
     episodes: int = 10,
     out: MaybeFolder = None,
     seed: int = 1_000_000,
@@ -83,15 +83,16 @@ def rollout(
     workers: int = 0,
     videos: int = 1,
     revision: Text = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Let a policy act in a simulator: success per task with intervals, videos, and rollouts.json.
 
     Example: lattok rollout my-policy --env metaworld-pairs --episodes 10
 
     Args:
-        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs.
-        episodes: Of each task.
+        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with the
+            instructions and the pace of what the policy was trained on).
+        episodes: Episodes of each task.
         out: Folder for results and videos (default: rollouts/ in the model's folder).
         seed: That of the first start state; the next follow. Demonstrations are collected from 0 on.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
@@ -103,22 +104,28 @@ def rollout(
         workers: Processes for the environments; 0: none but this one.
         videos: Episodes of each task that are filmed.
         revision: Revision of a Hub model.
-        device: auto, cpu, cuda or mps.
+        device: Where it computes; auto takes a GPU where there is one.
     """
     import lattok.sim as sim
     from lattok.sim.agents import open_agent
+    from lattok.sim.worlds import tasks_told
 
     agent = open_agent(model, revision, device)
     folder = Path(model) if Path(model).is_dir() else Path.cwd()
     options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
     options |= {"batch": batch, "workers": workers, "videos": videos, "variation": _variation(sim, variation)}
     target = Path(out) if out else folder / "rollouts"
+    if not env:
+        env = tuple(tasks_told(agent.instructions, agent.fps))
+        print(f"Tasks with instructions that the policy knows: {', '.join(env) or 'none'}")
     with bar("rollout") as progress:
         found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(found.to_text())
     print(f"Results: {target / 'rollouts.json'}")
+    if videos:
+        print(f"Watch it: {target / 'sheet.png'} and the films next to it")
 
 
 def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:

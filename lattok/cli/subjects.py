@@ -38,7 +38,7 @@ UNKNOWN_TRAINING = Problem(
 NOT_EVALUATED = Problem("note", "It was never evaluated.", "Run: lattok evaluate {model} DATASET")
 NO_VERDICTS = Problem("note", "This evaluation holds no verdicts.", NOT_EVALUATED.advice)
 FALLS_SHORT = Problem("warning", "Falls short: {verdict}.", "{advice}")
-OPEN = Problem("note", "Open: {verdict}.", "{advice}")
+OPEN = Problem("note", "Unclear: {verdict}.", "{advice}")
 WAITS_FOR_DATA = Problem(
     "note",
     "Its steps waited for data {share:.0%} of the time.",
@@ -115,7 +115,8 @@ def _some(names: Sequence[Any]) -> str:
 
 def evaluation(subject: str, revision: str | None) -> Found:
     """Repeat the verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
-    folder = hub.resolve(subject, revision).folder
+    place = hub.resolve(subject, revision)
+    folder = place.folder
     stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
         yield NOT_EVALUATED.finding(model=subject)
@@ -126,7 +127,7 @@ def evaluation(subject: str, revision: str | None) -> Found:
         return
     config = hub.read_config(folder)
     record = read_record(folder / hub.TRAINING, TrainingRecord)
-    of, known = Subject.of(config["type"], config, record), criteria()
+    of, known = Subject.of(config["type"], config, record, place.hub_id), criteria()
     for verdict in verdicts:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])

@@ -9,7 +9,7 @@ from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
-from lattok.data.views import action_spaces, declare, with_actions, with_cameras
+from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.data.writer import LeRobotWriter
 from lattok.utils.findings import Finding
 
@@ -44,4 +44,5 @@ __all__ = [
     "to_unified",
     "with_actions",
     "with_cameras",
+    "with_columns",
 ]

@@ -67,7 +67,7 @@ def content_of(
 ) -> Content:
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
     source = behind(dataset)
-    keys = _columns(source, columns)
+    keys = _columns(source, [name for key in columns for name in dataset.joined.get(key, (key,))])
     facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
     facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

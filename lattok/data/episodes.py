@@ -20,19 +20,39 @@ from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 
 EpisodeSpec = str | Sequence[int] | None
+FEW_HELD_OUT = 5  # episodes: fewer say little of any model
+LEAST_EPISODES = 4  # of which two can judge
+SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
 _SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed (\d{1,9}))?")
 
 
-def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], list[int]]:
+def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[list[int], list[int]]:
     """Episode indices for training and testing: the last `held_out` episodes of every task are the test.
 
-    A task with no more than `held_out` episodes stays in training as a whole.
+    A task with no more than `held_out` episodes stays in training as a whole. None: the last one of every task, and
+    where these are fewer than five of four episodes or more, further last ones of the tasks in turn, to a tenth of all
+    episodes: at least two, at most ten or half of them. Where tasks have no more to spare, the last ones of the dataset
+    follow.
     """
-    checks.counts(held_out=held_out)
-    test = {i for group in _by_task(dataset.episodes) if len(group) > held_out for i in group[-held_out:]}
+    if held_out is not None:
+        checks.counts(held_out=held_out)
+    groups, count = list(_by_task(dataset.episodes)), len(dataset.episodes)
+    test = {i for group in groups if len(group) > (held_out or 1) for i in group[-(held_out or 1) :]}
+    if held_out is None and len(test) < FEW_HELD_OUT and count >= LEAST_EPISODES:
+        turn = {i: (place == len(group), place, -i) for group in groups for place, i in enumerate(group[::-1], 1)}
+        most = min(10, max(2, math.ceil(count / 10)), count // 2)
+        test |= {*sorted(turn, key=turn.__getitem__)[:most]}
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
+
+
+def split_text(dataset: RobotDataset) -> str:
+    """Say which episodes judge and which train, unless others are asked for."""
+    test = split_by_task(dataset)[1]
+    names = (", ".join(map(str, test[:SHOWN])) or "none") + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
+    few = "; too few for intervals: record 4 or more, better 20" * (len(test) < 2)
+    return f"{len(test)} of {len(dataset.episodes)} episodes judge, the others train: {names}{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
@@ -89,7 +109,7 @@ def select_episodes(
         if not skip_damaged:
             checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
-        hint = "No task has an episode to spare: name some, here and in training, such as 0:40 and 40:50."
+        hint = "Record more episodes: two of one task, or four in all, so that some can judge."
         checks.fail("episodes", "a choice of at least one episode", repr(spec), hint if spec == "test" else "")
     return found
 
@@ -165,10 +185,16 @@ def _whole(value: Any) -> int:
 
 
 def read_vectors(
-    dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode], checked: bool = True
+    dataset: RobotDataset,
+    argument: str,
+    key: str,
+    episodes: Sequence[Episode],
+    checked: bool = True,
+    missing: bool = False,
 ) -> np.ndarray:
     """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors.
 
+    With `missing`, an episode in which every number is NaN is one whose values nobody knows: it stays NaN.
     Whoever decodes the pictures as well may leave it to that to check the files: see `RobotDataset.columns_of`.
     """
     feature = vector_key(dataset, argument, key)
@@ -182,7 +208,7 @@ def read_vectors(
         rows = rows_of[index]
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
             rows[:] = columns[key].reshape(rows.shape)
-        if not np.isfinite(rows).all():
+        if not np.isfinite(rows).all() and not (missing and np.isnan(rows).all()):
             values = dataset.columns(index, [key])[key].reshape(rows.shape)  # checked: is the file damaged?
             frame, dim = np.argwhere(~np.isfinite(rows))[0]
             place = f"episode {index}, frame {frame}, dimension {dim} ({dimension_names(feature)[dim]})"

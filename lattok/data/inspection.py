@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.episodes import check_stride, select_episodes
+from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
@@ -54,6 +54,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     scope: str = ""  # what was looked at, where that is not everything
     spaces: tuple[tuple[str, str], ...] = ()  # action spaces that are declared, by column
+    split: str = ""  # which episodes are held out
 
     def render(self) -> str:
         """Return plain text, at most 88 columns wide."""
@@ -76,6 +77,8 @@ class Inspection:
         if len(self.lengths):
             low, middle, high = self.lengths.min(), float(np.median(self.lengths)), self.lengths.max()
             yield fitted("lengths", f"{low} to {high} frames, median {middle:g} ({middle / self.fps:.2f} s)")
+        if self.split:
+            yield fitted("held out", self.split)
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
@@ -114,21 +117,22 @@ def inspect_dataset(
     episodes: str | Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
     columns: Sequence[str] = (),
-    stride: int | None = None,
+    stride: int | str | None = None,
     horizon: int | None = None,
 ) -> Inspection:
     """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
 
-    `columns` must be there; `stride` and `horizon` (frames) add what they would do to these episodes. Of more than
-    4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are read,
-    and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the Hub.
+    `columns` must be there; `stride` (frames or "0.2s") and `horizon` add what they would do to these episodes. Of more
+    than 4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are
+    read, and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the Hub.
     """
     dataset = as_dataset(dataset)
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
-    findings += _check_windows(dataset, chosen, stride, horizon)
+    gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
+    findings += _check_windows(dataset, chosen, gap, horizon)
     looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
     scope = []
     if len(looked_at) < len(chosen):
@@ -151,6 +155,7 @@ def inspect_dataset(
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
         spaces=spaces,
+        split=split_text(dataset),
     )
 
 

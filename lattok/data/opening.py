@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
-from lattok.data.views import declare, with_actions, with_cameras
+from lattok.data.views import declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
 from lattok.hub.fetching import OnDisk, OnHub
@@ -17,7 +17,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import followed
 
-_VIEWS = ("cameras", "action_space", "actions")  # options of every format
+_VIEWS = ("cameras", "columns", "action_space", "actions")  # options of every format
 _HUB = (*get_type_hints(HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
@@ -27,10 +27,10 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     """Open a dataset of any format: a folder or file, a Hub id such as "org/name", or a description file.
 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` (RLDS), `captions`
-    (videos), and for all of them `name`, `cameras` (see `with_cameras`), `action_space`, what columns mean, such as
-    {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
-    `with_actions` next to it. A description file `*.json` holds the same:
-    `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
+    (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns` (see `with_columns`),
+    `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and `actions`, what to make of
+    them: {"as": "libero"}, with further options of `with_actions` next to it. A description file `*.json` holds the
+    same: `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
@@ -148,10 +148,14 @@ def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> 
     return _seen_as(make(place, name, *where, **options), **views)
 
 
-def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = None, actions: Any = None) -> RobotDataset:
+def _seen_as(
+    dataset: RobotDataset, cameras: Any = None, columns: Any = None, action_space: Any = None, actions: Any = None
+) -> RobotDataset:
     """Return the dataset with the cameras and the actions that its user asks for."""
     if cameras is not None:
         dataset = with_cameras(dataset, cameras)
+    if columns is not None:
+        dataset = with_columns(dataset, columns)
     if action_space is not None:
         dataset = declare(dataset, action_space)
     if actions is None:

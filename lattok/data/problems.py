@@ -59,6 +59,12 @@ NOT_FINITE = Problem(
     "`{column}` ({dimension}) holds {count} values that are not finite, first in {place}.",
     "Leave those episodes out (`episodes`), or repair them.",
 )
+UNKNOWN_ACTIONS = Problem(
+    "note",
+    "Episodes whose actions nobody knows: {count} (first: {first}). All of their `{column}` are NaN.",
+    "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
+    "tokenizers have to leave those episodes out (`episodes`).",
+)
 CONSTANT = Problem(
     "note",
     "`{column}`: {count} of {all} dimensions never change ({names}).",

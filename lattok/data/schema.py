@@ -89,6 +89,7 @@ class RobotDataset(ABC):
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
     robot_spaces: Mapping[str, Any] = NONE  # spaces of the robot's own numbers, of columns that are in a unified one
+    joined: Mapping[str, tuple[str, ...]] = NONE  # columns that are several of the files', by name
     absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
     # how `open_dataset` finds the format: it makes `cls(path, name, **options)`
@@ -151,6 +152,16 @@ class RobotDataset(ABC):
         keys = camera_keys(self, cameras)
         return stack_frames(keys, self.length(episode_index), indices, transform, partial(self.blocks, episode_index))
 
+    def __len__(self) -> int:
+        """Count the episodes."""
+        return len(self.episodes)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """Return what is known of an episode: `episode`, and each column [T] or [T, ...]; images have `frames`."""
+        episode = self.episodes[place]
+        columns = self.columns(episode.index, [key for key in self.features if key not in self.cameras])
+        return {"episode": episode, **columns}
+
     @cached_property
     def _lengths(self) -> dict[int, int]:
         return {episode.index: episode.length for episode in self.episodes}
@@ -201,7 +212,8 @@ class RobotDataset(ABC):
     def seen_as(self) -> dict[str, Any]:
         """What views make of the files: names of cameras, and columns of actions in another space."""
         cameras = {key: self.original_camera(key) for key in self.cameras}
-        return {"cameras": cameras, "actions": dict(self.actions_as)}
+        joined = {"columns": {key: list(names) for key, names in self.joined.items()}} if self.joined else {}
+        return {"cameras": cameras, "actions": dict(self.actions_as), **joined}
 
     def check_columns(self, keys: Sequence[str], known: Iterable[str] | None = None, hint: str = "") -> None:
         """Every key must be that of a column: of a feature that is no camera, or of those that are `known`."""
@@ -272,6 +284,7 @@ def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -
             raise LattokError(
                 f"`{argument}`: {dataset.name} has no {key!r:.200}, nor any other vector. {hint or WITHOUT}"
             )
+        hint = hint or 'Several columns become one in a description file: {"columns": {"NAME": ["COLUMN", "COLUMN"]}}.'
         checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", hint)
     return dataset.features[key]
 

@@ -90,6 +90,7 @@ class RunningFigures:
         self._sample: list[np.ndarray] = []
         self.count, self.bad = np.zeros(width), np.zeros(width, dtype=np.int64)
         self.mean, self._squares = np.zeros(width), np.zeros(width)
+        self.unknown: list[int] = []  # episodes
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
         self.low_at, self.high_at, self.bad_at = (np.zeros((width, 2), dtype=np.int64) for _ in range(3))
 
@@ -100,10 +101,10 @@ class RunningFigures:
         finite = np.isfinite(values)
         where = np.stack([block.episodes, block.frames], axis=1)  # n 2
         if not finite.all():
-            first = np.argmin(finite, axis=0)
-            fresh = (self.bad == 0) & ~finite.all(axis=0)
-            self.bad_at[fresh] = where[first[fresh]]
-            self.bad += (~finite).sum(axis=0)
+            good = finite | self._unknown(block.episodes, values)[:, None]
+            fresh = (self.bad == 0) & ~good.all(axis=0)
+            self.bad_at[fresh] = where[np.argmin(good, axis=0)[fresh]]
+            self.bad += (~good).sum(axis=0)
         for least, at, signed in ((self.low, self.low_at, values), (self.high, self.high_at, -values)):
             sign = 1 if least is self.low else -1
             signed = np.where(finite, signed, np.inf)
@@ -119,6 +120,15 @@ class RunningFigures:
         self.mean += step * count / total
         self.count += count
 
+    def _unknown(self, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
+        if "action" not in self.key:
+            return np.zeros(len(values), dtype=bool)
+        some = np.unique(episodes[~np.isnan(values).all(axis=1)])
+        rows = ~np.isin(episodes, some)
+        self.unknown += np.unique(episodes[rows]).tolist()
+        return rows
+
     def dimensions(self) -> Iterator[Dimension]:
         """Sum up the dimensions that hold any finite value."""
         std = np.sqrt(self._squares / np.maximum(self.count, 1))
@@ -127,7 +137,10 @@ class RunningFigures:
             yield Dimension(self.key, self.names[d], *figures)
 
     def plain_findings(self) -> Iterator[Finding]:
-        """Values that are not finite, and dimensions that never change."""
+        """Values that are not finite or not known, and dimensions that never change."""
+        if self.unknown:
+            facts = {"column": self.key, "count": len(self.unknown), "first": self.unknown[0]}
+            yield problems.UNKNOWN_ACTIONS.finding(**facts)
         for d in np.flatnonzero(self.bad).tolist():
             facts = {"column": self.key, "dimension": self.names[d], "place": _where(self.bad_at[d])}
             yield problems.NOT_FINITE.finding(count=self.bad[d], **facts)

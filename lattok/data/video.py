@@ -38,6 +38,7 @@ CODECS = {
     "libsvtav1": {"g": "2", "crf": "30", "preset": "10"},
     "h264": {"g": "2", "crf": "23", "preset": "veryfast", "tune": "zerolatency"},
 }
+SMALLEST_AV1 = 32 if VERSION < 17 else 1  # pixels a side: below, the encoder of PyAV 15 ends Python, of 16 hangs
 CODEC_OF = {"libsvtav1": "av1", "h264": "h264"}  # what each encoder makes
 
 
@@ -231,12 +232,20 @@ def _damaged(path: Path, reason: str) -> LattokError:
     return LattokError(f"cannot decode video {path} ({reason}). It is truncated or damaged: copy it again.")
 
 
+def check_codec(codec: str, size: tuple[int, ...]) -> None:
+    """Check that the installed PyAV can encode frames of a size (height, width)."""
+    checks.one_of("video_codec", codec, CODECS)
+    if codec == "libsvtav1" and min(size) < SMALLEST_AV1:
+        got = f"{codec} for {size[0]} x {size[1]} with PyAV {av.__version__}"
+        checks.fail("video_codec", f"h264 for frames below {SMALLEST_AV1} pixels a side, or PyAV 17", got)
+
+
 class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str, threads: int | None = None):
         """Open `path` for frames of `size` = (height, width), both even."""
-        checks.one_of("video_codec", codec, CODECS)
+        check_codec(codec, size)
         if size[0] % 2 or size[1] % 2:
             checks.fail("frames", "an even height and width (yuv420p)", f"{size[0]} x {size[1]}", "Crop one row.")
         os.environ.setdefault("SVT_LOG", "1")  # errors only: the AV1 encoder prints its settings for every file

@@ -2,6 +2,7 @@
 
     chosen = with_cameras(dataset, {"front": "image_0"})
     declared = declare(dataset, {"action": "bridge"})      or meta/action_space.json in the dataset
+    joined = with_columns(dataset, {"observation.state": ["observation.eef_pos", "observation.gripper"]})
     converted = with_actions(declared, "libero")           columns() then gives `action` in that space
 
 All are views: nothing is read before it is asked for, all else is the dataset's own, and they can be pickled.
@@ -10,8 +11,10 @@ All are views: nothing is read before it is asked for, all else is the dataset's
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ class View(RobotDataset):
         self.damaged, self.left_out, self.findings = dataset.damaged, dataset.left_out, dataset.findings
         self.columns_apart, self.absent = dataset.columns_apart, dataset.absent
         self.action_spaces, self.actions_as = dataset.action_spaces, dataset.actions_as
-        self.robot_spaces = dataset.robot_spaces
+        self.robot_spaces, self.joined = dataset.robot_spaces, dataset.joined
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
@@ -116,6 +119,14 @@ class _Cameras(View):
 
     def original_camera(self, key: str) -> str:
         return self.dataset.original_camera(self._key_of[key])
+
+
+def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) -> RobotDataset:
+    """Return the dataset with columns that are several of its own side by side, float32 [T, sum of their sizes].
+
+    `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column.
+    """
+    return _Joined(dataset, columns)
 
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
@@ -200,7 +211,62 @@ class _Declared(View):
         self.action_spaces = spaces
 
 
-class _Converted(View):
+class _Columns(View, ABC):
+    """A view that makes columns of those that there are."""
+
+    @abstractmethod
+    def _read_for(self, keys: Sequence[str]) -> list[str]:
+        """Return what is read where `keys` are asked for."""
+
+    @abstractmethod
+    def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the columns `keys` of an episode from what was read for them."""
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self._made(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, self._read_for(keys)))
+
+    def columns_of(
+        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
+    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+        for index, read in self.dataset.columns_of(episodes, self._read_for(keys), checked):
+            try:
+                yield index, read if isinstance(read, LattokError) else self._made(index, keys, read)
+            except LattokError as error:
+                yield index, error
+
+
+class _Joined(_Columns):
+    def __init__(self, dataset: RobotDataset, columns: Any):
+        super().__init__(dataset)
+        parts = columns.values() if isinstance(columns, Mapping) else [None]
+        if not all(isinstance(names, list | tuple) and names for names in parts):
+            checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
+        self._parts = {str(key): tuple(names) for key, names in columns.items()}
+        self.joined = {**dataset.joined, **self._parts}
+        made = {key: [*chain(*(_dimensions(dataset, name) for name in names))] for key, names in self._parts.items()}
+        vectors = {key: Feature("float32", (len(names),), tuple(names)) for key, names in made.items()}
+        self.features = {**dataset.features, **vectors}
+
+    def _read_for(self, keys: Sequence[str]) -> list[str]:
+        checks.names("keys", keys)
+        return list(dict.fromkeys(name for key in keys for name in self._parts.get(key, (key,))))
+
+    def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def joined(names: Sequence[str]) -> np.ndarray:
+            return np.concatenate([read[name].reshape(len(read[name]), -1) for name in names], 1, dtype=np.float32)
+
+        return {key: joined(self._parts[key]) if key in self._parts else read[key] for key in keys}
+
+
+def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
+    feature, short = vector_key(dataset, "columns", column), column.rpartition(".")[2]
+    return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
+
+
+class _Converted(_Columns):
     def __init__(
         self,
         dataset: RobotDataset,
@@ -224,31 +290,13 @@ class _Converted(View):
         if space.is_unified:
             self.robot_spaces = {**dataset.robot_spaces, key: self._source}
 
-    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self._converted(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
-
-    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        read = self.dataset.unchecked_columns(episode_index, self._read_for(keys))
-        return self._converted(episode_index, keys, read)
-
-    def columns_of(
-        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
-    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        for index, read in self.dataset.columns_of(episodes, self._read_for(keys), checked):
-            try:
-                yield index, read if isinstance(read, LattokError) else self._converted(index, keys, read)
-            except LattokError as error:
-                yield index, error
-
     def _read_for(self, keys: Sequence[str]) -> list[str]:
         """Return what is read where `keys` are asked for: actions may need the state too."""
         checks.names("keys", keys)
         state = () if self._state_key is None or self._key not in keys else (self._state_key,)
         return list(dict.fromkeys([*keys, *state]))
 
-    def _converted(
-        self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
+    def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._key not in keys:
             return dict(read)
         state = None if self._state_key is None else read[self._state_key]

@@ -20,7 +20,7 @@ from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingV
 from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, Feature, index_column
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, of_type, to_arrow
-from lattok.data.video import CODEC_OF, CODECS
+from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import sync_files, write_json
@@ -98,6 +98,7 @@ class LeRobotWriter:
             _check_feature(key, feature, key in (kept or {}))
         folders: dict[str, str] = {}  # of cameras; some systems do not tell upper case from lower
         for key in (key for key, feature in features.items() if feature.dtype == "video"):
+            check_codec(video_codec, features[key].shape[:2])
             if (other := folders.setdefault(key.casefold(), key)) != key:
                 checks.fail("features", "cameras with different names", f"{other!r} and {key!r}")
         info = dict(zip(SIZES, (chunk_files, data_file_mb, video_file_mb), strict=True)) | {"robot_type": robot_type}

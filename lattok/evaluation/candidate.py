@@ -17,6 +17,7 @@ from lattok.evaluation.questions.readout import readout_figures, readout_verdict
 from lattok.evaluation.report import Interval, Verdict
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
+from lattok.utils.devices import module_of
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
 MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
@@ -39,10 +40,10 @@ class Cost(NamedTuple):
         here = frames.episode_of == int(counts.argmax())
         first = int(frames.first[here].min())
         video = frames.frames[first : min(first + max(MIN_FRAMES, stride + 1), int(frames.second[here].max()) + 1)]
-        on_gpu = (device := model.features.mean.device).type == "cuda"
+        module = module_of(device := model.features.mean.device)
         model.label_video(video, stride)  # warm
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(device)
+        if module is not None:
+            module.reset_peak_memory_stats(device)
         took: list[float] = []
         while not took or (sum(took) < SECONDS and len(took) < MAX_RUNS):
             start = time.perf_counter()
@@ -50,7 +51,7 @@ class Cost(NamedTuple):
             took.append(time.perf_counter() - start)
         held = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
         size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
-        peak = torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None
+        peak = None if module is None else module.max_memory_allocated(device) / 1e6
         return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak, device.type)
 
     def to_json(self) -> dict[str, Any]:
@@ -132,9 +133,9 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
         "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
         "gripper": gripper_dims(evidence.names),
     }
-    figures = {
-        key: value for kind, rows in probes.items() for key, value in readout_figures(evidence, kind, rows).items()
-    }
+    figures: dict[str, float] = {}
+    for what, rows in probes.items():
+        figures |= readout_figures(evidence, f"from_{what}", rows)
     if entropy is not None:
         figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     (against, *_) = readout_verdicts(evidence, kind, probes[kind])

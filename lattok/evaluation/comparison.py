@@ -1,5 +1,5 @@
 """Latent action models side by side, on the same held-out episodes, with the probes and controls of `evaluate`: a row
-for each, their controls as columns, and which of them may label.
+for each, their controls as columns, and which of them may label. Action tokenizers: see `tokenizers`.
 
 Every figure that a single evaluation has is the same one here, under its name after that of the model.
 """
@@ -19,30 +19,35 @@ from lattok.data.schema import own_vectors
 from lattok.evaluation.candidate import Candidate, probe_candidate
 from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.probe_rows import rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.page import check_place, svg, write
-from lattok.evaluation.questions import with_advice
+from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import OVERLAP, TRIAL, hold_out_more, overlap, trial_steps
+from lattok.evaluation.questions.readout import MEASURE
 from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
+from lattok.evaluation.tokenizers import compare_tokenizers
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
+from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 
+MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
 CONTROLS = {  # that stand as columns, of codes and of latents
     "codes": {
-        "residual_kmeans": "k-means on frame change, equal bits",
-        "flow_kmeans": "k-means on block flow, equal bits",
-        "untrained": "untrained model, equal bits",
-        "current_frame": "current frame",
+        "residual_kmeans": "frame clustering",
+        "flow_kmeans": "motion clustering",
+        "untrained": "untrained model",
+        "current_frame": "one frame",
     },
     "latents": {
-        "pca_change_equal_width": "frame change, equal width",
-        "pca_flow": "block flow",
+        "pca_change_equal_width": "frame change",
+        "pca_flow": "block motion",
         "untrained": "untrained model",
-        "current_frame": "current frame",
+        "current_frame": "one frame",
     },
 }
 
@@ -54,28 +59,32 @@ def compare(
     device: str | None = None,
     **options: Any,
 ) -> Report:
-    """Judge latent action models of pairs or clips by the same probes on the same held-out episodes, a row for each.
+    """Judge latent action models of pairs or clips, or action tokenizers, on the same episodes: a row for each.
 
     `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
     to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
-    Each is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras` as it has.
-    Other `options` are those of `EvalOptions`, and figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
+    A model of video is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras`
+    as it has. Other `options` are those of `EvalOptions`; figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
 
     Raises `LattokError` for models of other kinds or without names of their own, an option that there is not, a dataset
     without actions, and where `out` holds something else.
     """
-    chosen, dataset, named = EvalOptions.of(options, "device"), as_dataset(dataset), _named(models)
+    chosen, dataset = EvalOptions.of(options, "device"), as_dataset(dataset)
+    named, of_actions = _named(models)
     action_key = chosen.action_key
     if action_key is None or not own_vectors(dataset):
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+    if of_actions:
+        report = compare_tokenizers({name: _opened(*each, device) for name, each in named.items()}, dataset, chosen)
+        return _kept(report, chosen)
     split, decoded = chosen.split(dataset), {}
     candidates, histories = list[Candidate](), list[Any]()
     for name, (model, place) in named.items():
         try:
-            loaded = model if place is None else hub.family_of(place.folder).from_place(place)
-            case = Case(moved(loaded, device), dataset, split, _own_options(chosen, name, loaded))
+            loaded = _opened(model, place, device)
+            case = Case(loaded, dataset, split, _own_options(chosen, name, loaded))
             candidates.append(_candidate(name, case, decoded))
             histories.append(loaded.trained_on)
         except LattokError as error:
@@ -87,10 +96,17 @@ def compare(
         **provenance_of(dataset, split, seed=chosen.seed, **keys),
     }
     hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
-    report = _report(candidates, dataset.name, provenance, hold_out)
-    if chosen.folder is not None:
-        check_place(chosen.folder, provenance, chosen.overwrite)
-        write(report, chosen.folder)
+    return _kept(_report(candidates, dataset.name, provenance, hold_out), chosen)
+
+
+def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
+    return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
+
+
+def _kept(report: Report, options: EvalOptions) -> Report:
+    if options.folder is not None:
+        check_place(options.folder, report.provenance, options.overwrite)
+        write(report, options.folder)
     return report
 
 
@@ -116,18 +132,24 @@ def _candidate(name: str, case: Case, decoded: dict[Any, Any]) -> Candidate:
     return found._replace(verdicts=list(with_advice([*doubts, *found.verdicts], case.model)))
 
 
-def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, tuple[Any, hub.Place | None]]:
-    """Name the models, loaded or by their place; all are looked at before any is loaded."""
+def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], bool]:
+    """Name the models, loaded or by their place, and say whether they are action tokenizers.
+
+    All are looked at before any is loaded.
+    """
     if isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence) or not models:
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     found: dict[str, tuple[Any, hub.Place | None]] = {}
+    of_actions = set[bool]()
     given = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
     for name, model in given:
         place = hub.resolve(model, argument="models") if isinstance(model, str | os.PathLike) else None
         kind: Any = model if place is None else hub.family_of(place.folder, "models")
-        if not issubclass(kind if isinstance(kind, type) else type(kind), PairModel | ClipLAM):
+        family = kind if isinstance(kind, type) else type(kind)
+        of_actions.add(issubclass(family, ActionTokenizer))
+        if len(of_actions) > 1 or not issubclass(family, PairModel | ClipLAM | ActionTokenizer):
             got = type(model).__name__ if place is None else f"{kind.type!r} in {place.folder}"
-            checks.fail("models", "latent action models of frame pairs or clips", got)
+            checks.fail("models", "latent action models of frame pairs or clips, or action tokenizers alone", got)
         source = kind.source if place is None else place.hub_id or place.folder.resolve().name
         name = str(name or source or kind.type)
         if name in found:
@@ -137,7 +159,7 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, tuple[Any, hu
             hint = 'Name them: {"a": MODEL, "b": MODEL}.'
             checks.fail("models", "models with different names", f"{name!r} twice", hint)
         found[name] = model, place
-    return found
+    return found, of_actions == {True}
 
 
 def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
@@ -158,7 +180,8 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
         tuple(table for kind in ("codes", "latents") if (table := _table(candidates, kind, probe)).rows)
         for probe in ("linear", "task_linear")
     )
-    read = Section("What do the labels say about the action?", text, read_tables, (_picture(candidates),))
+    pictures = (_bars(ranked), _picture(candidates))
+    read = Section("What do the labels say about the action?", text, read_tables, pictures, open=True)
     tasks = Section(
         "Do labels mean the same in other tasks?",
         "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
@@ -177,7 +200,9 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
     title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {dataset}"
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.cost.to_json() for each in candidates}
-    return Report("comparison", title, _reading(ranked), verdicts, figures, sections, provenance, answer, speed)
+    steps = next_steps(answer, verdicts, f"Label data with {ranked[0].name}: {LatentEvidence.use.split(': ')[1]}")
+    report = (verdicts, figures, sections, provenance, answer, steps, speed)
+    return Report("comparison", title, _reading(ranked), *report)
 
 
 def _reading(ranked: Sequence[Candidate]) -> str:
@@ -257,6 +282,17 @@ def _costs(candidates: Sequence[Candidate]) -> Table:
     return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
 
+def _bars(ranked: Sequence[Candidate]) -> Pictures:
+    """Draw R² of every model, best first, beside its best control."""
+    bars = []
+    for each in ranked[:MAX_BARS]:
+        best = strongest(rivals_of(each.probes.get(each.kind, ())), "linear")
+        bars.append((each.name, "model", each.value(each.kind, each.kind)))
+        bars.append(("its best control", "rival", None if best is None else best.value("linear", 0)))
+    chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
+    return Pictures(MEASURE, (chart,), wide=True, top=True)
+
+
 def _picture(candidates: Sequence[Candidate]) -> Pictures:
     """Draw bits against R^2, with k-means at the bits of each model."""
     points = []
@@ -275,4 +311,4 @@ def _picture(candidates: Sequence[Candidate]) -> Pictures:
         "no bits."
     )
     panel = svg.pareto("Bits and R²", points, ("bits", "R²"))
-    return Pictures(caption, (panel,), wide=True)
+    return Pictures(caption, (panel,), wide=True, top=True)

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 from lattok.data import RobotDataset, as_dataset
 from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import check_place, write
-from lattok.evaluation.questions import answer, questions_of, with_advice
+from lattok.evaluation.questions import answer, next_steps, questions_of, with_advice
 from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
@@ -19,11 +20,12 @@ from lattok.nn.normalize import for_dataset
 from lattok.training import LoopOptions
 from lattok.utils import checks
 
-Evidence: TypeAlias = TokenizerEvidence | LatentEvidence | PolicyEvidence
+Evidence: TypeAlias = TokenizerEvidence | LatentEvidence | ActionEvidence | PolicyEvidence
 EVIDENCE: Mapping[str, type[Evidence]] = {  # by what a family of models says of itself
     "chunks": TokenizerEvidence,
     "pairs": LatentEvidence,
     "clips": LatentEvidence,
+    "actions": ActionEvidence,
     "policy": PolicyEvidence,
 }
 HEADLINE = 2  # questions whose findings it repeats
@@ -38,13 +40,15 @@ def evaluate(
     rollouts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Report:
-    """Judge an action tokenizer, a latent action model or a policy on held-out episodes of a dataset; paths do too.
+    """Judge a model on held-out episodes of a dataset; paths also work.
+
+    It is an action tokenizer, a latent action model, an inverse dynamics model or a policy.
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
     `max_episodes`, `seed`, `feature_cache`, `progress`, `overwrite`. With `out`, writes `report.json` and
     `report.html` there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
-    A policy is compared with the actions that it learned from unless another `action_key` is given; `rollouts`, what
-    `lattok.sim.rollout(...).to_json()` gives, stand before that.
+    Policies and inverse dynamics models are compared with the actions that they learned from unless another
+    `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, stand before that.
 
     Raises `LattokError` for a model that is none of these, an option that there is not, a dataset that does not fit,
     and where `out` holds something else.
@@ -54,7 +58,7 @@ def evaluate(
     model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
     kind = str(getattr(model, "evidence", None))
     if kind not in EVIDENCE:
-        expected = "an action tokenizer, a latent action model or a policy"
+        expected = "an action tokenizer, a latent action model, an inverse dynamics model or a policy"
         got = model.type if isinstance(getattr(model, "type", None), str) else type(model).__name__
         checks.fail("model", expected, got)
     if rollouts is not None and kind != "policy":
@@ -92,13 +96,16 @@ def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str
     readings = [outcome.headline or outcome.sections[0].reading for outcome in shown]
     verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case.model)
     decisions = [outcome.decision for outcome in outcomes if outcome.decision is not None]
+    found = answer(evidence.asks, decisions, verdicts)
+    said = "" if found is None else found.text  # stands right above
     return Report(
         kind=evidence.kind,
         title=f"{case.model.source or type(case.model).__name__} on {case.dataset.name}",
-        headline=" ".join(filter(None, readings)),
+        headline=" ".join(each for each in readings if each and each not in said),
         verdicts=verdicts,
         figures={name: value for outcome in outcomes for name, value in outcome.figures.items()},
         sections=tuple(section for outcome in outcomes for section in outcome.sections),
         provenance={**evidence.provenance, **provenance},
-        answer=answer(evidence.asks, decisions, verdicts),
+        answer=found,
+        steps=next_steps(found, verdicts, evidence.use),
     )

@@ -122,6 +122,27 @@ class Table:
         return {"title": self.title, "better": self.better, "rows": rows, "controls_that_win": winners}
 
 
+def table_of(
+    title: str,
+    figures: Mapping[str, float],
+    columns: Mapping[str, str],
+    rows: Mapping[str, str],
+    own: str = "model",
+    reference: str = "",
+    **options: Any,
+) -> Table:
+    """Lay out figures `quantity/whose`: titles of `columns` by quantity, names of `rows` by whose they are.
+
+    Columns of which row `own` has no figure are left out.
+    """
+    shown = {quantity: name for quantity, name in columns.items() if f"{quantity}/{own}" in figures}
+    lines = (
+        TableRow(key, name, tuple(figures.get(f"{each}/{key}") for each in shown), key != own, key == reference)
+        for key, name in rows.items()
+    )
+    return Table(title, tuple(shown.values()), tuple(lines), **{"digits": ".2f", **options})
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Small panels that share a caption; each is SVG or HTML without anything from outside the page."""
@@ -131,6 +152,7 @@ class Pictures:
     wide: bool = False
     title: str = ""
     folded: bool = False  # opens on a click
+    top: bool = False  # stands on the first screen, beside the answer
 
 
 @dataclass(frozen=True)
@@ -143,13 +165,14 @@ class Section:
     pictures: tuple[Pictures, ...] = ()
     reading: str = ""
     references: tuple[str, ...] = ()
+    open: bool = False  # on the page, where others open on a click
 
 
 @dataclass(frozen=True)
 class Criterion:
     """What a verdict is about, and what follows where a model falls short of it.
 
-    Advice may hold `{label}`, `{Label}`, `{Revive}` and `{robust}`: what to change in this model's training.
+    Advice may hold what to change in this model's training: `{label}`, `{Label}`, `{Revive}`, `{robust}`, `{decoder}`.
     """
 
     key: str
@@ -198,11 +221,11 @@ class Answer:
 
 def tally(held: Sequence[bool | None]) -> str:
     """Count the verdicts of each kind, in words."""
-    words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are open", "is open")}
+    words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are unclear", "is unclear")}
     return ", ".join(f"{(n := held.count(kind))} {some[n == 1]}" for kind, some in words.items())
 
 
-LEGEND = "+ holds up against its control   - falls short of it   ? open: too close to tell, or not run"
+LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
 
 
 def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
@@ -231,6 +254,7 @@ class Report:
     sections: tuple[Section, ...] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
     answer: Answer | None = None
+    steps: tuple[str, ...] = ()  # what to do next, the first thing first
     speed: dict[str, Any] = field(default_factory=dict, repr=False)  # differs from run to run, has a file of its own
 
     def summary(self) -> dict[str, Any]:
@@ -254,6 +278,7 @@ class Report:
             "schema": SCHEMA,
             "kind": self.kind,
             "answer": None if self.answer is None else asdict(self.answer),
+            "steps": self.steps,
             **self.summary(),
             "sections": [
                 {"title": each.title, "reading": each.reading, "tables": [table.as_dict() for table in each.tables]}
@@ -269,7 +294,8 @@ class Report:
         lines = [*self._answer, *_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
         for verdict in self.verdicts:
             lines += _wrapped(f"{marks[verdict.holds]} {verdict.text}", "  ", "    ")
-        return "\n".join(lines)
+        lines += ["", "What to do next:"] * bool(self.steps)
+        return "\n".join(lines + [line for step in self.steps for line in _wrapped(f"- {step}", "  ", "    ")])
 
     def summary_text(self) -> str:
         """Print the answer and the table behind it, for a terminal."""

@@ -1,6 +1,5 @@
 """Artefacts in folders and on the Hub: strict saving and loading, model cards, one door to huggingface_hub."""
 
-from lattok.hub.model import ADDED as ADDED
 from lattok.hub.model import CARD as CARD
 from lattok.hub.model import CONFIG as CONFIG
 from lattok.hub.model import EVALUATION as EVALUATION

@@ -11,15 +11,9 @@ not one to one, a `Join` says which foreign tensors become ours and how; several
 from __future__ import annotations
 
 import os
-import pickle
-import pickletools
 import re
-import warnings
-import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,15 +24,14 @@ import torch
 from torch import Tensor
 
 from lattok.hub.model import HubModel
+from lattok.hub.pickled import DAMAGED, read_pickled, what_failed
 from lattok.hub.weights import Size, planned
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
 Model = TypeVar("Model", bound=HubModel)
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
-DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
 
 
@@ -209,13 +202,16 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
     return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
 
 
-def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:
+def read_checkpoint(
+    path: str | os.PathLike[str], entry: str | None = None, *, parts: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Read tensors of a .pt, .pth, .ckpt, .bin or .safetensors file to the CPU; nested names are joined with ".".
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
     With `entry` that is asked only of what they hold under this name: Lightning keeps the weights in "state_dict",
-    with settings and optimisers, whose classes are replaced by ones that do nothing. Raises `LattokError` that says
-    what else was found, and where.
+    with settings and optimisers, whose classes are replaced by ones that do nothing. So they are with `parts`, names
+    of what may hold the weights: where some are there, the rest is left out. Raises `LattokError` that says what else
+    was found, and where.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -224,20 +220,21 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
         return _read_safetensors(path)  # which holds no views
     if path.suffix not in PICKLED:
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
-    content = _read_pickled(path, inert=entry is not None)
+    content = read_pickled(path, inert=entry is not None or bool(parts))
     if entry is not None:
         if not isinstance(content, Mapping) or entry not in content:
             checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
         content = content[entry]
     if not isinstance(content, Mapping):
         checks.fail(str(path), "a dictionary of tensors", _contents(content))
-    return _check_claimed(_flatten(content, str(path)), path)
+    within = {name: content[name] for name in parts if isinstance(content.get(name), Mapping)}
+    return _check_claimed(_flatten(within or content, str(path)), path)
 
 
 def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
     """Read what a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
     path = Path(path).expanduser()
-    content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
+    content = read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
     found = content.get(entry) if isinstance(content, Mapping) else None
     return dict(found) if isinstance(found, Mapping) else {}
 
@@ -264,39 +261,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({_line(error)})", DAMAGED)
-
-
-def _read_pickled(path: Path, inert: bool) -> Any:
-    _check_stored(path)
-    try:
-        with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
-            warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
-            # mapped: settings can be read without reading the weights
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except PermissionError as error:
-        checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
-    except Exception as error:  # damaged bytes fail anywhere in the reader, with any type
-        text = str(error)
-        code = re.search(r"GLOBAL (\S+)", text)
-        if code:
-            got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
-            raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
-        if "TorchScript" in text:
-            checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
-        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _line(error)
-        checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
-
-
-def _check_stored(path: Path) -> None:
-    """Refuse a compressed archive: mapped, its numbers would be others, and a few bytes can unpack to anything."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
-    except Exception:  # not such an archive, or a damaged one: the reader says what is wrong
-        return
-    if packed:
-        checks.fail(str(path), "an archive as torch.save writes it", f"one with {packed[0]!r:.80} compressed", DAMAGED)
+        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({what_failed(error)})", DAMAGED)
 
 
 def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -307,69 +272,6 @@ def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         got = f"{name} of shape {list(tensors[name].shape)} in {path.stat().st_size:,} bytes"
         checks.fail(str(path), "every number of its tensors", got)
     return tensors
-
-
-class _Inert:
-    """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-@contextmanager
-def _stand_ins(path: Path) -> Iterator[None]:
-    """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
-    before = list(torch.serialization.get_safe_globals())
-    try:
-        names = [name.rpartition(".") for name in _named(path)]
-        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
-        torch.serialization.add_safe_globals(stand_ins)
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _operations(path: Path) -> list[tuple[str, Any]]:
-    """Return name and argument of each step of the pickle in a file of torch.save; none of an older or damaged one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        return [(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
-    except Exception:  # damaged bytes fail anywhere in these readers, with any type
-        return []
-
-
-def _named(path: Path) -> set[str]:
-    """Find the classes and functions that a pickle asks for."""
-    return {name for step, asked in _operations(path) if step == "GLOBAL" for name in _spellings(asked)}
-
-
-def _spellings(argument: Any) -> set[str]:
-    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
-    module, _, name = str(argument).partition(" ")
-    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
-
-
-def _place(path: Path, name: str) -> str:
-    """Say under which key a pickle first asks for the class or function `name`, where that can be told."""
-    key, memo = "", {}  # the last text, and which of them numbers stand for
-    for operation, argument in _operations(path):
-        if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
-            return f" at {key}" if key else ""
-        if "UNICODE" in operation:
-            key = str(argument)
-        elif "PUT" in operation:
-            memo[argument] = key
-        elif "GET" in operation:
-            key = memo.get(argument, "")
-    return ""
 
 
 def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
@@ -402,8 +304,3 @@ def _contents(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor ({str(value.layout).removeprefix('torch.')}, {value.device})"
     return type(value).__name__ + (f" {value!r:.40}" if isinstance(value, str | int | float) else "")
-
-
-def _line(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0].split(". ")[0].removesuffix(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

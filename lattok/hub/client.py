@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.devices import DEVICES
+from lattok.utils.devices import check_device
 from lattok.utils.untrusted import followed, typed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -57,7 +57,7 @@ class HubOptions(TypedDict, total=False):
 class LoadOptions(HubOptions, total=False):
     """What loading a model takes besides its name and revision."""
 
-    device: str | None  # cpu, cuda, mps or auto, also cuda:1; default: where it was built, the CPU
+    device: str | None  # auto, cpu, cuda:1, mps, or what else torch knows; default: where it was built, the CPU
     backbone: str | os.PathLike | None  # the folder of a policy's base model
     dtype: str | torch.dtype | None  # of a policy's weights: one of DTYPES
 
@@ -84,7 +84,7 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in given.keys() & kinds.keys():
         typed(given[name], kinds[name], name)
     if given.get("device") is not None:
-        checks.one_of("device", str(given["device"]).split(":")[0], DEVICES)
+        check_device(str(given["device"]))
     if given.get("dtype") is not None:
         checks.one_of("dtype", str(given["dtype"]).removeprefix("torch."), DTYPES)
     if given.get("subfolder"):
@@ -276,8 +276,8 @@ def explain(
         bound = " keep less of a LeRobot dataset with `cache_gb`," if kind == "dataset" else ""
         way_out = f"Free space,{bound} or choose another `cache_dir`."
         return f"its files cannot be written {error.filename or ''} ({error.strerror})", way_out
-    which = str(error).startswith("Error while uploading") and len(causes) > 1  # only which file; the cause says why
-    said = causes[1] if which else error
+    vague = in_cache or str(error).startswith("Error while uploading")  # the cause says why
+    said = causes[1] if vague and len(causes) > 1 else error
     return f"{type(said).__name__}: {checks.first_line(said)[:300]}", AGAIN
 
 

@@ -16,7 +16,7 @@ import tempfile
 from abc import ABC
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_type_hints
 
@@ -32,6 +32,8 @@ from lattok.hub.records import (
     Card,
     EvaluationRecord,
     TrainingRecord,
+    datasets_of,
+    inferred_text,
     license_of,
     parse_config,
     read_config,
@@ -53,6 +55,7 @@ from lattok.hub.weights import (
     weights_hash,
 )
 from lattok.utils import checks, devices, files
+from lattok.utils.options import identity
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import followed, walk
 from lattok.version import __version__
@@ -67,8 +70,6 @@ EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(get_type_hints(LoadOptions))
 PLACE_OPTIONS = ("device", "backbone", "dtype")  # of these, what happens after a download
 ROUNDED = "Codes would not be those that the weights stand for; only policies can be had in another dtype."
-# metadata of config fields that came after models were published: at their default they are no part of the identity
-ADDED = {"added": True}
 
 
 class Place(NamedTuple):
@@ -195,11 +196,10 @@ class HubModel(nn.Module):
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        known = self.trained_on or {}
-        datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
+        inferred, datasets = inferred_text(self.trained_on), datasets_of(self.trained_on)
         return Card(
             name=name,
-            what=f"A lattok `{self.type}` model ({type(self).__name__}, {self.size}).",
+            what=f"A lattok `{self.type}` model ({type(self).__name__}, {self.size}).{inferred and f' {inferred}.'}",
             config=asdict(self.config),
             evaluation=self.evaluation,
             judged_by=self.judged_by,
@@ -208,6 +208,14 @@ class HubModel(nn.Module):
             usage=self.usage(),
             picture="" if self.picture is None else PICTURE,
         ).text()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device
+
+    def extra_repr(self) -> str:  # the first lines of `repr`
+        learned = datasets_of(self.trained_on)
+        return self.summary() + f"\ntrained on {', '.join(learned)}" * bool(learned)
 
     @property
     def size(self) -> str:
@@ -346,23 +354,15 @@ class HubModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
-        values = asdict(self.config)
-        for field in fields(self.config):
-            if field.metadata.get("added") and values[field.name] == field.default:
-                del values[field.name]
-        config = json.dumps(values, sort_keys=True).encode()
-        return {
-            "type": self.type,
-            "model": self.source,
-            "revision": self.revision,
-            "config_sha256": hashlib.sha256(config).hexdigest(),
-            "weights_sha256": weights_hash(self.saved_tensors()),
-        }
+        config = json.dumps(identity(self.config), sort_keys=True).encode()
+        hashes = {"config_sha256": hashlib.sha256(config).hexdigest()}
+        hashes["weights_sha256"] = weights_hash(self.saved_tensors())
+        return {"type": self.type, "model": self.source, "revision": self.revision, **hashes}
 
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Stay in evaluation mode and float32: a label depends neither on training mode nor on an autocast."""
-        training, device = self.training, next(self.buffers()).device.type
+        training, device = self.training, self.device.type
         if training:
             self.eval()
         try:

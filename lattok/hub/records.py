@@ -40,7 +40,7 @@ MAX_CARD_BYTES = 1 << 20  # bytes of a card, or of its picture
 _END = re.compile("_(low|high)/codes$")  # of an interval
 LEGEND = "Blue is the model, grey and orange are controls; curves in the colour of the text are what was to be found."
 MAX_METRICS = 12  # figures that the Hub lists; the card has all
-MARKS = {True: "holds up", False: "falls short", None: "open"}
+MARKS = {True: "holds up", False: "falls short", None: "unclear"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
 _MARK = "<!-- lattok wrote this card and writes it again as long as nobody changes it: {} -->\n"
 _LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*) *$", re.MULTILINE | re.ASCII)
@@ -69,6 +69,13 @@ class EvaluationRecord(TypedDict, total=False):
     verdicts: list[Annotated[VerdictRecord, Rule("an object with `text` and `holds`", {"text", "holds"}.issubset)]]
 
 
+class InferredRecord(TypedDict, total=False):
+    """How many episodes had actions that a model inferred."""
+
+    episodes: Count
+    of: Count
+
+
 class DatasetRecord(TypedDict, total=False):
     """A dataset that a model has learned from."""
 
@@ -77,6 +84,7 @@ class DatasetRecord(TypedDict, total=False):
     weight: float
     episodes: list[Run]
     action_space: Space
+    inferred_actions: Annotated[InferredRecord, Rule("two numbers of episodes", {"episodes", "of"}.issubset)]
     robot_spaces: dict[Literal["actions", "state"], Space]
 
 
@@ -105,6 +113,21 @@ class TrainingRecord(DatasetRecord, total=False):
 def read_record(path: Path, kind: type[EvaluationRecord] | type[TrainingRecord]) -> dict[str, Any] | None:
     """Read what a model says of its training or last evaluation; None where it says nothing."""
     return typed(files.read_json(path), kind, "", str(path), AGAIN) if path.is_file() else None
+
+
+def datasets_of(trained_on: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of the datasets that a model has learned from."""
+    known = trained_on or {}
+    return [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
+
+
+def inferred_text(trained_on: Mapping[str, Any] | None) -> str:
+    """Say how many of the episodes that a model learned from had inferred actions; empty where all were measured."""
+    known = trained_on or {}
+    found = [each["inferred_actions"] for each in known.get("mixture", [known]) if "inferred_actions" in each]
+    counts = [sum(each[name] for each in found) for name in ("episodes", "of")]
+    which = f"{counts[0]} of {counts[1]} episodes that it learned from"
+    return f"The actions of {which} were inferred, not measured" if any(counts) else ""
 
 
 def plain(text: Any) -> str:

@@ -17,6 +17,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -248,13 +249,13 @@ def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
             say = f"{field}=FOLDER when you load it, or " if field == "backbone" else ""
             hint = f"If you trust it, say so: {say}{TRUSTED}={place} (environment)."
             expected = "a Hub id: a model may not choose what is read here"
-            checks.fail(f"{field}` in `{folder}", expected, _name_in(config, field), hint)
+            checks.fail(f"{field}` in `{folder}", expected, _names_in(config)[field], hint)
 
 
 def folders_of(config: Any) -> dict[str, str]:
     """Return by field the paths of this machine that a configuration names."""
-    found = {field: _name_in(config, field) for field in NETWORK_FIELDS}
-    places = {field: _local(field, name) for field, name in found.items() if isinstance(name, str)}
+    found = _names_in(config)
+    places = {field: _local(field.rpartition(".")[2], name) for field, name in found.items() if isinstance(name, str)}
     return {field: place for field, place in places.items() if place}
 
 
@@ -267,10 +268,18 @@ def way_in(config: Any) -> str:
     )
 
 
-def _name_in(config: Any, field: str) -> Any:
-    """Return what a field holds, or the `name` in it where it is a group of options, also as JSON has it."""
-    value = getattr(config, field, None)
-    return value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
+def _names_in(config: Any) -> dict[str, Any]:
+    """Return what fields hold, or the `name` in those that are groups of options, also as JSON has them.
+
+    A model inside another has such fields of its own.
+    """
+    found = {}
+    for field in NETWORK_FIELDS:
+        value = getattr(config, field, None)
+        found[field] = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
+        if is_dataclass(value):
+            found |= {f"{field}.{inner}": name for inner, name in _names_in(value).items()}
+    return found
 
 
 def _local(field: str, name: str) -> str | None:

@@ -94,6 +94,14 @@ class LabelledDataset(View):
         super().__init__(dataset)
         self.labels = labels
         self.features = dataset.features | labels.features
+        self.filled = {}  # by column: the prefix of what fills it
+        for prefix, entry in labels.provenance.items():
+            if "fills" in entry and {f"{prefix}.action", f"{prefix}.filled"} <= labels.features.keys():
+                key, width = entry["fills"]["column"], labels.features[f"{prefix}.action"].shape
+                names = tuple(entry["fills"].get("names", ()))
+                self.filled[key] = prefix
+                feature = Feature("float32", width, names if len(names) == width[0] else None)
+                self.features = {key: feature} | self.features  # that of the dataset, where it has one
 
     def __repr__(self) -> str:
         return f"{self.dataset!r} with labels {', '.join(self.labels.provenance)}"
@@ -105,15 +113,36 @@ class LabelledDataset(View):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode, from both: [T] for scalars (shape (1,)), else [T, *shape]."""
         checks.names("keys", keys)
+        if fills := [key for key in keys if key in self.filled]:
+            rest = [key for key in keys if key not in self.filled]
+            values = self.columns(episode_index, rest) if rest else {}
+            values |= {key: self._filled(episode_index, key) for key in fills}
+            return {key: values[key] for key in keys}
         labels = [key for key in keys if key in self.labels.features]
         others = [key for key in keys if key not in self.labels.features]
         values = self.dataset.columns(episode_index, others) if others or not labels else {}
         values |= self.labels.columns(episode_index, labels) if labels else {}
         return {key: values[key] for key in keys}
 
+    def _filled(self, episode_index: int, key: str) -> np.ndarray:
+        """Return a column with what was inferred where nobody knows it."""
+        prefix = self.filled[key]
+        labels = self.labels.columns(episode_index, [f"{prefix}.action", f"{prefix}.filled"])
+        inferred, rows = labels.values()
+        if key in self.dataset.features:
+            own = self.dataset.columns(episode_index, [key])[key]
+        else:
+            own = np.full(inferred.shape, np.nan, dtype=np.float32)
+        chosen = rows.reshape(len(rows), *[1] * (own.ndim - 1))
+        return np.where(chosen, inferred.reshape(own.shape), own).astype(own.dtype)
+
+    def _own(self, keys: Sequence[str]) -> bool:
+        """Tell whether the labels have nothing to do with these columns."""
+        return not any(key in self.labels.features or key in self.filled for key in keys)
+
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, but that the dataset's own may be unchecked."""
-        if any(key in self.labels.features for key in keys):
+        if not self._own(keys):
             return self.columns(episode_index, keys)
         return self.dataset.unchecked_columns(episode_index, keys)
 
@@ -121,7 +150,7 @@ class LabelledDataset(View):
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
         """Columns of many episodes; the dataset's own as it reads those best."""
-        if any(key in self.labels.features for key in keys):
+        if not self._own(keys):
             return RobotDataset.columns_of(self, episodes, keys, checked)
         return self.dataset.columns_of(episodes, keys, checked)
 

@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 import torch
 from typing_extensions import TypedDict
 
 from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.hub import parse_config
-from lattok.types import ActionTokenizer, Labeller, VideoLabeller
+from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
@@ -142,6 +143,13 @@ class GapRecord(TypedDict, total=False):
     reason: str
 
 
+class FillRecord(TypedDict, total=False):
+    """The column that inferred actions fill where nobody knows the robot's own, and the names of its dimensions."""
+
+    column: str
+    names: list[str]
+
+
 class LabelRecord(TypedDict, total=False):
     """What is written down about the labels of a prefix; readers count on these facts."""
 
@@ -153,6 +161,7 @@ class LabelRecord(TypedDict, total=False):
     threads: Annotated[int, Rule("a whole number from 1 to 4096", lambda it: 0 < it <= 4096)]
     action_key: str
     cameras: list[str]
+    fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: "episodes" in it)]]
 
 
@@ -173,6 +182,32 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     if (root / PROVENANCE).is_file():
         return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
+
+
+def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[int]:
+    """Find the episodes whose values of a column a model inferred (annotate --as actions): they were not measured."""
+    found = confidences(dataset, key, episodes)
+    return [episode.index for episode in episodes if episode.index in found]
+
+
+def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> dict[int, np.ndarray]:
+    """Return by episode how sure a model is of the values of a column that it inferred, [T]; 1 where it cannot say."""
+    found = dict[int, np.ndarray]()
+    if not any(name.endswith(".filled") for name in dataset.features):
+        return found
+    fills = [prefix for prefix, entry in provenance_of(dataset).items() if _fills(entry, key)]
+    for prefix in fills:
+        mark, sure = f"{prefix}.filled", f"{prefix}.confidence"
+        keys = [name for name in (mark, sure) if name in dataset.features]
+        for episode in episodes if mark in keys else ():
+            columns = dataset.columns(episode.index, keys)
+            if columns[mark].any():
+                found[episode.index] = columns.get(sure, np.ones(episode.length)).reshape(-1)
+    return found
+
+
+def _fills(entry: Any, key: str) -> bool:
+    return isinstance(entry, Mapping) and entry.get("fills", {}).get("column") == key
 
 
 def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:
@@ -218,14 +253,14 @@ def latent_spec(
     prefix: str,
     target: str,
     horizon: int,
-    stride: int | None = None,
+    stride: int | str | None = None,
     *,
     needs: Sequence[str] = (),
 ) -> LatentSpec:
     """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
-    `stride` (frames), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be there.
-    Everything that does not fit raises `LattokError` with the way out.
+    `stride` (frames or "0.2s"), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be
+    there. Everything that does not fit raises `LattokError` with the way out.
     """
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
@@ -240,6 +275,7 @@ def latent_spec(
         hint = f"The columns and {PROVENANCE} are not of one annotation: annotate again."
         checks.size(spec.column(part), f"numbers a row, as {PROVENANCE} says", found, width, hint)
     if target == "steps":
+        stride = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
         if stride not in (None, spec.stride):
             other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps')}"
             expected = f"{spec.stride} frames, the stride of the labels `{prefix}`"

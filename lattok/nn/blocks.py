@@ -33,12 +33,12 @@ class Attention(nn.Module):
         Or `seen` [B, n, n] bool for x [B, n, d]: which tokens each of them may look at.
         """
         lead = x.shape[:-2]
-        q, k, v = rearrange(self.qkv(x).flatten(0, -3), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k, v = self.qkv(x).flatten(0, -3).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # b h n d
         mask = None if keys is None else keys.expand(*lead, -1).flatten(0, -2)[:, None, None]  # b 1 1 n
         mask = mask if seen is None else seen[:, None]  # b 1 n n
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
-        return self.out(rearrange(mixed, "b h n d -> b n (h d)")).unflatten(0, lead)
+        return self.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, lead)
 
     def read(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Attend from x [B, n, d] to `tokens` [B, m, d] instead of to itself."""
@@ -58,13 +58,28 @@ class CrossAttention(nn.Module):
         self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, keys: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Look at the keys that are `valid` [B, n] bool; a sample without any gets the bias of the output."""
+    def forward(self, x: Tensor, keys: Tensor, valid: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Look at the keys that are `valid` [B, n] bool; a sample without any gets the bias of the output.
+
+        `causal`: the first q keys are the queries' own, of which each sees itself and those before it.
+        """
+        return self.mix(x, self.keys_and_values(keys), valid, causal)
+
+    def keys_and_values(self, keys: Tensor) -> Tensor:
+        """Return what queries look at in keys [B, n, d]: [2, B, heads, n, d / heads]."""
+        return rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+
+    def mix(self, x: Tensor, seen: Tensor, valid: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Look at keys and values."""
         q = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
-        k, v = rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        k, v = seen
         if valid is not None:
             v = v * valid[:, None, :, None]
             valid = (valid | ~valid.any(1, keepdim=True))[:, None, None]  # b 1 1 n; never a row without keys
+        if causal:
+            before = torch.ones(x.shape[1], k.shape[2], dtype=torch.bool, device=x.device)
+            before[:, : x.shape[1]].tril_()
+            valid = before if valid is None else valid & before
         mixed = F.scaled_dot_product_attention(q, k, v, valid)
         return self.out(rearrange(mixed, "b h q d -> b q (h d)"))
 

@@ -120,7 +120,7 @@ def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], di
     for text in exceptions:
         name, _, kind = text.partition("=")
         checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
-        for place in _places(name, text, names, dim):
+        for place in named_dims("normalize_exceptions", name, names, dim, text):
             kinds[place] = kind
     return kinds
 
@@ -157,14 +157,24 @@ def gripper_dims(names: Sequence[str]) -> list[int]:
     return [i for i, name in enumerate(names) if "gripper" in name.lower()]
 
 
-def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
+def space_dims(names: Sequence[str]) -> list[int]:
+    """Find the dimensions called x, y, z; none unless all three are there."""
+    lower = [name.lower() for name in names]
+    return [lower.index(axis) for axis in "xyz"] if {"x", "y", "z"} <= set(lower) else []
+
+
+def named_dims(argument: str, name: str, names: Sequence[str], dim: int, text: str = "") -> list[int]:
+    """Find dimensions by a name, an index, or a pattern with `*`, which may fit none.
+
+    Errors are about `argument`, and say the whole `text` where a name is part of NAME=KIND.
+    """
     if name in names:
         return [list(names).index(name)]
     if "*" in name:
         return [i for i, known in enumerate(names) if fnmatch(known.lower(), name.lower())]
     if not name.isdecimal() or int(name) >= dim:
         known = ", ".join(names) or f"0..{dim - 1}"
-        checks.fail("normalize_exceptions", f"NAME=KIND with a dimension among {known}", repr(text))
+        checks.fail(argument, f"{'NAME=KIND with ' if text else ''}a dimension among {known}", repr(text or name))
     return [int(name)]
 
 

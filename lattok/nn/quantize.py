@@ -42,6 +42,7 @@ class QuantizerConfig:
     decay: float = 0.99  # per step, of the moving averages
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
     restart_every: int = 0  # steps after which codes without a single use become copies of used ones; 0: never
+    each_level: bool = False  # commitment adds up what every level leaves; else what the last one leaves
 
     def __post_init__(self) -> None:
         checks.counts(dim=self.dim, size=self.size, levels=self.levels)
@@ -322,12 +323,13 @@ class VectorQuantizer(CodeUsage):
             self._start(latents.detach().reshape(-1, latents.shape[-1]), None if valid is None else valid.reshape(-1))
             self._count_on()
         continuous = self.training and not self.started  # after the count: so all passes of a step do the same
-        codes, rows = self._assign(latents, learning and not continuous, valid)
+        codes, rows, coarser = self._assign(latents, learning and not continuous, valid)
         if continuous:
             return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
         if learning:
             self._remember(codes if codes.ndim > 1 else codes[:, None], valid)
-        losses = {"commitment": F.mse_loss(latents, rows)}  # pulls the encoder towards its code
+        pulled = F.mse_loss(latents, rows)  # the encoder towards its code
+        losses = {"commitment": sum([F.mse_loss(latents, each) for each in coarser], start=pulled)}
         if self.config.update == "gradient":
             losses["codebook"] = F.mse_loss(self.lookup(codes), latents.detach())  # pulls the code to the latents
         return Quantized(latents + (rows - latents).detach(), codes, losses)
@@ -338,8 +340,9 @@ class VectorQuantizer(CodeUsage):
             return F.embedding(codes, self.codebook_vectors[0])
         return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
 
-    def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        codes, left = [], latents.detach()
+    def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return codes, their vectors, and with `each_level` those of the levels before the last."""
+        codes, coarser, left = list[Tensor](), list[Tensor](), latents.detach()
         for book in self.books:
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
@@ -348,11 +351,13 @@ class VectorQuantizer(CodeUsage):
                 book.update(inputs, code.reshape(-1), self._generator(len(codes)), counted)
                 if self.config.restart_every and self.count % self.config.restart_every == 0:
                     book.restart(self._generator(len(codes)))
+            if codes and self.config.each_level:
+                coarser.append(latents.detach() - left)
             codes.append(code)
             left = left - rows.detach()
         if self.config.levels == 1:
-            return codes[0], rows.detach()
-        return torch.stack(codes, -1), latents.detach() - left
+            return codes[0], rows.detach(), []
+        return torch.stack(codes, -1), latents.detach() - left, coarser
 
     def _generator(self, level: int) -> torch.Generator:
         """Seed this step and level: the same in every process, independent of other draws."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.base import ChunkTokenizer, families
 from lattok.hub import FAMILIES
 from lattok.recipes.action_vq import (
     ActionVQRecipe,
@@ -19,13 +18,13 @@ from lattok.recipes.action_vq import (
 )
 from lattok.recipes.clip_lam import ClipLAMRecipe
 from lattok.recipes.common import RECIPES, Recipe
+from lattok.recipes.idm import InverseDynamicsRecipe
 from lattok.recipes.image_lam import ImageLAMRecipe, MotoLAMRecipe
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 __all__ = [
     "ActionVQRecipe",
@@ -34,6 +33,7 @@ __all__ = [
     "FSQRecipe",
     "FitRecipe",
     "ImageLAMRecipe",
+    "InverseDynamicsRecipe",
     "LARARecipe",
     "LatBotRecipe",
     "MotoLAMRecipe",
@@ -61,11 +61,7 @@ def train(recipe: Recipe[Model], resume: bool = False, resume_command: str = "")
 
 def kinds() -> list[str]:
     """Return what can be trained: all recipes by kind, and families of action tokenizers, each of which has one."""
-    found = set(RECIPES)
-    for name in FAMILIES:
-        with suppress(LattokError):  # a package that fails, which concerns only who asks for its family
-            found |= {name} if issubclass(FAMILIES[name], ChunkTokenizer) else set()
-    return sorted(found)
+    return sorted({*RECIPES, *families()})
 
 
 def recipe_of(kind: str) -> type[Recipe[Any]] | None:

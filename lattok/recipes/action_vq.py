@@ -6,14 +6,16 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, SeededFit
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.bins import UniformBinsConfig
+from lattok.action_vq.chunks import SeededFit
 from lattok.action_vq.fast import FASTConfig
 from lattok.action_vq.fsq import FSQConfig, FSQFit
 from lattok.action_vq.model import QUICK_MODEL
@@ -54,6 +56,13 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     loop: LoopOptions = field(default_factory=LoopOptions)
     model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)
+    choices = MappingProxyType(
+        {
+            "decoder": ("step", "context"),
+            "loss_reduction": ("mean", "sum"),
+            "codebook_start": ("kmeans", "uniform", "normal"),
+        }
+    )
     example = MappingProxyType({"preset": "quick"})
     default_preset = "p2t"
     presets = MappingProxyType(
@@ -202,6 +211,7 @@ class UniformBinsRecipe(FitRecipe[UniformBins]):
     common = ("horizon", "bins", *Recipe.common)
 
 
+@cache  # one class of a family: recipes of equal options are equal
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
     """Return the recipe of a family of action tokenizers that brings none: its configuration and `fit_options`."""
     shared = {each.name for each in fields(ChunkConfig)}
@@ -227,9 +237,9 @@ def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[s
     each dimension in its own units."""
     rows = torch.linspace(0, len(windows) - 1, min(SUMMARY_CHUNKS, len(windows))).long()
     chunks, valid = windows.batch(rows)
-    codes = model.encode(chunks, valid)
+    codes = model.encode(chunks, valid, repair=True)
     used, steps = (codes >= 0).sum(1).float(), chunks[valid].double()
-    gap = (model.decode(codes)[:, : chunks.shape[1]] - chunks)[valid].double()
+    gap = (model.decode(codes, repair=True)[:, : chunks.shape[1]] - chunks)[valid].double()
     varies = steps.var(0, correction=0) > 0
     error = float((gap.square().mean(0) / steps.var(0, correction=0))[varies].mean()) if bool(varies.any()) else 0.0
     tokens = f"{used.mean():.3g} tokens" if model.fixed_length else f"{used.mean():.3g} tokens on average"

@@ -32,7 +32,7 @@ class ClipOptions(ActedOptions):
     """What a model of clips learns from.
 
     Attributes:
-        horizon: actions from the first frame on that are decoded (default: those of the clip)
+        horizon: actions that are decoded, from the first frame on (default: those of the clip)
     """
 
     horizon: int | None = None
@@ -164,7 +164,7 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
     check_horizon(config.horizon, episodes)
     where = f" in {dataset.name}" if config.normalizers else ""
     gaps = config.gaps(model.stride_frames(dataset.fps), where)[1:]
-    return PolicyWindows(
+    windows = PolicyWindows(
         dataset,
         config.horizon,
         cameras=cameras,
@@ -175,7 +175,10 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
         episodes=data.episodes,
         action_episodes=data.action_episodes,
         gaps=gaps,
+        confident_share=data.confident_share,
     )
+    windows.check_share(data.acted_share)
+    return windows
 
 
 def _normalised(

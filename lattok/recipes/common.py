@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from typing_extensions import Self
 
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
+from lattok.data.episodes import split_text
 from lattok.data.schema import short_name
+from lattok.labels.spec import inferred_episodes
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.mixture import Source, open_mixture, parse_source
@@ -46,7 +49,7 @@ class DataOptions:
 
     Attributes:
         action_key: column with the actions
-        episodes: "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
+        episodes: "train", "test" (the last of every task, or a tenth), "0:40", "0,3,5:9", "10%" or "5 per task"
     """
 
     action_key: str = "action"
@@ -58,16 +61,16 @@ class ImageOptions(DataOptions):
     """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does.
 
     Attributes:
-        cameras: in this order; short names will do; left out: all
-        shuffle_window: frames that samples are shuffled among: part of the recipe, whatever the machine; 0: as many as
-            take 8 GB
-        memory_gb: for frames, on a machine; others are decoded when they are needed; 0: half of its memory
-        crop: least share of the image that is kept; 1: all of it
-        crop_most: greatest share
-        brightness: factor from 1 - b to 1 + b; 0: off
-        contrast: the same, around the mean grey of the image
-        saturation: the same, around the grey of the pixel
-        hue: turns around the grey axis, from -h to h
+        cameras: cameras to look at, in this order; short names will do; left out: all
+        shuffle_window: frames that samples are shuffled among, the same on any machine; 0: as many as take 8 GB
+        memory_gb: GB of memory for frames on a machine; others are decoded when they are needed; 0: half of its memory
+        crop: least share of the image that a random crop keeps; 1: all of it
+        crop_most: greatest share of the image that a random crop keeps
+        brightness: brightness changes by a factor from 1 - b to 1 + b; 0: not at all
+        contrast: contrast changes by a factor from 1 - c to 1 + c, around the mean grey of the image; 0: not at all
+        saturation: saturation changes by a factor from 1 - s to 1 + s, around the grey of each pixel; 0: not at all
+        hue: hue turns around the grey axis by -h to h; 0: not at all
+        shift: images move by up to this share of their side; 0: not at all
     """
 
     cameras: tuple[str, ...] | None = None
@@ -80,6 +83,7 @@ class ImageOptions(DataOptions):
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    shift: float = 0.0
 
     @property
     def augmentation(self) -> Augmentation:
@@ -236,13 +240,16 @@ class Recipe(ABC, Generic[Model]):
         return {**known, "samples_per_step": samples_per_step, "loop": loop}
 
     def _dataset_record(self, dataset: RobotDataset) -> dict[str, Any]:
-        runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
+        episodes = select_episodes(dataset, self.data.episodes)
+        runs = index_runs(episode.index for episode in episodes)
         space = action_spaces(dataset).get(self.data.action_key)
         declared: dict[str, Any] = {} if space is None else {"action_space": space.to_json()}
         read = {"actions": self.data.action_key, "state": getattr(self.data, "state_key", None)}
         own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
         if own:
             declared["robot_spaces"] = own
+        if inferred := inferred_episodes(dataset, self.data.action_key, episodes):
+            declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
         split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 
@@ -282,6 +289,8 @@ class Recipe(ABC, Generic[Model]):
         with Output(out).locked(out / RUN / LOCK):
             files.sweep(out / RUN)
             self.folder(resume)  # again: another run may have been here since
+            for source in sources if self.data.episodes == "train" and not resume else ():
+                print(f"note: {source.dataset.name}: {split_text(source.dataset)}", file=sys.stderr)
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})

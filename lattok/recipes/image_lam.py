@@ -80,9 +80,10 @@ class StageOptions(PairOptions):
     """What is read from the dataset, which actions may supervise, and which earlier models are built on.
 
     Attributes:
-        stage: 1: environment codes, from instructions; 2: controllable codes with them; left out: one
+        stage: stage of UniVLA; 1: environment codes, from instructions; 2: controllable codes beside them; left out:
+            one stage alone
         env_codebook: model of stage 1, whose codebook stage 2 keeps as it is
-        text_features: vectors of the instructions, for language="precomputed"
+        text_features: file with vectors of the instructions, for language="precomputed"
     """
 
     stage: int | None = None

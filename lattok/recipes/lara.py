@@ -57,18 +57,17 @@ class LARAOptions(PolicyOptions):
     Attributes:
         lam: image latent action model that learns too, a folder or a Hub id; cannot be left out
         init: policy to go on with, a folder or a Hub id; its architecture stays
-        gaps: of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
-        align_on: whose state: the flow "head"'s, which sees noised actions, or the "placeholder"'s
-        align_layer: which of them: index, or fraction of the head's blocks or the backbone's layers
-        align_weight: lambda of 1 - cos(W h, e)
-        lam_weight: lambda of the latent action model's own loss
-        detach: who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
-        lam_rate: times lr, of the latent action model; 0: it stays as it is
-        backbone_rate: times lr, of the backbone; 0: it stays as it is
+        gaps: how much later further frames are: "15" (frames) or "0.5s"; left out: the latent action model's stride
+        align_on: whose state is aligned: the flow "head"'s, which sees noised actions, or the "placeholder"'s
+        align_layer: layer that is aligned: index, or fraction of the head's blocks or the backbone's layers
+        align_weight: weight of the alignment, 1 - cos(W h, e)
+        lam_weight: weight of the latent action model's own loss
+        detach: who gets no gradient of the alignment: "none" of both, the latent action model ("lam") or the "policy"
+        lam_rate: learning rate of the latent action model, times lr; 0: it stays as it is
+        backbone_rate: learning rate of the backbone, times lr; 0: it stays as it is
     """
 
     lam: str | None = None
-    init: str | None = None
     gaps: tuple[str, ...] = ()
     align_on: Place = HEAD
     align_layer: int | float = 1.0
@@ -112,7 +111,6 @@ class LARARecipe(VLARecipe):
         }
     )
     joined = (*VLARecipe.joined, "lara")
-    goes_on = "init"
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe
 from lattok.samples.policy import PolicyWindows
 from lattok.utils import checks
 from lattok.utils.options import check_choices
-from lattok.vla import LatentVLA, VLAConfig
+from lattok.vla import LatentVLA
 from lattok.vla.config import BCE
-from lattok.vla.latbot import GO_ON, Distillation, follow, kept_of, taught_by
+from lattok.vla.latbot import GO_ON, Distillation, follow, taught_by
 
 Phase = Literal["distill", "finetune"]
 TUNED = "latbot_finetune"
@@ -39,11 +39,11 @@ class LatBotOptions(PolicyOptions):
     """What a policy is distilled from, or goes on from.
 
     Attributes:
-        phase: or "finetune": goes on with a distilled policy and learns to act
-        teacher: of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
-        whole_clips: of phase distill: clips that reach beyond their episode teach nothing
-        text_weight: of phase distill: lambda of L_r, sub-task texts, where the dataset has them
-        student: of phase finetune: policy of phase distill, a folder or a Hub id
+        phase: "distill", or "finetune", which goes on with a distilled policy and learns to act
+        teacher: model of `lattok train clip-lam` that phase distill learns from, a folder or a Hub id
+        whole_clips: in phase distill, clips that reach beyond their episode teach nothing
+        text_weight: weight of L_r in phase distill: texts of sub-tasks, where the dataset has them
+        student: policy of phase distill that phase finetune goes on with, a folder or a Hub id
     """
 
     phase: Phase = "distill"
@@ -60,7 +60,7 @@ class LatBotOptions(PolicyOptions):
             own, unused = getattr(self, name), getattr(LatBotOptions, name)
             if self.phase == "finetune" and own != unused:
                 checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
-        for name in ("prefix", "labels", "latent_stride"):
+        for name in ("prefix", "labels", "latent_stride", "decoder", "init"):
             if getattr(self, name) is not None:
                 checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
         checks.one_of("strategy", self.strategy, ("baseline",))
@@ -124,11 +124,6 @@ class LatBotRecipe(VLARecipe):
         if options.get("phase") == "finetune" and "latbot" in names and TUNED not in names:
             preset = "+".join([*names, TUNED])
         return super().from_preset(dataset, out, preset, **options)
-
-    @classmethod
-    def kept(cls, config: VLAConfig) -> dict[str, Any]:
-        """Return what stays of a student: its backbone, and what that sees."""
-        return kept_of(config)
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return the student with its teacher, or the distilled policy with a new head.

@@ -81,14 +81,15 @@ class PairOptions(ImageOptions, MixOptions):
     """What is read from the dataset, which actions may supervise, and which earlier model is gone on with.
 
     Attributes:
-        camera_count: where `cameras` names none: the first so many of the dataset; 0: all
+        camera_count: how many cameras of the dataset are taken where `cameras` names none, the first ones; 0: all
         labelled_fraction: share of the pairs whose actions supervise
         action_episodes: episodes whose actions are known, and so share out labels (default: all)
-        labelled: or "episodes": whole episodes, for people who have only some labelled ones
+        labelled: what is drawn to be labelled: pairs, or whole episodes, for people who have only some labelled ones
         labelled_per_batch: extra labelled pairs in every batch, beyond those drawn by chance
         init: model to fine-tune, a folder or a Hub id; its architecture stays
         feature_cache: folder that keeps frozen features for all runs; left out: computed at each step
-        feature_cache_dtype: "float16" takes half the room; training then differs in the last digits
+        feature_cache_dtype: precision of cached features; "float16" takes half the room, and training then differs in
+            the last digits
     """
 
     camera_count: int = 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
 from lattok.data.schema import vector_key
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -21,7 +22,7 @@ from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
-from lattok.vla.config import MOST_INSTRUCTIONS
+from lattok.vla.config import MOST_INSTRUCTIONS, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,21 @@ class ActedOptions(ImageOptions, MixOptions):
 
     Attributes:
         action_episodes: episodes whose actions are known; others teach by labels, or by frames alone (default: all)
-        acted_share: share of a batch from episodes with known actions; 0: as they come
+        acted_share: share of a batch that comes from episodes with known, measured actions; 0: as they come
+        confident_share: share of inferred actions that teach, the most confident first; 1: all
     """
 
     action_episodes: str | None = None
     acted_share: float = 0.0
+    confident_share: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.augmentation  # which checks its own numbers
         if not 0 <= self.acted_share < 1:
             checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
-        if self.acted_share and self.action_episodes is None:
-            reason = "`acted_share` was given, but all actions are known."
-            raise LattokError(f"{reason} Name those episodes: action_episodes.")
+        if not 0 < self.confident_share <= 1:
+            checks.fail("confident_share", "a share above 0, up to 1", self.confident_share)
         if self.acted_share and len(self.mix) > 1:
             raise LattokError("`acted_share` is of one dataset. In a mixture the weights say how often each is drawn.")
 
@@ -66,12 +68,12 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     """Return what the recipe's strategy learns from in a dataset with its labels."""
     data, plan = recipe.data, recipe.data.plan
     horizon = recipe.model.horizon
-    if data.tokenizer is not None and plan.labels != "chunk":
+    if data.tokenizer is not None and plan.labels != "chunk" and recipe.model.head.name != "tokens":
         reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
-        raise LattokError(f"{reason} Leave it out, or choose la_tok.")
+        raise LattokError(f"{reason} Leave it out, or choose la_tok, or head=tokens.")
     if plan.labels is None:
         return PolicySource(dataset)
-    if data.tokenizer is not None:
+    if data.tokenizer is not None and plan.labels == "chunk":
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
@@ -127,8 +129,31 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
     return facts
 
 
-def policy_config(recipe: Recipe[Any], sources: Sequence[PolicySource]) -> VLAConfig:
-    """Return the recipe's policy for this data."""
+def head_tokenizer(recipe: Recipe[Any], dataset: RobotDataset) -> ActionTokenizer | None:
+    """Return the tokenizer whose codes the head is to predict, if it is to."""
+    name, horizon = recipe.data.tokenizer, recipe.model.horizon
+    if recipe.model.head.name != "tokens":
+        return None
+    if name is None:
+        checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
+    found = for_dataset(load(name), dataset.name)
+    if not isinstance(found, ActionTokenizer):
+        checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
+    checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, horizon)
+    return found
+
+
+def policy_config(
+    recipe: Recipe[Any],
+    sources: Sequence[PolicySource],
+    decoder: InverseDynamicsConfig | None = None,
+    tokenizer: ActionTokenizer | None = None,
+) -> VLAConfig:
+    """Return the recipe's policy for this data, with a decoder where it predicts latents, with a tokenizer where it
+    predicts tokens."""
+    if tokenizer is None and recipe.model.head.name == "tokens":
+        hint = "Policies of lattok train vla act by tokens."
+        checks.fail("head", f"regression or flow in lattok train {recipe.kind}", "tokens", hint)
     source, dataset, data = sources[0], sources[0].dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS)) if data.proprio else ()
@@ -136,6 +161,8 @@ def policy_config(recipe: Recipe[Any], sources: Sequence[PolicySource]) -> VLACo
     rates = {float(each.dataset.fps) for each in sources}
     instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
     cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
+    if tokenizer is not None:
+        checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, len(actions))
     absent = tuple(tuple(each.dataset.absent.get(data.action_key, ())) for each in sources)  # of each robot
     return recipe.config(
         action_dim=len(actions),
@@ -148,11 +175,24 @@ def policy_config(recipe: Recipe[Any], sources: Sequence[PolicySource]) -> VLACo
         action_key=data.action_key,
         state_key=data.state_key,
         latent=source.spec,
+        decoder=decoder,
+        tokens=None if tokenizer is None else TokenSpec.of(tokenizer),
         fps=rates.pop() if len(rates) == 1 else None,
         normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
         absent=absent if any(absent) else (),
         instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
     )
+
+
+def open_decoder(name: str, source: PolicySource) -> InverseDynamics:
+    """Open the model whose latents are the labels of a dataset."""
+    decoder, spec = InverseDynamics.from_pretrained(name), source.spec
+    made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
+    if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
+        got = "labels of another model" if made else "no labels"
+        hint = "Annotate with it."
+        checks.fail("decoder", f"the model that made the labels of {source.dataset.name}", got, hint)
+    return decoder
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
@@ -176,8 +216,8 @@ def read_windows(
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
     follow it. `gaps`: so many frames later batches look again; `subtasks`: they have the texts of sub-tasks."""
     data, config = recipe.data, recipe.model
-    learns = bool(data.plan.losses)
-    return PolicyWindows(
+    learns = data.plan.learns_labels
+    windows = PolicyWindows(
         source.dataset,
         config.horizon,
         cameras=data.cameras if source.cameras is None else source.cameras,
@@ -193,7 +233,10 @@ def read_windows(
         labeller=source.tokenizer,
         parts=data.plan.needs,
         extra_keys=() if data.eval_key is None else (data.eval_key,),
+        confident_share=data.confident_share,
     )
+    windows.check_share(data.acted_share if episodes is None else 0.0)
+    return windows
 
 
 def policy_batches(
@@ -202,13 +245,15 @@ def policy_batches(
     prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     flows: bool | None = None,
     memory: float | None = None,
+    **more: Any,
 ) -> PolicyBatches:
     """Return the batches of a run.
 
     `memory`: what `keep_frames` returned. `flows`: with draws of flow matching; left out: as the head needs them.
+    `more` are other options of `PolicyBatches`.
     """
     data, loop = recipe.data, recipe.loop
     flows = recipe.model.head.name == "flow" if flows is None else flows
-    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows}
+    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows, **more}
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
     return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from lattok.recipes.policy_data import (
     ActedOptions,
     PolicySource,
     find_sources,
+    head_tokenizer,
     held_out_episodes,
+    open_decoder,
     policy_batches,
     policy_config,
     read_windows,
@@ -39,6 +41,7 @@ from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import bar
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
+from lattok.vla.model import based_as, kept_of
 
 HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
@@ -64,15 +67,18 @@ class PolicyOptions(ActedOptions):
     Attributes:
         state_key: column with the robot's state, which is proprio
         strategy: how latent actions supervise
-        layer: hidden state of LA-Align: index, or fraction of the layers
-        latent_weight: lambda of Eq. 4; left out: the strategy's own
-        align_projection: of LA-Align: linear or mlp; left out: linear
-        prefix: of the label columns; left out: the only one that fits the strategy
-        labels: folder of labels that annotate wrote for a dataset of another format
-        tokenizer: action tokenizer that labels while la_tok trains, in place of columns
-        latent_stride: the stride that labels must have
-        proprio: sees the robot's state
-        eval_key: held-out actions to compare with; left out: those of action_key
+        layer: hidden state that LA-Align looks at: index, or fraction of the layers
+        latent_weight: weight of the latent loss (lambda of Eq. 4); left out: the strategy's own
+        align_projection: projection of LA-Align; left out: linear
+        prefix: prefix of the label columns; left out: the only one that fits the strategy
+        labels: folder of labels that `lattok annotate` wrote for a dataset of another format
+        tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by; with la_tok it
+            labels while the policy trains, in place of columns
+        decoder: the inverse dynamics model that labelled: the policy predicts its latents, which it turns into actions
+        init: a policy to begin with, a folder or a Hub id: all its weights that this one has too, in the same shape
+        latent_stride: stride that labels must have
+        proprio: the policy sees the robot's state; --no-proprio: it does not
+        eval_key: column with held-out actions to compare with; left out: that of action_key
     """
 
     state_key: str = "observation.state"
@@ -83,6 +89,8 @@ class PolicyOptions(ActedOptions):
     prefix: str | None = None
     labels: str | None = None
     tokenizer: str | None = None
+    decoder: str | None = None
+    init: str | None = None
     latent_stride: str | None = None
     proprio: bool = True
     crop: float = 0.9
@@ -96,7 +104,10 @@ class PolicyOptions(ActedOptions):
     def plan(self) -> Strategy:
         """Return the strategy with its layer and weight."""
         changes = {"layer": self.layer, "weight": self.latent_weight, "projection": self.align_projection}
-        return strategy_of(self.strategy, **changes)
+        plan = strategy_of(self.strategy, **changes)
+        if self.decoder is None:
+            return plan
+        return replace(plan, labels=plan.labels or "steps", predicts="latents", title=f"{plan.title}, of latents")
 
     @property
     def compared_key(self) -> str:
@@ -141,10 +152,10 @@ class VLARecipe(Recipe[LatentVLA]):
     model: VLAConfig = field(default_factory=VLAConfig)
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
     example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
-    choices = MappingProxyType({"strategy": STRATEGIES})
+    choices = MappingProxyType({"strategy": STRATEGIES, "align_projection": ("linear", "mlp")})
     default_preset = "libero"
     joined = ("p2t_code",)
-    goes_on: ClassVar[str | None] = None  # option with the policy that the one to train goes on with
+    goes_on: ClassVar[str] = "init"  # option with the policy that the one to train goes on with
     presets = MappingProxyType(
         {
             "libero": {**PAPER, **QUANTILES, "horizon": 8},
@@ -211,8 +222,8 @@ class VLARecipe(Recipe[LatentVLA]):
     @classmethod
     def _earlier_config(cls, options: Mapping[str, Any]) -> VLAConfig | None:
         """Return the configuration of the policy that the one to train goes on with, if any."""
-        name = None if cls.goes_on is None else options.get(cls.goes_on)
-        return config_of(str(cls.goes_on), name, LatentVLA, options) if isinstance(name, str) else None
+        name = options.get(cls.goes_on)
+        return config_of(cls.goes_on, name, LatentVLA, options) if isinstance(name, str) else None
 
     def load_earlier(self, name: str) -> LatentVLA:
         """Load the policy that this one goes on with; its base model lies where `backbone` says."""
@@ -222,8 +233,8 @@ class VLARecipe(Recipe[LatentVLA]):
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
-        """Return the options that a policy keeps of the one that it goes on with, which has this configuration."""
-        return {}
+        """Return the options that a policy keeps of the one that it goes on with: its backbone, and what that sees."""
+        return kept_of(config)
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
@@ -253,7 +264,7 @@ class VLARecipe(Recipe[LatentVLA]):
         with self.begin(resume, sources, inputs, resume_command) as contents:
             window = self.data.window(self.model.image_size, parts[0].cameras)
             memory = keep_frames(parts, window, self.data.memory_gb, self.loop.device)
-            batches = policy_batches(self, samples, policy.prepared, memory=memory)
+            batches = policy_batches(self, samples, policy.prepared, memory=memory, encoded=policy.with_tokens)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
@@ -269,8 +280,23 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return what is trained on this data."""
-        policy = LatentVLA(*with_base(policy_config(self, found)))
-        return Learner(policy, policy, policy.config.loss_weights)
+        inputs: dict[str, str] = {}
+        decoder = None if self.data.decoder is None else open_decoder(self.data.decoder, found[0])
+        tokenizer = head_tokenizer(self, found[0].dataset)
+        config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
+        if self.data.init is not None:
+            before = self.load_earlier(self.data.init)
+            config = based_as(config, before.config)
+        policy = LatentVLA(*with_base(config), tokenizer)
+        if before is not None:
+            policy.begin_with(before)
+            inputs["init"] = before.describe()["weights_sha256"]
+        if decoder is not None:
+            cast(nn.Module, policy.decoder).load_state_dict(decoder.state_dict())
+            inputs["decoder"] = decoder.describe()["weights_sha256"]
+        if config.tokens is not None:
+            inputs["tokenizer"] = config.tokens.weights_sha256
+        return Learner(policy, policy, policy.config.loss_weights, inputs=inputs)
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
         """Return what the run leaves, by folder, with what each says of its training."""
@@ -318,6 +344,8 @@ def _normalised(
     each: Any = policy.normalizers if policy.datasets else [alone]
     for part, maps in zip(parts, each, strict=True):
         maps["action"].fit(part.known_actions, config.action_kinds)
+        if config.decoder is not None:
+            policy.latent_normalizer.fit(part.known_latents, "mean_std")
         _check_grippers(config, maps["action"](part.known_actions))
         if part.states is not None:
             maps["proprio"].fit(part.states, config.normalize)

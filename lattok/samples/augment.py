@@ -7,6 +7,7 @@ and keep their part, and together see what one process sees.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ class Augmentation:
     saturation: float = 0.0  # factor, around the grey of the pixel
     hue: float = 0.0  # turns around the grey axis, from -h to h, at most 0.5
     crop_most: float = 1.0  # greatest share that a crop keeps; as much as `crop`: all have that size
+    shift: float = 0.0  # images move by up to this share of their side, their edges repeated
 
     def __post_init__(self) -> None:
         checks.positive(crop=self.crop, crop_most=self.crop_most)
@@ -40,6 +42,7 @@ class Augmentation:
             checks.fail("crop", "a share of the area, at most 1", self.crop)
         if not self.crop <= self.crop_most <= 1:
             checks.fail("crop_most", f"a share of the area from crop {self.crop:g} to 1", self.crop_most)
+        checks.below_one(shift=self.shift)
         for name, most in {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}.items():
             checks.at_least_zero(**{name: getattr(self, name)})
             if getattr(self, name) > most:
@@ -48,11 +51,11 @@ class Augmentation:
     @property
     def changes(self) -> bool:
         """Whether images change at all."""
-        return self.crops or self.colours
+        return self.moves or self.colours
 
     @property
-    def crops(self) -> bool:
-        return self.crop < 1
+    def moves(self) -> bool:
+        return self.crop < 1 or self.shift > 0
 
     @property
     def colours(self) -> bool:
@@ -65,9 +68,18 @@ class Draws:
 
     boxes: Tensor | None  # [B, V, 3]: top, left and side of the crop, as shares of the image; None: whole images
     colours: Tensor | None  # [B, V, 4]: factors of brightness, contrast and saturation, turns of hue; None: as they are
+    resized: bool = True  # whether boxes are smaller than the image
 
     def __getitem__(self, rows: slice | Tensor) -> Draws:
-        return Draws(*(None if part is None else part[rows] for part in (self.boxes, self.colours)))
+        return self._each(lambda part: part[rows])
+
+    def repeated(self, count: int) -> Draws:
+        """Return the draws of `count` frames of each sample, one after the other in the place of cameras."""
+        return self._each(lambda part: part.repeat(1, count, 1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Draws:
+        boxes, colours = (None if part is None else change(part) for part in (self.boxes, self.colours))
+        return Draws(boxes, colours, self.resized)
 
 
 def draw(options: Augmentation, count: int, views: int, seed: int, step: int) -> Draws:
@@ -76,13 +88,16 @@ def draw(options: Augmentation, count: int, views: int, seed: int, step: int) ->
     generator = torch.Generator().manual_seed(derive_seed(seed, step, 1))
     uniform = torch.rand(count, views, 7, generator=generator)
     boxes = colours = None
-    if options.crops:
+    if options.moves:
         side = (options.crop + (options.crop_most - options.crop) * uniform[..., :1]).sqrt()  # b v 1
-        boxes = torch.cat([uniform[..., 1:3] * (1 - side), side], -1)
+        corner = uniform[..., 1:3] * (1 - side)
+        if options.shift:
+            corner = corner + options.shift * (2 * torch.rand(count, views, 2, generator=generator) - 1)
+        boxes = torch.cat([corner, side], -1)
     if options.colours:
         spread = torch.tensor([options.brightness, options.contrast, options.saturation, options.hue])
         colours = spread * (2 * uniform[..., 3:] - 1) + torch.tensor([1.0, 1.0, 1.0, 0.0])
-    return Draws(boxes, colours)
+    return Draws(boxes, colours, options.crop < 1)
 
 
 @torch.no_grad()
@@ -105,29 +120,29 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
 def augment_alike(frames: Tensor, draws: Draws) -> Tensor:
     """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
     count = frames.shape[1]
-    alike = Draws(*(None if part is None else part.repeat(1, count, 1) for part in (draws.boxes, draws.colours)))
-    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
+    return augment(frames.flatten(1, 2), draws.repeated(count)).unflatten(1, (count, -1))
 
 
 def _changed(images: Tensor, draws: Draws) -> Tensor:
     """Change some samples of a batch, uint8 [b, V, h, w, 3]."""
     pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
     if draws.boxes is not None:
-        pixels = _cropped(pixels, onto(draws.boxes, images.device).flatten(0, 1))
+        mode = "bilinear" if draws.resized else "nearest"  # which would blur what is only moved
+        pixels = _cropped(pixels, onto(draws.boxes, images.device).flatten(0, 1), mode)
     if draws.colours is not None:
         pixels = _coloured(pixels, onto(draws.colours, images.device).flatten(0, 1))
     whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
 
 
-def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Crop pixels [n, 3, h, w] to the boxes [n, 3], resized back."""
+def _cropped(pixels: Tensor, boxes: Tensor, mode: str) -> Tensor:
+    """Crop pixels [n, 3, h, w] to the boxes [n, 3], resized back; mode "nearest" moves them by whole pixels."""
     top, left, side = boxes.unbind(-1)
     theta = torch.zeros(len(boxes), 2, 3, device=pixels.device)  # output to input coordinates, both from -1 to 1
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 0, 2], theta[:, 1, 2] = 2 * left + side - 1, 2 * top + side - 1
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(pixels, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:

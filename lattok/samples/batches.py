@@ -121,17 +121,18 @@ class PolicyBatches(FrameBatches):
         changes: Augmentation = Augmentation(),  # noqa: B008
         flows: bool = False,
         prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
+        encoded: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     ):
-        """`window`: see `order_of`; `memory`: see `FrameStream`. `acted_share` of a batch are samples with known
+        """`window`: see `order_of`; `memory`: see `FrameStream`. `acted_share` of a batch are samples with measured
         actions, 0: as they come. `flows`: batches carry the draws of flow matching. `prepared` does what else can be
-        done ahead of a step.
+        done ahead of a step, `encoded` what is done in main memory.
         """
         self.windows, self.size, self.seed, self.window = samples, size, seed, window
-        self._changes, self._flows, self._prepared = changes, flows, prepared
+        self._changes, self._flows, self._prepared, self._encoded = changes, flows, prepared, encoded
         parts, weights, chosen = samples.parts, samples.weights, None
-        if acted_share:  # samples with known actions, and the others of the same dataset
+        if acted_share:  # samples with measured actions, and the others of the same dataset
             parts, weights = [*parts, *parts], [acted_share, 1 - acted_share]
-            chosen = [each.nonzero().flatten().numpy() for each in (samples.acted, ~samples.acted)]
+            chosen = [each.nonzero().flatten().numpy() for each in (samples.measured, ~samples.measured)]
         draws = Batches(order_of(parts, weights, window, seed, chosen), size, weights)
         self.stream = FrameStream(parts, [draws], memory)
 
@@ -144,8 +145,8 @@ class PolicyBatches(FrameBatches):
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
         if samples.has_subtask is not None:
             batch = batch._replace(with_subtask=samples.has_subtask[rows].sum() / shares)
-        if not samples.acted.all():
-            batch = batch._replace(acted=samples.acted[rows].sum() / shares)
+        if not samples.teaching.all():
+            batch = batch._replace(acted=samples.teaching[rows].sum() / shares)
         if samples.reach.shape[1]:
             there = samples.reach[rows]
             counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
@@ -154,7 +155,7 @@ class PolicyBatches(FrameBatches):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, step, 2))
             drawn = draw_flow((self.size, *batch.actions.shape[1:]), generator)
             batch = batch._replace(draws=FlowDraws(*(part[share::shares] for part in drawn)))
-        return batch
+        return self._encoded(batch)
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
         if not batch.images.shape[1]:

@@ -18,10 +18,13 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
 from lattok.types import Episode
@@ -214,26 +217,79 @@ def read_once() -> Iterator[None]:
         _KEPT.reset(token)
 
 
-class Samples(Protocol):
-    """What samples with frames have in common: `FramePairs` and `PolicyWindows`."""
+class SampleSet(Dataset[dict[str, Any]], ABC):
+    """Samples by number, for torch's `DataLoader` too, its workers and its own collation: each is a dictionary.
 
-    episode_of: np.ndarray  # [n]
+    Its keys are the fields of what `batch` returns, but for those that are None: `PairBatch(**batch)` is one again.
+    """
 
-    @property
-    def reader(self) -> Reader:
-        """Return what reads their frames, or what stands for them."""
-        ...
+    episode_of: np.ndarray  # [N]
+    frame_of: np.ndarray  # [N]
 
-    @property
-    def gaps(self) -> Sequence[int]:
-        """Return how far from a sample's first frame each further one is."""
-        ...
-
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
+    def batch(self, indices: Tensor | Sequence[int]) -> Any:
+        """Return samples `indices` [B] as one batch."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return samples, gathered at once: a `DataLoader` asks for those of a batch like this."""
+        batch = self._gathered(torch.tensor(indices))
+        return [_one_of(batch, row) for row in range(len(indices))]
+
+    def _gathered(self, indices: Tensor) -> Any:
+        return self.batch(indices)
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """Say what the samples are, for `repr`."""
+
+    def __repr__(self) -> str:
+        episodes = len(np.unique(self.episode_of))
+        return f"{type(self).__name__}({len(self):,} {self.what}, from {episodes:,} episodes)"
+
+
+def _one_of(batch: Any, row: int) -> dict[str, Any]:
+    """Return one sample of a batch, without what it has not."""
+    fields = {name: value for name, value in batch._asdict().items() if value is not None}
+    return {name: _one_of(value, row) if isinstance(value, tuple) else value[row] for name, value in fields.items()}
+
+
+class Samples(SampleSet):
+    """Samples with frames: `FramePairs` and `PolicyWindows`.
+
+    A sample's frames are decoded when it is asked for, unless all `frames` were read before.
+    """
+
+    cameras: tuple[str, ...]
+    reader: Reader  # of their frames, or of what stands for them
+    gaps: Sequence[int]  # how far from a sample's first frame each further one is
+
+    @abstractmethod
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [n, k] of the k frames of samples [n]."""
-        ...
+
+    @abstractmethod
+    def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> Any:
+        """Return samples `indices` [B] as one batch; `frames` [B, k, V, h, w, 3] where they are known."""
+
+    def decode(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
+        """Decode the frames [B, k, V, h, w, 3] of samples `indices` [B], and no others."""
+        rows = self.frame_rows(indices.numpy())
+        different, place = np.unique(rows, return_inverse=True)
+        frames, _, errors = self.reader.rows(different, stopped)
+        for error in errors.values():
+            raise error
+        return torch.from_numpy(frames[place.reshape(rows.shape)])
+
+    def _gathered(self, indices: Tensor) -> Any:
+        known = "frames" in vars(self) or not self.cameras or getattr(self, "features", None) is not None
+        return self.batch(indices, None if known else self.decode(indices))
 
 
 def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:

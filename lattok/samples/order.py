@@ -340,4 +340,4 @@ def window_sizes(parts: Sequence[Samples], weights: Sequence[float], window: int
 def frames_of(gaps: Sequence[int], samples: int) -> int:
     """Count the frames of a window at most: those of its samples, and the further ones of each of its clips."""
     clips = -(-samples // MAX_CLIP)
-    return samples + sum(clips * min(gap, samples, MAX_CLIP) for gap in gaps)
+    return samples + sum(clips * min(abs(gap), samples, MAX_CLIP) for gap in gaps)

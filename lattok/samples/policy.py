@@ -19,19 +19,18 @@ from torch import Tensor
 
 from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
-from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
-from lattok.labels.spec import PARTS
-from lattok.samples.frames import FrameReader
+from lattok.labels.spec import PARTS, confidences
+from lattok.samples.frames import FrameReader, Samples
 from lattok.samples.mixture import Mixed
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Stopped
 
 
-class PolicyWindows:
+class PolicyWindows(Samples):
     """Every frame of the chosen episodes as a sample, N = F of them.
 
     `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `known` [m],
@@ -57,53 +56,89 @@ class PolicyWindows:
         gaps: Sequence[int] = (),
         latent: LatentSpec | None = None,
         labeller: ActionTokenizer | None = None,
+        confident_share: float = 1.0,
         extra_keys: Sequence[str] = (),
         parts: Sequence[str] = PARTS,
         subtasks: bool = False,
+        states_around: bool = False,
         progress: Progress | None = None,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
-        episodes that are not among `action_episodes` (none given: all) no action is known: they teach through labels.
-        `gaps`: so many frames later a batch looks again. `extra_keys`: other columns like actions that `targets` gives.
-        `subtasks`: batches have the text of each frame's sub-task, where the dataset has such.
-        Numbers that are not finite raise `LattokError`, as do missing columns.
+        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action
+        is known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
+        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch
+        looks again; with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
+        `extra_keys`: other columns like actions that `targets` gives. `subtasks`: batches have the text of each frame's
+        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns.
         """
-        checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
-        self.horizon, self.size, self.interpolation = horizon, size, interpolation
+        checks.counts(size=size)
+        self.horizon, self.size, self.interpolation, self.gaps = horizon, size, interpolation, tuple(gaps)
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, episodes)
         unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
-        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], checked=unseen)
+        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
+        asked = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)
+        self.acted = torch.from_numpy(asked) & self._windows.known
+        if not self.acted.any():
+            checks.fail(action_key, "known actions in one of the episodes that are trained on", "NaN in all")
+        self.measured, self._sure = self._confident(dataset, action_key, confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
-        self.gaps = tuple(gaps)
+        self._first, self._states_around = torch.from_numpy(np.arange(len(self)) - self.frame_of), states_around
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
         self.subtasks = _subtasks(dataset, chosen) if subtasks else None
         self.states, self.state_names = _states(dataset, state_key, chosen, unseen)
         self._vectors = {action_key: self.actions}
-        for key in extra_keys:
-            values = read_vectors(dataset, "extra_keys", key, chosen, unseen)
-            checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
-            self._vectors[key] = torch.from_numpy(values)
+        self._vectors |= {key: self._like_actions(dataset, key, action_key, unseen) for key in extra_keys}
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._labels = read_rows(dataset, self.latent, chosen, parts)
-            if not self._labels["valid"].any():
-                what = f"none of the {len(self.actions)} frames of the chosen episodes has a label"
-                way_out = "Choose other episodes, or annotate again."
-                raise LattokError(f"`{self.latent.column('valid')}`: {what}. {way_out}")
+            self._labels = _read_labels(dataset, self.latent, chosen, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        self.reader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
+        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
         self._progress = progress
+
+    def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
+        values = read_vectors(dataset, "extra_keys", key, self.episodes, checked)
+        checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
+        return torch.from_numpy(values)
+
+    def _confident(self, dataset: RobotDataset, key: str, share: float) -> tuple[Tensor, Tensor | None]:
+        """Tell which actions were measured, bool [N], and which may teach; none where all may."""
+        found = confidences(dataset, key, self.episodes)
+        if not found:
+            return self.acted, None
+        parts = [found.get(e.index, np.full(e.length, np.inf)) for e in self.episodes]
+        sure = torch.from_numpy(np.concatenate(parts).astype(np.float64))
+        inferred = sure[self.acted & sure.isfinite()]
+        least = inferred.quantile(1 - share) if len(inferred) else 0.0
+        return self.acted & sure.isinf(), None if share == 1 else sure >= least
+
+    @cached_property
+    def teaching(self) -> Tensor:
+        """Which samples have an action that teaches, bool [N]."""
+        if self._sure is None:
+            return self.acted
+        rows, inside = self._windows.rows(torch.arange(len(self)))
+        return self.acted & (self._sure[rows] & inside).any(1)
+
+    def check_share(self, share: float) -> None:
+        """Refuse a share of known actions where there are no others."""
+        if share and self.measured.all():
+            reason = "`acted_share` was given, but all actions are known."
+            raise LattokError(f"{reason} Name those episodes: action_episodes.")
 
     def __len__(self) -> int:
         return len(self.episode_of)
+
+    @property
+    def what(self) -> str:
+        read = [*map(short_name, self.cameras), *self.state_names]
+        return f"samples of {', '.join(read)} with {self.horizon} steps of {', '.join(self.action_names)}"
 
     @property
     def parts(self) -> Sequence[PolicyWindows]:
@@ -117,30 +152,24 @@ class PolicyWindows:
             return np.empty((len(self), 0, self.size, self.size, 3), dtype=np.uint8)
         return self.reader.all(progress=self._progress)
 
-    def decode(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
-        """Decode the frames [B, 1 + gaps, V, h, w, 3] of samples `indices` [B], and no others."""
-        rows = self.frame_rows(indices.numpy())
-        different, place = np.unique(rows, return_inverse=True)
-        frames, _, errors = self.reader.rows(different, stopped)
-        for error in errors.values():
-            raise error
-        return torch.from_numpy(frames[place.reshape(rows.shape)])
-
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""
-        return np.minimum(indices[:, None] + np.array([0, *self.gaps]), self._windows.last.numpy()[indices, None])
+        rows, ends = indices[:, None] + np.array([0, *self.gaps]), (self._first, self._windows.last)
+        return np.clip(rows, *(end.numpy()[indices, None] for end in ends))
 
-    def batch(self, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
+    def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PolicyBatch:
         """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] where they are known already."""
+        indices = torch.as_tensor(indices)
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
         actions, known = self.actions[rows], self.acted[indices, None]
+        known = known if self._sure is None else known & self._sure[rows]
         if frames is None:
             frames = torch.from_numpy(np.asarray(self.frames[self.frame_rows(chosen)]))
         return PolicyBatch(
             images=frames[:, 0],
             texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],
-            proprio=None if self.states is None else self.states[indices],
+            proprio=self.proprio(indices),
             actions=actions,
             valid=inside & known,
             latent=self._target(indices, rows, inside, actions),
@@ -148,6 +177,13 @@ class PolicyWindows:
             subtasks=None if self.subtasks is None else self.subtasks[chosen].tolist(),
             known=None if self.known.all() else self.known.repeat(len(chosen), 1),
         )
+
+    def proprio(self, indices: Tensor) -> Any:
+        """Return the states of samples [B]: [B, s], or of all frames of each in order of time; None without any."""
+        if self.states is None or not self._states_around:
+            return None if self.states is None else self.states[indices]
+        order = np.argsort([0, *self.gaps], kind="stable")
+        return self.states[self.frame_rows(indices.numpy())[:, order]].flatten(1)
 
     @cached_property
     def reach(self) -> Tensor:
@@ -164,6 +200,11 @@ class PolicyWindows:
     def known_actions(self) -> Tensor:
         """The actions [n, m] that are known, each once: what normalisers and scales are fitted to."""
         return self.actions[self.acted]
+
+    @property
+    def known_latents(self) -> Tensor:
+        """The latent actions [n, E * d] of all frames that have one."""
+        return self._labels["embedding"][self._labels["valid"][:, 0]].flatten(1).float()
 
     @property
     def labels_hash(self) -> str | None:
@@ -216,6 +257,8 @@ class MixedPolicyWindows(Mixed):
         own = copy.deepcopy(list(maps))  # the model's move to its device
         partly = not all(part.known.all() for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
+        self.measured = torch.cat([part.measured for part in parts])
+        self.teaching = torch.cat([part.teaching for part in parts])
         self.reach = torch.cat([part.reach for part in parts])
         known = [part.has_subtask for part in parts]
         none = [torch.zeros(len(part), dtype=torch.bool) for part in parts]
@@ -234,6 +277,17 @@ class MixedPolicyWindows(Mixed):
 
         batches = [partial(batch, *both) for both in zip(parts, own, strict=True)]
         super().__init__([len(part) for part in parts], batches)
+
+
+def _read_labels(
+    dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode], parts: Sequence[str]
+) -> dict[str, Tensor]:
+    """Read the labels of all frames; at least one has to be there."""
+    labels = read_rows(dataset, spec, episodes, parts)
+    if not labels["valid"].any():
+        what = f"none of the {len(labels['valid'])} frames of the chosen episodes has a label"
+        raise LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
+    return labels
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

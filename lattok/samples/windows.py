@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.samples.frames import FrameReader, Reader
+from lattok.data.schema import (
+    FrameTransform,
+    Progress,
+    RobotDataset,
+    camera_keys,
+    dimension_names,
+    short_name,
+    vector_key,
+)
+from lattok.samples.frames import FrameReader, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils import checks
 
@@ -24,11 +32,12 @@ ACTION_TARGETS = ("mean", "first", "chunk")
 FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
 
 
-class ActionWindows:
+class ActionWindows(SampleSet):
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
 
-    `actions` [F, m] float32 in physical units, `action_names`, and for each of the N windows `episode_of`, `frame_of`
-    and `last` [N], the row of the episode's last action. Beyond the end of an episode a chunk repeats the last action,
+    `actions` [F, m] float32 in physical units, `known` [F], whether anybody knows them (others are zeros),
+    `action_names`, and for each of the N windows `episode_of`, `frame_of` and `last` [N], the row of the episode's last
+    action. Beyond the end of an episode a chunk repeats the last action,
     which is then not valid.
     """
 
@@ -40,13 +49,16 @@ class ActionWindows:
         episodes: EpisodeSpec = None,
         step: int = 1,
         checked: bool = True,
+        missing: bool = False,
     ):
-        """`checked`: see `read_vectors`."""
+        """`checked` and `missing`: see `read_vectors`."""
         checks.counts(horizon=horizon, step=step)
         chosen = select_episodes(dataset, episodes)
         self.horizon = horizon
         self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
-        self.actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked))
+        actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked, missing))
+        self.known = ~actions.isnan().any(1)
+        self.actions = actions.nan_to_num(0.0) if missing else actions
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         frame, row, last = _positions(lengths)
         keep = frame % step == 0
@@ -58,9 +70,13 @@ class ActionWindows:
     def __len__(self) -> int:
         return len(self._row)
 
-    def batch(self, indices: Tensor) -> ActionBatch:
+    @property
+    def what(self) -> str:
+        return f"chunks of {self.horizon} steps of {', '.join(self.action_names)}"
+
+    def batch(self, indices: Tensor | Sequence[int]) -> ActionBatch:
         """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
-        rows, inside = self.rows(indices)
+        rows, inside = self.rows(torch.as_tensor(indices))
         return ActionBatch(self.actions[rows], inside)
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +90,7 @@ class ActionWindows:
         return self.batch(torch.arange(len(self)))
 
 
-class FramePairs:
+class FramePairs(Samples):
     """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
 
     `frames` uint8 [F, V, h, w, 3], decoded when first asked for, holds every frame of `episodes` once. For each of the
@@ -88,7 +104,7 @@ class FramePairs:
     def __init__(
         self,
         dataset: RobotDataset,
-        stride_frames: int,
+        stride: int | str,
         cameras: Sequence[str] | None = None,
         action_key: str | None = "action",
         state_key: str | None = None,
@@ -99,12 +115,13 @@ class FramePairs:
         seed: int = 0,
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
-        extra_strides: Sequence[int] = (),
+        extra_strides: Sequence[int | str] = (),
         action_target: Literal["mean", "first", "chunk"] = "mean",
         action_steps: int = 1,
         action_episodes: EpisodeSpec = None,
     ):
-        """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
+        """`stride` is the gap of a pair, in frames or "0.2s"; `transform` maps blocks uint8 [n, H, W, 3] to one size,
+        e.g. a model's `resize`.
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
         frame, at least one per task; of episodes that are not among `action_episodes` (none given: all) no action is
@@ -119,17 +136,18 @@ class FramePairs:
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
         self.episodes = chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        self.stride, self.gaps = stride_frames, (stride_frames, *extra_strides)
-        check_stride(stride_frames, lengths, dataset.fps)
-        for stride in extra_strides:
-            check_stride(stride, lengths, dataset.fps, "extra_strides")
+        named = [("stride", stride), *(("extra_strides", gap) for gap in extra_strides)]
+        self.gaps: Sequence[int] = [checks.stride_in_frames(gap, dataset.fps, name) for name, gap in named]
+        self.stride = self.gaps[0]
+        for (name, _), gap in zip(named, self.gaps, strict=True):
+            check_stride(gap, lengths, dataset.fps, name)
         self.cameras = camera_keys(dataset, cameras)
         frame, row, last = _positions(lengths)
         keep = row + max(self.gaps) <= last
         self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
         self.frame_of = frame[keep]
         self.first = row[keep]
-        self.second = self.first + stride_frames
+        self.second = self.first + self.stride
         self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
         self._steps = action_steps if action_target == "chunk" else 0
@@ -147,6 +165,11 @@ class FramePairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def what(self) -> str:
+        apart = " and ".join(map(str, self.gaps))
+        return f"pairs {apart} frames apart of {', '.join(map(short_name, self.cameras))}"
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""

@@ -167,7 +167,7 @@ def open_agent(name: str, revision: str | None = None, device: str = "auto") -> 
         return checks.fail("model", "a policy of lattok, or LeRobot installed", f"{place.folder} and {error}")
     plugins.register_third_party_plugins()
     config = configs.PreTrainedConfig.from_pretrained(place.folder)
-    config.device = device_called(device).type
+    config.device = str(device_called(device))
     policy = policies.get_policy_class(config.type).from_pretrained(place.folder, config=config)
     placed = {"preprocessor_overrides": {"device_processor": {"device": config.device}}}
     return LeRobotAgent(policy, *policies.make_pre_post_processors(config, str(place.folder), **placed))

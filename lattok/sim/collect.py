@@ -101,8 +101,6 @@ def collect(
     if size % 2:
         checks.fail("size", "an even number, as videos need", size)
     names = find_tasks(tasks)
-    if not names:
-        checks.fail("tasks", "names of worlds or tasks, such as metaworld-pairs or metaworld/reach", "none")
     settings = {"noise": noise, "size": size, "repeat": repeat, "variation": asdict(variation), "codec": codec}
     request = {"tasks": names, "episodes": episodes, "seed": seed, **settings}
     run = _Collection(Path(os.path.abspath(out)), request, settings)

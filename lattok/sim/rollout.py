@@ -98,7 +98,7 @@ def rollout(
         agent: A `LatentVLA`, a policy of LeRobot, or a function of an observation and its instruction that returns a
             chunk [H, m].
         tasks: Names, such as "metaworld/reach", or of whole worlds.
-        episodes: Of each task.
+        episodes: Episodes of each task.
         seed: That of the first episode. Demonstrations are collected from 0 on, so that the default shares none.
         execute: Actions of a chunk that are carried out before the next is planned; left out, as many as the policy
             says, or all.

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor
 
 from lattok.utils import checks
+from lattok.utils.devices import device_called, module_of
 
 
 @contextmanager
@@ -42,12 +43,13 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=precision,
-        kwargs_handlers=handlers,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
-    )
+    with _chosen(device):
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=precision,
+            kwargs_handlers=handlers,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
+        )
     _check_setting(accelerator, precision)
     if shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -55,9 +57,23 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         # autocast rounds where it must, as without shards; accelerate's policy would also round actions and losses
         plugin: Any = accelerator.state.fsdp_plugin
         plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if device not in ("auto", accelerator.device.type):
+    if device != "auto" and torch.device(device).type != accelerator.device.type:
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", device)
     return accelerator
+
+
+@contextmanager
+def _chosen(device: str) -> Iterator[None]:
+    """Name the device to accelerate, which knows neither numbers nor all kinds, where it does not choose itself."""
+    name = "ACCELERATE_TORCH_DEVICE"
+    if {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        yield
+        return
+    os.environ[name] = str(device_called(device))
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _check_setting(accelerator: Accelerator, precision: str) -> None:
@@ -85,7 +101,8 @@ class AnySignal:
     def __init__(self, accelerator: Accelerator):
         self._accelerator, self._several = accelerator, accelerator.num_processes > 1
         self._gathered: Tensor | None = None  # of the last step, on its way to the host
-        self._arrived = torch.cuda.Event() if self._several and accelerator.device.type == "cuda" else None
+        module = module_of(accelerator.device) if self._several else None
+        self._arrived = None if module is None else module.Event()
 
     def __call__(self, number: int) -> int:
         if not self._several:

@@ -1,11 +1,11 @@
-"""Batches made ahead of the steps that take them: by a thread, and on a GPU in a stream of their own."""
+"""Batches made ahead of the steps that take them: by a thread, and on an accelerator in a stream of their own."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import recursively_apply, send_to_device
 from typing_extensions import Self
 
+from lattok.utils.devices import module_of
 from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 
 Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the samples of a step
@@ -48,7 +49,8 @@ class Feed:
     def __init__(self, batches: Batches, first: int, last: int, own: Sequence[int], shares: int, device: torch.device):
         self._batches, self._steps, self._own, self._shares = batches, (first, last), own, shares
         self._device, self._waited = device, 0.0
-        self._cuda = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._module = module_of(device)
+        self._stream = None if self._module is None else self._module.Stream(device)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -67,7 +69,7 @@ class Feed:
         batch, ready = self._ahead(step, share)
         self._waited += time.monotonic() - begun
         if ready is not None:
-            now = torch.cuda.current_stream(self._device)
+            now = self._module.current_stream(self._device)
             now.wait_event(ready)
             # memory that this stream still reads is not given to the next batch
             recursively_apply(lambda tensor: tensor.record_stream(now), batch)
@@ -86,10 +88,10 @@ class Feed:
             raise Abandoned
         source, place = self._batches, (step, share, self._shares)
         batch = source.gather(*place) if isinstance(source, BatchSource) else source(*place)
-        if self._cuda is not None:
+        if self._stream is not None:
             batch = recursively_apply(torch.Tensor.pin_memory, batch)
-        with torch.cuda.stream(self._cuda):  # None: does nothing
-            batch = send_to_device(batch, self._device, non_blocking=self._cuda is not None)
+        with nullcontext() if self._stream is None else self._module.stream(self._stream):
+            batch = send_to_device(batch, self._device, non_blocking=self._stream is not None)
             if isinstance(source, BatchSource):
                 batch = source.change(batch, *place)
-            return batch, None if self._cuda is None else self._cuda.record_event()
+            return batch, None if self._stream is None else self._stream.record_event()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
@@ -29,13 +30,14 @@ from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.devices import DEVICES
+from lattok.utils.devices import check_device, module_of
 from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
+SCHEDULES, OPTIMIZERS, PRECISIONS = ("constant", "one_cycle", "step", "cosine"), ("adam", "adamw"), ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -43,28 +45,29 @@ class LoopOptions:
     """How long and how fast to learn; part of a recipe.
 
     Attributes:
-        steps: of training
-        batch_size: over all processes and accumulated parts
+        steps: training steps
+        batch_size: samples in a step, over all processes and accumulated parts
         accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see the parts
         lr: learning rate
-        schedule: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
-        decay_every: steps of "step"
-        decay_factor: of "step"
-        warmup_steps: of "cosine", which then falls to min_lr
-        min_lr: learning rate at which "cosine" ends
-        optimizer: "adam" or "adamw"
-        beta2: decay per step of the mean squared gradients
-        weight_decay: of each step, times lr; with "adam" part of the gradient
+        schedule: how the learning rate goes: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
+            decay_factor now and then; "cosine": after warmup_steps down to min_lr
+        decay_every: steps after which schedule "step" lowers the learning rate
+        decay_factor: factor by which schedule "step" lowers the learning rate
+        warmup_steps: steps in which schedule "cosine" rises to lr, before it falls to min_lr
+        min_lr: learning rate at which schedule "cosine" ends
+        optimizer: which optimizer takes the steps
+        beta2: decay per step of the optimizer's mean squared gradients
+        weight_decay: share of the weights that a step takes away, times lr; with "adam" it is part of the gradient
         clip_norm: greatest norm of the gradient
         ema: decay per step of a moving average of the weights, which the model gets; 0: the last weights
-        seed: of everything random
-        device: "auto", "cpu", "cuda", "mps"
-        precision: or "bf16": mixed precision
-        log_every: steps
-        save_every: steps; a run that is stopped goes on from the last checkpoint
-        threads: of torch on a CPU, part of the result; 0: torch's own choice
-        tracker: or "wandb": the figures go there as well
-        trial: a few steps to see that it works: every report on the model says so
+        seed: seed of everything random
+        device: where it computes; "auto" takes a GPU where there is one
+        precision: "bf16" computes in mixed precision, "no" in float32
+        log_every: steps between two lines of the log
+        save_every: steps between checkpoints; a run that is stopped goes on from the last one
+        threads: threads of torch on a CPU, which are part of the result; 0: torch's own choice
+        tracker: where figures go besides the folder: "wandb", or "none"
+        trial: marks a run of a few steps to see that it works: every report on the model says so
     """
 
     steps: int = 1000
@@ -101,10 +104,10 @@ class LoopOptions:
         checks.whole(threads=self.threads, warmup_steps=self.warmup_steps)
         if not 0 <= self.min_lr <= self.lr:
             checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
-        checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step", "cosine"))
-        checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
-        checks.one_of("device", self.device, DEVICES)
-        checks.one_of("precision", self.precision, ("no", "bf16"))
+        checks.one_of("schedule", self.schedule, SCHEDULES)
+        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        check_device(self.device)
+        checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("tracker", self.tracker, TRACKERS)
 
 
@@ -168,7 +171,8 @@ def fit(
     log = RunLog(out / RUN, out.name, first, options.steps, *told) if trainer.accelerator.is_main_process else None
     feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
     threads = options.threads if device.type == "cpu" else 0
-    with log or nullcontext(), deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
+    forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
+    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), feed:
         if log:
             print(f"{out.name}: {options.steps - first} steps on {_where(device)}", file=sys.stderr)
         last = trainer.run(first, feed, log, asked, resume_command)
@@ -330,8 +334,8 @@ def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: f
     The decay grows as 1/10, 2/11, 3/12, ... up to `decay`: meanwhile the last tenth of the steps counts, not the start.
     """
     weights = dict(model.named_parameters())
-    share = 1 - min(decay, done / (done + 9))
-    torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], share)  # type: ignore[attr-defined]
+    move = get_ema_multi_avg_fn(min(decay, done / (done + 9)))
+    move(list(average.values()), [weights[name].float() for name in average], done)
 
 
 def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from lattok.nn.quantize import CodeUsage, QuantizerConfig
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import module_of
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 TRACKERS = ("none", "wandb")
@@ -123,8 +124,8 @@ class Meter:
     def __init__(self, batch_size: int, first: int, device: torch.device):
         self._batch_size, self._done, self._device = batch_size, first, device
         self._time = time.monotonic()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if (module := module_of(device)) is not None:
+            module.reset_peak_memory_stats(device)
 
     def read(self, done: int, waited: float) -> dict[str, float]:
         """Tell `samples_per_second` since the last reading, over all processes, and the peak `memory_gb` (10^9 bytes).
@@ -141,9 +142,9 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """Tell the most bytes that tensors took on a CUDA device, or this process in main memory; None: not known."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Tell the most bytes that tensors took on an accelerator, or this process in main memory; None: not known."""
+    if (module := module_of(device)) is not None:
+        return module.max_memory_allocated(device)
     with suppress(OSError, StopIteration):  # Linux, where ru_maxrss of a child begins with its parent's
         status = Path("/proc/self/status").read_text().splitlines()
         return 1024.0 * int(next(line.split()[1] for line in status if line.startswith("VmHWM")))

@@ -226,12 +226,12 @@ def names(argument: str, given: Sequence[str]) -> None:
         fail(argument, "a sequence of names", repr(given), f"Write [{given!r}].")
 
 
-def gap(stride: int) -> None:
-    """A gap of a video that comes without its frame rate: a number of frames."""
-    if isinstance(stride, str):
-        hint = "These frames do not say their rate: model.stride_frames(fps) is the model's own stride in frames."
-        fail("stride", "a whole number of frames", repr(stride), hint)
-    counts(stride=stride)
+def gap(stride: str | int | None, fps: float | None, own: str) -> int:
+    """Frames of a gap in a video at `fps`, which only seconds need; None is the model's `own`."""
+    stride = own if stride is None else stride
+    if fps is None and isinstance(stride, str) and stride.strip().endswith("s"):
+        fail("fps", f"the frame rate of the video, since the stride is {stride!r:.60}", "none", "Such as fps=10.")
+    return stride_in_frames(stride, 1.0 if fps is None else fps)
 
 
 def stride_in_frames(stride: str | int, fps: float, name: str = "stride") -> int:

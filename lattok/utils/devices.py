@@ -42,26 +42,53 @@ def memory_bytes() -> float:
     return min(sizes)
 
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+def devices() -> list[torch.device]:
+    """List the devices of this machine, the best first: accelerators that torch or a plug-in of it knows, the CPU."""
+    import torch  # the command line asks for cores before it imports anything large
+
+    plugin = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None  # from torch 2.6 on
+    kinds = ["cuda", "xpu", "hpu"] if plugin is None else ["cuda", "xpu", "hpu", plugin.type]
+    found: list[torch.device] = []
+    for kind in dict.fromkeys(kind for kind in kinds if kind != "mps"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            found += [torch.device(kind, number) for number in range(module.device_count())]
+    found += [torch.device("mps")] if torch.backends.mps.is_available() else []
+    return [*found, torch.device("cpu")]
+
+
+def check_device(name: str) -> None:
+    """Raise `LattokError` for what cannot be a device on any machine."""
+    import torch
+
+    try:
+        torch.device("cpu" if name == "auto" else name)
+    except (RuntimeError, TypeError):
+        checks.fail("device", "auto, cpu, or an accelerator that torch knows, such as cuda:1 or mps", f"{name!r:.60}")
 
 
 def device_called(name: str) -> torch.device:
-    """Return the device called cpu, cuda, cuda:1 or mps; "auto" is CUDA where there is one, else MPS or the CPU.
+    """Return the device called cpu, cuda, cuda:1, xpu, mps, ...; "auto" is the first of `devices`.
 
     Each of several processes that were started together gets the GPU of its LOCAL_RANK.
     """
-    import torch  # the command line asks for cores before it imports anything large
+    import torch
 
-    kind, _, number = name.partition(":")
-    checks.one_of("device", kind, DEVICES)
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    usable = ["cuda"] * bool(gpus) + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    kind = usable[0] if kind == "auto" else kind
-    number = number or (os.environ.get("LOCAL_RANK", "0") if kind == "cuda" else "0")
-    if kind not in usable or not number.isdecimal() or int(number) >= (gpus if kind == "cuda" else 1):
-        there = [f"cuda:{i}" for i in range(gpus)] + [kind for kind in usable if kind != "cuda"]
-        checks.fail("device", f"a device of this machine ({', '.join(there)})", f"{name!r:.60}")
-    return torch.device(kind, int(number)) if kind == "cuda" else torch.device(kind)
+    check_device(name)
+    here = devices()
+    asked = torch.device(here[0].type if name == "auto" else name)
+    if asked.index is None and here[-1] != asked and torch.device(asked.type, 0) in here:
+        asked = torch.device(asked.type, int(os.environ.get("LOCAL_RANK", "0")))
+    if asked not in here:
+        checks.fail("device", f"a device of this machine ({', '.join(map(str, here))})", f"{name!r:.60}")
+    return asked
+
+
+def module_of(device: torch.device) -> Any:
+    """Return what torch.cuda is for CUDA; None for the CPU and MPS, which have no streams."""
+    import torch
+
+    return None if device.type in ("cpu", "mps") else getattr(torch, device.type)
 
 
 def moved(model: Any, device: str | None) -> Any:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,9 @@ GROUP = {"group": True}
 # before it has opened the dataset; those that are REQUIRED then have their defaults, which mean "not known yet"
 FROM_DATA = {"from_data": True}
 REQUIRED = {"from_data": True, "required": True}
+
+# metadata of fields that came after models were published: at their default they are no part of a model's identity
+ADDED = {"added": True}
 
 
 class Option(NamedTuple):
@@ -93,6 +96,22 @@ def check_choices(instance: Any, group: str = "") -> None:
             checks.one_of(name, value, get_args(literal))
         elif each.metadata.get("group") and not isinstance(value, kind):
             checks.fail(name, f"an object of {kind.__name__}", f"{value!r:.60}")
+
+
+def identity(value: Any) -> Any:
+    """Return a configuration as JSON values, without what was added later and is at its default."""
+    if isinstance(value, tuple | list):
+        return [identity(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: identity(each) for key, each in value.items()}
+    if not is_dataclass(value):
+        return value
+    found = {}
+    for each in fields(value):
+        own, factory = getattr(value, each.name), each.default_factory
+        if not (each.metadata.get("added") and own == (each.default if factory is MISSING else factory())):
+            found[each.name] = identity(own)
+    return found
 
 
 def required(owner: Any) -> list[Field[Any]]:

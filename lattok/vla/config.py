@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lattok.backbones import BackboneConfig
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
+from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.labels import LatentSpec
 from lattok.nn.flow import MOST_FLOW_STEPS
 from lattok.nn.normalize import (
@@ -20,7 +21,7 @@ from lattok.nn.normalize import (
 )
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
+from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
@@ -31,25 +32,55 @@ MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
 @dataclass(frozen=True)
+class TokenSpec:
+    """What a head that predicts tokens knows of their tokenizer, and by what that one is known again."""
+
+    type: str
+    tokens: int  # P of a chunk, the most where their number varies
+    codes: int  # K
+    fixed: bool = True  # always as many
+    shared: bool = True  # one vocabulary for all positions
+    config_sha256: str = ""
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        checks.counts(1, MOST_NUMBERS, tokens=self.tokens, codes=self.codes)
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> TokenSpec:
+        """Describe a tokenizer."""
+        known = tokenizer.describe()
+        sizes = tokenizer.tokens_per_chunk, tokenizer.vocab_size
+        kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
+        return cls(known["type"], *sizes, *kinds, known["config_sha256"], known["weights_sha256"])
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """The action head of a policy.
 
     Attributes:
-        name: or "flow": chunks out of noise (flow matching)
+        name: how actions are predicted: "regression"; "flow", chunks out of noise (flow matching); "tokens", codes of
+            `tokenizer`, which decodes them
         dim: width of the action head
-        heads: its attention heads
-        layers: hidden states that the head sees; none: ⌈N/2⌉..N
+        heads: attention heads of the action head
+        layers: hidden states that the head sees; left out: ⌈N/2⌉..N
         flow_steps: Euler steps from noise to a chunk, of a flow head
+        order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
+        temperature: temperature at which a tokens head draws codes; 0: the likeliest
     """
 
-    name: Literal["regression", "flow"] = "regression"
+    name: Literal["regression", "flow", "tokens"] = "regression"
     dim: int = 512
     heads: int = 8
     layers: tuple[int, ...] = ()
     flow_steps: int = 4
+    order: Literal["autoregressive", "parallel"] = field(default="autoregressive", metadata=ADDED)
+    temperature: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self, "head")
+        checks.at_least_zero(head_temperature=self.temperature)
         checks.counts(head_dim=self.dim, head_heads=self.heads)
         checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)
         if self.dim % self.heads:
@@ -69,21 +100,23 @@ class VLAConfig(NormalizedActions):
         camera_sizes: (H, W) of each camera's images before they are resized
         proprio_dim: 0: without proprio
         latent: what the labels are that the strategy follows
+        decoder: of a policy that predicts latents: the inverse dynamics model that turns these into actions
+        tokens: of a policy that predicts tokens: what their tokenizer is
         horizon: actions of a prediction
-        n_action_steps: of them carried out before it plans again (default: all)
+        n_action_steps: actions that are carried out before it plans again (default: all)
         fps: decisions a second, where the dataset is known
         instructions: known ones; none: not listed
         normalizers: datasets of a mixture, each with its own
         absent: of each: actions that its robot lacks
         image_size: side of the images in pixels
-        interpolation: of what is resized, or "bilinear"
-        prompt: without {task}: a policy that knows no instruction
-        pool: states of the codes of a step, for the head: their mean, or "none"
-        action_loss: "l2" (Eq. 4); the published code has "l1", which a flow head cannot take; "l2_bce": grippers by
-            cross-entropy
-        loss_reduction: "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
-        normalize: of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
-        normalize_exceptions: of actions, as action tokenizers have them
+        interpolation: how frames are resized
+        prompt: prompt, in which {task} is the instruction; without {task} the policy knows none
+        pool: what the head sees of the states of a step's codes: their mean, or each ("none")
+        action_loss: how errors of actions are measured: "l2" (Eq. 4); "l1" (published code), which a flow head cannot
+            take; "l2_bce", grippers by cross-entropy
+        loss_reduction: how losses are reduced; "sum" over steps, codes and dimensions is Eq. 4 and 7 as printed
+        normalize: how actions and proprio are normalised
+        normalize_exceptions: dimensions of actions that are normalised otherwise, such as "*gripper*=bounded"
         normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
     """
 
@@ -95,6 +128,8 @@ class VLAConfig(NormalizedActions):
     proprio_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
     strategy: Strategy = STRATEGIES["baseline"]
     latent: LatentSpec | None = field(default=None, metadata=FROM_DATA)
+    decoder: InverseDynamicsConfig | None = field(default=None, metadata=ADDED | FROM_DATA)
+    tokens: TokenSpec | None = field(default=None, metadata=ADDED | FROM_DATA)
     horizon: int = 8
     n_action_steps: int | None = None
     fps: float | None = field(default=None, metadata=FROM_DATA)
@@ -148,11 +183,53 @@ class VLAConfig(NormalizedActions):
             checks.fail("action_loss", f"{BCE} for actions with a *gripper*", names)
         _check_cameras(self.cameras, self.camera_sizes)
         _check_labels(self.strategy, self.latent, self.horizon)
+        self._check_decoder()
+        self._check_tokens()
         try:
             plain_format(self.prompt, task="", horizon=1)
         except LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         _ = self.action_clipped, self.proprio_clipped  # they check their own numbers
+
+    def _check_decoder(self) -> None:
+        decoder, latent = self.decoder, self.latent
+        if (decoder is not None) != self.strategy.decoded:
+            expected = "an inverse dynamics model where the policy predicts latents, and only there"
+            checks.fail("decoder", expected, "none" if decoder is None else f"one with {self.strategy.name}")
+        if decoder is None or latent is None:
+            return
+        checks.size("decoder", "action dimensions", decoder.action_dim, self.action_dim)
+        if (latent.vectors, latent.latent_dim) != (decoder.members, decoder.latent_dim):
+            expected = f"labels of {decoder.members} x {decoder.latent_dim} numbers, as the decoder has"
+            checks.fail("latent", expected, f"{latent.vectors} x {latent.latent_dim}")
+        if decoder.proprio:
+            checks.fail("decoder", "one without proprio, whose changes nobody knows ahead", "one with proprio")
+        if self.head.name == "flow" or self.action_loss == BCE or self.normalizers:
+            got = ", ".join(each for each in (self.head.name, self.action_loss, *self.normalizers) if each)
+            checks.fail("decoder", "none, but with a regression head, loss l1 or l2 and one dataset", got)
+
+    def _check_tokens(self) -> None:
+        if (self.tokens is not None) != (self.head.name == "tokens"):
+            expected = "an action tokenizer with head=tokens, or with a strategy that learns from its tokens"
+            checks.fail("tokenizer", expected, "none" if self.tokens is None else f"one with head={self.head.name}")
+        if self.tokens is None:
+            return
+        others = {"a mixture": self.normalizers, "a decoder": self.decoder, BCE: self.action_loss == BCE}
+        others |= {"a robot that lacks dimensions": any(self.absent)}
+        if wrong := [what for what, there in others.items() if there]:
+            checks.fail("head", "regression or flow with " + " and ".join(wrong), "tokens")
+
+    @property
+    def predicted(self) -> int:
+        """Return how many steps or tokens the head predicts."""
+        return self.horizon if self.tokens is None else self.tokens.tokens
+
+    @property
+    def outputs(self) -> int:
+        """Return how many numbers the head predicts of each: of a token one for every code, and for an end."""
+        if self.tokens is not None:
+            return self.tokens.codes + (not self.tokens.fixed)
+        return self.action_dim if self.decoder is None else self.decoder.members * self.decoder.latent_dim
 
     @property
     def gripper(self) -> tuple[int, ...]:

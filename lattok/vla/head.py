@@ -49,6 +49,14 @@ class LayerStates(NamedTuple):
 States = Mapping[int, LayerStates]  # by layer
 
 
+class Fixed(NamedTuple):
+    """Keys and values of a block that do not change from step to step."""
+
+    others: Tensor  # of placeholders and proprio
+    image: Tensor | None
+    image_valid: Tensor | None  # [B, i] bool
+
+
 class HeadBlock(nn.Module):
     """Steps look at themselves, the placeholders and proprio, then at the image, then a feed-forward layer."""
 
@@ -63,21 +71,47 @@ class HeadBlock(nn.Module):
             self.project_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
             self.image_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        states: LayerStates,
+        proprio: Tensor | None,
+        valid: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
         """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d].
 
-        Steps that are not `valid` [B, H] bool are seen by none.
+        Steps that are not `valid` [B, H] bool are seen by none; with `causal` each sees only those before it.
         """
         steps = self.norm(x)
         seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
         keys = torch.cat(seen, 1)
         if valid is not None:
             valid = F.pad(valid, (0, keys.shape[1] - valid.shape[1]), value=True)
-        x = x + self.attention(steps, keys, valid)
+        x = x + self.attention(steps, keys, valid, causal)
         if states.image is not None:
             image = self.project_image(states.image)
             x = x + self.image_gate.tanh() * self.image_attention(self.norm_image(x), image, states.image_valid)
         return x + self.ff(self.norm_ff(x))
+
+    def fixed(self, states: LayerStates, proprio: Tensor | None) -> Fixed:
+        """Return what every step sees besides other steps."""
+        keys = torch.cat([self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
+        image = None
+        if states.image is not None:
+            image = self.image_attention.keys_and_values(self.project_image(states.image))
+        return Fixed(self.attention.keys_and_values(keys), image, states.image_valid)
+
+    def advance(self, x: Tensor, fixed: Fixed, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Update the next step [B, 1, d] as `forward` with `causal` would; also return what later steps see of all."""
+        step = self.norm(x)
+        own = self.attention.keys_and_values(step)
+        past = own if past is None else torch.cat([past, own], 3)
+        x = x + self.attention.mix(step, torch.cat([past, fixed.others], 3))
+        if fixed.image is not None:
+            seen = self.image_attention.mix(self.norm_image(x), fixed.image, fixed.image_valid)
+            x = x + self.image_gate.tanh() * seen
+        return x + self.ff(self.norm_ff(x)), past
 
 
 class ActionHead(nn.Module):
@@ -87,10 +121,10 @@ class ActionHead(nn.Module):
         super().__init__()
         dim, proprio, images = config.head.dim, config.proprio_dim, bool(config.cameras)
         self.layers = tuple(layers)
-        self.queries = nn.Parameter(torch.randn(config.horizon, dim))  # steps differ from the start
+        self.queries = nn.Parameter(torch.randn(config.predicted, dim))  # steps differ from the start
         self.blocks = nn.ModuleList(HeadBlock(dim, config.head.heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
-        self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
+        self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.outputs)
         self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
 
     def learn(
@@ -134,13 +168,13 @@ class ActionHead(nn.Module):
         return self.out(self.norm(self.run_blocks(x, states, proprio, valid)[-1]))
 
     def run_blocks(
-        self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None
+        self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None, causal: bool = False
     ) -> list[Tensor]:
         """Return what each block in turn makes of steps [B, H, d]."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
         after = []
         for layer, block in zip(self.layers, self.blocks, strict=True):
-            x = block(x, states[layer], token, valid)
+            x = block(x, states[layer], token, valid, causal)
             after.append(x)
         return after
 

@@ -16,23 +16,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import BackboneConfig
-from lattok.backbones.model import from_root, with_backbone
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.nn.losses import of_share, reduce_valid
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
-from lattok.utils.options import flat, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig
 from lattok.vla.lara import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
+from lattok.vla.model import based_as
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import Distill
 
 NAME, TITLE = "latbot", "LatBot"  # of the strategy
 GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
-BACKBONE_INPUTS = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
 class Distillation(nn.Module):
@@ -56,7 +53,8 @@ class Distillation(nn.Module):
         if batch.later is None:
             checks.fail("batch", "one with later frames", "one without")
         device = self.teacher.queries.device
-        clips = torch.cat([batch.images[:, None], batch.later], 1)[:, :, self.views].to(device)
+        images = torch.cat([batch.images[:, None], batch.later], 1)
+        clips = torch.stack([images[:, :, view] for view in self.views], 2).to(device)
         with torch.no_grad():
             vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
         valid, average = torch.ones(len(vectors), dtype=torch.bool, device=device), None
@@ -140,19 +138,8 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
     if teacher.strategy.acts or name != NAME or teacher.latent is None:
         got = "one of phase finetune, which acts already" if name == NAME else f"one of {name}"
         checks.fail("student", "a policy of phase distill", got)
-    base = config.backbone
-    config = with_backbone(config, name=from_root(base.name), revision=base.revision or teacher.backbone.revision)
-    own = flat(config)
-    for name, theirs in kept_of(teacher).items():
-        if own[name] != theirs:
-            checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(own[name]))
+    config = based_as(config, teacher)
     return replace(config, strategy=Strategy(NAME, _spans(teacher.latent.steps), title=TITLE), latent=None)
-
-
-def kept_of(config: VLAConfig) -> dict[str, Any]:
-    """Return what a policy has of the distilled one that it goes on from: its backbone, and what that sees, flat."""
-    shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
-    return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
 
 
 def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:

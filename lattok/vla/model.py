@@ -11,7 +11,6 @@ of their hidden states.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +21,26 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH, Backbone
-from lattok.backbones.model import MERGED, BackboneModel, with_backbone
+from lattok.backbones import Backbone, BackboneConfig
+from lattok.backbones.model import BackboneModel, from_root, with_backbone
+from lattok.hub import HubModel
 from lattok.hub.records import quoted
-from lattok.nn.blocks import non_blocking
+from lattok.image_lam.inverse import InverseDynamics
+from lattok.nn.blocks import non_blocking, onto
 from lattok.nn.losses import of_share
 from lattok.nn.normalize import Normalizer, Unchosen
-from lattok.types import LossTerms, PolicyBatch
+from lattok.types import ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.options import check_knows_data
-from lattok.utils.output import exchange
+from lattok.utils.options import check_knows_data, flat, options_of
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
+from lattok.vla.tokens import TOKENIZER, TokenHead, coded, open_tokenizer
+
+HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
+BACKBONE_INPUTS = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
 class ForwardOutput(NamedTuple):
@@ -62,7 +66,7 @@ class LatentVLA(BackboneModel):
     narrow = True
     config: VLAConfig
 
-    def __init__(self, config: VLAConfig, backbone: Backbone):
+    def __init__(self, config: VLAConfig, backbone: Backbone, tokenizer: ActionTokenizer | None = None):
         super().__init__()
         check_knows_data(config)
         self.config = config
@@ -74,9 +78,9 @@ class LatentVLA(BackboneModel):
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
         self.losses = {loss.name: loss.layer_index(backbone.num_layers) for loss in config.strategy.losses}
-        head = FlowActionHead if config.head.name == "flow" else ActionHead
         # before all that strategies differ in: it starts the same
-        self.head: ActionHead = head(width, self.layers, config)
+        self.head: ActionHead = HEADS[config.head.name](width, self.layers, config)
+        self._tokenizer = (tokenizer,)  # in a tuple it is no submodule: it stays where it is, and as it is
         self.segments = config.segments
         count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
@@ -85,7 +89,31 @@ class LatentVLA(BackboneModel):
         self.action_normalizer: Normalizer
         self.proprio_normalizer: Normalizer | None
         self.use_normalizers(self.unchosen() if config.normalizers else self.new_normalizers())
+        self.decoder: InverseDynamics | None = None
+        if config.decoder is not None:
+            self.decoder = InverseDynamics(config.decoder).requires_grad_(False).eval()
+            self.latent_normalizer = Normalizer(config.outputs)
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
+
+    @classmethod
+    def opened(cls, config: VLAConfig, folder: Path, backbone: Any = None) -> tuple[VLAConfig, dict[str, Any]]:
+        """Open the base model, and the tokenizer whose codes the head predicts."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts if config.tokens is None else parts | {"tokenizer": open_tokenizer(folder, config.tokens)}
+
+    @property
+    def tokenizer(self) -> ActionTokenizer:
+        """The tokenizer whose codes the head predicts. Raises `LattokError` where it predicts none."""
+        found = self._tokenizer[0]
+        if found is None or self.config.tokens is None:
+            checks.fail("policy", "one with a head of tokens, and their tokenizer", f"head={self.config.head.name}")
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.decoder is not None:
+            self.decoder.eval()
+        return self
 
     @property
     def judged_by(self) -> str:
@@ -160,7 +188,7 @@ class LatentVLA(BackboneModel):
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log.
 
-        `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
+        `batch` is a `PolicyBatch`, has its fields, or LeRobot's keys. Steps that are not valid change nothing.
         """
         return self._terms_of(batch)[0]
 
@@ -182,9 +210,15 @@ class LatentVLA(BackboneModel):
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
-        target = self.action_normalizer(batch.actions)
-        terms, after = self.head.learn(out.states, out.proprio, target, batch.judged, batch.draws, batch.known)
-        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, out, checked), out, after
+        if self.decoder is None:
+            target, judged, valid, share = self.action_normalizer(batch.actions), batch.judged, batch.valid, batch.acted
+            target = target if batch.tokens is None else batch.tokens
+        else:
+            latent = cast(LatentTarget, batch.latent)
+            target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))
+            judged, valid, share = latent.valid, latent.valid, batch.labelled
+        terms, after = self.head.learn(out.states, out.proprio, target, judged, batch.draws, batch.known)
+        return of_share(terms, valid, share) | self._latent_terms(batch, out, checked), out, after
 
     def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput, checked: bool) -> LossTerms:
         if batch.latent is None:
@@ -195,19 +229,31 @@ class LatentVLA(BackboneModel):
             terms |= {name + term.removeprefix("latent"): value for term, value in own.items()}
         return of_share(terms, batch.latent.valid, batch.labelled)
 
-    def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
+    def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool, acting: bool = False) -> PolicyBatch:
         self.check_chosen()
         batch = policy_batch(self.config, batch, learning)
         if batch.known is None and len(self.config.absent) == 1:
             known = torch.ones(len(batch.actions), self.config.action_dim, dtype=torch.bool)
             known[:, list(self.config.absent[0])] = False
             batch = batch._replace(known=known)
+        if learning and not acting:
+            batch = self.with_tokens(batch)
         device = self.placeholders.device
         return cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
-        """Return a batch with what the backbone makes of its images and prompts without any weights."""
-        return batch._replace(inputs=self._inputs(batch))
+        """Return a batch with all that needs no weights which are learned: inputs of the backbone, and tokens."""
+        return self.with_tokens(batch._replace(inputs=self._inputs(batch)))
+
+    def with_tokens(self, batch: PolicyBatch) -> PolicyBatch:
+        """Return a batch with the codes that the head learns, which are found in main memory."""
+        if self.config.tokens is None or batch.tokens is not None:
+            return batch
+        actions, valid = batch.actions.cpu(), batch.valid.cpu()
+        rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
+        if rows.any():
+            tokens[rows] = self.tokenizer.encode(actions[rows], valid[rows])
+        return batch._replace(tokens=onto(tokens, batch.actions.device))
 
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
         if batch.inputs is not None:
@@ -264,13 +310,20 @@ class LatentVLA(BackboneModel):
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
         """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
         checked = _checked(batch)
-        batch = self._batch(batch, learning=True)
+        batch = self._batch(batch, learning=True, acting=True)
         with self.inference():
             out = self._run_backbone(batch, learning=True)
             return self._sample(batch, out), self._latent_terms(batch, out, checked)
 
     def _sample(self, batch: PolicyBatch, out: ForwardOutput, seed: int = 0) -> Tensor:
-        chunk = self.action_normalizer.inverse(self.head.sample(out.states, out.proprio, batch, seed))
+        chunk = self.head.sample(out.states, out.proprio, batch, seed)
+        if self.config.tokens is not None:
+            return self.tokenizer.decode(chunk.cpu(), repair=True).to(chunk.device)
+        if self.decoder is not None:
+            latents = self.latent_normalizer.inverse(chunk).unflatten(2, (self.decoder.config.members, -1))
+            texts = [text for text in batch.texts for _ in range(chunk.shape[1])]
+            return self.decoder.decode_actions(latents.flatten(0, 1), texts).actions.unflatten(0, chunk.shape[:2])
+        chunk = self.action_normalizer.inverse(chunk)
         return chunk if batch.known is None else chunk.masked_fill(~batch.known[:, None], 0.0)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
@@ -287,43 +340,42 @@ class LatentVLA(BackboneModel):
         """Forget the planned actions of these environments, or of all."""
         self.queues.reset(env_ids)
 
-    def merge(self, folder: Path | str) -> LatentVLA:
-        """Write a policy without adapters, its backbone next to it, into `folder`; returns it. This one is used up."""
-        if self.config.backbone.name == SCRATCH:
-            expected, got = "one with a pretrained backbone", "one with the scratch backbone"
-            checks.fail("policy", expected, got, "Save it as it is.")
-        self.backbone.merge()
-        self.config = with_backbone(self.config, name=MERGED, revision=None, train="frozen")
-        return type(self).from_pretrained(self.save_pretrained(folder))
+    @torch.no_grad()
+    def begin_with(self, before: LatentVLA) -> None:
+        """Take over the weights of another policy that have a place of their shape here, but for normalisers."""
+        theirs = before.saved_tensors()
+        for name, tensor in self.saved_tensors().items():
+            if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
+                tensor.copy_(theirs[name])
 
     def _save(self, folder: Path, name: str | None) -> None:
-        """Write a merged policy with its backbone, also into the folder that it was loaded from."""
-        if self.config.backbone.name == MERGED:
-            place = folder / MERGED
-            new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
-            if new.is_symlink():  # of a stranger's folder: what it leads to is not ours to write
-                new.unlink()
-            shutil.rmtree(new, ignore_errors=True)
-            self.backbone.save_base(new)
-            if place.exists():
-                exchange(new, place)
-                shutil.rmtree(new)
-            else:
-                new.rename(place)
+        if self.config.tokens is not None:
+            cast(HubModel, self.tokenizer).save_pretrained(folder / TOKENIZER)
         super()._save(folder, name)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload; refuse a policy over a base model in a folder here, which nobody else has."""
-        base = self.config.backbone.name
-        if base not in (SCRATCH, MERGED) and Path(base).is_dir():
-            checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
-        return super().push_to_hub(repo_id, **options)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return own weights, and of the backbone what the base model does not have."""
         used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith(("backbone.", *used))}
+        apart = ("backbone.", "decoder.features.", *used)
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(apart)}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+
+def kept_of(config: VLAConfig) -> dict[str, Any]:
+    """Return what a policy has of the one that it goes on from: its backbone, and what that sees, by flat names."""
+    shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
+    return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
+
+
+def based_as(config: VLAConfig, before: VLAConfig) -> VLAConfig:
+    """Return the configuration of a policy that goes on from another, whose backbone it must share."""
+    base = config.backbone
+    config = with_backbone(config, name=from_root(base.name), revision=base.revision or before.backbone.revision)
+    own = flat(config)
+    for name, theirs in kept_of(before).items():
+        if own[name] != theirs:
+            checks.fail(name, f"{theirs!r}, as the policy has that it goes on from", repr(own[name]))
+    return config
 
 
 def _checked(batch: Any) -> bool:

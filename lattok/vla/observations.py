@@ -52,13 +52,16 @@ def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
 
 
 def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
-    """Read a batch with LeRobot's keys; one that was read already is as it is. Either is checked here, and only here.
+    """Read a batch with LeRobot's keys, or collated samples of `PolicyWindows`; one that was read already is as it is.
+    It is checked here, and only here.
 
     Actions and labels are needed for learning only.
     """
+    if isinstance(batch, Mapping) and {"images", "texts", "actions"} <= batch.keys():
+        batch = PolicyBatch.of(batch)
     if isinstance(batch, PolicyBatch):
         _check(config, batch, learning, "proprio", "actions")
-        if learning and config.strategy.losses and batch.latent is None:
+        if learning and config.strategy.learns_labels and batch.latent is None:
             checks.fail("latent", f"latent actions, which {config.strategy.name} learns from", "none")
         return batch
     if not isinstance(batch, Mapping):
@@ -76,7 +79,7 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     found = PolicyBatch(images, texts, proprio, actions.float(), valid)
     _check(config, found, learning, config.state_key, config.action_key)
-    if learning and config.strategy.losses:
+    if learning and config.strategy.learns_labels:
         latent = target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs)
         return found._replace(latent=latent)
     return found

@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
 from lattok.labels import PARTS, LatentSpec
 from lattok.labels.spec import SOURCES
 from lattok.utils import checks
+from lattok.utils.options import ADDED
 from lattok.utils.registry import Registry
 from lattok.vla.supervision import LOSSES, LatentSupervision
 
 CODES, LABELS, HORIZON = "codes", "labels", "horizon"
+Target = Literal["actions", "latents"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class Strategy:
     title: str = ""  # in tables; the name where there is none
     acts: bool = True  # a policy of it learns to act; otherwise it only follows its labels so far
     next_step: str = ""  # what to type next with one that does not act yet
+    # what its head learns; a decoder makes actions of latents
+    predicts: Target = field(default="actions", metadata=ADDED)
 
     def __post_init__(self) -> None:
         spans, terms = [span.name for span in self.spans], [loss.name for loss in self.losses]
@@ -136,15 +140,27 @@ class Strategy:
             checks.one_of("labels", self.labels, SOURCES)
         if not self.next_step.isprintable():
             checks.fail("next_step", "a line of text", repr(self.next_step))
-        follows = bool(self.losses) or any(span.follows_labels for span in self.spans)
+        checks.one_of("predicts", self.predicts, get_args(Target))
+        follows = self.learns_labels or any(span.follows_labels for span in self.spans)
         if follows != (self.labels is not None):
             expected = "the kind of labels, steps or chunk, where losses or spans follow them, and only there"
             checks.fail("labels", expected, self.labels)
 
     @property
+    def decoded(self) -> bool:
+        """Whether its head predicts latent actions, which a decoder turns into the robot's."""
+        return self.predicts == "latents"
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether labels teach it."""
+        return bool(self.losses) or self.decoded
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        """Return the parts of a label, "codes" and "embedding", that its losses cannot do without."""
-        return tuple(part for part in PARTS if any(part in LOSSES[loss.loss].parts for loss in self.losses))
+        """Return the parts of a label, "codes" and "embedding", that its losses and its head cannot do without."""
+        parts = {part for loss in self.losses for part in LOSSES[loss.loss].parts}
+        return tuple(part for part in PARTS if part in parts or (part == "embedding" and self.decoded))
 
     def check_parts(self, labels: LatentSpec) -> None:
         """Raise `LattokError` where labels lack what its losses need."""
@@ -185,6 +201,7 @@ for _strategy in (
     Strategy("la_cond", (LATENT, ACTION), DIRECT, "steps", "LA-Cond"),
     Strategy("la_tok", (LATENT,), DIRECT, "chunk", "LA-Tok"),
     Strategy("la_direct_c", (LATENT,), (LatentLoss("regress"),), "steps", "LA-Direct(C)"),
+    Strategy("la_cond_c", (LATENT, ACTION), (LatentLoss("regress"),), "steps", "LA-Cond(C)"),
     Strategy("la_tok_c", (LATENT,), (LatentLoss("regress"),), "chunk", "LA-Tok(C)"),
 ):
     register_strategy(_strategy)

@@ -1,18 +1,22 @@
-"""Tokenizers that code coarse to fine, fitted once for all tests of a process. Do not change them."""
+"""Tokenizers that have learned, fitted once for all tests of a process. Do not change them."""
 
 from __future__ import annotations
 
 import pytest
 
-from lattok import FSQ, ResidualVQ
-from tests.action_vq import walks
+from tests.action_vq.families import learned
 
 
-@pytest.fixture(scope="session")
-def residual() -> ResidualVQ:
-    return ResidualVQ.fit(walks.saturating(), **walks.RESIDUAL)
+@pytest.fixture
+def residual():
+    return learned("residual-vq")
 
 
-@pytest.fixture(scope="session")
-def fsq() -> FSQ:
-    return FSQ.fit(walks.saturating(), **walks.FSQ)
+@pytest.fixture
+def fsq():
+    return learned("fsq")
+
+
+@pytest.fixture
+def vqbet():
+    return learned("vqbet")

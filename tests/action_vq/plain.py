@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+from tests.image_lam.plain import Weights, linear, norm, relu
 
 
 class Facts(NamedTuple):
@@ -70,16 +70,6 @@ def random_weights(wanted: dict[str, list[int]], seed: int = 0) -> Weights:
     return weights
 
 
-def relu(x: Tensor) -> Tensor:
-    """What is positive."""
-    return x.clamp_min(0)
-
-
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    """x W^T + b."""
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-
 def spectrum(x: Tensor) -> Tensor:
     """Sums of x[t] exp(-2 pi i k t / H) over t, [B, H, m] to [B, H, 2m]: real parts, then imaginary parts."""
     steps = torch.arange(x.shape[1], dtype=torch.float64)
@@ -97,13 +87,6 @@ def convolve(w: Weights, name: str, x: Tensor, dilation: int) -> Tensor:
             moved[:, max(-shift, 0) : h - max(shift, 0)] = x[:, max(shift, 0) : h - max(-shift, 0)]
         y = y + moved @ w[f"{name}.weight"][:, :, tap].T
     return y
-
-
-def norm(w: Weights, name: str, x: Tensor) -> Tensor:
-    """Layer norm with epsilon 1e-5."""
-    centred = x - x.mean(-1, keepdim=True)
-    scale = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return centred / scale * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
 def attend(w: Weights, name: str, x: Tensor, heads: int) -> Tensor:

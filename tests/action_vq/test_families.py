@@ -11,32 +11,17 @@ import torch
 import lattok
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.cli import main
+from lattok.recipes import FitRecipe, kinds, recipe_of
 from lattok.utils.checks import LattokError
+from tests.action_vq.families import cases, fitted
 from tests.action_vq.walks import NAMES, smooth
 
-P2T = {"steps": 2, "dim": 16, "hidden": 16, "codebook_size": 16, "device": "cpu"}
-FIT = {
-    "P2TActionVQ": P2T,
-    "P2TActionVQ, context": {**P2T, "decoder": "context"},
-    "FAST": {"vocab_size": 300, "scale": 4.0},
-    "TOAST": {"vocab_size": 300, "scale": 4.0},
-    "UniformBins": {"bins": 16},
-    "ResidualVQ": {"steps": 1, "synthetic": 50, "tokens": 3, "codebook_size": 16},
-    "FSQ": {"steps": 2, "synthetic": 50, "tokens": 3, "codebook_size": 16, "hidden": 8, "device": "cpu"},
-}
+CASES = cases()
 
 
-@pytest.fixture(scope="module")
-def families() -> dict[str, ChunkTokenizer]:
-    return {
-        name: getattr(lattok, name.split(",")[0]).fit(smooth(), action_names=NAMES, **options)
-        for name, options in FIT.items()
-    }
-
-
-@pytest.fixture(params=list(FIT))
-def tokenizer(request, families) -> ChunkTokenizer:
-    return families[request.param]
+@pytest.fixture(params=CASES)
+def tokenizer(request) -> ChunkTokenizer:
+    return fitted(request.param)
 
 
 LOAD = """
@@ -51,16 +36,42 @@ for folder in sorted(root.glob("model-*")):
 """
 
 
-def test_another_process_loads_every_family_and_gives_the_same_codes(families, tmp_path):
-    chunks = smooth(20, seed=1)
+def test_another_process_loads_every_family_and_gives_the_same_codes(tmp_path):
+    chunks, made = smooth(20, seed=1), [fitted(name) for name in CASES]
     np.save(tmp_path / "chunks.npy", chunks.numpy())
-    for i, tokenizer in enumerate(families.values()):
+    for i, tokenizer in enumerate(made):
         tokenizer.save_pretrained(tmp_path / f"model-{i}")
     subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True)
-    for i, tokenizer in enumerate(families.values()):
+    for i, tokenizer in enumerate(made):
         got, codes = np.load(tmp_path / f"model-{i}.npz"), tokenizer.encode(chunks)
         np.testing.assert_array_equal(got["codes"], codes.numpy())
         np.testing.assert_array_equal(got["chunks"], tokenizer.decode(codes).numpy())
+
+
+def test_what_it_is_is_said(tokenizer):
+    tokenizer = tokenizer.__class__(tokenizer.config) if tokenizer.fixed_length else tokenizer
+    most = "" if tokenizer.fixed_length else "at most "
+    codes = f"as {most}{tokenizer.tokens_per_chunk} codes of {tokenizer.vocab_size}"
+    assert f"6 steps of x, y, gripper, in the units of the data, {codes}" in repr(tokenizer)
+    assert tokenizer.size in repr(tokenizer) or "normalisation" in repr(tokenizer)
+    assert "trained on" not in repr(tokenizer)
+    tokenizer.trained_on = {"mixture": [{"dataset": "a/b"}, {"dataset": "c"}]}
+    assert "trained on a/b, c" in repr(tokenizer)
+    assert tokenizer.device == torch.device("cpu")
+
+
+def test_fewer_or_more_codes_are_repaired_only_where_that_is_asked_for(tokenizer):
+    """Unless the first codes of a row decode on their own."""
+    codes = tokenizer.encode(smooth(3))[:, :-1]
+    if tokenizer.prefixes:
+        padded = torch.nn.functional.pad(codes, (0, 1), value=-1)
+        assert torch.equal(tokenizer.decode(codes), tokenizer.decode(padded))
+        with pytest.raises(LattokError, match="`codes`: expected rows of"):
+            tokenizer.decode(padded.flip(1))
+    elif tokenizer.fixed_length:
+        with pytest.raises(LattokError, match="row 0: 1 of .* codes missing"):
+            tokenizer.decode(codes)
+    assert torch.equal(tokenizer.decode(codes, repair=True), tokenizer.decode(codes, return_info=True)[0])
 
 
 def test_shapes_dtypes_and_sizes(tokenizer):
@@ -88,7 +99,6 @@ def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
     assert np.array_equal(tokenizer.decode(codes.numpy()), tokenizer.decode(codes.tolist()))
     tokenizer.train()
     assert torch.equal(tokenizer.encode(chunks), codes)
-    tokenizer.eval()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -119,6 +129,9 @@ def test_neither_precision_nor_autocast_changes_codes(tokenizer, dtype):
         (lambda t: t.decode(np.zeros((1, 6))), "`codes`: expected integers, got dtype torch.float64"),
         (lambda t: t.decode(torch.zeros(6, dtype=torch.long)), r"`codes`: expected shape \[B, L\], got shape \[6\]"),
         (lambda t: t.decode([[1, 2.5]]), "`codes`: expected integers"),
+        (lambda t: t.decode([[t.vocab_size]]), r"`codes`: expected rows of .* codes from 0 to .*1 outside 0\.\."),
+        (lambda t: t.decode([[-2]]), "`codes`: expected rows of .* With repair=True whatever comes is decoded"),
+        (lambda t: t.encode(torch.zeros(1, 5, 3)), "`chunks`: expected 6 steps, got 5. Mark what is there by `valid`"),
     ],
 )
 def test_wrong_input_is_named(tokenizer, call, text):
@@ -134,22 +147,16 @@ def test_random_codes_decode(tokenizer, rows):
         length = int(torch.randint(2 * tokenizer.tokens_per_chunk, (), generator=generator))
         low, high = ((0, size), (-3, size + 3), (-(2**40), 2**40))[part % 3]
         codes = torch.randint(low, high, (rows // 10, length), generator=generator)
-        assert torch.isfinite(tokenizer.decode(codes)).all()
+        assert torch.isfinite(tokenizer.decode(codes, repair=True)).all()
 
 
-VERBS = {
-    "fast": "--vocab-size 512 --scale 3",
-    "toast": "--vocab-size 512 --scale 3",
-    "uniform-bins": "--bins 8",
-    "residual-vq": "--tokens 2 --codebook-size 8 --steps 0 --synthetic 50",
-    "fsq": "--tokens 2 --codebook-size 8 --hidden 8 --steps 2 --synthetic 50 --lr 1e-3 --device cpu",
-}
-
-
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [name for name in kinds() if name in CASES and issubclass(recipe_of(name), FitRecipe)])
 def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     dataset = make_dataset([12, 15, 11, 14])
-    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5", *VERBS[verb].split()]
+    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5"]
+    for name, value in CASES[verb][1].items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
     assert main(words) == 0, capsys.readouterr().err
     tokenizer = lattok.load(tmp_path / "model")
     assert (tokenizer.type, tokenizer.horizon, tokenizer.config.action_names) == (verb, 5, ("x", "y", "z"))
@@ -169,10 +176,11 @@ def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     assert lattok.load(tmp_path / "other").describe()["weights_sha256"] == tokenizer.describe()["weights_sha256"]
 
 
-def test_every_family_takes_a_seed(families):
-    for name, options in FIT.items():
-        again = getattr(lattok, name.split(",")[0]).fit(smooth(), action_names=NAMES, seed=0, **options)
-        assert again.describe()["weights_sha256"] == families[name].describe()["weights_sha256"]
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_takes_a_seed(name):
+    family, options = CASES[name]
+    again = family.fit(smooth(), action_names=NAMES, seed=0, **options)
+    assert again.describe()["weights_sha256"] == fitted(name).describe()["weights_sha256"]
 
 
 def test_uniform_bins_are_at_least_two():

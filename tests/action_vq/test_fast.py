@@ -207,7 +207,7 @@ def test_negative_codes_are_padding_wherever_they_are(fitted):
 def test_dimensions_without_a_coefficient_do_not_move():
     tokenizer = FAST.fit(smooth(), action_names=NAMES, action_kind="relative", vocab_size=256)
     first = tokenizer.subwords.encode(np.array([[20.0]]))[0]
-    chunk = tokenizer.decode([first])[0]
+    chunk = tokenizer.decode([first], repair=True)[0]
     assert (chunk[:, 0] > 0).all()
     assert torch.equal(chunk[:, 1], torch.zeros(H))  # an increment
     assert torch.equal(chunk[:, 2], tokenizer.normalizer.shift[2].expand(H))  # a gripper holds the middle
@@ -236,7 +236,7 @@ def test_random_codes_decode_with_published_vocabularies(theirs, count):
     generator = torch.Generator().manual_seed(0)
     for length in (1, 7, 20, 24, 60):
         codes = torch.randint(-3, theirs.vocab_size + 3, (count // 5, length), generator=generator)
-        assert all(torch.isfinite(theirs.decode(block)).all() for block in codes.split(20_000))
+        assert all(torch.isfinite(theirs.decode(block, repair=True)).all() for block in codes.split(20_000))
 
 
 def test_the_hash_covers_the_vocabulary(fitted, tmp_path):
@@ -427,7 +427,7 @@ def test_dimensions_that_a_chunk_does_not_have_are_not_clipped(fitted):
 def test_mixed_datasets_and_short_chunks_fit():
     tokenizer = FAST.fit([smooth(50), smooth(50, steps=5, dims=2)], vocab_size=256)
     assert (tokenizer.horizon, tokenizer.action_dim) == (H, M)
-    assert not tokenizer.decode(tokenizer.encode(smooth(5, steps=3)), return_info=True)[1].repaired.any()
+    assert not tokenizer.decode(tokenizer.encode(smooth(5, steps=3), repair=True), return_info=True)[1].repaired.any()
 
 
 def test_constant_chunks_fit():

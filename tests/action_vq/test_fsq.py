@@ -7,13 +7,13 @@ import torch
 from lattok.action_vq.fsq import FSQ, FSQConfig, principal_axes
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
-from tests.action_vq import walks
+from tests.action_vq.families import learning
 from tests.action_vq.test_coarse_to_fine import error
 from tests.action_vq.walks import saturating
 
 
 def test_training_improves_on_the_linear_start(fsq):
-    untrained = FSQ.fit(saturating(), **{**walks.FSQ, "steps": 1}, lr=1e-9)
+    untrained = FSQ.fit(saturating(), **learning(FSQ) | {"steps": 1, "lr": 1e-9})
     chunks = saturating(seed=1)
     before = error(untrained, chunks, untrained.encode(chunks))
     assert error(fsq, chunks, fsq.encode(chunks)) < 0.9 * before

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,23 +17,17 @@ from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch
 from tests.action_vq import plain
 from tests.action_vq.plain import Facts
+from tests.image_lam.parity import close_gradient
+from tests.image_lam.published.parity import PLACES, close, open_case
+from tests.image_lam.published.parity import Case as Fixture
 
-ROOT = Path(__file__).parents[2]
-PLACES = (
-    ROOT / "tests" / "parity",
-    ROOT.parent / "shared" / "parity",
-)  # the second: over 2 MB
 SMALL = ("action_tokenizer_h20_m7", "action_tokenizer_h25_m14")
 NAMES = (*SMALL, "action_tokenizer_h8_m7")
 EMA = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}
 
 
-class Case(NamedTuple):
+class Case(Fixture):
     """One fixture."""
-
-    folder: Path
-    config: dict[str, Any]
-    values: dict[str, Tensor]
 
     def converted(self, **options: Any) -> P2TActionVQ:
         facts = {"heads": self.config["transformer_heads"], "dilations": self.config["conv_dilations"]}
@@ -52,27 +44,9 @@ def everything_valid(actions: Tensor) -> ActionBatch:
     return ActionBatch(actions, torch.ones(actions.shape[:2], dtype=torch.bool))
 
 
-def folder_of(name: str) -> Path:
-    found = next((place / name for place in PLACES if (place / name).is_dir()), None)
-    if found is None:
-        pytest.skip(f"{name} is over 2 MB and not in this checkout")
-    return found
-
-
 @pytest.fixture(params=NAMES)
 def case(request) -> Case:
-    folder = folder_of(request.param)
-    config = json.loads((folder / "config.json").read_text())
-    return Case(folder, config, safetensors.torch.load_file(folder / "io.safetensors"))
-
-
-def close(got: Tensor, expected: Tensor, atol: float = 2e-5, rtol: float = 1e-4) -> None:
-    torch.testing.assert_close(got.detach(), expected, atol=atol, rtol=rtol)
-
-
-def close_gradient(got: Tensor | None, expected: Tensor) -> None:
-    assert got is not None
-    close(got, expected, atol=1e-5, rtol=1e-3)
+    return Case(*open_case(request.param))
 
 
 def foreign_gradients(model: P2TActionVQ) -> dict[str, Tensor]:
@@ -195,7 +169,7 @@ def test_moving_averages(case):
 
 def test_moving_averages_of_a_new_quantizer():
     """Formula only: unused codes fly out to about 1e5, which is why lattok does not start like this."""
-    values = safetensors.torch.load_file(folder_of("action_tokenizer_h25_m14") / "io.safetensors")
+    values = open_case("action_tokenizer_h25_m14").values
     size, dim = values["ema_fresh.before.embedding"].shape
     quantizer = VectorQuantizer(QuantizerConfig(dim, size, start="normal", revive_below=0.0))
     book = quantizer.books[0]

@@ -21,8 +21,9 @@ from lattok.action_vq.residual import (
 )
 from lattok.nn.kmeans import residual_kmeans
 from lattok.utils.checks import LattokError
+from tests.action_vq.families import learning
 from tests.action_vq.test_coarse_to_fine import error
-from tests.action_vq.walks import RESIDUAL, saturating, whole
+from tests.action_vq.walks import saturating, whole
 
 
 def test_decoding_is_a_sum_of_rows_cut_off_where_actions_saturate(residual):
@@ -68,7 +69,7 @@ def test_one_beam_gives_the_codes_of_vector_quantize_pytorch():
 def test_more_beams_reconstruct_better():
     chunks, errors = saturating(), []
     for beams in (1, 4, 16):
-        tokenizer = ResidualVQ.fit(chunks, **RESIDUAL, beams=beams)
+        tokenizer = ResidualVQ.fit(chunks, **learning(ResidualVQ), beams=beams)
         errors.append(error(tokenizer, chunks, tokenizer.encode(chunks)))
     assert errors[2] < errors[1] < errors[0]
 
@@ -152,9 +153,9 @@ def test_by_mask_gives_every_row_once_with_its_mask():
 
 def test_datasets_of_other_shapes_are_fitted_together():
     large, small = saturating(100), saturating(80, steps=4, dims=2, seed=3)
-    tokenizer = ResidualVQ.fit([large, small], **RESIDUAL)
+    tokenizer = ResidualVQ.fit([large, small], **learning(ResidualVQ))
     padded = torch.nn.functional.pad(small, (0, 1))
-    codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]))
+    codes = tokenizer.encode(padded, whole(padded) & torch.tensor([True, True, False]), repair=True)
     decoded = tokenizer.decode(codes)[:, :4, :2]
     assert (decoded - small).square().mean() < 0.3 * small.var()
 

@@ -1,4 +1,4 @@
-"""Random walks that stand for chunks of actions, and a small tokenizer of each family that codes coarse to fine."""
+"""Random walks that stand for chunks of actions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 NAMES = ("x", "y", "gripper")
-RESIDUAL = {"tokens": 4, "codebook_size": 16, "synthetic": 300, "steps": 2}
-FSQ = {**RESIDUAL, "hidden": 32, "steps": 60, "batch_size": 64, "device": "cpu"}
 
 
 def smooth(n: int = 60, steps: int = 6, dims: int = 3, seed: int = 0, step: float = 0.2) -> Tensor:

@@ -62,7 +62,8 @@ def check(dataset, models, out: Path) -> None:
         rows = labelled.columns(episode.index, ["latent.codes", "latent.valid"])
         assert len(rows["latent.codes"]) == episode.length
         np.testing.assert_array_equal(rows["latent.valid"], np.arange(episode.length) < episode.length - 2)
-    export(with_labels(dataset, out), out.with_name("exported"), size=(32, 32) if dataset.kind == "video" else None)
+    size = (32, 32) if dataset.kind == "video" else None
+    export(with_labels(dataset, out), out.with_name("exported"), size=size, video_codec="h264")
     exported = open_dataset(out.with_name("exported"))
     assert {key for key in labelled.features if key.startswith(tuple(models))} <= set(exported.features)
     for old, new in zip(dataset.episodes, exported.episodes, strict=True):

@@ -216,8 +216,8 @@ def test_a_configuration_that_its_weights_cannot_hold_is_refused_before_memory_i
     folder = Path(shutil.copytree(tiny("text"), tmp_path / "hostile"))
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, **changes}))
-    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(LattokError, match=r"configuration with|a layer for each of its 46 tensors"):
         pretrained.load(str(folder), None, "float32")
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

@@ -1,7 +1,7 @@
 """The command line as a person uses it: help, the verbs in a row, one-line errors, Ctrl-C in a real process."""
 
-import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -17,11 +17,15 @@ import pytest
 
 import lattok
 from lattok.cli import VERBS, main
+from lattok.cli.flags import Verb, words_of
+from lattok.cli.pages import STORED
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
 from lattok.recipes import kinds
 from lattok.utils import signals
 from lattok.vla import STRATEGIES, register_strategy
+from scripts import make_help
+from tests.process_jobs import forked, typed
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], ["view"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
@@ -43,9 +47,8 @@ def dataset(make_dataset):
     return str(make_dataset([12, 15, 11, 14]).root)
 
 
-def help_of(words, capsys):
-    with contextlib.suppress(SystemExit):  # of tyro's own help
-        assert main([*words, "--help"]) == 0
+def help_of(words, capsys, asked="--help-all"):
+    assert main([*words, asked]) == 0
     return capsys.readouterr().out
 
 
@@ -79,12 +82,12 @@ def test_a_flag_that_a_verb_cannot_use_is_not_in_its_help_and_is_refused(verb, c
 
 def test_flags_stand_in_groups_the_common_ones_first_with_what_the_preset_sets(capsys):
     text = help_of(["train", "image-lam"], capsys)
-    titles = re.findall(r"^ (\w+) options +$", text, re.MULTILINE)
+    titles = re.findall(r"^(\w+) options:$", text, re.MULTILINE)
     assert titles == ["run", "common", "data", "model", "loop"]
     common = text[text.index("common options") : text.index("data options")]
     assert re.findall(r"--([a-z][a-z-]*) ", common)[:4] == ["features", "stride", "cameras", "tokens"]
     assert "(default: 30000)" in common
-    assert "share of the pairs whose actions supervise" in " ".join(re.sub("[│─|]", "", common).split())
+    assert "Share of the pairs whose actions supervise" in " ".join(common.split())
     assert "(default: 1200)" in help_of(["train", "image-lam", "--preset", "tiny+robust"], capsys)
     assert "(default: 30000)" in help_of(["train", "image-lam", "--preset", "huge"], capsys)
 
@@ -122,10 +125,9 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     assert "Not evaluated yet" not in card
     assert "![Pictures of the evaluation](evaluation.svg)" in card
     picture = ElementTree.parse(tmp_path / "tok/evaluation.svg").getroot()
-    assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 6  # errors and a trajectory, 3 dimensions each
+    assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 4  # the chart, and errors of 3 dimensions
     titles = [text.text or "" for text in picture.findall("{http://www.w3.org/2000/svg}text")]
-    assert titles[0] == "Normalised squared error per dimension; shorter is better."
-    assert "physical units: true, tokenizer, k-means control." in titles[1]
+    assert titles == []  # they stand in the pictures
     assert json.loads((tmp_path / "tok/evaluation.json").read_text())["dataset"] == Path(dataset).name
     assert main(["annotate", dataset, "--model", tokenizer, "--out", annotated]) == 0
     assert f"Annotated dataset: {annotated}" in capsys.readouterr().out
@@ -228,30 +230,26 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
 
 
 def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
-    def command(out, *more):
-        words = [sys.executable, "-m", "lattok", "train", "action-vq", dataset, "--out", str(tmp_path / out), *more]
-        return [*words, "--device", "cpu"]
+    def command(out):
+        words = ["train", "action-vq", dataset, "--out", str(tmp_path / out), *QUICK]
+        return [*words, "--steps", "120", "--log-every", "10"]
 
-    options = ["--steps", "120", *QUICK, "--log-every", "10"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole", *options), check=True, capture_output=True, env=environment)
-    words, metrics = command("parts", *options), tmp_path / "parts/run/metrics.jsonl"
+    assert main(command("whole")) == 0
+    words, metrics = command("parts"), tmp_path / "parts/run/metrics.jsonl"
     for number, logged in ((signal.SIGTERM, 2), (signal.SIGINT, 4)):
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= logged):
-            time.sleep(0.02)
-        process.send_signal(number)
-        errors = process.communicate(timeout=60)[1]
-        if process.returncode == 0:  # it may have finished first on a fast machine; then there is nothing to resume
+        with forked(typed, words, tmp_path / "said") as process:
+            while process.is_alive() and not (metrics.exists() and metrics.read_text().count("\n") >= logged):
+                time.sleep(0.01)
+            os.kill(process.pid, number)
+            process.join()
+        if process.exitcode == 0:  # it may have finished first on a fast machine; then there is nothing to resume
             break
-        assert process.returncode == 128 + number, errors
-        line = errors.strip().splitlines()[-1]
-        again = re.search(r"Saved at step \d+ of 120 .*Continue with: lattok (.*)", line).group(1).split()
-        words = [sys.executable, "-m", "lattok", *again]
+        said = (tmp_path / "said").read_text()
+        assert process.exitcode == 128 + number, said
+        line = said.strip().splitlines()[-1]
+        words = re.search(r"Saved at step \d+ of 120 .*Continue with: lattok (.*)", line).group(1).split()
     else:
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
-        assert "Saved in" in done.stdout
+        assert main(words) == 0
     hashes = [lattok.load(tmp_path / out).describe()["weights_sha256"] for out in ("whole", "parts")]
     assert hashes[0] == hashes[1]
 
@@ -261,7 +259,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
     [
         (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
         (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, view, train,"),
-        (["train"], "lattok train needs one of action-vq, clip-lam, fast,"),
+        (["train"], "lattok train needs one of action-vq, beast, clip-lam, fast,"),
         (["convert"], "lattok convert needs one of adaworld-lam,"),
         (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),
         (["convert", "univla"], "lattok convert has no `univla`. Did you mean univla-lam?"),
@@ -306,8 +304,45 @@ def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
 
 def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    words = help_of(["rollout"], capsys).replace("│", " ").split("--ensemble X")[1].split("--instruction")[0]
+    words = help_of(["rollout"], capsys).split("--ensemble X")[1].split("--instruction")[0]
     assert all(len(line.split()) > 6 for line in words.strip().splitlines()[:-1]), words
+
+
+@pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)
+def test_entries_of_the_help_stand_alone(verb, capsys):
+    """Each is a sentence, and says which words there are where only some will do."""
+    found = VERBS[verb[0]]
+    found = found if isinstance(found, Verb) else found.find(verb[1], [])
+    for word in words_of(found.run):
+        said = word.said.partition(" (default")[0]
+        assert re.match(r"[A-Z0-9\"`]", said), word
+        assert said[-1] in ".?" or word.said.endswith("."), word
+        assert not re.match(r"(Of|Or|Its|Their|Over|Per|And) ", said), word
+        quoted = re.fullmatch(r'("\w+"(, | or |, or )?){2,}\.', said)
+        assert quoted is None, word
+    text = help_of(verb, capsys)
+    for flag, words in (("device", "{auto,cpu,cuda,mps}"), ("optimizer", "{adam,adamw}"), ("quantizer", "{vq,")):
+        assert f"--{flag}" not in text or f"--{flag} {words}" in text
+
+
+def test_help_of_training_shows_the_common_options_and_all_where_they_are_asked_for(capsys):
+    short, whole = (help_of(["train", "image-lam"], capsys, asked) for asked in ("--help", "--help-all"))
+    assert len(re.findall(r"^  --", short, re.MULTILINE)) < 25 < 80 < len(re.findall(r"^  --", whole, re.MULTILINE))
+    more = len(re.findall(r"^  --", whole, re.MULTILINE)) - len(re.findall(r"^  --", short, re.MULTILINE))
+    assert short.endswith(f"\n{more} more options: lattok train image-lam --help-all\n")
+    assert "libero = robotwin = jaka" in whole
+    assert "--codebook-size N" in help_of(["train", "image-lam", "--preset", "tiny"], capsys, "--help")
+
+
+def test_stored_help_is_what_the_recipes_say():
+    assert STORED.read_text(encoding="utf-8") == make_help.text(), "run python scripts/make_help.py"
+
+
+def test_help_of_training_imports_no_torch():
+    code = "import sys; from lattok.cli import main; main(['train', 'vla', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--strategy {baseline," in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_help_of_a_word_lists_what_follows_it_and_points_to_its_help(capsys):
@@ -344,32 +379,30 @@ def test_help_of_all_verbs_imports_no_torch():
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def lattok_process(words, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "lattok", *words], stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(make_dataset, monkeypatch):
+    dataset, terminal = make_dataset([12, 15], tasks=("öffne die Tür", "drück den Knopf")), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, "ascii"))
+    assert main(["inspect", str(dataset.root)]) == 0
+    assert b"?ffne die T?r" in terminal.getvalue()
 
 
-def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(make_dataset):
-    dataset = make_dataset([12, 15], tasks=("öffne die Tür", "drück den Knopf"))
-    done = lattok_process(["inspect", str(dataset.root)], env={"PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "?ffne die T?r" in done.stdout
+class Full(io.StringIO):
+    """A stream onto a disk that is full."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_said_without_advice_about_folders(dataset):
-    with open("/dev/full", "w") as full:
-        done = lattok_process(["inspect", dataset], stdout=full)
-    assert done.returncode == 2
-    assert done.stderr == "lattok: cannot write what there is to say: No space left on device.\n"
+def test_output_that_cannot_be_written_is_said_without_advice_about_folders(dataset, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["inspect", dataset]) == 2
+    assert capsys.readouterr().err == "lattok: cannot write what there is to say: No space left on device.\n"
 
 
 def test_the_help_of_policies_names_every_strategy(capsys, monkeypatch):
     """Also one that somebody registered."""
     monkeypatch.setattr(STRATEGIES, "_known", dict(STRATEGIES._known))
     register_strategy(replace(STRATEGIES["la_cond"], name="la_mine"))
-    text = " ".join(re.sub("[│|]", "", help_of(["train", "vla"], capsys)).split())
-    assert f"supervise: {', '.join(STRATEGIES)} (default: baseline)" in text
-    assert "la_tok_c, la_mine" in text
+    text = " ".join(help_of(["train", "vla"], capsys).split())
+    assert f"--strategy {{{','.join(STRATEGIES)}}} How latent actions supervise. (default: baseline)" in text
+    assert "la_tok_c,la_mine}" in text

@@ -1,54 +1,67 @@
 """The demo on a tiny dataset: everything it promises is there, and it goes on where it was."""
 
+import io
 import os
+import shutil
 import signal
 import time
+from contextlib import redirect_stdout
 
 import pytest
 
 import lattok
 from lattok.cli import demo, main
 from lattok.utils.checks import LattokError
+from tests.conftest import write_dataset
 
 
-@pytest.fixture
-def small_demo(make_dataset, monkeypatch):
-    dataset = make_dataset([24, 25, 26, 27])
-    monkeypatch.setattr(lattok, "sample_dataset_path", lambda: dataset.root)
-    monkeypatch.setattr(demo, "FAST_STEPS", 6)
-    # what probes find does not matter here
-    monkeypatch.setattr("lattok.evaluation.evidence.probes.STEPS", 5)
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory):
+    """Run the demo into a folder, and return what it prints."""
+    source = write_dataset(tmp_path_factory.mktemp("data") / "tiny", [24, 25, 26, 27])
 
     def run(out, **changes):
-        demo.demo(str(out), **{"fast": True, "device": "cpu", **changes})
+        with redirect_stdout(io.StringIO()) as said:
+            demo.demo(str(out), **{"fast": True, "device": "cpu", **changes})
+        return said.getvalue()
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lattok, "sample_dataset_path", lambda: source)
+        patch.setattr(demo, "FAST_STEPS", 6)
+        patch.setattr(demo, "SHOWN", "nowhere")
+        # what probes and policies find does not matter here
+        patch.setattr("lattok.evaluation.evidence.probes.STEPS", 5)
+        yield run
 
 
-def test_everything_is_there_and_the_next_commands_are_said(small_demo, tmp_path, capsys):
-    small_demo(tmp_path / "demo")
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def whole(small_demo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "demo"
+    return out, small_demo(out)
+
+
+def test_everything_is_there_and_the_next_commands_are_said(small_demo, whole):
+    out, printed = whole
     for path in ("tokenizer-report/report.html", "lam-report/report.html", "tokenizer/config.json", "lam/config.json"):
-        assert (tmp_path / "demo" / path).is_file()
+        assert (out / path).is_file()
     assert "lattok train image-lam DATASET --out my-lam --preset tiny+robust --features pixels" in printed
     assert printed.count("a trial run of 6 steps") == 2
-    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 100
-    for table in ("Normalised squared error (lower is better)", "higher is better"):
+    assert "No film of a robot: " in printed
+    assert max(map(len, printed.replace(str(out.parent), "").splitlines())) <= 100
+    for table in ("Error of a small policy's actions (lower is better)", "higher is better"):
         assert table in printed
     for path in ("tokenizer-report/report.html", "lam-report/report.json", "lam/README.md", "tokenizer/README.md"):
-        assert "a trial run of 6 steps" in (tmp_path / "demo" / path).read_text()
-    annotated = lattok.open_dataset(tmp_path / "demo/dataset")
+        assert "a trial run of 6 steps" in (out / path).read_text()
+    annotated = lattok.open_dataset(out / "dataset")
     columns = annotated.columns(1, ["latent.codes", "latent.valid", "tokens.codes", "tokens.valid"])
     assert columns["latent.codes"].shape == (25, 4)
     assert columns["tokens.codes"].shape == (25, 8)
     assert columns["latent.valid"].sum() == 23  # 0.2 s are 2 frames at 10 fps
     assert columns["tokens.valid"].all()
-    small_demo(tmp_path / "demo")  # once more: nothing is done twice, the summary comes again
-    assert "lattok train image-lam DATASET" in capsys.readouterr().out
+    assert "lattok train image-lam DATASET" in small_demo(out)  # nothing is done twice, the summary comes again
 
 
-def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, monkeypatch, capsys):
-    small_demo(tmp_path / "whole")
+def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, whole, tmp_path, monkeypatch, capsys):
     real = demo.judge
 
     def stop(*args, **options):  # as schedulers do
@@ -61,7 +74,7 @@ def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, mo
     monkeypatch.setattr(demo, "judge", real)
     small_demo(tmp_path / "parts")
     for name in ("tokenizer", "lam"):
-        first, second = (lattok.load(tmp_path / out / name).describe() for out in ("whole", "parts"))
+        first, second = (lattok.load(out / name).describe() for out in (whole[0], tmp_path / "parts"))
         assert first["weights_sha256"] == second["weights_sha256"]
 
 
@@ -69,7 +82,9 @@ class Killed(BaseException):
     """Nobody catches it."""
 
 
-def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
+def test_killed_before_anything_and_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/.0123456789abcdef.lattok-tmp").write_text("")
     with monkeypatch.context() as patch:
         patch.setattr("lattok.training.loop.Trainer.step", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -77,11 +92,11 @@ def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, mon
     assert (tmp_path / "demo/tokenizer/run/recipe.json").is_file()
     small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/dataset/meta/lattok.json").is_file()
+    assert not list((tmp_path / "demo").glob(".*"))
 
 
-def test_killed_before_anything_or_when_all_was_done_it_goes_on(small_demo, tmp_path, monkeypatch):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo/.0123456789abcdef.lattok-tmp").write_text("")
+def test_killed_when_all_was_done_it_goes_on(small_demo, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "demo", ignore=shutil.ignore_patterns("dataset"))
     with monkeypatch.context() as patch:
         patch.setattr("lattok.annotation.units.Staging.remove", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -91,14 +106,13 @@ def test_killed_before_anything_or_when_all_was_done_it_goes_on(small_demo, tmp_
     assert not list((tmp_path / "demo").glob(".*"))
 
 
-def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
+def test_a_folder_of_something_else_is_refused(small_demo, whole, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/thesis.tex").write_text("years of work")
     with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
         small_demo(tmp_path / "demo")
-    small_demo(tmp_path / "other")
     with pytest.raises(LattokError, match="`out`: .* holds the demo with other options than .*'seed': 1"):
-        small_demo(tmp_path / "other", seed=1)
+        small_demo(whole[0], seed=1)
 
 
 @pytest.mark.parametrize("fast", [True, False])

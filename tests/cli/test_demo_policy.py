@@ -90,6 +90,13 @@ def test_killed_half_way_it_goes_on_to_the_same_policy(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.usefixtures("images")
+def test_a_film_of_the_bundled_policy_ends_the_other_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo._show(tmp_path, "cpu")
+    assert f"Watch it: {tmp_path / 'films/sheet.png'}" in capsys.readouterr().out
+    assert len(list((tmp_path / "films").glob("*.mp4"))) == len(demo.SHOWN)
+
+
 def test_without_simulators_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[:2] == ["lattok", "sim"]]:
         monkeypatch.delitem(sys.modules, name)

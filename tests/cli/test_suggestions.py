@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lattok.cli import main
+from lattok.data import open_dataset
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
 
@@ -87,22 +88,54 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     assert "Page" in said(after("Look at them", labelled) + " --out view.html")
 
 
-def test_one_held_out_episode_leads_to_a_split_that_decides(make_dataset: Callable, said: Said):
+def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
     root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
-    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
-    report = " ".join(said(["evaluate", "lam", root, "--device", "cpu"]).split())
-    assert "only one episode was held out" in report or "the codes have collapsed" in report
-    compared = " ".join(said(["compare", root, "--models", "lam", "--device", "cpu"]).split())
-    options, judged = re.findall(
-        r"Run: lattok train \.\.\. --episodes (\S+), then lattok compare \.\.\. --episodes (\S+)", compared
-    )[0]
-    assert (options, judged) == ("0:4", "4:6")
-    said(["train", "image-lam", root, "--out", "again", "--steps", "6", *SMALL, "--episodes", options])
-    for words in (["evaluate", "again", root], ["compare", root, "--models", "again", "--out", "second"]):
-        assert "only one episode" not in said([*words, "--device", "cpu", "--episodes", judged])
+    split = "2 of 6 episodes judge, the others train: 4, 5"
+    assert f"  held out  {split}\n" in said(["inspect", root])
+    main(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    assert f": {split}\n" in capsys.readouterr().err
+    assert json.loads(Path("lam/training.json").read_text())["episodes"] == [[0, 3]]
+    for words in (["evaluate", "lam", root], ["compare", root, "--models", "lam"]):
+        assert "only one episode" not in said([*words, "--device", "cpu"])
+    assert json.loads(Path("lam/report/report.json").read_text())["provenance"]["split"]["held_out"] == [4, 5]
+    options = ["--device", "cpu", "--episodes", "5"]
+    alone = " ".join(said(["compare", root, "--models", "lam", "--out", "alone", *options]).split())
+    again = re.findall(r"Run: lattok compare \.\.\. (--episodes test)", alone)[0]
+    assert "only one" not in said(["compare", root, "--models", "lam", "--out", "again", *again.split()])
 
 
-def test_a_switch_takes_no_word(said: Said):
-    assert said("train vla data --proprio none", 2) == (
-        "lattok: lattok train vla: --proprio takes no word, got none. It is on with --proprio, off with --no-proprio.\n"
-    )
+@pytest.mark.parametrize(
+    ("words", "on"),
+    [
+        (["--proprio", "none"], False),
+        (["--proprio=off"], False),
+        (["--no-proprio"], False),
+        (["--proprio", "yes"], True),
+        (["--proprio"], True),
+    ],
+)
+def test_a_switch_may_be_followed_by_what_people_type(make_dataset: Callable, said: Said, words, on):
+    root = str(make_dataset([12, 15, 11, 14]).root)
+    said(["train", "vla", root, "--out", "p", "--preset", "scratch", "--steps", "1", "--horizon", "2", *words])
+    assert json.loads(Path("p/run/recipe.json").read_text())["options"]["proprio"] is on
+    assert "stray" in said(["train", "vla", root, "--out", "q", *words, "stray"], 2)
+
+
+def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callable, said: Said):
+    root = make_dataset([12, 15, 11, 14]).root
+    refused = said(["inspect", str(root), "--state-key", "eef_pos"], 2)
+    assert re.search(r'in a description file: {"columns": {"NAME": \["COLUMN", "COLUMN"\]}}\.', refused)
+    place = root.parent / "both.json"
+    place.write_text(json.dumps({"dataset": root.name, "columns": {"both": ["observation.state", "action"]}}))
+    assert "both" in said(["inspect", str(place), "--state-key", "both"])
+    options = ["--preset", "scratch", "--steps", "1", "--horizon", "2", "--state-key", "both"]
+    said(["train", "vla", str(place), "--out", "p", *options])
+    dataset, seen = open_dataset(place), json.loads(Path("p/config.json").read_text())
+    want = [dataset.columns(1, [key])[key] for key in ("observation.state", "action")]
+    np.testing.assert_array_equal(dataset.columns(1, ["both"])["both"], np.concatenate(want, 1))
+    assert seen["state_key"] == "both"
+    assert seen["proprio_names"] == ["state_0", "state_1", "x", "y", "z"]
+    first = json.loads(Path("p/run/recipe.json").read_text())["inputs"]
+    place.write_text(json.dumps({"dataset": root.name, "columns": {"both": ["action", "observation.state"]}}))
+    said(["train", "vla", str(place), "--out", "q", *options])
+    assert json.loads(Path("q/run/recipe.json").read_text())["inputs"] != first  # a run cannot go on from other states

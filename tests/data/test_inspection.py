@@ -369,8 +369,10 @@ def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
         tracemalloc.stop()
         return size
 
-    peak(1)  # what is imported on the way stays in memory
-    assert peak(400) < 1.5 * peak(100)
+    def least(episodes: int) -> int:  # what is imported on the way and what other threads do comes once, if at all
+        return min(peak(episodes) for _ in range(3))
+
+    assert least(400) < 1.5 * least(100)
 
 
 @needs_real

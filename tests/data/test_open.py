@@ -446,3 +446,15 @@ def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypat
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(dataset.frames, [0, 1, 2, 0]))
     assert set(most) == {1}
+
+
+def test_a_dataset_is_a_sequence_of_episodes(make_dataset):
+    dataset = make_dataset([5, 3, 4])
+    found = list(dataset)
+    assert len(dataset) == len(found) == 3
+    assert [each["episode"] for each in found] == list(dataset.episodes)
+    assert len(dataset[-1]["action"]) == 4
+    np.testing.assert_array_equal(dataset[1]["action"], dataset.columns(1, ["action"])["action"])
+    assert set(found[0]) == {"episode", *(key for key in dataset.features if key not in dataset.cameras)}
+    with pytest.raises(IndexError):
+        dataset[3]

@@ -427,3 +427,12 @@ def test_images_that_do_not_fit(tmp_path, rng, change, says):
     writer = LeRobotWriter.create(tmp_path / "d", 5, IMAGES, video_codec="h264")
     with pytest.raises(LattokError, match=says):
         writer.add_episode({"action": np.zeros((5, 2))}, frames, "push")
+
+
+def test_frames_that_an_old_encoder_dies_of_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("lattok.data.video.SMALLEST_AV1", 32)
+    camera = {"camera": Feature("video", (16, 48, 3), None)}
+    with pytest.raises(LattokError, match="`video_codec`: expected h264 for frames below 32 .*, got libsvtav1 for 16"):
+        LeRobotWriter.create(tmp_path / "d", 10, camera)
+    assert not list(tmp_path.iterdir())
+    LeRobotWriter.create(tmp_path / "d", 10, camera, video_codec="h264")

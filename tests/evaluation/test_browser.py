@@ -88,6 +88,7 @@ def test_pages(browser, pages, name, scheme):
     page.on("dialog", lambda dialog: said.append(dialog.message))
     page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
     page.goto(pages[name].as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     for width in (360, 800, 1400):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -140,6 +141,7 @@ def test_a_filter_by_task(browser, pages):
 def test_figures_of_curves(browser, pages):
     page = browser.new_page()
     page.goto(pages["report"].as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     plot = page.locator("svg[data-frame]").first
     plot.focus()
     page.keyboard.press("End")

@@ -173,7 +173,11 @@ def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, mode
     [
         ([], {}, r"`models`: expected folders, Hub ids or models, one or more of them, got \[\]"),
         ("my-lam", {}, "`models`: expected folders, Hub ids or models, one or more of them, got 'my-lam'"),
-        ([torch.nn.Linear(1, 1)], {}, "`models`: expected latent action models of frame pairs or clips, got Linear"),
+        (
+            [torch.nn.Linear(1, 1)],
+            {},
+            "`models`: expected latent action models of frame pairs or clips, or action tokenizers alone, got Linear",
+        ),
         ([tiny_lam(), tiny_lam()], {}, "`models`: expected models with different names, got 'image-lam' twice. Name"),
         ({"a": tiny_lam()}, {"cameras": ["wrist"]}, "a: `cameras`: "),
         ({"a": tiny_lam()}, {"stride": "400"}, "a: `stride`: "),
@@ -227,5 +231,6 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, str(tmp_path / "a"), str(tmp_path / "bins")]) == 2
     assert capsys.readouterr().err.startswith(
-        "lattok: `models`: expected latent action models of frame pairs or clips, got 'uniform-bins' in"
+        "lattok: `models`: expected latent action models of frame pairs or clips, or action tokenizers alone, got "
+        "'uniform-bins' in"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lattok import LattokError
 from lattok.evaluation import Report, evaluate
@@ -88,8 +89,9 @@ def test_controls_that_need_training_are_run_and_kept(world: World, lam: ImageLA
     assert "not run" not in render(trained)
     assert {"r2_from_codes/labels_only", "prediction_ratio/true_to_without_latents"} <= set(trained.figures)
     assert all(torch.equal(tensor, state[name]) for name, tensor in lam.state_dict().items())
-    (kept,) = (tmp_path / "controls").glob("*.json")
-    kept.write_text(json.dumps({"loss": 123.0}))
+    stored = {path: load_file(path) for path in (tmp_path / "controls").iterdir()}
+    (kept,) = (path for path, tensors in stored.items() if "loss" in tensors)
+    save_file({"loss": torch.tensor(123.0)}, kept)
     again = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
     assert again.figures["prediction_loss/without_latents"] == 123.0
     other = evaluate(lam, world, episodes=[3], out=tmp_path, controls="trained", control_loop=SHORT)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import shutil
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
+from html import unescape
 
 import pytest
+import torch
 
 import lattok
 from lattok.cli import main
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import render, svg
+from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Criterion, Report, Section, Table, TableRow, Verdict
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
+from tests.evaluation.worlds import World, tiny_lam
 
 
 def page(table: Table) -> str:
@@ -158,3 +168,62 @@ def test_the_report_in_a_models_folder_is_its_last_one(world, own, capsys):
     assert main(["evaluate", str(own), str(world / "b"), "--out", str(own.parent / "elsewhere")]) == 0
     assert main(["evaluate", str(world / "tok-a"), str(world / "b"), "--out", str(own.parent / "elsewhere")]) == 2
     assert "holds the report of another" in capsys.readouterr().err
+
+
+def unfolded(html: str) -> str:
+    """What is read of a page before anything is opened: no bodies of folded parts, no pictures."""
+    body = re.sub(r"<svg.*?</svg>", "", html.split("<main>")[1].split("</main>")[0], flags=re.S)
+    shown, folded, summary = [], [], False  # `folded`: whether each part around this place is
+    for part in re.split(r"(<[^>]*>)", body):
+        folded += [" open" not in part] if part.startswith("<details") else []
+        folded = folded[:-1] if part == "</details>" else folded
+        summary = part == "<summary>" if part in ("<summary>", "</summary>") else summary
+        if not any(folded[:-1] if summary else folded):
+            shown.append(" " if part.startswith("<") else part)
+    return " ".join("".join(shown).split())
+
+
+@pytest.mark.usefixtures("short_mlps")
+def test_a_page_says_what_counts_in_1500_words_and_folds_the_rest():
+    """Answer, chart and film strip, what to do, what falls short; in words of somebody who has met no control."""
+    report = lattok.evaluate("sample/lam", "sample/dataset", episodes=[4, 9], max_episodes=4)
+    html = render(report)
+    words = unfolded(html)
+    assert 200 < len(words.split()) <= 1500
+    assert len(unescape(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", html, flags=re.S)).split()) > 3 * len(words.split())
+    order = ["May I annotate", "R² is the share", "A held-out episode", "What to do next", "Verdicts", "Details"]
+    places = [words.index(text) for text in order]
+    assert places == sorted(places)
+    for verdict in report.verdicts:
+        assert (unescape(words).count(verdict.text) > 0) == (verdict.holds is not True), verdict.text
+    assert not re.search(r"PCA|k-means|residual|probe", unescape(report.opening))
+    assert all(step in unescape(words) for step in report.steps)
+
+
+def test_what_never_changes_is_not_judged():
+    """Latents, actions and video of one value: there is nothing that a model could keep, lose or beat."""
+    still = World(episodes=6, length=24, black=True)
+    still.actions[:], still.video[:] = 0, 0
+    with torch.no_grad():
+        model = tiny_lam()
+    report = lattok.evaluate(model, still, episodes=[4, 5])
+    told = {"codes_in_use", "codes_know_direction", "additive", "reversible", "transfers", "action_under_distractors"}
+    assert all(verdict.holds is None for verdict in report.verdicts if verdict.key in told), report.verdicts
+    assert report.answer is not None
+    assert report.answer.holds is None
+
+
+def test_what_to_do_next_with_a_good_model_runs_as_it_stands(world, tmp_path, capsys):
+    """But for names in capitals: the command of the evidence of tokenizers, and of the other kinds its options."""
+    step = TokenizerEvidence.use
+    for name, path in {"DATASET": world / "a", "MODEL": world / "tok-a", "LABELLED": tmp_path / "labelled"}.items():
+        step = step.replace(name, str(path))
+    assert main(shlex.split(step.split(": lattok ")[1].removesuffix("."))) == 0
+    assert (tmp_path / "labelled").is_dir()
+    for kind in (LatentEvidence, ActionEvidence, PolicyEvidence):
+        verb, *words = shlex.split(kind.use.split(": lattok ")[1].removesuffix("."))
+        capsys.readouterr()
+        with suppress(SystemExit):
+            main([verb, "--help"])
+        said = capsys.readouterr().out
+        assert all(word in said for word in words if word.startswith("--")), words

@@ -60,6 +60,9 @@ def gives(model: Any) -> dict[str, torch.Tensor]:
         return {"chunk": model.predict_chunk(seen)}
     if model.label_source == "video":
         video = ((wave(5, len(model.cameras), 16, 16, 3) + 1) * 127).to(torch.uint8)
+        if model.infers_actions:
+            read = model.infer_actions(video, 1)._asdict()
+            return {name: torch.as_tensor(read[name]) for name in ("actions", "spread", "latents")}
         labels = model.label_video(video.numpy(), 1)
         return {"codes": torch.as_tensor(labels.codes), "latents": torch.as_tensor(labels.latents)}
     codes = model.encode(wave(3, model.horizon, model.action_dim))

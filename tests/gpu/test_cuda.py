@@ -1,7 +1,7 @@
 """On a CUDA device: training, resuming, labelling and acting there and on the CPU are the same, within rounding.
 
-Run with `pytest -m gpu`. That no step waits for the device is tested without one in tests/training/test_host_reads.py,
-and here with torch's own alarm.
+Run with `pytest -m gpu`. That no step waits for the device, and every path, is tested without one in tests/standin;
+here with torch's own alarm and a device's own rounding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ from lattok.training import CHECKPOINT, RUN, loop
 from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SAMPLE = sample_dataset_path()
 OF_STEPS = [name for name, strategy in STRATEGIES.items() if strategy.labels != "chunk"]  # no tokenizer needed
 LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}

@@ -174,10 +174,10 @@ def test_offline_a_warm_cache_will_do(hub: LocalHub, source: Path, monkeypatch: 
         ("missing", r"it is not there. See .*/tree/[0-9a-f]{40}; episodes can be left out with `episodes`"),
         ("401", "there is no such repository, or it is private"),
         ("403", "your token does not allow it"),
-        ("500", "HfHubHTTPError: .*500.*Check the network"),
+        ("500", "HTTPError: .*500.*Check the network"),
         ("short", "Consistency check failed.*Check the network"),
         ("full", r"cannot be written .*No space left.*Free space, keep less of a LeRobot dataset with `cache_gb`"),
-        ("dead", "the network failed. Check it|ConnectError.*Check the network"),
+        ("dead", "the network failed. Check it|Connect(ion)?Error.*Check the network"),
     ],
 )
 @pytest.mark.parametrize("bound", [None, 1.0])
@@ -210,11 +210,12 @@ def test_a_file_that_cannot_be_fetched_is_one_line_and_damage_of_its_episode(
 def test_a_file_that_just_failed_is_not_asked_for_again_by_every_episode(hub: LocalHub, monkeypatch):
     dataset = open_dataset(REPO)
     name = files_of(dataset, 1)[1]
-    hub.faults[name] = ["500"] * 9
+    hub.faults[name], left = ["500"] * 99, []
     for _ in range(3):
-        with pytest.raises(LattokError, match="HfHubHTTPError: .*500"):
+        with pytest.raises(LattokError, match="HTTPError: .*500"):
             dataset.frames(1)
-    assert len(hub.faults[name]) == 8
+        left.append(len(hub.faults[name]))
+    assert left[0] == left[1] == left[2] < 99  # some versions of huggingface_hub ask again at once
     hub.faults.clear()
     monkeypatch.setattr("time.time", lambda: 2e9 + 1e9)  # a minute later
     assert dataset.frames(1).shape[0] == LENGTHS[1]

@@ -70,8 +70,9 @@ def test_branches_commits_and_subfolders(hub: LocalHub, tmp_path: Path):
 
 def test_a_download_that_breaks_off_is_no_harm(hub: LocalHub, model: UniformBins):
     hub.faults["model.safetensors"] = ["cut", "cut"]
-    with suppress(LattokError):  # newer clients go on by themselves
-        lattok.load(REPO)
+    for _ in range(2):
+        with suppress(LattokError):  # newer clients go on by themselves
+            lattok.load(REPO)
     assert weights(lattok.load(REPO)) == weights(model)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -16,9 +13,9 @@ from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.p2t.convert import key_map, p2t_image_lam, p2t_learner, univla_lam
 from lattok.types import PairBatch
 from tests.image_lam.plain import Facts
+from tests.image_lam.published.parity import close
+from tests.image_lam.published.parity import open_case as open_fixture
 
-ROOT = Path(__file__).parents[2]
-PLACES = (ROOT / "tests" / "parity", ROOT.parent / "shared" / "parity")  # the second: what is over 1.5 MB
 STAGE2 = ("univla_stage2", "image_lam_stage2")
 
 
@@ -61,17 +58,9 @@ class Case(NamedTuple):
 
 def open_case(name: str) -> Case:
     """A fixture by its name."""
-    folder = next((place / name for place in PLACES if (place / name).is_dir()), None)
-    if folder is None:
-        pytest.skip(f"{name} is over 1.5 MB and not in this checkout")
-    file = next(folder / file for file in ("checkpoint.ckpt", "weights.safetensors") if (folder / file).is_file())
-    config = json.loads((folder / "config.json").read_text())
-    return Case(config, safetensors.torch.load_file(folder / "io.safetensors"), file)
-
-
-def close(got: Tensor, expected: Tensor, atol: float = 2e-5, rtol: float = 1e-4) -> None:
-    """Equal within the tolerances of the fixtures."""
-    torch.testing.assert_close(got.detach(), expected, atol=atol, rtol=rtol)
+    folder, config, values = open_fixture(name)
+    names = ("checkpoint.ckpt", "weights.safetensors")
+    return Case(config, values, next(folder / file for file in names if (folder / file).is_file()))
 
 
 def close_gradient(got: Tensor | None, expected: Tensor) -> None:

@@ -46,10 +46,7 @@ def shapes(facts: Facts) -> dict[str, list[int]]:
         found |= {"action_latent_controllable": [1, 1, facts.tokens, feature], "to_codebook_uncontrol": [latent, d]}
         found |= {"action_up_uncontrol": [d, latent], "vq_action.codebook": [facts.codes, latent]}
         found |= {"vq.codebook": [facts.env_codes, latent]}
-    for part, depth, inside in (
-        ("encoder", facts.encoder_depth, feature),
-        ("decoder", facts.decoder_depth, d),
-    ):
+    for part, depth, inside in (("encoder", facts.encoder_depth, feature), ("decoder", facts.decoder_depth, d)):
         found |= {f"{part}.ffn.0": [inside], f"{part}.ffn.1": [d, inside], f"{part}.ffn.2": [d]}
         for i in range(depth):
             block = f"{part}.transformer_blocks.{i}"

@@ -1,10 +1,7 @@
 """Conversion of published policies as a user meets it: names, sizes, adapter, language model, the report, refusals."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from lattok_p2t_policy.__main__ import convert as command
 from lattok_p2t_policy.convert import p2t_vla, read_p2t_vla
 from lattok_p2t_policy.released import ReleasedVLA
 from tests.backbones.conftest import need_transformers
+from tests.process_jobs import afresh
 
 ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "tests" / "parity"
@@ -458,7 +456,5 @@ def test_where_the_package_is_installed_load_finds_the_family(tmp_path):
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: lattok_p2t_policy\nVersion: 0.1.0\n")
     (installed / "entry_points.txt").write_text(f"[lattok.artefacts]\np2t-released-vla = {entry}\n")
     saved = p2t_vla(write(tmp_path, own_modules()), **FACTS).save_pretrained(tmp_path / "saved")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path, project / "src")))}
-    code = f"import lattok; print(type(lattok.load({str(saved)!r})).__module__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout == "lattok_p2t_policy.released\n", done.stderr
+    code = f"import lattok; assert type(lattok.load({str(saved)!r})).__module__ == 'lattok_p2t_policy.released'"
+    afresh(code, tmp_path, ROOT, tmp_path, project / "src")

@@ -11,13 +11,7 @@ from torch.testing import assert_close
 from lattok.hub.checkpoint import translate
 from lattok.utils.checks import LattokError
 from lattok_p2t_policy.convert import key_map, sizes
-from lattok_p2t_policy.released import (
-    ReleasedAlign,
-    ReleasedPooling,
-    ReleasedVLA,
-    ReleasedVLAConfig,
-    turned,
-)
+from lattok_p2t_policy.released import ReleasedAlign, ReleasedPooling, ReleasedVLA, ReleasedVLAConfig, turned
 
 PARITY = Path(__file__).parents[1] / "parity"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}

@@ -89,7 +89,7 @@ def asked(server: PolicyServer, talk: Any, *, connections: int = 1) -> None:
     """Run `talk(*connections)` against the server."""
 
     async def run(url: str) -> None:
-        opened = [Connection(url, timeout=10) for _ in range(connections)]
+        opened = [Connection(url, timeout=60) for _ in range(connections)]
         for connection in opened:
             await connection.connect()
             await connection.start_episode({"task": {"name": "lift"}})
@@ -181,23 +181,14 @@ def with_image(image: Any) -> dict[str, Any]:
 
 
 BAD = {
-    "no images": (
-        without("images"),
-        "`images`: expected `agentview`, which stands for .* camera front, got none",
-    ),
+    "no images": (without("images"), "`images`: expected `agentview`, which stands for .* camera front, got none"),
     "no camera": (without("images", "wrist"), "`images`: expected `wrist`, .* got only agentview"),
     "size": (
         with_image(np.zeros((32, 24, 3), np.uint8)),
         "`observation.images.front`: expected images of 24x32, as in training, got 32x24",
     ),
-    "grey": (
-        with_image(np.zeros((24, 32), np.uint8)),
-        r"`images.agentview`: expected uint8 \[H, W, 3\], got",
-    ),
-    "float": (
-        with_image(np.zeros((24, 32, 3), np.float32)),
-        r"`images.agentview`: expected .*, got torch.float32",
-    ),
+    "grey": (with_image(np.zeros((24, 32), np.uint8)), r"`images.agentview`: expected uint8 \[H, W, 3\], got"),
+    "float": (with_image(np.zeros((24, 32, 3), np.float32)), r"`images.agentview`: expected .*, got torch.float32"),
     "text": (with_image("a picture"), "`images.agentview`: expected an array of numbers, got <U9"),
     "ragged": (with_image([[1, 2], [3]]), "`images.agentview`: expected an array of numbers, got object"),
     "no state": (without("states"), "`states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"),
@@ -275,32 +266,17 @@ def test_images_are_resized_only_on_request(policy):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (
-            {"cameras": {"agentview": "front"}},
-            "`cameras`: expected one .* camera wrist, got 0 of {agentview: front}",
-        ),
-        (
-            {"cameras": {"a": "front", "b": "front", "c": "wrist"}},
-            "front, got 2 of {a: front, b: front, c: wrist}",
-        ),
+        ({"cameras": {"agentview": "front"}}, "`cameras`: expected one .* camera wrist, got 0 of {agentview: front}"),
+        ({"cameras": {"a": "front", "b": "front", "c": "wrist"}}, "front, got 2 of {a: front, b: front, c: wrist}"),
         ({"state": None}, "`state`: expected the key of the 5 numbers of proprio, got none. .* without proprio"),
-        (
-            {"policy_actions": None},
-            "`policy_actions`: expected what .* mean, got none. Its dataset did not",
-        ),
+        ({"policy_actions": None}, "`policy_actions`: expected what .* mean, got none. Its dataset did not"),
         ({"policy_actions": "libero"}, "`policy_actions`: expected 4 dimensions, .*, got 7"),
         ({"benchmark_actions": "libero"}, "`target`: expected parts that the source has .*, got rotation"),
         ({"benchmark_actions": "franka_joints"}, "`target`: .* inverse kinematics"),
         ({"limits": {"rotation": [-1, 1]}}, "`limits`: expected names among gripper, position, got rotation"),
-        (
-            {"limits": {"position": [1, -1]}},
-            r"`limits.position`: expected the least .*, got \[1, -1\]",
-        ),
+        ({"limits": {"position": [1, -1]}}, r"`limits.position`: expected the least .*, got \[1, -1\]"),
         ({"limits": {"position": 1}}, "`limits.position`: expected the least number and a greater one, got 1"),
-        (
-            {"limits": {"gripper": [0, 1]}},
-            r"`limits.gripper`: expected \[-1.0, 1.0\], as .* has them, got",
-        ),
+        ({"limits": {"gripper": [0, 1]}}, r"`limits.gripper`: expected \[-1.0, 1.0\], as .* has them, got"),
         ({"n_action_steps": 5}, "`n_action_steps`: expected at most the 4 actions of a chunk, got 5"),
     ],
 )
@@ -579,7 +555,7 @@ def test_strangers_set_nothing_and_send_no_more_than_images_take(policy, monkeyp
         with connect(handle.url) as large:
             large.send(bytes(2 << 20))
             with pytest.raises(ConnectionClosedError, match="1009"):
-                large.recv(timeout=20)
+                large.recv(timeout=60)
         with urllib.request.urlopen(f"{page}/health") as answer:
             assert json.load(answer) == {"status": "ok"}
 

@@ -78,6 +78,7 @@ def rewritten(annotated, tmp_path):
 def test_what_annotation_wrote(annotated, tmp_path):
     assert latent_spec(annotated, "latent", "steps", 5) == LatentSpec("steps", 5, 1, 300, 1, 2, 3)
     assert latent_spec(annotated, "latent", "steps", 5, stride=3).stride == 3
+    assert latent_spec(annotated, "latent", "steps", 5, stride=f"{3 / annotated.fps}s").stride == 3
     assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3, prefix="smooth")
     tokens = LatentSpec("chunk", 4, 1, 8, 1, 4, horizon=4, per_step=True)
     assert latent_spec(annotated, "tok", "chunk", 4) == replace(tokens, prefix="tok")
@@ -321,6 +322,7 @@ FINE = {
     "threads": [1, 4096],
     "action_key": ["action"],
     "cameras": [[], ["front"]],
+    "fills": [{"column": "action"}, {"column": "action", "names": ["x"]}],
     "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1]}]],
 }
 GAP = {"episodes": [3]}
@@ -337,6 +339,7 @@ WRONG = {
     "threads": [0, 4097, True, 2.0, "2"],
     "action_key": [3],
     "cameras": ["front", ["front", 3]],
+    "fills": ["action", {}, {"column": 3}, {"column": "action", "names": [1]}],
     "unlabelled": [
         {},
         *([GAP, gap] for gap in (3, {"reason": "torn"}, {"episodes": []}, {"episodes": [1, "a"]}, GAP | {"reason": 3})),

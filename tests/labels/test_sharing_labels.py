@@ -214,7 +214,7 @@ def test_a_card_without_its_facts(card: str, body: str):
 
 
 def test_families_are_listed():
-    found = lattok.list_models()
+    found = lattok.list_families()
     assert {"action-vq", "fast", "fsq", "residual-vq", "uniform-bins", "image-lam", "latent-vla"} <= found.keys()
     assert all(text and "\n" not in text for text in found.values())
     assert found["residual-vq"].startswith("Chunks [B, H, m] to `tokens` codes each")

@@ -18,6 +18,8 @@ from packaging.version import Version
 
 import lattok
 from lattok import LattokError, annotate, open_dataset
+from lattok.action_vq import ResidualVQ
+from lattok.backbones.model import open_backbone
 from lattok.version import installed
 from tests.data.memory import SPEC, labels_for
 from tests.lerobot.policies import batches, lerobot, processors, run_training, script
@@ -326,7 +328,7 @@ def test_loading_is_strict(trained, tmp_path):
 
 def test_a_checkpoint_without_the_base_model(dataset, tmp_path, monkeypatch):
     """Of a pretrained backbone it holds what is trained, and which one it was; it is opened again by that."""
-    scratch, opened = importlib.import_module("lattok.vla.model").open_backbone, []
+    scratch, opened = open_backbone, []
 
     class Adapted(torch.nn.Module):
         """The scratch backbone as if only its last norm were trained."""
@@ -414,3 +416,23 @@ def test_the_schedule():
         optimizer.step()
         schedule.step()
     assert rates == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_a_policy_that_acts_by_tokens_is_trained_saved_loaded_and_goes_on(annotated, tmp_path):
+    """Its checkpoint holds the tokenizer: the one that it was made with may be gone."""
+    chunks = lattok.samples.ActionWindows(open_dataset(annotated), H).all()
+    ResidualVQ.fit(*chunks, tokens=2, codebook_size=16, steps=0).save_pretrained(tmp_path / "tokenizer")
+    options = {"head": "tokens", "tokenizer": str(tmp_path / "tokenizer"), "head_order": "parallel"}
+    checkpoint = train(annotated, tmp_path / "run", 4, **options)
+    shutil.rmtree(tmp_path / "tokenizer")
+    policy = load(checkpoint)
+    told = json.loads((checkpoint / "config.json").read_text())
+    assert (told["head"], told["tokenizer"], told["tokens"]["type"]) == ("tokens", None, "residual-vq")
+    seen = {"observation.state": torch.zeros(2, policy.config.proprio_dim), "task": ["push", "pull"]}
+    seen |= {camera: torch.rand(2, *policy.config.image_features[camera].shape) for camera in policy.config.cameras}
+    chunk = policy.predict_action_chunk(seen)
+    assert chunk.shape == (2, H, policy.config.action_dim)
+    policy.save_pretrained(tmp_path / "again")
+    torch.testing.assert_close(load(tmp_path / "again").predict_action_chunk(seen), chunk, rtol=0, atol=0)
+    with pytest.raises(LattokError, match="an action tokenizer, whose codes head=tokens predicts"):
+        train(annotated, tmp_path / "other", 1, head="tokens")

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.lerobot,
     pytest.mark.filterwarnings("ignore"),  # of LeRobot and of transformers 4
 ]
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/howto/own_policy.md"
 HEADS = {"act": "model.action_head", "smolvla": "model.action_out_proj"}
 
 
@@ -152,7 +152,7 @@ def test_the_training_step_of_lerobot(make):
 
 
 def test_the_readme(make):
-    code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", PAGE.read_text(encoding="utf8"), re.DOTALL)
     assert code is not None
     times = window()["action"]  # as it says, no vectors
     policy, data = make("act", 2, {"action": times, "latent.codes": times, "latent.valid": times})
@@ -160,7 +160,7 @@ def test_the_readme(make):
     exec(code[1], names)
     assert names["policy"].policy is policy
     assert names["logs"]["latent_loss"] > 0
-    print(f"\nREADME: {names['logs']}", end="")
+    print(f"\nown_policy.md: {names['logs']}", end="")
 
 
 def test_steps_and_labels_that_do_not_fit(make, lerobot_dataset, annotated):

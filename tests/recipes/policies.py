@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 import lattok
@@ -27,6 +31,22 @@ SIZES = {
     "log_every": 1,
 }
 TINY = [*SMALL, *(word for flag in as_flags(SIZES) for word in flag)]
+
+
+@contextmanager
+def stopped(batches: type, step: int, method: str = "gather") -> Iterator[None]:
+    """Let a run be interrupted where it wants the batch of a step."""
+    original = getattr(batches, method)
+
+    def stop(self: Any, number: int, *share: int) -> Any:
+        if number == step:
+            raise KeyboardInterrupt
+        return original(self, number, *share)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, method, stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def annotated(folder: Path) -> Path:
@@ -55,14 +75,14 @@ def annotated(folder: Path) -> Path:
     return lattok.annotate(lattok.open_dataset(data), models, folder / "annotated")
 
 
-def with_absurd_actions(dataset: Path, episodes: tuple[int, ...], other: Path) -> Path:
-    """Copy a dataset to `other` and let all actions of some episodes be 7,000."""
+def with_absurd_actions(dataset: Path, episodes: tuple[int, ...], other: Path, value: float = 7e3) -> Path:
+    """Copy a dataset to `other` and let all actions of some episodes be 7,000, or another value."""
     shutil.copytree(dataset, other)
     for file in (other / "data").rglob("*.parquet"):
         table = pq.read_table(file)
         rows, kind = table.to_pydict(), table.schema.field("action")
         pairs = zip(rows["episode_index"], rows["action"], strict=True)
-        actions = [[7e3] * len(a) if e in episodes else a for e, a in pairs]
+        actions = [[value] * len(a) if e in episodes else a for e, a in pairs]
         pq.write_table(
             table.set_column(table.schema.get_field_index("action"), kind, pa.array(actions, kind.type)), file
         )

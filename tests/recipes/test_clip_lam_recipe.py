@@ -14,11 +14,12 @@ from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.models import as_flags
 from lattok.recipes.run_folder import read_options
+from lattok.samples.batches import PolicyBatches
 from lattok.samples.mixture import parse_source
 from lattok.training import LoopOptions, learning_rate
-from lattok.utils.signals import Interrupted
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES
+from tests.recipes.policies import stopped
 
 TABLE_6 = """
 Fractal: 12.8%
@@ -137,23 +138,13 @@ def test_its_config_names_the_column_of_actions(tmp_path):
     )
 
 
-def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path):
     data = write_dataset(tmp_path / "data", [12, 9, 11])
     options = {**SMALL, "save_every": 2}
     whole = lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "whole", **options))
-    forward, calls = lattok.ClipLAM.forward, []
-
-    def stops(self, batch):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Interrupted("stopped")
-        return forward(self, batch)
-
     recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "cut", **options)
-    monkeypatch.setattr(lattok.ClipLAM, "forward", stops)
-    with pytest.raises(Interrupted):
+    with stopped(PolicyBatches, 3):
         lattok.train(recipe)
-    monkeypatch.setattr(lattok.ClipLAM, "forward", forward)
     again = lattok.train(recipe, resume=True)
     for name, tensor in whole.saved_tensors().items():
         assert torch.equal(tensor, again.saved_tensors()[name]), name

@@ -17,16 +17,16 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.recipes.lara import LARARecipe
-from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
+from lattok.recipes.latbot import LatBotRecipe
+from lattok.recipes.policy_data import find_labels, policy_batches, policy_config, read_windows
 from lattok.samples.batches import PolicyBatches
 from lattok.training import distributed
 from lattok.utils.checks import LattokError
-from lattok.utils.signals import Interrupted
 from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.process_jobs import one_of_two
-from tests.recipes.policies import SIZES, annotated
+from tests.process_jobs import together
+from tests.recipes.policies import SIZES, annotated, stopped
 from tests.recipes.test_howto import BLOCK, ROOT
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
@@ -88,6 +88,7 @@ def test_the_command_leaves_a_policy_and_the_refined_model(folder: Path, tmp_pat
 def test_without_weights_the_policy_is_that_of_the_other_recipe(folder: Path, tmp_path: Path):
     """Same start, same batches: what LARA adds is all that differs."""
     given = {name: value for name, value in OPTIONS.items() if name not in ("align_weight", "lam_weight")}
+    given["head"] = "flow"  # which a joint policy has by itself
     alone = lattok.train(lattok.VLARecipe.from_preset(folder / "data", tmp_path / "vla", **given))
     both = lattok.train(recipe(folder, tmp_path / "lara", align_weight=0.0, lam_weight=0.0, clip_norm=1e9))
     own = lattok.train(lattok.VLARecipe.from_preset(folder / "data", tmp_path / "wide", **given, clip_norm=1e9))
@@ -113,20 +114,12 @@ def test_rates_and_freezing(frozen: str, folder: Path, tmp_path: Path):
     assert (tmp_path / "p/lam").is_dir() == (frozen != "lam_rate")
 
 
-def test_interrupted_is_the_same_as_not(folder: Path, tmp_path: Path, monkeypatch):
+def test_interrupted_is_the_same_as_not(folder: Path, tmp_path: Path):
     options = {"steps": 5, "save_every": 2, "lam_rate": 0.5, "head": "flow"}
     whole = lattok.train(recipe(folder, tmp_path / "whole", **options))
-    cut, original = recipe(folder, tmp_path / "cut", **options), PolicyBatches.gather
-
-    def stop(self, step, *place):
-        if step == 3:
-            raise KeyboardInterrupt
-        return original(self, step, *place)
-
-    monkeypatch.setattr(PolicyBatches, "gather", stop)
-    with pytest.raises((Interrupted, KeyboardInterrupt)):
+    cut = recipe(folder, tmp_path / "cut", **options)
+    with stopped(PolicyBatches, 3):
         lattok.train(cut)
-    monkeypatch.setattr(PolicyBatches, "gather", original)
     resumed = LARARecipe.resumed(cut.dataset, cut.out, None, {})
     policy = lattok.train(resumed, resume=True)
     assert not changed(policy, saved(whole))
@@ -289,9 +282,8 @@ def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkey
 
 
 def _worker(rank: int, folder: Path, out: Path, options: dict, shards: bool) -> None:
-    with one_of_two(rank, out / "meet"):
-        distributed.Accelerator = Sharding if shards else distributed.Accelerator
-        lattok.train(recipe(folder, out / "two", **options, accumulate=2))
+    distributed.Accelerator = Sharding if shards else distributed.Accelerator
+    lattok.train(recipe(folder, out / "two", **options, accumulate=2))
 
 
 @pytest.mark.slow
@@ -300,7 +292,7 @@ def test_two_processes_train_what_one_does(detach: str, shards: bool, folder: Pa
     """Also where most actions are not known, and where shares of two samples have no pair at all."""
     options = {"detach": detach, "action_episodes": "0,1", "episodes": "0,1,3", "head": "flow", "gaps": ("3", "6")}
     one = lattok.train(recipe(folder, tmp_path / "one", **options)).saved_tensors()
-    torch.multiprocessing.spawn(_worker, args=(folder, tmp_path, options, shards), nprocs=2)
+    together(_worker, folder, tmp_path, options, shards)
     for place, tensors in (("two", one), ("two/lam", lattok.load(tmp_path / "one/lam").saved_tensors())):
         two = lattok.load(tmp_path / place).saved_tensors()
         for name, tensor in tensors.items():
@@ -318,8 +310,7 @@ def _losses(run: Path) -> list[dict[str, float]]:
 
 
 def test_help_names_its_options(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "lara", "--help"])
+    assert main(["train", "lara", "--help-all"]) == 0
     said = capsys.readouterr().out
     for flag in ("--lam", "--init", "--align-weight", "--lam-weight", "--detach", "--lam-rate", "--gaps"):
         assert flag in said
@@ -363,3 +354,11 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
                 assert main([*words, *more]) == 0, (line, capsys.readouterr().err)
                 done.append(words[1])
     assert done == ["image-lam", "lara", "lara", "vla", "lara"]
+
+
+@pytest.mark.parametrize("kind", [LARARecipe, LatBotRecipe])
+def test_a_head_of_tokens_is_for_policies_of_another_recipe(kind):
+    needed = {"lam": "lam", "align_on": "placeholder"} if kind is LARARecipe else {"teacher": "lam"}
+    made = kind.from_preset("data", "out", head="tokens", tokenizer="t", **needed)
+    with pytest.raises(LattokError, match=rf"`head`: expected regression or flow in lattok train {kind.kind}, got tok"):
+        policy_config(made, [])

@@ -134,11 +134,7 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     named = {part: [each | {"arm": "left"} for each in space] for part, space in own.items()}
     assert robot_spaces(acting) == {part: ActionSpace.of(space) for part, space in named.items()}
     server = PolicyServer(
-        acting,
-        cameras={"a": "front", "b": "wrist"},
-        state="states",
-        benchmark_state=state,
-        benchmark_actions=action,
+        acting, cameras={"a": "front", "b": "wrist"}, state="states", benchmark_state=state, benchmark_actions=action
     )
     frames = lattok.open_dataset(tmp_path / "arm").frames(0, acting.config.cameras, [0])[0]
     obs = {"images": dict(zip("ab", frames, strict=True)), "states": [0.5, -0.25], "task_description": "lift"}
@@ -157,15 +153,9 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     [
         ({}, "`teacher`: expected a folder or a Hub id with phase=distill, and no student, got neither"),
         ({"phase": "finetune", "teacher": "x"}, "`student`: expected a folder or a Hub id with phase=finetune"),
-        (
-            {"prefix": "latent"},
-            "`prefix`: expected none: LatBot learns from its teacher, not from labels",
-        ),
+        ({"prefix": "latent"}, "`prefix`: expected none: LatBot learns from its teacher, not from labels"),
         ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
-        (
-            {"phase": "finetune", "text_weight": 0.2},
-            "`text_weight`: expected to be left out with phase=finetune",
-        ),
+        ({"phase": "finetune", "text_weight": 0.2}, "`text_weight`: expected to be left out with phase=finetune"),
         ({"phase": "finetune", "whole_clips": True}, "`whole_clips`: expected to be left out with phase=finetune"),
         ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),
         ({"teacher": "sample/lam"}, "`teacher`: expected a model of type 'clip-lam', got 'image-lam' in sample/lam"),

@@ -23,6 +23,7 @@ from lattok.samples.batches import PairBatches
 from lattok.samples.order import Batches
 from lattok.utils.checks import LattokError
 from tests.conftest import FPS, moving_square, write_dataset
+from tests.recipes.policies import stopped
 from tests.recipes.test_howto import BLOCK, ROOT
 from tests.recipes.test_recipes import LAM, TINY
 
@@ -83,25 +84,10 @@ def tokenizer(roots, tmp_path_factory):
     return lattok.train(recipe), out
 
 
-def interrupted_at(step, owner, patch, method="__call__"):
-    """Training stops where `owner` gives the batch of that step, once."""
-    original, done = getattr(owner, method), []
-
-    def call(self, number, *share):
-        if number == step and not done:
-            done.append(number)
-            raise KeyboardInterrupt
-        return original(self, number, *share)
-
-    patch.setattr(owner, method, call)
-
-
 def test_a_resumed_mixture_equals_an_undisturbed_one(tokenizer, roots, tmp_path):
     out, given = tmp_path / "parts", mix(roots, a=1.0, b=0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        interrupted_at(5, Batches, patch)
-        with pytest.raises(KeyboardInterrupt):
-            lattok.train(ActionVQRecipe.from_preset(None, out, "quick", mix=given, **OPTIONS))
+    with stopped(Batches, 5, "__call__"):
+        lattok.train(ActionVQRecipe.from_preset(None, out, "quick", mix=given, **OPTIONS))
     assert json.loads((out / "run/recipe.json").read_text())["options"]["mix"] == list(given)
     other = ActionVQRecipe.resumed(None, out, None, {"mix": mix(roots, a=1.0, b=0.6)})
     with pytest.raises(LattokError, match="`mix`: expected .*b:0.5.* as in the run to resume, got .*b:0.6"):
@@ -279,10 +265,8 @@ def lam(roots, out, **options):
 
 def test_video_without_actions_joins_a_latent_action_model(roots, tmp_path):
     whole = lattok.train(lam(roots, tmp_path / "whole"))
-    with pytest.MonkeyPatch.context() as patch:
-        interrupted_at(3, PairBatches, patch, "gather")
-        with pytest.raises(KeyboardInterrupt):
-            lattok.train(lam(roots, tmp_path / "parts"))
+    with stopped(PairBatches, 3):
+        lattok.train(lam(roots, tmp_path / "parts"))
     parts = lattok.train(ImageLAMRecipe.resumed(None, tmp_path / "parts", None, {}), resume=True)
     assert whole.describe()["weights_sha256"] == parts.describe()["weights_sha256"]
     assert [entry["dataset"] for entry in lattok.load(tmp_path / "whole").trained_on["mixture"]] == ["a", "c"]

@@ -13,6 +13,7 @@ import lattok
 from lattok.action_vq import P2TActionVQ, ResidualVQ
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe
+from tests.recipes.policies import with_absurd_actions
 from tests.recipes.test_howto import BLOCK, ROOT
 
 FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
@@ -20,6 +21,7 @@ SHORT = {
     "action-vq": FEW,
     "residual-vq": ["--steps", "1", "--synthetic", "0", "--tokens", "2", "--codebook-size", "4"],
     "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--codebook-continuous-steps", "1"],
+    "idm": FEW,
     "vla": [*FEW, "--backbone", "scratch", "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
 ELSEWHERE = (
@@ -27,6 +29,7 @@ ELSEWHERE = (
     "lattok convert",
     "lattok push",
     "lattok collect",
+    "lattok rollout",
     "my-actor",
     "--study",
 )  # the Hub, files of others, simulators, tested elsewhere
@@ -60,8 +63,7 @@ def place(few, tmp_path, monkeypatch):
 
 
 def blocks(page: str, kind: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8").split("<!-- supervise -->")[0]
-    return [block for found, block in BLOCK.findall(text) if found == kind]
+    return [block for found, block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")) if found == kind]
 
 
 def run(line: str, capsys) -> None:
@@ -70,18 +72,34 @@ def run(line: str, capsys) -> None:
     assert main(words) in ((0, 1) if words[0] == "doctor" else (0,)), (line, capsys.readouterr().err)
 
 
-def test_the_readme(place, capsys):
-    done = []
-    for line in "".join(blocks("README.md", "bash")).splitlines():
+def typed(page: str, capsys) -> set[str]:
+    """Run the commands of a page in their order, but those that need the Hub, files of others or a simulator."""
+    done = set()
+    for line in "".join(blocks(page, "bash")).splitlines():
         if line.startswith("lattok ") and not any(part in line for part in ELSEWHERE):
             run(line, capsys)
-            done.append(line.split()[1])
-    assert {"inspect", "train", "evaluate", "doctor", "annotate", "verify"} <= set(done)
+            done.add(line.split()[1])
+    return done
+
+
+def test_the_readme(place, capsys):
+    assert typed("README.md", capsys) == {"inspect", "train", "evaluate", "annotate", "verify"}
+    (block,) = blocks("README.md", "python")
+    capsys.readouterr()
+    exec(block, {})
+    _, _, shown = (ROOT / "README.md").read_text(encoding="utf-8").partition("```text\n")
+    assert capsys.readouterr().out == shown.partition("```")[0]
+
+
+def test_the_whole_path(place, capsys):
+    done = typed("docs/howto/whole_path.md", capsys)
+    assert {"inspect", "train", "evaluate", "doctor", "annotate", "verify"} <= done
     names: dict[str, object] = {}
     torch.manual_seed(0)
-    for block in blocks("README.md", "python"):
+    for block in blocks("docs/howto/whole_path.md", "python"):
         exec(block, names)
     assert names["codes"].dtype == torch.int64
+    assert names["plan"].shape == (8, 4)
     assert (place / "py-report/report.html").is_file()
 
 
@@ -91,6 +109,18 @@ def test_turning_chunks_into_tokens(place, monkeypatch):
     for block in blocks("docs/howto/action_tokenizers.md", "python"):
         exec(block, names)
     assert names["chunks"].shape[1:] == (8, 4) or names["chunks"].shape[-1] == 7
+
+
+def test_a_training_loop_of_ones_own(place):
+    names: dict[str, object] = {}
+    before = lattok.load("sample/lam").describe()
+    loop, *others = blocks("docs/howto/own_loop.md", "python")
+    assert len([line for line in loop.splitlines() if line and not line.startswith(("import", "from"))]) <= 15
+    for block in (loop, *others):
+        exec(block, names)
+    assert lattok.load("own-lam").describe()["weights_sha256"] != before["weights_sha256"]
+    assert any(each.grad is not None for each in names["policy"].parameters())
+    assert names["codes"].shape == (64, names["tokenizer"].tokens_per_chunk)
 
 
 def test_judging_and_labelling(place, capsys):
@@ -106,6 +136,16 @@ def test_judging_and_labelling(place, capsys):
         block = block.replace("from lattok.annotation import RayEngine", "from lattok.annotation import LocalEngine")
         exec(block.replace("RayEngine(workers=8)", "LocalEngine()"), {})
     assert os.path.isdir("labelled")
+
+
+def test_much_video_few_actions(few, place, capsys):
+    (place / "path/to/dataset").unlink()
+    with_absurd_actions(few, (0,), place / "path/to/dataset", float("nan"))
+    for line in "".join(blocks("docs/howto/few_actions.md", "bash")).splitlines():
+        run(line, capsys)
+    for block in blocks("docs/howto/few_actions.md", "python"):
+        exec(block, {})
+    assert lattok.load("latent").config.decoder is not None
 
 
 def test_the_tutorial(place, capsys):

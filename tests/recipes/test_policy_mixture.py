@@ -22,7 +22,7 @@ from lattok.samples import PolicyWindows
 from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS
-from tests.recipes.policies import SIZES, TINY, annotated
+from tests.recipes.policies import SIZES, TINY, annotated, stopped
 
 SCALE, SHIFT = 20.0, 3.0
 NONE = r"`policy`: expected one of its datasets to be chosen \(a, b\), got none. policy.for_dataset\('a'\) has"
@@ -71,10 +71,7 @@ def test_each_dataset_has_normalisers_of_its_own_and_one_policy(trained, roots):
     for name in ("a", "b"):
         windows = PolicyWindows(open_dataset(roots[name]), 4, size=16, episodes="train")
         chosen = loaded.for_dataset(name)
-        for values, found in (
-            (windows.actions, chosen.action_normalizer),
-            (windows.states, chosen.proprio_normalizer),
-        ):
+        for values, found in ((windows.actions, chosen.action_normalizer), (windows.states, chosen.proprio_normalizer)):
             expected = Normalizer(values.shape[1]).fit(values, chosen.config.normalize)
             assert torch.equal(found.shift, expected.shift)
             assert torch.equal(found.scale, expected.scale)
@@ -178,18 +175,9 @@ def test_samples_come_by_weight_and_with_labels_of_their_own_however_many_proces
         assert torch.equal(share.latent.codes, batch.latent.codes[process::2])
 
 
-def test_a_mixture_resumes_to_the_same_weights(trained, roots, tmp_path, monkeypatch):
-    call = PolicyBatches.gather
-
-    def stop(self, step, *rest):
-        if step == 3:
-            raise KeyboardInterrupt
-        return call(self, step, *rest)
-
-    monkeypatch.setattr(PolicyBatches, "gather", stop)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_mixture_resumes_to_the_same_weights(trained, roots, tmp_path):
+    with stopped(PolicyBatches, 3):
         lattok.train(recipe(roots, tmp_path / "p", save_every=2))
-    monkeypatch.undo()
     again = lattok.train(lattok.VLARecipe.resumed(None, tmp_path / "p", None, {}), resume=True)
     assert again.describe()["weights_sha256"] == trained[0].describe()["weights_sha256"]
 

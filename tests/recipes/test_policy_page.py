@@ -16,6 +16,7 @@ FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "image-lam": [*FEW, "--codebook-continuous-steps", "1"],
     "action-vq": FEW,
+    "residual-vq": ["--steps", "0", "--synthetic", "0", "--tokens", "2", "--codebook-size", "8"],
     "vla": [*FEW, "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
 
@@ -38,5 +39,5 @@ def test_the_page(sample, tmp_path, monkeypatch, capsys):
                 words += ["--episodes", "0:4"] if "vla" in words and "--study" not in words else []
                 assert main(words) == 0, (line, capsys.readouterr().err)
                 done.append(line)
-    assert len(done) == 8
+    assert len(done) == 10
     assert "| LA-Both |" in (tmp_path / "runs/study/study.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lattok
-from tests.process_jobs import one_of_two
+from tests.process_jobs import together
 from tests.recipes.policies import SIZES, annotated
 
 OPTIONS = {"backbone": "scratch", "steps": 3, "batch_size": 8, "device": "cpu", **SIZES}
@@ -20,8 +20,7 @@ def _train(dataset: Path, out: Path, strategy: str, **options):
 
 
 def _worker(rank: int, dataset: Path, out: Path, strategy: str, options: dict[str, str]) -> None:
-    with one_of_two(rank, out / strategy):
-        _train(dataset, out / f"two-{strategy}", strategy, accumulate=2, **options)
+    _train(dataset, out / f"two-{strategy}", strategy, accumulate=2, **options)
 
 
 @pytest.mark.slow
@@ -32,7 +31,7 @@ def _worker(rank: int, dataset: Path, out: Path, strategy: str, options: dict[st
 def test_two_processes_train_the_policy_of_one(strategy: str, head: str, tmp_path: Path):
     dataset, options = annotated(tmp_path), {"head": head}
     one = _train(dataset, tmp_path / "one", strategy, **options).saved_tensors()
-    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path, strategy, options), nprocs=2)
+    together(_worker, dataset, tmp_path, strategy, options)
     two = lattok.load(tmp_path / f"two-{strategy}").saved_tensors()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)

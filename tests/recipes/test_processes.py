@@ -7,7 +7,7 @@ import lattok
 from lattok.hub import HubModel
 from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, MotoLAMRecipe, ResidualVQRecipe
 from lattok.utils import files
-from tests.process_jobs import one_of_two
+from tests.process_jobs import together
 from tests.recipes.test_variants import SMALL, VARIANTS
 
 TINY = {"horizon": 4, "codebook_size": 8, "device": "cpu"}
@@ -25,20 +25,19 @@ MIXED = {"action-vq-mixed": RECIPES["action-vq"], "image-lam-mixed": RECIPES["im
 
 
 def _worker(rank, datasets, out):
-    with one_of_two(rank, out / "meeting"):
-        for name, (kind, preset, options) in {**RECIPES, **MIXED}.items():
-            calls = []
-            dataset, mix = datasets[0], {}
-            if name in MIXED:
-                dataset, mix = None, {"mix": tuple(f"{root}:1.0" for root in datasets)}
-            recipe = kind.from_preset(dataset, out / name, preset, **options, **mix)
-            with pytest.MonkeyPatch.context() as patch:
-                _count(patch, calls, files, "check_writable")
-                _count(patch, calls, HubModel, "save_pretrained")
-                if hasattr(kind, "family"):
-                    _count(patch, calls, kind.family, "fit")
-                model = lattok.train(recipe)
-            torch.save((calls, model.source, model.describe()["weights_sha256"]), out / f"{name}-{rank}.pt")
+    for name, (kind, preset, options) in {**RECIPES, **MIXED}.items():
+        calls = []
+        dataset, mix = datasets[0], {}
+        if name in MIXED:
+            dataset, mix = None, {"mix": tuple(f"{root}:1.0" for root in datasets)}
+        recipe = kind.from_preset(dataset, out / name, preset, **options, **mix)
+        with pytest.MonkeyPatch.context() as patch:
+            _count(patch, calls, files, "check_writable")
+            _count(patch, calls, HubModel, "save_pretrained")
+            if hasattr(kind, "family"):
+                _count(patch, calls, kind.family, "fit")
+            model = lattok.train(recipe)
+        torch.save((calls, model.source, model.describe()["weights_sha256"]), out / f"{name}-{rank}.pt")
 
 
 def _count(patch, calls, owner, name):
@@ -48,7 +47,7 @@ def _count(patch, calls, owner, name):
 
 def test_of_two_processes_the_first_one_writes(make_dataset, tmp_path):
     datasets = make_dataset([12, 15]).root, make_dataset([11, 13], name="other").root
-    torch.multiprocessing.spawn(_worker, args=(datasets, tmp_path), nprocs=2)
+    together(_worker, datasets, tmp_path)
     fits = {"fsq": (["fit"], ["fit"]), "residual-vq": (["fit"], [])}  # FSQ's training is shared
     for name in {**RECIPES, **MIXED}:
         saved = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))

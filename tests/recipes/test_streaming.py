@@ -18,8 +18,8 @@ from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
 from tests.hub.server import REPO, serving
-from tests.process_jobs import one_of_two
-from tests.recipes.policies import SIZES
+from tests.process_jobs import together
+from tests.recipes.policies import SIZES, stopped
 from tests.recipes.test_variants import SMALL
 
 LENGTHS = [25, 31, 28, 40, 22, 36, 30, 27, 33, 29]
@@ -83,24 +83,10 @@ def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
         lam(dataset, tmp_path / "x", shuffle_window=-1)
 
 
-def stopped_once(kind, at, monkeypatch):
-    """Let the batches of a run be interrupted at a step, the first time."""
-    original, stopped = kind.gather, []
-
-    def gather(self, step, share, shares):
-        if step == at and not stopped:
-            stopped.append(step)
-            raise KeyboardInterrupt
-        return original(self, step, share, shares)
-
-    monkeypatch.setattr(kind, "gather", gather)
-
-
 @pytest.mark.parametrize(("made", "batches"), [(lam, PairBatches), (policy, PolicyBatches)])
-def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dataset, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dataset, tmp_path):
     whole = lattok.train(made(dataset, tmp_path / "whole"))
-    stopped_once(batches, 6, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped(batches, 6):
         lattok.train(made(dataset, tmp_path / "parts"))
     elsewhere = made(dataset, tmp_path / "parts", memory_gb=0.0)  # on a machine that keeps all
     assert weights(lattok.train(elsewhere, resume=True)) == weights(whole)
@@ -153,24 +139,19 @@ def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, dam
     models = []
     for name, memory in ROOM.items():
         with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
-            models.append(lattok.train(lam(dataset, tmp_path / name, steps=30, memory_gb=memory)))
+            models.append(lattok.train(lam(dataset, tmp_path / name, steps=12, memory_gb=memory)))
         assert lattok.load(tmp_path / name).trained_on["left_out"] == [["tiny", 3]]
     assert len({weights(model) for model in models}) == 1
 
 
 def _worker(rank, dataset, out):
-    """Train as one of two processes."""
-    with one_of_two(rank, out / "meeting"), pytest.MonkeyPatch.context() as patch:
-        for name, value in {"order.LANES": 8, "stream.LANES": 8}.items():
-            patch.setattr(f"lattok.samples.{name}", value)
-        lattok.train(policy(dataset, out / "two"))
-        lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 5e-5)[rank]))
-        lattok.train(policy(dataset, out / "kept", memory_gb=1.0))
+    for name, memory in {"two": (1e-4, 1e-4), "unlike": (1e-4, 5e-5), "kept": (1.0, 1.0)}.items():
+        lattok.train(policy(dataset, out / name, memory_gb=memory[rank]))
 
 
 def test_two_processes_learn_what_one_does(dataset, tmp_path):
     one = lattok.train(policy(dataset, tmp_path / "one"))
-    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path), nprocs=2)
+    together(_worker, dataset, tmp_path)
     for name in ("two", "unlike", "kept"):
         two = lattok.load(tmp_path / name)
         for (where, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
@@ -219,6 +200,6 @@ def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monke
 
 
 def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, damaged):
-    given = lam(dataset, tmp_path / "lam", feature_cache=str(tmp_path / "cache"), steps=30, memory_gb=2e-3)
+    given = lam(dataset, tmp_path / "lam", feature_cache=str(tmp_path / "cache"), steps=12, memory_gb=2e-3)
     with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
         assert lattok.train(given).trained_on["left_out"] == [["tiny", 3]]

@@ -36,10 +36,12 @@ def test_values_of_fit_keep_their_defaults_and_types():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_options_of_a_recipe_are_those_of_fit_in_python(recipe):
-    """`fit` is typed out for editors; its defaults are those of the class that the recipe reads."""
+    """`fit` is typed out for editors; its defaults, and what None stands for, are those that the recipe reads."""
     named = inspect.signature(recipe.family.fit).parameters.values()
     typed = {each.name: each.default for each in named if each.kind is each.KEYWORD_ONLY}
-    assert vars(recipe.family.fit_options()) == typed
+    own = vars(recipe.family.fit_options())
+    assert {name: own[name] if default is None else default for name, default in typed.items()} | own == own
+    assert own.keys() - typed.keys() == ({"synthetic"} if recipe is FSQRecipe else set())
     assert type(recipe.from_preset("d", "o").loop) is recipe.family.fit_options
 
 
@@ -63,4 +65,5 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     each = ", ".join(rf"{name} [\d.e+-]+" for name in names)
     assert re.fullmatch(rf"typical error \(RMS, in the dataset's units\): {each}", said[-1])
     if recipe is ResidualVQRecipe:
-        assert said[:-2] == [f"residual-vq: {i}/3, 0 s left" for i in (1, 2, 3)]
+        assert said[1:-2] == [f"residual-vq: {i}/3, 0 s left" for i in (1, 2, 3)]
+    assert said[0] == "note: tiny: 2 of 4 episodes judge, the others train: 1, 3"

@@ -15,11 +15,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.multiprocessing import start_processes
 
 from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.schema import stack_frames
-from lattok.data.video import VideoWriter, decode_at, probe
+from lattok.data.video import VERSION, VideoWriter, decode_at, probe
 from lattok.samples import FramePairs
 from lattok.samples import frames as frames_module
 from lattok.samples.frames import FrameReader, read_once
@@ -28,6 +27,7 @@ from lattok.utils.prefetch import Abandoned
 from tests.conftest import put_video
 from tests.data.edits import add_feature, set_column
 from tests.data.memory import encode_image
+from tests.process_jobs import together
 from tests.samples.policies import CAMERAS, Demonstrations
 
 
@@ -157,7 +157,10 @@ def damaged_frame(path, number: int) -> None:
     with_bytes(path, packet.pos + packet.size // 2, b"garbage garbage garbage!")
 
 
-@pytest.mark.parametrize("codec", ["h264", "libsvtav1"])
+OLD_AV1 = pytest.mark.skipif(VERSION < 16, reason="the AV1 decoder of PyAV 15 says nothing of damage")
+
+
+@pytest.mark.parametrize("codec", ["h264", pytest.param("libsvtav1", marks=OLD_AV1)])
 def test_damaged_frames_are_an_error_also_where_only_others_need_them(make_dataset, codec):
     dataset = make_dataset([30], video_codec=codec)
     whole = dataset.frames(0)
@@ -425,8 +428,6 @@ EPISODES = [12, 15, 9, 11, 13]
 
 
 def _worker(rank, root, out):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     decoded, read = [], FrameReader._read
 
     def counted(reader, index, rows=None, *more):
@@ -460,15 +461,12 @@ def _worker(rank, root, out):
         with pytest.raises(LattokError, match="^episode 1 is damaged$"):
             pairs.frames = pairs.reader.all(shared=True)
     torch.save(found, out / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not frames_module.CAN_SHARE, reason="memory without a name is Linux's")
 def test_two_processes_have_one_array_and_decode_half_of_it_each(make_dataset, tmp_path):
     dataset = make_dataset(EPISODES)
-    # forked, as it imports nothing again
-    start_processes(_worker, args=(dataset.root, tmp_path), nprocs=2, start_method="fork")
+    together(_worker, dataset.root, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     frames = FramePairs(dataset, 2).frames
     for found in (first, second):

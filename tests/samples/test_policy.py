@@ -89,8 +89,23 @@ def test_a_batch_may_look_again_later():
             assert batch.later[i, f, :, 0, 0, 0].tolist() == [10 * e + seen, 100 + 10 * e + seen]
             assert bool(samples.reach[i, f]) == (t + gap < dataset.episodes[e].length)
     assert windows(dataset).batch(torch.arange(8)).later is None
-    with pytest.raises(LattokError, match=r"`gaps\[0\]`"):
-        windows(dataset, gaps=(0,))
+
+
+def test_a_batch_may_look_back_and_feel_what_was_then():
+    dataset = Demonstrations(".", [5, 3])
+    samples = windows(dataset, gaps=(-2, 1), states_around=True)
+    batch = samples.batch(torch.arange(8))
+    states = samples.states.tolist()
+    for i, (e, t) in enumerate(places(dataset)):
+        first, last = i - t, i - t + dataset.episodes[e].length - 1
+        rows = [max(i - 2, first), i, min(i + 1, last)]
+        seen = [
+            int(batch.later[i, 0, 0, 0, 0, 0]),
+            int(batch.images[i, 0, 0, 0, 0]),
+            int(batch.later[i, 1, 0, 0, 0, 0]),
+        ]
+        assert seen == [10 * e + row - first for row in rows]
+        assert batch.proprio[i].tolist() == [number for row in rows for number in states[row]]
 
 
 @settings(max_examples=30)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from lattok.data import Feature, RobotDataset
 from lattok.data.episodes import check_stride
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.windows import _hash, draw_labelled, instructions
-from lattok.types import Episode
+from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils.checks import LattokError, stride_in_frames
 
 
@@ -314,7 +315,8 @@ def test_bad_actions_are_named():
         (lambda d: ActionWindows(d, 4, step=0), "`step`: expected a whole number of at least 1, got 0"),
         (lambda d: ActionWindows(d, 4, "act"), "`action_key`: expected one of action, gripper, state, got 'act'"),
         (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`: expected one of action, gripper, state"),
-        (lambda d: FramePairs(d, 0), "`stride`: expected a whole number of frames"),
+        (lambda d: FramePairs(d, 0), "`stride`: expected at least one frame, got 0"),
+        (lambda d: FramePairs(d, 2.0), "`stride`: expected a number of frames such as 16, or seconds"),
         (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
         (lambda d: FramePairs(d, 1, labelled_fraction=1.5), "`labelled_fraction`: expected a number from 0 to 1"),
         (lambda d: FramePairs(d, 1, labelled_fraction=-0.5), "`labelled_fraction`: expected a number from 0 to 1"),
@@ -322,7 +324,7 @@ def test_bad_actions_are_named():
         (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`: expected a whole number of at least 1, got 0"),
         (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`: expected 1 with action_target=mean, got 2"),
         (lambda d: FramePairs(d, 1, action_target="last"), "`action_target`: expected one of mean, first, chunk"),
-        (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`: expected a whole number of frames"),
+        (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`: expected at least one frame, got 0"),
         (
             lambda d: FramePairs(d, 1, extra_strides=[5]),
             r"`extra_strides`: .*5 frames \(0\.5 s\), which leaves 2 of 12",
@@ -503,3 +505,35 @@ def test_one_million_frames_are_indexed_at_once():
     windows = ActionWindows(dataset, 8)
     assert len(windows) == 10**6
     assert windows.batch(torch.tensor([999_999])).valid.sum() == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_loader_gives_the_batches_of_pairs_and_windows(make_dataset, workers):
+    """With torch's own collation, in other processes too; frames are decoded there, or were read before."""
+    dataset = make_dataset([9, 7, 8])
+    pairs, windows = FramePairs(dataset, "0.2s", state_key="observation.state"), ActionWindows(dataset, 4)
+    order = [5, 0, 11, 3]
+    for samples, kind in ((pairs, PairBatch), (windows, ActionBatch)):
+        loader = DataLoader(samples, batch_size=2, sampler=order, num_workers=workers)
+        for fields, chosen in zip(loader, (order[:2], order[2:]), strict=True):
+            wanted = samples.batch(chosen)
+            found = kind(**fields)
+            for one, other in zip(found, wanted, strict=True):
+                assert (one is None) == (other is None)
+                assert one is None or torch.equal(one, other)
+    assert "frames" in vars(pairs)  # which `batch` has read
+
+
+def test_samples_are_indexed_like_lists(make_dataset):
+    pairs = FramePairs(make_dataset([9, 7]), 2, cameras=["front"])
+    assert sorted(pairs[0]) == ["actions", "frames", "labelled"]
+    assert "frames" not in vars(pairs)  # one sample is no reason to decode all of them
+    assert torch.equal(pairs[-1]["frames"], pairs.batch([len(pairs) - 1]).frames[0])
+    assert len(list(pairs)) == len(pairs) == 12
+    with pytest.raises(IndexError):
+        pairs[12]
+    assert repr(pairs) == "FramePairs(12 pairs 2 frames apart of front, from 2 episodes)"
+    assert (
+        repr(ActionWindows(make_dataset([5], "other"), 4))
+        == "ActionWindows(5 chunks of 4 steps of x, y, z, from 1 episodes)"
+    )

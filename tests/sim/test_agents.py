@@ -13,12 +13,14 @@ import torch
 if find_spec("gymnasium") is None or find_spec("mujoco") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
+import lattok
 from lattok.cli import main
 from lattok.data import ActionSpace
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
 from lattok.sim import rollout
 from lattok.sim.agents import open_agent
 from lattok.sim.rollout import SEEDS
+from lattok.sim.worlds import tasks_told
 from lattok.utils.checks import LattokError
 from tests.sim.toy import Toy
 from tests.vla.fakes import policy
@@ -77,14 +79,8 @@ def test_a_policy_does_the_same_whatever_stands_beside_it() -> None:
             {"proprio_dim": 3, "proprio_names": ()},
             "the policy reads 3 numbers of observation.state, and toy/left has 1 (place).",
         ),
-        (
-            {"action_dim": 3, "action_names": ()},
-            "the policy's actions have 3 numbers, and toy/left takes 2 (x, y).",
-        ),
-        (
-            {"fps": 20.0},
-            "toy/left takes 10 decisions a second, and the policy learned from 20. Give repeat=2.",
-        ),
+        ({"action_dim": 3, "action_names": ()}, "the policy's actions have 3 numbers, and toy/left takes 2 (x, y)."),
+        ({"fps": 20.0}, "toy/left takes 10 decisions a second, and the policy learned from 20. Give repeat=2."),
         (
             {"camera_sizes": ((16, 24),)},
             "`model`: expected a policy with square images of one size, as simulators render them, got observation.ima",
@@ -229,15 +225,37 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
         "toy-right-1000000.mp4",
     ]
     for more, text in (
-        (
-            ["--variation", "lights"],
-            "`variation`: expected one of background, light, camera, distractors, got",
-        ),
+        (["--variation", "lights"], "`variation`: expected one of background, light, camera, distractors, got"),
         (["--variation", "distractors"], "`variation`: expected distractors=N with a whole number, got 'distractors'"),
         (["--env", "toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
     ):
         assert main([*words, *more]) == 2
         assert text in capsys.readouterr().err
+
+
+def test_without_tasks_it_acts_where_it_knows_what_it_is_told(tmp_path, capsys) -> None:
+    trained(instructions=("go left", "fly")).save_pretrained(tmp_path / "policy")
+    words = ["rollout", str(tmp_path / "policy"), "--episodes", "1", "--videos", "0"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Tasks with instructions that the policy knows: toy/left\n")
+    assert "Watch it" not in said
+    trained(instructions=("fly",)).save_pretrained(tmp_path / "bird")
+    assert main(["rollout", str(tmp_path / "bird")]) == 2
+    assert "`tasks`: expected at least one task of " in capsys.readouterr().err
+
+
+def test_tasks_are_those_of_the_world_that_knows_most_of_what_is_told_and_has_the_pace() -> None:
+    known = lattok.LatentVLA.from_pretrained("sample/policy").config
+    found = tasks_told(known.instructions, known.fps)
+    assert len(found) == 9  # its own `reach` names a colour
+    assert {name.partition("/")[0] for name in found} == {"metaworld"}
+    assert tasks_told(("open the drawer", "close the drawer"), 80 / 4) == [  # the first of two with as many
+        "metaworld-pairs/drawer-open",
+        "metaworld-pairs/drawer-close",
+    ]
+    assert tasks_told(("open the drawer",), 7.0) == []
+    assert tasks_told((), None) == []
 
 
 def test_without_lerobot_its_checkpoints_are_refused(tmp_path) -> None:

@@ -21,6 +21,7 @@ import pytest
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
+import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.sim import CollectionResult, Variation, collect, make
@@ -107,7 +108,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     with process:
         process.kill()
     assert not out.exists()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60  # a busy machine lets them notice late
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
@@ -131,7 +132,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     while not any(tmp_path.rglob("*.npz")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1] == (
         f"lattok: collection interrupted; finished episodes wait in {tmp_path / '.d.collecting'}. "
@@ -299,7 +300,7 @@ def test_noise_is_smooth_of_unit_variance_and_of_random_strength() -> None:
         (TASKS, {"episodes": 0}, "`episodes`: expected a whole number of at least 1, got 0."),
         (TASKS, {"workers": 0}, "`workers`: expected a whole number of at least 1, got 0."),
         (TASKS, {"codec": "gif"}, "`codec`: expected one of libsvtav1, h264, got 'gif'."),
-        ([], {}, "`tasks`: expected names of worlds or tasks, such as metaworld-pairs or metaworld/reach, got none."),
+        ([], {}, "`tasks`: expected at least one task of metaworld, .*, such as metaworld/reach, got none."),
         (["metaworld-pair"], {}, "`tasks`: expected one of .* Did you mean metaworld-pairs?"),
     ],
 )
@@ -317,10 +318,11 @@ def test_worlds_that_do_not_fit_into_one_dataset_are_refused(tmp_path: Path) -> 
     assert not any(tmp_path.iterdir())
 
 
-def test_without_the_extra_the_way_out_is_named() -> None:
-    code = "import sys; sys.modules['mujoco'] = None; from lattok.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "collect", "metaworld-pairs", "--out", "d"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 2
+def test_without_the_extra_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["lattok", "sim"]]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(lattok, "sim", raising=False)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    assert main(["collect", "metaworld-pairs", "--out", "d"]) == 2
     text = "lattok: simulations need mujoco, which is not installed. Run: pip install 'lattok[sim]'\n"
-    assert done.stderr == text
+    assert capsys.readouterr().err == text

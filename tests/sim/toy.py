@@ -57,8 +57,8 @@ class Toy(SimEnv):
         self.made.append(self)
 
     @classmethod
-    def tasks(cls) -> tuple[str, ...]:
-        return tuple(TEXTS)
+    def tasks(cls) -> dict[str, str]:
+        return TEXTS
 
     def _start(self, rng: np.random.Generator) -> None:
         self.place, self.actions = rng.uniform(-0.3, 0.3), []

@@ -1,7 +1,6 @@
 """Several processes, accumulated parts and shards (FSDP2, with gloo on CPUs) log and learn what one process does."""
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from lattok.samples.order import Batches, Passes
 from lattok.training import CHECKPOINT, RUN, LoopOptions, distributed, fit
 from lattok.training.runlog import METRICS
 from lattok.utils.checks import LattokError
+from tests.process_jobs import together
 
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 SPEED = {"samples_per_second", "data_wait", "memory_gb"}
@@ -106,10 +106,6 @@ class Sharding(Accelerator):
 
 
 def _worker(rank, out):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     for name, (shards, parts, precision) in {**RUNS, "shards-begun": RUNS["shards"]}.items():
         distributed.Accelerator = Sharding if shards else Accelerator
         model = train(out / name, BEFORE, parts, precision)
@@ -118,16 +114,15 @@ def _worker(rank, out):
         assert not any(hasattr(tensor, "full_tensor") for tensor in model.parameters())
         model(Batch(DATA[: 4 * rank], [""] * 4 * rank))  # by itself: nothing of the shards is left on it
         torch.save((dict(model.named_parameters()), model.count), out / f"{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def shared(tmp_path_factory):
     """The folder with all `RUNS` of two processes."""
     if not (hasattr(torch.distributed.fsdp, "fully_shard") and hasattr(Accelerator, "is_fsdp2")):
         pytest.skip("this torch, or this accelerate, has no FSDP2")
-    out = tmp_path_factory.mktemp("together")
-    torch.multiprocessing.spawn(_worker, args=(out,), nprocs=2)
+    out = tmp_path_factory.mktemp("shared")
+    together(_worker, out)
     return out
 
 
@@ -151,34 +146,34 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run[2] == "no"])
-def test_two_processes_log_and_learn_what_one_does(name, alone, together):
-    assert_same_log(logged(alone[0]), logged(together / name))
+def test_two_processes_log_and_learn_what_one_does(name, alone, shared):
+    assert_same_log(logged(alone[0]), logged(shared / name))
     for rank in (0, 1):
-        parameters, count = torch.load(together / f"{name}-{rank}.pt", weights_only=True)
+        parameters, count = torch.load(shared / f"{name}-{rank}.pt", weights_only=True)
         assert len(count) == 1 + STEPS * RUNS[name][1]  # the buffer came back from the checkpoint
         for key, value in alone[1].named_parameters():
             torch.testing.assert_close(parameters[key], value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
-def test_shards_are_rounded_as_whole_models_are(together):
-    assert_same_log(logged(together / "plain-bf16"), logged(together / "shards-bf16"))
-    whole, shards = (torch.load(together / f"{name}-bf16-0.pt", weights_only=True)[0] for name in ("plain", "shards"))
+def test_shards_are_rounded_as_whole_models_are(shared):
+    assert_same_log(logged(shared / "plain-bf16"), logged(shared / "shards-bf16"))
+    whole, shards = (torch.load(shared / f"{name}-bf16-0.pt", weights_only=True)[0] for name in ("plain", "shards"))
     for key, value in whole.items():
         torch.testing.assert_close(shards[key], value, atol=1e-5, rtol=0)
-    exact = logged(together / "plain")
-    assert exact[-1]["loss/action"] != pytest.approx(logged(together / "plain-bf16")[-1]["loss/action"], abs=1e-5)
+    exact = logged(shared / "plain")
+    assert exact[-1]["loss/action"] != pytest.approx(logged(shared / "plain-bf16")[-1]["loss/action"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_from_the_checkpoint_of_shards(alone, together):
-    saved = torch.load(together / "shards-begun" / RUN / CHECKPOINT, weights_only=True)
+def test_one_process_goes_on_from_the_checkpoint_of_shards(alone, shared):
+    saved = torch.load(shared / "shards-begun" / RUN / CHECKPOINT, weights_only=True)
     assert saved["step"] == BEFORE
     assert {name: tensor.shape for name, tensor in saved["model"].items() if name != "count"} == {
         name: p.shape for name, p in alone[1].named_parameters() if p.requires_grad
     }
-    model = train(together / "shards-begun", STEPS, resume=True)
-    assert_same_log(logged(alone[0]), logged(together / "shards-begun"))
+    model = train(shared / "shards-begun", STEPS, resume=True)
+    assert_same_log(logged(alone[0]), logged(shared / "shards-begun"))
     for key, value in alone[1].named_parameters():
         torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
 

@@ -8,25 +8,21 @@ import pytest
 import torch
 
 import lattok
-from lattok import FAST, FSQ, TOAST, LattokError, P2TActionVQ, ResidualVQ, UniformBins
+from lattok import LattokError, UniformBins
+from lattok.action_vq.dct import DCTTokenizer
+from lattok.action_vq.learned import TrainedTokenizer
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import ActionBatch
+from tests.action_vq.families import cases, fitted
 
-FAMILIES = {
-    "p2t": lambda chunks: P2TActionVQ.fit(chunks, steps=2, dim=16, codebook_size=8, hidden=16),
-    "fast": lambda chunks: FAST.fit(chunks, vocab_size=300),
-    "toast": lambda chunks: TOAST.fit(chunks, vocab_size=300),
-    "fsq": lambda chunks: FSQ.fit(chunks, steps=2, synthetic=0, tokens=2, codebook_size=4, hidden=8),
-    "residual": lambda chunks: ResidualVQ.fit(chunks, steps=1, synthetic=0, tokens=2, codebook_size=4),
-    "bins": lambda chunks: UniformBins.fit(chunks, bins=4),
-}
-CHUNKS = np.random.default_rng(0).standard_normal((20, 4, 3)).astype(np.float32)
+CHUNKS = np.random.default_rng(0).standard_normal((20, 6, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, "fast"])
+@pytest.fixture(scope="module", params=[*cases(), "for inference"])
 def tokenizer(request):
-    model = FAMILIES["p2t" if request.param == "fast" else request.param](CHUNKS)
-    return lattok.for_inference(model) if request.param == "fast" else model
+    if request.param == "for inference":
+        return lattok.for_inference(fitted("action-vq"))
+    return fitted(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +39,8 @@ def test_arrays_tensors_and_lists_give_the_same_codes_and_the_kind_that_came_in_
     assert isinstance(of_list, torch.Tensor)
     assert (of_array == of_tensor.numpy()).all()
     assert (of_array == of_list.numpy()).all()
-    mask = np.ones((20, 4), dtype=bool)
-    mask[:, 3] = False
+    mask = np.ones((20, 6), dtype=bool)
+    mask[:, 5] = False
     masked = [tokenizer.encode(CHUNKS, valid) for valid in (mask, torch.from_numpy(mask), mask.tolist())]
     assert all(isinstance(codes, np.ndarray) and (codes == masked[0]).all() for codes in masked)
     decoded = [tokenizer.decode(codes) for codes in (of_array, of_tensor, of_tensor.tolist())]
@@ -58,7 +54,7 @@ def test_arrays_tensors_and_lists_give_the_same_codes_and_the_kind_that_came_in_
 def test_latents_reports_and_fit_take_every_kind():
     for chunks in (CHUNKS, torch.from_numpy(CHUNKS), CHUNKS.tolist(), [CHUNKS[:10], torch.from_numpy(CHUNKS[10:])]):
         tokenizer = UniformBins.fit(chunks, bins=4)
-        assert tokenizer.horizon == 4
+        assert tokenizer.horizon == 6
         assert torch.equal(tokenizer.encode(torch.from_numpy(CHUNKS)), tokenizer.encode(CHUNKS.tolist()))
     assert isinstance(tokenizer.latent_actions(CHUNKS).latents, np.ndarray)
     assert isinstance(tokenizer.latent_actions(CHUNKS.tolist()).latents, torch.Tensor)
@@ -85,7 +81,7 @@ def quantized() -> torch.Tensor:
 
 ODD = {
     "sparse": torch.from_numpy(CHUNKS).to_sparse(),
-    "meta": torch.empty(20, 4, 3, device="meta"),
+    "meta": torch.empty(20, 6, 3, device="meta"),
     "quantized": quantized(),
     "long": CHUNKS.astype(np.longdouble),
     "masked": np.ma.masked_array(CHUNKS, CHUNKS > 0),
@@ -115,16 +111,17 @@ def test_frames_that_are_no_plain_array_neither(lam, kind):
         lam.encode(ODD[kind])
 
 
-def test_calling_a_model_says_what_to_call():
-    for name, make in FAMILIES.items():
-        if name in ("fast", "toast"):  # called as published processors are
-            continue
-        model = make(CHUNKS)
-        for value in (torch.from_numpy(CHUNKS), CHUNKS, None):
-            with pytest.raises(LattokError, match=r"`batch`: expected .* Call tokenizer.encode\(chunks\)"):
-                model(value)
-    batch = ActionBatch(torch.from_numpy(CHUNKS), torch.ones(20, 4, dtype=torch.bool))
-    assert "reconstruction" in FAMILIES["p2t"](CHUNKS)(batch)
+@pytest.mark.parametrize("name", cases())
+def test_calling_a_model_says_what_to_call(name):
+    model = fitted(name)
+    if isinstance(model, DCTTokenizer):  # called as published processors are
+        return
+    for value in (torch.from_numpy(CHUNKS), CHUNKS, None):
+        with pytest.raises(LattokError, match=r"`batch`: expected .* Call tokenizer.encode\(chunks\)"):
+            model(value)
+    if isinstance(model, TrainedTokenizer):
+        batch = ActionBatch(torch.from_numpy(CHUNKS), torch.ones(20, 6, dtype=torch.bool))
+        assert "reconstruction" in model(batch)
 
 
 def test_calling_a_latent_action_model_says_what_to_call(lam):

@@ -1,10 +1,12 @@
 """One answer to what "auto" is, for training, labelling, evaluation and features."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lattok import LattokError
-from lattok.utils.devices import device_called, moved
+from lattok.utils.devices import device_called, devices, module_of, moved
 
 
 @pytest.fixture
@@ -41,14 +43,32 @@ def test_a_name_stands_for_one_device(machine, facts, asked, expected):
     [
         ({}, "cuda", r"`device`: expected a device of this machine \(cpu\), got 'cuda'"),
         ({"gpus": 2}, "cuda:2", r"a device of this machine \(cuda:0, cuda:1, cpu\), got 'cuda:2'"),
-        ({"mps": True}, "mps:x", r"a device of this machine \(mps, cpu\), got 'mps:x'"),
-        ({}, "gpu", "`device`: expected one of auto, cpu, cuda, mps, got 'gpu'"),
+        ({"mps": True}, "mps:1", r"a device of this machine \(mps, cpu\), got 'mps:1'"),
+        (
+            {"mps": True},
+            "mps:x",
+            "`device`: expected auto, cpu, or an accelerator that torch .* 'mps:x'",
+        ),
+        ({}, "gpu", "`device`: expected auto, cpu, or an accelerator that torch knows, such as cuda:1 .* got 'gpu'"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(machine, facts, asked, text):
     machine(**facts)
     with pytest.raises(LattokError, match=text):
         device_called(asked)
+
+
+def test_other_kinds_are_found_in_their_modules_and_after_cuda(machine, monkeypatch):
+    machine(gpus=1)
+    there = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+    monkeypatch.setattr(torch, "xpu", there)
+    monkeypatch.setattr(torch, "hpu", there, raising=False)
+    names = ["cuda:0", "xpu:0", "xpu:1", "hpu:0", "hpu:1", "cpu"]
+    assert devices() == [torch.device(name) for name in names]
+    assert [device_called(name) for name in names] == devices()
+    assert module_of(torch.device("hpu:1")) is there
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_called("xpu") == torch.device("xpu:1")
 
 
 def test_a_model_stays_where_it_is_unless_a_device_is_named():

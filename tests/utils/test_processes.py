@@ -98,8 +98,8 @@ def test_no_process_outlives_its_parent(number: signal.Signals) -> None:
         assert parent.stdout.readline() == b"ready\n"
         assert len(marked(mark)) == 2
         parent.send_signal(number)
-        parent.wait(timeout=20)
-    deadline = time.monotonic() + 10
+        parent.wait(timeout=60)
+    deadline = time.monotonic() + 60  # a busy machine lets them notice late
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)

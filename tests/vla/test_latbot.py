@@ -149,7 +149,9 @@ def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
 def test_a_policy_goes_on_over_the_revision_of_its_student():
     before = with_backbone(student().config, revision="files-a")
     assert taught_by(policy_config(**CONFIG), before).backbone.revision == "files-a"
-    with pytest.raises(LattokError, match="`backbone_revision`: expected 'files-a', as the distilled policy has, got"):
+    with pytest.raises(
+        LattokError, match="`backbone_revision`: expected 'files-a', as the policy has that it goes on from, got"
+    ):
         taught_by(policy_config(**CONFIG, backbone_revision="files-b"), before)
 
 
@@ -166,7 +168,7 @@ def test_what_does_not_fit_is_refused():
     ):
         expected = re.escape(own or repr(policy_config().prompt))
         with pytest.raises(
-            LattokError, match=f"`{name}`: expected {expected}, as the distilled policy has, got {other!r}"
+            LattokError, match=f"`{name}`: expected {expected}, as the policy has that it goes on from, got {other!r}"
         ):
             taught_by(policy_config(**{**CONFIG, name: other}), student().config)
 

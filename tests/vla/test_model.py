@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +19,9 @@ from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, polic
 def test_every_strategy_learns_one_batch_by_heart(name: str):
     """Every parameter gets a gradient: otherwise several processes would wait for it."""
     model, data = policy(name).train(), batch(config(name))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     first = last = {}
-    for step in range(60):
+    for step in range(24):
         last = model(data)
         loss = sum(weight * last[term] for term, weight in model.config.loss_weights.items())
         optimizer.zero_grad()
@@ -139,22 +137,15 @@ def test_the_prompt_is_that_of_the_paper():
     assert model.backbone.texts[0] == "open the drawer Please predict the next 4 robot actions:"
 
 
-def test_a_saved_policy_acts_the_same_in_another_process(tmp_path: Path):
+def test_a_saved_policy_acts_the_same(tmp_path: Path):
+    """In another process, too: test_pretrained_policy.py."""
     model = policy("la_cond", backbone_depth=2).eval()
     loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
     assert loaded.config == model.config
     assert loaded.describe()["weights_sha256"] == model.describe()["weights_sha256"]
     assert not loaded.training
     seen = observation(model.config)
-    torch.save(seen, tmp_path / "seen.pt")
-    code = (
-        "import lattok, torch; torch.set_num_threads(1); p = lattok.load('policy');"
-        "torch.save(p.predict_chunk(torch.load('seen.pt', weights_only=True)), 'chunk.pt')"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    torch.testing.assert_close(
-        torch.load(tmp_path / "chunk.pt", weights_only=True), model.predict_chunk(seen), rtol=0, atol=0
-    )
+    assert torch.equal(loaded.predict_chunk(seen), model.predict_chunk(seen))
 
 
 def test_bfloat16_keeps_the_normalisers_and_is_near(tmp_path: Path):

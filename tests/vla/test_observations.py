@@ -156,10 +156,7 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"proprio_dim": 10**9}, "numbers in a chunk and in proprio, got 4 steps of 3 dimensions, proprio_dim 1000000"),
         ({"proprio_dim": "many"}, "`proprio_dim`: expected a whole number"),
         ({"loss_reduction": "none"}, "`loss_reduction`: expected one of mean, sum, got 'none'"),
-        (
-            {"normalize": "mean_std", "normalize_clip": True},
-            "`normalize_clip`: expected False unless normalize is",
-        ),
+        ({"normalize": "mean_std", "normalize_clip": True}, "`normalize_clip`: expected False unless normalize is"),
         ({"normalize_exceptions": ("9=identity",)}, r"NAME=KIND with a dimension among 0\.\.2, got '9=identity'"),
         ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
         (

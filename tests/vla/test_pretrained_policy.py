@@ -1,4 +1,4 @@
-"""`LatentVLA` over Hugging Face backbones, tiny and random: three families in all strategies, the others in one."""
+"""`LatentVLA` over Hugging Face backbones, tiny and random: one family in all strategies, the others in two."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from tests.vla.fakes import batch, config, rows
 
 need_transformers()
 
-FAMILIES = ("qwen3_vl", "smolvlm", "paligemma")
-OTHERS = ("qwen2_5_vl", "gemma3", "internvl")
+FAMILIES = ("qwen3_vl", "smolvlm", "paligemma", "qwen2_5_vl", "gemma3", "internvl")
 Tiny = Callable[[str], Path]
 
 
@@ -39,7 +38,8 @@ def policy(folder: Path, strategy: str, **changes) -> LatentVLA:
     return model
 
 
-CASES = [(family, name) for family in FAMILIES for name in STRATEGIES] + [(family, "la_cond") for family in OTHERS]
+CASES = [(FAMILIES[0], name) for name in STRATEGIES]
+CASES += [(family, name) for family in FAMILIES[1:] for name in ("la_cond", "la_align")]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -78,7 +78,7 @@ def test_alone_or_in_a_batch_the_steps_of_a_chunk_differ(family: str, name: str,
     assert (together[:, 1:] - together[:, :-1]).abs().amax(-1).min() > 1e-3
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_latents_cannot_see_the_placeholders_of_actions(family: str, tiny: Tiny):
     """PaliGemma's prefix is bidirectional: placeholders of the wrong type would see one another."""
     model = policy(tiny(family), "la_cond").eval()
@@ -92,7 +92,8 @@ def test_latents_cannot_see_the_placeholders_of_actions(family: str, tiny: Tiny)
 
 
 def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: Path):
-    models = {family: policy(tiny(family), "la_direct").eval() for family in FAMILIES}
+    models = {family: policy(tiny(family), "la_direct").eval() for family in FAMILIES[:3]}
+    models["scratch"] = fakes.policy("la_cond", camera_sizes=((56, 56),) * 2, image_size=56).eval()
     for family, model in models.items():
         model.save_pretrained(tmp_path / family)
         assert (tmp_path / family / "model.safetensors").stat().st_size < 2_000_000  # no base model in it
@@ -102,8 +103,8 @@ def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: P
         "import lattok, sys, torch; torch.set_num_threads(1); seen = torch.load('seen.pt', weights_only=True);"
         "torch.save({n: lattok.load(n).predict_chunk(seen) for n in sys.argv[1:]}, 'chunks.pt')"
     )
-    named = {"LATTOK_DATA": os.pathsep.join(str(tiny(family)) for family in FAMILIES)}  # folders of this machine
-    subprocess.run([sys.executable, "-c", code, *FAMILIES], cwd=tmp_path, check=True, env=os.environ | named)
+    named = {"LATTOK_DATA": os.pathsep.join(str(tiny(family)) for family in FAMILIES[:3])}  # folders of this machine
+    subprocess.run([sys.executable, "-c", code, *models], cwd=tmp_path, check=True, env=os.environ | named)
     chunks = torch.load(tmp_path / "chunks.pt", weights_only=True)
     for family, model in models.items():
         torch.testing.assert_close(chunks[family], model.predict_chunk(seen), atol=1e-6, rtol=0)

@@ -238,6 +238,7 @@ def test_what_a_strategy_needs_of_labels_is_what_its_losses_look_at():
         "la_cond": ("codes",),
         "la_tok": ("codes",),
         "la_direct_c": ("embedding",),
+        "la_cond_c": ("embedding",),
         "la_tok_c": ("embedding",),
     }
     assert PLAN.needs == ("codes", "embedding")

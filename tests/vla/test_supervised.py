@@ -19,9 +19,10 @@ from lattok import LattokError
 from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
 from lattok.vla.tap import Supervised, Tap, keep_labels
+from tests.process_jobs import together
 from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, hooks, make_batch
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/howto/own_policy.md"
 
 
 @pytest.fixture(autouse=True)
@@ -264,8 +265,8 @@ def test_preprocessors_that_drop_labels():
 
 
 def test_the_readme():
-    """The lines of the README, on a policy with the module names of LeRobot's ACT."""
-    code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    """The lines of the page, on a policy with the module names of LeRobot's ACT."""
+    code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", PAGE.read_text(encoding="utf8"), re.DOTALL)
     assert code is not None
     policy, batch = Policy(), make_batch()
     loader = [batch] * 60
@@ -338,15 +339,12 @@ def test_compiled_policies():
 
 def _share(rank: int, folder: str) -> None:
     """One of two processes, with its half of the batch."""
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     model, batch = torch.load(f"{folder}/model.pt", weights_only=False)
     half = {key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()}
     wrapped = nn.parallel.DistributedDataParallel(model)
     wrapped(half)[0].backward()
     if rank == 0:
         torch.save([p.grad for p in model.parameters()], f"{folder}/gradients.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -355,7 +353,7 @@ def test_two_processes_are_one(tmp_path):
     model, batch = supervised(), make_batch()
     batch["latent.valid"][:, 0], batch["latent.valid"][:2, 1:] = True, False
     torch.save((model, batch), tmp_path / "model.pt")
-    torch.multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="spawn")
+    together(_share, str(tmp_path))
     model(batch)[0].backward()
     for expected, found in zip(model.parameters(), torch.load(tmp_path / "gradients.pt"), strict=True):
         torch.testing.assert_close(found, expected.grad)

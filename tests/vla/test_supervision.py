@@ -182,6 +182,7 @@ def test_built_from_strategies():
         "la_cond": ("CodeCrossEntropy", P),
         "la_tok": ("CodeCrossEntropy", P),
         "la_direct_c": ("Regress", P),
+        "la_cond_c": ("Regress", P),
         "la_tok_c": ("Regress", P),
     }
     tokens = build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, 1, K))  # tokens are steps of one code

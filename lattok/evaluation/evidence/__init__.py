@@ -33,7 +33,7 @@ class Split:
     def text(self) -> str:
         halves = ((len(self.held_out), self.held_out_available), (len(self.train), self.train_available))
         used = [f"{some}" if some == every else f"{some} of {every}" for some, every in halves]
-        return f"{used[0]} held-out episodes; {used[1]} others fit probes and controls"
+        return f"{used[0]} held-out episodes; {used[1]} others for probes and controls"
 
 
 def evenly(count: int, most: int) -> torch.Tensor:

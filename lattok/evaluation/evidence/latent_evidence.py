@@ -27,6 +27,7 @@ from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsO
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.nn.kmeans import nearest, residual_kmeans
+from lattok.nn.normalize import space_dims
 from lattok.types import Episode, LatentActions
 from lattok.utils import checks
 
@@ -191,6 +192,7 @@ class LatentEvidence:
 
     kind = "image-lam"
     asks = "May I annotate with this model?"
+    use = "Label data with it: lattok annotate DATASET --model MODEL --out LABELLED."
 
     @classmethod
     def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> LatentEvidence:
@@ -204,7 +206,7 @@ class LatentEvidence:
             checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
         source = PairSource.of(case, decoded)
         if case.trains_controls:
-            training = ControlTraining.on(case, source)
+            training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
         fresh = untrained_model(model, options.seed + 1)
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
@@ -261,9 +263,7 @@ class LatentEvidence:
 
     @property
     def space(self) -> list[int]:
-        """Dimensions called x, y, z; none unless all three are there."""
-        lower = [name.lower() for name in self.names]
-        return [lower.index(axis) for axis in "xyz"] if {"x", "y", "z"} <= set(lower) else []
+        return space_dims(self.names)
 
     @property
     def streams(self) -> list[CodeStream]:

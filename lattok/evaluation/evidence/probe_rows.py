@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.probes import Fold, Probe, linear_probe, merge_folds, mlp_probes, one_hot
-from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, mlp_probe, one_hot
+from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.report import NEEDS_TRAINING, Interval, TableRow
 
 KINDS = {  # of probes: prefix of its figures, title of a table, and of a column
     "linear": ("", "linear probe, held-out episodes", "linear"),
     "mlp": ("mlp_", "MLP probe, held-out episodes", "MLP"),
     "task_linear": ("task_", "linear probe, held-out tasks", "linear, new tasks"),
-    "task_mlp": ("task_mlp_", "MLP probe, held-out tasks", "MLP, new tasks"),
 }
 OWN = {  # what is read of the model itself
     "codes": "one-hot codes",
@@ -27,6 +26,20 @@ OWN = {  # what is read of the model itself
     "env_codes": "environment codes, one-hot",
     "latents": "latents before quantization",
     "env_latents": "environment latents",
+}
+PLAIN = {  # controls in words for a reader who has not met them
+    "residual_kmeans": "simple clustering of frame changes",
+    "flow_kmeans": "simple motion clustering",
+    "untrained": "the same network untrained",
+    "current_frame": "a single frame",
+    "mean": "the mean action",
+    "pca_change": "the raw frame change",
+    "pca_change_equal_width": "the raw frame change at equal width",
+    "pca_flow": "raw block motion",
+    "flow": "raw block motion",
+    "proprio": "the robot's own state",
+    LABELS_ONLY: "the same encoder trained on labels alone",
+    NO_LATER: "the same network without later frames",
 }
 
 
@@ -37,16 +50,30 @@ class Score(NamedTuple):
     values: tuple[float | None, ...]
     intervals: tuple[Interval | None, ...]
 
+    @classmethod
+    def of(cls, probe: Probe, bootstrap: Bootstrap, space: list[int]) -> Score:
+        """Score a probe on the rows that `bootstrap` draws from; `space`: which dimensions are x, y, z."""
+
+        def columns(r2: Tensor) -> list[Tensor]:  # [..., m]
+            return [r2.nanmean(-1), *([r2[..., space].nanmean(-1)] if space else []), *r2.unbind(-1)]
+
+        values = tuple(None if math.isnan(value) else float(value) for value in columns(probe.r2))
+        return cls(probe, values, tuple(map(bootstrap.interval, columns(bootstrap.r2(probe)))))
+
 
 class ProbeRow(NamedTuple):
     """An input under the name it has on the page, and how much of the action was read from it."""
 
     key: str
     name: str
-    scores: dict[str, Score]  # by `KINDS`: the last two where there are several tasks, none where it was not run
+    scores: dict[str, Score]  # by `KINDS`: the last where there are several tasks, none where it was not run
     control: bool = True
     reference: bool = False
     not_run: str = ""
+
+    @property
+    def plain(self) -> str:
+        return PLAIN.get(self.key, self.name)
 
     def value(self, kind: str, column: int) -> float | None:
         """Return one R^2; None where there is none."""
@@ -63,42 +90,15 @@ class ProbeRow(NamedTuple):
         return replace(self.shown(""), values=tuple(means), intervals=tuple(spans))
 
 
-class Prober:
-    """Fits the probes of one input after another."""
+class Input(NamedTuple):
+    """What probes read on both splits, [n, d] and [N, d], and the row of a table that it becomes."""
 
-    def __init__(self, evidence: LatentEvidence, target: Target, hidden: bool = True):
-        self.evidence, self.target, self.done = evidence, target, 0
-        self.kinds = [kind for kind in KINDS if hidden or "mlp" not in kind]
-        self.total = 26 if evidence.codes else 17  # about; the last call says the exact number
-        self.everything = (Fold(torch.arange(len(target.train)), torch.arange(len(target.held_out))),)
-
-    def row(
-        self, key: str, name: str, rows: Sequence[Tensor], control: bool = True, reference: bool = False
-    ) -> ProbeRow:
-        """Fit the probes to inputs [n, d] and judge them on [N, d]."""
-        folds = self.evidence.folds.folds
-        probes = [*self._fitted(rows, self.everything), *(self._fitted(rows, folds) if folds else ())]
-        self.done = min(self.done + 1, self.total - 1)
-        self.evidence.case.options.note("probes", self.done, self.total)
-        scores = {kind: self._score(probe) for kind, probe in zip(self.kinds, probes, strict=False)}
-        return ProbeRow(key, name, scores, control, reference)
-
-    def _fitted(self, rows: Sequence[Tensor], folds: Sequence[Fold]) -> list[Probe]:
-        (x, x_test), (y, groups, y_test) = rows, (self.target.train, self.target.episodes, self.target.held_out)
-        linear = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
-        found = [linear]
-        if "mlp" in self.kinds:
-            found.append(mlp_probes(x, y, groups, x_test, y_test, folds, linear, self.evidence.seed))
-        return [merge_folds(probes, folds) for probes in found]
-
-    def _score(self, probe: Probe) -> Score:
-        space, bootstrap = self.evidence.space, self.evidence.bootstrap
-
-        def columns(r2: Tensor) -> list[Tensor]:  # [..., m]
-            return [r2.nanmean(-1), *([r2[..., space].nanmean(-1)] if space else []), *r2.unbind(-1)]
-
-        values = tuple(None if math.isnan(value) else float(value) for value in columns(probe.r2))
-        return Score(probe, values, tuple(map(bootstrap.interval, columns(bootstrap.r2(probe)))))
+    key: str
+    name: str
+    rows: Sequence[Tensor]
+    control: bool = True
+    reference: bool = False
+    not_run: str = ""
 
 
 def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) -> dict[str, list[ProbeRow]]:
@@ -106,22 +106,36 @@ def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) ->
 
     Without `hidden` only linear ones.
     """
-    judge, train = Prober(evidence, target, hidden), evidence.train.latents
-    held_out = evidence.held_out.latents
-    found: dict[str, list[ProbeRow]] = {"codes": [], "latents": []}
-    for key, name in OWN.items():
-        if (pick := evidence.inputs.get(key)) is not None:
-            kind = "latents" if "latents" in key else "codes"
-            found[kind].append(judge.row(key, name, (pick(train), pick(held_out)), control=False))
-    for kind, rows in _control_rows(evidence, target, judge).items():
-        found[kind] += rows
-    evidence.case.options.note("probes", 1, 1)
-    return {kind: rows for kind, rows in found.items() if rows}
+    train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
+    picks = {key: pick for key, pick in evidence.inputs.items() if key in OWN}
+    own = [Input(key, OWN[key], (picks[key](train), picks[key](held_out)), False) for key in OWN if key in picks]
+    for kind, inputs in asked.items():
+        inputs[:0] = [each for each in own if (kind == "latents") == ("latents" in each.key)]
+    every = {id(each): each for inputs in asked.values() for each in inputs}  # some stand in both tables
+    rows: dict[int, ProbeRow] = {}
+    for number, each in every.items():
+        rows[number] = ProbeRow(each.key, each.name, {}, each.control, each.reference, each.not_run)
+        if not each.not_run:
+            rows[number] = rows[number]._replace(scores=_scores(evidence, target, each.rows, hidden))
+        evidence.case.options.note("probes", len(rows), len(every))
+    return {kind: [rows[id(each)] for each in inputs] for kind, inputs in asked.items() if inputs}
+
+
+def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor], hidden: bool) -> dict[str, Score]:
+    """Fit the probes of an input on [n, d] and judge them on [N, d]."""
+    (x, x_test), y, groups, y_test = rows, target.train, target.episodes, target.held_out
+    found = {"linear": target.probe(*rows)}
+    if hidden:
+        found["mlp"] = mlp_probe(x, y, groups, x_test, y_test, found["linear"], evidence.seed)
+    if folds := evidence.folds.folds:
+        parts = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
+        found["task_linear"] = merge_folds(parts, folds)
+    return {kind: Score.of(probe, evidence.bootstrap, evidence.space) for kind, probe in found.items()}
 
 
 def rivals_of(rows: Sequence[ProbeRow]) -> list[ProbeRow]:
     """List the controls that the model is asked to beat."""
-    return [row for row in rows if row.control and not row.reference and row.key != LABELS_ONLY]
+    return [row for row in rows if row.control and not row.reference and row.key not in (LABELS_ONLY, NO_LATER)]
 
 
 def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow | None:
@@ -130,43 +144,35 @@ def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow
     return rows[max(scored)[1]] if scored else None
 
 
-def _control_rows(evidence: LatentEvidence, target: Target, judge: Prober) -> dict[str, list[ProbeRow]]:
+def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]]:
     train, held_out, change, alone = evidence.train, evidence.held_out, evidence.change, evidence.labels_only
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
-    equal = min(train.latents.latents.flatten(1).shape[1], change.train.shape[1])
+    fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
+    equal = min(fresh[0].shape[1], change.train.shape[1])
     unlimited = [
-        judge.row("current_frame", f"current frame only (PCA {scene_width})", scene.first(scene_width)),
-        judge.row("mean", "mean action", (torch.zeros(len(train.rows), 1), torch.zeros(len(held_out.rows), 1))),
+        Input("current_frame", f"current frame only (PCA {scene_width})", scene.first(scene_width)),
+        Input("mean", "mean action", (torch.zeros(len(train.rows), 1), torch.zeros(len(held_out.rows), 1))),
     ]
-    labelled = [ProbeRow(LABELS_ONLY, "same encoder, labels alone", {}, not_run=NEEDS_TRAINING)] * 2
+    name = "same encoder, labels alone"
+    labelled = [Input(LABELS_ONLY, name, (), not_run=NEEDS_TRAINING)] * 2
     if alone is not None:
         codes = [one_hot(x, evidence.size) for x in (alone.train_codes, alone.held_out_codes)]
-        labelled = [
-            judge.row(LABELS_ONLY, "same encoder, labels alone", rows)
-            for rows in (codes, (alone.train_latents, alone.held_out_latents))
-        ]
-    discrete = [judge.row(stream.key, stream.name, stream.one_hot) for stream in evidence.codes.values()]
-    fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
+        latents = (alone.train_latents, alone.held_out_latents)
+        labelled = [Input(LABELS_ONLY, name, rows) for rows in (codes, latents)]
+    discrete = [Input(stream.key, stream.name, stream.one_hot) for stream in evidence.codes.values()]
     continuous = [
-        judge.row("pca_change", f"raw frame change (PCA {width})", change.first(width)),
-        judge.row("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})", change.first(equal)),
-        judge.row("pca_flow", f"block flow (PCA {flow_width})", evidence.flow.first(flow_width)),
-        judge.row("untrained", "untrained model, latents", fresh),
+        Input("pca_change", f"raw frame change (PCA {width})", change.first(width)),
+        Input("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})", change.first(equal)),
+        Input("pca_flow", f"block flow (PCA {flow_width})", evidence.flow.first(flow_width)),
+        Input("untrained", "untrained model, latents", fresh),
         labelled[1],
-        *_proprio_rows(evidence, judge),
-        *unlimited,
     ]
-    return {"codes": [*discrete, labelled[0], *unlimited] if discrete else [], "latents": continuous}
-
-
-def _proprio_rows(evidence: LatentEvidence, judge: Prober) -> list[ProbeRow]:
-    train, held_out = evidence.train, evidence.held_out
     if train.state_change is None or held_out.state_change is None:
-        return [ProbeRow("proprio", "proprioception at t", {}, not_run="not run: the dataset has no states")]
-    change = (train.state_change, held_out.state_change)
-    name = "change of proprioception (reads the robot's own sensors)"
-    return [
-        judge.row("proprio", "proprioception at t", (train.states, held_out.states)),
-        judge.row("proprio_change", name, change, reference=True),
-    ]
+        continuous.append(Input("proprio", "proprioception at t", (), not_run="not run: the dataset has no states"))
+    else:
+        moved = (train.state_change, held_out.state_change)
+        name = "change of proprioception (reads the robot's own sensors)"
+        continuous.append(Input("proprio", "proprioception at t", (train.states, held_out.states)))
+        continuous.append(Input("proprio_change", name, moved, reference=True))
+    return {"codes": [*discrete, labelled[0], *unlimited] if discrete else [], "latents": [*continuous, *unlimited]}

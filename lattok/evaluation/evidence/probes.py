@@ -6,7 +6,7 @@ R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimen
 R^2* = 1 - sum_e w_e SSE_e / sum_e w_e SST_e        w: how often each of E episodes is drawn in E draws
 
 Pairs of one episode resemble one another, so intervals draw whole episodes. Ridge, and width and weight decay of MLPs,
-"no hidden layer" among the choices, are chosen on training episodes left out. All MLPs of all folds train side by side.
+"no hidden layer" among the choices, are chosen on training episodes left out.
 """
 
 from __future__ import annotations
@@ -225,16 +225,7 @@ def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
 
 
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
-STEPS, BATCH, LR = 300, 256, 0.01
-
-
-class Network(NamedTuple):
-    """One network to train: rows of x, what the linear probe left of their targets, and a choice."""
-
-    rows: Tensor  # [k]
-    targets: Tensor  # [k, m], standardised
-    hidden: int
-    decay: float
+STEPS, BATCH, LR, BETAS, EPSILON = 300, 256, 0.01, (0.9, 0.999), 1e-8
 
 
 class Base(NamedTuple):
@@ -256,100 +247,74 @@ class Base(NamedTuple):
         return cls(predicted, (y - own) / scale, scale)
 
 
-def mlp_probes(
-    x: Tensor,
-    y: Tensor,
-    groups: np.ndarray,
-    x_test: Tensor,
-    y_test: Tensor,
-    folds: Sequence[Fold],
-    linear: Sequence[Probe],
-    seed: int,
-) -> list[Probe]:
-    """Fit one probe per fold on x [n, d], y [n, m], judge it on x_test, y_test; `linear` are the linear ones."""
+def mlp_probe(
+    x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor, linear: Probe, seed: int
+) -> Probe:
+    """Fit a hidden layer on top of `linear` on x [n, d], y [n, m] (episodes `groups` [n]); judge on x_test, y_test.
+
+    Width and weight decay do best on training episodes left out; where no layer helps there, it is left out.
+    """
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
-    chosen = _choose(x, y, groups, folds, linear, seed)
-    bases = [Base.fit(x[f.train], y[f.train], x_test[f.held_out], p.ridge) for f, p in zip(folds, linear, strict=True)]
-    hidden = [i for i, (choice, _) in enumerate(chosen) if choice is not None]
-    tasks = [Network(folds[i].train, bases[i].left, *(chosen[i][0] or CHOICES[0])) for i in hidden]
-    outputs = train_networks(x, tasks, [x_test[folds[i].held_out] for i in hidden], seed)
-    predicted = [base.predicted for base in bases]
-    for i, output in zip(hidden, outputs, strict=True):
-        predicted[i] = bases[i].add(output)
-    return [
-        score(predicted[i], y_test[fold.held_out], y[fold.train].mean(0), linear[i].ridge, chosen[i][1])
-        for i, fold in enumerate(folds)
-    ]
+    left = validation_rows(groups)
+    base = Base.fit(x[~left], y[~left], x[left], linear.ridge)
+    options = [base.predicted, *map(base.add, train_networks(x[~left], base.left, x[left], CHOICES, seed))]
+    scores = [validation_score(option, y[left], y[~left]) for option in options]
+    best = scores.index(max(scores))  # of equals the simplest
+    base = Base.fit(x, y, x_test, linear.ridge)
+    chosen = CHOICES[best - 1 : best] if best else ()
+    predicted = [base.predicted, *map(base.add, train_networks(x, base.left, x_test, chosen, seed))][-1]
+    return score(predicted, y_test, y.mean(0), linear.ridge, scores[best])
 
 
-def _choose(
-    x: Tensor, y: Tensor, groups: np.ndarray, folds: Sequence[Fold], linear: Sequence[Probe], seed: int
-) -> list[tuple[tuple[int, float] | None, float]]:
-    """Pick per fold what does best on its training episodes left out (None: no hidden layer); also its score."""
-    fits, rests, bases = [], [], []
-    for fold, found in zip(folds, linear, strict=True):
-        left = validation_rows(groups[fold.train.numpy()])
-        fits.append(fold.train[~left])
-        rests.append(fold.train[left])
-        bases.append(Base.fit(x[fits[-1]], y[fits[-1]], x[rests[-1]], found.ridge))
-    tasks = [Network(fit, base.left, *choice) for fit, base in zip(fits, bases, strict=True) for choice in CHOICES]
-    outputs = train_networks(x, tasks, [x[rest] for rest in rests for _ in CHOICES], seed)
-    chosen = []
-    for i, base in enumerate(bases):
-        own = outputs[i * len(CHOICES) : (i + 1) * len(CHOICES)]
-        options = [base.predicted, *map(base.add, own)]
-        scores = [validation_score(option, y[rests[i]], y[fits[i]]) for option in options]
-        best = scores.index(max(scores))  # of equals the simplest
-        chosen.append((None if best == 0 else CHOICES[best - 1], scores[best]))
-    return chosen
+@torch.no_grad()
+def train_networks(
+    x: Tensor, targets: Tensor, x_test: Tensor, choices: Sequence[tuple[int, float]], seed: int
+) -> list[Tensor]:
+    """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64.
 
-
-def train_networks(x: Tensor, tasks: Sequence[Network], x_test: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Train the networks of all tasks; each one's outputs [N, m] for its own x_test, float64."""
-    if not tasks:
+    They see the same batches and share every product: their hidden units stand side by side, and a mask keeps each
+    one's outputs to its own. Gradients are written out, since bookkeeping would take most of the time.
+    """
+    if not choices:
         return []
-    generator = torch.Generator().manual_seed(seed)
-    shape = Shape(x.shape[1], max(hidden for hidden, _ in CHOICES), tasks[0].targets.shape[1])
-    weights = shape.start(generator).repeat(len(tasks), 1)  # c w
-    shift = torch.stack([x[task.rows].mean(0) for task in tasks])[:, None].float()  # c 1 d
-    scale = torch.stack([spread_of(x[task.rows]) for task in tasks])[:, None].float()
-    active = (torch.arange(shape.hidden) < torch.tensor([[task.hidden] for task in tasks])).float()[:, None]  # c 1 h
-    decay = torch.tensor([[task.decay] for task in tasks])
-    optimizer = torch.optim.Adam([weights])
-    numbers, targets = x.float(), [task.targets.float() for task in tasks]
+    generator, (inputs, outputs) = torch.Generator().manual_seed(seed), (x.shape[1], targets.shape[1])
+    first = torch.randn(inputs, CHOICES[-1][0], generator=generator) / math.sqrt(inputs)
+    whose = torch.arange(len(choices)).repeat_interleave(torch.tensor([hidden for hidden, _ in choices]))
+    columns = torch.arange(len(choices)).repeat_interleave(outputs)
+    mask = (whose[:, None] == columns).float()
+    shapes = [(inputs, len(whose)), (len(whose),), mask.shape, mask.shape[1:]]
+    numbers = torch.zeros(4, sum(map(math.prod, shapes)))  # weights, gradients, their means and mean squares
+    (w1, b1, w2, b2), (g1, c1, g2, c2) = (
+        [part.view(shape) for part, shape in zip(row.split([*map(math.prod, shapes)]), shapes, strict=True)]
+        for row in numbers[:2]
+    )
+    w1.copy_(torch.cat([first[:, :hidden] for hidden, _ in choices], 1))
+    rates = torch.tensor([decay for _, decay in choices])
+    owners = (whose.expand(shapes[0]), whose, whose[:, None].expand(shapes[2]), columns)
+    decay = torch.cat([rates[each].flatten() for each in owners])
+    shift, scale = x.mean(0).float(), spread_of(x).float()
+    rows, wanted = (x.float() - shift) / scale, targets.float().repeat(1, len(choices))
     for step in range(STEPS):
         rate = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
-        drawn = torch.rand(BATCH, generator=generator)  # the same for all, so that no network depends on another
-        picks = [(drawn * len(task.rows)).long() for task in tasks]
-        rows = numbers[torch.stack([task.rows[p] for task, p in zip(tasks, picks, strict=True)])]  # c b d
-        wanted = torch.stack([t[p] for t, p in zip(targets, picks, strict=True)])
-        with torch.enable_grad():
-            loss = shape.output(weights.requires_grad_(), active, (rows - shift) / scale).sub(wanted).square()
-            (weights.grad,) = torch.autograd.grad(loss.mean((1, 2)).sum(), weights)
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        with torch.no_grad():
-            weights.mul_(1 - rate * decay)
-    with torch.no_grad():
-        scaled = ((rows.float() - shift[i]) / scale[i] for i, rows in enumerate(x_test))
-        return [shape.output(weights[i], active[i], rows).double() for i, rows in enumerate(scaled)]
+        drawn = (torch.rand(BATCH, generator=generator) * len(rows)).long()
+        batch = rows[drawn]
+        hidden = torch.addmm(b1, batch, w1).relu_()
+        slope = (torch.addmm(b2, hidden, w2) - wanted[drawn]).mul_(2 / (BATCH * outputs))
+        torch.mm(hidden.T, slope, out=g2).mul_(mask)
+        torch.sum(slope, 0, out=c2)
+        slope = (slope @ w2.T).mul_(hidden > 0)
+        torch.mm(batch.T, slope, out=g1)
+        torch.sum(slope, 0, out=c1)
+        _adam(numbers, step + 1, rate)
+        numbers[0].mul_(1 - rate * decay)
+    hidden = torch.addmm(b1, (x_test.float() - shift) / scale, w1).relu_()
+    return [part.double() for part in torch.addmm(b2, hidden, w2).split(outputs, 1)]
 
 
-class Shape(NamedTuple):
-    """A network whose weights are one row of numbers: one tensor to optimise is quicker than four."""
-
-    inputs: int
-    hidden: int
-    outputs: int
-
-    def start(self, generator: torch.Generator) -> Tensor:
-        """Draw a random first layer, with zeros after it."""
-        first = torch.randn(self.inputs * self.hidden, generator=generator) / math.sqrt(self.inputs)
-        return F.pad(first, (0, self.hidden + self.hidden * self.outputs + self.outputs))
-
-    def output(self, weights: Tensor, active: Tensor, rows: Tensor) -> Tensor:
-        """Apply weights [..., w] to rows [..., N, d]; `active` [..., 1, h] switches hidden units off."""
-        d, h, m = self
-        first, bias, second, last = weights.split([d * h, h, h * m, m], -1)
-        hidden = (rows @ first.unflatten(-1, (d, h)) + bias[..., None, :]).relu() * active
-        return hidden @ second.unflatten(-1, (h, m)) + last[..., None, :]
+def _adam(numbers: Tensor, step: int, rate: float) -> None:
+    """Take a step of Adam in place: rows of `numbers` [4, w] are weights, gradients, their means and mean squares."""
+    weights, gradients, mean, square = numbers
+    mean.lerp_(gradients, 1 - BETAS[0])
+    square.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
+    size = (square.sqrt() / math.sqrt(1 - BETAS[1] ** step)).add_(EPSILON)
+    weights.addcdiv_(mean, size, value=-rate / (1 - BETAS[0] ** step))

@@ -128,6 +128,10 @@ class TokenizerEvidence:
 
     case: Case
     windows: ActionWindows  # held-out
+    training: ActionWindows
+    scale: Scale
+    codes: Tensor  # [N, P] of the held-out windows
+    known: Tensor  # [n, p] of the training windows
     vocab_size: int
     methods: list[Method]  # the tokenizer first, then its controls
     rate: Rate
@@ -136,6 +140,7 @@ class TokenizerEvidence:
 
     kind = "action-vq"
     asks = "May I use this tokenizer?"
+    use = "Write its codes beside the actions: lattok annotate DATASET --model MODEL --out LABELLED."
 
     @classmethod
     def gather(cls, case: Case) -> TokenizerEvidence:
@@ -157,7 +162,8 @@ class TokenizerEvidence:
         batch = windows.all()
         steps = batch.chunks[batch.valid]  # s m
         rate = Rate.measure(codes, tokenizer, dataset.fps)
-        usage = Usage.measure(codes, encode_all(tokenizer, training), size, tokenizer.shared_vocabulary)
+        known = encode_all(tokenizer, training)
+        usage = Usage.measure(codes, known, size, tokenizer.shared_vocabulary)
         own = Method("model", scale.errors(decoded[batch.valid], steps), usage)
         kmeans, control = _kmeans_control(rate, scale, training.actions, steps, case.options.seed)
         bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
@@ -171,7 +177,8 @@ class TokenizerEvidence:
         if kmeans is not None:
             shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))
         case.options.note("held-out windows", 1, 1)
-        return cls(case, windows, size, [own, control, bins, fast, mean], rate, decoded, shown)
+        methods = [own, control, bins, fast, mean]
+        return cls(case, windows, training, scale, codes, known, size, methods, rate, decoded, shown)
 
     @property
     def provenance(self) -> dict[str, Any]:

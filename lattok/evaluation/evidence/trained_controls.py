@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
+from lattok.evaluation.evidence.pair_set import PairSet, encode_pairs
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.batches import PairBatches
@@ -38,10 +38,11 @@ CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
 )
 LABELS_ONLY = "labels_only"
+NO_LATER = "no_later_frames"  # see `action_evidence`
 USUAL = {"fraction": 0.05, "unit": "pairs", "per_batch": 8}  # where the model does not know, or had no labels
 
 
-def usual_loop(model: TrainedPairModel) -> LoopOptions:
+def usual_loop(model: Any) -> LoopOptions:
     """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
     if model.trained_on is None:
         return CONTROL_LOOP
@@ -59,19 +60,19 @@ class ControlTraining:
     identity: dict[str, Any]  # dataset, episodes, gap: what results depend on besides model and options
 
     @classmethod
-    def on(cls, case: Case, source: PairSource) -> ControlTraining:
+    def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> ControlTraining:
         """Train controls on the episodes of a case, as long as it says, or as the model itself was trained."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
         chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
-        keys = [key for key in (source.action_key,) if key is not None]
+        keys = [] if action_key is None else [action_key]
         identity = {
-            "dataset": content_of(dataset, episodes, keys, source.cameras).digest,
+            "dataset": content_of(dataset, episodes, keys, cameras).digest,
             "train": split.train,
             "held_out": split.held_out,
-            "stride": source.stride,
-            "cameras": source.cameras,
-            "action_key": source.action_key,
+            "stride": stride,
+            "cameras": cameras,
+            "action_key": action_key,
         }
         loop = replace(case.control_loop or usual_loop(case.model), seed=case.options.seed)
         return cls(loop, None if folder is None else folder / "controls", identity)
@@ -79,21 +80,31 @@ class ControlTraining:
     def text(self, pairs: PairSet) -> str:
         return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
 
-    def kept(
-        self, control: str, suffix: str, model: TrainedPairModel, train: PairSet, held_out: PairSet, **more: Any
-    ) -> tuple[Path | None, dict[str, Any]]:
-        """Return the file of a control's result (None without a folder), and all that the result depends on."""
+    def result(
+        self, control: str, model: Any, sizes: Sequence[int], make: Callable[[], dict[str, Tensor]], **more: Any
+    ) -> dict[str, Tensor]:
+        """Read a control's result from the folder where it is kept, or make it and keep it there.
+
+        `sizes`: how many samples there are to train, to probe and to judge; `more`: what else the result depends on.
+        """
         described = model.describe()
         key = {
             "control": control,
             "model": [described["config_sha256"], described["weights_sha256"]],
-            "pairs": [len(train.frames), len(train.rows), len(held_out.rows)],
+            "pairs": [*sizes],
             "loop": asdict(self.options),
             **self.identity,
             **more,
         }
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return None if self.folder is None else self.folder / f"{name}{suffix}", key
+        text = json.dumps(key, sort_keys=True)
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+        if not path.is_file():
+            found = make()
+            with files.whole_file(path) as temporary:
+                safetensors.torch.save_file(found, temporary, {"key": text})
+        return safetensors.torch.load_file(path)
 
     def fit(
         self,
@@ -101,13 +112,13 @@ class ControlTraining:
         module: nn.Module,
         batches: Callable[[int, int, int], Any],
         weights: Mapping[str, float],
-        model: TrainedPairModel,
+        model: Any,
     ) -> None:
         """Train `module` in place on the device of `model`; nothing stays on disk. The progress bar shows `name`."""
         device = model.features.mean.device
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                options = replace(self.options, device=device.type)
+                options = replace(self.options, device=str(device))
                 fit(module, batches, options, Path(scratch) / name, loss_weights=weights)
             except Interrupted as stop:
                 raise restated(stop, "interrupted while training a control; nothing of it is kept") from None
@@ -123,6 +134,11 @@ class LabelsOnly:
     train_latents: Tensor
     held_out_latents: Tensor
     text: str  # what it was trained on
+
+
+def sizes_of(train: PairSet, held_out: PairSet) -> list[int]:
+    """Count the pairs that controls are trained on, and those of either split that are looked at."""
+    return [len(train.frames), len(train.rows), len(held_out.rows)]
 
 
 def labels_of(model: TrainedPairModel) -> dict[str, Any]:
@@ -146,17 +162,14 @@ def labels_only(
     chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
     known, labelled = _acted_pairs(dataset, frames, labels.get("episodes")), np.zeros(len(frames), dtype=bool)
     labelled[known] = draw_labelled(frames.episode_of[known], frames.frame_of[known], tasks, *chosen)
-    path, key = training.kept(LABELS_ONLY, ".safetensors", model, train, held_out, labels=labels)
-    if path is None or not path.is_file():
+
+    def make() -> dict[str, Tensor]:
         control = _trained(model, train, labelled, labels["per_batch"], training)
         sets = {"train": encode_pairs(control, train), "held_out": encode_pairs(control, held_out)}
         tensors = {f"{name}_codes": latents.codes for name, latents in sets.items()}
-        tensors |= {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
-        if path is not None:
-            with files.whole_file(path) as temporary:
-                safetensors.torch.save_file(tensors, temporary, {"key": json.dumps(key, sort_keys=True)})
-    else:
-        tensors = safetensors.torch.load_file(path)
+        return tensors | {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
+
+    tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
     whose = "" if _own(model) else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
     return LabelsOnly(**tensors, text=text)

@@ -38,26 +38,36 @@ _HEIGHT = re.compile(r'<svg viewBox="0 0 \d+ ([\d.]+)"')
 KINDS = {
     "action-vq": "Action tokenizer",
     "image-lam": "Image latent action model",
+    "idm": "Inverse dynamics model",
     "latent-vla": "Policy",
     "comparison": "Latent action models side by side",
 }
+GROUPS = {  # of verdicts, in their order: title, mark, class
+    False: ("Falls short", "✗", "no"),
+    None: ("Unclear", "–", "open"),
+    True: ("Holds up", "✓", "yes"),
+}
 LEGEND = (
-    "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
-    "The model's rows are blue. A control that does better is marked where it does, and carries the words "
-    "“control wins” where it does so in the column that decides. Nothing is shown without its control."
+    "A model holds up where it beats its control: something that learned nothing, or sees less. In the tables the "
+    "model's rows are blue; a control that does better is marked, with the words “control wins” in the column that "
+    "decides."
 )
 
 
 def render(report: Report) -> str:
-    """Turn a report into a page of HTML."""
+    """Turn a report into a page of HTML: answer, chart and film strip, what to do, verdicts; all else is folded."""
     kind = KINDS.get(report.kind, report.kind)
+    tops = [each for section in report.sections for each in section.pictures if each.top]
+    steps = "".join(f"<li>{escape(step)}</li>" for step in report.steps)
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
         f'{_answer(report.answer)}<p class="headline">{escape(report.headline)}</p></header>',
-        f'<p class="tally">Verdicts: {escape(report.tally)}</p>',
-        f'<ul class="verdicts">{"".join(map(_verdict, report.verdicts))}</ul><p class="note">{LEGEND}</p>',
+        f'<div class="top">{"".join(map(_pictures, tops))}</div>' * bool(tops),
+        f"<h2>What to do next</h2><ul>{steps}</ul>" * bool(steps),
+        *_verdicts(report),
+        "<h2>Details</h2>",
         *map(_section, report.sections),
-        f"<section><h2>Provenance</h2>{_provenance(report.provenance)}</section>",
+        f"<details><summary>What this report rests on</summary>{_provenance(report.provenance)}</details>",
     ]
     return document(report.title, body)
 
@@ -79,8 +89,9 @@ def picture(report: Report) -> str | None:
     groups = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")][:2]
     parts, y, width = [], PANEL_GAP, 0
     for group in groups:
-        parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
-        y += PANEL_GAP
+        if not group.top:  # whose titles say it all, and whose captions are longer than a picture is wide
+            parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
+            y += PANEL_GAP
         for start in range(0, len(group.panels), PANEL_COLUMNS):
             row = group.panels[start : start + PANEL_COLUMNS]
             heights = [float(found[1]) for panel in row if (found := _HEIGHT.match(panel))]
@@ -111,22 +122,34 @@ def _answer(answer: Answer | None) -> str:
     return f'<div class="answer {kind}-edge">{text}</div>'
 
 
-def _verdict(verdict: Verdict) -> str:
-    kind, word = {True: ("yes", "✓ holds up"), False: ("no", "✗ falls short"), None: ("open", "– open")}[verdict.holds]
-    todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
-    return f'<li><span class="mark {kind}">{word}</span><span>{escape(verdict.text)}{todo}</span></li>'
+def _verdicts(report: Report) -> Iterator[str]:
+    """Show the verdicts of a report in groups, if it has any."""
+    if report.verdicts:
+        groups = (_group(holds, [each for each in report.verdicts if each.holds is holds]) for holds in GROUPS)
+        yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{"".join(groups)}</div>'
+        yield f'<p class="note">{LEGEND}</p>'
+
+
+def _group(holds: bool | None, verdicts: Sequence[Verdict]) -> str:
+    """List verdicts of a kind; those that hold up are folded."""
+    if not verdicts:
+        return ""
+    title, mark, kind = GROUPS[holds]
+    lines = []
+    for verdict in verdicts:
+        todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
+        lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
+    title, body = f"{title} ({len(verdicts)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
+    return f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section><h2>{escape(section.title)}</h2>"]
-    if section.reading:
-        parts.append(f'<p class="reading">{escape(section.reading)}</p>')
-    parts.append(f"<p>{escape(section.text)}</p>")
-    parts += map(_table, section.tables)
-    parts += map(_pictures, section.pictures)
+    parts = [f'<p class="reading">{escape(section.reading)}</p>'] if section.reading else []
+    parts += [f"<p>{escape(section.text)}</p>", *map(_table, section.tables)]
+    parts += [_pictures(each) for each in section.pictures if not each.top]
     if section.references:
         parts.append(f'<p class="refs">{escape("; ".join(section.references))}.</p>')
-    return "\n".join([*parts, "</section>"])
+    return f"<section>{_folded(escape(section.title), ''.join(parts), section.open)}</section>"
 
 
 def _table(table: Table) -> str:
@@ -142,8 +165,8 @@ def _table(table: Table) -> str:
     return _folded(title, body) if table.folded else f"<h3>{title}</h3>{body}"
 
 
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{title}</summary>{body}</details>"
+def _folded(title: str, body: str, unfolded: bool = False) -> str:
+    return f"<details{' open' * unfolded}><summary>{title}</summary>{body}</details>"
 
 
 def _row(table: Table, row: TableRow) -> str:

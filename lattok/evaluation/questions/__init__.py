@@ -4,17 +4,18 @@ it, and what follows from its verdicts. Here also: what all verdicts together me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from lattok.evaluation.report import NEEDS_TRAINING, ONE_EPISODE, Answer, Criterion, Decision, Outcome, Verdict, percent
 from lattok.utils.registry import Registry
 
+STEPS = 4  # of what to do next
 LAST = 100  # place of a question that names none: after those of lattok
-OTHERWISE = "This model was trained elsewhere: train one on this dataset (lattok train {})."
+OTHERWISE = "Train one on this dataset: lattok train {}."
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
-UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
+UNCLEAR = "Hold out more episodes, or average several seeds."
 ALONE = "Hold out more episodes than one."
 
 
@@ -23,7 +24,8 @@ class Question:
     """What is asked of models with evidence of some kinds."""
 
     name: str
-    of: tuple[str, ...]  # kinds of evidence: "chunks" (tokenizers), "pairs", "clips" (latent action models), "policy"
+    # kinds of evidence: "chunks" (tokenizers), "pairs", "clips" (latent action models), "actions" (inferred), "policy"
+    of: tuple[str, ...]
     ask: Callable[[Any], Outcome | None]
     criteria: tuple[Criterion, ...]  # of its verdicts
     place: int
@@ -68,19 +70,26 @@ def _ordered(questions: Iterable[Question]) -> list[Question]:
 class Subject(NamedTuple):
     """What advice about a model depends on."""
 
-    trained: bool = True  # by lattok
+    kind: str = ""
+    trained: bool = True  # by lattok, and here: who has it from the Hub cannot train it otherwise
     labels: float | None = 0.0  # share of the pairs whose actions supervised; None: it learns from none
     robust: bool = False  # with what the robust preset sets, or of a family that has none
+    changes: bool = False  # its decoder predicts and conditions as it should, or has no such options
 
     @classmethod
-    def of(cls, kind: str, config: Mapping[str, Any], trained_on: Mapping[str, Any] | None) -> Subject:
-        """Find it in the type of a model, its configuration, and what it says of its training."""
+    def of(
+        cls, kind: str, config: Mapping[str, Any], trained_on: Mapping[str, Any] | None, source: str | None = None
+    ) -> Subject:
+        """Find it in a model's type and configuration, what it says of its training, and its name: folder or Hub id."""
         known = trained_on or {}
         share = None if kind == "clip-lam" else float((known.get("labels") or {}).get("fraction", 0.0))
         codebook = config.get("codebook")
         start = codebook.get("start") if isinstance(codebook, Mapping) else None
-        robust = kind == "moto-lam" or (config.get("latent_norm"), start) == ("batch", "kmeans")
-        return cls("loop" in known, share, robust)
+        robust = kind != "image-lam" or (config.get("latent_norm"), start) == ("batch", "kmeans")
+        decoder = config.get("decoder")
+        told = decoder if isinstance(decoder, Mapping) else {}
+        changes = "predict_change" not in told or (told["predict_change"] and told.get("conditioning") == "add")
+        return cls(kind, "loop" in known and "/" not in (source or ""), share, robust, bool(changes))
 
     def fill(self, text: str) -> str:
         """Put what fits this model into an advice."""
@@ -94,7 +103,9 @@ class Subject(NamedTuple):
         else:
             preset = "per-token heads, normalised latents, a continuous warm-up and residual codes"
             revive, robust = f"Train with the robust preset: {preset}", ", or with the robust preset"
-        return text.format(label=label, Label=label[:1].upper() + label[1:], Revive=revive, robust=robust)
+        decoder = "" if self.changes else ", and so do decoder_predict_change and decoder_conditioning=add"
+        capital = label[:1].upper() + label[1:]
+        return text.format(label=label, Label=capital, Revive=revive, robust=robust, decoder=decoder)
 
     def advice(self, about: Criterion, holds: bool | None, text: str) -> str:
         """Advise on a verdict in one or two sentences; an empty text for one that holds, or needs none."""
@@ -104,10 +115,11 @@ class Subject(NamedTuple):
             if ONE_EPISODE in text:
                 return ALONE
             unclear = UNCLEAR if about.advice and "not run" not in text else ""
-            return (about.undecided if self.trained else "") or unclear
+            return (self.fill(about.undecided) if self.trained else "") or unclear
         if holds or not about.advice:
             return ""
-        if self.trained or about.use:
+        fits = about.recipe in ("image-lam", self.kind)  # other tokenizers lack the options of P2T's
+        if about.use or (self.trained and fits):
             return self.fill(about.advice)
         return about.elsewhere or OTHERWISE.format(about.recipe)
 
@@ -116,7 +128,8 @@ def with_advice(verdicts: Iterable[Verdict], model: Any) -> tuple[Verdict, ...]:
     """Add to verdicts what to do about each with this model."""
     config: Any = getattr(model, "config", None)  # tokenizers of one's own need none
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
-    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on)
+    source = getattr(model, "source", None)
+    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, source)
     return tuple(replace(each, advice=subject.advice(each.about, each.holds, each.text)) for each in verdicts)
 
 
@@ -132,3 +145,12 @@ def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verd
     *others, last = [each.caveat for each in sorted(short, key=lambda about: -about.weight)] or [""]
     caveats = f" Mind that {', '.join(others)}{' and ' if others else ''}{last}." if last else ""
     return Answer(question, decision.holds, f"{decision.text}{caveats} {decision.way_out}".rstrip())
+
+
+def next_steps(answer: Answer | None, verdicts: Sequence[Verdict], use: str) -> tuple[str, ...]:
+    """Say what to do next: `use` a model that may be used, then what helps where it falls short or is unclear."""
+    advised = [each for each in verdicts if each.holds is False] + [each for each in verdicts if each.holds is None]
+    advice = [each.advice for each in sorted(advised, key=lambda each: -each.about.weight) if each.advice]
+    if answer is not None and answer.holds:
+        advice = [use, *(each for each in advice if not each.startswith(OTHERWISE[:20]))]  # it is good as it is
+    return tuple(dict.fromkeys(advice))[:STEPS]

@@ -145,9 +145,8 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
     span = evidence.bootstrap.interval(evidence.bootstrap.mean(own.usable - rival.usable))
     holds = above_zero(own.bits - rival.bits, span)
     word = {None: "no clear difference to", True: "more than", False: "less than"}[holds]
-    text = (
-        f"The codes say {own.bits:.2f} bits about the direction of the action, {word} k-means codes ({rival.bits:.2f})"
-    )
+    text = f"The codes say {own.bits:.2f} bits about the direction of the action, {word} simple clustering"
+    text += f" ({rival.bits:.2f})"
     figures = {f"direction_bits/{key}": result.bits for key, result in results.items()}
     figures["direction_bits/entropy"] = code_statistics(found.held_out[:, None], len(found.names)).joint_entropy
     figures |= {f"direction_bits_best_position/{key}": max(result.positions) for key, result in results.items()}
@@ -163,7 +162,8 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
         f"{text}, of {figures['direction_bits/entropy']:.2f} bits there are; position {best + 1} says most.",
         DIRECTION_REFERENCES,
     )
-    return Outcome((section,), figures, [Verdict(text, holds, DIRECTION)])
+    known = figures["direction_bits/entropy"] > 0  # otherwise there is nothing to say
+    return Outcome((section,), figures, [Verdict(text, holds, DIRECTION)] if known else [])
 
 
 def _information_table(evidence: LatentEvidence, streams: list[CodeStream], results: dict[str, Information]) -> Table:
@@ -229,11 +229,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     )
     heat = _usage_heat([stream for stream in streams if stream.key != "untrained"])
     verdict = collapse(streams[0], evidence.codes["residual_kmeans"])
-    reading = (
-        f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
-        f"{own.joint_entropy:.1f} of at most {own.joint_ceiling:.1f} bits "
-        f"(k-means codes {stats['residual_kmeans'].joint_entropy:.1f}). {verdict.text}."
-    )
+    reading = f"{verdict.text}."
     figures: dict[str, float] = {}
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy
@@ -241,7 +237,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     figures["joint_entropy_bits/ceiling"] = own.joint_ceiling
     section = Section("Are the codes used, and do they differ?", text, tables, (heat,), reading, USAGE_REFERENCES)
     collapsed = Decision(40, False, f"No: the codes have collapsed. {verdict.text}.", caveats=False)
-    return Outcome((section,), figures, [verdict], None if verdict.holds else collapsed)
+    return Outcome((section,), figures, [verdict], collapsed if verdict.holds is False else None)
 
 
 def collapse(model: CodeStream, control: CodeStream) -> Verdict:
@@ -252,12 +248,14 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
     repeat = own.tokens_repeat
     few = min(own.used) < size / 2 or min(own.perplexity) < size / 4
     idle = few and own.joint_entropy < MIN_JOINT_SHARE * kmeans.joint_entropy
+    still = kmeans.joint_entropy == 0  # all pairs look alike
     state = "the tokens repeat one another" if repeat else "much of a codebook is idle" if idle else "no collapse"
     text = (
-        f"Joint code entropy {own.joint_entropy:.1f} bits over all {pairs} pairs, of k-means codes "
-        f"{kmeans.joint_entropy:.1f}; at least {min(own.used)} of {size} codes in use at each position: {state}"
+        f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
+        f"{own.joint_entropy:.1f} bits over all {pairs} pairs, those of simple clustering {kmeans.joint_entropy:.1f}: "
+        f"{'all pairs look alike' if still else state}"
     )
-    return Verdict(text, not (repeat or idle), IN_USE)
+    return Verdict(text, None if still else not (repeat or idle), IN_USE)
 
 
 def _usage_heat(streams: list[CodeStream]) -> Pictures:

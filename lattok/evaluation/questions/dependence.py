@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, pair_targets
-from lattok.evaluation.evidence.trained_controls import ControlTraining
+from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import NEEDS_TRAINING, Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
 from lattok.types import LossTerms
-from lattok.utils import files
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
@@ -40,10 +39,8 @@ VARIANTS = {  # name in the table, name next to a bar
 }
 DEPENDENCE = Criterion(
     "decoder_depends",
-    "The decoder predicts from the current frame alone: a stride long enough for something to "
-    "happen helps, and for image-lam decoder_predict_change and decoder_conditioning=add.",
-    undecided="Something depends on them, but little: a stride long enough for something to happen helps, "
-    "and for image-lam decoder_predict_change and decoder_conditioning=add.",
+    "The decoder predicts from the current frame alone: a stride long enough for something to happen helps{decoder}.",
+    undecided="Something depends on them, but little: a stride long enough for something to happen helps{decoder}.",
     caveat="the decoder hardly uses the latents",
     weight=1,
 )
@@ -122,22 +119,20 @@ def loss_without_latents(
 
     It is read from the folder where it is kept.
     """
-    path, key = training.kept(BLIND, ".json", model, train, held_out)
-    if path is not None and path.is_file():
-        return float(files.read_json(path)["loss"])
     options = training.options
-    blind = BlindDecoder(model, options.seed)
-    draw = Batches([Passes(len(train.frames), options.seed)], options.batch_size)
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
         now, later = model.frame_targets(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
         return now, later
 
-    training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)
-    loss = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})[BLIND]
-    if path is not None:
-        files.write_json(path, {"loss": loss, "key": key})
-    return loss
+    def make() -> dict[str, Tensor]:
+        blind = BlindDecoder(model, options.seed)
+        training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)
+        losses = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})
+        return {"loss": torch.tensor(losses[BLIND], dtype=torch.float64)}
+
+    draw = Batches([Passes(len(train.frames), options.seed)], options.batch_size)
+    return float(training.result(BLIND, model, sizes_of(train, held_out), make)["loss"])
 
 
 @question("dependence", of=("pairs", "clips"), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
@@ -155,7 +150,8 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     )
     table, bars = _table(evidence, losses)
     gained = "" if losses[BLIND] is None else " What the model gains over the orange bar is what its latents tell it."
-    picture = Pictures(f"Shorter is better.{gained}", (svg.bars("loss ÷ copying the first frame", bars, ".3f"),))
+    panel, top = svg.bars("loss ÷ copying the first frame", bars, ".3f"), evidence.target is None
+    picture = Pictures(f"Error of the decoder; shorter is better.{gained}", (panel,), wide=True, top=top)
     section = Section("Does the decoder need them?", text, (table,), (picture,), _reading(figures), REFERENCES)
     return Outcome((section,), figures, _verdicts(losses))
 
@@ -178,12 +174,11 @@ def _reading(figures: dict[str, float]) -> str:
     if "prediction_ratio/true_to_copy" not in figures:
         return ""
     text = (
-        f"With true latents the prediction error is {figures['prediction_ratio/true_to_copy']:.2f} × that of copying "
-        f"the frame; another pair's latents of the same episode make it "
-        f"{figures['prediction_ratio/shuffled_in_episode_to_true']:.2f} × as large"
+        f"The decoder's error is {figures['prediction_ratio/true_to_copy']:.2f} of that of copying the frame; with "
+        f"latents of another moment it is {figures['prediction_ratio/shuffled_in_episode_to_true']:.2f} times as large"
     )
     if (ratio := figures.get("prediction_ratio/true_to_without_latents")) is not None:
-        text += f"; a decoder that never saw latents would be {1 / ratio:.2f} × as far off"
+        text += f"; a decoder that never saw latents errs {1 / ratio:.2f} times as much"
     return text + "."
 
 

@@ -6,6 +6,7 @@ read the robot's action, and the patch's motion, from latents of the frames with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, pooled_side, take_rows, to_cpu
-from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, above_zero, mlp_probes
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import (
@@ -37,12 +38,15 @@ MAX_PAIRS = (1200, 600)  # pairs of each split, whose features are computed agai
 SIZE = 0.25  # side of the patch as a share of the frame
 MIN_KEPT = 0.8  # share of the action's R^2 that has to be left
 MIN_R2 = 0.05  # R^2 of the action without the patch, below which there is nothing to keep
-INPUTS = {  # what is read of the model
-    "codes": "one-hot codes",
-    "latents": "latents",
-    "env_codes": "environment codes",
-    "env_latents": "environment latents",
+INPUTS = {  # what is read: name in the table, and one that fits next to a bar
+    "codes": ("one-hot codes", "codes"),
+    "latents": ("latents", "latents"),
+    "env_codes": ("environment codes", "env codes"),
+    "env_latents": ("environment latents", "env latents"),
+    "pca_change": ("raw frame change", "frame change"),
+    "untrained": ("untrained model, latents", "untrained"),
 }
+CONTROLS = ("pca_change", "untrained")
 COLUMNS = {  # figures, and columns of the table
     "action_clean": "action, without it",
     "action_distracted": "action, with it",
@@ -50,14 +54,6 @@ COLUMNS = {  # figures, and columns of the table
     "action_fixed": "action, old probe",  # the one that was fitted without it
     "distractor": "motion of the distractor",
     "changed": "changed by it",
-}
-DRAWN = {  # names that fit next to a bar
-    "codes": "codes",
-    "latents": "latents",
-    "env_codes": "env codes",
-    "env_latents": "env latents",
-    "pca_change": "frame change",
-    "untrained": "untrained",
 }
 UNDER_DISTRACTORS = Criterion(
     "action_under_distractors",
@@ -126,19 +122,14 @@ class PatchedPairs(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A figure, and its values per draw of held-out episodes; none for one without an interval."""
+    """A figure, its values per draw of held-out episodes, and its interval; none of either where it has none."""
 
     value: float
     draws: Tensor
+    span: Interval | None
 
 
-class PatchReading(NamedTuple):
-    """What an input carries, by the names of `COLUMNS`; without actions there is nothing about them."""
-
-    key: str
-    name: str
-    control: bool
-    found: dict[str, Estimate]
+Reading = dict[str, Estimate]  # what an input carries, by the names of `COLUMNS`: nothing of actions without any
 
 
 @torch.no_grad()
@@ -167,52 +158,33 @@ class PatchProbes(NamedTuple):
     bootstrap: Bootstrap
     seed: int
 
-    def read(
-        self,
-        key: str,
-        name: str,
-        clean: Sequence[Tensor],
-        seen: Sequence[Tensor],
-        control: bool = True,
-        fixed: bool = True,
-    ) -> PatchReading:
+    def read(self, clean: Sequence[Tensor], seen: Sequence[Tensor], fixed: bool = True) -> Reading:
         """Probe inputs [k, d] of both splits without the patch, and with it; `fixed`: in the same coordinates."""
-        motion, found = self.motion, dict[str, Estimate]()
+        motion, found = self.motion, Reading()
         if self.action is not None:
-            found["action_clean"] = self._estimate(self.action.probe(*clean))
-            found["action_distracted"] = self._estimate(self.action.probe(*seen))
+            found["action_clean"] = before = self._estimate(self.action.probe(*clean))
+            found["action_distracted"] = now = self._estimate(self.action.probe(*seen))
             if fixed:
                 found["action_fixed"] = self._estimate(self.action.probe(clean[0], seen[1]))
-        everything = (Fold(torch.arange(len(seen[0])), torch.arange(len(seen[1]))),)
-        linear = [motion.probe(*seen)]  # a straight line hardly sees the motion of something that can be anywhere
-        (distractor,) = mlp_probes(
-            seen[0], motion.train, motion.episodes, seen[1], motion.held_out, everything, linear, self.seed
-        )
+            if before.value >= MIN_R2 and (before.span or (1,))[0] > 0:  # labels say something that they could lose
+                kept = now.draws / before.draws
+                found["action_kept"] = Estimate(now.value / before.value, kept, self.bootstrap.interval(kept))
+        linear = motion.probe(*seen)  # a straight line hardly sees the motion of something that can be anywhere
+        distractor = mlp_probe(seen[0], motion.train, motion.episodes, seen[1], motion.held_out, linear, self.seed)
         found["distractor"] = self._estimate(distractor)
         if fixed:
             spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
-            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0))
-        if self.action is not None and self._said(before := found["action_clean"]):
-            now = found["action_distracted"]
-            found["action_kept"] = Estimate(now.value / before.value, now.draws / before.draws)
-        return PatchReading(key, name, control, found)
-
-    def _said(self, clean: Estimate) -> bool:
-        """Tell whether labels say anything about the action that they could lose."""
-        span = self.span(clean)
-        return clean.value >= MIN_R2 and (span is None or span[0] > 0)
+            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0), None)
+        return found
 
     def _estimate(self, probe: Probe) -> Estimate:
         """Average R^2 over all dimensions."""
-        return Estimate(float(probe.r2.nanmean()), self.bootstrap.r2(probe).nanmean(1))
-
-    def span(self, measured: Estimate | None) -> Interval | None:
-        """Compute the interval of a figure; None for one that has none, or was not measured."""
-        return None if measured is None else self.bootstrap.interval(measured.draws)
+        draws = self.bootstrap.r2(probe).nanmean(1)
+        return Estimate(float(probe.r2.nanmean()), draws, self.bootstrap.interval(draws))
 
 
-def separation(evidence: LatentEvidence) -> tuple[list[PatchReading], PatchProbes]:
-    """Measure how much of the action and of the patch the model's streams carry, then the controls."""
+def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], PatchProbes, int]:
+    """Measure how much of the action and of the patch the model's streams carry, then the controls; and their width."""
     train = encode_patched(evidence, evidence.train, MAX_PAIRS[0], derive_seed(evidence.seed, 11))
     held_out = encode_patched(evidence, evidence.held_out, MAX_PAIRS[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
@@ -227,30 +199,29 @@ def separation(evidence: LatentEvidence) -> tuple[list[PatchReading], PatchProbe
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs
-    own = [probes.read(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
+    found = {key: probes.read(*both(picks[key])) for key in INPUTS if key in picks}
     clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
     size = seen.best_size(probes.action or probes.motion)
-    name = f"raw frame change (PCA {size})"
-    raw = probes.read("pca_change", name, clean.first(size), seen.first(size), fixed=False)
-    untrained = probes.read("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
-    return [*own, raw, untrained], probes
+    found["pca_change"] = probes.read(clean.first(size), seen.first(size), fixed=False)
+    found["untrained"] = probes.read(*both(picks["latents"], "untrained"))
+    return found, probes, size
 
 
 @question("distractor", of=("pairs",), criteria=(UNDER_DISTRACTORS, ENV_STREAM), place=50)
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
-    results, probes = separation(evidence)
-    carried = {result.key: result for result in results}
-    figures = {f"separation/{name}/{r.key}": found.value for r in results for name, found in r.found.items()}
-    own, verdicts, reading = carried.get("codes", carried["latents"]), [], ""
-    if "action_kept" in own.found:
-        verdicts.append(_action_verdict(own, probes))
-    elif "action_clean" in own.found:
+    carried, probes, size = separation(evidence)
+    figures = {f"separation/{name}/{key}": each.value for key, found in carried.items() for name, each in found.items()}
+    kind = "codes" if "codes" in carried else "latents"
+    own, name, verdicts, reading = carried[kind], INPUTS[kind][0], [], ""
+    if "action_kept" in own:
+        verdicts.append(_action_verdict(own, name))
+    elif "action_clean" in own:
         clean = _r2(own, "action_clean")
-        reading = f"The {own.name} say too little about the action to lose any of it (R² {clean} without the patch). "
+        reading = f"The {name} say too little about the action to lose any of it (R² {clean} without the patch). "
     if "env_latents" in carried:
-        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes))
+        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes.bootstrap))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
@@ -264,33 +235,32 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         "A linear probe reads the action from the result, an MLP the patch's motion. What is under the patch is lost "
         "to everyone: the controls say how much. The model was not trained for this patch, unless its own videos held "
         "such things.",
-        (_table(results, probes),),
-        (_picture(results),),
+        (_table(carried, size),),
+        (_picture(carried),),
         reading.strip(),
         REFERENCES,
     )
     return Outcome((section,), figures, verdicts)
 
 
-def _r2(result: PatchReading, name: str) -> str:
-    return printed(result.found[name].value, ".2f")
+def _r2(found: Reading, name: str) -> str:
+    return printed(found[name].value, ".2f")
 
 
-def _action_verdict(own: PatchReading, probes: PatchProbes) -> Verdict:
-    kept = own.found["action_kept"]
-    span = probes.span(kept)
-    between = "" if span is None else f"; {percent(span[0])} … {percent(span[1])}"
+def _action_verdict(own: Reading, name: str) -> Verdict:
+    kept = own["action_kept"]
+    between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
     text = (
-        f"Under a moving distractor the {own.name} keep {percent(kept.value)} of what they say about the action "
+        f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
         f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be "
         f"{percent(MIN_KEPT)} at least"
     )
     return Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS)
 
 
-def _distractor_verdict(own: PatchReading, env: PatchReading, probes: PatchProbes) -> Verdict:
-    (more, draws), (less, rest) = env.found["distractor"], own.found["distractor"]
-    holds = above_zero(more - less, probes.bootstrap.interval(draws - rest))
+def _distractor_verdict(own: Reading, env: Reading, bootstrap: Bootstrap) -> Verdict:
+    (more, draws, _), (less, rest, _) = env["distractor"], own["distractor"]
+    holds = above_zero(more - less, bootstrap.interval(draws - rest))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
     text = (
         f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "
@@ -299,16 +269,17 @@ def _distractor_verdict(own: PatchReading, env: PatchReading, probes: PatchProbe
     return Verdict(text, holds, ENV_STREAM)
 
 
-def _table(results: list[PatchReading], probes: PatchProbes) -> Table:
-    shown = [name for name in COLUMNS if probes.action is not None or not name.startswith("action")]
+def _table(carried: dict[str, Reading], size: int) -> Table:
+    columns = [name for name in COLUMNS if any(name in found for found in carried.values())]
     rows = []
-    for result in results:
-        found = [result.found.get(name) for name in shown]
-        values = tuple(None if each is None else each.value for each in found)
-        rows.append(TableRow(result.key, result.name, values, result.control, intervals=tuple(map(probes.span, found))))
+    for key, found in carried.items():
+        cells = [found.get(name, Estimate(math.nan, torch.empty(0), None)) for name in columns]
+        values = tuple(None if math.isnan(each.value) else each.value for each in cells)
+        name = INPUTS[key][0] + (f" (PCA {size})" if key == "pca_change" else "")
+        rows.append(TableRow(key, name, values, key in CONTROLS, intervals=tuple(each.span for each in cells)))
     return Table(
         "R² with a moving distractor",
-        tuple(COLUMNS[name] for name in shown),
+        tuple(COLUMNS[name] for name in columns),
         tuple(rows),
         digits=".2f",
         note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
@@ -317,13 +288,13 @@ def _table(results: list[PatchReading], probes: PatchProbes) -> Table:
     )
 
 
-def _picture(results: list[PatchReading]) -> Pictures:
+def _picture(carried: dict[str, Reading]) -> Pictures:
     """Draw R² of the action and of the distractor side by side."""
     titles = {"action_distracted": "action, with a distractor", "distractor": "motion of the distractor"}
     panels = []
-    for field, title in titles.items():
-        if field in results[0].found:
-            rows = [(DRAWN[r.key], "control" if r.control else "model", r.found[field].value) for r in results]
-            panels.append(svg.bars(title, rows, ".2f"))
+    for name, title in titles.items():
+        kinds = {key: "control" if key in CONTROLS else "model" for key, found in carried.items() if name in found}
+        rows = [(INPUTS[key][1], kind, carried[key][name].value) for key, kind in kinds.items()]
+        panels += [svg.bars(title, rows, ".2f")] * bool(rows)
     caption = "R² under a moving distractor. Left long is good; right, short for the actions' codes."
     return Pictures(caption, tuple(panels))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchange, pair_targets
-from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel, film_frames
+from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
 from lattok.image_lam import TrainedPairModel
@@ -22,7 +22,7 @@ from lattok.nn.normalize import Normalizer
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
 SIDE, QUALITY = 64, 70
 EXAMPLES, THUMBNAIL = 4, 128
-EPISODES = 6  # with their codes over time
+EPISODES, STRIP = 6, 8  # with their codes over time; frames of a film strip
 
 
 @question("gallery", of=("pairs",), place=84)
@@ -92,7 +92,7 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
     if not evidence.codes:
         return None
-    held_out, panels, tasks = evidence.held_out, [], set[tuple[str, ...]]()
+    held_out, panels, strips, tasks = evidence.held_out, [], [], set[tuple[str, ...]]()
     cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
     for episode in evidence.source.dataset.episodes:
         pairs = np.flatnonzero(held_out.episode_of == episode.index)
@@ -104,14 +104,30 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
         codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
         labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
-        moments = held_out.frames.frame_of[rows]
-        panels.append(episode_panel(f"Episode {episode.index}", ", ".join(episode.tasks), films, labels, moments, fps))
+        moments, name, task = held_out.frames.frame_of[rows], f"Episode {episode.index}", ", ".join(episode.tasks)
+        panels.append(episode_panel(name, task, films, labels, moments, fps))
+        head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
+        strips.append(f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>')
     text = (
         "A held-out episode of each task. A colour is a code, wherever it stands. Codes that say what is done change "
         "when the robot does something else, and come back when it comes back."
     )
     shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
-    return Outcome((Section("Codes over time", text, (), (shown,)),)) if panels else None
+    strip = Pictures(
+        "A held-out episode and, under it in time, the codes that the model gives it. A colour is a code: codes that "
+        "mean something change when the robot does something else.",
+        tuple(strips[:1]),
+        wide=True,
+        top=True,
+    )
+    return Outcome((Section("Codes over time", text, (), (strip, shown)),)) if panels else None
+
+
+def _strip(frames: np.ndarray) -> str:
+    """Put frames from the middle of equal parts of an episode [S, h, w, 3] in a row."""
+    places = np.linspace(0, len(frames) - 1, 2 * min(STRIP, len(frames)) + 1).round().astype(int)[1::2]
+    images = (_image("frame", torch.from_numpy(frames[i]), THUMBNAIL, QUALITY) for i in places)
+    return f'<div class="frames">{"".join(images)}</div>'
 
 
 @question("examples", of=("pairs", "clips"), place=88)

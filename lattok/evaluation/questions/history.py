@@ -11,24 +11,29 @@ from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
+from lattok.hub.records import inferred_text
 
 OVERLAP = Criterion(
     "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
 )
 TRIAL = Criterion("trial")
+INFERRED = Criterion("inferred_actions", "It cannot be better than they are: evaluate the model that inferred them.")
 
 
-@question("history", of=("chunks", "pairs", "clips", "policy"), criteria=(OVERLAP,), place=0)
+@question("history", of=("chunks", "pairs", "clips", "actions", "policy"), criteria=(OVERLAP, INFERRED), place=0)
 def history_outcome(evidence: Any) -> Outcome:
     """Look for held-out episodes among those of the training, and for the mark of a trial run."""
     case = evidence.case
     verdicts, decision = overlap(case), None
+    inferred = inferred_text(case.model.trained_on)
     if verdicts:
         text = "That cannot be told from this report: the model was trained on episodes that judge it here."
         decision = Decision(60, None, text, caveats=False)
     if (steps := trial_steps(case.model.trained_on)) is not None:
         text = f"No: this was a trial run of {steps} steps, to see that everything works. Its figures mean nothing."
         decision = Decision(100, False, text, caveats=False)
+    if inferred:
+        verdicts = (*verdicts, Verdict(inferred, None, INFERRED))
     return Outcome(verdicts=verdicts, decision=decision)
 
 
@@ -49,21 +54,12 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
 
 
 def hold_out_more(dataset: RobotDataset, judge: str, *trained_on: Mapping[str, Any] | None) -> str:
-    """Say how several episodes judge models of such histories: the last of every task, or where tasks are too few the
-    last fifth, 2 to 20 episodes. `judge` is the command that does it, but for their names.
-    """
-    episodes = [episode.index for episode in dataset.episodes]
-    held_out, option = split_by_task(dataset)[1], "test"
+    """Say how several episodes judge models of such histories; `judge` is the command that does it, but for names."""
+    held_out = split_by_task(dataset)[1]
     if len(held_out) < 2:
-        count = min(max(len(episodes) // 5, 2), 20)
-        if len(episodes) <= count:
-            return "Record more episodes: two at least have to judge, and others to be trained on."
-        held_out = episodes[-count:]
-        option = f"{held_out[0]}:{held_out[-1] + 1}"
-    if not any(seen_episodes(known, dataset, held_out).episodes for known in trained_on):
-        return f"Run: {judge} {option}"
-    rest = "train" if option == "test" else f"{episodes[0]}:{held_out[0]}"
-    return f"Run: lattok train ... --episodes {rest}, then {judge} {option}"
+        return "Record more episodes: with four, two judge; with twenty or more, intervals mean something."
+    seen = any(seen_episodes(known, dataset, held_out).episodes for known in trained_on)
+    return f"Run: {'lattok train ... --episodes train, then ' * seen}{judge} test"
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lattok.data import Progress
 from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Decision, Outcome, Section, Table, TableRow, Verdict, percent
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, percent
 from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
@@ -69,8 +70,9 @@ class PolicyErrors:
     @property
     def verdict(self) -> dict[str, Any]:
         """Whether it is nearer than the mean action, for cards and for doctor."""
-        text = f"its held-out actions are nearer than the mean action ({self.error:.3f} against {self.mean_action:.3f})"
-        return {"key": "action_error", "holds": self.gain > 0, "text": text}
+        numbers = f"({self.error:.3f} against {self.mean_action:.3f})"
+        text = f"its held-out actions are {'' if self.gain > 0 else 'not '}nearer than the mean action {numbers}"
+        return {"key": "action_error", "holds": self.gain > 0 if self.mean_action > ROUNDING else None, "text": text}
 
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
@@ -85,6 +87,7 @@ class PolicyEvidence:
 
     kind = LatentVLA.type
     asks = "Does this policy do what it is told?"
+    use = "Let it act: lattok rollout MODEL --env TASKS."
 
     @classmethod
     def gather(cls, case: Case) -> PolicyEvidence:
@@ -198,7 +201,10 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
     )
     figures = {key: float(every[key]) for key in ("success", "failure")}
     figures |= {f"success/{task}": float(score["success"]) for task, score in found["tasks"].items()}
-    section = Section("Does it do what it is told?", text, (table,), (), reading)
+    bars = [(name, "model", float(score["success"])) for name, score in scores.items()]
+    caption = "Share of the episodes in which it does what it was told, of all and of each task; longer is better."
+    chart = Pictures(caption, (svg.bars("success", bars, ".2f"),), wide=True, top=True)
+    section = Section("Does it do what it is told?", text, (table,), (chart,), reading)
     return Outcome((section,), figures, decision=Decision(80, None, reading))
 
 
@@ -228,12 +234,16 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
         "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
         "succeeds."
     )
-    section = Section("Are its actions those of held-out episodes?", text, (table,), (), f"{errors.text}.")
+    bars = [("policy", "model", errors.error), ("mean action", "control", errors.mean_action)]
+    chart = Pictures("Squared error; shorter is better.", (svg.bars("error", bars, ".3g"),), wide=True, top=True)
+    section = Section("Are its actions those of held-out episodes?", text, (table,), (chart,), f"{errors.text}.")
     figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
     verdict = Verdict(errors.verdict["text"], errors.verdict["holds"], ACTION_ERROR)
-    text = "That cannot be told from actions, though its own are nearer to held-out ones than the mean action is"
+    text = "That cannot be told from actions" + ", though its own are nearer to held-out ones than their mean" * (
+        verdict.holds is True
+    )
     decision = Decision(20, None, f"{text}. Let it act: lattok evaluate POLICY DATASET --env TASKS.")
-    if not verdict.holds:
+    if verdict.holds is False:
         decision = Decision(
             20, False, "No: its actions are no nearer to those of held-out episodes than the mean action is."
         )

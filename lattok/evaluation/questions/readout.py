@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from lattok.evaluation.evidence import Case, evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import KINDS, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
-from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
+from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
@@ -25,19 +26,26 @@ from lattok.evaluation.report import (
     Table,
     TableRow,
     Verdict,
-    percent,
+    explained_share,
     printed,
 )
 
-DRAWN = {  # probes in the pictures: names that fit next to a bar, and colours
+DRAWN = {  # names that fit next to a bar, and colours
     "codes": ("codes", "model"),
-    "residual_kmeans": ("k-means codes", "rival"),
+    "residual_kmeans": ("frame clusters", "rival"),
+    "flow_kmeans": ("motion clusters", "rival"),
     "latents": ("latents", "model"),
     "pca_change": ("frame change", "control"),
+    "pca_flow": ("block motion", "control"),
     LABELS_ONLY: ("labels alone", "control"),
     "untrained": ("untrained", "control"),
-    "current_frame": ("current frame", "control"),
+    "current_frame": ("one frame", "control"),
+    "model": ("inferred", "model"),
+    NO_LATER: ("no later frames", "control"),
+    "flow": ("block motion", "rival"),
+    "proprio": ("state alone", "control"),
 }
+PER_DIMENSION = ("codes", "residual_kmeans", "latents", "pca_change", LABELS_ONLY, "untrained", "current_frame")
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
     "Hewitt & Liang 2019, Designing and interpreting probes with control tasks",
@@ -97,10 +105,14 @@ CRITERIA = {
     )
 }
 COMPARED = (  # with the best control: probe, column, what the verdict says and its key
-    ("linear", 0, "all dimensions", "against_controls"),
-    ("linear", 1, "x, y, z", "against_controls_xyz"),
-    ("mlp", 0, "all dimensions with MLP probes", "against_controls_mlp"),
-    ("task_linear", 0, "all dimensions on tasks the probe never saw", "new_tasks"),
+    ("linear", 0, "Action read from the {}", "against_controls"),
+    ("linear", 1, "Movement (x, y, z) read from the {}", "against_controls_xyz"),
+    ("mlp", 0, "Action read from the {} by a small network", "against_controls_mlp"),
+    ("task_linear", 0, "Action read from the {} on tasks the readout has not seen", "new_tasks"),
+)
+MEASURE = (
+    "R² is the share of how the robot's actions vary that can be read from the labels, on episodes kept aside: "
+    "1 is all of it, 0 no better than the mean action."
 )
 
 
@@ -115,10 +127,14 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
     verdicts: list[Verdict] = []
     tables: list[Table] = []
     for kind, rows in probes.items():
-        figures.update(readout_figures(evidence, kind, rows))
+        figures.update(readout_figures(evidence, f"from_{kind}", rows))
         verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
-    reading = _reading(figures, next(iter(probes)), tables[0].strongest(but=(LABELS_ONLY,)))
+    kind, drawn = (
+        next(iter(probes)),
+        {row.key: row for rows in probes.values() for row in rows},
+    )  # of equals the latents'
+    best = strongest(rivals_of(probes[kind]), "linear")
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
@@ -127,63 +143,84 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds.text}.",
         tuple(tables),
-        _shown(evidence.names, probes, evidence.target.held_out),
-        reading,
+        (
+            _overview(kind, probes[kind], best),
+            *dimension_pictures(
+                evidence.names,
+                [drawn[key] for key in PER_DIMENSION if key in drawn],
+                probes[kind][0],
+                evidence.target.held_out,
+                ("true", f"from the {kind}"),
+                f"Mean action over the gap, read from the {kind} of held-out pairs.",
+            ),
+        ),
+        _reading(figures, kind, best),
         REFERENCES,
     )
-    decision = _decision(evidence, tables[0], verdicts) or Decision(20, None, unknown, caveats=False)
+    decision = _decision(evidence, probes[kind][0], best, verdicts) or Decision(20, None, unknown, caveats=False)
     return Outcome((section,), figures, verdicts, decision)
 
 
-def _decision(evidence: LatentEvidence, table: Table, verdicts: Sequence[Verdict]) -> Decision | None:
+def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
+    """Draw what decides: the model, its best control, the architecture untrained, one frame alone."""
+    named = {row.key: row for row in rows}
+    first = [] if best is None else [(best, DRAWN.get(best.key, ("best control", ""))[0], "rival")]
+    others = [(named[key], *DRAWN[key]) for key in ("untrained", "current_frame") if best is None or key != best.key]
+    shown = [(rows[0], "model", "model"), *first, *others]
+    bars = [(name, colour, row.value("linear", 0)) for row, name, colour in shown]
+    caption = f"{MEASURE} Orange: the best control, something that learned nothing or sees less."
+    return Pictures(caption, (svg.bars(f"What the {kind} say about the action, R²", bars, ".2f"),), wide=True, top=True)
+
+
+def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Sequence[Verdict]) -> Decision | None:
     """Judge a model by what its labels say about the action, against the best control; None where nothing moves."""
-    found = {each.key: each for each in verdicts}
-    kind = next((kind for kind in ("codes", "latents") if f"{kind}_against_controls" in found), None)
-    if kind is None:
+    kind = own.key
+    against = next((each for each in verdicts if each.key == f"{kind}_against_controls"), None)
+    if against is None or best is None:
         return None
-    best, against = table.strongest(but=(LABELS_ONLY,)), found[f"{kind}_against_controls"]
-    own, rival = (0.0 if row is None else row.values[table.decides] or 0.0 for row in (table.rows[0], best))
-    name = best.name if best else ""
-    numbers = f"R² {printed(own, '.2f')} against {printed(rival, '.2f')} of the best control, {name}"
+    value, rival = (printed(row.value("linear", 0) or 0.0, ".2f") for row in (own, best))
+    numbers = f"R² {value} against {rival}"
     if ONE_EPISODE in against.text:
-        text = f"That cannot be told: only one episode was held out, and {ONE_EPISODE} ({numbers})."
-        case = evidence.case
-        hold_out = hold_out_more(case.dataset, "lattok evaluate ... --episodes", case.model.trained_on)
-        return Decision(20, None, text, way_out=hold_out)
+        return undecided(evidence.case, f"only one episode was held out, and {ONE_EPISODE} ({numbers})")
     text = {
-        True: f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained",
-        None: f"It makes no clear difference: its {kind} say about as much about the action as the best control does",
-        False: f"No: something that learned nothing says as much about the action as its {kind} do",
+        True: f"Yes: on episodes it has not seen, its {kind} say more about the robot's action than {best.plain}",
+        None: f"It makes no clear difference: its {kind} say about as much about the action as {best.plain}",
+        False: f"No: {best.plain} says as much about the action as its {kind} do",
     }[against.holds]
     return Decision(20, against.holds, f"{text} ({numbers}).")
 
 
-def _reading(figures: dict[str, float], kind: str, rival: TableRow | None) -> str:
+def undecided(case: Case, why: str) -> Decision:
+    """Say that too few episodes judge, and how more of them do."""
+    hold_out = hold_out_more(case.dataset, "lattok evaluate ... --episodes", case.model.trained_on)
+    return Decision(20, None, f"That cannot be told: {why}.", way_out=hold_out)
+
+
+def _reading(figures: dict[str, float], kind: str, rival: ProbeRow | None) -> str:
     """Compare the model with the strongest control in one sentence."""
     if f"r2_from_{kind}/{kind}" not in figures or rival is None:
         return ""
-    shares = [percent(figures[f"r2_from_{kind}/{key}"]) for key in (kind, rival.key)]
-    text = (
-        f"This LAM's {kind} explain {shares[0]} of the action variance on held-out episodes; "
-        f"the best control, {rival.name}, {shares[1]}"
-    )
-    alone = f"r2_from_{kind}/{LABELS_ONLY}"
-    text += f", the same encoder trained on labels alone {percent(figures[alone])}" if alone in figures else ""
+
+    def share(key: str, prefix: str = "") -> str:
+        return explained_share(figures[f"{prefix}r2_from_{kind}/{key}"])
+
+    text = f"Its {kind} explain {share(kind)} of how the actions of held-out episodes vary, "
+    text += f"{rival.plain} {share(rival.key)}"
+    if f"r2_from_{kind}/{LABELS_ONLY}" in figures:
+        text += f", the same encoder trained on labels alone {share(LABELS_ONLY)}"
     if all(f"task_r2_from_{kind}/{key}" in figures for key in (kind, rival.key)):
-        parts = (percent(figures[f"task_r2_from_{kind}/{key}"]) for key in (kind, rival.key))
-        text += "; on tasks the probe never saw {} against {}".format(*parts)
-    return text + "."
+        text += f"; on tasks the readout has not seen {share(kind, 'task_')} against {share(rival.key, 'task_')}"
+    return f"{text}."
 
 
-def readout_figures(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
-    """Name the figures `r2_from_codes/whose`, with a prefix for the other probes; add intervals of the model."""
+def readout_figures(evidence: Any, source: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
+    """Name figures such as `r2_from_codes/whose`, of the `source` "from_codes"; add intervals of the model."""
     found: dict[str, float] = {}
     for row in rows:
         for probe, score in row.scores.items():
             for i, what in enumerate(("r2", "r2_xyz") if evidence.space else ("r2",)):
-                name = f"{KINDS[probe][0]}{what}_from_{kind}"
-                value, interval = score.values[i], score.intervals[i]
-                if value is not None:
+                name, interval = f"{KINDS[probe][0]}{what}_{source}", score.intervals[i]
+                if (value := score.values[i]) is not None:
                     found[f"{name}/{row.key}"] = value
                 if interval is not None and not row.control:
                     found[f"{name}_low/{row.key}"], found[f"{name}_high/{row.key}"] = interval
@@ -229,28 +266,20 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
 def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
     """Judge the model's first row against the best control, and against labels alone where that was run."""
     found = []
-    for probe, column, over, key in COMPARED:
+    for probe, column, what, key in COMPARED:
         best = strongest(rivals_of(rows), probe, column)
         if best is not None and (evidence.space or column == 0):
-            about, what = CRITERIA[f"{kind}_{key}"], f"{kind} over {over}"
-            found.append(_comparison(evidence, what, rows[0], best, probe, column, about, "the best control, "))
-    alone = next(row for row in rows if row.key == LABELS_ONLY)
-    about, over = CRITERIA[f"{kind}_against_labels_alone"], f"{kind} over all dimensions"
-    found.append(_comparison(evidence, over, rows[0], alone, "linear", 0, about))
+            about = CRITERIA[f"{kind}_{key}"]
+            found.append(comparison(evidence, what.format(kind), rows[0], best, probe, column, about))
+    alone, about = next(row for row in rows if row.key == LABELS_ONLY), CRITERIA[f"{kind}_against_labels_alone"]
+    found.append(comparison(evidence, COMPARED[0][2].format(kind), rows[0], alone, "linear", 0, about))
     return [verdict for verdict in found if verdict is not None]
 
 
-def _comparison(
-    evidence: LatentEvidence,
-    what: str,
-    own: ProbeRow,
-    other: ProbeRow,
-    probe: str,
-    column: int,
-    about: Criterion,
-    title: str = "",
+def comparison(
+    evidence: Any, what: str, own: ProbeRow, other: ProbeRow, probe: str, column: int, about: Criterion
 ) -> Verdict | None:
-    """Compare two rows, with the interval of their difference over the same draws of episodes."""
+    """Compare two rows of evidence, with the interval of their difference over the same draws of episodes."""
     values = [row.value(probe, column) for row in (own, other)]
     if values[0] is None or values[1] is None:
         return None
@@ -258,25 +287,21 @@ def _comparison(
     picked = evidence.space if column == 1 else slice(None)
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
     holds = above_zero(values[0] - values[1], span)
-    word = {None: "within the noise of", True: "above", False: "not above"}[holds] if span else "to compare with"
-    between = f"; {ONE_EPISODE}"
+    word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
+    between = ONE_EPISODE
     if span is not None:
-        between = "; difference {} … {}".format(*(printed(end, "+.2f") for end in span))
-    numbers = f"R² {printed(values[0], '.2f')} is {word} {printed(values[1], '.2f')}"
-    return Verdict(f"{what[:1].upper()}{what[1:]}: {numbers}, {title}{other.name}{between}", holds, about)
+        between = "difference {} … {}".format(*(printed(end, "+.2f") for end in span))
+    mine, theirs = (printed(value, ".2f") for value in values if value is not None)
+    return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
 
 
-def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tensor) -> tuple[Pictures, ...]:
-    """Draw R^2 per dimension, and what the first row's probe predicts against the true mean action [N, m]."""
-    rows = [row for row in probes.get("codes", ()) if row.key in ("codes", "residual_kmeans")] + probes["latents"]
-    shown = [row for row in rows if row.key in DRAWN and row.scores]
-    drawn = [(*DRAWN[row.key], row.scores["linear"].probe.r2.tolist()) for row in shown]
-    panels = svg.bars_per_dimension(names, drawn, ".2f")
-    chosen = torch.linspace(0, len(actual) - 1, min(MAX_POINTS, len(actual))).round().long()
-    x, y = actual[chosen].T.tolist(), rows[0].scores["linear"].probe.predicted[chosen].T.tolist()
-    read, what = ("codes", "one-hot codes") if rows[0].key == "codes" else ("latents", "latents")
-    points = [svg.scatter(name, x[i], y[i], ("true", f"from the {read}")) for i, name in enumerate(names[: svg.PANELS])]
-    return (
-        Pictures("Held-out R² of linear probes per action dimension; longer is better.", panels),
-        Pictures(f"Mean action over the gap, read from the {what} of held-out pairs.", tuple(points)),
-    )
+def dimension_pictures(
+    names: Sequence[str], drawn: Sequence[ProbeRow], own: ProbeRow, actual: Tensor, axes: tuple[str, str], caption: str
+) -> tuple[Pictures, Pictures]:
+    """Draw R^2 of rows per dimension, and what `own` predicts against the actual values [N, m]."""
+    found = [(*DRAWN[row.key], row.scores["linear"].probe.r2.tolist()) for row in drawn if row.scores]
+    chosen = evenly(len(actual), MAX_POINTS)
+    x, y = (part[chosen].T.tolist() for part in (actual, own.scores["linear"].probe.predicted))
+    points = [svg.scatter(name, x[i], y[i], axes) for i, name in enumerate(names[: svg.PANELS])]
+    panels = svg.bars_per_dimension(names, found, ".2f")
+    return Pictures("Held-out R² per action dimension; longer is better.", panels), Pictures(caption, tuple(points))

@@ -115,7 +115,10 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
     bars = Pictures(
         "Normalised squared error per dimension; shorter is better.", svg.bars_per_dimension(names, drawn, ".3g")
     )
-    return Section("Reconstruction", text, tuple(tables), (bars, *shown))
+    overall = [(name, kind, None if errors is None else float(np.mean(errors))) for name, kind, errors in drawn]
+    caption = "Held-out error; shorter is better, 1 is as far off as the mean action. All spend the same bits."
+    chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
+    return Section("Reconstruction", text, tuple(tables), (chart, *shown[:1], bars, *shown[1:]))
 
 
 def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
@@ -197,6 +200,8 @@ def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     mse, lines = figures["normalised_mse"], []
     for key, about in AGAINST.items():
         other = figures.get(f"normalised_mse/{key}")
+        if other == mse == 0:  # nothing to compare: the actions never change
+            continue
         if other is None:
             lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, about))
             continue
@@ -216,10 +221,16 @@ def _code_verdict(usage: Usage | None, vocab: int) -> Verdict:
     return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, IN_USE)
 
 
-def _decision(figures: Mapping[str, float]) -> Decision:
+def codec_decision(evidence: TokenizerEvidence) -> Decision:
     """Judge a tokenizer as a target for supervision, and as a codec."""
+    return _decision(_figures(evidence.methods, evidence.rate))
+
+
+def _decision(figures: Mapping[str, float]) -> Decision:
     own = figures["normalised_mse"]
     rivals = {key: figures[f"normalised_mse/{key}"] for key in RIVALS if f"normalised_mse/{key}" in figures}
+    if figures["normalised_mse/mean"] == 0:
+        return Decision(20, None, "That cannot be told: held-out actions never change.", caveats=False)
     if own >= figures["normalised_mse/mean"]:
         return Decision(20, False, "No: it reconstructs actions no better than their mean does.", caveats=False)
     if not rivals:
@@ -266,5 +277,5 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
             f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, physical units: "
             "{truth} true, {model} tokenizer, {rival} k-means control."
         )
-        found.append(Pictures(caption, tuple(panels)))
+        found.append(Pictures(caption, tuple(panels), top=not found))
     return tuple(found)

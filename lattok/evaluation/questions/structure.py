@@ -37,12 +37,23 @@ from lattok.evaluation.evidence.pair_set import (
 )
 from lattok.evaluation.evidence.probes import linear_probe, pca, spread_of
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
+from lattok.evaluation.report import (
+    Criterion,
+    Outcome,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+    explained_share,
+    printed,
+    table_of,
+)
 from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
 MAX_PAIRS = 500  # of a split, whose features are computed again
 CHANGE_COMPONENTS = 128  # components of the raw frame change
+ROUNDING = 1e-12  # a variance below it is none
 MIN_EXPLAINED = 0.5  # share of variance that a law has to explain
 ADDITIVE = Criterion(
     "additive",
@@ -102,11 +113,6 @@ class Match(NamedTuple):
     explained: float  # share of variance; 1 is exact, 0 as good as the mean, below 0 worse
     scaled: float  # the same with the best factor
     factor: float
-
-    @property
-    def relative_error(self) -> float:
-        """|left - right| / |left|."""
-        return max(0.0, 1 - self.explained) ** 0.5
 
 
 class Triples(NamedTuple):
@@ -181,7 +187,8 @@ def structure_outcome(evidence: LatentEvidence) -> Outcome:
     for name, law in laws.items():
         figures |= {f"{name}/{key}": match.explained for key, match in law.items()}
         figures |= {f"{name}_scaled/{key}": match.scaled for key, match in law.items()}
-    verdicts = [_law_verdict(name, law) for name, law in laws.items()]
+        figures |= {f"{name}_factor/{key}": match.factor for key, match in law.items()}
+    verdicts = [_law_verdict(name, law) for name, law in laws.items()] if vary(evidence) else []
     stride = evidence.source.stride
     text = (
         f"Additivity: a and c are one stride apart ({stride} frames), b is halfway; half strides are shorter than what "
@@ -192,19 +199,17 @@ def structure_outcome(evidence: LatentEvidence) -> Outcome:
     )
     if "additivity" not in laws:
         text += " Additivity is not applicable: a stride of one frame has no middle."
-    tables = tuple(_law_table(name, law) for name, law in laws.items())
+    titles = ("explained variance", "explained, best factor", "best factor")
+    columns = {name: dict(zip((name, f"{name}_scaled", f"{name}_factor"), titles, strict=True)) for name in laws}
+    tables = tuple(table_of(LAWS[name][0], figures, columns[name], LAW_ROWS, reference="raw_change") for name in laws)
     reading = " ".join(f"{verdict.text}." for verdict in verdicts)
     section = Section("Do latents add up and reverse?", text, tables, (), reading, LAW_REFERENCES)
     return Outcome((section,), figures, verdicts)
 
 
-def _law_table(name: str, law: dict[str, Match]) -> Table:
-    columns = ("explained variance", "relative error", "explained, best factor", "best factor")
-    rows = []
-    for key, found in law.items():
-        values = (found.explained, found.relative_error, found.scaled, found.factor)
-        rows.append(TableRow(key, LAW_ROWS[key], values, key != "model", key == "raw_change"))
-    return Table(LAWS[name][0], columns, tuple(rows), digits=".2f")
+def vary(evidence: LatentEvidence) -> bool:
+    """Tell whether latents vary at all: what never changes obeys and breaks no law."""
+    return float(evidence.held_out.latents.latents.flatten(1).double().var(0).sum()) > ROUNDING
 
 
 def _law_verdict(name: str, law: dict[str, Match]) -> Verdict:
@@ -284,17 +289,10 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     if own_action is not None:
         figures["transfer_action/of_b"] = own_action
         note = f"R² of B's action from what comes back: {printed(own_action, '.2f')}."
-    titles = ("explained variance of A's latent", "codes equal to A's", "R² of A's action")  # as in `Agreement`
-    shown = {
-        name: title
-        for name, title in zip(Agreement._fields, titles, strict=True)
-        if measured["model"][name] is not None
-    }
-    rows = tuple(
-        TableRow(key, TRANSFER_ROWS[key], tuple(each[name] for name in shown), key != "model", key == "same_scene")
-        for key, each in measured.items()
-    )
-    table = Table("Cycle consistency", tuple(shown.values()), rows, better="higher", digits=".2f", note=note)
+    columns = ("explained variance of A's latent", "codes equal to A's", "R² of A's action")  # as in `Agreement`
+    shown = {f"transfer_{name}": title for name, title in zip(Agreement._fields, columns, strict=True)}
+    options: dict[str, str] = {"reference": "same_scene", "better": "higher", "note": note}
+    table = table_of("Cycle consistency", figures, shown, TRANSFER_ROWS, **options)
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
@@ -303,8 +301,9 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
         "where there is one, stays B's. An encoder and a decoder can agree on a private language, so A's action is "
         "also read from what comes back, by the probe fitted on true latents."
     )
-    title, reading = "Does a latent mean the same in another scene?", f"{verdict.text}."
-    return Outcome((Section(title, text, (table,), (), reading, TRANSFER_REFERENCES),), figures, [verdict])
+    title, verdicts = "Does a latent mean the same in another scene?", [verdict] if vary(evidence) else []
+    section = Section(title, text, (table,), (), f"{verdict.text}." * bool(verdicts), TRANSFER_REFERENCES)
+    return Outcome((section,), figures, verdicts)
 
 
 def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
@@ -340,8 +339,8 @@ def controllability_outcome(evidence: LatentEvidence) -> Outcome | None:
         for judged in TRANSITIONS:
             probe = linear_probe(latents[fitted][0], y, groups, latents[judged][1], y_test)
             figures[f"controllability_{fitted}/{judged}"] = float(probe.r2.nanmean())
-    figures["identity/model"] = _identity(model, held_out, rows)
-    figures["identity/untrained"] = _identity(evidence.untrained, held_out, rows)
+    figures["identity/model"] = _identity(model, held_out.latents, held_out, rows)
+    figures["identity/untrained"] = _identity(evidence.untrained, held_out.untrained, held_out, rows)
     if half := stride // 2:
         motion = evidence.source.chunks(held_out)[rows]
         halves = torch.cat([_latents(model, *_moments(evidence, part, 0, half)) for part in rows.split(BATCH)])
@@ -360,23 +359,19 @@ def slope(predicted: Tensor, actual: Tensor, scale: Tensor) -> float:
     return float((x * y).sum() / x.square().sum().clamp_min(1e-12))
 
 
-def _identity(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> float:
-    """Compare latents of a frame and itself with those of the pairs."""
-    still = moving = 0.0
+def _identity(model: TrainedPairModel, known: LatentActions, pairs: PairSet, rows: Tensor) -> float:
+    """Compare latents of a frame and itself with those `known` of the pairs."""
+    still = 0.0
     for _, features in batches(model, pairs, rows):
         same = features[:, :1].expand_as(features)
         still += float(model.encode_features(same).latents.double().square().sum())
-        moving += float(model.encode_features(features).latents.double().square().sum())
-    return still / max(moving, 1e-12)
+    return still / max(float(known.latents[rows].double().square().sum()), 1e-12)
 
 
 def _controllability_section(figures: dict[str, float]) -> Section:
-    cells = []
-    for fitted, name in TRANSITIONS.items():
-        values = tuple(figures[f"controllability_{fitted}/{judged}"] for judged in TRANSITIONS)
-        cells.append(TableRow(fitted, f"fitted on {name}", values, fitted != "true"))
-    columns = tuple(f"judged on {name}" for name in TRANSITIONS.values())
-    probes = Table("R² of the action, 2 × 2", columns, tuple(cells), digits=".2f")
+    columns = {f"controllability_{kind}": f"fitted on {name}" for kind, name in TRANSITIONS.items()}
+    rows = {kind: f"judged on {name}" for kind, name in TRANSITIONS.items()}
+    probes = table_of("R² of the action, 2 × 2", figures, columns, rows, own="true")
     names = {
         "identity/model": "size of the latent of no motion, against those of pairs (0: none)",
         "identity/untrained": "the same, untrained model",

@@ -32,9 +32,10 @@ class CodebookConfig:
     """The codes, and how those learn that are vectors.
 
     Attributes:
-        size: K, codes to choose from
-        update: "gradient" (paper) or "ema": moving averages
-        start: "uniform" in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
+        size: codes to choose from (K)
+        update: how the codebook learns: by "gradient" (paper), or "ema", moving averages
+        start: how the codebook begins: "uniform" in ±1/K (UniVLA); "kmeans", from the first latents; "normal",
+            deviation 1
         continuous_steps: training steps that pass latents through before the codebook starts
         revive_below: a code is dead below this share of the mean use; 0 switches revival off
         restart_every: steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never

@@ -22,9 +22,10 @@ class ActionConfig:
     """The head of labelled pairs, which only training has.
 
     Attributes:
-        head: what it reads: "latents" before quantization (paper), or the mean of the vectors of the "codes" (its code)
-        target: what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
-        steps: actions of a chunk
+        head: what the action head reads: "latents" before quantization (paper), or the mean of the vectors of the
+            "codes" (its code)
+        target: what the action head predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
+        steps: actions of a chunk that the action head predicts
     """
 
     head: Literal["latents", "codes"] = "latents"
@@ -47,8 +48,8 @@ class LossConfig:
         action: weight of the loss of labelled pairs
         decorrelation: weight of what makes the tokens of a pair say different things
         additivity: weight of what makes latents of consecutive gaps add up; needs extra_strides
-        flow: the codes alone also say how the pixels move; of two streams, those of `env`
-        kl: needs quantizer "none": a variational bottleneck
+        flow: weight of a loss by which the codes alone say how the pixels move; of two streams, those of `env`
+        kl: weight of a variational bottleneck, for quantizer "none"
     """
 
     prediction: float = 1.0
@@ -71,20 +72,22 @@ class TrainedPairConfig:
     Attributes:
         cameras: in the order of the V axis
         stride: gap of a pair, in frames ("32") or seconds ("0.2s")
-        extra_strides: further futures trained along; labels are always those of `stride`
-        features: or "pixels", "hf:MODEL" (see FrozenFeatures)
-        features_revision: of features from the Hub
+        extra_strides: further strides that are trained along; labels are always those of `stride`
+        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
+        features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
-        interpolation: of frames that are resized, or "bilinear"
-        streams: "control"; "control+env": next to a frozen stage-1 environment codebook; "joint": both from scratch
-        tokens: P, codes of a pair
-        env_codebook_size: K of the environment stream
-        latent_dim: d, width of a latent
-        latent_norm: "none" (paper) or "batch"
-        width: of encoder and decoder
-        heads: their attention heads
-        dropout: while it learns
-        quantizer: "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
+        interpolation: how frames are resized
+        streams: streams of latents: "control" alone; "control+env", next to a frozen stage-1 environment codebook;
+            "joint", both from scratch
+        tokens: codes of a pair (P)
+        env_codebook_size: codes to choose from in the environment stream
+        latent_dim: width of a latent (d)
+        latent_norm: how latents are normalised: "none" (paper), or "batch"
+        width: width of encoder and decoder
+        heads: attention heads
+        dropout: dropout, in training
+        quantizer: how latents become codes: "vq" (paper); "residual", P levels of one latent; "fsq"; or "none", no
+            codes
     """
 
     target: ClassVar[str] = "features"  # what the decoder predicts of the later frame from the first

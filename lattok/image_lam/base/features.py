@@ -7,18 +7,22 @@ for language conditioning (stage 1): the last hidden states of a T5 encoder.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lattok.data.pixels import resize_pixels
+from lattok.hub import HubModel
 from lattok.hub.weights import from_pretrained, open_diffusers, outlined
+from lattok.types import VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
@@ -59,12 +63,11 @@ class FrozenFeatures(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         checks.counts(image_size=image_size)
-        self.held = network is not None  # the artefact holds its weights
         if name == "pixels":
             self.network, self.patch, self.loaded = None, patch, True
             self.dim = 3 * patch**2
         else:
-            self.network, self.loaded = network or _outline(name, image_size, revision), self.held
+            self.network, self.loaded = network or _outline(name, image_size, revision), network is not None
             self.patch = _patch_size(name, self.network)
             self.dim = int(self.network.num_features)
         if image_size % self.patch:
@@ -354,3 +357,27 @@ def _patch_size(name: str, network: Any) -> int:
     if height != width:
         checks.fail("features", f"square patches; {name!r} has others", f"{height} x {width}")
     return int(height)
+
+
+class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
+    """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
+
+    label_source = "video"
+    features: FrozenFeatures
+    config: Any  # has `stride`
+
+    def after_load(self) -> None:
+        """Fetch the named features' weights."""
+        self.features.load()
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the features' weights."""
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        weights = self.features.weights_hash()
+        return described if weights is None else described | {"features_sha256": weights}
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self.features.resize(torch.from_numpy(frames)).numpy()

@@ -174,17 +174,18 @@ def block_size(numbers: int, device: torch.device) -> int:
 def query_tokens(
     encoder: VideoEncoder, video: Video, cameras: Sequence[str], gaps: Sequence[int], size: int
 ) -> Iterator[Tensor]:
-    """Yield tokens [n, queries, width] of the frames min(t + gap, T - 1) of a video, n values of t up to `size`.
+    """Yield tokens [n, queries, width] of the frames t + gap of a video, n values of t up to `size`; its first and its
+    last frame stand for those beyond.
 
-    `gaps` ascend from 0; those of a pair are (0, stride).
+    `gaps` ascend; those of a pair are (0, stride).
     """
     held: dict[int, Tensor] = {}
-    count, labelled, stride = 0, 0, gaps[-1]
+    count, labelled, stride, before = 0, 0, gaps[-1], max(0, -gaps[0])
 
     def take(end: int, last: int) -> Tensor:
-        moments = [torch.stack([held[min(t + gap, last)] for t in range(labelled, end)]) for gap in gaps]
-        for t in range(labelled, min(end, last)):
-            del held[t]
+        moments = [torch.stack([held[min(max(t + gap, 0), last)] for t in range(labelled, end)]) for gap in gaps]
+        for t in range(labelled - before, min(end, last) - before):
+            held.pop(t, None)  # of a block's size; the first ones are before the video
         return encoder.pairs(*moments)
 
     for block in _blocks(video, cameras, size):
@@ -197,6 +198,8 @@ def query_tokens(
         end = min(labelled + size, count)
         yield take(end, count - 1)
         labelled = end
+    if not count:
+        checks.fail("frames", "at least one frame", "none")
 
 
 def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]:

@@ -8,25 +8,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.hub import HubModel
-from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
-from lattok.types import LatentActions, VideoLabeller, join
+from lattok.types import LatentActions, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
 
 
-class PairModel(HubModel, VideoLabeller, ABC):
+class PairModel(FrozenFeaturesModel, ABC):
     """A model of frame pairs. Its `config` has `stride`, and sizes of its codes as `ImageLAMConfig` names them."""
 
-    label_source = "video"
-    features: FrozenFeatures
     env: Any  # the environment stream, None where there is none
 
     @abstractmethod
@@ -67,7 +63,7 @@ class PairModel(HubModel, VideoLabeller, ABC):
             "import numpy as np",
             "",
             f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]",
-            "labels = model.label_video(video, model.stride_frames(fps=10))  # .codes int64 [T, P]",
+            "labels = model.label_video(video, fps=10)  # .codes int64 [T, P]",
         ]
 
     def summary(self) -> str:
@@ -78,16 +74,6 @@ class PairModel(HubModel, VideoLabeller, ABC):
             labels = f"{c.tokens} codes of {c.codebook_size}, latents of width {c.latent_dim}"
         return f"{labels}, {self.size}, frames of {c.image_size} pixels"
 
-    def after_load(self) -> None:
-        """Fetch the named features' weights."""
-        self.features.load()
-
-    def stride_frames(self, fps: float) -> int:
-        return checks.stride_in_frames(self.config.stride, fps)
-
-    def resize(self, frames: np.ndarray) -> np.ndarray:
-        return self.features.resize(torch.from_numpy(frames)).numpy()
-
     def encode(self, frames: Values) -> LatentActions:
         """Turn frame pairs uint8 [B, 2, V, H, W, 3] into `LatentActions`; V may be left out when there is one camera.
 
@@ -96,22 +82,42 @@ class PairModel(HubModel, VideoLabeller, ABC):
         return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
 
     @torch.no_grad()
-    def label_video(self, frames: Video, stride: int, encoder: VideoEncoder | None = None) -> LatentActions:
+    def decode(self, frames: Values, latents: LatentActions) -> Tensor:
+        """Predict later frames, as `predict` does, from frames uint8 [B, V, H, W, 3] and their latent actions."""
+        now = as_tensor("frames", frames)
+        now = now[:, None] if now.ndim == 4 and len(self.cameras) == 1 else now
+        checks.rank("frames", now, "B V H W 3")
+        checks.size("latents", "latent actions, one for each frame", len(latents.quantized), len(now))
+        with self.inference():
+            return self.predict(self.frame_targets(now), latents)
+
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
+        return self.frame_features(frames)
+
+    @torch.no_grad()
+    def label_video(
+        self,
+        frames: Video,
+        stride: int | str | None = None,
+        encoder: VideoEncoder | None = None,
+        *,
+        fps: float | None = None,
+    ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
 
-        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order,
-        from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
+        `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own. V may be
+        left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order, from any
+        iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
         labels do not depend on the pieces. `lattok.for_inference` has faster encoders of an `ImageLAM`.
         """
-        checks.gap(stride)
+        stride = checks.gap(stride, fps, self.config.stride)
         self.check_reads_video_alone()
         size = block_size(self.numbers_per_frame, self.features.mean.device)
         with self.inference():
             encoder = encoder or self.video_encoder()
             found = query_tokens(encoder, frames, self.cameras, (0, stride), size)
             parts = [self.from_tokens(part) for part in found]
-        if not parts:
-            checks.fail("frames", "at least one frame", "none")
         return like(frames, join(parts))
 
     def checked_pairs(self, frames: Values) -> Tensor:
@@ -135,9 +141,3 @@ class PairModel(HubModel, VideoLabeller, ABC):
         frames = network.resize(frames).to(network.mean.device)
         patches = network(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
-
-    def describe(self) -> dict[str, Any]:
-        """Add the hash of the frozen features' weights, which the artefact does not hold."""
-        described = super().describe() | {"backend": "torch", "precision": "float32"}
-        weights = self.features.weights_hash()
-        return described if weights is None else described | {"features_sha256": weights}

@@ -95,10 +95,14 @@ class TrainedPairModel(PairModel, ABC):
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the frozen features, unless the artefact holds them."""
+        """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
         super().opened(config, folder, backbone)
-        features = cls.frozen_features(config)
-        return config, {} if features.held else {"features": features}
+        return config, {} if cls.holds_features(config) else {"features": cls.frozen_features(config)}
+
+    @staticmethod
+    def holds_features(config: Any) -> bool:
+        """Tell whether artefacts of this configuration hold the weights of its features."""
+        return False
 
     @property
     def base_model(self) -> str | None:
@@ -174,10 +178,6 @@ class TrainedPairModel(PairModel, ABC):
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
 
-    def frame_targets(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
-        return self.frame_features(frames)
-
     def features_of(self, targets: Tensor) -> Tensor:
         """Turn what the decoder predicts [B, V*N, D] into features, as `frame_features` gives them."""
         return targets
@@ -238,13 +238,14 @@ class TrainedPairModel(PairModel, ABC):
     def _predicted(
         self, features: Tensor, latents: LatentActions, text: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        vectors = [stream.quantized for stream in (latents, latents.env) if stream is not None]
-        return self.decoder(features, *vectors, **self._conditions(len(features), text, mask))
+        here = self.features.mean
+        vectors = [stream.quantized.to(here) for stream in (latents, latents.env) if stream is not None]
+        return self.decoder(features.to(here), *vectors, **self._conditions(len(features), text, mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Leave out frozen features that the config names."""
-        tensors = self.state_dict()
-        return tensors if self.features.held else {k: v for k, v in tensors.items() if not k.startswith("features.")}
+        held = self.holds_features(self.config)
+        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
 
     def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""

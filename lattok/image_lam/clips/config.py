@@ -1,4 +1,4 @@
-"""Architecture of `ClipLAM`; saved as config.json. Defaults are the paper's, or stand in `docs/decisions.md`."""
+"""Architecture of `ClipLAM`; saved as config.json. Defaults are the paper's, or stand in `docs/decisions/clips.md`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class FeaturesConfig:
 
     Attributes:
         name: frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
-        revision: of features from the Hub
-        size: side of the frames there
-        patch: of "pixels"
+        revision: commit of features from the Hub
+        size: side of the frames that these features see, in pixels
+        patch: side of the patches of "pixels"
     """
 
     name: str = "pixels"
@@ -54,14 +54,14 @@ class ClipDecoderConfig:
     """What draws the last frame and the actions of a clip from its latents.
 
     Attributes:
-        name: or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
+        name: "compact", or "sana:MODEL": SANA of diffusers, in a folder or on the Hub, which it begins with
         sana: sizes of that transformer
         sees_now: the decoder sees the first frame
         exchange: streams of scene and motion look at each other in every layer of the decoder
         output: what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
-        width: of the decoder; with SANA of its motion stream
-        depth: layers of the compact one; SANA has its own
-        heads: its attention heads
+        width: width of the decoder; with SANA that of its motion stream
+        depth: layers of the compact decoder; SANA has its own
+        heads: attention heads of the decoder
         flow_steps: Euler steps from noise to a frame and actions
     """
 
@@ -101,22 +101,22 @@ class ClipLAMConfig(NormalizedActions):
     Attributes:
         absent: action dimensions that the robots of all its datasets lack
         mean: of pixels between 0 and 1, taken away before the target's network
-        frames: k, of a clip, evenly spaced
-        stride: from the first frame to the last: frames ("15") or a time ("0.5s")
+        frames: frames of a clip (k), evenly spaced
+        stride: time from the first frame of a clip to the last, in frames ("15") or seconds ("0.5s")
         horizon: actions from the first frame on that are decoded
         scene_tokens: latents of what changes around the robot; 0: the frame is decoded from motion too
         motion_tokens: latents of what the robot does
-        latent_dim: d
-        latent_norm: of each latent, without parameters; or "none"
+        latent_dim: width of a latent (d)
+        latent_norm: how latents are normalised: "layer", each by itself, or "none"
         image_size: side of the frames in pixels
-        interpolation: of what is resized, or "bilinear"
-        prompt: {task}: the instruction
+        interpolation: how frames are resized
+        prompt: prompt, in which {task} is the instruction
         backbone: that encodes
-        frame_weight: of the loss of the predicted frame
-        action_weight: of the loss of the actions; 0: the decoder does not see them either
-        separation_weight: of the loss on what scene latents share with motion latents
-        normalize: of actions
-        normalize_exceptions: of some dimensions, as action tokenizers have them
+        frame_weight: weight of the loss of the predicted frame
+        action_weight: weight of the loss of the actions; 0: the decoder does not see them either
+        separation_weight: weight of the loss on what scene latents share with motion latents
+        normalize: how actions are normalised
+        normalize_exceptions: dimensions that are normalised otherwise, such as "*gripper*=bounded"
         normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
         normalizers: datasets of a mixture, each with its own
     """

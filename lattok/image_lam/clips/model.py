@@ -3,7 +3,7 @@
     Z_sce, Z_mot = f_vlm(V_{t:t+k}, l)                                       Eq. 1
     V_{t+k}, A_{t:t+k} = Decoder(Z_sce, Z_mot, V_t)                          flow matching: decoder.py
 
-The paper leaves losses, weights and sizes of the decoder open; `docs/decisions.md` has what stands here for them.
+The paper leaves losses, weights and sizes of the decoder open; `docs/decisions/clips.md` has what stands here for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from lattok.backbones.model import BackboneModel, open_backbone
 from lattok.data.pixels import resize_pixels
-from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.losses import separation
 from lattok.image_lam.clips.config import ClipLAMConfig
@@ -31,7 +31,7 @@ from lattok.nn.blocks import non_blocking
 from lattok.nn.flow import draw_flow
 from lattok.nn.losses import action_loss, numbers, of_share
 from lattok.nn.normalize import Normalizer
-from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
+from lattok.types import LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
@@ -42,7 +42,7 @@ MIN_SAMPLES = 3  # samples at once; any two correlate fully
 MIN_CHANGE = 1e-3  # the least mean squared change of a frame that an error is divided by
 
 
-class ClipLAM(BackboneModel, VideoLabeller):
+class ClipLAM(FrozenFeaturesModel, BackboneModel):
     """Latent actions of clips: what the robot does (`latents`) and what changes around it (`env`), continuous.
 
     >>> lam = ClipLAM.from_pretrained("org/name")             # or a folder
@@ -52,7 +52,6 @@ class ClipLAM(BackboneModel, VideoLabeller):
     type = "clip-lam"
     config_class = ClipLAMConfig
     config: ClipLAMConfig
-    label_source = "video"
     evidence = "clips"  # no half and no way back, and a patch would have to move through all of their frames
     reads_task = True
     pixels = None  # what is predicted is what the features are
@@ -88,30 +87,16 @@ class ClipLAM(BackboneModel, VideoLabeller):
         """Open the base model, for the frames of a clip."""
         return open_backbone(config, folder, config.frames)
 
-    def after_load(self) -> None:
-        """Fetch the weights of the frozen latent space."""
-        self.features.load()
-
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return own weights, and of the backbone what the base model does not have."""
         own = {n: value for n, value in self.state_dict().items() if not n.startswith(("backbone.", "features."))}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
-    def describe(self) -> dict[str, Any]:
-        """Add the hash of the frozen latent space's weights, which the artefact does not hold."""
-        weights = self.features.weights_hash()
-        described = super().describe() | {"backend": "torch", "precision": "float32"}
-        return described if weights is None else described | {"features_sha256": weights}
-
     def usage(self) -> list[str]:
         video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
-        stride = f"model.stride_frames(fps={next(rates, 1000)})"
-        label = f'labels = model.label_video(video, {stride}, task="what the robot does")'
+        label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
         return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
-
-    def stride_frames(self, fps: float) -> int:
-        return checks.stride_in_frames(self.config.stride, fps)
 
     def _fits(self, fps: float) -> bool:
         """Tell whether the stride has frames enough for a clip at this rate."""
@@ -138,7 +123,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         clips, valid = _clips(batch), batch.valid
         inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
         scene, motion = self._latents(inputs, len(clips))
-        now, later = self.frame_features(clips[:, [0, -1]]).unbind(1)
+        now, later = self.frame_features(clips[:, :: clips.shape[1] - 1]).unbind(1)
         actions = self.action_normalizer(batch.actions).masked_fill(~numbers(batch.judged), 0.0)
         noise, times = batch.draws or draw_flow(actions.shape, device=device)
         noise = noise if batch.known is None else noise.masked_fill(~batch.known[:, None], 0.0)
@@ -208,13 +193,16 @@ class ClipLAM(BackboneModel, VideoLabeller):
             return like(clips, self._public(*self.latents(found.to(self.queries.device), texts)))
 
     @torch.no_grad()
-    def label_video(self, frames: Video, stride: int, task: str = "") -> LatentActions:
+    def label_video(
+        self, frames: Video, stride: int | str | None = None, task: str = "", *, fps: float | None = None
+    ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
 
+        `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own.
         V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
         Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
         """
-        checks.gap(stride)
+        stride = checks.gap(stride, fps, self.config.stride)
         if not isinstance(task, str):
             checks.fail("task", "an instruction", f"{task!r:.60}")
         gaps, config = self.config.gaps(stride), self.config
@@ -229,8 +217,6 @@ class ClipLAM(BackboneModel, VideoLabeller):
         with self.inference():
             found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
             parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
-        if not parts:
-            checks.fail("frames", "at least one frame", "none")
         return like(frames, join(parts))
 
     @torch.no_grad()
@@ -245,7 +231,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
         frame, chunk, _ = self._noise(len(now), seed=0)
         with self.inference():
-            return frame + self._velocity(frame, chunk, chunk.new_zeros(len(now)), now, latents)[0]
+            return frame + self._velocity(frame, chunk, chunk.new_zeros(len(now)), now.to(frame), latents)[0]
 
     @torch.no_grad()
     def generate(
@@ -334,8 +320,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
     def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
         """Return what callers get: no codes."""
-        none = torch.empty(len(motion), 0, dtype=torch.long, device=motion.device)
-        return LatentActions(none, motion, motion, LatentActions(none, scene, scene) if self.env else None)
+        return LatentActions.of_latents(motion, LatentActions.of_latents(scene) if self.env else None)
 
 
 def _clips(batch: PolicyBatch) -> Tensor:

@@ -20,11 +20,11 @@ class ImageEncoderConfig:
     """Sizes of the image encoder of features "held", a ViT-MAE.
 
     Attributes:
-        width: of its tokens
-        depth: its blocks
-        heads: its attention heads
-        hidden: width inside its MLPs
-        patch: side of its patches
+        width: width of the tokens of a held image encoder
+        depth: blocks of a held image encoder
+        heads: attention heads of a held image encoder
+        hidden: width inside the MLPs of a held image encoder
+        patch: side of the patches of a held image encoder
     """
 
     width: int = 1024
@@ -43,8 +43,8 @@ class SequenceConfig:
 
     Attributes:
         depth: blocks of the encoder
-        hidden: width inside its MLPs; 0: 4 times `width`
-        frame_types: learned vectors that mark frames: one for both (published), or one each
+        hidden: width inside the encoder's MLPs; 0: 4 times `width`
+        frame_types: learned vectors that mark frames: 1 for both (published), or 2, one for each
     """
 
     depth: int = 4
@@ -63,13 +63,14 @@ class PatchDecoderConfig:
 
     Attributes:
         depth: blocks of the decoder
-        width: its own; 0: `width`
-        heads: its attention heads; 0: `heads`
-        hidden: width inside its MLPs; 0: 4 times its width
+        width: width of the decoder; 0: `width`
+        heads: attention heads of the decoder; 0: `heads`
+        hidden: width inside the decoder's MLPs; 0: 4 times its width
         patch: side of the patches that pixels are seen in
-        conditioning: one map of all latents added to each patch ("pool"), or latents before the patches ("tokens")
+        conditioning: how the decoder sees latents: one map of all added to each patch ("pool"), or before the patches
+            ("tokens")
         mask_tokens: patches are predicted in the place of learned tokens
-        predict_change: decoder adds to the current pixels, from a zero start
+        predict_change: the decoder adds to the current pixels, from a zero start
     """
 
     depth: int = 12
@@ -94,10 +95,10 @@ class FeatureDecoderConfig:
 
     Attributes:
         depth: blocks of the second decoder, of features (default: as that of pixels, like all that is left out)
-        heads: its attention heads
-        hidden: width inside its MLPs
-        conditioning: how it is told the latents
-        mask_tokens: whether it predicts in the place of learned tokens
+        heads: attention heads of the second decoder
+        hidden: width inside the MLPs of the second decoder
+        conditioning: how the second decoder sees latents
+        mask_tokens: whether the second decoder predicts in the place of learned tokens
     """
 
     depth: int | None = None
@@ -122,8 +123,8 @@ class PixelLossConfig(LossConfig):
     """Weights of the terms of the loss; the published quantizer weights the codebook's term, not the encoder's.
 
     Attributes:
-        features: a second decoder predicts the features
-        perceptual: LPIPS of the predicted pixels, needs the extra `lpips`
+        features: weight of a second decoder, which predicts the features
+        perceptual: weight of LPIPS of the predicted pixels; needs the extra `lpips`
     """
 
     codebook: float = 0.25
@@ -137,9 +138,9 @@ class MotoLAMConfig(TrainedPairConfig):
     """Architecture, preprocessing and losses of `MotoLAM`.
 
     Attributes:
-        features: or "held": see image_encoder_width; any of FrozenFeatures
+        features: what the model sees of a frame: any of FrozenFeatures, or "held" (see image_encoder_width)
         class_token: features begin with the network's class token
-        streams: or "joint": with one for the environment
+        streams: streams of latents: "control" alone, or "joint" with one for the environment
     """
 
     target: ClassVar[str] = "pixels"

@@ -62,9 +62,13 @@ class MotoLAM(TrainedPairModel):
 
     @classmethod
     def frozen_features(cls, config: MotoLAMConfig) -> FrozenFeatures:
-        network = HeldViT(config.image_encoder, config.image_size) if config.features == HELD else None
+        network = HeldViT(config.image_encoder, config.image_size) if cls.holds_features(config) else None
         options = {"revision": config.features_revision, "class_token": config.class_token, "network": network}
         return FrozenFeatures(config.features, *cls._sight(config), **options)
+
+    @staticmethod
+    def holds_features(config: MotoLAMConfig) -> bool:
+        return config.features == HELD
 
     @torch.no_grad()
     def frame_targets(self, frames: Tensor) -> Tensor:

@@ -306,7 +306,7 @@ register_importer(
         weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
         reads="features of DINOv2, 224 pixels",
         gives="4 codes of 16, and 4 of the environment",
-        page="howto/train_a_lam.md#from-a-model-that-is-there",
+        page="howto/train_a_lam.md#fine-tune-an-existing-model",
         mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
         "`action_latent` are the environment's.",
     )
@@ -324,7 +324,7 @@ register_importer(
         weights="what P2T's code saves, `last.ckpt`",
         reads="features of DINOv2, 224 pixels",
         gives="4 codes of 16, and 4 of the environment",
-        page="howto/train_a_lam.md#from-a-model-that-is-there",
+        page="howto/train_a_lam.md#fine-tune-an-existing-model",
         mind="UniVLA's architecture with an action head, which is checked and left out.",
     )
 )

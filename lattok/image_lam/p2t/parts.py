@@ -28,9 +28,9 @@ class PairEncoderConfig:
     """What reads a pair of frames.
 
     Attributes:
-        name: "spacetime" (paper), or "fused": one frame of [now, later, difference]
+        name: encoder: "spacetime" (paper), or "fused", one frame of [now, later, difference]
         depth: blocks of the encoder
-        query_start: of the query tokens: "uniform" in ±1 (UniVLA), or "normal" with deviation 0.02
+        query_start: how the query tokens begin: "uniform" in ±1 (UniVLA), or "normal" with deviation 0.02
     """
 
     name: Literal["spacetime", "fused"] = "spacetime"
@@ -48,8 +48,8 @@ class PairDecoderConfig:
 
     Attributes:
         depth: blocks of the decoder
-        conditioning: latents next to the patches (paper), or also "add"ed to each
-        predict_change: decoder adds to the current features, from a zero start
+        conditioning: how the decoder sees latents: as tokens next to the patches (paper), or also added to each
+        predict_change: the decoder adds to the current features, from a zero start
     """
 
     depth: int = 12
@@ -66,8 +66,9 @@ class ImageLAMConfig(TrainedPairConfig):
     """Architecture, preprocessing and losses of `ImageLAM`.
 
     Attributes:
-        language: stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
-        latent_heads: one head for all tokens (paper), or "per_token"
+        language: what reads instructions in stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every
+            frame
+        latent_heads: whether all tokens share one head (paper), or each has its own
     """
 
     language: str | None = None

@@ -92,7 +92,7 @@ def lary_laq(
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         tokens: Codes of a pair, which the file does not hold.
-        interpolation: Of resized frames: bicubic_aliased (OpenCV's, as its labels) or bilinear (as its training).
+        interpolation: How frames are resized: bicubic_aliased (OpenCV's, as its labels) or bilinear (as its training).
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair, always named: frames ("10"), seconds ("0.5s"), or a dataset whose published one it
             is: calvin (5), vlabench (5), agibotbeta (45), robocoin (10).

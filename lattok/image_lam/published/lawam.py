@@ -385,7 +385,7 @@ register_importer(
         paper="Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
         licence="Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
         weights="a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
-        parameters="725.1 M with DINOv3-B",
+        parameters="725.1 M with DINOv3-B, of which labels need 616.3 M",
         reads="pixels, 256, through the DINOv3 in the file",
         differs=(
             ("bfloat16 inside the policy", "float32"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -89,8 +90,8 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @classmethod
     @abstractmethod
-    def tasks(cls) -> tuple[str, ...]:
-        """Return the names of all tasks."""
+    def tasks(cls) -> Mapping[str, str]:
+        """Return all tasks: names with instructions."""
 
     def __init__(self, task: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF):
         """Check the arguments; a subclass goes on to build the task with square images of `size` pixels."""
@@ -222,6 +223,8 @@ def world_called(name: str) -> type[SimEnv]:
 
 def find_tasks(names: str | Sequence[str]) -> list[str]:
     """Names of tasks: "metaworld-pairs" is all of that world, "metaworld/reach" one task. Unknown ones are errors."""
+    if not names:
+        checks.fail("tasks", f"at least one task of {', '.join(WORLDS)}, such as metaworld/reach", "none")
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         world, _, task = name.partition("/")
@@ -230,6 +233,21 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
     return list(dict.fromkeys(found))
+
+
+def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
+    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given.
+
+    Worlds whose packages are not installed are left out.
+    """
+    found: list[str] = []
+    for name in WORLDS:
+        with suppress(ModuleNotFoundError):
+            world = WORLDS[name]
+            told = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
+            if len(told) > len(found) and fps in (None, world.rate / world.repeat):
+                found = told
+    return found
 
 
 def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF) -> SimEnv:

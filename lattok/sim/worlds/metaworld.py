@@ -8,6 +8,7 @@ has failed. A policy that does not read can win at most half of them.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -96,8 +97,8 @@ class MetaWorld(SimEnv):
         self._build(task, INSTRUCTIONS[task], size, variation)
 
     @classmethod
-    def tasks(cls) -> tuple[str, ...]:
-        return tuple(INSTRUCTIONS)
+    def tasks(cls) -> Mapping[str, str]:
+        return INSTRUCTIONS
 
     def _build(self, scene: str, instruction: str, size: int, variation: Variation) -> None:
         """Make the world whose class Meta-World calls `scene`."""
@@ -178,8 +179,8 @@ class PairedScenes(MetaWorld):
                 model.site_rgba[site, 3] = 0
 
     @classmethod
-    def tasks(cls) -> tuple[str, ...]:
-        return tuple(PAIRS)
+    def tasks(cls) -> Mapping[str, str]:
+        return {name: pair.instruction for name, pair in PAIRS.items()}
 
     def _start(self, rng: np.random.Generator) -> None:
         super()._start(rng)

@@ -6,7 +6,7 @@ opposite first has failed. Left and right are those of the image of the camera `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -176,8 +176,8 @@ class OGBench(SimEnv):
         self.cameras = SceneCameras(self._env.model, self._env.data, VIEWS, size, STAGE, variation)
 
     @classmethod
-    def tasks(cls) -> tuple[str, ...]:
-        return tuple(TASKS)
+    def tasks(cls) -> Mapping[str, str]:
+        return {name: task.instruction for name, task in TASKS.items()}
 
     def _start(self, rng: np.random.Generator) -> None:
         env = self._env

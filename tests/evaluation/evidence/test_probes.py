@@ -7,17 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from lattok.evaluation.evidence import probes
 from lattok.evaluation.evidence.probes import (
     CHOICES,
     Bootstrap,
     Fold,
-    Network,
     Probe,
-    Shape,
     jackknife,
     linear_probe,
     merge_folds,
-    mlp_probes,
+    mlp_probe,
     one_hot,
     pca,
     ridge_weights,
@@ -143,14 +142,12 @@ def test_jackknife_of_a_mean_is_its_standard_error(rng: np.random.Generator):
 
 ROWS, JUDGED = 600, 200
 GROUPS = np.arange(ROWS) // 30
-EVERYTHING = (Fold(torch.arange(ROWS), torch.arange(JUDGED)),)
 
 
-def both(x: Tensor, y: Tensor, folds: tuple[Fold, ...] = EVERYTHING) -> tuple[Probe, Probe]:
+def both(x: Tensor, y: Tensor) -> tuple[Probe, Probe]:
     own, test, own_y, test_y = x[:ROWS], x[ROWS:], y[:ROWS], y[ROWS:]
-    linear = [linear_probe(own[f], own_y[f], GROUPS[f.numpy()], test[h], test_y[h]) for f, h in folds]
-    hidden = mlp_probes(own, own_y, GROUPS, test, test_y, folds, linear, seed=0)
-    return merge_folds(linear, folds), merge_folds(hidden, folds)
+    linear = linear_probe(own, own_y, GROUPS, test, test_y)
+    return linear, mlp_probe(own, own_y, GROUPS, test, test_y, linear, seed=0)
 
 
 @pytest.fixture
@@ -182,25 +179,44 @@ def test_it_is_a_function_of_its_seed(x: Tensor):
     assert torch.equal(both(x, x[:, :1].abs())[1].predicted, first)
 
 
-def test_a_fold_never_sees_the_rows_it_does_not_train_on(x: Tensor):
+def test_folds_put_together_are_in_the_order_of_the_rows(x: Tensor):
+    """Each fold is judged on its own rows, and a fold never sees the rows that it does not train on."""
     half = torch.arange(ROWS // 2)
     folds = (Fold(half, torch.arange(0, JUDGED, 2)), Fold(half + ROWS // 2, torch.arange(1, JUDGED, 2)))
-    y = x[:, :1].abs()
-    before = both(x, y, folds)[1].predicted
+
+    def predicted(y: Tensor) -> Tensor:
+        parts = [linear_probe(x[f], y[f], GROUPS[f.numpy()], x[ROWS:][h], y[ROWS:][h]) for f, h in folds]
+        return merge_folds(parts, folds).predicted
+
+    y = x[:, :1] * 2
+    torch.testing.assert_close(predicted(y), y[ROWS:].double(), atol=1e-3, rtol=0)
     spoiled = y.clone()
     spoiled[ROWS // 2 : ROWS] = 1000.0
-    after = both(x, spoiled, folds)[1].predicted
-    torch.testing.assert_close(before[::2], after[::2], atol=1e-3, rtol=0)
-    assert not torch.equal(before[1::2], after[1::2])
+    assert torch.equal(predicted(y)[::2], predicted(spoiled)[::2])
+    assert not torch.equal(predicted(y)[1::2], predicted(spoiled)[1::2])
 
 
-def test_networks_side_by_side_equal_one_written_out(x: Tensor):
-    tasks = [Network(torch.arange(100), x[:100, :1].square().double(), *choice) for choice in CHOICES[:2]]
-    alone = train_networks(x.double(), tasks[:1], [x[:5].double()], seed=3)[0]
-    assert alone.shape == (5, 1)
-    shape = Shape(inputs=2, hidden=3, outputs=1)
-    weights = torch.arange(13.0) / 10
-    rows, active = torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]])
-    hidden = np.maximum(rows.numpy() @ weights[:6].reshape(2, 3).numpy() + weights[6:9].numpy(), 0) * active.numpy()
-    expected = hidden @ weights[9:12].reshape(3, 1).numpy() + weights[12].numpy()
-    np.testing.assert_allclose(shape.output(weights, active, rows).numpy(), expected, rtol=1e-6)
+def test_networks_side_by_side_equal_one_that_torch_differentiates_and_steps(x: Tensor):
+    """A hidden layer by autograd and torch's Adam, with the same first weights, batches, rates and decay."""
+    rows, targets, judged = x[:100].double(), x[:100, :2].square().double(), x[:5].double()
+    together = train_networks(rows, targets, judged, CHOICES, seed=3)
+    scaled = ((rows - rows.mean(0)) / rows.std(0, unbiased=False)).float()
+    for (hidden, decay), found in zip(CHOICES, together, strict=True):
+        generator = torch.Generator().manual_seed(3)
+        first = torch.randn(4, 64, generator=generator)[:, :hidden] / 2
+        layers = torch.nn.Sequential(torch.nn.Linear(4, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 2))
+        for weights in layers.parameters():
+            torch.nn.init.zeros_(weights)
+        layers[0].weight.data = first.T.contiguous()
+        optimizer = torch.optim.Adam(layers.parameters())
+        for step in range(probes.STEPS):
+            rate = probes.LR * (1 + np.cos(np.pi * step / probes.STEPS)) / 2
+            drawn = (torch.rand(probes.BATCH, generator=generator) * 100).long()
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(layers(scaled[drawn]), targets[drawn].float()).backward()
+            optimizer.step()
+            for weights in layers.parameters():
+                weights.data.mul_(1 - rate * decay)
+        expected = layers(((judged - rows.mean(0)) / rows.std(0, unbiased=False)).float()).double()
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -24,7 +24,7 @@ class Rounding(ActionTokenizer):
         self.valid = valid
         return (chunks[..., 0] > 0).long()
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, *, repair: bool = False) -> torch.Tensor:
         chunks = (codes - 0.5)[..., None].repeat(1, 1, 3)
         return chunks.masked_fill(~self.valid[..., None], 1e6) if len(codes) == len(self.valid) else chunks
 
@@ -91,10 +91,12 @@ def test_more_bits_than_kmeans_can_have_are_not_run_and_say_so(world: World):
 
 def test_variable_length_codes_are_counted_without_their_padding(world: World):
     class Padded(Rounding):
+        fixed_length = False
+
         def encode(self, chunks, valid=None):
             return torch.nn.functional.pad(super().encode(chunks, valid)[:, :4], (0, 4), value=-1)
 
-        def decode(self, codes):
+        def decode(self, codes, *, repair=False):
             return torch.zeros(len(codes), 8, 3)
 
     report = evaluate(Padded(), world, episodes=[5])

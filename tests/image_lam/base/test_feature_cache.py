@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -22,13 +23,14 @@ import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
-from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, Take, _names, features_key
+from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.utils.checks import LattokError
-from lattok.utils.files import lock
+from lattok.utils.files import lock, sweep
 from tests.conftest import write_dataset
 from tests.image_lam.backbones import SMALL, local_timm
+from tests.process_jobs import forked
 
 LAM = {
     "image_size": 32,
@@ -272,7 +274,7 @@ def test_another_rate_is_another_dataset(dataset, tmp_path):
 
 
 def test_a_mixture_trains_the_same_and_needs_features_of_all(dataset, tmp_path, monkeypatch):
-    other = open_dataset(write_dataset(tmp_path / "other", [9, 12], video_codec="h264"))
+    other = open_dataset(write_dataset(tmp_path / "other", [9, 12, 5, 6, 5, 7], video_codec="h264"))
     options = {"features": "pixels", "preset": "tiny+robust"}
     options["mix"] = (f"{dataset.root}:1.0", f"{other.root}:0.5")
     without = trained(None, tmp_path / "without", **options)
@@ -354,8 +356,7 @@ def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
     path.with_name(f".{'0' * 16}.lattok-tmp").write_bytes(b"half" * 5000)
     content = path.read_bytes()
     path.unlink()
-    code = "import sys; from pathlib import Path; from lattok.utils.files import sweep; sweep(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(path.parent)], check=True)  # as the next process does
+    sweep(path.parent)  # as the next process does
     assert torch.equal(cached(dataset, tmp_path), whole)
     assert path.read_bytes() == content
     assert leftovers(path.parent) == []
@@ -382,20 +383,22 @@ def test_a_file_is_there_when_all_of_it_is(place):
         place.read([(0, read[0])])
 
 
-def test_more_files_than_a_process_may_open(dataset, tmp_path):
-    """Under a limit of 64 files, features of 200 takes are kept and read."""
-    code = """
-import resource, sys, numpy as np
-from pathlib import Path
-from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureFile
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-places = [FeatureFile(Path(sys.argv[1]) / f"{i}.npy", (3, 2, 2), "float32") for i in range(200)]
-for i, place in enumerate(places):
-    place.write([np.full((3, 2, 2), i, np.float32)])
-found = CachedFeatures([[place] for place in places])(np.arange(600))
-assert (found.numpy() == np.arange(600).reshape(-1, 1, 1) // 3).all()
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+def _few_files(folder: Path) -> None:
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    places = [FeatureFile(folder / f"{i}.npy", (3, 2, 2), "float32") for i in range(2 * most)]
+    for i, place in enumerate(places):
+        place.write([np.full((3, 2, 2), i, np.float32)])
+    found = CachedFeatures([[place] for place in places])(np.arange(6 * most))
+    assert (found.numpy() == np.arange(6 * most).reshape(-1, 1, 1) // 3).all()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="open files are counted in /proc")
+def test_more_files_than_a_process_may_open(tmp_path):
+    """Under a limit on open files, features of twice as many takes are kept and read."""
+    with forked(_few_files, tmp_path) as process:
+        process.join()
+        assert process.exitcode == 0
 
 
 def test_who_is_at_work_is_waited_for(dataset, tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig
 from lattok.image_lam.base.features import known_scaling
 from lattok.utils.checks import LattokError
 from tests.image_lam.backbones import SMALL, local_timm, local_vjepa, random_timm, transformers_with_vjepa
+from tests.image_lam.published.parity import open_case
 
 ROOT = Path(__file__).parents[3]
-PLACES = (ROOT / "tests" / "parity", ROOT.parent / "shared" / "parity")
 
 
 @pytest.fixture
@@ -31,16 +31,9 @@ def frames():
 @pytest.fixture
 def dinov2():
     """Config, weights under the original names and values of the shrunk DINOv2 with registers."""
-    folder = next((place / "dinov2_reg" for place in PLACES if (place / "dinov2_reg").is_dir()), None)
-    if folder is None:
-        pytest.skip("dinov2_reg is not in this checkout")
+    folder, config, values = open_case("dinov2_reg")
     weights = safetensors.torch.load_file(folder / "weights.safetensors")
-    original = {name.removeprefix("lam.dino_encoder."): tensor for name, tensor in weights.items()}
-    return (
-        json.loads((folder / "config.json").read_text()),
-        original,
-        safetensors.torch.load_file(folder / "io.safetensors"),
-    )
+    return config, {name.removeprefix("lam.dino_encoder."): tensor for name, tensor in weights.items()}, values
 
 
 @pytest.mark.parametrize("size", [56, 224])

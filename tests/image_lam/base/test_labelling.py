@@ -179,7 +179,7 @@ def test_bad_videos_are_refused():
         lam.label_video(video(1)[:0], 1)
     with pytest.raises(LattokError, match=r"`frames`: expected 1 cameras \(front\), got 2"):
         lam.label_video(video(3, cameras=2), 1)
-    with pytest.raises(LattokError, match="`stride`: expected a whole number of at least 1"):
+    with pytest.raises(LattokError, match="`stride`: expected at least one frame, got 0"):
         lam.label_video(video(3), 0)
     words = make(language="precomputed", language_dim=4)
     with pytest.raises(LattokError, match="`model`: expected one that labels video, got a stage-1 model"):

@@ -24,7 +24,7 @@ BOUNDS |= {
 }
 BOUNDS |= dict.fromkeys(("backbone_width", "backbone_depth", "backbone_heads", "backbone_patch_size"), (1, OPEN))
 BOUNDS |= dict.fromkeys(("decoder_width", "decoder_depth", "decoder_heads"), (1, OPEN))
-# by the paper, or by docs/decisions.md and docs/howto/latbot.md
+# by the paper, or by docs/decisions/clips.md and docs/howto/latbot.md
 AS_SAID = {"frames": 16, "stride": "15", "horizon": 15, "scene_tokens": 64, "motion_tokens": 64, "latent_dim": 128}
 AS_SAID |= {"latent_norm": "layer", "image_size": 224, "features_size": 224, "features_patch": 16, "features": "pixels"}
 AS_SAID |= {

@@ -161,10 +161,7 @@ def test_everything_learns_but_the_autoencoder(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (
-            {"decoder": "sana:/nowhere"},
-            "`decoder`: expected SanaTransformer2DModel of diffusers, a folder or a Hub id",
-        ),
+        ({"decoder": "sana:/nowhere"}, "`decoder`: expected SanaTransformer2DModel of diffusers, a folder or a Hub id"),
         ({"features": "pixels"}, "`decoder`: expected 192 channels of a patch, as the features have, got 8"),
         ({"features": "dc-ae:/nowhere"}, "`features`: expected AutoencoderDC of diffusers, a folder or a Hub id;"),
     ],
@@ -192,10 +189,7 @@ def test_sizes_out_of_a_strangers_file(change, text, pipeline):
     with pytest.raises(LattokError) as error:
         ClipLAM.build(
             config(
-                decoder=f"sana:{pipeline}",
-                features=f"dc-ae:{pipeline}",
-                decoder_output="velocity",
-                decoder_sana=sizes,
+                decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", decoder_output="velocity", decoder_sana=sizes
             )
         )
     assert text in str(error.value)

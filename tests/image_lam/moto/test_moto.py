@@ -22,6 +22,7 @@ from lattok.hub.checkpoint import Join
 from lattok.hub.weights import Size, planned
 from lattok.image_lam import FrozenFeatures, MotoLAM, MotoLAMConfig
 from lattok.image_lam.moto.convert import key_map, sizes
+from lattok.nn.blocks import PreNormBlock
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
 from tests.image_lam.parity import close
@@ -591,7 +592,7 @@ def test_a_decoder_of_features_cannot_be_described_without_one():
 # The model that it becomes.
 
 
-def test_it_is_saved_with_its_image_encoder(case, tmp_path):
+def test_it_is_saved_with_its_image_encoder(case, tmp_path, monkeypatch):
     model = moto_lam(case.file)
     model.save_pretrained(tmp_path)
     again = lattok.load(tmp_path)
@@ -601,8 +602,12 @@ def test_it_is_saved_with_its_image_encoder(case, tmp_path):
     raw = json.loads((tmp_path / "config.json").read_text())
     raw["image_encoder"]["depth"] = 9999
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(LattokError, match="about as many tensors as its"):  # before any memory is taken
+    init, places = PreNormBlock.__init__, []
+    noted = lambda *a, **k: places.append(torch.get_default_device().type) or init(*a, **k)  # noqa: E731
+    monkeypatch.setattr(PreNormBlock, "__init__", noted)
+    with pytest.raises(LattokError, match="about as many tensors as its"):
         lattok.load(tmp_path)
+    assert (len(places) < 100, {*places}) == (True, {"meta"})  # before any memory is taken
 
 
 def test_frames_are_resized_and_normalised_by_the_model(case):

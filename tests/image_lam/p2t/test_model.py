@@ -9,6 +9,7 @@ from lattok.image_lam.base import losses
 from lattok.image_lam.base.bottlenecks import grid_levels
 from lattok.image_lam.base.losses import block_flow
 from lattok.types import PairBatch
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 SMALL = {
@@ -294,11 +295,16 @@ def test_video_labels_equal_pair_labels_and_do_not_depend_on_the_caller():
     assert torch.equal(lam.label_video(torch.from_numpy(small), 2).codes, out.codes)
 
 
-def test_a_gap_in_seconds_needs_a_frame_rate():
-    """Every option takes "0.2s"; a video alone does not say how many frames that is."""
-    expected = r"`stride`: expected a whole number of frames, got '0\.2s'\..* model\.stride_frames\(fps\)"
-    with pytest.raises(LattokError, match=expected):
-        make("robust").label_video(np.zeros((4, 2, 48, 48, 3), np.uint8), "0.2s")  # type: ignore[arg-type]
+def test_a_gap_is_frames_seconds_or_the_models_own():
+    lam, video = make("robust"), np.random.default_rng(0).integers(0, 256, (9, 2, 48, 48, 3), np.uint8)
+    own = checks.stride_in_frames(lam.config.stride, 10)
+    for gap, frames in ((None, own), ("3", 3), ("0.2s", 2), (4, 4)):
+        found, wanted = lam.label_video(video, gap, fps=10), lam.label_video(video, frames)
+        assert np.array_equal(found.codes, wanted.codes)
+    with pytest.raises(
+        LattokError, match="`fps`: expected the frame rate of the video, since the stride is '0.2s', got"
+    ):
+        lam.label_video(video, "0.2s")
 
 
 def test_camera_axis_is_optional_with_one_camera():

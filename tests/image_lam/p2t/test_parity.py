@@ -9,17 +9,8 @@ from torch import Tensor
 import lattok
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.types import LatentActions
-from tests.image_lam.parity import (
-    PLACES,
-    STAGE2,
-    Case,
-    close,
-    close_gradient,
-    foreign_gradients,
-    losses,
-    open_case,
-    total,
-)
+from tests.image_lam.parity import STAGE2, Case, close, close_gradient, foreign_gradients, losses, open_case, total
+from tests.image_lam.published.parity import PLACES
 
 COPIED = ("univla_stage2", "image_lam_stage1")
 

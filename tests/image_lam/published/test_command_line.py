@@ -124,6 +124,7 @@ def test_on_the_sample_every_system_is_judged_and_labels_alike_in_another_proces
     system, part_of_the_sample, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(probes, "STEPS", 5)
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
     dataset = part_of_the_sample
     model, out = label(system, dataset, tmp_path, "corner2", stride=16)
     labelled, codes = lattok.open_dataset(out), SYSTEMS[system][2]

@@ -15,16 +15,7 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.convert import (
-    adaworld_lam,
-    lapa_laq,
-    lary_laq,
-    lawam_lam,
-    moto_lam,
-    p2t_image_lam,
-    univla_lam,
-    villax_lam,
-)
+from lattok.convert import adaworld_lam, lapa_laq, lary_laq, lawam_lam, moto_lam, p2t_image_lam, univla_lam, villax_lam
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published import (
     AdaWorldConfig,
@@ -48,19 +39,11 @@ from tests.image_lam.published.parity import check_full_size, check_labels, key_
 
 DEEP: dict[str, Any] = {"space_depth": 1, "time_depth": 1, "decoder_depth": 1}
 WRONG = [
-    (
-        LapaConfig,
-        {"cameras": ("front", "wrist")},
-        "`cameras`: expected 1 name: published models see one camera",
-    ),
+    (LapaConfig, {"cameras": ("front", "wrist")}, "`cameras`: expected 1 name: published models see one camera"),
     (LapaConfig, {"stride": "soon"}, "`stride`: expected a number of frames"),
     (LapaConfig, {"std": (1.0, 0.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
     (LapaConfig, {"pixels": "bits"}, "`pixels`: expected one of unit, bytes, normalized, got 'bits'"),
-    (
-        LapaConfig,
-        {"interpolation": "nearest"},
-        "`interpolation`: expected one of bicubic, bilinear, bicubic_al",
-    ),
+    (LapaConfig, {"interpolation": "nearest"}, "`interpolation`: expected one of bicubic, bilinear, bicubic_al"),
     (LapaConfig, {"tokens": 3}, "`tokens`: expected one of 1, 2, 4, 16, 64, 256, got 3."),
     (LapaConfig, {"codebook_size": 1}, "`codebook_size`: expected a whole number of at least 2, got 1."),
     (AdaWorldConfig, {"interpolation": "bicubic"}, "`interpolation`: expected one of bicubic_aliased, got 'bicubic'"),

@@ -18,6 +18,7 @@ from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
 from lattok.utils.options import built, flat, options_of
 from lattok.vla import Strategy, VLAConfig, strategy_of
+from lattok.vla.config import TokenSpec
 
 DEFAULTS = flat(VLAConfig())
 # these have other defaults for the scratch backbone
@@ -81,7 +82,10 @@ class LattokConfig(PreTrainedConfig):
     head_heads: int | None = None
     head_layers: list[int] = field(default_factory=list)
     pool: str = "mean"
-    head: str = DEFAULTS["head"]  # "regression", or "flow": chunks out of noise
+    head: str = DEFAULTS["head"]  # "regression"; "flow": chunks out of noise; "tokens": codes of `tokenizer`
+    tokenizer: str | None = None  # of head=tokens: a folder or a Hub id; checkpoints hold it
+    head_order: str = DEFAULTS["head_order"]  # of tokens: autoregressive, or parallel
+    head_temperature: float = DEFAULTS["head_temperature"]  # of tokens that are drawn; 0: the likeliest
     head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
@@ -97,6 +101,7 @@ class LattokConfig(PreTrainedConfig):
     scheduler_decay_factor: float = 0.5
     # filled in from the dataset
     latent: LatentSpec | None = None  # what the labels are
+    tokens: TokenSpec | None = None  # what the tokenizer is
     action_names: list[str] = field(default_factory=list)
     proprio_names: list[str] = field(default_factory=list)
     fps: float | None = None  # of the episodes, where lattok trained the policy

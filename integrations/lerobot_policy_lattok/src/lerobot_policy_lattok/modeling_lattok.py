@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -17,11 +17,14 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
+import lattok
 from lattok.backbones.model import open_backbone
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
 from lattok.vla import LatentVLA
+from lattok.vla.config import TokenSpec
+from lattok.vla.tokens import TOKENIZER
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.frame_labels import FrameLabels
 
@@ -42,21 +45,29 @@ class LattokPolicy(PreTrainedPolicy):
         dataset_stats: Mapping[str, Any] | None = None,
         dataset_meta: Any = None,
         model: LatentVLA | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ):
         """Take `dataset_meta` and `dataset_stats` as LeRobot hands them to a policy that it makes for a dataset.
 
         They fill in what the configuration does not know yet. Without them it must come from a checkpoint, or with the
-        `model` that it describes.
+        `model` that it describes. `tokenizer`: of a checkpoint; otherwise that which the configuration names is opened.
         """
         super().__init__(config)
         self.labels = self._describe(dataset_meta) if dataset_meta is not None else None
+        if config.head == "tokens" and model is None:
+            if tokenizer is None and config.tokenizer is None:
+                checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
+            tokenizer = tokenizer or lattok.load(config.tokenizer)
+            if config.tokens not in (None, TokenSpec.of(tokenizer)):
+                checks.fail("tokenizer", "the one that the policy was trained with", "another one")
+            config.tokens, config.tokenizer = TokenSpec.of(tokenizer), None
         made = config.model_config()
         config.cameras = list(made.cameras)
         if model is None:
             backbone = open_backbone(made)
             config.backbone_revision = backbone.revision
-            model = LatentVLA(made, backbone)
+            model = LatentVLA(made, backbone, tokenizer)
         self.model = model
         self.model.queues.n_action_steps = config.steps_taken
         if dataset_stats is not None:
@@ -136,6 +147,8 @@ class LattokPolicy(PreTrainedPolicy):
         saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}
         tensors = {name: value.detach().cpu().contiguous() for name, value in saved.items()}
         safetensors.torch.save_file(tensors, save_directory / WEIGHTS, {"format": "pt"})
+        if self.config.tokens is not None:
+            cast(Any, self.model.tokenizer).save_pretrained(save_directory / TOKENIZER)
 
     @classmethod
     def from_pretrained(
@@ -152,6 +165,8 @@ class LattokPolicy(PreTrainedPolicy):
         words = [f"--backbone={backbone}"] if backbone is not None else parser.get_cli_overrides("policy") or []
         given = [word.removeprefix("--").partition("=")[0] for word in words]
         check_named(config, Path(pretrained_name_or_path), given)
+        if config.head == "tokens":
+            options["tokenizer"] = lattok.load(pretrained_name_or_path, subfolder=TOKENIZER)
         return super().from_pretrained(pretrained_name_or_path, config=config, **options)
 
     @classmethod

@@ -1,0 +1,205 @@
+"""What OAT and QueST share: codes on a grid of levels, a decoder that reads them, training, and reading their files.
+
+quantized_i = round(h_i tanh(latent_i + s_i) - o_i) / floor(L_i / 2)       FSQ, Mentzer et al., 2024, appendix A.1
+code        = sum_i (level_i) L_1 ... L_(i-1)                              the first level varies fastest
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lattok.action_vq.chunks import TrainedFit
+from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
+from lattok.hub.checkpoint import check_kind, read_checkpoint
+from lattok.nn.losses import action_loss
+from lattok.nn.quantize import MOST_CODES
+from lattok.types import LatentActions, LossTerms
+from lattok.utils import checks
+from lattok.utils.arrays import Values, like
+from lattok.utils.options import as_option
+
+BLOCK = 128  # chunks that go through the networks at a time: more take memory, and on a CPU more time for each
+MOST_SCALARS = 12  # of a code: with three levels each they are more than MOST_CODES
+
+
+@dataclass(frozen=True)
+class LevelsConfig(TrainedConfig):
+    """Sizes that both have. Defaults: as published, for chunks of 32 steps.
+
+    Attributes:
+        levels: levels of each scalar of a code; their product is the vocabulary
+        dim: width of the Transformers
+        heads: attention heads of the Transformers
+        encoder_depth: layers of the encoder
+        decoder_depth: layers of the decoder
+        causal_decoder: a step of the decoder looks at no later one
+        dropout: dropout in all layers, in training
+    """
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    dim: int = 256
+    heads: int = 4
+    encoder_depth: int = 2
+    decoder_depth: int = 4
+    causal_decoder: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(dim=self.dim, heads=self.heads)
+        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.below_one(dropout=self.dropout)
+        if not 1 <= len(self.levels) <= MOST_SCALARS:
+            checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
+        checks.counts(3, **{f"levels[{i}]": level for i, level in enumerate(self.levels)})
+        if self.codebook_size > MOST_CODES:
+            checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
+        if self.dim % 2:
+            checks.fail("dim", "an even number, half sines and half cosines", self.dim)
+        self.check_divisors(heads=self.heads)
+
+    def check_divisors(self, **counts: int) -> None:
+        """Require that each of these divides the width."""
+        for name, count in counts.items():
+            checks.counts(**{name: count})
+            if self.dim % count:
+                checks.fail(name, f"a divisor of the width {self.dim}", count)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes to choose from."""
+        return math.prod(self.levels)
+
+
+@dataclass(frozen=True)
+class LevelsFit(TrainedFit):
+    """How both are trained."""
+
+    steps: int = 2000
+    batch_size: int = 128
+
+
+class ActionDecoder(nn.Module):
+    """Queries that are places in time read `memory` [B, P, D] in torch's layers: [B, H, D]."""
+
+    def __init__(self, config: LevelsConfig, heads: int, places: Tensor):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                config.dim, heads, 4 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.decoder_depth)
+        )
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("mask", causal_mask(config.horizon) if config.causal_decoder else None, persistent=False)
+        self.places: Tensor
+        self.mask: Tensor | None
+
+    def forward(self, memory: Tensor) -> Tensor:
+        x = self.places.expand(len(memory), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory, tgt_mask=self.mask, tgt_is_causal=self.mask is not None)
+        return x
+
+
+def causal_mask(steps: int) -> Tensor:
+    """Return what torch's layers call a mask of [steps, steps]: true where a step may not look."""
+    return torch.ones(steps, steps, dtype=torch.bool).triu(1)
+
+
+class LevelTokenizer(TrainedTokenizer, ABC):
+    """Base of both: latents [B, P, d] of a chunk, rounded to `config.levels`, and what a decoder makes of them."""
+
+    config: Any
+    fit_options = LevelsFit
+    loss: ClassVar[str] = "l2"  # between normalised actions
+
+    def __init__(self, config: LevelsConfig):
+        super().__init__(config)
+        from vector_quantize_pytorch import FSQ  # slow to import
+
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.grid = FSQ(list(config.levels), return_indices=False)
+
+    @abstractmethod
+    def _latents(self, actions: Tensor) -> Tensor:
+        """Turn normalised actions [B, H, m] into latents [B, P, d]."""
+
+    @abstractmethod
+    def _actions(self, quantized: Tensor) -> Tensor:
+        """Turn quantized latents [B, P, d] into normalised actions [B, H, m]."""
+
+    @abstractmethod
+    def _decode_block(self, codes: Tensor) -> Tensor:
+        """Turn legal codes [B, P] into normalised actions [B, H, m]."""
+
+    def _terms(self, actions: Tensor, valid: Tensor, **given: Any) -> LossTerms:
+        quantized = self.grid.quantize(self._latents(actions).float())
+        terms = {"reconstruction": action_loss(self._actions(quantized, **given), actions, valid, self.loss)}
+        if self.config.perturb:
+            moved = quantized + self._shift(quantized, self._near(quantized))
+            terms["perturbed"] = action_loss(self._actions(moved, **given), actions, valid, self.loss)
+        return terms
+
+    def _near(self, quantized: Tensor) -> Tensor:
+        """Draw for each of quantized latents [B, P, d] one that differs by a level, in one scalar."""
+        sizes = torch.tensor(self.config.levels, device=quantized.device)
+        half = sizes // 2
+        other = near_levels((quantized * half).round() + half, sizes - 1.0)
+        one = torch.randint(len(sizes), (*quantized.shape[:-1], 1), device=quantized.device)
+        return torch.where(torch.arange(len(sizes), device=one.device) == one, (other - half) / half, quantized)
+
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
+        return self._codes(self.grid.quantize(in_blocks(self._latents, actions)))
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return in_blocks(self._decode_block, codes)
+
+    def _codes(self, quantized: Tensor) -> Tensor:
+        """Number quantized latents [B, P, d] that are on the grid: int64 [B, P]."""
+        return self.grid.codes_to_indices(quantized).long()
+
+    @torch.no_grad()
+    def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
+        """Encode, with latents before and after quantization, [B, P, d], next to the codes."""
+        actions, _ = self._prepare(chunks, valid)
+        with self.inference():
+            latents = in_blocks(self._latents, actions)
+            quantized = self.grid.quantize(latents)
+            return like(chunks, LatentActions(self._codes(quantized), latents, quantized))
+
+
+def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Apply `turn` to rows [B, ...], some at a time."""
+    return torch.cat([turn(block) for block in rows.split(BLOCK)])
+
+
+def read_tokenizer(path: str | os.PathLike[str], kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
+    """Read the tensors of a published tokenizer whose names begin with `prefix`, without it.
+
+    Raises `LattokError` where the file is one of another system than `kind`, and names that system.
+    """
+    foreign = read_checkpoint(path, entry)
+    check_kind(foreign, kind, str(path))
+    return {name.removeprefix(prefix): tensor for name, tensor in foreign.items() if name.startswith(prefix)}
+
+
+def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+    """Return a published setting, "decoder.heads" for one of a group; without a default it must be there."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            if default is None:
+                checks.fail("config", f"the setting {name}, which weights do not tell", "none")
+            return default
+        value = value[part]
+    return as_option(name, value, kind)

@@ -1,0 +1,258 @@
+"""QueST's skill tokenizer (Mete et al., 2024, arXiv 2407.15840): a code for every few steps, in the order of time.
+
+latents  = Encoder(convolutions over time, strides 2)(actions)     one for each `downsample` steps
+codes    = FSQ(latents)                                            [8, 5, 5, 5] levels: 1,000 codes
+actions^ = Decoder(time | quantized latents)
+
+Published training: 32 steps a chunk, AdamW 1e-4 with weight decay 1e-4, batch 256, mean absolute error of raw actions.
+Its encoder is not causal, since norms look at all steps, and never sees the last action; `published` keeps both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok.action_vq.base import MAX_HORIZON, Repaired
+from lattok.action_vq.chunks import examine, held_from_neighbours
+from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.hub.checkpoint import (
+    Importer,
+    KeyMap,
+    axis_of,
+    converted,
+    layer_names,
+    numbered,
+    published_settings,
+    register_importer,
+)
+from lattok.nn.blocks import sinusoidal_positions
+from lattok.utils import checks
+
+GROUPS = 8  # of the norms after convolutions
+# published, by the size of a codebook that is asked for
+LEVELS = {16: (5, 3), 64: (8, 8), 256: (8, 6, 5), 512: (8, 8, 8), 1024: (8, 5, 5, 5)}
+LEVELS |= {2048: (8, 8, 6, 5), 4096: (7, 5, 5, 5, 5)}
+
+
+@dataclass(frozen=True)
+class QueSTConfig(LevelsConfig):
+    """Architecture of `QueST`. Defaults: as published but for `published`; its chunks have 32 steps.
+
+    Attributes:
+        downsample: steps that a code stands for, a power of two
+        causal_encoder: a code says nothing of later steps
+        decoder_heads: attention heads of the decoder; `heads` are those of the encoder
+        published: as published: norms over all steps, so that no code is causal, and a last action that none depends on
+    """
+
+    downsample: int = 4
+    causal_encoder: bool = True
+    decoder_heads: int = 4
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(1, MAX_HORIZON, downsample=self.downsample)
+        if self.downsample & (self.downsample - 1):
+            checks.fail("downsample", "a power of two", self.downsample)
+        self.check_divisors(decoder_heads=self.decoder_heads)
+        if self.dim % GROUPS:
+            checks.fail("dim", f"a multiple of {GROUPS}, the groups of its norms", self.dim)
+
+    @property
+    def convolutions(self) -> list[tuple[int, int]]:
+        """Kernel and stride of each."""
+        if self.downsample == 1:
+            return [(3, 1), (2, 1)]
+        twos = self.downsample.bit_length() - 1
+        return [(5 if i == 0 else 3, 2 if i < twos else 1) for i in range(twos + 1)]
+
+    @property
+    def tokens(self) -> int:
+        """Codes of a chunk."""
+        if self.published and self.downsample == 1 and not self.causal_encoder:
+            return self.horizon + 1  # zeros on both sides of an even kernel
+        return -(-self.horizon // self.downsample)
+
+
+class ConvBlock(nn.Module):
+    """Convolution over time, norm of groups of channels, Mish: [B, D, T] to [B, D, T / stride].
+
+    Ours sees, where it is causal, the steps up to the last one that an output stands for, and normalises each alone.
+    """
+
+    def __init__(self, config: QueSTConfig, kernel: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv1d(config.dim, config.dim, kernel, stride)
+        self.norm = nn.GroupNorm(GROUPS, config.dim)
+        self.published, around = config.published, kernel - stride
+        self.padding = (around, 0) if config.causal_encoder else (around // 2, around - around // 2)
+        if config.published:
+            self.padding = (kernel - 1, 0) if config.causal_encoder else (kernel // 2, kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.pad(x, self.padding))
+        if self.published:
+            return F.mish(self.norm(x))
+        steps = self.norm(x.transpose(1, 2).flatten(0, 1))  # (b t) d
+        return F.mish(steps).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+
+
+class QueST(LevelTokenizer):
+    """Chunks [B, H, m] to a code for each `downsample` steps, in the order of time.
+
+    >>> tokenizer = QueST.fit(chunks, steps=2000)                # [N, H, m] in physical units
+    """
+
+    type = "quest"
+    config_class = QueSTConfig
+    config: QueSTConfig
+    loss = "l1"
+
+    def __init__(self, config: QueSTConfig):
+        super().__init__(config)
+        self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.tokens
+        dim, scalars = config.dim, len(config.levels)
+        self.embed = nn.Linear(config.action_dim, dim)
+        self.convolutions = nn.ModuleList(ConvBlock(config, *sizes) for sizes in config.convolutions)
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                dim, config.heads, 4 * dim, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.encoder_depth)
+        )
+        self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
+        self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
+        self.head = nn.Linear(dim, config.action_dim)
+        self.register_buffer("places", sinusoidal_positions(config.tokens, dim), persistent=False)
+        self.register_buffer("mask", causal_mask(config.tokens) if config.causal_encoder else None, persistent=False)
+        self.places: Tensor
+        self.mask: Tensor | None
+
+    def _latents(self, actions: Tensor) -> Tensor:
+        x = self.embed(actions).transpose(1, 2)  # b d h
+        if not self.config.published and (beyond := -self.horizon % self.config.downsample):
+            x = torch.cat([x, x[..., -1:].expand(-1, -1, beyond)], -1)  # the last action, as in short chunks
+        for block in self.convolutions:
+            x = block(x)
+        x = x.transpose(1, 2) + self.places
+        for layer in self.encoder:
+            x = layer(x, self.mask, is_causal=self.mask is not None)
+        return self.to_latents(x)
+
+    def _actions(self, quantized: Tensor) -> Tensor:
+        return self.head(self.decoder(self.from_quantized(quantized)))
+
+    def _decode_block(self, codes: Tensor) -> Tensor:
+        return self._actions(self.grid.indices_to_codes(codes))
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Let a code that is missing or out of range repeat its neighbour, and hold the steps that it stands for."""
+        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
+        if notes:
+            codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
+        steps = bad.repeat_interleave(self.config.downsample, 1)[:, : self.horizon]
+        return Repaired(codes, steps[..., None], notes)
+
+
+def quest(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    entry: str | None = None,
+    prefix: str = "",
+    action_names: tuple[str, ...] = (),
+    action_kind: str = "unspecified",
+) -> QueST:
+    """Read a published skill tokenizer of QueST, which takes actions as they are.
+
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+
+    Example: lattok convert quest quest.pth my-tokenizer --config quest.yaml
+
+    Args:
+        path: The checkpoint, .pt, .pth or .safetensors.
+        config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: skill_block_size,
+            encoder_heads, decoder_heads, use_causal_encoder, use_causal_decoder, fsq_level or codebook_size, and
+            attn_pdrop where it is not 0.1.
+        entry: Name under which a pickled training state holds the weights.
+        prefix: What stands before the names of the tokenizer's tensors in a larger file; the rest is left out.
+        action_names: Names of the action dimensions, for reports.
+        action_kind: relative, absolute or unspecified.
+    """
+    settings, foreign = published_settings(config), read_tokenizer(path, "quest", entry, prefix)
+    blocks = numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
+    shortens = axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
+    made = QueSTConfig(
+        action_dim=axis_of(foreign, "action_proj.weight", 1, 7),
+        horizon=setting(settings, "skill_block_size", int),
+        normalize="identity",
+        action_names=tuple(action_names),
+        action_kind=action_kind,
+        levels=_levels(settings),
+        dim=axis_of(foreign, "action_proj.weight", 0, 256),
+        heads=setting(settings, "encoder_heads", int),
+        decoder_heads=setting(settings, "decoder_heads", int),
+        encoder_depth=numbered(foreign, r"encoder\.layers\.(\d+)\.") or 2,
+        decoder_depth=numbered(foreign, r"decoder\.layers\.(\d+)\.") or 4,
+        causal_encoder=setting(settings, "use_causal_encoder", bool),
+        causal_decoder=setting(settings, "use_causal_decoder", bool),
+        dropout=setting(settings, "attn_pdrop", float, QueSTConfig.dropout),
+        downsample=2 ** (blocks - 1) if shortens else 1,
+        published=True,
+    )
+    unused = [name for name in foreign if name.endswith("inv_freq")]
+    ours = ("normalizer.shift", "normalizer.scale")
+    return converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
+
+
+def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """Find the levels, given or by the size of the codebook."""
+    if settings.get("fsq_level") is not None:
+        return setting(settings, "fsq_level", tuple[int, ...])
+    size = setting(settings, "codebook_size", int)
+    checks.one_of("codebook_size", size, LEVELS)
+    return LEVELS[size]
+
+
+def key_map(config: QueSTConfig) -> KeyMap:
+    """Map our tensors to the published names."""
+    with torch.device("meta"):
+        names = list(QueST(config).saved_tensors())
+    layers = {"embed": "action_proj", "to_latents": "vq.project_in", "from_quantized": "vq.project_out"}
+    layers |= {"head": "action_head"}
+    for i in range(len(config.convolutions)):
+        theirs = f"conv_block.blocks.{i}.block"
+        layers |= {f"convolutions.{i}.conv": f"{theirs}.0.conv", f"convolutions.{i}.norm": f"{theirs}.2"}
+    inside = {name: name for name in names if name.startswith("decoder.")}
+    inside |= {name: f"encoder.layers.{name.removeprefix('encoder.')}" for name in names if name.startswith("encoder.")}
+    return layer_names(layers) | inside
+
+
+register_importer(
+    Importer(
+        "quest",
+        quest,
+        sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
+        title="QueST, skill tokenizer",
+        paper="Mete et al., 2024, [arXiv 2407.15840](https://arxiv.org/abs/2407.15840)",
+        licence="MIT",
+        weights="what QueST's code saves",
+        parameters="6.5 M",
+        reads="action chunks, 32 steps",
+        gives="8 codes of 1,000, in the order of time",
+        page="howto/action_tokenizers.md#published-tokenizers",
+        differs=(
+            ("Ids are cut: some sizes of a level from 26 on give ids that are too small.", "Ids are rounded."),
+            ("An id beyond the codebook wraps around.", "It repeats its neighbour, and its steps are held."),
+        ),
+        mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
+    )
+)

@@ -1,0 +1,286 @@
+"""Inverse dynamics models: the actions they infer on held-out episodes beside the known ones, and controls.
+
+mean action        of the episodes whose actions are known                  R^2 is 0
+state              ridge on proprio at the moment and the instruction       what could be said without looking
+block matching     PCA of the motion over the model's span, ridge           what a classical method shows
+its k-means codes  of that motion, 4 of 16                                  the same in 16 bits
+no later frames    the same network with its later frames as earlier ones   what a policy could know as well
+state differences  ridge on s_{t+k} - s_t, k = -2 .. 4 frames               what the robot's own sensors say: for scale
+
+Controls learn from the episodes whose actions the model knew, as far as it says which, but for held-out ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.data import camera_keys, read_vectors, select_episodes
+from lattok.data.schema import same_split, vector_key
+from lattok.data.views import check_trained_space
+from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
+from lattok.evaluation.evidence.pair_set import BATCH, PairSource
+from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, score, spread_of
+from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
+from lattok.evaluation.report import NEEDS_TRAINING, printed
+from lattok.image_lam.base.losses import block_flow
+from lattok.image_lam.inverse import InverseDynamics
+from lattok.image_lam.inverse.model import state_changes
+from lattok.labels.spec import inferred_episodes
+from lattok.nn.normalize import space_dims
+from lattok.samples.augment import Augmentation
+from lattok.samples.batches import PolicyBatches
+from lattok.samples.frames import FrameReader
+from lattok.samples.policy import PolicyWindows
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+
+CODES, LEVELS = 16, 4  # of the k-means control
+AROUND = tuple(range(-2, 5))  # frames of the state differences
+CHANGES = Augmentation(crop=1.0, shift=0.125, brightness=0.2, contrast=0.2)  # of images, as the presets have it
+
+
+class FrameRows(NamedTuple):
+    """All frames of some episodes with known actions, F of them, and motion [F, k] by block matching."""
+
+    samples: PolicyWindows  # without pictures
+    flow: Tensor
+
+    @property
+    def actions(self) -> Tensor:
+        return self.samples.actions
+
+    @property
+    def differences(self) -> Tensor:
+        """How the state differs in frames around each, [F, 6 * s]."""
+        states = self.samples.proprio(torch.arange(len(self.flow))).unflatten(1, (len(AROUND), -1))
+        return state_changes(states, AROUND).flatten(1)
+
+    def known(self, tasks: dict[str, int]) -> Tensor:
+        """Return state and instruction, [F, s + tasks]."""
+        numbers = torch.tensor([tasks[each] for each in self.samples.tasks])[self.samples.task_of]
+        assert self.samples.states is not None
+        return torch.cat([self.samples.states, one_hot(numbers[:, None], len(tasks))], 1)
+
+
+@dataclass(frozen=True)
+class ActionEvidence:
+    """Inferred actions of all held-out frames whose actions are known, and those of controls."""
+
+    case: Case
+    source: PairSource  # its stride is the unit of the model's offsets
+    held_out: PolicyWindows  # without pictures
+    spread: Tensor  # [F] of the model's members
+    rows: list[ProbeRow]  # the model first, then controls
+    mean: Tensor  # [m] of the known actions
+    scale: Tensor  # [m] their deviations
+    bootstrap: Bootstrap
+    known: str  # which episodes controls learned from
+
+    kind = InverseDynamics.type
+    asks = "May its actions stand in for unknown ones?"
+    use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out FILLED."
+
+    @classmethod
+    def gather(cls, case: Case) -> ActionEvidence:
+        """Infer the actions of held-out episodes and fit the controls, with a training run where that is asked for."""
+        source = _source(case)
+        held_out = measured(source, case.split.held_out)
+        if not held_out:
+            hint = "Hold out episodes whose actions are known: episodes=..."
+            got = "none: they are NaN, or a model inferred them"
+            checks.fail(str(source.action_key), "known actions in a held-out episode", got, hint)
+        episodes, known = known_episodes(case, source)
+        note = partial(case.options.note, "episodes", total=len(held_out) + len(episodes))
+        flows, actions, spread = [], [], []
+        for done, (episode, frames) in enumerate(_decoded(case.model, source, [*held_out, *episodes])):
+            flows.append(_motion(case.model, source, frames))
+            if done < len(held_out):
+                found = _inferred(case.model, source, episode, frames)
+                actions.append(torch.as_tensor(found.actions))
+                spread.append(torch.as_tensor(found.spread))
+            note(done + 1)
+        judged, train = (
+            FrameRows(_vectors(source, chosen), torch.cat(flow))
+            for chosen, flow in ((held_out, flows[: len(held_out)]), (episodes, flows[len(held_out) :]))
+        )
+        fitted = train.actions.double()
+        bootstrap = Bootstrap(judged.samples.episode_of, case.options.seed)
+        judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.samples.action_names))
+        own = score(torch.cat(actions).double(), judged.actions.double(), fitted.mean(0))
+        rows = [
+            ProbeRow("model", "inferred actions", {"linear": judge(own)}, control=False),
+            _without_later(case, source, held_out, episodes, judge),
+            *_controls(train, judged, judge, case.options.seed),
+        ]
+        scale = spread_of(fitted)
+        return cls(case, source, judged.samples, torch.cat(spread), rows, fitted.mean(0), scale, bootstrap, known)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.held_out.action_names
+
+    @property
+    def space(self) -> list[int]:
+        return space_dims(self.names)
+
+    def gaps(self, row: ProbeRow) -> Tensor:
+        """Return how far a row's actions are off, [F, m] in deviations of the known actions."""
+        return (row.scores["linear"].probe.predicted - self.held_out.actions.double()) / self.scale
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
+        return {**frames, "held_out_frames": len(self.held_out), "controls_learn_from": self.known}
+
+
+def _source(case: Case) -> PairSource:
+    """Return the model's own column, cameras and stride where others are not given; check that they fit."""
+    model, dataset, given = case.model, case.dataset, case.options.action_key
+    key = model.config.action_key if given in (None, "action") else given
+    width = vector_key(dataset, "action_key", key).shape[0]
+    checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
+    check_trained_space(model.trained_on, dataset, key)
+    source = PairSource.of(case)
+    cameras = camera_keys(dataset, source.cameras)
+    checks.size("cameras", "names, as many as the model has", len(cameras), len(model.cameras))
+    return replace(source, action_key=key, cameras=cameras)
+
+
+def measured(source: PairSource, indices: Collection[int]) -> list[Episode]:
+    """Choose the episodes whose actions are known: not NaN, nor what a model inferred (annotate --as actions)."""
+    dataset, key = source.dataset, str(source.action_key)
+    asked = [each for each in dataset.episodes if each.index in indices]
+    inferred = {*inferred_episodes(dataset, key, asked)}
+    told = [each for each in asked if each.index not in inferred]
+    return [e for e in told if np.isfinite(read_vectors(dataset, "action_key", key, [e], missing=True)).all()]
+
+
+def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
+    """Choose `max_episodes` at most for controls, and say which: those whose actions the model knew, or the others."""
+    trained, dataset, chosen = case.model.trained_on or {}, case.dataset, set[int]()
+    if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
+        try:
+            asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
+            chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in trained["episodes"])}
+        except LattokError:  # of a dataset that has changed
+            chosen = set()
+    found, what = measured(source, chosen - set(case.split.held_out)), "whose actions the model knew"
+    if not found:
+        found, what = measured(source, case.split.train), "that are not held out"
+    if not found:
+        hint = "Controls learn from them: hold out fewer."
+        checks.fail(str(source.action_key), "known actions in an episode that is not held out", "none", hint)
+    used = [found[i] for i in evenly(len(found), case.options.max_episodes).tolist()]
+    count = f"{len(used)}" if len(used) == len(found) else f"{len(used)} of {len(found)}"
+    return used, f"{count} {'episode' if count == '1' else 'episodes'} {what}"
+
+
+def _vectors(source: PairSource, episodes: list[Episode], **options: Any) -> PolicyWindows:
+    """Read the samples of episodes; unless `options` say otherwise without pictures, with states around each frame."""
+    given: dict[str, Any] = {"cameras": (), "size": 1, "state_key": source.state_key, "gaps": [k for k in AROUND if k]}
+    given |= {"action_key": source.action_key, "episodes": [e.index for e in episodes], "states_around": True}
+    return PolicyWindows(source.dataset, 1, **{**given, **options})
+
+
+def _decoded(model: Any, source: PairSource, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, np.ndarray]]:
+    """Yield episodes with their frames at the model's size, uint8 [T, V, h, w, 3]."""
+    for episode in episodes:
+        yield episode, FrameReader(source.dataset, [episode], source.cameras, model.resize).all()
+
+
+def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarray) -> Any:
+    """Return what a model infers of all frames of an episode, in one call."""
+    told: dict[str, Any] = {"task": episode.tasks[0] if episode.tasks else ""} if model.reads_task else {}
+    if model.state_key is not None:
+        told["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
+    return model.infer_actions(frames, source.stride, **told)
+
+
+def _motion(model: Any, source: PairSource, frames: np.ndarray) -> Tensor:
+    """Match blocks of every frame with the farthest one that the model looks at, the later of equals: [T, k]."""
+    far = max(model.config.offsets, key=lambda offset: (abs(offset), offset)) * source.stride
+    pairs = (np.arange(len(frames))[:, None] + [min(far, 0), max(far, 0)]).clip(0, len(frames) - 1)
+    blocks = (frames[pairs[i : i + BATCH]] for i in range(0, len(pairs), BATCH))
+    return torch.cat([block_flow(torch.from_numpy(block)) for block in blocks])
+
+
+def _controls(train: FrameRows, judged: FrameRows, judge: Callable[[Probe], Score], seed: int) -> list[ProbeRow]:
+    """Fit the controls that are quick."""
+    target, both = Target(train.actions, train.samples.episode_of, judged.actions), (train, judged)
+    flow = Coordinates.fit(train.flow, judged.flow)
+    width = flow.best_size(target)
+
+    def codes(width: int) -> list[Tensor]:
+        fitted = ResidualKMeans.fit(flow.first(width)[0], CODES, LEVELS, seed)
+        return [one_hot(fitted.encode(each), CODES) for each in flow.first(width)]
+
+    coded = {width: codes(width) for width in flow.sizes}
+    best = best_of(coded, lambda width: target.probe(*coded[width]))
+
+    def row(key: str, name: str, inputs: Sequence[Tensor], reference: bool = False) -> ProbeRow:
+        return ProbeRow(key, name, {"linear": judge(target.probe(*inputs))}, reference=reference)
+
+    found = [
+        row("flow", f"motion by block matching (PCA {width})", flow.first(width)),
+        row("flow_kmeans", f"its k-means codes, {LEVELS} of {CODES} (PCA {best})", coded[best]),
+        row("mean", "mean known action", [torch.zeros(len(each.actions), 1) for each in both]),
+    ]
+    if train.samples.states is None:
+        return [*found, ProbeRow("proprio", "state and instruction", {}, not_run="not run: the dataset has no states")]
+    tasks = {task: i for i, task in enumerate(dict.fromkeys([*train.samples.tasks, *judged.samples.tasks]))}
+    name = f"state differences, {printed(AROUND[0], 'd')} to {AROUND[-1]} frames (read the robot's own sensors)"
+    return [
+        *found,
+        row("proprio", "state and instruction, without looking", [each.known(tasks) for each in both]),
+        row("proprio_change", name, [each.differences for each in both], reference=True),
+    ]
+
+
+def _without_later(
+    case: Case, source: PairSource, held_out: list[Episode], known: list[Episode], judge: Callable[[Probe], Score]
+) -> ProbeRow:
+    """Judge the same network with frames up to the moment only; it is trained, or read from the folder."""
+    model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames", {})
+    if model.config.offsets[-1] == 0:
+        return row._replace(not_run="not run: the model itself looks at none")
+    if not case.trains_controls:
+        return row._replace(not_run=NEEDS_TRAINING)
+    training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
+    numbers = [[episode.index for episode in episodes] for episodes in (known, held_out)]
+
+    def make() -> dict[str, Tensor]:
+        control = _trained(model, source, known, training)
+        found = (_inferred(control, source, *each) for each in _decoded(model, source, held_out))
+        return {"actions": torch.cat([torch.as_tensor(each.actions) for each in found])}
+
+    actions = training.result(NO_LATER, model, [*map(len, numbers)], make, known=numbers)["actions"]
+    wanted, mean = (_vectors(source, each).actions.double() for each in (held_out, known))
+    return row._replace(scores={"linear": judge(score(actions.double(), wanted, mean.mean(0)))})
+
+
+def _trained(model: Any, source: PairSource, known: list[Episode], training: ControlTraining) -> InverseDynamics:
+    """Train on the known actions alone: later frames become as many earlier ones."""
+    offsets, seed = tuple(sorted({-abs(offset) for offset in model.config.offsets})), training.options.seed
+    config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_reversal=0.0)
+    sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
+    gaps = [gap for gap in config.gaps(source.stride) if gap]
+    samples = _vectors(source, known, state_key=model.state_key, gaps=gaps, **sight)
+    torch.manual_seed(seed)  # `Case.eval_mode` restores the caller's
+    control = InverseDynamics(config, model.features)
+    control.set_range(samples.known_actions)
+    if control.state_normalizer is not None:
+        states = samples.proprio(torch.arange(len(samples))).unflatten(1, (len(offsets), -1))
+        control.state_normalizer.fit(state_changes(states, offsets).flatten(0, 1))
+    batches = PolicyBatches(samples, training.options.batch_size, seed, changes=CHANGES)
+    training.fit("the same network without later frames", control, batches, config.loss_weights, model)
+    return control

@@ -1,0 +1,264 @@
+"""Inverse dynamics models: do they say what the robot did, what do their errors have in common, when are they sure?
+
+    systematic = sqrt(mean over cells and dimensions of (mean over a cell's frames of (â - a) / σ)²)
+                 cells: task x fifth of the episode; σ: deviation of the known actions
+    confidence: Spearman's rank correlation of the members' spread with mean over dimensions of |â - a| / σ
+
+Chance averages out when a policy imitates many inferred actions; what is wrong in the same way at the same place of a
+task is learned. Intervals draw whole episodes; for the rank correlation ranks stay those among all frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
+from lattok.evaluation.evidence.probe_rows import ProbeRow, rivals_of, strongest
+from lattok.evaluation.evidence.probes import Bootstrap, above_zero
+from lattok.evaluation.evidence.trained_controls import NO_LATER
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
+from lattok.evaluation.questions.readout import DRAWN as NAMES
+from lattok.evaluation.questions.readout import MEASURE, comparison, dimension_pictures, readout_figures, undecided
+from lattok.evaluation.report import (
+    NEEDS_TRAINING,
+    ONE_EPISODE,
+    Criterion,
+    Decision,
+    Interval,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+    explained_share,
+    percent,
+    printed,
+)
+
+HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
+FIFTHS = 5  # parts of an episode
+MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too (proprio=True)."
+ALL = Criterion("inferred_against_controls", MORE, recipe="idm")
+SPACE = Criterion(
+    "inferred_against_controls_xyz",
+    f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
+    caveat="about x, y and z its actions say no more than the best control",
+    weight=2,
+    recipe="idm",
+)
+LATER = Criterion(
+    "inferred_against_no_later_frames",
+    "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen.",
+    caveat="the same network without later frames does as well",
+    recipe="idm",
+)
+SYSTEMATIC = Criterion(
+    "inferred_systematic",
+    f"Imitation learns such errors, and more video does not average them out. {MORE}",
+    caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
+    weight=1,
+    recipe="idm",
+)
+CONFIDENCE = Criterion(
+    "inferred_confidence",
+    "Do not weigh or drop actions by their confidence. More members make it steadier.",
+    recipe="idm",
+)
+CONFIDENT = ("confidence_rank", "confidence_error_most", "confidence_error_least")  # figures
+DRAWN = ("model", NO_LATER, "flow", "proprio")
+
+
+@question("inferred", of=("actions",), criteria=(ALL, SPACE, LATER), place=10)
+def inferred_outcome(evidence: ActionEvidence) -> Outcome:
+    """Compare inferred actions with the known ones of held-out episodes, beside the controls."""
+    own, rows = evidence.rows[0], evidence.rows
+    best, later = strongest(rivals_of(rows), "linear"), next(row for row in rows if row.key == NO_LATER)
+    pairs = [(best, 0, "Inferred actions", ALL), (later, 0, "Inferred actions", LATER)]
+    if evidence.space:
+        pairs.insert(1, (strongest(rivals_of(rows), "linear", 1), 1, "Inferred movement (x, y, z)", SPACE))
+    compared = (
+        comparison(evidence, what, own, row, "linear", column, about)
+        for row, column, what, about in pairs
+        if row is not None
+    )
+    verdicts = [verdict for verdict in compared if verdict is not None]
+    if later.not_run == NEEDS_TRAINING:
+        verdicts.append(Verdict(f"Against the same network without later frames: {NEEDS_TRAINING}", None, LATER))
+    judged, asked = evidence.bootstrap.count, len(evidence.case.split.held_out)
+    others = "" if judged == asked else f" of {asked}, whose actions are known,"
+    columns = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
+    shown = tuple(row.shown("linear") for row in rows)
+    note = f"Controls learn from the {evidence.known}."
+    drawn = [row for row in rows if row.key in DRAWN and row.scores]
+    overall = [(*NAMES[row.key], row.value("linear", 0)) for row in drawn]
+    chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
+    known, axes, caption = evidence.held_out.actions, ("known", "inferred"), "Inferred actions against the known ones."
+    section = Section(
+        "Does it say what the robot did?",
+        f"Actions are inferred for all {len(evidence.held_out):,} frames of {judged} held-out episodes{others} and "
+        f"compared with `{evidence.source.action_key}`: R² = 1 − squared error ÷ squared distance to the mean known "
+        "action, with 95 % intervals over episodes. Differences of the robot's state are there for scale: video need "
+        "not beat what its own sensors say.",
+        (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
+        (chart, *dimension_pictures(evidence.names, drawn, own, known, axes, caption)),
+        _reading(own, best),
+    )
+    return Outcome(
+        (section,), readout_figures(evidence, "actions", rows), verdicts, _decision(evidence, own, best, verdicts)
+    )
+
+
+def _reading(own: ProbeRow, best: ProbeRow | None) -> str:
+    value, rival = (None if row is None else row.value("linear", 0) for row in (own, best))
+    if value is None or rival is None or best is None:
+        return "Held-out actions do not vary: nothing can be said about them."
+    shares = explained_share(value), explained_share(rival)
+    text = f"Its actions explain {shares[0]} of the variance of held-out ones"
+    return f"{text}, {best.plain} {shares[1]}."
+
+
+def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, verdicts: Sequence[Verdict]) -> Decision:
+    """Say whether the actions can stand in for unknown ones: better than any control, and most of what varies."""
+    against = next((each for each in verdicts if each.about is ALL), None)
+    if against is None or best is None:
+        return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
+    value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
+    numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
+    if ONE_EPISODE in against.text:
+        why = f"only one held-out episode has known actions, and {ONE_EPISODE} ({numbers})"
+        return undecided(evidence.case, why)
+    holds = against.holds
+    text = {
+        True: f"Yes: on held-out episodes its actions explain {percent(value)} of how the robot's actions differ",
+        None: f"It makes no clear difference: its actions are about as good as what {best.plain} gives",
+        False: f"No: its actions are no better than what {best.plain} gives",
+    }[holds]
+    if holds and value < HALF:
+        holds = None
+        text = (
+            f"With care: it beats every control, but explains only {percent(value)} of how the robot's actions differ"
+        )
+    return Decision(20, holds, f"{text} ({numbers}).")
+
+
+@question("inferred_systematic", of=("actions",), criteria=(SYSTEMATIC,), place=20)
+def systematic_outcome(evidence: ActionEvidence) -> Outcome:
+    """Show what errors have in common at the same place of a task, beside all of them."""
+    cells, rows = cells_of(evidence), [row for row in evidence.rows if row.scores]
+    bootstrap, draws, lines, figures = evidence.bootstrap, dict[str, Tensor](), [], dict[str, float]()
+    for row in rows:
+        gaps = evidence.gaps(row)
+        squares, draws[row.key] = systematic_squares(gaps, cells, bootstrap)
+        values = [float(part.mean().sqrt()) for part in (squares, gaps.square(), *squares)]
+        spans = (bootstrap.interval(draws[row.key]), *[None] * (len(values) - 1))
+        lines.append(TableRow(row.key, row.name, tuple(values), row.control, row.reference, intervals=spans))
+        figures |= {f"systematic_error/{row.key}": values[0], f"error/{row.key}": values[1]}
+    own, verdicts = figures["systematic_error/model"], []
+    reading = f"Its systematic error is {own:.2f} standard deviations of the known actions"
+    if (best := strongest(rivals_of(rows), "linear")) is not None:
+        rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
+        holds = above_zero(rival - own, span)
+        word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"
+        beyond = ONE_EPISODE if span is None else f"difference {_ends(span)}"
+        text = f"Systematic error: {own:.2f} is {word} {rival:.2f} of {best.plain}; {beyond}"
+        verdicts = [Verdict(text, holds, SYSTEMATIC)]
+        reading += f", that of {best.plain} {rival:.2f}"
+    title = "Root mean square error, in standard deviations of the known actions"
+    columns = ("systematic", "all errors", *evidence.names)
+    table = Table(title, columns, tuple(lines), better="lower", digits=".2f")
+    text = (
+        "A policy that imitates many inferred actions averages chance out, but learns what is wrong in the same way at "
+        f"the same place of a task. So errors are averaged within each of {int(cells.max()) + 1} cells, a task and a "
+        "fifth of the episode, before they are squared. With few held-out episodes in a cell part of that is chance, "
+        "for controls as well. The columns of single dimensions are systematic errors, too."
+    )
+    return Outcome((Section("Are its errors systematic?", text, (table,), (), f"{reading}."),), figures, verdicts)
+
+
+def _ends(span: Interval) -> str:
+    return " … ".join(printed(end, "+.2f") for end in span)
+
+
+def cells_of(evidence: ActionEvidence) -> Tensor:
+    """Number the cells that held-out frames are in, int64 [F]: task x fifth of the episode."""
+    held_out = evidence.held_out
+    length = {episode.index: episode.length for episode in held_out.episodes}
+    fifths = FIFTHS * held_out.frame_of // np.array([length[index] for index in held_out.episode_of.tolist()])
+    return torch.from_numpy(np.unique(held_out.task_of * FIFTHS + fifths, return_inverse=True)[1])
+
+
+def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
+    """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]; and the systematic error per draw, [draws].
+
+    Cells of which no episode is drawn do not count.
+    """
+    squares, drawn = [], []
+    for cell in range(int(cells.max()) + 1):
+        inside = (cells == cell)[:, None].double()
+        squares.append(gaps[cells == cell].mean(0).square())
+        drawn.append((bootstrap.sums(gaps * inside) / bootstrap.sums(inside)).square().mean(1))
+    return torch.stack(squares, 1), torch.stack(drawn).nanmean(0).sqrt()
+
+
+@question("inferred_confidence", of=("actions",), criteria=(CONFIDENCE,), place=30)
+def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
+    """Compare how sure the model is with how wrong it is; None for one member, which cannot say."""
+    if evidence.case.model.config.members < 2:
+        return None
+    own, bootstrap = evidence.rows[0].scores["linear"].probe.predicted, evidence.bootstrap
+    errors, size = (
+        each.abs().mean(1) for each in (evidence.gaps(evidence.rows[0]), (own - evidence.mean) / evidence.scale)
+    )
+    rows, figures, quarter = [], dict[str, float](), max(1, len(errors) // 4)
+    for key, name, unsure in (
+        ("spread", "spread of its members", evidence.spread),
+        ("size", "size of the action", size),
+    ):
+        order = unsure.argsort(stable=True)
+        sure, least = (float(errors[part].mean()) for part in (order[:quarter], order[-quarter:]))
+        rho, span = rank_correlation(unsure, errors), bootstrap.interval(rank_draws(unsure, errors, bootstrap))
+        values = rho, least / sure if sure else None
+        rows.append(TableRow(key, name, values, control=key != "spread", intervals=(span, None)))
+        figures |= dict(zip([f"{what}/{key}" for what in CONFIDENT], (rho, sure, least), strict=True))
+    rho, sure, least = (figures[f"{what}/spread"] for what in CONFIDENT)
+    span = rows[0].intervals[0]
+    holds = above_zero(rho, span)
+    says = {True: "tells where it is wrong", False: "points the wrong way", None: "may say nothing about errors"}[holds]
+    beyond = ONE_EPISODE if span is None else f"95 % {_ends(span)}"
+    verdict = Verdict(f"Its confidence {says}: rank correlation {printed(rho, '.2f')}; {beyond}", holds, CONFIDENCE)
+    columns = ("rank correlation with the error", "error of the least sure quarter ÷ of the surest")
+    table = Table("What goes with the error", columns, tuple(rows), better="higher", digits=".2f")
+    text = (
+        "Where members that learned apart disagree, the action should be less certain. Rank correlation (Spearman) "
+        "with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their error, and "
+        "0 where it says nothing. The control goes by the size of the inferred action, as if large ones were harder."
+    )
+    reading = (
+        f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, in the quarter "
+        f"where it is least sure by {least:.2f}."
+    )
+    return Outcome((Section("Does it know where it is wrong?", text, (table,), (), reading),), figures, [verdict])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Return ranks [N] from 0, equal values sharing theirs, less their mean; float64."""
+    _, place, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    return torch.from_numpy((counts.cumsum() - (counts + 1) / 2)[place] - (len(values) - 1) / 2)
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> float:
+    """Compute Spearman's rank correlation of [N] and [N]; 0 where either is constant."""
+    return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1].nan_to_num(0.0))
+
+
+def rank_draws(x: Tensor, y: Tensor, bootstrap: Bootstrap) -> Tensor:
+    """Compute it for the frames of drawn episodes, with the ranks they have among all, [draws]."""
+    a, b = ranks(x), ranks(y)
+    mean_a, mean_b, aa, bb, ab = (bootstrap.mean(each) for each in (a, b, a * a, b * b, a * b))
+    return (ab - mean_a * mean_b) / ((aa - mean_a**2) * (bb - mean_b**2)).sqrt()

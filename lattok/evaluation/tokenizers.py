@@ -1,0 +1,126 @@
+"""Action tokenizers side by side: how far a policy errs that acts by each of them, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lattok.data import RobotDataset
+from lattok.evaluation.evaluate import evaluate
+from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.page import svg
+from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow
+from lattok.utils.checks import LattokError
+
+QUESTION = "Which of these tokenizers should a policy act by?"
+ACTED = {  # columns, by the figure of `evaluate`
+    "policy_error": "a policy's error",
+    "policy_error/regression": "the same without codes",
+    "normalised_mse": "the codec's own error",
+    "tokens_per_second": "codes a second",
+    "bits_per_second": "bits a second",
+}
+BEHIND = {
+    "unseen_prefixes_half": "half of the codes as in no training chunk",
+    "neighbour_error": "error of a near code",
+    "other_error": "of any other code",
+    "rank_consistency": "ranks kept",
+    "codes_used": "codes in use",
+}
+Figures = Mapping[str, float]
+
+
+def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
+    """Evaluate each of the tokenizers, by name, and put their figures next to each other.
+
+    A tokenizer of another horizon has other chunks to predict; what regresses these
+    stands beside it.
+    """
+    alone: dict[str, Any] = vars(replace(options, out=None))
+    reports = dict[str, Report]()
+    for name, model in models.items():
+        try:
+            reports[name] = evaluate(model, dataset, **alone)
+        except LattokError as error:
+            raise LattokError(f"{name}: {error}") from None
+    found = {name: report.figures for name, report in reports.items()}
+    shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
+    told = all("policy_error" in each for each in found.values())
+    ranked = sorted(found, key=lambda name: found[name]["policy_error" if told else "normalised_mse"])
+    rows = tuple(
+        TableRow(name, name, _values(found[name], ACTED), control=False, intervals=(_span(found[name]), *[None] * 4))
+        for name in ranked
+    )
+    more = tuple(TableRow(name, name, _values(found[name], BEHIND), control=False) for name in ranked)
+    points = [(name, "model", each["bits_per_second"], *_explained(each)) for name, each in found.items()]
+    caption = "The share of the variance of actions that a policy explains which acts by the codes, against their cost."
+    chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
+    drawn = (Pictures(caption, (chart,), wide=True, top=True),)
+    section = Section(
+        "How far does a policy err that acts by each?",
+        "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
+        "on held-out chunks; its error is divided by the variance of training actions, as the codec's own is, which "
+        "decodes the right codes. What reconstructs best need not be what is learned best.",
+        (
+            Table(
+                "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
+            ),
+            Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True),
+        ),
+        drawn if told else (),
+        open=True,
+    )
+    return Report(
+        kind="comparison",
+        title=f"{len(reports)} action tokenizer{'s' * (len(reports) > 1)} on {dataset.name}",
+        headline=_reading(ranked, found) if told else "",
+        verdicts=(),
+        figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
+        sections=(section,),
+        provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
+        answer=_answer(ranked, found) if told else Answer(QUESTION, None, _untold(ranked[0], found)),
+    )
+
+
+def _values(figures: Figures, columns: Mapping[str, str]) -> tuple[float | None, ...]:
+    return tuple(figures.get(key) for key in columns)
+
+
+def _span(figures: Figures) -> Interval | None:
+    return (figures["policy_error_low"], figures["policy_error_high"]) if "policy_error_low" in figures else None
+
+
+def _explained(figures: Figures) -> tuple[float, Interval | None]:
+    span = _span(figures)
+    return 1 - figures.get("policy_error", 1), None if span is None else (1 - span[1], 1 - span[0])
+
+
+def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
+    each = ", ".join(f"{found[name]['policy_error']:.3g} by {name}" for name in ranked)
+    return f"Error of a policy that acts by codes, in units of the variance of actions: {each}."
+
+
+def _untold(best: str, found: Mapping[str, Figures]) -> str:
+    return (
+        "That cannot be told: the dataset has neither states nor several instructions, or a tokenizer has too many "
+        f"codes. {best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies."
+    )
+
+
+def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
+    """Name the tokenizer by which a policy errs least, unless the next one's interval reaches it."""
+    best, others = ranked[0], ranked[1:]
+    error = found[best]["policy_error"]
+    if error >= found[best]["policy_error/mean"]:
+        return Answer(QUESTION, False, f"None of them: by {best}, the best, a policy errs as much as the mean action.")
+    said = f"{best}: a policy that acts by it errs by {error:.3g} of the variance of actions"
+    if not others:
+        return Answer(QUESTION, True, f"{said}.")
+    near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
+    against = f"{near} {found[near]['policy_error']:.3g}"
+    if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
+        return Answer(
+            QUESTION, None, f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
+        )
+    return Answer(QUESTION, True, f"{said}, by {against}.")

@@ -1,0 +1,172 @@
+"""Architecture of `InverseDynamics`; saved as config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS, CodebookConfig
+from lattok.image_lam.base.features import IMAGENET
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, named_dims
+from lattok.utils import checks
+from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
+
+MOST_OFFSETS = 64
+OF_CODEBOOKS = {"codebook": 1.0, "commitment": 0.25}  # weights of terms that quantizers have
+MOST_MEMBERS = 64
+MOST_LAYERS = 16
+MOST_TASKS = 4096
+
+
+@dataclass(frozen=True)
+class InverseDynamicsConfig(NormalizedActions):
+    """Frames, network and losses of an inverse dynamics model. The first fields come from the dataset.
+
+    Attributes:
+        tasks: instructions that it knows, with task_given
+        state_dim: numbers of proprio at a moment, with proprio
+        stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
+        offsets: frames that are looked at, around the moment of the action: 0 and others, in order
+        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
+        features_revision: commit of features from the Hub
+        image_size: side of the frames in pixels
+        interpolation: how frames are resized
+        projection: numbers that each patch of frozen features is brought to; pixels stay as they are
+        channels: channels of the convolutions, each with half the resolution of the one before it as long as that is
+            above 4
+        latent_dim: numbers by which each member says what happened in a clip (d)
+        quantizer: what becomes of those numbers: they stay ("none"), or become codes
+        tokens: codes of a clip, of each member; d is divided among them
+        hidden: width of the layer between those numbers and the action
+        members: networks that learn apart; how far they are from each other says how sure they are
+        frame_seen: networks see the frame of the moment next to the differences to others
+        task_given: the action is read with the instruction as well
+        proprio: the action is read with how the robot's own state differs at `offsets` as well
+        loss_action: weight of the error of known actions
+        loss_flow: weight of a second reading from the same numbers, of how pixels move, in all videos
+        loss_forward: weight of predicting the last frame from that of the moment and the same numbers, in all videos
+        loss_kl: weight of what limits the numbers to what is needed (a variational bottleneck), with quantizer "none"
+        loss_reversal: weight of what makes a clip that is shown backwards the opposite motion, in all videos; for
+            actions that say by how much, and offsets from 0 on
+        unreversed: dimensions that are the same backwards, by name or pattern
+        action_loss: how errors of actions are measured
+        normalize: how actions are normalised
+        normalize_exceptions: dimensions that are normalised otherwise, such as "*gripper*=bounded"
+        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+        state_key: column with the proprio
+    """
+
+    cameras: tuple[str, ...] = field(default=(), metadata=REQUIRED)
+    action_dim: int = field(default=0, metadata=REQUIRED)
+    action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    tasks: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
+    state_dim: int = field(default=0, metadata=FROM_DATA)
+    mean: tuple[float, ...] = field(default=IMAGENET[0], metadata=FROM_DATA)
+    std: tuple[float, ...] = field(default=IMAGENET[1], metadata=FROM_DATA)
+    stride: str = "1"
+    offsets: tuple[int, ...] = (0, 1, 2)
+    features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
+    features_revision: str | None = None
+    image_size: int = 224
+    interpolation: Interpolation = "bilinear"
+    projection: int = 32
+    channels: tuple[int, ...] = (24, 48, 64, 64)
+    latent_dim: int = 64
+    quantizer: str = field(default="none", metadata=ADDED)
+    tokens: int = field(default=1, metadata=ADDED)
+    codebook: CodebookConfig = field(
+        default_factory=lambda: CodebookConfig(256, "ema", "kmeans"), metadata=ADDED | GROUP
+    )
+    hidden: int = 128
+    members: int = 4
+    frame_seen: bool = field(default=True, metadata=ADDED)
+    task_given: bool = False
+    proprio: bool = False
+    loss_action: float = 1.0
+    loss_flow: float = 0.0
+    loss_forward: float = field(default=0.0, metadata=ADDED)
+    loss_kl: float = field(default=0.0, metadata=ADDED)
+    loss_reversal: float = 0.0
+    unreversed: tuple[str, ...] = ("*gripper*",)
+    action_loss: Literal["l1", "l2"] = "l1"
+    normalize: Normalization = "mean_std"
+    normalize_exceptions: tuple[str, ...] = ()
+    normalize_clip: bool = False
+    action_key: str = "action"
+    state_key: str = "observation.state"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if knows_data(self):
+            self.check()
+
+    def check(self) -> None:
+        """Check that options fit each other, once the dataset is known."""
+        if isinstance(self.cameras, str) or not self.cameras:
+            checks.fail("cameras", "at least one name", repr(self.cameras))
+        checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
+        checks.counts(1, MOST_NUMBERS, action_dim=self.action_dim, latent_dim=self.latent_dim, hidden=self.hidden)
+        checks.counts(1, MOST_NUMBERS, projection=self.projection)
+        checks.counts(1, MOST_MEMBERS, members=self.members)
+        checks.counts(1, MOST_LAYERS, channels=len(self.channels))
+        for width in self.channels:
+            if not checks.is_int(width) or not 8 <= width <= MOST_NUMBERS or width % 8:
+                checks.fail("channels", "multiples of 8", repr(self.channels))
+        checks.counts(0, MOST_TASKS, tasks=len(self.tasks))
+        checks.counts(0, MOST_NUMBERS, state_dim=self.state_dim)
+        checks.named(self.action_dim, action_names=self.action_names)
+        check_scaling(self.mean, self.std)
+        checks.strides(stride=self.stride)
+        checks.at_least_zero(**{name: value for name, value in vars(self).items() if name.startswith("loss_")})
+        if not self.loss_action:
+            checks.fail("loss_action", "more than 0: an inverse model learns from actions", self.loss_action)
+        self._check_offsets()
+        self._check_bottleneck()
+        _ = self.action_clipped  # it checks its own numbers
+
+    def _check_offsets(self) -> None:
+        given, most = self.offsets, checks.MOST_STRIDE
+        ordered = all(checks.is_int(each) and abs(each) <= most for each in given) and sorted({*given}) == [*given]
+        if not ordered or 0 not in given or not 2 <= len(given) <= MOST_OFFSETS:
+            checks.fail("offsets", f"0 and others in order, 2 to {MOST_OFFSETS} of them", repr(given))
+        if self.loss_reversal and [given[-1] - each for each in reversed(given)] != [*given]:
+            expected = "those of a clip that is the same backwards, such as 0 1 2, with loss_reversal"
+            checks.fail("offsets", expected, " ".join(map(str, given)))
+
+    def _check_bottleneck(self) -> None:
+        checks.one_of("quantizer", self.quantizer, BOTTLENECKS)
+        checks.counts(1, self.latent_dim, tokens=self.tokens)
+        if self.latent_dim % self.tokens:
+            checks.fail("tokens", f"a divisor of latent_dim {self.latent_dim}", self.tokens)
+        if self.loss_kl and not BOTTLENECKS[self.quantizer].variational:
+            checks.fail("loss_kl", '0 unless quantizer="none"', self.loss_kl)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Return the weight of each loss term."""
+        terms = ("action", "flow", "forward", "kl", "reversal")
+        weights = {name: float(getattr(self, f"loss_{name}")) for name in terms} | OF_CODEBOOKS
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    @property
+    def learns_from_video(self) -> bool:
+        """Tell whether videos without actions teach."""
+        return max(self.loss_flow, self.loss_forward, self.loss_reversal) > 0
+
+    @property
+    def reversed_dims(self) -> list[int]:
+        """Return the dimensions of the action that have the other sign where a clip is shown backwards."""
+        names, count = self.action_names, self.action_dim
+        same = {dim for text in self.unreversed for dim in named_dims("unreversed", text, names, count)}
+        return [dim for dim in range(self.action_dim) if dim not in same]
+
+    @property
+    def span(self) -> int:
+        """Return the largest offset, to either side."""
+        return max(-self.offsets[0], self.offsets[-1])
+
+    def gaps(self, stride: int) -> list[int]:
+        """Return the frames of a clip, counted from the moment of the action, for a unit of `stride` frames."""
+        return [offset * stride for offset in self.offsets]

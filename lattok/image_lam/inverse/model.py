@@ -1,0 +1,350 @@
+"""What the robot did at a moment, read from frames around it by small networks that learn from few known actions.
+
+    c = E(o_t, o_{t+k} - o_t, ...)        k of `offsets`; cameras one after the other through the same convolutions
+    z = bottleneck(c)                     as it is, with noise of a learned size, or codes (lattok/image_lam/base)
+    a = D(z, task, s_{t+k} - s_t)         task and proprio where they are asked for
+
+An inverse dynamics model as in VPT (Baker et al., 2022), of the size that two demonstrations a task can teach. With one
+of three losses videos without actions teach as well, and z is a latent action that is grounded by D, as in CLAM (Liang
+et al., 2025). `loss_forward`: with o_t it says what the last frame is (LAPO; Schmidt and Jiang, 2024). `loss_flow`: it
+says how pixels move (block matching). `loss_reversal`: backwards, a video shows the opposite motion,
+
+    a(o_t, o_{t+1}, o_{t+2}) = -a(o_{t+2}, o_{t+1}, o_t)      but for `unreversed` dimensions: a gripper stays closed
+
+which known clips are learned to be, and all others to agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from accelerate.utils import send_to_device
+from einops import rearrange
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.image_lam.base import losses
+from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.inverse.config import InverseDynamicsConfig
+from lattok.image_lam.inverse.parts import SMALLEST, Member, coarse
+from lattok.nn.blocks import non_blocking, onto, widened
+from lattok.nn.losses import action_loss, of_share
+from lattok.nn.normalize import Normalizer
+from lattok.types import LatentActions, LossTerms, PolicyBatch, join
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.options import check_knows_data
+
+CHANGE = 2.0  # times the difference of frames, next to the frame itself
+
+
+class InferredActions(NamedTuple):
+    """Actions that were read from frames."""
+
+    actions: Tensor  # [B, m] in physical units, within the range of those that were known
+    spread: Tensor  # [B] deviation of the members, in deviations of the known actions; 0 of one member
+    latents: Tensor  # [B, members, d], which say what happened
+    codes: Tensor  # [B, members * tokens] int64; [B, 0] without a codebook
+
+
+class InverseDynamics(FrozenFeaturesModel):
+    """Actions read from frames around them, with how sure that is.
+
+    >>> idm = InverseDynamics.from_pretrained("org/name")          # or a folder
+    >>> idm.infer_actions(video, fps=20).actions     # uint8 [T, V, H, W, 3] -> float32 [T, m]
+    """
+
+    type = "idm"
+    config_class = InverseDynamicsConfig
+    config: InverseDynamicsConfig
+    evidence = "actions"
+    infers_actions = True
+
+    def __init__(self, config: InverseDynamicsConfig, features: FrozenFeatures | None = None):
+        super().__init__()
+        check_knows_data(config)
+        self.config, self.cameras = config, config.cameras
+        self.reads_task = config.task_given
+        self.codebook_size = None if config.quantizer == "none" else config.codebook.size
+        self.state_key = config.state_key if config.proprio else None
+        self.features = features or self.frozen_features(config)
+        if self.features.side**2 != self.features.count:
+            checks.fail("features", "a network that gives a square of patches", config.features)
+        raw = config.features == "pixels"
+        width = self.features.dim if raw else config.projection
+        self.projections = nn.ModuleList(
+            nn.Identity() if raw else nn.Linear(self.features.dim, width) for _ in range(config.members)
+        )
+        known = len(config.tasks) * config.task_given + config.state_dim * (len(config.offsets) - 1) * config.proprio
+        self.members = nn.ModuleList(Member(config, width, self.features.side, known) for _ in range(config.members))
+        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
+        self.state_normalizer = Normalizer(config.state_dim) if config.proprio else None  # of differences
+        self.register_buffer("low", torch.full((config.action_dim,), -1.0))
+        self.register_buffer("high", torch.ones(config.action_dim))
+        self.low: Tensor
+        self.high: Tensor
+
+    @classmethod
+    def frozen_features(cls, config: InverseDynamicsConfig) -> FrozenFeatures:
+        """Build the frozen features that a configuration names, without their weights; "pixels" are single ones."""
+        sight = config.image_size, config.mean, config.std, config.interpolation
+        return FrozenFeatures(config.features, *sight, revision=config.features_revision, patch=1)
+
+    @classmethod
+    def opened(cls, config: InverseDynamicsConfig, folder: Any, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the frozen features, whose weights the artefact does not hold."""
+        super().opened(config, folder, backbone)
+        return config, {"features": cls.frozen_features(config)}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out frozen features that the config names."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("features.")}
+
+    def summary(self) -> str:
+        c = self.config
+        frames = ", ".join(f"{offset:+d}" if offset else "0" for offset in c.offsets)
+        seen = f"frames {frames} (x {c.stride}) of {len(c.cameras)} cameras, {c.image_size} pixels, {c.features}"
+        more = [word for word, given in {"the instruction": c.task_given, "proprio": c.proprio}.items() if given]
+        names = ", ".join(c.action_names) or f"{c.action_dim} numbers"
+        return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
+
+    def usage(self) -> list[str]:
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        given = ["video", "fps=20"]
+        given += ['task="what the robot does"'] * self.config.task_given
+        given += [f"states=np.zeros((20, {self.config.state_dim}))"] * self.config.proprio
+        return [
+            "",
+            "import numpy as np",
+            "",
+            video,
+            f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]",
+        ]
+
+    def unit_frames(self, fps: float) -> int:
+        """Return the unit of the offsets in frames of a dataset."""
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def stride_frames(self, fps: float) -> int:
+        """Return how far the farthest frame of a clip is from the moment of the action."""
+        return self.config.span * self.unit_frames(fps)
+
+    def fresh(self) -> Self:
+        """Make a model of the same configuration with random weights; the frozen features are shared."""
+        return type(self)(self.config, self.features)
+
+    def set_range(self, actions: Tensor) -> None:
+        """Fit the normaliser and the range of what is read to the known actions [N, m]."""
+        self.action_normalizer.fit(actions, self.config.action_kinds)
+        low, high = actions.min(0).values, actions.max(0).values
+        if self.config.loss_reversal:  # what was never done one way was done the other way
+            dims = self.config.reversed_dims
+            low[dims], high[dims] = torch.minimum(low, -high)[dims], torch.maximum(high, -low)[dims]
+        self.low.copy_(low)
+        self.high.copy_(high)
+
+    # frames to latents
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [n, V, H, W, 3] into maps [n, V, side, side, D]."""
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
+        lead, side = frames.shape[:-3], self.features.side
+        resized = self.features.resize(frames).to(self.low.device)
+        return self.features(resized.flatten(0, -4)).reshape(*lead, side, side, self.features.dim)
+
+    def encode_features(self, moments: Sequence[Tensor]) -> Tensor:
+        """Turn features [B, V, side, side, D] of all frames of clips into latents [B, members, d]."""
+        found = [self._encode(number, moments) for number in range(len(self.members))]
+        return torch.stack(found, 1)
+
+    def _encode(self, number: int, moments: Sequence[Tensor]) -> Tensor:
+        projected = [self.projections[number](moment) for moment in moments]
+        now = projected[self.config.offsets.index(0)]
+        maps = [CHANGE * (other - now) for other in projected if other is not now]
+        maps = [now, *maps] if self.config.frame_seen else maps
+        together = rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x")
+        return cast(Member, self.members[number]).encode(together)
+
+    @torch.no_grad()
+    def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
+        """Turn video uint8 [T, V, H, W, 3] into what T clips say: `latents` [T, members, d], and as `quantized` what
+        the bottleneck makes of them; `codes` [T, members * tokens] where it has any.
+
+        `stride` is that of `stride_frames`, in frames or seconds (of a video at `fps`); left out: the model's own.
+        Beyond the ends of the video its first and last frame stand in. V may be left out when there is one camera;
+        arrays in, arrays out. The video may also come in pieces, in order. What `decode_actions` makes of latents are
+        actions.
+        """
+        span, own = self.config.span, stride is None
+        stride = checks.gap(stride, fps, self.config.stride) * (span if own else 1)
+        if stride % span:
+            checks.fail(
+                "stride", f"a multiple of {span}, the largest offset", stride, "Ask for it: stride_frames(fps)."
+            )
+        gaps = self.config.gaps(stride // span)
+        size = block_size(self._numbers_per_frame, self.low.device)
+        with self.inference():
+            encoder = VideoEncoder(self.frame_features, lambda *moments: self.encode_features(moments).float())
+            parts = [self._narrowed(part) for part in query_tokens(encoder, frames, self.cameras, gaps, size)]
+        return like(frames, join(parts))
+
+    def _narrowed(self, latents: Tensor) -> LatentActions:
+        """Put latents [B, members, d] through the bottlenecks."""
+        found = [cast(Member, member).narrow(latents[:, i], False) for i, member in enumerate(self.members)]
+        vectors = torch.stack([each.vectors for each in found], 1)
+        return LatentActions(torch.cat([each.codes for each in found], 1), latents, vectors)
+
+    @property
+    def _numbers_per_frame(self) -> int:
+        side = max(self.features.side // 2, SMALLEST)
+        return len(self.cameras) * side**2 * self.config.channels[0] * self.config.members
+
+    # latents to actions
+
+    @torch.no_grad()
+    def decode_actions(
+        self, latents: Values, task: str | Sequence[str] = "", states: Values | None = None
+    ) -> InferredActions:
+        """Turn latents [B, members, d] into actions [B, m] in physical units, and how far members are apart.
+
+        `task` is one for all, or one for each; `states` [B, offsets, s] is the proprio of each clip, for a model that
+        reads it. Arrays in, arrays out.
+        """
+        given, latents = latents, as_tensor("latents", latents).to(self.low.device)
+        checks.rank("latents", latents, "B E d")
+        checks.size("latents", "members", latents.shape[1], len(self.members))
+        checks.size("latents", "numbers", latents.shape[2], self.config.latent_dim)
+        with self.inference():
+            narrowed = self._narrowed(latents.to(self.low))
+            z = narrowed.quantized
+            tasks = [task] * len(z) if isinstance(task, str) else task
+            checks.size("task", "instructions, one for each sample", len(tasks), len(z))
+            more = self._known(tasks, None if states is None else as_tensor("states", states))
+            read = torch.stack([self._head(i, z[:, i], more) for i in range(len(self.members))], 1).float()  # b e m
+            spread = read.std(1, correction=0).mean(1)
+            actions = self.action_normalizer.inverse(read).clamp(self.low, self.high).mean(1)
+        return like(given, InferredActions(actions, spread, latents, narrowed.codes))
+
+    @torch.no_grad()
+    def infer_actions(
+        self,
+        frames: Video,
+        unit: int | str | None = None,
+        task: str = "",
+        states: Values | None = None,
+        *,
+        fps: float | None = None,
+    ) -> InferredActions:
+        """Turn video uint8 [T, V, H, W, 3] into actions [T, m]; `unit` is that of `unit_frames`, in frames or seconds
+        (of a video at `fps`); left out: the model's own.
+
+        `states` [T, s] is the proprio of every frame, for a model that reads it. Arrays in, arrays out.
+        """
+        unit = checks.gap(unit, fps, self.config.stride)
+        found = self.label_video(frames, self.config.span * unit)
+        around = None
+        if states is not None:
+            series = as_tensor("states", states)
+            checks.rank("states", series, "T s")
+            checks.size("states", "rows, as there are frames", len(series), len(found.latents))
+            around = around_each(series, self.config.gaps(unit))
+        return self.decode_actions(found.latents, task, around)
+
+    def _head(self, number: int, z: Tensor, more: Tensor) -> Tensor:
+        return cast(Member, self.members[number]).head(torch.cat([z, more.to(z)], -1))
+
+    def _known(self, tasks: Sequence[str], states: Tensor | None) -> Tensor:
+        """Return what is known besides frames: [B, numbers of task and proprio]."""
+        parts = [self.low.new_zeros(len(tasks), 0)]
+        if self.config.task_given:
+            names = {name: row for row, name in enumerate(self.config.tasks)}
+            hot = torch.zeros(len(tasks), len(names))
+            for row, task in enumerate(tasks):  # of another one nothing is said
+                if task in names:
+                    hot[row, names[task]] = 1.0
+            parts.append(hot.to(self.low.device))
+        if self.state_normalizer is not None:
+            if states is None:
+                checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
+            checks.rank("states", states, "B F s")
+            checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
+            checks.size("states", "numbers", states.shape[2], self.config.state_dim)
+            changes = state_changes(states.to(self.low), self.config.offsets)
+            parts.append(self.state_normalizer(changes).flatten(1))
+        return torch.cat(parts, 1)
+
+    # learning
+
+    def forward(self, batch: PolicyBatch) -> LossTerms:
+        """Return the terms "action", of samples whose actions are known, and of all those of other losses.
+
+        Each member learns from every n-th sample. `batch.later` holds the frames of clips but that of the moment, in
+        the order of `offsets`, and `batch.proprio` states [B, offsets * s].
+        """
+        if not isinstance(batch, PolicyBatch) or batch.later is None:
+            hint = "Call idm.infer_actions(video, unit) for actions."
+            checks.fail("batch", "a PolicyBatch with the other frames of clips", type(batch).__name__, hint)
+        device, count = self.low.device, len(self.members)
+        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
+        clips = self._ordered(batch)
+        target = self.action_normalizer(batch.actions)
+        states = None if batch.proprio is None else batch.proprio.unflatten(1, (len(self.config.offsets), -1))
+        more, features = self._known(batch.texts, states), self.frame_features(clips)
+        read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
+        backwards = None if states is None else states.flip(1)
+        more_back = self._known(batch.texts, backwards) if self.config.loss_reversal else more
+        place, others = self.config.offsets.index(0), list[LossTerms]()
+        for number in range(min(count, len(clips))):
+            own, member = slice(number, None, count), cast(Member, self.members[number])
+            z, _, told = member.narrow(widened(self._encode(number, features[own].unbind(1))))
+            others.append(dict(told))
+            read[own] = widened(self._head(number, z, more[own]))
+            if self.config.loss_reversal:
+                z_back = member.narrow(widened(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
+                back[own] = widened(self._head(number, z_back, more_back[own]))
+            if member.flow_head is not None:
+                motion = losses.block_flow(clips[own][:, [place, -1]])
+                others[-1]["flow"] = losses.flow(member.flow_head(z), motion)
+            if member.ahead is not None:
+                now, later = (coarse(self.projections[number](features[own, i])) for i in (place, -1))
+                others[-1]["forward"] = losses.flow(member.ahead(now, z), (later - now).detach())
+        judged, kind = batch.judged[:, :1], self.config.action_loss
+        errors = action_loss(read[:, None], target[:, :1], judged, kind)
+        reversal: LossTerms = {}
+        if self.config.loss_reversal:
+            shown = self.action_normalizer(self._opposite(batch.actions[:, :1]))
+            errors = (errors + action_loss(back[:, None], shown, judged, kind)) / 2
+            other = self.action_normalizer(self._opposite(self.action_normalizer.inverse(read)))
+            reversal = {"reversal": (other - back)[:, self.config.reversed_dims].abs().mean()}
+        means = {name: torch.stack([each[name] for each in others]).mean() for name in others[0]}
+        return of_share({"action": errors}, batch.valid, batch.acted) | reversal | means
+
+    def _opposite(self, actions: Tensor) -> Tensor:
+        """Return the actions [..., m] of clips that are shown backwards, from those of the clips."""
+        signs = torch.ones_like(self.low).index_fill(
+            0, onto(torch.tensor(self.config.reversed_dims), self.low.device), -1
+        )
+        return actions * signs
+
+    def _ordered(self, batch: PolicyBatch) -> Tensor:
+        """Return clips uint8 [B, F, V, H, W, 3] in the order of the offsets."""
+        place, later = self.config.offsets.index(0), cast(Tensor, batch.later)
+        checks.size("later", "frames besides that of the moment", later.shape[1], len(self.config.offsets) - 1)
+        return torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)
+
+
+def state_changes(states: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Return how states [B, F, s] differ from that of the moment, [B, F - 1, s]."""
+    place = list(offsets).index(0)
+    now = states[:, place : place + 1]
+    return torch.cat([states[:, :place], states[:, place + 1 :]], 1) - now
+
+
+def around_each(series: Tensor, gaps: Sequence[int]) -> Tensor:
+    """Return rows [T, F, s] of a series [T, s] at so many frames from each; beyond the ends the first and the last."""
+    rows = torch.arange(len(series))[:, None] + torch.tensor(list(gaps))
+    return series[rows.clamp(0, len(series) - 1)]

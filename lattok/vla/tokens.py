@@ -1,0 +1,160 @@
+"""Policies that act by tokens: a head that predicts the codes of an action tokenizer, which makes actions of them.
+
+    x_i  = query_i [+ embedding of c_{i-1}]        parallel, or autoregressive
+    p(c_i | ...) = softmax(out(blocks(x)_i))
+    L    = -log p(c_1 ... c_P | observation)       over the codes of the chunk, and its end where their number varies
+    a    = decode(c)                               whatever was predicted
+
+Any family of action tokenizers fits: positions with codebooks of their own have classifiers and embeddings of their
+own. The tokenizer learns nothing here and lies in the artefact, in `parts/tokenizer`, as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok.hub import PARTS
+from lattok.hub.model import Place, family_of
+from lattok.nn.losses import reduce_valid
+from lattok.types import ActionTokenizer, FlowDraws, LossTerms, PolicyBatch
+from lattok.utils import checks
+from lattok.utils.untrusted import followed
+from lattok.vla.config import TokenSpec, VLAConfig
+from lattok.vla.head import ActionHead, HeadBlock, States, noise_of
+
+TOKENIZER = f"{PARTS}/tokenizer"  # in an artefact
+IGNORED = -100  # no target of cross_entropy
+
+
+class Classifier(nn.Module):
+    """Logits [B, P, K] of states [B, P, d], for each position by weights of its own."""
+
+    def __init__(self, positions: int, dim: int, classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(positions, classes, dim) * dim**-0.5)
+        self.bias = nn.Parameter(torch.zeros(positions, classes))
+
+    def forward(self, states: Tensor, first: int = 0) -> Tensor:
+        """Read the positions from `first` on."""
+        here = slice(first, first + states.shape[1])
+        return torch.einsum("bpd,pkd->bpk", states, self.weight[here]) + self.bias[here]
+
+
+class TokenHead(ActionHead):
+    """Hidden states, image tokens and proprio to codes [B, P]; where their number varies, an end and then -1."""
+
+    def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
+        super().__init__(hidden_size, layers, config)
+        spec, dim = cast(TokenSpec, config.tokens), config.head.dim
+        self.spec, self.temperature, self.classes = spec, config.head.temperature, spec.codes + (not spec.fixed)
+        self.own = not spec.shared  # positions have codebooks of their own
+        self.before: nn.Embedding | None = None
+        if config.head.order == "autoregressive":
+            self.before = nn.Embedding(self.classes * (spec.tokens if self.own else 1), dim)
+        if self.own:
+            self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
+
+    def learn(
+        self,
+        states: States,
+        proprio: Tensor | None,
+        target: Tensor,
+        valid: Tensor,
+        draws: FlowDraws | None = None,
+        known: Tensor | None = None,
+    ) -> tuple[LossTerms, list[Tensor]]:
+        """Return "action", the cross-entropy of codes [B, P] of samples that are `coded`, and the share of codes that
+        are met, "action_accuracy"."""
+        wanted = self._with_end(target).masked_fill(~coded(valid)[:, None], IGNORED)
+        logits = self.logits(wanted.clamp_min(0), states, proprio).float()
+        there = wanted != IGNORED
+        errors = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")
+        met = ((logits.argmax(-1) == wanted) & there).sum() / there.sum().clamp_min(1)
+        return {"action": reduce_valid(errors, there, self.reduction, 1), "action_accuracy": met}, []
+
+    def _with_end(self, codes: Tensor) -> Tensor:
+        """Return what is to be predicted, for codes with -1 behind their end: the end, after which nothing counts.
+
+        Positions that are predicted at once all have to say that the end was before them.
+        """
+        if self.spec.fixed:
+            return codes
+        gone = codes < 0
+        after = gone & (gone.cumsum(1) > 1) if self.before is not None else torch.zeros_like(gone)
+        return codes.masked_fill(gone, self.spec.codes).masked_fill(after, IGNORED)
+
+    def logits(self, codes: Tensor, states: States, proprio: Tensor | None) -> Tensor:
+        """Return logits [B, P, K] of codes [B, P], each from the ones before it where the head is autoregressive."""
+        x = self.queries.expand(len(codes), -1, -1)
+        if self.before is not None:
+            x = torch.cat([x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1])], 1)
+        after = self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]
+        return self.out(self.norm(after))
+
+    def _embedded(self, codes: Tensor, first: int = 0) -> Tensor:
+        places = torch.arange(first, first + codes.shape[1], device=codes.device) * self.classes * self.own
+        return cast(nn.Embedding, self.before)(codes + places)
+
+    @torch.no_grad()
+    def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
+        """Return codes int64 [B, P]: the likeliest, or drawn at the head's temperature as `seed` and sample say."""
+        chances, count = None, len(next(iter(states.values())).placeholders)
+        if self.temperature:
+            noise = noise_of(batch, (self.spec.tokens, self.classes), seed).to(self.queries.device)
+            chances = -(-torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel's
+        if self.before is None:
+            found = self.logits(self.queries.new_zeros(count, 1, dtype=torch.long), states, proprio)
+            codes = self._chosen(found, chances)
+        else:
+            codes = self._one_by_one(count, states, proprio, chances)
+        ended = (codes >= self.spec.codes).cumsum(1) > 0
+        return codes.masked_fill(ended, -1)
+
+    def _chosen(self, logits: Tensor, chances: Tensor | None) -> Tensor:
+        return (logits.float() if chances is None else logits.float() / self.temperature + chances).argmax(-1)
+
+    def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
+        """Choose each code from those before it; keys and values of what was seen are kept."""
+        token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]
+        fixed = [
+            cast(HeadBlock, block).fixed(states[layer], token)
+            for layer, block in zip(self.layers, self.blocks, strict=True)
+        ]
+        past: list[Any] = [None] * len(fixed)
+        codes = torch.empty(count, 0, dtype=torch.long, device=self.queries.device)
+        for i in range(self.spec.tokens):
+            x = self.queries[i].expand(count, 1, -1)
+            if i:
+                x = x + self._embedded(codes[:, -1:], i - 1)
+            for k, block in enumerate(self.blocks):
+                x, past[k] = cast(HeadBlock, block).advance(x, fixed[k], past[k])
+            state = self.norm(x)
+            logits = self.out(state, i) if self.own else self.out(state)
+            codes = torch.cat([codes, self._chosen(logits, None if chances is None else chances[:, i : i + 1])], 1)
+        return codes
+
+
+def coded(valid: Tensor) -> Tensor:
+    """Tell which samples have a chunk to code, bool [B]: their `valid` steps [B, H] begin with the first, without a
+    gap. Where no action is known, or one in the middle is not to teach, there is none."""
+    return valid[:, 0] & (valid[:, 1:] <= valid[:, :-1]).all(1)
+
+
+def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:
+    """Open the tokenizer that lies in a policy's artefact, which must be the one that the policy learned."""
+    place = followed(folder, folder / TOKENIZER, "`model`")
+    if not place.is_dir():
+        checks.fail("model", f"a folder with {TOKENIZER}, as its head needs", f"{folder} without it")
+    kind = family_of(place)
+    if not issubclass(kind, ActionTokenizer):
+        checks.fail("model", f"an action tokenizer in {TOKENIZER}", kind.type)
+    found: Any = kind.from_place(Place(place))
+    if TokenSpec.of(found) != spec:
+        checks.fail("model", f"the tokenizer that its head was trained with in {TOKENIZER}", "another one")
+    return found

@@ -1,0 +1,225 @@
+"""BEAST: splines against scipy, least squares against numpy, and published tokenizers as their class has them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from scipy.interpolate import BSpline
+
+import lattok
+from lattok import BEAST
+from lattok.action_vq.beast import BEASTConfig, spline_basis
+from lattok.cli import main
+from lattok.hub import checkpoint
+from lattok.utils.checks import LattokError
+from tests.action_vq.walks import NAMES, smooth
+from tests.image_lam.published.parity import Case, close, open_case
+
+SETTINGS = {"num_dof": 3, "num_basis": 5, "seq_len": 8}
+
+
+@pytest.fixture(params=["beast_a", "beast_b"])
+def case(request) -> Case:
+    return open_case(request.param)
+
+
+def converted(case: Case) -> BEAST:
+    return lattok.convert.beast(case.folder / "weights.safetensors", case.config["model"])
+
+
+def by_dimension(model: BEAST, rows: torch.Tensor) -> torch.Tensor:
+    return rows.view(-1, model.config.bases, model.action_dim).transpose(1, 2).flatten(1)
+
+
+@pytest.fixture
+def bounds(tmp_path):
+    """A file like that of a policy that holds the tokenizer."""
+
+    def write(name="policy.ckpt", **changed):
+        tensors = {"w_min": -torch.arange(1.0, 16), "w_max": torch.ones(15), **changed}
+        found = {f"agent.action_tokenizer.{key}": value for key, value in tensors.items() if value is not None}
+        content = {"state_dict": {**found, "vlm.weight": torch.ones(2, 2)}, "hyper_parameters": {"num_basis": 5}}
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize(("steps", "bases", "degree"), [(20, 10, 4), (10, 5, 4), (16, 6, 3), (7, 7, 1), (9, 4, 3)])
+def test_splines_are_those_of_scipy(steps, bases, degree):
+    knots = np.pad(np.linspace(0, 1, bases - degree + 1), degree, mode="edge")
+    expected = BSpline.design_matrix(np.linspace(0, 1, steps), knots, degree).toarray()
+    np.testing.assert_allclose(spline_basis(steps, bases, degree), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "boxes"), [(16, 5), (20, 10), (7, 3), (41, 4), (5, 9), (1, 3)])
+def test_a_step_on_a_knot_is_in_the_later_box(steps, boxes):
+    basis = spline_basis(steps, boxes, 0)
+    expected = [min(boxes - 1, step * boxes // max(1, steps - 1)) for step in range(steps)]
+    assert basis.argmax(1).tolist() == expected
+    assert (basis.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("ridge", [1e-5, 0.1])
+def test_coefficients_are_ridge_regression_and_codes_their_bins(ridge):
+    chunks = smooth(40, 8)
+    model = BEAST.fit(chunks, ridge=ridge, action_names=NAMES, bins=32)
+    actions = model.normalizer(chunks).double().numpy()
+    codes = model.encode(chunks).view(-1, 5, 3)
+    for dim, degree in enumerate((4, 4, 0)):  # the last one is the gripper
+        basis = spline_basis(8, 5, degree)
+        stacked, zeros = np.concatenate([basis, np.sqrt(ridge) * np.eye(5)]), np.zeros((5, 40))
+        found = np.linalg.lstsq(stacked, np.concatenate([actions[..., dim].T, zeros]), rcond=None)[0].T
+        low, high = found.min(0), found.max(0)
+        expected = np.rint((found - low) / (high - low) * 31)
+        assert np.abs(codes[..., dim].numpy() - expected).max() <= 1  # float32 on a border
+        assert (codes[..., dim].numpy() == expected).mean() > 0.99
+        decoded = model.normalizer(model.decode(codes.flatten(1)))[..., dim]
+        np.testing.assert_allclose(decoded, (codes[..., dim] / 31 * (high - low) + low) @ basis.T, atol=1e-4)
+
+
+def test_nothing_that_it_was_fitted_to_is_clipped_and_much_is_kept():
+    chunks, others = smooth(300), smooth(300, seed=1)
+    model = BEAST.fit(chunks, action_names=NAMES)
+    codes = model.encode(chunks)
+    assert model.error_report(chunks).clipped == 0
+    assert (codes.amin(0) == 0).all()
+    assert (codes.amax(0) == 255).all()
+    error, spread = (model.decode(model.encode(others)) - others).square().mean((0, 1)), others.var((0, 1))
+    assert (error < 0.05 * spread).all()
+    assert model.error_report(10 * others).clipped > 0.1
+
+
+def test_a_dimension_that_never_moves_and_one_that_is_not_there():
+    chunks = smooth(50)
+    chunks[..., 1] = 0.7
+    mask = torch.ones(chunks.shape, dtype=torch.bool)
+    mask[:, :, 2] = False
+    model = BEAST.fit(chunks.masked_fill(~mask, torch.nan), mask)
+    decoded = model.decode(model.encode(chunks, mask))
+    torch.testing.assert_close(decoded[..., 1], chunks[..., 1], rtol=0, atol=1e-4)
+    assert decoded[..., 2].abs().max() < 0.01
+
+
+def test_steps_come_back_as_steps():
+    """An open and closed gripper: boxes keep it where splines smear it out."""
+    opened = torch.zeros(64, 20, 2)
+    for i in range(64):
+        opened[i, 2 * (i % 10) :] = 1
+    names = ("x", "left_gripper")
+    model = BEAST.fit(opened, bases=10, action_names=names, normalize="identity")
+    decoded = model.decode(model.encode(opened))
+    torch.testing.assert_close(decoded[..., 1], opened[..., 1], rtol=0, atol=1e-4)
+    assert (decoded[..., 0] - opened[..., 0]).abs().max() > 0.1
+    assert BEASTConfig(2, action_names=names).stepped_dims == {1}
+    assert BEASTConfig(2, stepped=("0",)).stepped_dims == {0}
+    assert BEASTConfig(2, action_names=names, stepped=()).stepped_dims == set()
+
+
+def test_a_missing_coefficient_repeats_its_neighbour():
+    model = BEAST.fit(torch.linspace(-1, 1, 50)[:, None, None].expand(50, 6, 2), bases=4, degree=1)
+    codes = model.encode(torch.full((1, 6, 2), 0.5))
+    damaged = codes.clone()
+    damaged[0, 2], damaged[0, 5:] = 999, -1  # the second basis of the first dimension, the last ones of both
+    decoded, info = model.decode(damaged, return_info=True)
+    torch.testing.assert_close(decoded, torch.full((1, 6, 2), 0.5), rtol=0, atol=0.02)
+    assert info.notes == ("3 of 8 codes missing; 1 outside 0..255",)
+    first, second = model.decode([[-1, 255]], repair=True)[0].T
+    torch.testing.assert_close(first, model.normalizer.shift[0].expand(6))  # it has no code at all
+    assert second.min() > 0.9
+
+
+def test_absurd_actions_have_codes():
+    model = BEAST.fit(smooth())
+    codes = model.encode(torch.full((2, 6, 3), 3e38) * torch.tensor([1.0, -1, 1, -1, 1, -1])[:, None])
+    assert ((codes >= 0) & (codes < 256)).all()
+
+
+def test_published_codes_and_reconstructions(case):
+    model, io = converted(case), case.values
+    assert torch.equal(model.encode(io["actions"]), io["tokens"])
+    assert torch.equal(io["tokens"].view_as(io["tokens_by_basis"]), io["tokens_by_basis"])
+    close(model.decode(io["tokens"]), io["recon"])
+    close(model.decode(io["other.tokens"]), io["other.recon"])
+    close(by_dimension(model, model._coefficients(io["actions"])), io["params"])
+    close(
+        torch.from_numpy(spline_basis(model.horizon, model.config.bases, model.config.degree)).float(),
+        io["stage.basis"],
+    )
+    assert model.config.stepped == (("6",) if "stage.basis_gripper" in io else ())
+    last_id = case.config["model"]["vlm_vocab_size"] - 1
+    assert torch.equal(last_id - io["llm_tokens"], io["tokens"])  # as the page of models says
+
+
+def test_the_command_reads_the_checkpoint_of_a_policy(bounds, tmp_path, capsys):
+    (tmp_path / "tokenizer.yaml").write_text("\n".join(f"{name}: {value}" for name, value in SETTINGS.items()))
+    words = ["convert", "beast", str(bounds()), str(tmp_path / "out"), "--config", str(tmp_path / "tokenizer.yaml")]
+    assert main(words) == 0, capsys.readouterr().err
+    model = lattok.load(tmp_path / "out")
+    assert (model.horizon, model.action_dim, model.tokens_per_chunk, model.config.degree) == (8, 3, 15, 4)
+    assert model.low.view(5, 3)[:, 1].tolist() == [-6.0, -7, -8, -9, -10]  # theirs stand dimension by dimension
+    chunks = smooth(9, 8)
+    assert torch.equal(model.encode(chunks), lattok.convert.beast(bounds(), SETTINGS).encode(chunks))
+
+
+@pytest.mark.parametrize(
+    ("changed", "settings", "text"),
+    [
+        ({"w_min": torch.zeros(14)}, {}, "w_min has shape [14], which cannot become [15]"),
+        ({"w_max": None}, {}, "missing w_max"),
+        ({"w_max": -torch.arange(1.0, 16)}, {}, "low must be below high, and both finite"),
+        ({"w_max": torch.full((15,), torch.nan)}, {}, "w_max holds NaN or infinity"),
+        ({}, {"seq_len": None}, "`horizon`: expected a whole number of at least 1, got None"),
+        ({}, {"seq_len": "${seq_len}"}, "`horizon`: expected a whole number of at least 1"),
+        ({}, {"num_dof": "7"}, "`num_dof`: expected a whole number"),
+        ({}, {"degree_p": 5}, "`bases`: expected a whole number of at least 6, got 5"),
+        ({}, {"use_bpe": True}, "and no init_cond_order, end_cond_order, use_bpe, got use_bpe True"),
+        ({}, {"gripper_zero_order": True, "gripper_dof": 4}, "`gripper_dof`: expected at most 3, got 4"),
+    ],
+)
+def test_what_does_not_fit_is_said(bounds, changed, settings, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lattok.convert.beast(bounds(**changed), {**SETTINGS, **settings})
+
+
+def test_settings_that_are_missing_and_files_of_others(bounds, tmp_path):
+    with pytest.raises(
+        LattokError, match="`config`: expected num_dof, num_basis, seq_len, .*, got no num_basis, no se"
+    ):
+        lattok.convert.beast(bounds(), {"num_dof": 3})
+    safetensors.torch.save_file({"vq.ema_w": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(LattokError, match=r"for beast, got one for p2t-action-vq. Run: lattok convert p2t-action-vq\."):
+        lattok.convert.beast(tmp_path / "other.safetensors", SETTINGS)
+    (tmp_path / "config.json").write_text(json.dumps({"input_dim_h": 8, "input_dim_w": 3}))
+    safetensors.torch.save_file({"w_min": torch.ones(2)}, tmp_path / "bounds.safetensors")
+    with pytest.raises(LattokError, match=r"for p2t-action-vq, got one for beast. Run: lattok convert beast\."):
+        lattok.convert.p2t_action_vq(tmp_path / "bounds.safetensors", horizon=8)
+    with pytest.raises(LattokError, match=r"for vqbet, got one for beast. Run: lattok convert beast\."):
+        lattok.convert.vqbet(tmp_path / "bounds.safetensors", tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bases": 4}, "`bases`: expected a whole number of at least 5, got 4"),
+        ({"bases": 300}, "`bases`: expected at most 256, got 300"),
+        ({"degree": -1}, "`degree`: expected a whole number of at least 0, got -1"),
+        ({"bins": 1}, "`bins`: expected a whole number of at least 2, got 1"),
+        ({"ridge": 0}, "`ridge`: expected a number greater than 0, got 0"),
+        ({"stepped": ("z",)}, "`stepped`: expected a dimension among x, y, gripper, got 'z'"),
+        ({"horizon": 4096, "bases": 250}, "`bases`: expected at most 4,194,304 numbers in a matrix"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, text):
+    with pytest.raises(LattokError, match=text):
+        BEASTConfig(3, action_names=NAMES, **options)
+
+
+def test_a_published_file_is_read_once(bounds, monkeypatch):
+    read, times = checkpoint.read_pickled, []
+    monkeypatch.setattr(checkpoint, "read_pickled", lambda *given, **named: times.append(1) or read(*given, **named))
+    lattok.convert.beast(bounds(), SETTINGS)
+    assert len(times) == 1

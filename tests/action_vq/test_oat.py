@@ -1,0 +1,312 @@
+"""OAT: what published classes compute, registers and prefixes, our own training, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import lattok
+from lattok.action_vq.oat import OAT, OATConfig, chances, key_map, oat, positions
+from lattok.cli import main
+from lattok.types import ActionBatch
+from lattok.utils.checks import LattokError
+from tests.action_vq.walks import saturating, whole
+from tests.image_lam.parity import close_gradient
+from tests.image_lam.published.parity import SHARED, Case, close, open_case
+
+SMALL = {"dim": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "dropout": 0.0, "device": "cpu"}
+
+
+class Converted(NamedTuple):
+    """A fixture and the model of its file."""
+
+    case: Case
+    model: OAT
+
+
+@pytest.fixture(params=["oat_a", "oat_b"])
+def converted(request) -> Converted:
+    case = open_case(request.param)
+    return Converted(case, oat(case.folder / "weights.safetensors", case.config["model"]))
+
+
+@pytest.fixture(scope="module")
+def first() -> Case:
+    return open_case("oat_a")
+
+
+@pytest.fixture(scope="module")
+def fitted() -> OAT:
+    return OAT.fit(saturating(), steps=160, lr=1e-2, tokens=4, levels=(3, 3), normalize="mean_std", **SMALL)
+
+
+def test_codes_latents_and_reconstructions(converted):
+    model, values = converted.model, converted.case.values
+    out = model.latent_actions(values["actions"])
+    assert torch.equal(out.codes, values["tokens"])
+    assert torch.equal(model.encode(values["actions"]), values["tokens"])
+    close(out.latents, values["latents"])
+    close(out.quantized, values["quantized"])
+    close(model.decode(out.codes), values["recon"])
+    close(model.decode(values["other.tokens"]), values["other.recon"])
+
+
+def test_stages(converted):
+    model, values = converted.model, converted.case.values
+    steps, seen = model.horizon, {}
+
+    def watch(module: torch.nn.Module, name: str) -> None:
+        module.register_forward_hook(lambda _, inputs, output: seen.update({name: output}))
+
+    watch(model.normalizer, "stage.normalised")
+    watch(model.blocks[-1], "stage.encoder_out")
+    watch(model.from_quantized, "stage.decoder_memory_in")
+    watch(model.decoder, "stage.decoder_out")
+    model.decode(model.encode(values["actions"]))
+    assert sorted(seen) == sorted(name for name in values if name.startswith("stage."))
+    for name, value in seen.items():
+        close(value, values[name][:, steps:] if name == "stage.encoder_out" else values[name])
+
+
+def test_prefixes(converted):
+    model, values = converted.model, converted.case.values
+    codes, tokens = values["tokens"], model.tokens_per_chunk
+    for k, expected in enumerate(values["prefix.recon"]):
+        missing = codes.masked_fill(torch.arange(tokens) >= k, -1)
+        with torch.no_grad():
+            close(model.normalizer.inverse(model._decode(missing)), expected)
+        if k:
+            close(model.decode(codes[:, :k]), expected)
+            close(model.decode(missing), expected)
+    middle = model.normalizer.shift.expand(model.horizon, -1)
+    assert all(torch.equal(chunk, middle) for chunk in model.decode(codes[:, :0]))  # never trained, so nothing is said
+    mixed = codes.masked_fill(torch.arange(tokens) >= values["mixed.keep_k"][:, None], -1)
+    close(model.decode(mixed), values["mixed.recon"])
+
+
+def test_losses_and_gradients(converted):
+    model, values = converted.model, converted.case.values
+    batch = ActionBatch(values["actions"], torch.ones(values["actions"].shape[:2], dtype=torch.bool))
+    close(model(batch)["reconstruction"], values["eval.loss"])
+    loss = model.train()(batch, kept=values["train.keep_k"])["reconstruction"]
+    close(loss, values["train.loss"])
+    loss.backward()
+    gradients = {"encoder.transformer.blocks.0.attn.wk.weight": model.blocks[0].key_value.weight.grad.chunk(2)[0]}
+    names = {theirs: ours for ours, theirs in key_map(model.config).items() if isinstance(theirs, str)}
+    stored = {name.removeprefix("grad."): value for name, value in values.items() if name.startswith("grad.")}
+    assert len(stored) == 8
+    for name, value in stored.items():
+        close_gradient(gradients[name] if name in gradients else model.get_parameter(names[name]).grad, value)
+
+
+def test_a_converted_model_is_saved_and_loaded(converted, tmp_path):
+    converted.model.save_pretrained(tmp_path / "m")
+    loaded = lattok.load(tmp_path / "m")
+    assert torch.equal(loaded.encode(converted.case.values["actions"]), converted.case.values["tokens"])
+    assert loaded.config.nested_dropout == converted.case.config["model"]["decoder"]["token_dropout_mode"]
+
+
+def test_the_command_converts(first, tmp_path, capsys):
+    (tmp_path / "oat.json").write_text(json.dumps(first.config["model"]))
+    words = ["convert", "oat", str(first.folder / "weights.safetensors"), str(tmp_path / "m")]
+    assert main([*words, "--config", str(tmp_path / "oat.json")]) == 0, capsys.readouterr().err
+    assert torch.equal(lattok.load(tmp_path / "m").encode(first.values["actions"]), first.values["tokens"])
+
+
+def test_the_full_size_file_has_the_published_sizes():
+    lists = SHARED / "full_size_keys_tokenizers.json"
+    if not lists.is_file():
+        pytest.skip("the list is not in this checkout")
+    shapes = json.loads(lists.read_text())["oat_libero"]
+    names = key_map(OATConfig(action_dim=7, horizon=32))
+    with torch.device("meta"):
+        ours = OAT(OATConfig(action_dim=7, horizon=32)).saved_tensors()
+        theirs = {name: torch.empty(shape) for name, shape in shapes.items()}
+    used = set()
+    for name, tensor in ours.items():
+        if name.startswith("limits."):
+            continue
+        source = names[name]
+        keys = (source,) if isinstance(source, str) else source.keys
+        used |= set(keys)
+        made = theirs[source] if isinstance(source, str) else source.make(*(theirs[key] for key in keys))
+        assert made.shape == tensor.shape, name
+    left = theirs.keys() - used
+    assert all(name == "_dummy_variable" or "input_stats" in name or "posembs" in name for name in left)
+
+
+# Refusals.
+
+
+def write(tmp_path, tensors: dict[str, Tensor]):
+    path = tmp_path / "file.safetensors"
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def settings_of(case: Case, **changes: Any) -> dict[str, Any]:
+    """The fixture's settings with others, "decoder.head_dim" as decoder__head_dim; None takes one away."""
+    settings = {group: dict(values) for group, values in case.config["model"].items()}
+    for name, value in changes.items():
+        group, name = name.split("__")
+        settings[group] = {k: v for k, v in {**settings[group], name: value}.items() if v is not None}
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"quantizer__levels": None}, "`config`: expected the setting quantizer.levels, which weights do not tell"),
+        ({"quantizer__levels": [8, 5, 5]}, "encoder.head.proj.weight has shape [4, 24], expected [3, 24]"),
+        ({"encoder__head_dim": 7, "decoder__head_dim": 7}, "`encoder.head_dim`: expected a divisor of the width 24"),
+        ({"decoder__head_dim": 12}, "`decoder.head_dim`: expected that of the encoder, 8, got 12"),
+        ({"decoder__use_causal_decoder": "yes"}, "`decoder.use_causal_decoder`: expected a value of type bool"),
+        ({"decoder__token_dropout_mode": "uniform_pow2"}, "`nested_dropout`: expected one of pow2, uniform"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(first, changes, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        oat(first.folder / "weights.safetensors", settings_of(first, **changes))
+
+
+def test_files_of_others_and_files_that_are_not_whole_are_refused(first, tmp_path):
+    settings, tensors = first.config["model"], safetensors.torch.load_file(first.folder / "weights.safetensors")
+    other = {"conv_block.blocks.0.block.0.conv.weight": torch.zeros(8, 8, 5)}
+    with pytest.raises(LattokError, match=r"expected a checkpoint for oat, got one for quest\. Run: lattok convert q"):
+        oat(write(tmp_path, other), settings)
+    del tensors["encoder.head.proj.bias"]
+    with pytest.raises(LattokError, match=re.escape("got missing encoder.head.proj.bias; unexpected more.")):
+        oat(write(tmp_path, {**tensors, "more": torch.ones(1)}), settings)
+    tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
+    tensors["decoder.latent_pos_emb.posembs"] += 0.1
+    with pytest.raises(LattokError, match="sines and cosines of 8 places as decoder.latent_pos_emb.posembs, got anot"):
+        oat(write(tmp_path, tensors), settings)
+
+
+def test_a_tokenizer_inside_a_training_state(first, tmp_path):
+    tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
+    state = {"weights": {f"ema.{name}": tensor for name, tensor in tensors.items()}, "epoch": 3}
+    state["weights"]["model.something"] = torch.ones(2)
+    torch.save(state, tmp_path / "state.ckpt")
+    found = oat(tmp_path / "state.ckpt", first.config["model"], entry="weights", prefix="ema.")
+    assert torch.equal(found.encode(first.values["actions"]), first.values["tokens"])
+
+
+# What it is, with weights of our own.
+
+
+def test_a_register_sees_every_action_and_no_register_after_it():
+    torch.manual_seed(0)
+    model = OAT(OATConfig(action_dim=3, horizon=6, tokens=4, dim=16, heads=2, encoder_depth=3, decoder_depth=1)).eval()
+    actions = torch.randn(1, 6, 3, requires_grad=True)
+    latents = model._latents(actions)
+    for i in range(4):
+        of_actions, of_registers = torch.autograd.grad(
+            latents[0, i].sum(), (actions, model.registers), retain_graph=True
+        )
+        assert bool((of_actions.abs().sum(-1) > 0).all())
+        assert (of_registers.abs().sum(-1) > 0).tolist() == [j <= i for j in range(4)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_decoder_is_causal_over_steps(causal):
+    torch.manual_seed(0)
+    config = OATConfig(action_dim=3, horizon=6, dim=16, heads=2, decoder_depth=2, causal_decoder=causal)
+    model = OAT(config).eval()
+    places = model.decoder.places.clone().requires_grad_()
+    model.decoder.places = places
+    out = model._actions(torch.zeros(1, 8, 4))
+    (moved,) = torch.autograd.grad(out[0, 2].square().sum(), places)
+    assert (moved.abs().sum(-1) > 0).tolist() == [not causal or j <= 2 for j in range(6)]
+
+
+def test_positions_are_sines_then_cosines():
+    i, place = torch.arange(4), torch.arange(5)[:, None]
+    angle = place / 10000.0 ** (i / 4)
+    torch.testing.assert_close(positions(5, 8), torch.cat([angle.sin(), angle.cos()], 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("pow2", [1, 1, 0, 1, 0, 0]),
+        ("uniform", [1, 1, 1, 1, 1, 1]),
+        ("linear_biased", [1, 2, 3, 4, 5, 6]),
+        ("quadratic_biased", [1, 4, 9, 16, 25, 36]),
+        ("cubic_biased", [1, 8, 27, 64, 125, 216]),
+        ("disable", [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_how_many_tokens_are_kept(kind, expected):
+    """All of them always can be: otherwise the last ones of six would never learn by powers of two."""
+    expected[-1] = max(1, expected[-1])
+    assert chances(kind, 6).tolist() == expected
+
+
+def test_the_decoder_gets_a_drawn_number_of_tokens_in_training_alone():
+    torch.manual_seed(0)
+    model = OAT(OATConfig(action_dim=3, horizon=6, tokens=4, dim=16, heads=2, dropout=0.0, nested_dropout="uniform"))
+    quantized = model.grid.quantize(torch.randn(1, 4, 4)).expand(200, -1, -1)
+    with torch.no_grad():
+        prefixes = torch.cat([model._actions(quantized[:1], torch.tensor([k])) for k in range(1, 5)])
+        drawn = model.train()._actions(quantized)
+        full = model.eval()._actions(quantized[:1])
+    which = (drawn[:, None] - prefixes).flatten(2).norm(dim=-1).min(1)
+    assert float(which.values.max()) < 1e-5
+    assert torch.bincount(which.indices, minlength=4).min() > 30
+    close(full, prefixes[3:])
+
+
+def error(model: OAT, chunks: Tensor, codes: Tensor) -> float:
+    return float(((model.decode(codes) - chunks) / model.normalizer.scale).square().mean())
+
+
+def test_our_training_beats_the_mean_action_and_more_codes_say_more(fitted):
+    chunks, others = saturating(), saturating(seed=1)
+    codes = fitted.encode(chunks)
+    mean, *errors = [error(fitted, chunks, codes[:, :k]) for k in (0, 1, 2, 4)]  # 3 is no power of two
+    assert mean == pytest.approx(1.0, abs=1e-3)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] < 0.7
+    assert errors[-1] < 0.5
+    assert error(fitted, others, fitted.encode(others)) < 0.6
+    assert fitted.decode(codes)[..., 0].abs().max() <= 1.0 + 1e-5  # where the first dimension saturates
+
+
+def test_missing_and_impossible_codes_end_a_row(fitted):
+    codes = fitted.encode(saturating(3))
+    damaged = codes.clone()
+    damaged[0, 2], damaged[1, 0], damaged[2, 3] = 9, -5, -1
+    chunks, info = fitted.decode(damaged, return_info=True)
+    torch.testing.assert_close(chunks[0], fitted.decode(codes[:1, :2])[0])
+    torch.testing.assert_close(chunks[2], fitted.decode(codes[2:, :3])[0])
+    assert torch.equal(chunks[1], fitted.normalizer.shift.expand(6, 3))
+    assert info.notes[0] == "1 outside 0..8; decoded from the first 2"
+
+
+def test_what_is_masked_changes_nothing():
+    chunks = saturating(60)
+    mask = whole(chunks)
+    mask[::3, :, 2], mask[1::3, 4:] = False, False
+    given = [chunks.masked_fill(~mask, filling) for filling in (0.0, 1e6)]
+    one, two = (OAT.fit(each, mask, steps=3, tokens=2, **SMALL) for each in given)
+    assert one.describe()["weights_sha256"] == two.describe()["weights_sha256"]
+    assert torch.equal(one.encode(given[0], mask), two.encode(given[1], mask))
+
+
+def test_a_dimension_that_never_moves_comes_back():
+    chunks = saturating(100)
+    chunks[..., 1] = 7.0
+    model = OAT.fit(chunks, steps=40, lr=3e-3, tokens=2, **SMALL)
+    assert torch.equal(model.decode(model.encode(chunks))[..., 1], torch.full((100, 6), 7.0))
+
+
+def test_tokens_are_limited():
+    with pytest.raises(LattokError, match="`tokens`: expected at most 4,096, got 5000"):
+        OATConfig(action_dim=3, tokens=5000)

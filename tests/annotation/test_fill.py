@@ -1,0 +1,286 @@
+"""`annotate --as actions`: unknown actions are filled in, what was measured stays, and all of it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import lattok
+from lattok.annotation import annotate, verify
+from lattok.cli import main
+from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.labels import with_labels
+from lattok.samples.batches import PolicyBatches
+from lattok.samples.policy import PolicyWindows
+from lattok.utils.checks import LattokError
+from tests.conftest import CAMERAS, moving_square, put_video
+from tests.recipes.policies import TINY
+
+KNOWN, LENGTHS = {0, 3}, [12, 7, 9, 25]
+ADDED = {"inferred.action", "inferred.confidence", "inferred.filled", "inferred.valid"}
+
+
+def model(**options) -> InverseDynamics:
+    torch.manual_seed(0)
+    given = {"cameras": ("front",), "action_dim": 3, "action_names": ("x", "y", "z"), "features": "pixels"}
+    given |= {"image_size": 16, "channels": (8, 8), "latent_dim": 4, "hidden": 8, "members": 2}
+    made = InverseDynamics(InverseDynamicsConfig(**given | options)).eval()
+    made.set_range(torch.randn(30, made.config.action_dim, generator=torch.Generator().manual_seed(1)))
+    return made
+
+
+def write(root: Path, known: set[int] = KNOWN, gap: bool = False) -> Path:
+    """Four episodes; of those that are not known every action is NaN (`gap`: but for one frame of the second)."""
+    rng = np.random.default_rng(0)
+    features = {"action": Feature("float32", (3,), ("x", "y", "z")), CAMERAS[0]: Feature("video", (32, 32, 3), None)}
+    features["observation.state"] = Feature("float32", (2,), None)
+    with LeRobotWriter.create(root, 10.0, features, video_codec="h264", encoder_threads=1) as writer:
+        for episode, length in enumerate(LENGTHS):
+            actions = rng.standard_normal((length, 3)).astype(np.float32)
+            if episode not in known:
+                actions[:] = np.nan
+            if gap and episode == 1:
+                actions[2] = 1.0
+            columns = {"action": actions, "observation.state": rng.standard_normal((length, 2))}
+            writer.add_episode(columns, {CAMERAS[0]: moving_square(rng, length)}, "lift")
+    return root
+
+
+def expected(source, idm, **given) -> list[np.ndarray]:
+    """What the column should hold, episode by episode."""
+    found = []
+    for episode in source.episodes:
+        frames = idm.resize(source.frames(episode.index, source.cameras).reshape(-1, 32, 32, 3))[:, None]
+        read = idm.infer_actions(frames, 1, **given).actions
+        own = source.columns(episode.index, ["action"])["action"] if "action" in source.features else None
+        found.append(read if own is None or np.isnan(own).all() else own)
+    return found
+
+
+def test_unknown_actions_are_filled_and_measured_ones_stay_bit_for_bit(tmp_path):
+    source, idm = open_dataset(write(tmp_path / "data")), model()
+    out = open_dataset(annotate(source, idm, tmp_path / "out", fill=True, embedding=False))
+    assert out.features.keys() - source.features.keys() == ADDED
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        got = out.columns(episode.index, ["action", *sorted(ADDED)])
+        np.testing.assert_array_equal(got["action"], wanted)
+        assert (got["inferred.filled"] == (episode.index not in KNOWN)).all()
+        assert ((got["inferred.confidence"] > 0) & (got["inferred.confidence"] <= 1)).all()
+        assert np.isfinite(got["inferred.action"]).all()
+    for path in sorted((source.root / "data").rglob("*.parquet")):
+        old, new = pq.ParquetFile(path), pq.ParquetFile(out.root / path.relative_to(source.root))
+        assert new.schema_arrow.field("action").equals(old.schema_arrow.field("action"))
+        others = [name for name in old.schema_arrow.names if name != "action"]
+        assert new.read(columns=others).equals(old.read(columns=others), check_metadata=False)
+
+
+def test_statistics_are_those_of_the_filled_column(tmp_path):
+    source, idm = open_dataset(write(tmp_path / "data")), model()
+    out = annotate(source, idm, tmp_path / "out", fill=True)
+    every = np.concatenate(expected(source, idm)).astype(np.float64)
+    told = json.loads((out / "meta" / "stats.json").read_text())["action"]
+    np.testing.assert_allclose(told["mean"], every.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(told["std"], every.std(0), rtol=1e-5)
+    assert told["count"] == [len(every)]
+
+
+def test_provenance_says_it_and_verify_makes_it_again(tmp_path):
+    idm = model()
+    idm.save_pretrained(tmp_path / "idm")
+    out = annotate(write(tmp_path / "data"), str(tmp_path / "idm"), tmp_path / "out", fill=True)
+    entry = json.loads((out / "meta" / "lattok.json").read_text())["inferred"]
+    assert entry["fills"] == {"column": "action", "names": ["x", "y", "z"]}
+    assert entry["model"]["type"] == "idm"
+    assert verify(out, {"inferred": str(tmp_path / "idm")}).holds
+    torch.manual_seed(1)
+    other = InverseDynamics(idm.config)
+    other.set_range(torch.randn(30, 3))
+    assert not verify(out, {"inferred": other.eval()}).holds
+
+
+def test_filled_actions_that_were_changed_since_are_noticed(tmp_path):
+    idm = model()
+    out = annotate(write(tmp_path / "data"), idm, tmp_path / "out", fill=True)
+    (path,) = sorted((out / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    values = np.stack(table["action"].to_numpy())
+    values[LENGTHS[0] + 2] += 0.25  # in an episode that was filled
+    field = table.schema.field("action")
+    changed = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 3).cast(field.type)
+    pq.write_table(table.set_column(table.column_names.index("action"), field, changed), path)
+    found = verify(out, {"inferred": idm})
+    assert not found.holds
+    assert any("action" in line and line.strip().startswith("-") for line in found.lines)
+
+
+def test_a_dataset_without_the_column_gets_it(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, length in (("a", 9), ("b", 14)):
+        put_video(folder / f"{name}.mp4", moving_square(rng, length), 10)
+    source = open_dataset(folder)
+    idm = model(cameras=(source.cameras[0],))
+    labels = annotate(source, idm, tmp_path / "labels", fill=True)
+    joined = with_labels(source, labels)
+    assert joined.features["action"] == Feature("float32", (3,), ("x", "y", "z"))
+    for episode in source.episodes:
+        own = joined.columns(episode.index, ["action", "inferred.action", "inferred.filled"])
+        np.testing.assert_array_equal(own["action"], own["inferred.action"])
+        assert own["inferred.filled"].all()
+    assert verify(joined, {"inferred": idm}).holds
+    lerobot = open_dataset(export(joined, tmp_path / "lerobot").path)
+    for episode in source.episodes:
+        ours = lerobot.columns(episode.index, ["action"])["action"]
+        np.testing.assert_array_equal(ours, joined.columns(episode.index, ["action"])["action"])
+
+
+def test_a_part_of_a_lerobot_dataset_without_the_column_gets_it_too(tmp_path):
+    root = write(tmp_path / "data")
+    info = json.loads((root / "meta" / "info.json").read_text())
+    del info["features"]["action"]
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    for path in sorted((root / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["action"]), path)
+    source, idm = open_dataset(root), model()
+    out = open_dataset(annotate(source, idm, tmp_path / "out", fill=True))
+    assert out.features["action"] == Feature("float32", (3,), ("x", "y", "z"))
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        np.testing.assert_array_equal(out.columns(episode.index, ["action"])["action"], wanted)
+
+
+def test_states_and_tasks_reach_the_model(tmp_path):
+    source = open_dataset(write(tmp_path / "data"))
+    idm = model(proprio=True, state_dim=2, task_given=True, tasks=("lift",))
+    idm.state_normalizer.fit(torch.randn(20, 2, generator=torch.Generator().manual_seed(3)))
+    out = open_dataset(annotate(source, idm, tmp_path / "out", fill=True))
+    frames = idm.resize(source.frames(1, source.cameras).reshape(-1, 32, 32, 3))[:, None]
+    states = source.columns(1, ["observation.state"])["observation.state"]
+    wanted = idm.infer_actions(frames, 1, task="lift", states=states).actions
+    np.testing.assert_array_equal(out.columns(1, ["action"])["action"], wanted)
+
+
+def test_policies_learn_from_a_filled_dataset(tmp_path):
+    out = annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True)
+    options = {"strategy": "baseline", "steps": 2, "batch_size": 4, "horizon": 4, "device": "cpu", "episodes": "0:4"}
+    policy = lattok.train(lattok.VLARecipe.from_preset(out, tmp_path / "policy", "scratch", **options))
+    assert policy.config.action_dim == 3
+    assert policy.trained_on["inferred_actions"] == {"episodes": 2, "of": 4}
+    said = "The actions of 2 of 4 episodes that it learned from were inferred, not measured"
+    assert said in (tmp_path / "policy" / "README.md").read_text()
+    report = lattok.evaluate(lattok.load(tmp_path / "policy"), write(tmp_path / "truth", {0, 1, 2, 3}), episodes="0")
+    assert said in {verdict.text for verdict in report.verdicts}
+
+
+def test_an_inverse_model_does_not_learn_from_what_another_one_inferred(tmp_path):
+    data, idm = write(tmp_path / "data"), model()
+    filled = annotate(data, idm, tmp_path / "filled", fill=True)
+    options = {"features": "pixels", "image_size": 16, "channels": (8,), "members": 1, "steps": 3, "batch_size": 4}
+    made = []
+    for name, source in (("a", data), ("b", filled)):
+        recipe = lattok.InverseDynamicsRecipe.from_preset(source, tmp_path / name, "tiny", episodes="0:4", **options)
+        made.append(lattok.train(recipe).state_dict())
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    with pytest.raises(LattokError, match="actions that were measured in one of the episodes, got those that a model"):
+        lattok.train(
+            lattok.InverseDynamicsRecipe.from_preset(filled, tmp_path / "c", "tiny", episodes="1:3", **options)
+        )
+
+
+def test_what_cannot_be_filled_is_said(tmp_path):
+    data, idm = write(tmp_path / "data", gap=True), model()
+    with pytest.warns(
+        UserWarning,
+        match=r"`action`: expected actions in all frames of an episode or in none, got NaN in frame 0 of episode 1",
+    ):
+        out = open_dataset(annotate(data, idm, tmp_path / "out", fill=True))
+    own = out.columns(1, ["action", "inferred.filled"])
+    assert np.isnan(own["action"][0]).all()
+    assert not own["inferred.filled"].any()
+    assert own["action"][2].tolist() == [1, 1, 1]  # measured
+    with pytest.raises(LattokError, match="expected 3 numbers, as `action` of data has"):
+        annotate(data, model(action_dim=2, action_names=("x", "y")), tmp_path / "other", fill=True)
+    lam = lattok.load("sample/lam")
+    with pytest.raises(LattokError, match="a model that infers actions for `inferred`, got one of type image-lam"):
+        annotate(data, lam, tmp_path / "other", fill=True)
+    with pytest.raises(LattokError, match="a model that infers actions for `inferred`, got one of type residual-vq"):
+        annotate(data, "sample/tokenizer", tmp_path / "other", fill=True)
+    with pytest.raises(LattokError, match="models to fill in actions"):
+        annotate(data, {"a": idm, "b": idm}, tmp_path / "other", fill=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, idm = write(tmp_path / "data"), model()
+    idm.save_pretrained("idm")
+    assert main(["annotate", "data", "--model", "idm", "--as", "actions", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "lattok verify out --model idm --prefix inferred" in said
+    assert main(["verify", "out", "--model", "idm", "--prefix", "inferred"]) == 0
+    for episode, wanted in zip(open_dataset(data).episodes, expected(open_dataset(data), idm), strict=True):
+        np.testing.assert_array_equal(open_dataset("out").columns(episode.index, ["action"])["action"], wanted)
+    assert main(["annotate", "data", "--model", "idm", "--as", "words", "--out", "other"]) == 2
+    assert "`as`: expected one of latents, actions" in capsys.readouterr().err
+
+
+def test_an_earlier_latent_annotation_is_as_it_was(tmp_path):
+    """Without `fill` a model that infers actions writes columns and touches none."""
+    source, idm = open_dataset(write(tmp_path / "data")), model()
+    out = open_dataset(annotate(source, idm, tmp_path / "out"))
+    added = {f"latent.{name}" for name in ("action", "confidence", "embedding", "valid")}
+    assert out.features.keys() - source.features.keys() == added
+    assert np.isnan(out.columns(1, ["action"])["action"]).all()
+
+
+def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often(tmp_path):
+    annotate(open_dataset(write(tmp_path / "data")), model(), tmp_path / "out", fill=True)
+    filled = open_dataset(tmp_path / "out")
+    given = {"cameras": (), "size": 1, "state_key": None, "episodes": "0:4"}
+    windows = PolicyWindows(filled, 1, confident_share=0.25, **given)
+    sure = np.concatenate([filled.columns(e, ["inferred.confidence"])["inferred.confidence"] for e in range(4)])
+    inferred = np.isin(np.repeat(np.arange(4), LENGTHS), [1, 2])
+    wanted = ~inferred | (sure.reshape(-1) >= np.quantile(sure[inferred], 0.75))
+    batch = windows.batch(torch.arange(len(windows)))
+    assert batch.valid[:, 0].tolist() == wanted.tolist()
+    assert wanted[inferred].sum() == 4
+    assert windows.measured.tolist() == (~inferred).tolist()
+    assert torch.equal(windows.teaching, batch.valid[:, 0])
+    chunks = PolicyWindows(filled, 3, confident_share=0.25, **given)
+    whole = chunks.batch(torch.arange(len(chunks)))
+    assert torch.equal(chunks.teaching, whole.valid.any(1))
+    assert torch.equal(whole.valid[:, 0], batch.valid[:, 0])
+    batches = PolicyBatches(chunks, 8, 0, acted_share=0.75)
+    for step in range(3):
+        drawn = batches.stream.samples(step)
+        assert int(chunks.measured[drawn].sum()) == 6
+        assert int(batches(step, 0, 1).acted) == int(chunks.teaching[drawn].sum())
+    everything = PolicyWindows(filled, 1, **given)
+    assert everything.batch(torch.arange(len(windows))).valid.all()
+    words = ["train", "vla", str(tmp_path / "out"), "--out", str(tmp_path / "p"), "--confident-share", "0", *TINY]
+    assert main(words) == 2
+
+
+def test_the_command_weighs_what_was_inferred(tmp_path, capsys):
+    annotate(open_dataset(write(tmp_path / "data")), model(), tmp_path / "out", fill=True)
+    words = ["train", "vla", str(tmp_path / "out"), "--out", str(tmp_path / "p"), "--episodes", "0:3", *TINY]
+    assert main([*words, "--confident-share", "0.5", "--acted-share", "0.5"]) == 0
+    words[2:5] = [str(write(tmp_path / "all", {0, 1, 2, 3})), "--out", str(tmp_path / "q")]
+    assert main([*words, "--acted-share", "0.5"]) == 2
+    assert "`acted_share` was given, but all actions are known" in capsys.readouterr().err
+
+
+def test_inspecting_says_whose_actions_nobody_knows(tmp_path):
+    found = inspect_dataset(open_dataset(write(tmp_path / "data", gap=True))).findings
+    told = [finding for finding in found if "action" in finding.what]
+    assert [finding.severity for finding in told] == ["error"] * 3 + ["note"]
+    assert "holds 6 values that are not finite, first in episode 1, frame 0" in told[0].what  # one frame is known
+    assert "Episodes whose actions nobody knows: 1 (first: 2). All of their `action` are NaN" in told[-1].what

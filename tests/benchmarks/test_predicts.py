@@ -1,0 +1,56 @@
+"""Which figure predicts, on sources whose answer is known."""
+
+import numpy as np
+import pytest
+
+from benchmarks.closed_loop.inferred import from_scene
+from benchmarks.closed_loop.predicts import Point, analysis, over_sources, page, rank, within
+
+
+def sources():
+    """Eight sources in two regimes: the gain follows `systematic` downwards, `absolute` knows only the regime."""
+    found = []
+    for regime, worth in (("action-free", 0.2), ("one-known", 0.5)):
+        for number, row in enumerate(("idm", "idm-video", "idm-proprio", "executed")):
+            gains = {seed: worth - 0.03 * number + 0.001 * seed for seed in range(5)}
+            own = {"systematic": 0.1 * number - 2 * worth, "absolute": -worth, "r2_xyz": float((number * 7) % 4)}
+            found.append(Point(regime, row, gains, dict.fromkeys(range(5), own)))
+    return found
+
+
+def test_ranks_against_counts_of_pairs():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal(9), rng.standard_normal(9)
+    places = [np.array([(v > values).sum() for v in values]) for values in (x, y)]
+    squares = ((places[0] - places[1]) ** 2).sum()
+    assert rank(x, y) == pytest.approx(1 - 6 * squares / (9 * (81 - 1)))
+    assert np.isnan([rank([1, 1, 1, 1], [1, 2, 3, 4]), rank([1, np.nan, 2], [1, 2, 3])]).all()
+
+
+def test_what_predicts_is_found_and_a_figure_of_the_regime_alone_is_not_taken_for_it():
+    found = sources()
+    result = analysis(found, draws=200)
+    assert result["systematic"]["sources"][0] == pytest.approx(1) == result["systematic"]["within"][0]
+    assert result["systematic"]["within"][1] > 0.99
+    assert result["absolute"]["sources"][0] > 0.8  # between regimes
+    assert np.isnan(result["absolute"]["within"][0])  # and nothing within one
+    assert abs(result["r2_xyz"]["within"][0]) < 0.9
+    assert np.isnan(result["confidence"]["sources"][0])
+    seeds = [list(point.gains) for point in found]
+    assert over_sources(found, seeds, "systematic") == pytest.approx(-1) == within(found, seeds, "systematic")
+    text = page(found, result)
+    assert text.count("| 19 demonstrations a task, actions of 2 |") == 4
+    assert "| systematic error by task and phase | +1.00 (+0.9" in text
+    assert "| rank correlation of confidence and error | – | – |" in text
+
+
+def test_what_the_scene_says_is_the_mean_of_near_scenes_in_other_episodes():
+    rng = np.random.default_rng(1)
+    episode, task = np.repeat(np.arange(12), 10), np.repeat([0, 1], 60)
+    scene, values = rng.standard_normal((120, 3)), rng.standard_normal((120, 2))
+    guess = from_scene(scene, values, task, episode)
+    for row in (0, 37, 90):
+        same = [i for i in range(120) if task[i] == task[row] and episode[i] != episode[row]]
+        spread = scene[task == task[row]].std(0)
+        near = sorted(same, key=lambda i: (((scene[i] - scene[row]) / spread) ** 2).sum())[:8]
+        np.testing.assert_allclose(guess[row], values[near].mean(0))

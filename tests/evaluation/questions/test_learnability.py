@@ -1,0 +1,103 @@
+"""What a policy decodes, on data whose answer is known; and the figures beside it, against loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lattok import UniformBins
+from lattok.evaluation import evaluate
+from lattok.evaluation.evidence import reference_policy
+from lattok.evaluation.evidence.tokenizer_evidence import Scale
+from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
+from lattok.types import ActionTokenizer
+from tests.evaluation.worlds import World
+
+
+class Steps(ActionTokenizer):
+    """Each number of a chunk rounded down to one of five; decodes to that number."""
+
+    horizon, action_dim, vocab_size, tokens_per_chunk = 2, 3, 5, 6
+
+    def encode(self, chunks, valid=None):
+        return chunks.floor().long().clamp(0, 4).flatten(1)
+
+    def decode(self, codes, *, repair=False):
+        return codes.clamp_min(0).float().view(-1, 2, 3)
+
+
+SCALE = Scale.fit(
+    torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 4]), tuple("xyz")
+)
+
+
+def test_what_begins_as_no_training_chunk_is_counted():
+    known = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0], [5, 5, 5, -1]])
+    codes = torch.tensor([[1, 2, 9, 9], [1, 3, 3, 4], [5, 5, 5, -1], [1, 2, 3, 4]])
+    assert unseen(codes, known, "half") == 1 / 4
+    assert unseen(codes, known, "whole") == 2 / 4
+
+
+def test_a_replaced_code_moves_a_chunk_as_arithmetic_says():
+    """Of 32 candidates among the four other codes the nearest is one step away, always."""
+    codes = torch.tensor([[0, 1, 2, 3, 4, 2]]).repeat(9, 1)
+    found = replaced(Steps(), codes, SCALE)
+    sizes = SCALE.normalizer.scale.repeat(2)
+    assert found["neighbour_error"] == pytest.approx(float((1 / sizes).square().mean() / 6), rel=1e-5)
+    others = [np.mean([(other - own) ** 2 for other in range(5) if other != own]) for own in codes[0].tolist()]
+    expected = np.mean([gap / float(size) ** 2 / 6 for gap, size in zip(others, sizes, strict=True)])
+    assert found["other_error"] == pytest.approx(expected, rel=0.15)  # candidates are drawn
+
+
+def test_ranks_are_kept_as_far_as_distances_are():
+    chunks = 5 * torch.rand(80, 2, 3, generator=torch.Generator().manual_seed(1))
+
+    own, each = Steps(), []
+    decoded = own.decode(own.encode(chunks))
+    assert rank_consistency(chunks, chunks, SCALE) == pytest.approx(1)
+    flat, coded = ((x / SCALE.normalizer.scale).flatten(1).numpy() for x in (chunks, decoded))
+    for i in range(80):
+        gaps = np.linalg.norm(flat - flat[i], axis=1)
+        near = np.argsort(gaps)[1:17]
+        each.append(spearmanr(gaps[near], np.linalg.norm(coded - coded[i], axis=1)[near])[0])
+    assert rank_consistency(chunks, decoded, SCALE) == pytest.approx(np.mean(each), abs=0.02)  # ties
+
+
+@pytest.fixture
+def long_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_policy, "STEPS", 200)
+    monkeypatch.setattr(reference_policy, "WIDTH", 48)
+
+
+@pytest.mark.usefixtures("long_training")
+def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_where_it_does_not():
+    rng = np.random.default_rng(0)
+    world: Any = World(episodes=12, length=40, names=("x", "y"))
+    world.states = rng.standard_normal((12, 40, 2)).cumsum(1).astype(np.float32) / 4
+    world.actions = np.tanh(world.states).astype(np.float32)
+    tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)), bins=32)
+    report = evaluate(tokenizer, world, episodes=[9, 10, 11])
+    assert report.answer is not None
+    figures = report.figures
+    assert figures["policy_error"] < 0.35
+    assert figures["policy_error/regression"] < 0.3
+    assert figures["policy_error/mean"] > 0.8
+    assert "A policy that acts by its codes errs by" in report.headline
+    assert "A policy will err by" in report.answer.text
+    world.actions = rng.standard_normal((12, 40, 2)).astype(np.float32)
+    lost = evaluate(tokenizer, world, episodes=[9, 10, 11])
+    assert lost.answer is not None
+    assert lost.figures["policy_error"] > 0.9
+    assert (lost.answer.holds, lost.answer.text[:14]) == (False, "No: a policy t")
+
+
+def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_said():
+    world = World(episodes=6, length=20, names=("x", "y"))
+    tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
+    assert "policy_error" not in evaluate(tokenizer, world, episodes=[5], state_key=None).figures
+    tokenizer.vocab_size = 2**20
+    assert reference_policy.MOST_CODES < 2**20

@@ -1,0 +1,78 @@
+"""Action tokenizers side by side: the figures of `evaluate`, in the order of what a policy errs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lattok import UniformBins
+from lattok.cli import main
+from lattok.evaluation import compare, evaluate
+from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.tokenizers import compare_tokenizers
+from lattok.recipes import UniformBinsRecipe, train
+from lattok.utils.checks import LattokError
+from tests.evaluation.worlds import World
+
+
+@pytest.fixture(scope="module")
+def bins() -> tuple[World, dict[str, UniformBins]]:
+    world = World(episodes=6, length=16, names=("x", "y"), tasks=2)
+    chunks = torch.from_numpy(world.actions.reshape(-1, 4, 2))
+    return world, {f"{count} bins": UniformBins.fit(chunks, bins=count) for count in (2, 64)}
+
+
+def test_figures_are_those_of_each_alone(bins):
+    world, models = bins
+    report = compare(world, models, episodes=[2, 5])
+    for name, model in models.items():
+        alone = evaluate(model, world, episodes=[2, 5]).figures
+        assert alone == {key.partition("/")[2]: value for key, value in report.figures.items() if key.startswith(name)}
+    errors = {name: report.figures[f"{name}/policy_error"] for name in models}
+    assert [row.key for row in report.sections[0].tables[0].rows] == sorted(errors, key=lambda name: errors[name])
+    assert report.provenance["models"].keys() == models.keys()
+    assert compare(world, list(models.values())[:1], episodes=[2, 5]).answer is not None
+
+
+@pytest.mark.parametrize(
+    ("errors", "holds", "text"),
+    [
+        ({"a": (0.3, 0.2, 0.4), "b": (0.6, 0.5, 0.7)}, True, "a: a policy that acts by it errs by 0.3 of the"),
+        ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: a policy errs about as much"),
+        ({"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)}, False, "None of them: by b, the best, "),
+        ({"a": (0.3, 0.2, 0.4)}, True, "a: a policy that acts by it errs by 0.3 of the variance of actions."),
+        ({"a": None, "b": None}, None, "That cannot be told: the dataset has neither states nor"),
+    ],
+)
+def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeypatch, errors, holds, text):
+    class Told:
+        def __init__(self, error):
+            self.provenance = {"model": {}}
+            self.figures = {"normalised_mse": 0.1, "bits_per_second": 10.0}
+            if error is not None:
+                names = ("policy_error", "policy_error_low", "policy_error_high", "policy_error/mean")
+                self.figures |= dict(zip(names, (*error, 1.0), strict=True))
+
+    monkeypatch.setattr("lattok.evaluation.tokenizers.evaluate", lambda model, *_, **__: Told(model))
+    answer = compare_tokenizers(errors, bins[0], EvalOptions()).answer
+    assert answer is not None
+    assert answer.holds is holds
+    assert answer.text.startswith(text)
+
+
+def test_from_the_command_line(make_dataset, tmp_path, capsys):
+    dataset = make_dataset([12, 15, 11, 14])
+    for name, horizon in (("a", 2), ("b", 4)):
+        train(UniformBinsRecipe.from_preset(dataset.root, tmp_path / name, horizon=horizon))
+    capsys.readouterr()
+    models = [str(tmp_path / name) for name in "ab"]
+    assert main(["compare", str(dataset.root), "--models", *models, "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Which of these tokenizers should a policy act by?")
+    assert "Frames per second" not in text
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"a/policy_error", "b/policy_error"} <= found["figures"].keys()
+    with pytest.raises(LattokError, match="a: `action_key`"):
+        compare(dataset, {"a": tmp_path / "a"}, action_key="nothing")

@@ -1,0 +1,317 @@
+"""The evaluation of inverse dynamics models, of which one infers true actions with errors that are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata, spearmanr
+
+import lattok
+from lattok.data import Feature
+from lattok.evaluation import Report, evaluate
+from lattok.evaluation.evidence import Case, EvalOptions
+from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained, measured
+from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
+from lattok.evaluation.page import render
+from lattok.evaluation.questions.inferred import cells_of, rank_correlation
+from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
+from lattok.training import LoopOptions
+from lattok.utils.checks import LattokError
+from tests.evaluation.worlds import SIDE, World, holds
+
+SMALL = {"features": "pixels", "image_size": SIDE, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2}
+HELD_OUT = [6, 7, 8, 9]
+LENGTH = 40
+SHORT = LoopOptions(steps=2, batch_size=8, device="cpu")
+
+
+def small(kind: type[InverseDynamics] = InverseDynamics, **options: Any) -> Any:
+    torch.manual_seed(0)
+    given = {"cameras": ("front",), "action_dim": 3, "action_names": ("x", "y", "z"), **SMALL, **options}
+    model = kind(InverseDynamicsConfig(**given)).eval()
+    model.set_range(torch.randn(50, model.config.action_dim))
+    return model
+
+
+class Knowing(InverseDynamics):
+    """Reads the numbers of frames, and says what is planned for them."""
+
+    said: np.ndarray  # [frames of the world, m]
+    unsure: np.ndarray  # [frames of the world]
+
+    def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> InferredActions:
+        rows = frames[:, 0, 0, :2, 0].astype(int) @ [1, 256]
+        return InferredActions(
+            self.said[rows], self.unsure[rows], np.zeros((len(rows), 2, 8)), np.zeros((len(rows), 0))
+        )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(length=LENGTH, tasks=2)
+
+
+@pytest.fixture(scope="module")
+def knowing(world: World) -> Knowing:
+    """Errors: chance, of which the model knows how large it will be, and a part that the place in a task decides."""
+    rng, model = np.random.default_rng(4), small(Knowing)
+    true = world.actions.reshape(-1, 3)
+    size = rng.uniform(0.05, 0.6, len(true))
+    fifth, task = np.tile(np.arange(LENGTH) // 8, 10), np.repeat(np.arange(10) % 2, LENGTH)
+    shared = rng.normal(0, 0.3, (2, 5, 3))[task, fifth]
+    model.said = (true + shared + size[:, None] * rng.standard_normal(true.shape)).astype(np.float32)
+    model.unsure = (size + rng.normal(0, 0.05, len(true))).astype(np.float32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def report(world: World, knowing: Knowing) -> Report:
+    return evaluate(knowing, world, episodes=HELD_OUT)
+
+
+def parts(world: World, model: Knowing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is said and what is true of held-out frames, [episodes, T, m], and all known actions [n, m]."""
+    said = model.said.reshape(world.actions.shape)[HELD_OUT].astype(float)
+    return said, world.actions[HELD_OUT].astype(float), world.actions[:6].reshape(-1, 3).astype(float)
+
+
+def test_r2_is_that_of_numpy_and_its_interval_draws_episodes(world: World, knowing: Knowing, report: Report):
+    said, true, known = parts(world, knowing)
+    errors, distances = (said - true) ** 2, (true - known.mean(0)) ** 2
+    assert report.figures["r2_actions/model"] == pytest.approx((1 - errors.sum((0, 1)) / distances.sum((0, 1))).mean())
+    assert report.figures["r2_actions/mean"] == 0
+    drawn = np.random.default_rng(1).integers(0, 4, (4000, 4))
+    draws = (1 - errors.sum(1)[drawn].sum(1) / distances.sum(1)[drawn].sum(1)).mean(1)
+    for end, share in (("low", 2.5), ("high", 97.5)):
+        assert report.figures[f"r2_actions_{end}/model"] == pytest.approx(np.percentile(draws, share), abs=0.01)
+    assert report.answer is not None
+    assert report.answer.holds is True
+    assert report.answer.text.startswith("Yes: on held-out episodes its actions explain")
+    assert holds(report)["inferred_against_controls"] is holds(report)["inferred_against_controls_xyz"] is True
+    assert "Controls learn from the 6 episodes that are not held out." in str(report.sections[0].tables[0].note)
+
+
+def test_systematic_errors_are_those_that_cells_have_in_common(world: World, knowing: Knowing, report: Report):
+    said, true, known = parts(world, knowing)
+    gaps = (said - true) / known.std(0)
+    cells = [gaps[task::2, 8 * f : 8 * f + 8].mean((0, 1)) for task in (0, 1) for f in range(5)]
+    assert report.figures["systematic_error/model"] == pytest.approx(np.sqrt(np.square(cells).mean()))
+    assert report.figures["error/model"] == pytest.approx(np.sqrt(np.square(gaps).mean()))
+    mean = (known.mean(0) - true) / known.std(0)
+    cells = [mean[task::2, 8 * f : 8 * f + 8].mean((0, 1)) for task in (0, 1) for f in range(5)]
+    assert report.figures["systematic_error/mean"] == pytest.approx(np.sqrt(np.square(cells).mean()))
+    assert "each of 10 cells" in report.sections[1].text
+
+
+def test_cells_of_episodes_of_any_length(make_dataset):
+    data = make_dataset([7, 12, 5, 9], tasks=("lift",))
+    case = Case(small(cameras=("front", "wrist")), data, EvalOptions(episodes=[0, 3]).split(data), EvalOptions())
+    fifths = [5 * t // length for length in (7, 9) for t in range(length)]
+    assert cells_of(ActionEvidence.gather(case)).tolist() == fifths
+
+
+def test_confidence_orders_errors(world: World, knowing: Knowing, report: Report):
+    said, true, known = parts(world, knowing)
+    errors = np.abs((said - true) / known.std(0)).mean(-1).ravel()
+    unsure = knowing.unsure.reshape(10, LENGTH)[HELD_OUT].ravel()
+    assert report.figures["confidence_rank/spread"] == pytest.approx(spearmanr(unsure, errors)[0])
+    order = np.argsort(unsure)
+    assert report.figures["confidence_error_most/spread"] == pytest.approx(errors[order[:40]].mean())
+    assert report.figures["confidence_error_least/spread"] == pytest.approx(errors[order[-40:]].mean())
+    size = np.abs((said - known.mean(0)) / known.std(0)).mean(-1).ravel()
+    assert report.figures["confidence_rank/size"] == pytest.approx(spearmanr(size, errors)[0])
+    assert holds(report)["inferred_confidence"] is True
+    ranks = rankdata(unsure).reshape(4, -1), rankdata(errors).reshape(4, -1)
+    drawn = np.random.default_rng(2).integers(0, 4, (2000, 4))
+    draws = [np.corrcoef(ranks[0][rows].ravel(), ranks[1][rows].ravel())[0, 1] for rows in drawn]
+    low, high = report.sections[2].tables[0].rows[0].intervals[0] or (0, 0)
+    assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
+
+
+def test_equal_values_share_their_rank():
+    x, y = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0, 0.0]), torch.tensor([2.0, 1.0, 2.0, 5.0, 4.0, 4.0])
+    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y)[0])
+    assert rank_correlation(torch.ones(6), y) == 0
+
+
+def test_confidence_that_says_nothing_or_the_wrong_thing_is_told_so(world: World, knowing: Knowing):
+    wrong = small(Knowing)
+    wrong.said, wrong.unsure = knowing.said, -knowing.unsure
+    assert holds(evaluate(wrong, world, episodes=HELD_OUT))["inferred_confidence"] is False
+    wrong.unsure = np.zeros_like(knowing.unsure)
+    assert holds(evaluate(wrong, world, episodes=HELD_OUT))["inferred_confidence"] is None
+    alone = small(Knowing, members=1)
+    alone.said, alone.unsure = knowing.said, wrong.unsure
+    assert "inferred_confidence" not in holds(evaluate(alone, world, episodes=HELD_OUT))
+
+
+def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
+    untrained = evaluate(small(), world, episodes=HELD_OUT).answer
+    assert untrained is not None
+    assert not untrained.holds
+    guessing = small(Knowing)
+    guessing.said = np.random.default_rng(7).standard_normal(knowing.said.shape).astype(np.float32)
+    guessing.unsure = knowing.unsure
+    report = evaluate(guessing, world, episodes=HELD_OUT)
+    assert report.answer is not None
+    assert report.answer.question == "May its actions stand in for unknown ones?"
+    assert report.answer.holds is False
+    assert holds(report)["inferred_against_controls"] is False
+    advice = {verdict.key: verdict.advice for verdict in report.verdicts}
+    assert advice["inferred_against_controls"] == ("Train one on this dataset: lattok train idm.")
+
+
+def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing):
+    weak = small(Knowing)
+    noise = np.random.default_rng(5).standard_normal(knowing.said.shape)
+    weak.said = (0.2 * (world.actions.reshape(-1, 3) + 0.3 * noise)).astype(np.float32)
+    weak.unsure = knowing.unsure
+    report = evaluate(weak, world, episodes=HELD_OUT)
+    assert holds(report)["inferred_against_controls"] is True
+    assert report.answer is not None
+    assert report.answer.holds is None
+    assert report.answer.text.startswith("With care: it beats every control, but explains only 3")
+
+
+def test_one_episode_and_one_that_was_trained_on_decide_nothing(world: World, knowing: Knowing):
+    report = evaluate(knowing, world, episodes=[9])
+    assert report.answer is not None
+    assert report.answer.holds is None
+    assert report.answer.text.startswith("That cannot be told: only one held-out episode has known actions")
+    seen = small(Knowing)
+    seen.said, seen.unsure = knowing.said, knowing.unsure
+    seen.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
+    report = evaluate(seen, world, episodes=HELD_OUT)
+    assert report.answer is not None
+    assert report.answer.text.startswith("That cannot be told from this report: the model was trained on episodes")
+
+
+def gathered(model: Any, world: Any, **options: Any) -> ActionEvidence:
+    chosen = EvalOptions(episodes=HELD_OUT, **options)
+    return ActionEvidence.gather(Case(model, world, chosen.split(world), chosen))
+
+
+def test_state_and_instruction_are_a_ridge_regression():
+    world = World(length=LENGTH, tasks=2)
+    rng, task = np.random.default_rng(6), np.arange(10)[:, None, None] % 2
+    actions = world.states @ rng.standard_normal((2, 3)) + 2 * task + 0.3 * world.actions
+    world.actions = actions.astype(np.float32)
+    evidence = gathered(small(), world)
+    probe = next(row for row in evidence.rows if row.key == "proprio").scores["linear"].probe
+    hot = np.broadcast_to(np.eye(2)[np.arange(10) % 2][:, None], (10, LENGTH, 2))
+    x = np.concatenate([world.states, hot], -1).astype(float)
+    train, judged = x[:6].reshape(-1, 4), x[HELD_OUT].reshape(-1, 4)
+    y = world.actions[:6].reshape(-1, 3).astype(float)
+    shift, scale, mean, deviation = train.mean(0), train.std(0), y.mean(0), y.std(0)
+    a = (train - shift) / scale
+    weights = np.linalg.solve(a.T @ a + probe.ridge * len(a) * np.eye(4), a.T @ ((y - mean) / deviation))
+    assert probe.predicted.numpy() == pytest.approx((judged - shift) / scale @ weights * deviation + mean)
+    assert float(probe.r2.mean()) > 0.8
+
+
+def test_differences_of_state_are_those_around_each_frame():
+    world = World(length=LENGTH)
+    moved = np.concatenate([world.states[:, 2:], world.states[:, -1:], world.states[:, -1:]], 1) - world.states
+    world.actions = np.concatenate([moved, moved[..., :1]], -1).astype(np.float32)
+    row = next(row for row in gathered(small(), world).rows if row.key == "proprio_change")
+    assert row.reference
+    assert float(row.scores["linear"].probe.r2.min()) > 0.999
+
+
+def test_controls_learn_from_what_the_model_knew(world: World):
+    model = small()
+    model.trained_on = {"dataset": "planted", "episodes": [[0, 7]], "labels": {"episodes": "1:3"}}
+    evidence = gathered(model, world)
+    assert evidence.known == "2 episodes whose actions the model knew"
+    assert evidence.mean.numpy() == pytest.approx(world.actions[1:3].reshape(-1, 3).mean(0, dtype=float))
+    model.trained_on["labels"] = {}
+    assert gathered(model, world).known == "6 episodes whose actions the model knew"  # but for those that judge
+    assert gathered(model, world, max_episodes=4).known == "4 of 7 episodes whose actions the model knew"
+    model.trained_on["labels"] = {"episodes": "40:50"}  # of a dataset that was longer
+    assert gathered(model, world).known == "6 episodes that are not held out"
+    model.trained_on |= {"dataset": "another", "labels": {"episodes": "1:3"}}
+    assert gathered(model, world).known == "6 episodes that are not held out"
+
+
+def test_the_same_network_without_later_frames_is_trained_and_kept(world: World, tmp_path: Path):
+    model = small(proprio=True, state_dim=2, loss_flow=0.1, loss_reversal=0.1)
+    options: dict[str, Any] = {"episodes": HELD_OUT, "out": tmp_path, "controls": "trained", "control_loop": SHORT}
+    found = evaluate(model, world, **options)
+    assert f"r2_actions/{NO_LATER}" in found.figures
+    assert "not run" not in render(found)
+    (kept,) = (tmp_path / "controls").glob("*.safetensors")
+    stamp = kept.stat().st_mtime_ns
+    assert evaluate(model, world, **options).figures == found.figures
+    assert kept.stat().st_mtime_ns == stamp
+    backwards = small(offsets=(-2, 0))
+    options["out"] = tmp_path / "backwards"
+    text = evaluate(backwards, world, **options).sections[0].tables[0].to_text()
+    assert "not run: the model itself looks at none" in text
+
+
+def test_the_control_sees_nothing_later(world: World):
+    evidence = gathered(model := small(offsets=(-1, 0, 1, 3), action_loss="l2"), world)
+    training = ControlTraining(SHORT, None, {})
+    control = _trained(model, evidence.source, [world.episodes[0]], training)
+    assert control.config.offsets == (-3, -1, 0)
+    assert control.config.action_loss == "l2"
+    video = world.video[0].copy()
+    before = control.infer_actions(video, 1).actions
+    video[20:] = 0
+    after = control.infer_actions(video, 1).actions
+    assert np.array_equal(before[:20], after[:20])
+    assert not np.array_equal(before[20:], after[20:])
+
+
+class Filled(World):
+    """Of some episodes nobody knows the actions, of others a model said what they may have been."""
+
+    def __init__(self, unknown: tuple[int, ...] = (), inferred: tuple[int, ...] = ()):
+        super().__init__(length=LENGTH)
+        self.actions[list(unknown)] = np.nan
+        self.inferred = inferred
+        self.features |= {"inferred.filled": Feature("bool", (1,), None)}
+        self.labels = SimpleNamespace(provenance={"inferred": {"fills": {"column": "action"}}})
+
+    def columns(self, episode_index: int, keys: Any) -> dict[str, np.ndarray]:
+        own = super().columns(episode_index, [key for key in keys if not key.startswith("inferred.")])
+        own |= {"inferred.filled": np.full(LENGTH, episode_index in self.inferred)}
+        return {key: own[key] for key in keys}
+
+
+def test_only_measured_actions_judge_and_teach():
+    world = Filled(unknown=(0, 6), inferred=(1, 7))
+    evidence = gathered(small(), world)
+    assert np.unique(evidence.held_out.episode_of).tolist() == [8, 9]
+    assert evidence.known == "4 episodes that are not held out"
+    assert [episode.index for episode in measured(evidence.source, range(4))] == [2, 3]
+    text = evaluate(small(), world, episodes=HELD_OUT).sections[0].text
+    assert "80 frames of 2 held-out episodes of 4, whose actions are known," in text
+    with pytest.raises(LattokError, match=r"`action`: expected known actions in a held-out episode, got none"):
+        gathered(small(), Filled(unknown=(6, 7), inferred=(8, 9)))
+    with pytest.raises(LattokError, match=r"known actions in an episode that is not held out, got none"):
+        gathered(small(), Filled(unknown=tuple(range(6))))
+
+
+def test_without_states_only_what_is_seen_counts():
+    report = evaluate(small(), World(length=LENGTH, state=False), episodes=HELD_OUT)
+    assert "not run: the dataset has no states" in report.sections[0].tables[0].to_text()
+    assert "r2_actions/proprio_change" not in report.figures
+
+
+def test_what_does_not_fit_is_refused(make_dataset, world: World):
+    with pytest.raises(LattokError, match="top"):
+        evaluate(small(cameras=("top",)), make_dataset([6, 6, 6, 6]))
+    with pytest.raises(LattokError, match=r"`cameras`: expected 1 names"):
+        evaluate(small(), make_dataset([6, 6, 6, 6], name="both"), cameras=["front", "wrist"])
+    with pytest.raises(LattokError, match=r"`action`: expected 4 numbers, as the model's actions have, got 3"):
+        evaluate(small(action_dim=4, action_names=()), world, episodes=HELD_OUT)
+    with pytest.raises(LattokError, match="action_dim|observation.missing"):
+        evaluate(small(action_key="observation.missing"), world, episodes=HELD_OUT)
+    with pytest.raises(LattokError, match="an inverse dynamics model or a policy, got str"):
+        lattok.evaluate(type("Other", (), {"evidence": None, "type": "str"})(), world)

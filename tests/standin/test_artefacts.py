@@ -1,0 +1,186 @@
+"""Every artefact on the stand-in answers as on the CPU, bit for bit, wherever its inputs are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
+from lattok.image_lam.base import labelling
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.inference import for_inference
+from lattok.labels import LatentSpec
+from lattok.vla.supervision import LOSSES
+from lattok.vla.tap import Supervised
+from tests.accelerator import NAME, Device, StandIn
+from tests.action_vq.families import cases, fitted
+from tests.action_vq.walks import smooth
+from tests.image_lam.clips.fakes import clip_lam, pixels
+from tests.standin.conftest import HELD, IDM, assert_same
+from tests.vla import fakes, stand_in
+from tests.vla.test_tokens import policy as token_policy
+
+CAMERAS = ("front", "wrist")
+SIZES: dict[str, Any] = {
+    "image_size": 16,
+    "width": 8,
+    "latent_dim": 8,
+    "heads": 2,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+}
+VIDEO = np.random.default_rng(0).integers(0, 256, (9, 2, 16, 16, 3), dtype=np.uint8)
+PAIRS = torch.from_numpy(VIDEO[:8].reshape(4, 2, 2, 16, 16, 3))
+READS = 24  # times that an answer may make the host wait: it is a number of the call, not of its samples
+
+
+def placed(value: Any, device: str) -> Any:
+    """The same inputs on a device."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, value)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
+def check(device: Device, model: Any, ask: Callable[..., Any], *given: Any, here: bool = True) -> None:
+    """`ask(model, *given)` gives there what it gives on the CPU, with inputs here and there; `here`: a tensor there."""
+    expected = ask(copy.deepcopy(model), *given)
+    moved = copy.deepcopy(model).to(NAME)
+    for where in ("cpu", NAME):
+        inputs = placed(given, where)
+        device.waits.clear()
+        got = ask(moved, *inputs)
+        assert len(device.waits) <= READS, device.waits
+        assert_same(got, expected)
+        assert all(isinstance(x, StandIn) == here for x in tensors(got))
+    if given and all(isinstance(x, Tensor) for x in given):  # arrays in, arrays out
+        assert not tensors(ask(moved, *(x.numpy() for x in given)))
+
+
+@pytest.mark.parametrize("name", cases())
+def test_action_tokenizers(name: str, device: Device):
+    model, chunks = fitted(name), smooth(5, seed=1)
+    valid = torch.ones(chunks.shape, dtype=torch.bool)
+    valid[-1, 2:] = False
+    codes = model.encode(chunks)
+    check(device, model, lambda m, c: m.encode(c), chunks)
+    check(device, model, lambda m, c, v: m.encode(c, v), chunks, valid)
+    check(device, model, lambda m, c: m.decode(c), codes)
+    damaged = codes.clone()
+    damaged[0, 0] = 10**6
+    expected, info = model.decode(damaged, return_info=True)
+    got, told = copy.deepcopy(model).to(NAME).decode(damaged.to(NAME), return_info=True)
+    assert_same(got, expected)
+    assert str(told) == str(info)
+    check(device, model, lambda m, c: m.latent_actions(c), chunks)
+    report = copy.deepcopy(model).to(NAME).error_report(chunks.to(NAME))
+    assert str(report) == str(model.error_report(chunks))
+
+
+def test_the_table_of_a_tokenizer_is_of_the_cpu(device: Device):
+    model: Any = fitted("action-vq")
+    chunks = smooth(5, seed=1)
+    fast = for_inference(copy.deepcopy(model).to(NAME))
+    codes = model.encode(chunks)
+    assert_same(fast.decode(codes), for_inference(model).decode(codes))
+
+
+LAM: dict[str, Any] = {"cameras": CAMERAS, "features": "pixels", **SIZES}
+ROBUST = {"encoder": "fused", "quantizer": "residual", "codebook_update": "ema", "latent_norm": "batch"}
+MOTO: dict[str, Any] = {**SIZES, **HELD, "features": "held"}
+IMAGE_MODELS: dict[str, Callable[[], Any]] = {
+    "image-lam": lambda: ImageLAM(ImageLAMConfig.of(**LAM)),
+    "image-lam, residual": lambda: ImageLAM(ImageLAMConfig.of(**LAM, **ROBUST)),
+    "moto-lam": lambda: MotoLAM(MotoLAMConfig.of(CAMERAS[:1], codebook_size=4, **MOTO)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_models_of_frame_pairs(name: str, device: Device, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = IMAGE_MODELS[name]().eval()
+    views = len(model.cameras)
+    pairs, video = PAIRS[:, :, :views], VIDEO[:, :views]
+    check(device, model, lambda m, x: m.encode(x), pairs)
+    check(device, model, lambda m: m.label_video([video[:4], video[4:]], 2))
+    found = model.encode(pairs)
+    with torch.no_grad():
+        features = model.frame_targets(pairs[:, 0])
+        check(device, model, lambda m, x, z: m.predict(x, z).detach(), features, found)
+    # what differs: in bfloat16 a CPU attends in plain products, which are faster there
+    monkeypatch.setattr(labelling, "_mix_in_cache", F.scaled_dot_product_attention)
+    for precision in ("float32", "bfloat16"):
+        expected = for_inference(model, precision).label_video(video, 2)
+        labeller = for_inference(copy.deepcopy(model).to(NAME), precision)
+        assert_same(labeller.label_video(video, 2), expected)
+        assert_same(labeller.encode(pairs), for_inference(model, precision).encode(pairs))
+        assert_same(for_inference(model, precision).to(NAME).label_video(video, 2), expected)
+
+
+def test_models_of_clips(device: Device):
+    model = clip_lam()
+    clips = pixels(3, 3, 2)
+    check(device, model, lambda m, x: m.encode(x, ["open it", "push", "lift"]), clips)
+    check(device, model, lambda m: m.label_video([VIDEO[:5], VIDEO[5:]], 4, "lift"))
+    found = model.encode(clips)
+    check(device, model, lambda m, x, z: m.generate(x, z, seed=1), clips[:, 0], found)
+
+
+def test_inverse_dynamics(device: Device):
+    torch.manual_seed(0)
+    model = InverseDynamics(InverseDynamicsConfig(CAMERAS, 3, **IDM)).eval()
+    check(device, model, lambda m: m.label_video([VIDEO[:5], VIDEO[5:]], 2))
+    check(device, model, lambda m: m.infer_actions(VIDEO, 1, "lift"))
+    check(device, model, lambda m, z: m.decode_actions(z), model.label_video(VIDEO, 2).latents)
+
+
+SQUARE = ((16, 16), (16, 16))  # the size of the policy: see the test of what differs
+POLICIES = {
+    "regression": lambda: fakes.policy("la_direct", camera_sizes=SQUARE),
+    "flow": lambda: fakes.policy("baseline", head="flow", camera_sizes=SQUARE),
+    "tokens": lambda: token_policy("bins"),
+    "tokens in turn": lambda: token_policy("bins", order="autoregressive"),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies(name: str, device: Device):
+    model = POLICIES[name]().eval()
+    seen, batch = fakes.observation(model.config), fakes.batch(model.config)
+    check(device, model, lambda m, x: m.predict_chunk(x), seen)
+    check(device, model, lambda m, x: m.predict_chunk(x), batch)
+    check(device, model, lambda m, x: [m.reset(), m.select_action(x), m.select_action(x)], seen)
+    with torch.no_grad():
+        check(device, model.train(), lambda m, x: [torch.manual_seed(0) and None, m(x)], batch)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_of_other_policies(kind: str, device: Device):
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vectors": stand_in.P,
+        "codebook_size": stand_in.K,
+        "latent_dim": stand_in.D,
+        "steps": stand_in.H,
+    }
+    loss = LOSSES[kind].build(stand_in.WIDTH, LatentSpec(codes=stand_in.P, **sizes), 1)
+    model, batch = Supervised(stand_in.Policy(), "model.action_head", loss), stand_in.make_batch()
+
+    def learn(model: Any, batch: Any, reduction: str) -> Any:
+        total, logs = model(batch, reduction=reduction)
+        total.sum().backward()
+        return total.detach(), logs, [p.grad for p in model.parameters() if p.grad is not None]
+
+    for reduction in ("mean", "none"):
+        expected = learn(copy.deepcopy(model), batch, reduction)
+        moved = copy.deepcopy(model).to(NAME)
+        assert_same(learn(moved, placed(batch, NAME), reduction), expected)

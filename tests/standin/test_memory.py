@@ -1,0 +1,86 @@
+"""Counted bytes: shapes alone give those of real numbers, and the page and `doctor` say what the table says."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.speed import memory
+from lattok.cli import doctor, main
+from lattok.cli.doctor import COUNTED, parts_that_fit
+from tests.accelerator import NAME, Device, standin
+from tests.backbones.tiny import tiny_backbone
+
+ROOT = Path(__file__).parents[2]
+TABLE = json.loads(COUNTED.read_text())
+
+
+def peak(kind: str, preset: str, samples: int, values: bool) -> float:
+    """Bytes of a step of a preset, the second of a run."""
+    recipe = memory.recipe_of(kind).from_preset("data", "out", preset)  # type: ignore[union-attr]
+    with standin(values) as device:
+        found = memory.count(device, memory.FAMILIES[kind][0](recipe), "no", (samples, 2 * samples))
+    return found["fixed"] + samples * found["sample"]
+
+
+def test_the_bytes_of_shapes_are_those_of_numbers_and_of_the_table():
+    kind, preset = "idm", "tiny"
+    entry, samples = TABLE[f"{kind}/{preset}"], 16
+    counted = peak(kind, preset, samples, values=False)
+    assert peak(kind, preset, samples, values=True) == pytest.approx(counted, rel=0.02)
+    assert entry["no"]["fixed"] + samples * entry["no"]["sample"] == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.slow
+def test_layers_of_a_policy_add_up():
+    from benchmarks.speed.vla_models import NARROW
+
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    with standin(values=False) as device, tempfile.TemporaryDirectory() as folder:
+        tiny = tiny_backbone("qwen3_vl", Path(folder) / "tiny")
+        expected = memory.count(device, memory.policy_at(tiny, (NARROW, tower), 10, 8, "float32", False), "no", (1, 2))
+    gc.collect()
+    found = memory.over_layers((NARROW, tower), 10, 8, "no", "float32", False)
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_live_bytes_are_those_of_storages(device: Device):
+    before = device.live
+    x = torch.zeros(1000, device=NAME)
+    y = x[:500].view(5, 100)  # shares them
+    z = x + 1
+    assert device.live - before == 8000
+    del x, z
+    assert device.live - before == 4000
+    del y
+    assert device.live == before
+
+
+def test_the_page_has_the_table():
+    page = ROOT / "docs" / "hardware.md"
+    assert memory.written(page.read_text(), TABLE) == page.read_text()
+
+
+def test_doctor_says_whether_a_preset_fits(
+    device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(doctor, "PROBES", ())
+    assert main(["doctor", "--preset", "image-lam/small+robust+flow"]) == 0
+    said = capsys.readouterr().out
+    assert "preset image-lam/small+robust+flow" in said
+    parts = parts_that_fit(TABLE["image-lam/small+robust+flow"], "no", 24e9)  # the stand-in says that it has 24 GB
+    assert f"{NAME}:0" in said
+    assert parts is not None
+    assert ("fits" if parts == 1 else f"--accumulate {parts}") in said
+    assert main(["doctor", "--preset", "image-lam/large"]) == 1
+    assert "`preset`: expected one of action-vq/p2t" in capsys.readouterr().out
+
+
+def test_parts_divide_the_batch():
+    entry = {"batch": 12, "no": {"fixed": 1e9, "sample": 1e9}}
+    assert [parts_that_fit(entry, "no", room * 1e9) for room in (14, 13, 8, 5, 3, 2)] == [1, 2, 2, 4, 12, None]

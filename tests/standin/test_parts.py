@@ -1,0 +1,111 @@
+"""Parts that short runs do not reach: pretrained backbones, fits to data that lies there, other bottlenecks, probes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.inference import for_inference
+from lattok.nn.kmeans import residual_kmeans
+from lattok.nn.normalize import Normalizer
+from lattok.types import PairBatch
+from tests.accelerator import NAME, Device
+from tests.action_vq.families import cases
+from tests.action_vq.walks import smooth
+from tests.backbones.tiny import tiny_backbone
+from tests.image_lam.clips.fakes import clip_lam, pixels
+from tests.standin.conftest import IDM, assert_same
+from tests.standin.test_artefacts import LAM, PAIRS, VIDEO, placed
+from tests.vla import fakes
+
+
+@pytest.mark.parametrize("name", ["uniform-bins", "beast", "fsq", "residual-vq", "action-vq"])
+def test_tokenizers_are_fitted_to_chunks_that_lie_there(name: str, device: Device):
+    family, options = cases()[name]
+    expected, found = family.fit(smooth(), **options), family.fit(smooth().to(NAME), **options)
+    assert_same(found.saved_tensors(), expected.saved_tensors())
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device: Device):
+    folder = str(tiny_backbone(family, tmp_path / family))
+    model = fakes.policy("la_cond", backbone=folder, camera_sizes=((16, 16), (16, 16)))
+    batch = model.prepared(fakes.batch(model.config))  # processors resize uint8 images in another way on a device
+    weights = model.config.loss_weights
+
+    def learn(policy: Any, where: str) -> Any:
+        torch.manual_seed(0)
+        terms = policy(placed(batch, where))
+        torch.stack([weight * terms[name] for name, weight in weights.items()]).sum().backward()
+        return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+
+    expected = learn(copy.deepcopy(model).train(), "cpu")
+    moved = copy.deepcopy(model).to(NAME).train()
+    moved(placed(batch._replace(inputs=None), NAME))
+    moved.zero_grad()
+    device.waits.clear()
+    assert_same(learn(moved, NAME), expected)
+    ours = [wait for wait in device.waits if " at lattok/" in wait and "lattok/backbones/hf.py" not in wait]
+    assert ours == []  # transformers itself reads where images and tokens are
+    assert len([wait for wait in device.waits if " at tests/" not in wait]) <= 256
+
+
+def test_images_are_coded_from_scaled_numbers_and_through_vision_transformers(device: Device):
+    torch.manual_seed(0)
+    model = ImageLAM(ImageLAMConfig.of(**{**LAM, "features": "timm:vit_tiny_patch16_224", "image_size": 32}))
+    model.features.load(pretrained=False)
+    model.eval()
+    moved, scaled = copy.deepcopy(model).to(NAME), torch.rand(2, 2, 2, 3, 32, 32)
+    assert_same(moved.encode_pixels(scaled), model.encode_pixels(scaled))
+    assert_same(moved.encode_pixels(scaled.to(NAME)), model.encode_pixels(scaled))
+    both = [for_inference(each, "bfloat16").label_video(VIDEO, 2).codes for each in (model, moved)]
+    assert (torch.as_tensor(both[0]) == torch.as_tensor(both[1])).float().mean() > 0.9  # fused attention there
+
+
+BOTTLENECKS = [{"quantizer": "fsq"}, {"quantizer": "none", "loss_kl": 0.01}]
+BOTTLENECKS += [{"loss_additivity": 0.1, "extra_strides": ("4",)}]
+
+
+@pytest.mark.parametrize("change", BOTTLENECKS)
+def test_other_bottlenecks_learn(change: dict[str, Any], device: Device):
+    torch.manual_seed(0)
+    config = ImageLAMConfig.of(**{**LAM, **change})
+    learner = PairLearner(ImageLAM(config)).train()
+    learner.attach_action_head(torch.randn(9, 3))
+    frames = PAIRS if len(config.extra_strides) == 0 else torch.cat([PAIRS, PAIRS[:, :1]], 1)
+    batch = PairBatch(frames, torch.randn(4, 3), torch.tensor([True, False, True, True]))
+
+    def learn(model: Any, where: str) -> Any:
+        torch.manual_seed(1)
+        return {name: term.detach() for name, term in model(placed(batch, where)).items()}
+
+    assert_same(learn(copy.deepcopy(learner).to(NAME), NAME), learn(copy.deepcopy(learner), "cpu"))
+
+
+def test_clips_are_predicted_and_ranges_are_set(device: Device):
+    model = clip_lam()
+    clips = pixels(3, 3, 2)
+    now, found = model.frame_features(clips[:, 0]), model.encode(clips)
+    moved = copy.deepcopy(model).to(NAME)
+    for where in ("cpu", NAME):
+        assert_same(moved.predict(now.to(where), placed(found, where)), model.predict(now, found))
+    torch.manual_seed(0)
+    idm = InverseDynamics(InverseDynamicsConfig(("front", "wrist"), 3, **IDM)).eval()
+    other = copy.deepcopy(idm).to(NAME)
+    idm.set_range(smooth()[:, 0])
+    other.set_range(smooth()[:, 0].to(NAME))
+    assert_same(other.saved_tensors(), idm.saved_tensors())
+
+
+def test_statistics_of_tensors_that_lie_there(device: Device):
+    vectors = smooth()[:, 0]
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    expected = residual_kmeans(vectors, 4, 2, 3, draw())
+    assert_same(residual_kmeans(vectors.to(NAME), 4, 2, 3, draw()), expected)
+    assert_same(Normalizer(3).to(NAME).fit(vectors.to(NAME)).state_dict(), Normalizer(3).fit(vectors).state_dict())

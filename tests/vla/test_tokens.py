@@ -1,0 +1,247 @@
+"""Policies that act by the codes of an action tokenizer, over tokenizers of every kind of length and vocabulary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+
+import lattok
+from lattok.action_vq import FAST, ResidualVQ, UniformBins
+from lattok.backbones.model import open_backbone
+from lattok.utils.checks import LattokError
+from lattok.vla import LatentVLA
+from lattok.vla.config import TokenSpec
+from lattok.vla.tokens import TOKENIZER, TokenHead
+from tests.vla.fakes import B, H, M, batch, config, observation, rows
+
+ORDERS = ("parallel", "autoregressive")
+
+
+@cache
+def tokenizer(kind: str) -> Any:
+    """Fixed and shared, fixed with a codebook for each position, of varying number."""
+    chunks = 3 + torch.randn(200, H, M, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    if kind == "bins":
+        return UniformBins.fit(chunks, bins=16)
+    if kind == "residual":
+        return ResidualVQ.fit(chunks, tokens=3, codebook_size=8, steps=1, synthetic=100)
+    return FAST.fit(chunks, vocab_size=128)
+
+
+KINDS = ("bins", "residual", "fast")
+
+
+def policy(kind: str, order: str = "autoregressive", strategy: str = "baseline", **changes: Any) -> LatentVLA:
+    torch.manual_seed(0)
+    made = config(strategy, head="tokens", head_order=order, tokens=TokenSpec.of(tokenizer(kind)), **changes)
+    return LatentVLA(made, open_backbone(made), tokenizer(kind))
+
+
+def head_and_states(model: LatentVLA, count: int = B) -> tuple[TokenHead, Any, Any]:
+    out = model._run_backbone(model._batch(batch(model.config, count=count), learning=False), learning=False)
+    assert isinstance(model.head, TokenHead)
+    return model.head, out.states, out.proprio
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_are_learned_by_heart_and_decode_to_what_the_tokenizer_says(kind, order):
+    model = policy(kind, order).train()
+    data = model.prepared(batch(model.config))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        terms = model(data)
+        optimizer.zero_grad()
+        terms["action"].backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        optimizer.step()
+    assert terms["action_accuracy"] == 1
+    whole = range(B - 1)  # the last one has steps beyond its episode
+    wanted = model.tokenizer.decode(model.tokenizer.encode(data.actions[whole]))
+    torch.testing.assert_close(model.eval().predict_chunk(rows(data, whole)), wanted)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_minus_the_logarithm_of_the_codes_probability(kind, order):
+    model = policy(kind, order).eval()
+    head, states, proprio = head_and_states(model)
+    data = model.prepared(batch(model.config))
+    codes, end = data.tokens, head.spec.codes
+    logits = head.logits(torch.where(codes < 0, end, codes), states, proprio).double()
+    valid, each = data.valid.clone(), []
+    valid[1] = False  # nobody knows its actions
+    for row in (0, 2, 3):
+        wanted = [int(code) for code in codes[row] if code >= 0]
+        gone = len(codes[row]) - len(wanted)
+        wanted += [end] * (gone if order == "parallel" else min(gone, 1))
+        chances = [logits[row, i].softmax(-1)[code].log() for i, code in enumerate(wanted)]
+        each.append(-torch.stack(chances).mean())
+    terms, _ = head.learn(states, proprio, codes, valid)
+    torch.testing.assert_close(terms["action"].double(), torch.stack(each).mean(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_that_nobody_knows_whole_teach_nothing_and_hurt_nobody(kind):
+    """NaN where no action is known; a step in the middle that is not sure enough; nothing known in a whole batch."""
+    model, data = policy(kind).eval(), batch(config())
+    valid, actions = data.valid.clone(), data.actions.clone()
+    valid[1], actions[1] = False, float("nan")
+    valid[2, 1] = False
+    terms = model(data._replace(valid=valid, actions=actions))
+    torch.testing.assert_close(terms["action"], model(rows(data, [0, 3]))["action"])
+    none = model(data._replace(valid=torch.zeros_like(valid), actions=torch.full_like(actions, float("nan"))))
+    assert none["action"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_chosen_one_by_one_are_those_of_a_whole_pass(kind):
+    """Keys and values that are kept give what the pass over all codes gives; a code sees none behind it."""
+    model = policy(kind).eval()
+    head, states, proprio = head_and_states(model)
+    with torch.no_grad():
+        codes = head._one_by_one(B, states, proprio, None)
+        logits = head.logits(codes, states, proprio)
+        torch.testing.assert_close(logits.argmax(-1), codes)
+        assert len(codes.unique()) > 1
+        for i in range(codes.shape[1] - 1):
+            other = codes.clone()
+            other[:, i] = (other[:, i] + 1) % head.classes
+            moved = (head.logits(other, states, proprio) - logits).abs().amax((0, 2))
+            assert moved[: i + 1].max() < 1e-5
+            assert moved[i + 1] > 1e-4
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_drawn_codes_follow_from_seed_and_sample_alone(order):
+    model, data = policy("fast", order, head_temperature=2.0).eval(), batch(config())
+    chunks = model.predict_chunk(data, seed=3)
+    assert torch.equal(chunks, model.predict_chunk(data, seed=3))
+    assert not torch.equal(chunks, model.predict_chunk(data, seed=4))
+    torch.testing.assert_close(model.predict_chunk(rows(data, [2]), seed=3)[0], chunks[2])
+    model = policy("residual", order, head_temperature=2.0).eval()
+    head, states, proprio = head_and_states(model, count=1)
+    logits = head.logits(torch.zeros(1, head.spec.tokens, dtype=torch.long), states, proprio)[0, 0].detach()
+    one = batch(model.config, count=1)
+    drawn = torch.cat([head.sample(states, proprio, one, seed)[:, 0] for seed in range(400)])
+    drawn = torch.where(drawn < 0, head.spec.codes, drawn)
+    wanted = (logits / 2).softmax(-1)
+    assert float((torch.bincount(drawn, minlength=head.classes) / 400 - wanted).abs().max()) < 0.08
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_decodes(kind):
+    """Whatever the head says, also an end at once and none at all."""
+    model = policy(kind, head_temperature=100.0).eval()
+    found = [model.predict_chunk(batch(model.config), seed=seed) for seed in range(8)]
+    assert all(chunk.shape == (B, H, M) and bool(chunk.isfinite().all()) for chunk in found)
+
+
+def test_batches_with_lerobots_keys_teach_the_same():
+    model = policy("residual").eval()
+    seen = observation(model.config)
+    actions = batch(model.config).actions
+    padded = torch.zeros(B, H, dtype=torch.bool)
+    padded[-1, -2:] = True
+    terms = model(seen | {"action": actions, "action_is_pad": padded})
+    tokens = model.tokenizer.encode(actions, ~padded)
+    wanted = model(model._batch(seen | {"action": actions, "action_is_pad": padded}, True)._replace(tokens=tokens))
+    assert terms == wanted
+
+
+@pytest.mark.parametrize("strategy", ["la_align", "la_direct", "la_tok"])
+def test_strategies_and_heads_of_tokens_go_together(strategy):
+    model = policy("bins", strategy=strategy).train()
+    terms = model(model.prepared(batch(model.config)))
+    assert {"action", "action_accuracy", "latent"} <= terms.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_artefact_holds_its_tokenizer_and_no_other(kind, tmp_path):
+    model, data = policy(kind).eval(), batch(config())
+    model.save_pretrained(tmp_path / "policy")
+    again = lattok.load(tmp_path / "policy")
+    assert torch.equal(again.predict_chunk(data), model.predict_chunk(data))
+    assert again.describe() | {"model": None} == model.describe()
+    assert lattok.load(tmp_path / "policy" / TOKENIZER).type == tokenizer(kind).type
+    again.save_pretrained(tmp_path / "policy")  # over itself
+    assert torch.equal(lattok.load(tmp_path / "policy").predict_chunk(data), model.predict_chunk(data))
+    other = UniformBins.fit(torch.randn(50, H, M), bins=16)
+    shutil.rmtree(tmp_path / "policy" / TOKENIZER)
+    other.save_pretrained(tmp_path / "policy" / TOKENIZER)
+    with pytest.raises(LattokError, match="the tokenizer that its head was trained with in parts/tokenizer"):
+        lattok.load(tmp_path / "policy")
+    shutil.rmtree(tmp_path / "policy" / TOKENIZER)
+    with pytest.raises(LattokError, match="expected a folder with parts/tokenizer, as its head needs"):
+        lattok.load(tmp_path / "policy")
+
+
+def test_a_tokenizer_elsewhere_or_of_another_kind_is_refused(tmp_path):
+    policy("bins").save_pretrained(tmp_path / "policy")
+    place = tmp_path / "policy" / TOKENIZER
+    place.rename(tmp_path / "mine")
+    place.symlink_to(tmp_path / "mine")
+    with pytest.raises(LattokError, match="parts/tokenizer.* leads to .*/mine"):
+        lattok.load(tmp_path / "policy")
+    place.unlink()
+    shutil.copytree(tmp_path / "policy", tmp_path / "other")
+    (tmp_path / "other").rename(place)
+    with pytest.raises(LattokError, match="an action tokenizer in parts/tokenizer, got latent-vla"):
+        lattok.load(tmp_path / "policy")
+
+
+def test_what_does_not_fit_is_one_line(tmp_path):
+    spec = TokenSpec.of(tokenizer("bins"))
+    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer with head=tokens.*got none"):
+        config(head="tokens")
+    with pytest.raises(LattokError, match="`tokenizer`.*got one with head=flow"):
+        config(head="flow", tokens=spec)
+    with pytest.raises(LattokError, match="`head`: expected regression or flow with a mixture"):
+        config(head="tokens", tokens=spec, normalizers=("a", "b"))
+    with pytest.raises(LattokError, match="`head_order`"):
+        config(head="tokens", tokens=spec, head_order="backwards")
+    made = config(head="tokens", tokens=spec)
+    bare = LatentVLA(made, open_backbone(made)).eval()
+    with pytest.raises(LattokError, match="`policy`: expected one with a head of tokens, and their tokenizer"):
+        bare.predict_chunk(batch(made))
+    policy("bins").save_pretrained(tmp_path / "policy")
+    told = json.loads((tmp_path / "policy" / "config.json").read_text())
+    told["tokens"]["tokens"] = 10**9
+    (tmp_path / "policy" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(LattokError, match="tokens"):
+        lattok.load(tmp_path / "policy")
+
+
+def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(make_dataset, tmp_path):
+    dataset = make_dataset([30, 30, 30])
+    chunks = lattok.samples.ActionWindows(dataset, 4).all()
+    train = partial(lattok.VLARecipe.from_preset, dataset.root, preset="scratch", horizon=4, head="tokens")
+    options = {"steps": 3, "image_size": 32, "device": "cpu", "backbone_depth": 1, "batch_size": 4}
+    for kind, made in {"bins": UniformBins.fit(*chunks), "rvq": ResidualVQ.fit(*chunks, steps=0, tokens=2)}.items():
+        made.save_pretrained(tmp_path / kind)
+        model = lattok.train(train(tmp_path / f"policy-{kind}", tokenizer=str(tmp_path / kind), **options))
+        assert model.config.tokens == TokenSpec.of(made)
+        assert (tmp_path / f"policy-{kind}" / "held_out.json").is_file()
+        assert lattok.load(tmp_path / f"policy-{kind}").tokenizer.type == made.type
+    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, whose codes head=tokens predict"):
+        lattok.train(train(tmp_path / "none", **options))
+    UniformBins.fit(torch.randn(9, 8, 2)).save_pretrained(tmp_path / "long")
+    with pytest.raises(LattokError, match=r"`tokenizer`: expected 4 steps of a chunk .*, got 8"):
+        lattok.train(train(tmp_path / "none", tokenizer=str(tmp_path / "long"), **options))
+    with pytest.raises(LattokError, match="learns nothing from tokens of actions. Leave it out, or choose la_tok, or"):
+        lattok.train(train(tmp_path / "none", tokenizer=str(tmp_path / "bins"), **options | {"head": "regression"}))
+
+
+def test_an_imitation_is_a_chunk_of_the_head_and_encodes_none(monkeypatch):
+    model = policy("bins", strategy="la_align").eval()
+    data = batch(model.config)
+    expected = model.predict_chunk(data)
+    monkeypatch.setattr(type(model.tokenizer), "encode", None)
+    chunk, terms = model.imitate(data)
+    assert torch.equal(chunk, expected)
+    assert "latent" in terms
