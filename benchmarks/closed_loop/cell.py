@@ -50,7 +50,8 @@ Outcome = tuple[int, str, int]
 
 def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> lattok.VLARecipe:
     """Return the training of a cell, or of its policy for one task; makes its labels if they are not there yet."""
-    row, regime, data = ROWS[cell.row], REGIMES[cell.regime], folder / "demonstrations"
+    row, regime = ROWS[cell.row], REGIMES[cell.regime]
+    data = regime.dataset(folder)
     seen = regime.episodes(cell.seed)
     given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed, "episodes": seen}
     if task is not None:
@@ -118,7 +119,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
     trainings, rollouts = list[float | None](), 0.0
     for task in PAIRS if apart else [None]:
-        world = WORLD if task is None else f"{WORLD}/{task}"
+        world = REGIMES[cell.regime].tasks if task is None else [f"{WORLD[0]}/{task}"]
         policy, cost = trained(cell, folder, out if task is None else out / task, task)
         trainings.append(cost)
         begun = time.process_time()
@@ -147,7 +148,7 @@ def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[latt
     return lattok.load(out), None if begun else time.process_time() - cost
 
 
-def outcomes(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[Outcome]]:
+def outcomes(policy: lattok.LatentVLA, tasks: Sequence[str], episodes: int, **options: Any) -> dict[str, list[Outcome]]:
     """Return by task, of each rollout: the seed of its start state, how it ended, after how many decisions."""
     played = rollout(policy, tasks, episodes, execute=EXECUTE, **options).episodes
     by_task: dict[str, list[Outcome]] = {name: [] for name in find_tasks(tasks)}
@@ -157,7 +158,7 @@ def outcomes(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any
     return by_task
 
 
-def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[int]]:
+def counted(policy: lattok.LatentVLA, tasks: Sequence[str], episodes: int, **options: Any) -> dict[str, list[int]]:
     """Return successes, failures and number of rollouts by task."""
     return {task: counts(ends) for task, ends in outcomes(policy, tasks, episodes, **options).items()}
 

@@ -7,13 +7,19 @@ differ in what their row says and in nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT
 
-WORLD = "metaworld-pairs"
+WORLD = ("metaworld-pairs",)
+ENDS = ("open", "close"), ("left", "right")
+PARTS = {"drawer": ENDS[0], "window": ENDS[0], "button": ENDS[1], "cube": ENDS[1]}
+OTHER_WORLD = tuple(
+    f"ogbench/{part}-{end}" for part, ends in PARTS.items() for end in ends
+)  # another robot, in pairs too
 DEMONSTRATIONS = 20  # of each task, from seed 0 on
 NOISE = 0.3
 STARTS = 40  # rollouts of each task, from seed FIRST_START on
@@ -69,6 +75,7 @@ class Regime(NamedTuple):
     acting: int | None = None
     apart: int | None = None  # steps of a policy for each task, where tasks are learned apart
     acting_tasks: tuple[str, ...] = ()  # of which alone any actions are known; none: all
+    tasks: tuple[str, ...] = WORLD  # a world, or tasks of it
 
     def episodes(self, seed: int) -> str:
         """Return the episodes that are learned from."""
@@ -78,10 +85,15 @@ class Regime(NamedTuple):
         """Return the episodes whose actions are known, None where that is all."""
         return None if self.acting is None else f"{self.acting} per task seed {seed}"
 
+    def dataset(self, folder: Path) -> Path:
+        """Return where in the folder of a study the demonstrations are."""
+        return folder / ("demonstrations" if self.tasks == WORLD else "demonstrations.other")
+
     @property
     def part(self) -> str:
-        """Return what of all demonstrations models of actions see, in names: "", ".2" acting ones or ".few5"."""
-        few = "" if self.demonstrations is None else f".few{self.demonstrations}"
+        """Return what of which demonstrations models of actions see, in names: "", ".2" acting ones or ".few5"."""
+        few = "" if self.tasks == WORLD else ".other"
+        few += "" if self.demonstrations is None else f".few{self.demonstrations}"
         some = f"of{len(self.acting_tasks)}tasks" if self.acting_tasks else ""
         return few if self.acting is None else f"{few}.{self.acting}{some}"
 
@@ -215,6 +227,8 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "five-known": Regime("19 demonstrations a task, actions of 5", acting=5),
         "scarce": Regime("5 demonstrations a task", demonstrations=5),
         "few": Regime("10 demonstrations a task", demonstrations=10),
+        "other-world": Regime("OGBench, 19 demonstrations a task", tasks=OTHER_WORLD),
+        "other-world-few": Regime("OGBench, 19 demonstrations a task, actions of 2", acting=2, tasks=OTHER_WORLD),
         "apart": Regime("19 demonstrations a task, a policy for each", apart=500),  # in all 4/3 of the steps, as in E.3
     }
 )
@@ -235,7 +249,7 @@ OWN_PAGE = frozenset(
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
-        *("one-known", "five-known", "four-tasks"),
+        *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))

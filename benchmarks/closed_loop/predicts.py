@@ -20,9 +20,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.closed_loop.comparisons import read, success
-from benchmarks.closed_loop.few_actions import BASE, RESULTS
 from benchmarks.closed_loop.inferred import OUT
 from benchmarks.closed_loop.plan import LABELS, REGIMES, ROWS
+from benchmarks.closed_loop.planned import BASE, RESULTS
 from benchmarks.common import write_results
 
 FIGURES = {  # +1: more is better
@@ -135,7 +135,7 @@ def page(found: Sequence[Point], result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "few_actions")
     parser.add_argument("--figures", type=Path, default=OUT)
     args = parser.parse_args()
     found = points(args.results, json.loads(args.figures.read_text())["runs"])

@@ -30,7 +30,6 @@ from benchmarks.closed_loop.plan import (
     REGIMES,
     ROWS,
     SOURCES,
-    WORLD,
     Cell,
     cells,
 )
@@ -92,11 +91,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--hours", type=float, default=2.5, help="no cell begins later than this")
     args = parser.parse_args()
-    data = args.folder / "demonstrations"
-    if not data.exists():
-        from lattok.sim.collect import collect
+    for regime in map(REGIMES.__getitem__, args.regimes):
+        if not regime.dataset(args.folder).exists():
+            from lattok.sim.collect import collect
 
-        collect([WORLD], data, episodes=DEMONSTRATIONS, noise=NOISE, workers=args.jobs)
+            out = regime.dataset(args.folder)
+            collect(regime.tasks, out, episodes=DEMONSTRATIONS, noise=NOISE, workers=args.jobs)
     todo = [
         cell
         for cell in cells(args.regimes, rows_of(args.rows), args.seeds)

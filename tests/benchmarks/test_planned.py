@@ -1,4 +1,4 @@
-"""Tables of the study of few actions: every planned comparison, corrected in its family, nothing before its time."""
+"""Tables of planned studies: every planned comparison, corrected in its family, nothing before its time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.closed_loop import few_actions
+from benchmarks.closed_loop import planned
 from benchmarks.closed_loop.comparisons import read
-from benchmarks.closed_loop.few_actions import FAMILIES, PLANNED, figures_of, page
-from benchmarks.closed_loop.plan import FOUR, ROWS
+from benchmarks.closed_loop.plan import FOUR, OTHER_WORLD, REGIMES, ROWS
+from benchmarks.closed_loop.planned import STUDIES, figures_of, page
+from lattok.sim import find_tasks
 from scripts import recount
 
 TASKS = [f"metaworld-pairs/{name}" for name in (*FOUR, "drawer-open", "faucet-open", "window-open", "door-unlock")]
 
 
 def wins(regime: str, row: str, seed: int) -> list[int]:
-    number = [list(PLANNED).index(regime), list(ROWS).index(row), seed]
+    number = [list(REGIMES).index(regime), list(ROWS).index(row), seed]
     return np.random.default_rng(number).integers(5, 36, len(TASKS)).tolist()
 
 
@@ -38,27 +39,35 @@ def write(folder: Path, regime: str, row: str, seed: int) -> None:
     (folder / f"{regime}.{row}.{seed}.json").write_text(json.dumps(result))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    tmp_path = tmp_path / "few_actions"
-    tmp_path.mkdir()
-    for regime, rows in PLANNED.items():
+@pytest.fixture(params=STUDIES)
+def study(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def fill(folder: Path, study: str) -> Path:
+    (folder / study).mkdir()
+    for regime, rows in STUDIES[study].seeds.items():
         for row, seeds in rows.items():
             for seed in range(seeds):
-                write(tmp_path, regime, row, seed)
-    return tmp_path
+                write(folder / study, regime, row, seed)
+    return folder / study
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fill(tmp_path, "few_actions")
 
 
 def shares(regime: str, row: str, seeds: int) -> np.ndarray:
     return np.array([np.mean(wins(regime, row, seed)) / 40 for seed in range(seeds)])
 
 
-def test_every_planned_comparison_is_a_paired_t_test_corrected_in_its_family(folder):
-    results = read(folder)
-    for family in FAMILIES:
-        found, p = figures_of(family.regime, results[family.regime]), {}
+def test_every_planned_comparison_is_a_paired_t_test_corrected_in_its_family(study, tmp_path):
+    results, plan = read(fill(tmp_path, study)), STUDIES[study]
+    for family in plan.families:
+        found, p = figures_of(plan, family.regime, results[family.regime]), {}
         for row, other in family.pairs:
-            seeds = min(PLANNED[family.regime][each] for each in (row, other))
+            seeds = min(plan.seeds[family.regime][each] for each in (row, other))
             one, two = (shares(family.regime, each, seeds) for each in (row, other))
             test = stats.ttest_rel(one, two)
             each = found[row]["over"][other]
@@ -72,15 +81,16 @@ def test_every_planned_comparison_is_a_paired_t_test_corrected_in_its_family(fol
             assert found[pair[0]]["over"][pair[1]]["holm"] == pytest.approx(wanted)
 
 
-def test_the_rows_are_those_of_the_page():
-    text = (Path(few_actions.__file__).parents[2] / "docs/few_actions.md").read_text()
-    for row in {row for rows in PLANNED.values() for row in rows}:
+def test_the_rows_are_those_of_the_page(study):
+    text = (Path(planned.__file__).parents[2] / f"docs/{study}.md").read_text()
+    plan = STUDIES[study]
+    for row in {row for rows in plan.seeds.values() for row in rows}:
         assert f"`{row}`" in text, row
-    assert all({*pair} <= PLANNED[family.regime].keys() for family in FAMILIES for pair in family.pairs)
+    assert all({*pair} <= plan.seeds[family.regime].keys() for family in plan.families for pair in family.pairs)
 
 
 def test_the_other_tasks_are_told_apart(folder):
-    found = figures_of("four-tasks", read(folder)["four-tasks"])["idm"]
+    found = figures_of(STUDIES["few_actions"], "four-tasks", read(folder)["four-tasks"])["idm"]
     counts = np.array([wins("four-tasks", "idm", seed) for seed in range(5)]) / 40
     assert found["known"].mean == pytest.approx(counts[:, :4].mean())
     assert found["other"].mean == pytest.approx(counts[:, 4:].mean())
@@ -89,26 +99,44 @@ def test_the_other_tasks_are_told_apart(folder):
 def test_nothing_is_said_of_a_row_before_it_has_all_its_seeds(folder):
     (folder / "action-free.idm-past.4.json").unlink()
     write(folder, "action-free", "idm", 8)  # one more than planned counts for nothing
-    text, figures = page(read(folder))
+    text, figures = page(STUDIES["few_actions"], read(folder))
     assert "idm-past" not in figures["action-free"]
     assert "Seeds still to run: `idm-past` 4 of 5." in text
     assert figures["action-free"]["idm"]["success"].mean == pytest.approx(shares("action-free", "idm", 8).mean())
     told = {each["family"] for figure in figures["action-free"].values() for each in figure["over"].values()}
-    assert told == {family.title for family in FAMILIES if family.regime == "action-free"} - {"What labels must be"}
+    families = {family.title for family in STUDIES["few_actions"].families if family.regime == "action-free"}
+    assert told == families - {"What labels must be"}
 
 
-def test_a_script_of_its_own_counts_the_same(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["few_actions", "--results", str(folder)])
-    few_actions.main()
+def test_a_script_of_its_own_counts_the_same(study, tmp_path, monkeypatch, capsys):
+    folder = fill(tmp_path, study)
+    monkeypatch.setattr("sys.argv", ["planned", study, "--results", str(tmp_path)])
+    planned.main()
     monkeypatch.setattr("sys.argv", ["recount", "--results", str(folder)])
     with pytest.raises(SystemExit) as ended:
         recount.main()
     assert ended.value.code == 0, capsys.readouterr().out
     written = folder.with_suffix(".json")
     text = json.loads(written.read_text())
-    text["action-free"]["idm"]["over"]["baseline"]["difference"][0] += 1e-3
+    family = STUDIES[study].families[0]
+    (row, other) = family.pairs[0]
+    text[family.regime][row]["over"][other]["difference"][0] += 1e-3
     written.write_text(json.dumps(text))
     with pytest.raises(SystemExit) as ended:
         recount.main()
     assert ended.value.code == 1
-    assert "action-free idm - baseline mean: written" in capsys.readouterr().out
+    assert f"{family.regime} {row} - {other} mean: written" in capsys.readouterr().out
+
+
+def test_worlds_have_demonstrations_and_names_of_their_own():
+    """Models and labels of two regimes share a folder only where they see the same."""
+    seen = {}
+    for regime in REGIMES.values():
+        key = regime.part, regime.dataset(Path()).name
+        same = regime._replace(title="", apart=None)
+        assert seen.setdefault(key, same) == same
+    opposites = {"open": "close", "left": "right"}
+    for first, second in zip(OTHER_WORLD[::2], OTHER_WORLD[1::2], strict=True):
+        part, _, way = first.partition("-")
+        assert second == f"{part}-{opposites[way]}"
+        assert {first, second} <= set(find_tasks(["ogbench"]))

@@ -1,0 +1,220 @@
+"""Tables of the studies that were planned first (docs/few_actions.md, docs/acting_by_tokens.md), from results alone.
+
+python -m benchmarks.closed_loop.planned few_actions        # reads benchmarks/results/few_actions/, writes the tables
+python -m benchmarks.closed_loop.planned acting_by_tokens   # as few_actions.md and .json beside it
+
+Rows, seeds and families of comparisons are those of the plans, which were committed before any run. A row is shown once
+it has all its seeds, a family once it has all its rows. Differences are paired by seed; p values are corrected after
+Holm within each family.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
+from benchmarks.closed_loop.plan import ACTS, FEW_ACTIONS, FOUR, MORE_USES, REGIMES, ROWS
+from benchmarks.closed_loop.statistics import Interval, holm, smallest_seen
+from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
+from benchmarks.common import write_results
+
+RESULTS = Path("benchmarks/results")
+BASE, OWN = "baseline", "idm"
+FEWER = ("baseline", "idm", "idm-video", "idm-proprio")
+EIGHT = ("baseline", "idm", "idm-blind_policy", "no_proprio")  # the primary comparison, and the one without proprio
+FOUND_BEFORE = 0.858  # the Baseline with the actions of all demonstrations, five seeds: docs/closed_loop.md
+
+
+class Family(NamedTuple):
+    """Comparisons that are corrected together, of a regime."""
+
+    title: str
+    regime: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+class Study(NamedTuple):
+    """What was planned: seeds, from 0 on, by regime and row; and what is compared."""
+
+    seeds: Mapping[str, Mapping[str, int]]
+    families: tuple[Family, ...]
+    whole: Mapping[str, float] = MappingProxyType({})  # success with all actions, by regime
+
+
+STUDIES: Mapping[str, Study] = MappingProxyType(
+    {
+        "few_actions": Study(
+            {
+                "action-free": {row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES)},
+                "one-known": dict.fromkeys(FEWER, 5),
+                "five-known": dict.fromkeys(FEWER, 5),
+                "four-tasks": dict.fromkeys(("baseline", "idm", "idm-video", "executed"), 5),
+            },
+            (
+                Family("Primary", "action-free", ((OWN, BASE),)),
+                Family(
+                    "What is better still",
+                    "action-free",
+                    tuple((row, OWN) for row in ("idm-video", "idm-proprio", "idm-la_align")),
+                ),
+                Family("Latents without filling in", "action-free", (("la_align-idm", BASE), (OWN, "la_align-idm"))),
+                Family(
+                    "What labels must be",
+                    "action-free",
+                    (
+                        *((OWN, row) for row in ("idm-past", "idm-shuffled", "decoded", "proprio")),
+                        ("executed", OWN),
+                    ),
+                ),
+                Family("Without proprio", "action-free", (("idm-blind_policy", "no_proprio"),)),
+                *(
+                    Family(REGIMES[regime].title, regime, ((OWN, BASE), ("idm-video", OWN), ("idm-proprio", OWN)))
+                    for regime in ("one-known", "five-known")
+                ),
+                Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
+                Family("Four tasks known", "four-tasks", (("idm-video", OWN),)),
+            ),
+            dict.fromkeys(("action-free", "one-known", "five-known", "four-tasks"), FOUND_BEFORE),
+        ),
+        "acting_by_tokens": Study(
+            {"plentiful": dict.fromkeys((BASE, "flow", *ACTS), 5)},
+            (
+                Family("Primary", "plentiful", (("acts-rvq", BASE),)),
+                Family(
+                    "Against others",
+                    "plentiful",
+                    tuple(("acts-rvq", f"acts-{other}") for other in ("fast", "bins", "oat")),
+                ),
+                Family(
+                    "What makes codes learnable",
+                    "plentiful",
+                    (("acts-rvq-perturbed", "acts-rvq"), ("acts-fsq-both", "acts-fsq"), ("acts-context", "acts-p2t")),
+                ),
+                Family(
+                    "At once",
+                    "plentiful",
+                    tuple((f"acts-{name}-at_once", f"acts-{name}") for name in ("bins", "p2t", "rvq")),
+                ),
+                Family("Flow head", "plentiful", (("flow", BASE),)),
+            ),
+        ),
+    }
+)
+
+
+def whole(planned_seeds: Mapping[str, int], rows: Mapping[str, Runs]) -> dict[str, Runs]:
+    """Return the rows of a regime that have all their seeds, with these."""
+    planned = {row: set(range(seeds)) for row, seeds in planned_seeds.items()}
+    return {
+        row: {s: rows[row][s] for s in sorted(own)} for row, own in planned.items() if own <= rows.get(row, {}).keys()
+    }
+
+
+def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str, dict[str, Any]]:
+    """Return the figures of a regime by row, with the planned comparisons as `over`."""
+    there = whole(study.seeds[regime], rows)
+    found: dict[str, dict[str, Any]] = {}
+    for row, runs in there.items():
+        commits = dict.fromkeys(run["environment"]["commit"] for run in runs.values())
+        found[row] = {
+            "title": ROWS[row].title,
+            "success": Interval.of(list(successes(runs).values())),
+            "cpu_minutes": cpu_minutes(runs.values()),
+            "commits": {
+                name: [s for s, run in runs.items() if run["environment"]["commit"] == name] for name in commits
+            },
+            "over": {},
+        }
+        if regime == "four-tasks":
+            found[row] |= {
+                name: Interval.of(parts_of(runs, known)) for name, known in (("known", True), ("other", False))
+            }
+    for family in study.families:
+        if family.regime != regime or not {row for pair in family.pairs for row in pair} <= there.keys():
+            continue
+        compared = {pair: compare(there[pair[0]], there[pair[1]]) for pair in family.pairs}
+        for pair, p in holm({pair: each["difference"].p for pair, each in compared.items()}).items():
+            each, (_, half, _, seeds) = compared[pair], compared[pair]["difference"]
+            least = [smallest_seen(half, seeds, tests) for tests in dict.fromkeys((1, len(compared)))]
+            each |= {"holm": p, "tests": len(compared), "seen": least, "family": family.title}
+            found[pair[0]]["over"][pair[1]] = each
+    return found
+
+
+def parts_of(runs: Runs, known: bool) -> list[float]:
+    """Return success by seed in the four tasks of which actions are known, or in the other four."""
+    tasks = [task for task in next(iter(runs.values()))["own"] if (task.rpartition("/")[2] in FOUR) == known]
+    each = [successes(runs, task) for task in tasks]
+    return [sum(task[seed] for task in each) / len(each) for seed in runs]
+
+
+def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None) -> str:
+    """Return the rows of a regime in Markdown; `all_actions`: success where none is unknown."""
+    lost = 0.0 if all_actions is None or BASE not in found else all_actions - found[BASE]["success"].mean
+    four = ["known tasks", "other tasks"] * ("known" in next(iter(found.values())))
+    head = ["row", "seeds", "success", *four, *["of what was lost"] * bool(lost), "CPU min"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row, figure in found.items():
+        back = (
+            [f"{(figure['success'].mean - found[BASE]['success'].mean) / lost:.0%}" if row != BASE else ""]
+            if lost
+            else []
+        )
+        parts = [figure[name].text() for name in ("known", "other") if name in figure]
+        cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
+        cells = [figure["title"], str(figure["success"].seeds), figure["success"].text(), *parts, *back, cost]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def family_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the planned comparisons of a regime in Markdown."""
+    lines = ["| family | row | against | difference | p | after Holm | what that says | seen with 80 % power |"]
+    lines.append("|---" * 8 + "|")
+    for figure in found.values():
+        for other, each in figure["over"].items():
+            cells = [each["family"], figure["title"], found[other]["title"], each["difference"].text(signed=True)]
+            cells += [p_text(each["difference"].p), p_text(each["holm"]), verdict(each), seen(each)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
+    """Say which rows of a regime lack seeds."""
+    counts = {row: len(set(range(seeds)) & set(rows.get(row, ()))) for row, seeds in planned.items()}
+    left = [f"`{row}` {counts[row]} of {seeds}" for row, seeds in planned.items() if counts[row] < seeds]
+    return f"Seeds still to run: {', '.join(left)}." if left else ""
+
+
+def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, dict[str, Any]]:
+    """Return what was found in Markdown, and its figures."""
+    parts, everything = list[str](), dict[str, Any]()
+    for regime, planned in study.seeds.items():
+        rows = results.get(regime, {})
+        found = everything[regime] = figures_of(study, regime, rows)
+        texts = [f"### {REGIMES[regime].title}", running(planned, rows)]
+        if found:
+            table = row_table(found, study.whole.get(regime))
+            texts[1:1] = [table, family_table(found), finer_tables(found), trees(found)]
+        parts += [text for text in texts if text]
+    return "\n\n".join(parts) + "\n", everything
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder in which each study has one")
+    args = parser.parse_args()
+    folder = args.results / args.study
+    text, figures = page(STUDIES[args.study], read(folder))
+    folder.with_suffix(".md").write_text(text)
+    write_results(folder.with_suffix(".json"), figures)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
