@@ -1,8 +1,9 @@
-"""Which figure of inferred actions says what a policy that imitates them will reach.
+"""Which figure says beforehand what a policy will reach that imitates inferred actions, or acts by a tokenizer.
 
-python -m benchmarks.closed_loop.predicts      # after benchmarks.closed_loop.inferred and the runs of few_actions
+python -m benchmarks.closed_loop.predicts few_actions        # after benchmarks.closed_loop.inferred and the runs
+python -m benchmarks.closed_loop.predicts acting_by_tokens   # after benchmarks.closed_loop.learnable and the runs
 
-Over all sources (rows of the study that differ in nothing but the actions that were filled in, in all regimes): the
+Over all sources (rows of the study that differ in nothing but the actions that were filled in, or the tokenizer): the
 rank correlation of each figure with the gain over the Baseline of the same regime and seed, over the means of sources;
 the mean of the same within each regime and seed, where what the regime is worth plays no part; and 95 % intervals of
 both by drawing sources, then seeds, again (percentiles of DRAWS draws).
@@ -19,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.closed_loop import inferred, learnable
 from benchmarks.closed_loop.comparisons import read, success
-from benchmarks.closed_loop.inferred import OUT
-from benchmarks.closed_loop.plan import LABELS, REGIMES, ROWS
+from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.planned import BASE, RESULTS
 from benchmarks.common import write_results
 
-FIGURES = {  # +1: more is better
+INFERRED = {  # +1: more is better
     "r2_xyz": ("R² of the expert's action", 1),
     "r2_executed_xyz": ("R² of the executed action", 1),
     "systematic": ("systematic error by task and phase", -1),
@@ -33,7 +34,32 @@ FIGURES = {  # +1: more is better
     "given_frame": ("R² beyond what the scene says", 1),
     "confidence": ("rank correlation of confidence and error", 1),
 }
+TOKENS = {
+    "policy_error": ("error of the small policy that acts by codes", -1),
+    "normalised_mse": ("error of reconstruction", -1),
+    "unseen_prefixes_half": ("half of the codes as in no training chunk", -1),
+    "neighbour_error": ("error of a near code", -1),
+    "rank_consistency": ("ranks kept", 1),
+}
 DRAWS = 2000
+
+
+class Question(NamedTuple):
+    """Where figures are, what they are called and whether more is better, and which rows are sources."""
+
+    file: Path
+    figures: Mapping[str, tuple[str, int]]
+    rows: tuple[str, ...]
+
+
+QUESTIONS = {
+    "few_actions": Question(
+        inferred.OUT,
+        INFERRED,
+        tuple(name for name, row in ROWS.items() if row.filled and row.strategy == BASE and not row.options),
+    ),
+    "acting_by_tokens": Question(learnable.OUT, TOKENS, tuple(row for row in ACTS if ROWS[row].options == IN_TURN)),
+}
 
 
 class Point(NamedTuple):
@@ -49,17 +75,15 @@ class Point(NamedTuple):
         return float(np.mean([self.figures[seed].get(name, np.nan) for seed in seeds]))
 
 
-def points(results: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
-    """Return the sources of the study with those seeds of which gain and figures are there."""
+def points(results: Path, rows: Sequence[str], runs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
+    """Return the sources of a study, of these rows, with those seeds of which gain and figures are there."""
     found = []
-    for regime, rows in read(results).items():
-        for row, by_seed in rows.items():
-            plan = ROWS[row]
-            if not plan.filled or plan.strategy != "baseline" or plan.options:
-                continue
-            figures = {seed: runs.get(f"{regime}.{plan.labels}.{seed}") for seed in by_seed}
-            seeds = [seed for seed, each in figures.items() if each and seed in rows.get(BASE, {})]
-            gains = {seed: success(by_seed[seed]) - success(rows[BASE][seed]) for seed in seeds}
+    for regime, played in read(results).items():
+        for row in rows:
+            by_seed = played.get(row, {})
+            figures = {seed: runs.get(f"{regime}.{ROWS[row].labels}.{seed}") for seed in by_seed}
+            seeds = [seed for seed, each in figures.items() if each and seed in played.get(BASE, {})]
+            gains = {seed: success(by_seed[seed]) - success(played[BASE][seed]) for seed in seeds}
             if seeds:
                 found.append(Point(regime, row, gains, {seed: figures[seed]["all"] for seed in seeds}))
     return found
@@ -103,10 +127,10 @@ def interval(found: Sequence[Point], measure: Any, name: str, draws: int = DRAWS
     return float(low), float(high)
 
 
-def analysis(found: Sequence[Point], draws: int = DRAWS) -> dict[str, Any]:
+def analysis(found: Sequence[Point], figures: Mapping[str, tuple[str, int]], draws: int = DRAWS) -> dict[str, Any]:
     """Return by figure both rank correlations with the gain, turned so that 1 is best, and their intervals."""
     seeds, result = [list(point.gains) for point in found], dict[str, Any]()
-    for name, (_, sign) in FIGURES.items():
+    for name, (_, sign) in figures.items():
         result[name] = {}
         for title, measure in {"sources": over_sources, "within": within}.items():
             ends = [sign * end for end in interval(found, measure, name, draws)]
@@ -114,19 +138,19 @@ def analysis(found: Sequence[Point], draws: int = DRAWS) -> dict[str, Any]:
     return result
 
 
-def page(found: Sequence[Point], result: Mapping[str, Any]) -> str:
+def page(found: Sequence[Point], figures: Mapping[str, tuple[str, int]], result: Mapping[str, Any]) -> str:
     """Return sources and correlations in Markdown."""
-    lines = [f"| actions known | source | seeds | gain | {' | '.join(title for title, _ in FIGURES.values())} |"]
-    lines.append("|---" * (4 + len(FIGURES)) + "|")
+    lines = [f"| regime | source | seeds | gain | {' | '.join(title for title, _ in figures.values())} |"]
+    lines.append("|---" * (4 + len(figures)) + "|")
     for point in sorted(
         found, key=lambda each: (list(REGIMES).index(each.regime), -np.mean(list(each.gains.values())))
     ):
         source, seeds = LABELS[str(ROWS[point.row].labels)].title, list(point.gains)
         cells = [REGIMES[point.regime].title, source, str(len(seeds)), f"{np.mean(list(point.gains.values())):+.3f}"]
-        means = [point.mean(name, seeds) for name in FIGURES]
+        means = [point.mean(name, seeds) for name in figures]
         lines.append(f"| {' | '.join(cells + ['' if np.isnan(mean) else f'{mean:.2f}' for mean in means])} |")
     lines += ["", "| figure | rank correlation with the gain, over sources | within regime and seed |", "|---|---|---|"]
-    for name, (title, _) in sorted(FIGURES.items(), key=lambda each: -np.nan_to_num(result[each[0]]["sources"][0])):
+    for name, (title, _) in sorted(figures.items(), key=lambda each: -np.nan_to_num(result[each[0]]["sources"][0])):
         both = [result[name][kind] for kind in ("sources", "within")]
         texts = ["–" if np.isnan(each[0]) else "{:+.2f} ({:+.2f} … {:+.2f})".format(*each) for each in both]
         lines.append(f"| {title} | {' | '.join(texts)} |")
@@ -135,17 +159,18 @@ def page(found: Sequence[Point], result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS / "few_actions")
-    parser.add_argument("--figures", type=Path, default=OUT)
+    parser.add_argument("study", choices=list(QUESTIONS))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder in which each study has one")
     args = parser.parse_args()
-    found = points(args.results, json.loads(args.figures.read_text())["runs"])
+    file, figures, rows = QUESTIONS[args.study]
+    found = points(args.results / args.study, rows, json.loads((args.results / file.name).read_text())["runs"])
     if len(found) < 3:
         raise SystemExit(f"{len(found)} sources have runs and figures: nothing can be ranked")
-    result = analysis(found)
-    target = args.results.with_name("few_actions_predicts.json")
+    result = analysis(found, figures)
+    target = args.results / f"{args.study}_predicts.json"
     write_results(target, {"points": [point._asdict() for point in found], "correlations": result})
-    target.with_suffix(".md").write_text(page(found, result))
-    print(page(found, result))
+    target.with_suffix(".md").write_text(page(found, figures, result))
+    print(page(found, figures, result))
 
 
 if __name__ == "__main__":

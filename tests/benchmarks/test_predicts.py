@@ -1,10 +1,23 @@
 """Which figure predicts, on sources whose answer is known."""
 
+import json
+
 import numpy as np
 import pytest
 
+from benchmarks.closed_loop import inferred, learnable, predicts
 from benchmarks.closed_loop.inferred import from_scene
-from benchmarks.closed_loop.predicts import Point, analysis, over_sources, page, rank, within
+from benchmarks.closed_loop.plan import LABELS, ROWS
+from benchmarks.closed_loop.predicts import (
+    INFERRED,
+    QUESTIONS,
+    Point,
+    analysis,
+    over_sources,
+    page,
+    rank,
+    within,
+)
 
 
 def sources():
@@ -29,7 +42,7 @@ def test_ranks_against_counts_of_pairs():
 
 def test_what_predicts_is_found_and_a_figure_of_the_regime_alone_is_not_taken_for_it():
     found = sources()
-    result = analysis(found, draws=200)
+    result = analysis(found, INFERRED, draws=200)
     assert result["systematic"]["sources"][0] == pytest.approx(1) == result["systematic"]["within"][0]
     assert result["systematic"]["within"][1] > 0.99
     assert result["absolute"]["sources"][0] > 0.8  # between regimes
@@ -38,7 +51,7 @@ def test_what_predicts_is_found_and_a_figure_of_the_regime_alone_is_not_taken_fo
     assert np.isnan(result["confidence"]["sources"][0])
     seeds = [list(point.gains) for point in found]
     assert over_sources(found, seeds, "systematic") == pytest.approx(-1) == within(found, seeds, "systematic")
-    text = page(found, result)
+    text = page(found, INFERRED, result)
     assert text.count("| 19 demonstrations a task, actions of 2 |") == 4
     assert "| systematic error by task and phase | +1.00 (+0.9" in text
     assert "| rank correlation of confidence and error | – | – |" in text
@@ -54,3 +67,34 @@ def test_what_the_scene_says_is_the_mean_of_near_scenes_in_other_episodes():
         spread = scene[task == task[row]].std(0)
         near = sorted(same, key=lambda i: (((scene[i] - scene[row]) / spread) ** 2).sum())[:8]
         np.testing.assert_allclose(guess[row], values[near].mean(0))
+
+
+def test_tokenizers_are_ranked_by_what_is_said_of_them(tmp_path, monkeypatch, capsys):
+    """Of three tokenizers and two seeds: the small policy's error ranks them as the closed loop does."""
+    errors = {"bins": 0.3, "fast": 0.5, "rvq": 0.1}
+    runs = {"plentiful.rvq.2": {"all": {"policy_error": 9.0}}}  # of a policy that has not run yet
+    (tmp_path / "acting_by_tokens").mkdir()
+    for seed in (0, 1):
+        for row, wins in {"baseline": 30, "acts-bins": 20, "acts-fast": 10, "acts-rvq": 25, "acts-p2t": 40}.items():
+            cell = {"cell": {"regime": "plentiful", "row": row, "seed": seed}, "own": {"task": [wins, 0, 40]}}
+            (tmp_path / f"acting_by_tokens/plentiful.{row}.{seed}.json").write_text(json.dumps(cell))
+        for name, error in errors.items():
+            runs[f"plentiful.{name}.{seed}"] = {"all": {"policy_error": error, "normalised_mse": 0.2 + 0.1 * seed}}
+    (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": runs}))
+    monkeypatch.setattr("sys.argv", ["predicts", "acting_by_tokens", "--results", str(tmp_path)])
+    monkeypatch.setattr(predicts, "DRAWS", 20)
+    predicts.main()
+    found = json.loads((tmp_path / "acting_by_tokens_predicts.json").read_text())
+    assert len(found["points"]) == 3  # P2T's figures are missing
+    assert found["correlations"]["policy_error"]["sources"][0] == 1
+    assert np.isnan(found["correlations"]["normalised_mse"]["sources"][0])  # the same for all
+    text = capsys.readouterr().out
+    assert "| 19 demonstrations a task | residual VQ | 2 | -0.125 | 0.10 |" in text
+    assert "| error of the small policy that acts by codes | +1.00" in text
+
+
+def test_rows_of_a_question_have_labels_that_have_figures():
+    for question in QUESTIONS.values():
+        assert all(ROWS[row].labels in LABELS for row in question.rows)
+    assert {ROWS[row].labels for row in QUESTIONS["acting_by_tokens"].rows} == set(learnable.SOURCES)
+    assert {ROWS[row].labels for row in QUESTIONS["few_actions"].rows} == {*inferred.SOURCES}

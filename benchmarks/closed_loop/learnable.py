@@ -1,0 +1,49 @@
+"""What `lattok evaluate` says of the tokenizers of the study, before any policy acts by them.
+
+python -m benchmarks.closed_loop.learnable --folder study --seeds 0 1 2 3 4
+
+Each tokenizer is the one that the policy of that seed acts by, judged on the episodes that it did not learn from.
+Adds to benchmarks/results/tokenizer_figures.json; what is there is not made again. A tokenizer takes CPU-minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lattok
+from benchmarks.closed_loop.labels import ACTION, label_model
+from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
+from benchmarks.closed_loop.run import study_parser
+from benchmarks.common import environment, write_results
+
+OUT = Path("benchmarks/results/tokenizer_figures.json")
+REGIME = "plentiful"
+SOURCES = tuple(str(ROWS[row].labels) for row in ACTS if ROWS[row].options == IN_TURN)
+
+
+def main() -> None:
+    parser = study_parser(__doc__)
+    parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(LABELS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    regime = REGIMES[REGIME]
+    data = regime.dataset(args.folder)
+    results = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
+    for seed in args.seeds:
+        for source in args.sources:
+            name = f"{REGIME}.{source}.{seed}"
+            if name not in results["runs"]:
+                model = label_model(args.folder, data, source, regime, seed)
+                figures = lattok.evaluate(model, data, action_key=ACTION, seed=seed).figures
+                own = {key: value for key, value in figures.items() if "/" not in key}
+                results["runs"][name] = {"commit": environment()["commit"], "all": own}
+                results["environment"] = environment()
+                write_results(args.out, results)
+            found = results["runs"][name]["all"]
+            print(name, {key: round(found[key], 4) for key in ("policy_error", "normalised_mse")})
+
+
+if __name__ == "__main__":
+    main()
