@@ -1,0 +1,126 @@
+"""A Space: upload a clip of each camera, see the codes of what changes in it, and where it moves.
+
+    python app.py            # LATTOK_MODEL names another latent action model: a folder or a Hub id
+
+Codes are the model's. Arrows are not: they are the motion that block matching finds between the same two frames, so
+that one can see what a code goes with.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+import matplotlib
+import numpy as np
+import torch
+
+import lattok
+from lattok.data.schema import short_name
+from lattok.evaluation.page import document
+from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel
+from lattok.image_lam.base.losses import CELLS, SIDE, block_flow
+from lattok.utils.checks import LattokError
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+MOMENTS, LONGEST, EXAGGERATED = 6, 600, 3  # pictures, frames of a clip, length of arrows
+
+model = lattok.for_inference(lattok.load(os.environ.get("LATTOK_MODEL", "sample/lam")))
+names = [short_name(camera) for camera in model.cameras]
+
+
+def read(clips: list[str]) -> tuple[np.ndarray, float]:
+    """Return frames uint8 [T, V, H, W, 3] of one clip for each camera, and their rate; as strict as any dataset."""
+    views, rates = [], set()
+    for name, clip in zip(names, clips, strict=True):
+        if clip is None:
+            raise LattokError(f"{name}: a clip of this camera is missing")
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(clip, folder)
+            dataset = lattok.open_dataset(folder)
+            length = dataset.episodes[0].length
+            if length > LONGEST:
+                raise LattokError(f"{name}: expected a clip of at most {LONGEST} frames, got {length}")
+            views.append(dataset.frames(0)[:, 0])
+            rates.add(dataset.fps)
+    if len({view.shape for view in views}) > 1 or len(rates) > 1:
+        got = ", ".join(str(view.shape[:3]) for view in views)
+        raise LattokError(f"expected clips of the same length, size and rate, got {got} [T, H, W]")
+    return np.stack(views, 1), rates.pop()
+
+
+def drawn(now: np.ndarray, later: np.ndarray, codes: list[int], folder: Path) -> str:
+    """Draw frame `now` [H, W, 3] with arrows of what moves until `later`; return the file."""
+    pair = torch.from_numpy(np.stack([now, later]))[None, :, None]
+    flow = block_flow(pair)[0].view(2, CELLS, CELLS).numpy()  # pixels of a picture of SIDE
+    height, width = now.shape[:2]
+    places = (np.arange(CELLS) + 0.5) / CELLS
+    x, y = np.meshgrid(places * width, places * height)
+    figure, axis = plt.subplots(figsize=(3, 3 * height / width + 0.3))
+    axis.imshow(now)
+    long = flow * np.array([width, height])[:, None, None] / SIDE * EXAGGERATED
+    axis.quiver(x, y, *long, color="#ffcc00", angles="xy", scale_units="xy", scale=1, width=0.012)
+    axis.set(title=" ".join(map(str, codes)), xlim=(0, width), ylim=(height, 0))
+    axis.axis("off")
+    file = folder / f"{len(list(folder.iterdir()))}.png"
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return str(file)
+
+
+def label(*clips: str) -> tuple[str, list[str]]:
+    """Return the films with their codes below, and pictures with arrows."""
+    try:
+        video, fps = read(list(clips))
+        found = model.label_video(video, fps=fps)
+    except LattokError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    codes, stride = np.asarray(found.codes), model.stride_frames(fps)
+    valid = np.arange(len(codes)) < len(codes) - stride
+    films = {name: video[:: -(-len(video) // 120), i] for i, name in enumerate(names)}
+    title = f"{len(video)} frames at {fps:g} a second; what changes within {stride} frames"
+    panel = episode_panel(title, "", films, [EpisodeCodes("codes", codes, valid)], np.arange(len(codes)), fps)
+    page = document("lattok", [f'<figure><div class="panels"><div class="panel">{panel}</div></div></figure>'], "")
+    folder = Path(tempfile.mkdtemp())
+    moments = np.linspace(0, max(0, valid.sum() - 1), min(MOMENTS, max(1, valid.sum()))).round().astype(int).tolist()
+    last = len(video) - 1
+    pictures = [drawn(video[t, 0], video[min(t + stride, last), 0], codes[t].tolist(), folder) for t in moments]
+    return f'<iframe style="width:100%;height:420px;border:0" srcdoc="{escape(page, quote=True)}"></iframe>', pictures
+
+
+def example() -> list[str]:
+    """Write the first bundled episode as one clip for each camera; return the files."""
+    from lattok.evaluation.page.viewer import film
+
+    dataset = lattok.open_dataset("sample/dataset")
+    folder = Path(tempfile.mkdtemp())
+    files = []
+    for camera, name in zip(model.cameras, names, strict=True):
+        files.append(str(folder / f"{name}.mp4"))
+        Path(files[-1]).write_bytes(film(dataset.frames(0, [camera])[:, 0], dataset.fps))
+    return files
+
+
+with gr.Blocks(title="lattok: what changes in a video, in codes") as demo:
+    gr.Markdown(
+        "# What changes in a video, in codes\n"
+        "A latent action model reads, for every frame, short codes of what changes until a moment later. "
+        "A colour is a code. Arrows show where block matching sees motion between the same two frames."
+    )
+    with gr.Row():
+        uploads = [gr.Video(label=name) for name in names]
+    button = gr.Button("Show the codes", variant="primary")
+    shown = gr.HTML()
+    pictures = gr.Gallery(label="Codes, and what moves", columns=MOMENTS, height=260)
+    button.click(label, uploads, [shown, pictures])
+    if all(camera in lattok.open_dataset("sample/dataset").cameras for camera in model.cameras):
+        gr.Examples([example()], uploads)
+
+if __name__ == "__main__":
+    demo.launch()

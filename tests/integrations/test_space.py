@@ -1,0 +1,70 @@
+"""The Space's own work, with a stand-in for gradio: clips to codes and pictures, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
+
+import pytest
+
+import lattok
+
+APP = Path(__file__).parents[2] / "integrations/space/app.py"
+
+
+class Refused(Exception):
+    """gradio's error, which a visitor sees."""
+
+    def __init__(self, text: str, **options: object):
+        super().__init__(text)
+
+
+@pytest.fixture(scope="module")
+def app():
+    pytest.importorskip("matplotlib")
+    gradio = ModuleType("gradio")
+    gradio.__getattr__ = lambda name: MagicMock()  # type: ignore[method-assign]
+    gradio.Error = Refused
+    spec = importlib.util.spec_from_file_location("space_app", APP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "gradio", gradio)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_codes_are_those_of_the_model_and_every_picture_is_there(app):
+    clips = app.example()
+    assert [Path(clip).stem for clip in clips] == ["corner2", "gripperPOV"]
+    page, pictures = app.label(*clips)
+    assert len(pictures) == app.MOMENTS
+    assert all(Path(picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    frames, fps = app.read(clips)
+    codes = lattok.load("sample/lam").label_video(frames, fps=fps).codes
+    told = re.search(r"data-codes=&quot;([^&]*)&quot;", page)
+    first = ",".join(map(str, codes[0].tolist()))
+    assert told is not None
+    assert told[1].split(";")[0] == first
+    assert told[1].split(";")[-1] == ""  # no later frame to compare with
+    assert len(told[1].split(";")) == len(frames) == len(codes)
+
+
+def test_what_cannot_be_labelled_is_said(app, tmp_path):
+    first, second = app.example()
+    with pytest.raises(Refused, match="gripperPOV: a clip of this camera is missing"):
+        app.label(first, None)
+    playlist = tmp_path / "clip.mp4"
+    playlist.write_text("ffconcat version 1.0\nfile /etc/passwd\n")
+    with pytest.raises(Refused, match="clip.mp4"):
+        app.label(first, str(playlist))
+    short = tmp_path / "short.mp4"
+    frames, fps = app.read([first, second])
+    from lattok.evaluation.page.viewer import film
+
+    short.write_bytes(film(frames[:20, 0], fps))
+    with pytest.raises(Refused, match="clips of the same length, size and rate, got .71, 96, 96., .20, 96, 96."):
+        app.label(first, str(short))
