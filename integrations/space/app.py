@@ -57,8 +57,9 @@ def read(clips: list[str]) -> tuple[np.ndarray, float]:
 
 def drawn(now: np.ndarray, later: np.ndarray, codes: list[int], folder: Path) -> str:
     """Draw frame `now` [H, W, 3] with arrows of what moves until `later`; return the file."""
-    pair = torch.from_numpy(np.stack([now, later]))[None, :, None]
-    flow = block_flow(pair)[0].view(2, CELLS, CELLS).numpy()  # pixels of a picture of SIDE
+    pairs = torch.from_numpy(np.stack([[now, later], [now, now]]))[:, :, None]
+    moved, still = block_flow(pairs).view(2, 2, CELLS, CELLS).numpy()  # pixels of a picture of SIDE
+    flow = moved - still  # what edges alone seem to move
     height, width = now.shape[:2]
     places = (np.arange(CELLS) + 0.5) / CELLS
     x, y = np.meshgrid(places * width, places * height)
@@ -86,12 +87,12 @@ def label(*clips: str) -> tuple[str, list[str]]:
     films = {name: video[:: -(-len(video) // 120), i] for i, name in enumerate(names)}
     title = f"{len(video)} frames at {fps:g} a second; what changes within {stride} frames"
     panel = episode_panel(title, "", films, [EpisodeCodes("codes", codes, valid)], np.arange(len(codes)), fps)
-    page = document("lattok", [f'<figure><div class="panels"><div class="panel">{panel}</div></div></figure>'], "")
+    page = document("lattok", [f'<div style="max-width: 40rem; margin: 0 auto">{panel}</div>'], "")
     folder = Path(tempfile.mkdtemp())
     moments = np.linspace(0, max(0, valid.sum() - 1), min(MOMENTS, max(1, valid.sum()))).round().astype(int).tolist()
     last = len(video) - 1
     pictures = [drawn(video[t, 0], video[min(t + stride, last), 0], codes[t].tolist(), folder) for t in moments]
-    return f'<iframe style="width:100%;height:420px;border:0" srcdoc="{escape(page, quote=True)}"></iframe>', pictures
+    return f'<iframe style="width:100%;height:520px;border:0" srcdoc="{escape(page, quote=True)}"></iframe>', pictures
 
 
 def example() -> list[str]:
@@ -117,7 +118,8 @@ with gr.Blocks(title="lattok: what changes in a video, in codes") as demo:
         uploads = [gr.Video(label=name) for name in names]
     button = gr.Button("Show the codes", variant="primary")
     shown = gr.HTML()
-    pictures = gr.Gallery(label="Codes, and what moves", columns=MOMENTS, height=260)
+    gr.Markdown("Codes, and what moves, from the first frame to the last:")
+    pictures = gr.Gallery(show_label=False, columns=MOMENTS, height=230)
     button.click(label, uploads, [shown, pictures])
     if all(camera in lattok.open_dataset("sample/dataset").cameras for camera in model.cameras):
         gr.Examples([example()], uploads)
