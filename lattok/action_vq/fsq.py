@@ -26,7 +26,6 @@ from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
-from lattok.utils.checks import LattokError
 from lattok.utils.options import FROM_DATA, knows_data
 
 MAX_BITS = 16  # per component
@@ -127,6 +126,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
     config_class = FSQConfig
     config: FSQConfig
     fit_options = FSQFit
+    learned_fields = ("bits",)
 
     def __init__(self, config: FSQConfig):
         super().__init__(config)
@@ -157,16 +157,11 @@ class FSQ(TrainedTokenizer, CoarseToFine):
     def _begin(
         cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
     ) -> tuple[Self, ActionBatch]:
+        """Find bits for its components and weights to start from; synthetic chunks are trained on, too."""
         checks.whole(synthetic=how.synthetic)
-        if "bits" in options:
-            raise LattokError(f"`bits` cannot be given, it follows from the chunks (got {options['bits']}).")
-        return cls._start(*cls._from_chunks(chunks, valid, options), how.synthetic, how.seed)
-
-    @classmethod
-    def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
-        """Give `plain` bits for its components and weights to start from; return what to train on, too."""
-        actions, mask = plain._prepare(batch.chunks, batch.valid)
-        actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
+        plain, batch = super()._begin(chunks, valid, options, how)
+        actions, mask = plain._prepare(*batch)
+        actions, mask = with_synthetic(actions, mask, how.synthetic, torch.Generator().manual_seed(how.seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
         model.normalizer, model.limits = plain.normalizer, plain.limits

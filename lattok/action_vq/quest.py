@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.action_vq.base import MAX_HORIZON, Repaired
-from lattok.action_vq.chunks import examine, held_from_neighbours
 from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
 from lattok.hub.checkpoint import (
     Importer,
@@ -155,9 +154,7 @@ class QueST(LevelTokenizer):
 
     def _repair(self, codes: Tensor) -> Repaired:
         """Let a code that is missing or out of range repeat its neighbour, and hold the steps that it stands for."""
-        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        if notes:
-            codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
+        codes, bad, notes = self._held(codes)
         steps = bad.repeat_interleave(self.config.downsample, 1)[:, : self.horizon]
         return Repaired(codes, steps[..., None], notes)
 
