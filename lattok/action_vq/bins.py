@@ -154,7 +154,7 @@ class BEAST(ChunkTokenizer):
     def __init__(self, config: BEASTConfig):
         super().__init__(config)
         self.vocab_size, self.tokens_per_chunk = config.bins, config.bases * config.action_dim
-        self.register_buffer("low", -torch.ones(self.tokens_per_chunk))  # of the coefficients, basis by basis
+        self.register_buffer("low", -torch.ones(self.tokens_per_chunk))
         self.register_buffer("high", torch.ones(self.tokens_per_chunk))
         dims, steps, bases, stepped = config.action_dim, config.horizon, config.bases, config.stepped_dims
         fit, draw = torch.zeros(steps, dims, bases, dims), torch.zeros(bases, dims, steps, dims)
@@ -162,12 +162,12 @@ class BEAST(ChunkTokenizer):
             basis = spline_basis(steps, bases, 0 if i in stepped else config.degree)
             solved = np.linalg.solve(basis.T @ basis + config.ridge * np.eye(bases), basis.T)
             fit[:, i, :, i], draw[:, i, :, i] = torch.from_numpy(solved.T), torch.from_numpy(basis.T)
-        self.register_buffer("to_coefficients", fit.flatten(2).flatten(0, 1), persistent=False)  # [H m, n m]
-        self.register_buffer("to_actions", draw.flatten(2).flatten(0, 1), persistent=False)  # [n m, H m]
-        self.low: Tensor
+        for name, table in {"to_coefficients": fit, "to_actions": draw}.items():
+            self.register_buffer(name, table.flatten(2).flatten(0, 1), persistent=False)
+        self.low: Tensor  # of the coefficients, basis by basis
         self.high: Tensor
-        self.to_coefficients: Tensor
-        self.to_actions: Tensor
+        self.to_coefficients: Tensor  # [H m, n m]
+        self.to_actions: Tensor  # [n m, H m]
 
     def _learn(self, batch: ActionBatch) -> None:
         """Take the extremes of each coefficient as its bounds."""

@@ -49,10 +49,10 @@ class FSQConfig(TrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
-        if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
-            checks.fail("codebook_size", "a power of two", self.codebook_size)
+        checks.counts(tokens=self.tokens, hidden=self.hidden)
         checks.counts(2, 2**MAX_BITS, codebook_size=self.codebook_size)
+        if self.codebook_size & (self.codebook_size - 1):
+            checks.fail("codebook_size", "a power of two", self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
         if knows_data(self) and total > MAX_BITS * width:
             checks.fail("tokens", f"at most {MAX_BITS} bits per number of a chunk ({MAX_BITS * width})", total)
@@ -90,9 +90,8 @@ class CorrectedLinear(nn.Module):
         self.correction = nn.Sequential(
             nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
         )
-        last = self.correction[-1]
-        nn.init.zeros_(last.weight)  # pyright: ignore
-        nn.init.zeros_(last.bias)  # pyright: ignore
+        for parameter in self.correction[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def start_from(self, weight: Tensor, bias: Tensor) -> None:
         """Begin as x -> weight x + bias."""
@@ -145,13 +144,12 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         for c in bits:
             left[c] += 1
             shift.append(counts[c] - left[c])
-        self.register_buffer("component", torch.tensor(bits), persistent=False)  # of each bit
-        self.register_buffer("shift", torch.tensor(shift), persistent=False)  # its place in the level
-        top = torch.tensor([level - 1.0 for level in levels])
-        self.register_buffer("top", top, persistent=False)  # the highest level of each component
-        self.component: Tensor
-        self.shift: Tensor
-        self.top: Tensor
+        tables = {"component": torch.tensor(bits), "shift": torch.tensor(shift), "top": torch.tensor(levels) - 1.0}
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+        self.component: Tensor  # of each bit
+        self.shift: Tensor  # its place in the level
+        self.top: Tensor  # the highest level of each component
 
     @classmethod
     def _begin(

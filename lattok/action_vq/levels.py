@@ -136,10 +136,6 @@ class LevelTokenizer(TrainedTokenizer, ABC):
     def _actions(self, quantized: Tensor) -> Tensor:
         """Turn quantized latents [B, P, d] into normalised actions [B, H, m]."""
 
-    @abstractmethod
-    def _decode_block(self, codes: Tensor) -> Tensor:
-        """Turn legal codes [B, P] into normalised actions [B, H, m]."""
-
     def _terms(self, actions: Tensor, valid: Tensor, **given: Any) -> LossTerms:
         quantized = self.grid.quantize(self._latents(actions).float())
         terms = {"reconstruction": action_loss(self._actions(quantized, **given), actions, valid, self.loss)}
@@ -162,6 +158,9 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 
     def _decode(self, codes: Tensor) -> Tensor:
         return in_blocks(self._decode_block, codes)
+
+    def _decode_block(self, codes: Tensor) -> Tensor:
+        return self._actions(self.grid.indices_to_codes(codes))
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         latents = in_blocks(self._latents, actions)

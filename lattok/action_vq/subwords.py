@@ -181,11 +181,8 @@ class CoefficientBPE(CoefficientSubwords):
 
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-        """Make a byte-level tokenizer.json for rows of whole numbers [N, n], and its range (min_token, max_token).
-
-        Merges first join the two bytes of the common characters and then only whole characters: rows are as short as
-        with merges of any bytes, and no merged token ends inside a coefficient.
-        """
+        # Merges first join the two bytes of the common characters and then only whole characters: rows are as short as
+        # with merges of any bytes, and no merged token ends inside a coefficient.
         corpus = Corpus.of(numbers, vocab_size, expected)
         characters, size = corpus.characters, corpus.free
         trainer = trainers.BpeTrainer(
@@ -284,7 +281,6 @@ class CoefficientUnigram(CoefficientSubwords):
 
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-        """Make a tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) that it has."""
         corpus = Corpus.of(numbers, vocab_size - 1, expected)
         trainer = trainers.UnigramTrainer(
             vocab_size=corpus.free, show_progress=False, initial_alphabet=corpus.characters, special_tokens=[]
@@ -317,9 +313,8 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
         given = json.loads(text)
-        before = (
-            given.get("normalizer") if isinstance(given, dict) else None
-        )  # set aside: the library panics at damaged ones
+        # set aside: the library panics at damaged ones
+        before = given.get("normalizer") if isinstance(given, dict) else None
         tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)
         raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
         return tokenizer, raw | {"normalizer": before}
