@@ -230,9 +230,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def forward(self, batch: ActionBatch) -> LossTerms:
         """Return the loss terms of a batch, where a family trains by gradients; users call `encode` and `decode`."""
-        expected = "an ActionBatch to train on"
-        if type(self).forward is ChunkTokenizer.forward:
-            expected = f"no call: {type(self).__name__} has no loss"
+        trains = type(self).forward is not ChunkTokenizer.forward
+        expected = "an ActionBatch to train on" if trains else f"no call: {type(self).__name__} has no loss"
         hint = "Call tokenizer.encode(chunks) for codes, tokenizer.decode(codes) for chunks."
         return checks.fail("batch", expected, type(batch).__name__, hint)
 

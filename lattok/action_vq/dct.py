@@ -165,9 +165,8 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             return super().decode(codes, return_info, repair=repair)
         shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
         checks.counts(**shape)
-        return like(
-            np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info, repair=True)
-        )
+        other = self.shaped(*shape.values())
+        return like(np.empty(0), super(DCTTokenizer, other).decode(codes, return_info, repair=True))
 
     def _save(self, folder: Path, name: str | None) -> None:
         _ = self.subwords  # without a vocabulary it could not be loaded

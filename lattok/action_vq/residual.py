@@ -312,11 +312,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 def refit(
-    samples: Tensor,
-    valid: Tensor,
-    books: Tensor,
-    perturb: float = 0.0,
-    generator: torch.Generator | None = None,
+    samples: Tensor, valid: Tensor, books: Tensor, perturb: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
     """Search codes of samples [N, d], then return rows [P, K, d] whose sums come nearer where `valid` [N, d].
 

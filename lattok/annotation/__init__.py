@@ -118,11 +118,7 @@ def annotate(
 
 
 def label(
-    work: Work,
-    out: str | os.PathLike[str],
-    *,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
+    work: Work, out: str | os.PathLike[str], *, engine: Engine | None = None, progress: Progress | None = None
 ) -> AnnotationResult:
     """Label as `annotate` does, from its arguments put together; return what could not be labelled, not a warning."""
     given = by_prefix(work.models)  # which checks that they label

@@ -39,11 +39,7 @@ class Verification(NamedTuple):
 
 
 def verify(
-    dataset: RobotDataset | str | os.PathLike[str],
-    models: Any,
-    *,
-    episodes: int | Sequence[int] = 20,
-    seed: int = 0,
+    dataset: RobotDataset | str | os.PathLike[str], models: Any, *, episodes: int | Sequence[int] = 20, seed: int = 0
 ) -> Verification:
     """Make the labels of some episodes again and compare them, after model, preprocessing and columns.
 
