@@ -1,7 +1,7 @@
 """Base of all action tokenizers: configuration, units, checks, padding, total decoding, error reports, fitting.
 
 A family sets `vocab_size` (codes K) and `tokens_per_chunk` (codes per chunk P, the greatest number where `fixed_length`
-is false), and gives `_encode`, `_decode` (both in normalised units), `_repair` and `fit`.
+is false), and gives `_encode`, `_decode` (both in normalised units), `_repair`, and `_learn` or a `fit` of its own.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     label_source = "actions"
     prefixes: ClassVar[bool] = False  # the first codes of a row decode on their own
+    learned_fields: ClassVar[tuple[str, ...]] = ()  # of the configuration, which `fit` finds
     config: ChunkConfig
     fit_options: ClassVar[type[FitOptions]] = FitOptions  # options of `fit`, which `lattok train` offers
 
@@ -155,9 +156,17 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
 
     @classmethod
-    @abstractmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
-        """Make a tokenizer for chunks [N, H, m] in physical units, or for a list of such arrays."""
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
+        """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.
+
+        Where nothing is random, `seed` is there so that all families are called in the same way.
+        """
+        model, batch = cls._from_chunks(chunks, valid, options)
+        model._learn(batch)
+        return model.eval()
+
+    def _learn(self, batch: ActionBatch) -> None:
+        """Find what follows from chunks in physical units; the normaliser has been fitted."""
 
     @abstractmethod
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -221,9 +230,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def forward(self, batch: ActionBatch) -> LossTerms:
         """Return the loss terms of a batch, where a family trains by gradients; users call `encode` and `decode`."""
-        expected = "an ActionBatch to train on"
-        if type(self).forward is ChunkTokenizer.forward:
-            expected = f"no call: {type(self).__name__} has no loss"
+        trains = type(self).forward is not ChunkTokenizer.forward
+        expected = "an ActionBatch to train on" if trains else f"no call: {type(self).__name__} has no loss"
         hint = "Call tokenizer.encode(chunks) for codes, tokenizer.decode(codes) for chunks."
         return checks.fail("batch", expected, type(batch).__name__, hint)
 
@@ -277,12 +285,17 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Encode, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
+        """Encode, with latents before and after quantization, [B, P, d], next to the codes.
+
+        Those of a family without are the normalised chunk and its decoding, [B, 1, H*m].
+        """
         actions, inside = self._prepare(chunks, valid)
         with self.inference():
-            codes = self._encode(actions, inside)
-            latents, quantized = actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None]
-            return like(chunks, LatentActions(codes, latents, quantized))
+            return like(chunks, self._latent_actions(actions, inside))
+
+    def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
+        codes = self._encode(actions, valid)
+        return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
 
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
@@ -306,6 +319,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     @classmethod
     def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
         """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
+        for name in cls.learned_fields:
+            if name in options:
+                raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
         batch = join_chunks(chunks, valid)
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")

@@ -1,21 +1,44 @@
-"""Uniform bins, one code per step and dimension: what RT-2 and OpenVLA do (Kim et al., 2024, section 3.2).
+"""Numbers in uniform bins: actions as they are, or coefficients of splines.
+
+Uniform bins, one code per step and dimension: what RT-2 and OpenVLA do (Kim et al., 2024, section 3.2).
 
 code = floor((x + 1) / 2 * bins)    x in [-1, 1]: the 1st to 99th percentile of each dimension
+
+BEAST (Zhou et al., 2025): coefficients of B-splines in place of the steps of a chunk, each in a uniform bin.
+
+coefficients = (M'M + ridge I)^-1 M' actions                 M [H, n]: clamped uniform B-splines at the H steps
+code         = round((coefficient - low) / (high - low) * (bins - 1))     bounds of its own for each coefficient
+actions      = M coefficients
+
+Its codes stand basis by basis, all dimensions of one first. Dimensions in `stepped`, such as a gripper, have degree 0.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
-from lattok.action_vq.chunks import Arrays, SeededFit, examine
+from lattok.action_vq.chunks import SeededFit, examine, held_from_neighbours, share_of
+from lattok.action_vq.residual import value_range
+from lattok.hub import checkpoint
+from lattok.nn.normalize import named_dims
 from lattok.nn.quantize import MOST_CODES
+from lattok.types import ActionBatch
 from lattok.utils import checks
-from lattok.utils.arrays import Values
+from lattok.utils.options import knows_data
+
+MOST_DEGREE, MOST_BASES, MOST_ENTRIES = 16, 256, 1 << 22  # the last: of the matrix that encodes
+LEAST_HALF = 0.02  # half of the narrowest bounds, in normalised units: a coefficient that never moves needs some
+NEEDED = ("num_dof", "num_basis", "seq_len")  # of published settings
+UNREAD = ("init_cond_order", "end_cond_order", "use_bpe")
 
 
 @dataclass(frozen=True)
@@ -49,14 +72,6 @@ class UniformBins(ChunkTokenizer):
         super().__init__(config)
         self.vocab_size, self.tokens_per_chunk = config.bins, config.horizon * config.action_dim
 
-    @classmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
-        """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
-
-        Nothing is random; `seed` is there so that all families are called in the same way.
-        """
-        return cls._from_chunks(chunks, valid, options)[0].eval()
-
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         bins = ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1)
         return bins.long().flatten(1)
@@ -72,4 +87,179 @@ class UniformBins(ChunkTokenizer):
         return Repaired(codes.clamp(0, self.vocab_size - 1), missing, notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        return float(((actions.abs() > 1 + 1e-6) & valid).sum() / valid.sum().clamp_min(1))
+        return share_of(actions.abs() > 1 + 1e-6, valid)
+
+
+@dataclass(frozen=True)
+class BEASTConfig(ChunkConfig):
+    """Which splines a chunk becomes; the defaults are those published for LIBERO, but for its horizon of 10.
+
+    Attributes:
+        bases: coefficients of each dimension
+        degree: degree of the splines, the higher the smoother; 0: steps
+        bins: bins of each coefficient
+        stepped: dimensions of degree 0, by name, pattern (*) or index
+        ridge: what is added to M'M, to keep coefficients small where the steps hardly tell them
+    """
+
+    bases: int = 5
+    degree: int = 4
+    bins: int = 256
+    stepped: tuple[str, ...] = ("*gripper*",)
+    ridge: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(2, MOST_CODES, bins=self.bins)
+        checks.counts(0, MOST_DEGREE, degree=self.degree)
+        checks.counts(self.degree + 1, MOST_BASES, bases=self.bases)
+        checks.positive(ridge=self.ridge)
+        if knows_data(self) and self.horizon * self.bases * self.action_dim**2 > MOST_ENTRIES:
+            checks.fail("bases", f"at most {MOST_ENTRIES:,} numbers in a matrix H m × bases m", self.bases)
+        _ = self.stepped_dims
+
+    @property
+    def stepped_dims(self) -> set[int]:
+        """Dimensions that are coded as steps."""
+        names, dims, given = self.action_names, self.action_dim, self.stepped if knows_data(self) else ()
+        return {i for name in given for i in named_dims("stepped", name, names, dims)}
+
+
+def spline_basis(steps: int, bases: int, degree: int) -> np.ndarray:
+    """Return M [steps, bases]: clamped uniform B-splines at equally spaced times, by the recursion of Cox and de Boor.
+
+    Times and knots are scaled to whole numbers, so that rounding never moves a step to the other side of a knot.
+    """
+    spans, end = bases - degree, max(1, steps - 1)
+    times = np.arange(steps) * spans
+    knots = np.pad(np.arange(spans + 1) * end, degree, mode="edge")
+    values = np.eye(bases + degree)[degree + np.minimum(times // end, spans - 1)]  # degree 0: which span it is in
+    for p in range(1, degree + 1):
+        rise = (times[:, None] - knots[:-p]) / np.maximum(1, knots[p:] - knots[:-p])  # empty spans have zeros in values
+        values = rise[:, :-1] * values[:, :-1] + (1 - rise[:, 1:]) * values[:, 1:]
+    return values
+
+
+class BEAST(ChunkTokenizer):
+    """Chunks [B, H, m] to n*m codes: B-splines of each dimension, their coefficients in uniform bins.
+
+    >>> tokenizer = BEAST.fit(chunks, bases=5)                   # [N, H, m] in physical units
+    """
+
+    type = "beast"
+    config_class = BEASTConfig
+    config: BEASTConfig
+    fit_options = SeededFit
+
+    def __init__(self, config: BEASTConfig):
+        super().__init__(config)
+        self.vocab_size, self.tokens_per_chunk = config.bins, config.bases * config.action_dim
+        self.register_buffer("low", -torch.ones(self.tokens_per_chunk))
+        self.register_buffer("high", torch.ones(self.tokens_per_chunk))
+        dims, steps, bases, stepped = config.action_dim, config.horizon, config.bases, config.stepped_dims
+        fit, draw = torch.zeros(steps, dims, bases, dims), torch.zeros(bases, dims, steps, dims)
+        for i in range(dims):
+            basis = spline_basis(steps, bases, 0 if i in stepped else config.degree)
+            solved = np.linalg.solve(basis.T @ basis + config.ridge * np.eye(bases), basis.T)
+            fit[:, i, :, i], draw[:, i, :, i] = torch.from_numpy(solved.T), torch.from_numpy(basis.T)
+        for name, table in {"to_coefficients": fit, "to_actions": draw}.items():
+            self.register_buffer(name, table.flatten(2).flatten(0, 1), persistent=False)
+        self.low: Tensor  # of the coefficients, basis by basis
+        self.high: Tensor
+        self.to_coefficients: Tensor  # [H m, n m]
+        self.to_actions: Tensor  # [n m, H m]
+
+    def _learn(self, batch: ActionBatch) -> None:
+        """Take the extremes of each coefficient as its bounds."""
+        actions, mask = self._prepare(*batch)
+        there = mask.any(1, keepdim=True).repeat(1, 1, self.config.bases)
+        low, high = value_range(self._coefficients(actions)[:, None], there)
+        spare = (LEAST_HALF - (high - low) / 2).clamp_min(0)
+        self.low.copy_(low - spare)
+        self.high.copy_(high + spare)
+
+    def unsound(self) -> list[str]:
+        """Return what is wrong with the bounds, as they came from a file."""
+        ordered = bool((self.low < self.high).all() & self.low.isfinite().all() & self.high.isfinite().all())
+        return [] if ordered else ["low must be below high, and both finite"]
+
+    def _coefficients(self, actions: Tensor) -> Tensor:
+        """Fit coefficients [B, n m] to normalised actions [B, H, m]; absurd actions have some, too."""
+        return (actions.flatten(1) @ self.to_coefficients).nan_to_num(0.0)
+
+    def _bins_of(self, coefficients: Tensor) -> Tensor:
+        share = (coefficients - self.low) / (self.high - self.low)
+        return (share.clamp(0, 1) * (self.vocab_size - 1)).round().long()
+
+    def _values_of(self, codes: Tensor) -> Tensor:
+        return codes / (self.vocab_size - 1) * (self.high - self.low) + self.low
+
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self._bins_of(self._coefficients(actions))
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return (self._values_of(codes) @ self.to_actions).view(-1, self.horizon, self.action_dim)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Let a coefficient whose code is missing or outside the bins repeat its neighbour in time."""
+        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
+        if not notes:
+            return Repaired(codes, bad[:, None, :1], notes)
+        codes, bad = codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.config.bases, self.action_dim)
+        held = self._bins_of(held_from_neighbours(self._values_of(codes).view_as(bad), bad).flatten(1))
+        return Repaired(torch.where(bad.flatten(1), held, codes), bad.all(1, keepdim=True), notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        found, slack = self._coefficients(actions), 1e-5 * (self.high - self.low)
+        there = valid.any(1).repeat(1, self.config.bases)
+        return share_of((found < self.low - slack) | (found > self.high + slack), there)
+
+
+def beast(
+    path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str], *, ridge: float = 1e-5
+) -> BEAST:
+    """Read a published BEAST tokenizer: its bounds w_min and w_max, alone or within the checkpoint of its policy.
+
+    Example: lattok convert beast last.ckpt my-beast --config tokenizer.yaml
+
+    Args:
+        path: The checkpoint.
+        config: Arguments of the tokenizer's constructor, in a .yaml or .json file or a dictionary: num_dof, num_basis,
+            seq_len, and where they are not the published ones vocab_size, degree_p, gripper_zero_order, gripper_dof.
+        ridge: Ridge of the least squares; another public copy of the tokenizer has 1e-4.
+    """
+    given = checkpoint.published_settings(config)
+    faults = [f"no {name}" for name in NEEDED if name not in given]
+    if faults := faults + [f"{name} {given[name]}" for name in UNREAD if given.get(name)]:
+        checks.fail("config", f"{', '.join(NEEDED)}, and no {', '.join(UNREAD)}", ", ".join(faults))
+    dims, bases, horizon = (given[name] for name in NEEDED)
+    grippers = given.get("gripper_dof", 1) if given.get("gripper_zero_order") else 0
+    checks.counts(num_dof=dims)
+    checks.counts(0, dims, gripper_dof=grippers)
+    rest = {"bins": given.get("vocab_size", 256), "degree": given.get("degree_p", 4), "ridge": ridge}
+    stepped = tuple(str(i) for i in range(dims - grippers, dims))
+    settings = BEASTConfig(dims, horizon, bases=bases, stepped=stepped, normalize="identity", **rest)
+    foreign = checkpoint.read_checkpoint(path, parts=("state_dict",))  # Lightning's, with a whole policy
+    checkpoint.check_kind(foreign, "beast", str(path))
+    found = {name.rpartition(".")[2]: foreign[name] for name in foreign if name.endswith(("w_min", "w_max"))}
+    by_basis = partial(checkpoint.Join, make=lambda w: w.view(dims, bases).T.flatten())  # theirs: by dimension
+    names = {"low": by_basis(("w_min",)), "high": by_basis(("w_max",))}
+    return checkpoint.converted(lambda: BEAST(settings), found, names, str(path), kept=("shift", "scale"))
+
+
+checkpoint.register_importer(
+    checkpoint.Importer(
+        "beast",
+        beast,
+        sign=r"(^|\.)w_(min|max)$",
+        title="BEAST",
+        paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
+        licence="code: MIT",
+        weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
+        parameters="140 bounds",
+        reads="action chunks",
+        gives="70 codes of 256 for 20 steps of 7 dimensions",
+        page="howto/action_tokenizers.md#published-tokenizers",
+        mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
+    )
+)

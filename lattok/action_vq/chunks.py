@@ -167,6 +167,11 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
     return ActionBatch(*(torch.cat([padded(part[i]) for part in parts]) for i in (0, 1)))
 
 
+def share_of(part: Tensor, valid: Tensor) -> float:
+    """Return which share of what is valid is `part`, two masks of one shape; 0 where nothing is."""
+    return float((part & valid).sum() / valid.sum().clamp_min(1))
+
+
 def _is_plain(values: Any) -> bool:
     """Tell whether these are numbers in nested lists: one array, where a list of arrays is several."""
     while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):

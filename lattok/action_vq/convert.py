@@ -14,23 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from lattok.action_vq.model import ActionVQConfig, P2TActionVQ
-from lattok.hub.checkpoint import (
-    Importer,
-    KeyMap,
-    axis_of,
-    check_kind,
-    converted,
-    layer_names,
-    numbered,
-    read_checkpoint,
-    register_importer,
-)
+from lattok.hub import checkpoint
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks
 
 # Training goes on as the published code trains; it also does not revive codes.
 PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
 TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
+LAYERS = {"attention.out": "self_attn.out_proj", "ff.0": "linear1", "ff.3": "linear2"}  # of a block: ours, published
+LAYERS |= {"norm1": "norm1", "norm2": "norm2"}
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
@@ -69,10 +61,9 @@ def p2t_action_vq(
         action_kind: relative, absolute or unspecified.
     """
     checks.known_keys("options", training, TRAINING)
-    checks.counts(horizon=horizon, heads=heads)
     known, kind = read_statistics(statistics, normalize)
-    foreign = read_checkpoint(path)
-    check_kind(foreign, "p2t-action-vq", str(path))
+    foreign = checkpoint.read_checkpoint(path)
+    checkpoint.check_kind(foreign, "p2t-action-vq", str(path))
     config = ActionVQConfig(
         horizon=horizon,
         heads=heads,
@@ -84,65 +75,49 @@ def p2t_action_vq(
         **sizes(foreign),
         **{**PUBLISHED, **training},
     )
-    _check_facts(config, foreign)
-    model = converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
+    convolutions = checkpoint.numbered(foreign, r"encoder\.conv(\d+)\.") or len(dilations)
+    if len(dilations) != convolutions:
+        expected = f"{convolutions} numbers, one for each convolution in the file"
+        checks.fail("dilations", expected, " ".join(map(str, dilations)) or "none")
+    if config.dim % heads:
+        checks.fail("heads", f"a divisor of the width {config.dim} in the file", heads)
+    model = checkpoint.converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
     model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
     if known is not None:
         model.normalizer.set(known)
     return model
 
 
-def key_map(config: ActionVQConfig) -> KeyMap:
+def key_map(config: ActionVQConfig) -> checkpoint.KeyMap:
     """Map our tensors to the published names."""
-    names = {
-        "encoder.project": "encoder.in_proj",
-        "decoder.net.0": "decoder.net.0",
-        "decoder.net.2": "decoder.net.2",
-    }
+    names = {"encoder.project": "encoder.in_proj", **{f"decoder.net.{i}": f"decoder.net.{i}" for i in (0, 2)}}
     names |= {f"encoder.convs.{i}": f"encoder.conv{i + 1}" for i in range(len(config.dilations))}
-    for i in range(config.depth):
-        ours, theirs = f"encoder.transformer.{i}", f"encoder.transformer.layers.{i}"
-        names |= {
-            f"{ours}.attention.out": f"{theirs}.self_attn.out_proj",
-            f"{ours}.norm1": f"{theirs}.norm1",
-            f"{ours}.norm2": f"{theirs}.norm2",
-            f"{ours}.ff.0": f"{theirs}.linear1",
-            f"{ours}.ff.3": f"{theirs}.linear2",
-        }
-    tensors = layer_names(names)
-    for i in range(config.depth):  # q, k and v stand on one another in both
-        ours, theirs = f"encoder.transformer.{i}.attention.qkv", f"encoder.transformer.layers.{i}.self_attn.in_proj"
-        tensors |= {f"{ours}.weight": f"{theirs}_weight", f"{ours}.bias": f"{theirs}_bias"}
     book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}
-    return tensors | {f"quantizer.codebooks.0.{ours}": f"vq.{theirs}" for ours, theirs in book.items()}
+    tensors: dict[str, Any] = {f"quantizer.codebooks.0.{ours}": f"vq.{theirs}" for ours, theirs in book.items()}
+    for i in range(config.depth):
+        place, their_place = f"encoder.transformer.{i}", f"encoder.transformer.layers.{i}"
+        names |= {f"{place}.{ours}": f"{their_place}.{theirs}" for ours, theirs in LAYERS.items()}
+        for name in ("weight", "bias"):  # q, k and v stand on one another in both
+            tensors[f"{place}.attention.qkv.{name}"] = f"{their_place}.self_attn.in_proj_{name}"
+    return checkpoint.layer_names(names) | tensors
 
 
 def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
     """Find the config fields that follow from the shapes; published ones where a tensor is missing, said later."""
-    size = partial(axis_of, foreign)
+    size = partial(checkpoint.axis_of, foreign)
     action_dim = size("decoder.net.2.weight", 0, 7)
     return {
         "action_dim": action_dim,
         "dim": size("encoder.in_proj.weight", 0, 128),
         "codebook_size": size("vq.embedding", 0, 256),
         "hidden": size("decoder.net.0.weight", 0, 256),
-        "depth": numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
+        "depth": checkpoint.numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
         "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
     }
 
 
-def _check_facts(config: ActionVQConfig, foreign: Mapping[str, Tensor]) -> None:
-    """Check that what the weights do not hold is possible with them."""
-    convolutions = numbered(foreign, r"encoder\.conv(\d+)\.") or len(config.dilations)
-    if len(config.dilations) != convolutions:
-        expected = f"{convolutions} numbers, one for each convolution in the file"
-        checks.fail("dilations", expected, " ".join(map(str, config.dilations)) or "none")
-    if config.dim % config.heads:
-        checks.fail("heads", f"a divisor of the width {config.dim} in the file", config.heads)
-
-
-register_importer(
-    Importer(
+checkpoint.register_importer(
+    checkpoint.Importer(
         "p2t-action-vq",
         p2t_action_vq,
         sign=r"vq\.ema_w$",

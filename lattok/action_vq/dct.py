@@ -7,7 +7,7 @@ codes        = subwords of the coefficients in one row
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
-from lattok.action_vq.chunks import Arrays, SeededFit
+from lattok.action_vq.chunks import SeededFit
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
+from lattok.types import ActionBatch
 from lattok.utils import checks
-from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
+from lattok.utils.arrays import as_tensor, like
 from lattok.utils.options import FROM_DATA
 from lattok.utils.untrusted import JSON_BYTES
 
@@ -67,13 +67,15 @@ class DCTConfig(ChunkConfig):
 class DCTTokenizer(ChunkTokenizer, ABC):
     """Chunks [B, H, m] to rows of codes of different lengths, padded with -1.
 
-    A family names its subwords, what trains them, and in which order coefficients stand in a row.
+    A family names its subwords, and in which order coefficients stand in a row. Coefficients up to four times as large
+    as those that `fit` saw can be written, +-960 at most; `error_report` says how many are clipped. Fewer tokens than
+    `vocab_size` result where there is nothing more to merge.
     """
 
     config: DCTConfig
     fit_options = SeededFit
+    learned_fields = ("min_token", "max_token")
     subwords_class: ClassVar[type[CoefficientSubwords]]
-    train_subwords: ClassVar[Callable[[np.ndarray, int, float], tuple[str, int, int]]]
     # all frequencies of a dimension, then the next one; else all dimensions of a frequency
     by_dimension: ClassVar[bool]
     made_by: ClassVar[str] = ".fit or from_pretrained"
@@ -109,23 +111,13 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
         return self._subwords
 
-    @classmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
-        """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
-
-        Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many
-        are clipped. Nothing is random; `seed` is there so that all families are called alike. Fewer tokens than
-        `vocab_size` result where there is nothing more to merge.
-        """
-        for name in {"min_token", "max_token"} & set(options):
-            raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
-        model, batch = cls._from_chunks(chunks, valid, options)
-        scale, horizon = model.config.scale, model.horizon
-        numbers = model._coefficients(model._prepare(batch.chunks, batch.valid)[0])
-        text, low, high = cls.train_subwords(numbers, model.config.vocab_size, scale * horizon**0.5)
-        size = cls.subwords_class(text, low, high).vocab_size
-        model.config = replace(model.config, vocab_size=size, min_token=low, max_token=high)
-        return model._adopt(text).eval()
+    def _learn(self, batch: ActionBatch) -> None:
+        """Learn a vocabulary."""
+        numbers, expected = self._coefficients(self._prepare(*batch)[0]), self.config.scale * self.horizon**0.5
+        text, low, high = self.subwords_class.train(numbers, self.config.vocab_size, expected)
+        size = self.subwords_class(text, low, high).vocab_size
+        self.config = replace(self.config, vocab_size=size, min_token=low, max_token=high)
+        self._adopt(text)
 
     def shaped(self, horizon: int, action_dim: int) -> Self:
         """Return this tokenizer for chunks of another shape [horizon, action_dim]: same vocabulary, same normaliser.
@@ -173,9 +165,8 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             return super().decode(codes, return_info, repair=repair)
         shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
         checks.counts(**shape)
-        return like(
-            np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info, repair=True)
-        )
+        other = self.shaped(*shape.values())
+        return like(np.empty(0), super(DCTTokenizer, other).decode(codes, return_info, repair=True))
 
     def _save(self, folder: Path, name: str | None) -> None:
         _ = self.subwords  # without a vocabulary it could not be loaded
@@ -191,7 +182,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         super().load_tensors(tensors, where)
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
-    def _adopt(self, text: str) -> Self:
+    def _adopt(self, text: str) -> None:
         """Use the tokenizer of a tokenizer.json."""
         found = self.subwords_class(text, self.config.min_token, self.config.max_token)
         if found.vocab_size != self.config.vocab_size:
@@ -199,7 +190,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             checks.fail("vocab_size", f"{found.vocab_size}, as {TOKENIZER} has", self.config.vocab_size, hint)
         self._subwords = found
         self.tokenizer_json = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        return self
 
     def _coefficients(self, actions: Tensor) -> np.ndarray:
         """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""

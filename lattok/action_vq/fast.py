@@ -1,17 +1,17 @@
-"""FAST (Pertsch et al., 2025): frequencies of the chunk, rounded, in byte-pair codes.
+"""Codecs of published formats and papers: FAST (Pertsch et al., 2025) and TOAST (Shirai et al., 2026).
 
-coefficients = round(scale * DCT-II(chunk))     orthonormal, over time, for each dimension
-codes        = BPE(coefficients [H, m] row by row: the lowest frequencies of all dimensions come first)
+FAST     byte-pair codes of coefficients [H, m] row by row: the lowest frequencies of all dimensions come first
+TOAST    pieces of a unigram language model, of coefficients [m, H]: all frequencies of a dimension come first
 
-Reads and writes the published format too: `tokenizer.json` and `processor_config.json`. Under transformers 5 the
+FAST reads and writes the published format too: `tokenizer.json` and `processor_config.json`. Under transformers 5 the
 published class puts the former into the folder `bpe_tokenizer/`.
 
-`CoefficientBPE` reads and writes such codes with any byte-level `tokenizer.json`; `train_bpe` makes one.
+TOAST's published tokenizer is named stochastic for its training, in which a policy sees many ways to cut the same
+chunk: `sample` draws one. Its own files are not read: how they write coefficients is in code on the Hub alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,104 +19,18 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import torch
 from typing_extensions import Self
 
-from lattok.action_vq.dct import TOKENIZER, DCTConfig, DCTTokenizer
-from lattok.action_vq.subwords import CoefficientSubwords, Corpus, read_tokenizer, written_with
+from lattok.action_vq.dct import TOKENIZER, DCTConfig, DCTTokenizer, padded
+from lattok.action_vq.subwords import CoefficientBPE, CoefficientUnigram
 from lattok.hub import client
 from lattok.hub.client import HubOptions
 from lattok.nn.normalize import read_statistics
 from lattok.utils import checks, files
+from lattok.utils.arrays import Values, like
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import JSON_BYTES
-
-
-def _byte_characters() -> dict[str, int]:
-    """Return the byte of each printable character that byte-level tokenizers write for one (Radford et al., 2019)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-BYTES = _byte_characters()
-UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with them codes are not their bytes
-CHARACTERS = {byte: character for character, byte in BYTES.items()}
-
-
-class CoefficientBPE(CoefficientSubwords):
-    """Subwords of any byte-level byte-pair encoding."""
-
-    needs = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
-
-    @staticmethod
-    def _read(text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
-        tokenizer, raw = read_tokenizer(text)
-        before = raw.get("pre_tokenizer") or {}
-        plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
-        if raw["model"].get("type") != "BPE" or not plain:
-            got = f"{raw['model'].get('type')} after {before.get('type')}"
-            checks.fail("tokenizer.json", "a byte-level BPE", got, CoefficientBPE.needs)
-        if wrong := [name for name in UNSUPPORTED if raw["model"].get(name)]:
-            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(wrong)}", CoefficientBPE.needs)
-        made = {*BYTES, *(first + second for first, second in raw["model"]["merges"])}
-        added = {token["content"] for token in raw.get("added_tokens", [])}
-        token_bytes = _token_bytes(tokenizer, added - made)
-        if added:  # they are looked for in a text before anything else, where they would stand for coefficients
-            tokenizer = Tokenizer.from_str(json.dumps(raw | {"added_tokens": [], "post_processor": None}))
-        return tokenizer, token_bytes, written_with({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
-
-
-def train_bpe(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-    """Make a byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it has.
-
-    Merges first join the two bytes of the common characters and then only whole characters: rows are as short as with
-    merges of any bytes, and no merged token ends inside a coefficient.
-    """
-    corpus = Corpus.of(numbers, vocab_size, expected)
-    merges = _train_merges(corpus)
-    return _byte_level(corpus.alphabet, corpus.characters, merges), corpus.min_token, corpus.max_token
-
-
-def _train_merges(corpus: Corpus) -> list[tuple[str, str]]:
-    """Learn merges of whole characters."""
-    tokenizer, size = Tokenizer(models.BPE()), corpus.free
-    tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=corpus.characters, limit_alphabet=size
-    )
-    tokenizer.train_from_iterator(corpus.texts, trainer)
-    return [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
-
-
-def _byte_level(alphabet: list[int], characters: list[str], merges: list[tuple[str, str]]) -> str:
-    """Write a tokenizer.json with the bytes of `alphabet`, `characters`, and what `merges` of characters make."""
-
-    def spelled(text: str) -> str:
-        return "".join(CHARACTERS[byte] for byte in text.encode())
-
-    pairs = [(spelled(c)[0], spelled(c)[1]) for c in characters] + [(spelled(a), spelled(b)) for a, b in merges]
-    tokens = dict.fromkeys([CHARACTERS[byte] for byte in alphabet] + [a + b for a, b in pairs])
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
-    # No splitting by letters and digits: which coefficient is a letter is an accident of min_token.
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = whole  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    return tokenizer.to_str()
-
-
-def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
-    """Return the bytes each id stands for; special tokens stand for none."""
-    ids = {index: token for token, index in tokenizer.get_vocab().items()}
-    if sorted(ids) != list(range(len(ids))):
-        checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
-    return [b"" if ids[i] in added else _bytes_of(ids[i]) for i in range(len(ids))]
-
-
-def _bytes_of(token: str) -> bytes:
-    """Take a token with any character that stands for no byte as plain text; published vocabularies have some."""
-    return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
-
 
 SUBFOLDER = "bpe_tokenizer"
 PROCESSOR = "processor_config.json"
@@ -137,9 +51,7 @@ class FAST(DCTTokenizer):
 
     type = "fast"
     config_class = FASTConfig
-    config: FASTConfig
     subwords_class = CoefficientBPE
-    train_subwords = staticmethod(train_bpe)
     by_dimension = False
     made_by = ".fit, from_published or from_pretrained"
 
@@ -191,6 +103,41 @@ class FAST(DCTTokenizer):
         facts = {name: getattr(self.config, name) for name in ("scale", "vocab_size", "min_token", "action_dim")}
         files.write_json(folder / PROCESSOR, {**facts, "time_horizon": self.horizon})
         return folder
+
+
+@dataclass(frozen=True)
+class TOASTConfig(DCTConfig):
+    """As every `DCTConfig`; the published vocabulary has 512 pieces."""
+
+    vocab_size: int = 512
+
+
+class TOAST(DCTTokenizer):
+    """Chunks [B, H, m] to rows of codes of different lengths, padded with -1.
+
+    >>> tokenizer = TOAST.fit(chunks, vocab_size=512)            # [N, H, m] in physical units
+    """
+
+    type = "toast"
+    config_class = TOASTConfig
+    subwords_class = CoefficientUnigram
+    by_dimension = True
+
+    @torch.no_grad()
+    def sample(
+        self, chunks: Values, valid: Values | None = None, *, alpha: float = 0.1, nbest: int = 64, seed: int = 0
+    ) -> Any:
+        """Turn chunks into codes as `encode` does, but cut otherwise: by one of the `nbest` best ways, for training.
+
+        A way is drawn by its likelihood to the power of `alpha` (0: any of them; the defaults are the published ones).
+        What is drawn decodes to the chunk that `encode` gives. Python, some milliseconds a chunk.
+        """
+        checks.counts(nbest=nbest)
+        checks.at_least_zero(alpha=alpha)
+        actions, _ = self._prepare(chunks, valid)
+        assert isinstance(self.subwords, CoefficientUnigram)
+        rows = self.subwords.sample(self._coefficients(actions), alpha, nbest, np.random.default_rng(seed))
+        return like(chunks, padded(rows, self.tokens_per_chunk))
 
 
 def _published(

@@ -26,7 +26,6 @@ from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
-from lattok.utils.checks import LattokError
 from lattok.utils.options import FROM_DATA, knows_data
 
 MAX_BITS = 16  # per component
@@ -50,10 +49,10 @@ class FSQConfig(TrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
-        if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
-            checks.fail("codebook_size", "a power of two", self.codebook_size)
+        checks.counts(tokens=self.tokens, hidden=self.hidden)
         checks.counts(2, 2**MAX_BITS, codebook_size=self.codebook_size)
+        if self.codebook_size & (self.codebook_size - 1):
+            checks.fail("codebook_size", "a power of two", self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
         if knows_data(self) and total > MAX_BITS * width:
             checks.fail("tokens", f"at most {MAX_BITS} bits per number of a chunk ({MAX_BITS * width})", total)
@@ -91,9 +90,8 @@ class CorrectedLinear(nn.Module):
         self.correction = nn.Sequential(
             nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
         )
-        last = self.correction[-1]
-        nn.init.zeros_(last.weight)  # pyright: ignore
-        nn.init.zeros_(last.bias)  # pyright: ignore
+        for parameter in self.correction[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def start_from(self, weight: Tensor, bias: Tensor) -> None:
         """Begin as x -> weight x + bias."""
@@ -127,6 +125,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
     config_class = FSQConfig
     config: FSQConfig
     fit_options = FSQFit
+    learned_fields = ("bits",)
 
     def __init__(self, config: FSQConfig):
         super().__init__(config)
@@ -145,28 +144,22 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         for c in bits:
             left[c] += 1
             shift.append(counts[c] - left[c])
-        self.register_buffer("component", torch.tensor(bits), persistent=False)  # of each bit
-        self.register_buffer("shift", torch.tensor(shift), persistent=False)  # its place in the level
-        top = torch.tensor([level - 1.0 for level in levels])
-        self.register_buffer("top", top, persistent=False)  # the highest level of each component
-        self.component: Tensor
-        self.shift: Tensor
-        self.top: Tensor
+        tables = {"component": torch.tensor(bits), "shift": torch.tensor(shift), "top": torch.tensor(levels) - 1.0}
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+        self.component: Tensor  # of each bit
+        self.shift: Tensor  # its place in the level
+        self.top: Tensor  # the highest level of each component
 
     @classmethod
     def _begin(
         cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
     ) -> tuple[Self, ActionBatch]:
+        """Find bits for its components and weights to start from; synthetic chunks are trained on, too."""
         checks.whole(synthetic=how.synthetic)
-        if "bits" in options:
-            raise LattokError(f"`bits` cannot be given, it follows from the chunks (got {options['bits']}).")
-        return cls._start(*cls._from_chunks(chunks, valid, options), how.synthetic, how.seed)
-
-    @classmethod
-    def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
-        """Give `plain` bits for its components and weights to start from; return what to train on, too."""
-        actions, mask = plain._prepare(batch.chunks, batch.valid)
-        actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
+        plain, batch = super()._begin(chunks, valid, options, how)
+        actions, mask = plain._prepare(*batch)
+        actions, mask = with_synthetic(actions, mask, how.synthetic, torch.Generator().manual_seed(how.seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.allocate_bits(variances)))
         model.normalizer, model.limits = plain.normalizer, plain.limits

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.chunks import Arrays, TrainedFit
+from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
 from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
@@ -71,6 +71,7 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
     config: Any
     fit_options = TrainedFit
     loop_options: ClassVar[Mapping[str, Any]] = {}  # of the training loop, besides those of `fit`
+    quick_options: ClassVar[Mapping[str, Any]] = {}  # of the configuration, where `fit` has other defaults
 
     @classmethod
     def fit(
@@ -102,7 +103,7 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
         cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
     ) -> tuple[Self, ActionBatch]:
         """Make the model and what it is trained on; random numbers follow from the seed."""
-        return cls._from_chunks(chunks, valid, options)
+        return cls._from_chunks(chunks, valid, {**cls.quick_options, **options})
 
     def _train(self, batch: ActionBatch, how: TrainedFit) -> Self:
         """Train on all of `batch` with the one training loop. Nothing is left on disk."""
@@ -134,6 +135,12 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
     @abstractmethod
     def _terms(self, actions: Tensor, valid: Tensor) -> LossTerms:
         """Return the loss terms of normalised actions [B, H, m] where `valid` [B, H, m]."""
+
+    def _held(self, codes: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """Let codes [B, L] that are missing or out of range repeat their neighbours: `examine`, and legal codes."""
+        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
+        held = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1) if notes else codes
+        return held, bad, notes
 
     def _shift(self, rows: Tensor, near: Tensor) -> Tensor:
         """Draw what moves a share of `rows` [..., d] to `near` ones, of the same shape; zero for the others."""

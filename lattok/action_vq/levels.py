@@ -23,7 +23,6 @@ from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import LatentActions, LossTerms
 from lattok.utils import checks
-from lattok.utils.arrays import Values, like
 from lattok.utils.options import as_option
 
 BLOCK = 128  # chunks that go through the networks at a time: more take memory, and on a CPU more time for each
@@ -137,10 +136,6 @@ class LevelTokenizer(TrainedTokenizer, ABC):
     def _actions(self, quantized: Tensor) -> Tensor:
         """Turn quantized latents [B, P, d] into normalised actions [B, H, m]."""
 
-    @abstractmethod
-    def _decode_block(self, codes: Tensor) -> Tensor:
-        """Turn legal codes [B, P] into normalised actions [B, H, m]."""
-
     def _terms(self, actions: Tensor, valid: Tensor, **given: Any) -> LossTerms:
         quantized = self.grid.quantize(self._latents(actions).float())
         terms = {"reconstruction": action_loss(self._actions(quantized, **given), actions, valid, self.loss)}
@@ -159,23 +154,18 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
-        return self._codes(self.grid.quantize(in_blocks(self._latents, actions)))
+        return self._latent_actions(actions, valid).codes
 
     def _decode(self, codes: Tensor) -> Tensor:
         return in_blocks(self._decode_block, codes)
 
-    def _codes(self, quantized: Tensor) -> Tensor:
-        """Number quantized latents [B, P, d] that are on the grid: int64 [B, P]."""
-        return self.grid.codes_to_indices(quantized).long()
+    def _decode_block(self, codes: Tensor) -> Tensor:
+        return self._actions(self.grid.indices_to_codes(codes))
 
-    @torch.no_grad()
-    def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Encode, with latents before and after quantization, [B, P, d], next to the codes."""
-        actions, _ = self._prepare(chunks, valid)
-        with self.inference():
-            latents = in_blocks(self._latents, actions)
-            quantized = self.grid.quantize(latents)
-            return like(chunks, LatentActions(self._codes(quantized), latents, quantized))
+    def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
+        latents = in_blocks(self._latents, actions)
+        quantized = self.grid.quantize(latents)
+        return LatentActions(self.grid.codes_to_indices(quantized).long(), latents, quantized)
 
 
 def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -13,22 +13,20 @@ What autocast rounded is compared in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.action_vq.base import Repaired
-from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
+from lattok.action_vq.chunks import TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
 from lattok.nn.blocks import PostNormBlock, widened
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
-from lattok.utils.arrays import Values, like
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 
@@ -215,28 +213,16 @@ class P2TActionVQ(TrainedTokenizer):
     config_class = ActionVQConfig
     config: ActionVQConfig
     fit_options = ActionVQFit
+    quick_options = MappingProxyType(QUICK_MODEL)
 
     def __init__(self, config: ActionVQConfig):
         super().__init__(config)
         self.encoder = Encoder(config)
-        self.quantizer = VectorQuantizer(
-            QuantizerConfig(
-                dim=config.dim,
-                size=config.codebook_size,
-                start=config.codebook_start,
-                continuous_steps=config.continuous_steps,
-                decay=config.decay,
-                revive_below=config.revive_below,
-            )
-        )
+        book = QuantizerConfig(config.dim, config.codebook_size, start=config.codebook_start, decay=config.decay)
+        book = replace(book, continuous_steps=config.continuous_steps, revive_below=config.revive_below)
+        self.quantizer = VectorQuantizer(book)
         self.decoder = ContextDecoder(config) if config.decoder == "context" else StepDecoder(config)
         self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.horizon
-
-    @classmethod
-    def _begin(
-        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
-    ) -> tuple[Self, ActionBatch]:
-        return cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
 
     def summary(self) -> str:
         c = self.config
@@ -254,19 +240,13 @@ class P2TActionVQ(TrainedTokenizer):
 
     def _repair(self, codes: Tensor) -> Repaired:
         """Let a code that is missing or outside 0..K-1 repeat its neighbour."""
-        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        if notes:
-            codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
+        codes, bad, notes = self._held(codes)
         return Repaired(codes, bad[..., None], notes)
 
-    @torch.no_grad()
-    def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Encode, with the latents and quantized vectors [B, H, d] next to the codes."""
-        actions, _ = self._prepare(chunks, valid)
-        with self.inference():
-            latents = self.encoder(actions)
-            codes = self.quantizer(latents).codes
-            return like(chunks, LatentActions(codes, latents, self.quantizer.lookup(codes)))
+    def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
+        latents = self.encoder(actions)
+        codes = self.quantizer(latents).codes
+        return LatentActions(codes, latents, self.quantizer.lookup(codes))
 
     def _terms(self, actions: Tensor, valid: Tensor, masked: Tensor | None = None) -> LossTerms:
         """Return the loss terms of a batch.

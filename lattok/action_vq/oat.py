@@ -23,18 +23,7 @@ from torch import Tensor, nn
 from lattok.action_vq.base import MAX_HORIZON
 from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
 from lattok.action_vq.residual import CoarseToFine
-from lattok.hub.checkpoint import (
-    Importer,
-    Join,
-    KeyMap,
-    axis_of,
-    converted,
-    layer_names,
-    numbered,
-    published_settings,
-    register_importer,
-    stacked,
-)
+from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
 
@@ -181,30 +170,31 @@ def oat(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = published_settings(config), read_tokenizer(path, "oat", entry, prefix)
-    dim = axis_of(foreign, "encoder.registers", 1, 256)
+    settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "oat", entry, prefix)
+    dim = checkpoint.axis_of(foreign, "encoder.registers", 1, 256)
     head_dim = setting(settings, "encoder.head_dim", int)
     if setting(settings, "decoder.head_dim", int) != head_dim:
         checks.fail("decoder.head_dim", f"that of the encoder, {head_dim}", settings["decoder"]["head_dim"])
     if head_dim < 1 or dim % head_dim:
         checks.fail("encoder.head_dim", f"a divisor of the width {dim} in the file", head_dim)
     made = OATConfig(
-        action_dim=axis_of(foreign, "encoder.sample_emb.patch_proj.weight", 1, 7),
-        horizon=axis_of(foreign, "encoder.pos_emb.posembs", 2, 32),
+        action_dim=checkpoint.axis_of(foreign, "encoder.sample_emb.patch_proj.weight", 1, 7),
+        horizon=checkpoint.axis_of(foreign, "encoder.pos_emb.posembs", 2, 32),
         action_names=tuple(action_names),
         action_kind=action_kind,
         levels=setting(settings, "quantizer.levels", tuple[int, ...]),
         dim=dim,
         heads=dim // head_dim,
-        encoder_depth=numbered(foreign, r"encoder\.transformer\.blocks\.(\d+)\.") or 2,
-        decoder_depth=numbered(foreign, r"decoder\.decoder\.layers\.(\d+)\.") or 4,
+        encoder_depth=checkpoint.numbered(foreign, r"encoder\.transformer\.blocks\.(\d+)\.") or 2,
+        decoder_depth=checkpoint.numbered(foreign, r"decoder\.decoder\.layers\.(\d+)\.") or 4,
         causal_decoder=setting(settings, "decoder.use_causal_decoder", bool),
-        tokens=axis_of(foreign, "encoder.registers", 0, 8),
+        tokens=checkpoint.axis_of(foreign, "encoder.registers", 0, 8),
         nested_dropout=setting(settings, "decoder.token_dropout_mode", str, OATConfig.nested_dropout),
         dropout=setting(settings, "decoder.pdropout", float, OATConfig.dropout),
     )
     unused = [name for name in foreign if name == "_dummy_variable" or "input_stats" in name or "posembs" in name]
-    model = converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=("limits.low", "limits.high"))
+    ours = ("limits.low", "limits.high")
+    model = checkpoint.converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=ours)
     tables = {"encoder.pos_emb": model.places, "decoder.sample_pos_emb": model.places}
     for name, table in (tables | {"decoder.latent_pos_emb": model.token_places}).items():
         stored = foreign.get(f"{name}.posembs", table.T[None])
@@ -213,31 +203,31 @@ def oat(
     return model
 
 
-def key_map(config: OATConfig) -> KeyMap:
+def key_map(config: OATConfig) -> checkpoint.KeyMap:
     """Map our tensors to the published names; a published normaliser multiplies where ours divides."""
     with torch.device("meta"):
         layers = [name for name in OAT(config).saved_tensors() if name.startswith("decoder.layers.")]
     names = {"embed": "encoder.sample_emb.patch_proj", "to_latents": "encoder.head.proj"}
     names |= {"from_quantized": "decoder.latent_proj.proj", "head": "decoder.head.proj"}
     scale, offset = (f"normalizer.params_dict.action.{name}" for name in ("scale", "offset"))
-    tensors: dict[str, str | Join] = {
+    tensors: dict[str, str | checkpoint.Join] = {
         "registers": "encoder.registers",
         "dropped": "decoder.nested_dropout.dropout_mask_token",
-        "normalizer.scale": Join((scale,), torch.reciprocal),
-        "normalizer.shift": Join((offset, scale), lambda offset, scale: -offset / scale),
+        "normalizer.scale": checkpoint.Join((scale,), torch.reciprocal),
+        "normalizer.shift": checkpoint.Join((offset, scale), lambda offset, scale: -offset / scale),
     }
     for i in range(config.encoder_depth):
         ours, theirs = f"blocks.{i}", f"encoder.transformer.blocks.{i}"
         tensors[f"{ours}.query.weight"] = f"{theirs}.attn.wq.weight"
-        tensors[f"{ours}.key_value.weight"] = stacked(f"{theirs}.attn.wk.weight", f"{theirs}.attn.wv.weight")
+        tensors[f"{ours}.key_value.weight"] = checkpoint.stacked(f"{theirs}.attn.wk.weight", f"{theirs}.attn.wv.weight")
         tensors[f"{ours}.out.weight"] = f"{theirs}.attn.proj.weight"
-        tensors[f"{ours}.widen.weight"] = stacked(f"{theirs}.mlp.fc1.weight", f"{theirs}.mlp.fc3.weight")
+        tensors[f"{ours}.widen.weight"] = checkpoint.stacked(f"{theirs}.mlp.fc1.weight", f"{theirs}.mlp.fc3.weight")
         tensors[f"{ours}.narrow.weight"] = f"{theirs}.mlp.fc2.weight"
-    return layer_names(names) | tensors | {name: f"decoder.{name}" for name in layers}
+    return checkpoint.layer_names(names) | tensors | {name: f"decoder.{name}" for name in layers}
 
 
-register_importer(
-    Importer(
+checkpoint.register_importer(
+    checkpoint.Importer(
         "oat",
         oat,
         sign=r"nested_dropout\.dropout_mask_token$",

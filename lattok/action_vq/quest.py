@@ -20,18 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.action_vq.base import MAX_HORIZON, Repaired
-from lattok.action_vq.chunks import examine, held_from_neighbours
 from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
-from lattok.hub.checkpoint import (
-    Importer,
-    KeyMap,
-    axis_of,
-    converted,
-    layer_names,
-    numbered,
-    published_settings,
-    register_importer,
-)
+from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
 
@@ -150,14 +140,9 @@ class QueST(LevelTokenizer):
     def _actions(self, quantized: Tensor) -> Tensor:
         return self.head(self.decoder(self.from_quantized(quantized)))
 
-    def _decode_block(self, codes: Tensor) -> Tensor:
-        return self._actions(self.grid.indices_to_codes(codes))
-
     def _repair(self, codes: Tensor) -> Repaired:
         """Let a code that is missing or out of range repeat its neighbour, and hold the steps that it stands for."""
-        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        if notes:
-            codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
+        codes, bad, notes = self._held(codes)
         steps = bad.repeat_interleave(self.config.downsample, 1)[:, : self.horizon]
         return Repaired(codes, steps[..., None], notes)
 
@@ -187,21 +172,21 @@ def quest(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = published_settings(config), read_tokenizer(path, "quest", entry, prefix)
-    blocks = numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
-    shortens = axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
+    settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "quest", entry, prefix)
+    blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
+    shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
     made = QueSTConfig(
-        action_dim=axis_of(foreign, "action_proj.weight", 1, 7),
+        action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
         horizon=setting(settings, "skill_block_size", int),
         normalize="identity",
         action_names=tuple(action_names),
         action_kind=action_kind,
         levels=_levels(settings),
-        dim=axis_of(foreign, "action_proj.weight", 0, 256),
+        dim=checkpoint.axis_of(foreign, "action_proj.weight", 0, 256),
         heads=setting(settings, "encoder_heads", int),
         decoder_heads=setting(settings, "decoder_heads", int),
-        encoder_depth=numbered(foreign, r"encoder\.layers\.(\d+)\.") or 2,
-        decoder_depth=numbered(foreign, r"decoder\.layers\.(\d+)\.") or 4,
+        encoder_depth=checkpoint.numbered(foreign, r"encoder\.layers\.(\d+)\.") or 2,
+        decoder_depth=checkpoint.numbered(foreign, r"decoder\.layers\.(\d+)\.") or 4,
         causal_encoder=setting(settings, "use_causal_encoder", bool),
         causal_decoder=setting(settings, "use_causal_decoder", bool),
         dropout=setting(settings, "attn_pdrop", float, QueSTConfig.dropout),
@@ -210,7 +195,7 @@ def quest(
     )
     unused = [name for name in foreign if name.endswith("inv_freq")]
     ours = ("normalizer.shift", "normalizer.scale")
-    return converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
+    return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
 
 
 def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -222,7 +207,7 @@ def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return LEVELS[size]
 
 
-def key_map(config: QueSTConfig) -> KeyMap:
+def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
     """Map our tensors to the published names."""
     with torch.device("meta"):
         names = list(QueST(config).saved_tensors())
@@ -233,11 +218,11 @@ def key_map(config: QueSTConfig) -> KeyMap:
         layers |= {f"convolutions.{i}.conv": f"{theirs}.0.conv", f"convolutions.{i}.norm": f"{theirs}.2"}
     inside = {name: name for name in names if name.startswith("decoder.")}
     inside |= {name: f"encoder.layers.{name.removeprefix('encoder.')}" for name in names if name.startswith("encoder.")}
-    return layer_names(layers) | inside
+    return checkpoint.layer_names(layers) | inside
 
 
-register_importer(
-    Importer(
+checkpoint.register_importer(
+    checkpoint.Importer(
         "quest",
         quest,
         sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",

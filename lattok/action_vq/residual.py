@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
-from lattok.action_vq.chunks import Arrays, SeededFit, examine
+from lattok.action_vq.chunks import Arrays, SeededFit, examine, share_of
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
 from lattok.types import ActionBatch
@@ -80,8 +80,7 @@ class Limits(nn.Module):
 
     def beyond(self, actions: Tensor, valid: Tensor) -> float:
         """Measure which share of the valid entries of actions [B, H, m] lies beyond the limits."""
-        outside = (self(actions) - actions).abs() > 1e-4
-        return float((outside & valid).sum() / valid.sum().clamp_min(1))
+        return share_of((self(actions) - actions).abs() > 1e-4, valid)
 
 
 def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,7 +237,7 @@ class ResidualVQ(CoarseToFine):
         checks.whole(steps=steps, synthetic=synthetic)
         model, batch = cls._from_chunks(chunks, valid, options)
         generator = torch.Generator().manual_seed(seed)
-        actions, mask = model._prepare(batch.chunks, batch.valid)
+        actions, mask = model._prepare(*batch)
 
         def samples() -> tuple[Tensor, Tensor]:
             made, made_mask = with_synthetic(actions, mask, synthetic, generator)
@@ -313,11 +312,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 def refit(
-    samples: Tensor,
-    valid: Tensor,
-    books: Tensor,
-    perturb: float = 0.0,
-    generator: torch.Generator | None = None,
+    samples: Tensor, valid: Tensor, books: Tensor, perturb: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
     """Search codes of samples [N, d], then return rows [P, K, d] whose sums come nearer where `valid` [N, d].
 

@@ -1,17 +1,23 @@
 """Subwords of whole numbers, which DCT coefficients are after rounding (Pertsch et al., 2025, section 4).
 
 coefficient c -> character chr(c - min_token) -> its UTF-8 bytes -> tokens, which are runs of bytes
+
+They are those of a `tokenizer.json`: any byte-level byte-pair encoding (FAST), or the likeliest pieces of a unigram
+language model (TOAST), where what has no piece is written by its bytes, so that any coefficient in range can be.
+
+pieces = argmax over all ways to cut the row of  sum score(piece)     the score: a log-probability (Kudo, 2018)
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.utils import checks
 
@@ -20,6 +26,17 @@ MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 204
 MAX_CLIPPED_SHARE = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
 ALL_CHARACTERS = "".join(map(chr, range(LAST_CHARACTER + 1)))
+
+_SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level tokenizers write as they are
+CHARACTERS = {byte: chr(byte) for byte in _SHOWN}  # what they write for each (Radford et al., 2019)
+CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(sorted({*range(256)} - {*_SHOWN}))}
+BYTES = {character: byte for byte, character in CHARACTERS.items()}
+UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with them codes are not their bytes
+
+UNKNOWN = "<unk>"  # has an id because the library wants one; stands for nothing
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+MAX_SCORE = 10**6  # of a score; logarithms of probabilities are far smaller
+DIGITS = 3  # of scores: the library adds up expectations in any order, so that the last digits differ from run to run
 
 
 class Coefficients(NamedTuple):
@@ -57,10 +74,15 @@ class CoefficientSubwords(ABC):
         # characters of -1, of each token, and of ids too large
         self._count = np.array([0, *map(_characters, self.token_bytes), PARTIAL])
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def _read(text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
+    def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
         """Read a tokenizer.json: the tokenizer, the bytes of each id, and which characters it can write, bool."""
+
+    @classmethod
+    @abstractmethod
+    def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
+        """Make a tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) that it has."""
 
     @property
     def vocab_size(self) -> int:
@@ -68,10 +90,7 @@ class CoefficientSubwords(ABC):
 
     def encode(self, numbers: np.ndarray) -> list[list[int]]:
         """Turn whole numbers [B, n] into ids, a list per row."""
-        count, n = numbers.shape
-        points = self._points(numbers).astype("<u2", copy=False)
-        text = points.tobytes().decode("utf-16-le")
-        rows = [text[i : i + n] for i in range(0, count * n, n)]
+        rows = self._texts(numbers)
         return [row.ids for row in self._tokenizer.encode_batch_fast(rows, add_special_tokens=False)]
 
     def clipped(self, numbers: np.ndarray) -> np.ndarray:
@@ -97,6 +116,11 @@ class CoefficientSubwords(ABC):
 
     def _numbers(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift
+
+    def _texts(self, numbers: np.ndarray) -> list[str]:
+        """Write whole numbers [B, n] as rows of characters."""
+        n, text = numbers.shape[1], self._points(numbers).astype("<u2", copy=False).tobytes().decode("utf-16-le")
+        return [text[i : i + n] for i in range(0, len(text), n)]
 
     def _points(self, numbers: np.ndarray) -> np.ndarray:
         """Return the character of each number float64, or the nearest one that can be written."""
@@ -142,14 +166,155 @@ class Corpus(NamedTuple):
         texts = [row.tobytes().decode("utf-16-le") for row in points]
         return cls(texts, characters, alphabet, free, min_token, reach - 1)
 
+    def taught(self, model: Any, trainer: Any) -> dict[str, Any]:
+        """Return what a model of the library says of itself once `trainer` has shown it the texts."""
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.train_from_iterator(self.texts, trainer)
+        return json.loads(tokenizer.to_str())["model"]
+
+
+class CoefficientBPE(CoefficientSubwords):
+    """Subwords of any byte-level byte-pair encoding."""
+
+    needs = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
+
+    @classmethod
+    def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
+        # Merges first join the two bytes of the common characters and then only whole characters: rows are as short as
+        # with merges of any bytes, and no merged token ends inside a coefficient.
+        corpus = Corpus.of(numbers, vocab_size, expected)
+        characters, size = corpus.characters, corpus.free
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=characters, limit_alphabet=size
+        )
+        pairs = [(first, second) for first, second in map(_spelled, characters)]
+        pairs += [(_spelled(a), _spelled(b)) for a, b in corpus.taught(models.BPE(), trainer)["merges"]]
+        tokens = dict.fromkeys([CHARACTERS[byte] for byte in corpus.alphabet] + [a + b for a, b in pairs])
+        tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+        # No splitting by letters and digits: which coefficient is a letter is an accident of min_token.
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = whole  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+        return tokenizer.to_str(), corpus.min_token, corpus.max_token
+
+    @classmethod
+    def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
+        tokenizer, raw = read_tokenizer(text)
+        before = raw.get("pre_tokenizer") or {}
+        plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
+        if raw["model"].get("type") != "BPE" or not plain:
+            got = f"{raw['model'].get('type')} after {before.get('type')}"
+            checks.fail("tokenizer.json", "a byte-level BPE", got, cls.needs)
+        if wrong := [name for name in UNSUPPORTED if raw["model"].get(name)]:
+            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(wrong)}", cls.needs)
+        made = {*BYTES, *(first + second for first, second in raw["model"]["merges"])}
+        added = {token["content"] for token in raw.get("added_tokens", [])}
+        token_bytes = _token_bytes(tokenizer, added - made)
+        if added:  # they are looked for in a text before anything else, where they would stand for coefficients
+            tokenizer = Tokenizer.from_str(json.dumps(raw | {"added_tokens": [], "post_processor": None}))
+        return tokenizer, token_bytes, written_with({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
+
+
+class CoefficientUnigram(CoefficientSubwords):
+    """Subwords of a unigram language model, rare characters by their bytes."""
+
+    needs = "TOAST needs a unigram model with nothing before it and no added tokens."
+
+    def __init__(self, text: str, min_token: int, max_token: int | None = None):
+        super().__init__(text, min_token, max_token)
+        vocab: list[tuple[str, float]] = json.loads(self._tokenizer.to_str())["model"]["vocab"]
+        self._pieces = {piece: (i, score) for i, (piece, score) in enumerate(vocab) if self.token_bytes[i]}
+        self._longest = max(map(len, self._pieces))
+        self._never = min(score for _, score in vocab) - 10  # of a character without a piece, as in the library
+
+    def sample(self, numbers: np.ndarray, alpha: float, nbest: int, draw: np.random.Generator) -> list[list[int]]:
+        """Turn whole numbers [B, n] into ids: of the `nbest` best cuts of a row one, by its likelihood ** alpha."""
+        return [self._drawn(text, alpha, nbest, draw) for text in self._texts(numbers)]
+
+    def _drawn(self, text: str, alpha: float, nbest: int, draw: np.random.Generator) -> list[int]:
+        scores, back = [np.zeros(1)], [np.zeros((1, 2), dtype=int)]  # of cuts of the first characters, best first
+        for end in range(1, len(text) + 1):
+            starts = [s for s in range(max(0, end - self._longest), end) if text[s:end] in self._pieces] or [end - 1]
+            found = [scores[s] + self._pieces.get(text[s:end], (0, self._never))[1] for s in starts]
+            ways = [np.stack([np.full(len(f), s), np.arange(len(f))], 1) for s, f in zip(starts, found, strict=True)]
+            best = np.argsort(-np.concatenate(found), kind="stable")[:nbest]
+            scores.append(np.concatenate(found)[best])
+            back.append(np.concatenate(ways)[best])
+        chances = np.exp(alpha * (scores[-1] - scores[-1][0]))
+        way, end, ids = int(draw.choice(len(chances), p=chances / chances.sum())), len(text), list[int]()
+        while end:
+            start, way = back[end][way].tolist()
+            ids[:0] = self._ids(text[start:end])
+            end = start
+        return ids
+
+    def _ids(self, piece: str) -> list[int]:
+        if piece in self._pieces:
+            return [self._pieces[piece][0]]
+        return [self._pieces[f"<0x{byte:02X}>"][0] for byte in piece.encode()]
+
+    @classmethod
+    def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
+        tokenizer, raw = read_tokenizer(text)
+        model = raw["model"]
+        around = [name for name in ("normalizer", "pre_tokenizer", "added_tokens") if raw.get(name)]
+        if model.get("type") != "Unigram" or around:
+            got = f"{model.get('type')}{''.join(f' with a {name}' for name in around)}"
+            checks.fail("tokenizer.json", "a unigram model", got, cls.needs)
+        if not model["vocab"]:
+            checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "none", cls.needs)
+        pieces, scores = zip(*model["vocab"], strict=True)
+        if len(set(pieces)) != len(pieces) or "" in pieces:
+            checks.fail("tokenizer.json", "different pieces", "some twice, or an empty one", cls.needs)
+        if not max(map(abs, scores)) < MAX_SCORE:
+            checks.fail("tokenizer.json", f"scores within +-{MAX_SCORE:,}", "others", cls.needs)
+        bytes_of = {piece: int(found[1], 16) for piece in pieces if (found := BYTE.fullmatch(piece))}
+        fallback = model.get("byte_fallback") and model.get("unk_id") is not None
+        token_bytes = [bytes([bytes_of[piece]]) if piece in bytes_of else piece.encode() for piece in pieces]
+        if model.get("unk_id") is not None:
+            token_bytes[model["unk_id"]] = b""
+        known = written_with(set(bytes_of.values()) if fallback else ())
+        alone = [ord(piece) for i, piece in enumerate(pieces) if len(piece) == 1 and token_bytes[i]]
+        known[[point for point in alone if point <= LAST_CHARACTER]] = True
+        return tokenizer, token_bytes, known
+
+    @classmethod
+    def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
+        corpus = Corpus.of(numbers, vocab_size - 1, expected)
+        trainer = trainers.UnigramTrainer(
+            vocab_size=corpus.free, show_progress=False, initial_alphabet=corpus.characters, special_tokens=[]
+        )
+        found = [(piece, round(score, DIGITS)) for piece, score in corpus.taught(models.Unigram(), trainer)["vocab"]]
+        always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]
+        pieces = [*always, *sorted(found, key=lambda each: (-each[1], each[0]))]
+        text = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)).to_str()
+        return text, corpus.min_token, corpus.max_token
+
+
+def _spelled(text: str) -> str:
+    return "".join(CHARACTERS[byte] for byte in text.encode())
+
+
+def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
+    """Return the bytes each id stands for; special tokens stand for none."""
+    ids = {index: token for token, index in tokenizer.get_vocab().items()}
+    if sorted(ids) != list(range(len(ids))):
+        checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
+    return [b"" if ids[i] in added else _bytes_of(ids[i]) for i in range(len(ids))]
+
+
+def _bytes_of(token: str) -> bytes:
+    """Take a token with any character that stands for no byte as plain text; published vocabularies have some."""
+    return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
+
 
 def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
         given = json.loads(text)
-        before = (
-            given.get("normalizer") if isinstance(given, dict) else None
-        )  # set aside: the library panics at damaged ones
+        # set aside: the library panics at damaged ones
+        before = given.get("normalizer") if isinstance(given, dict) else None
         tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)
         raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
         return tokenizer, raw | {"normalizer": before}

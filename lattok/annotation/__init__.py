@@ -118,11 +118,7 @@ def annotate(
 
 
 def label(
-    work: Work,
-    out: str | os.PathLike[str],
-    *,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
+    work: Work, out: str | os.PathLike[str], *, engine: Engine | None = None, progress: Progress | None = None
 ) -> AnnotationResult:
     """Label as `annotate` does, from its arguments put together; return what could not be labelled, not a warning."""
     given = by_prefix(work.models)  # which checks that they label
@@ -206,20 +202,19 @@ def _label_missing(
     job: Job, units: Sequence[Unit], keys: Sequence[str], engine: Engine, progress: Progress | None
 ) -> Failures:
     """Label the units that are not there yet; returns what failed by prefix and episode, with reasons."""
-    staging, key_of = job.staging, {unit.number: key for unit, key in zip(units, keys, strict=True)}
-    missing = [unit for unit, key in zip(units, keys, strict=True) if not staging.has(key)]
+    staging, in_a_row = job.staging, 0
+    missing = [unit for unit in units if not staging.has(keys[unit.number])]
     total = sum(unit.last - unit.first for unit in units)
     done = total - sum(unit.last - unit.first for unit in missing)
-    in_a_row = 0
     for unit, labelled in engine.label(job.work, missing):
         in_a_row = 0 if labelled.rows else in_a_row + labelled.strange
         if in_a_row >= MAX_FAILURES_IN_A_ROW:
             why = next(iter(next(iter(labelled.failures.values())).values()))
             raise LattokError(f"{why} ({in_a_row} times in a row: this is not about the data; run the command again)")
-        before = staging.failures(key_of[unit.number])
+        before = staging.failures(keys[unit.number])
         gaps, old = (sum(map(len, (f or {}).values())) for f in (labelled.failures, before))
         if before is None or gaps <= old:  # otherwise what is there of it has fewer
-            staging.store(key_of[unit.number], labelled.rows, labelled.failures)
+            staging.store(keys[unit.number], labelled.rows, labelled.failures)
         done += unit.last - unit.first
         if progress is not None:
             progress(done, total)

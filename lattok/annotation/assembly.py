@@ -1,6 +1,7 @@
 """The annotated dataset put together from labelled units: files with labels, info.json, statistics, provenance.
 
 A LeRobot dataset gets labels as further columns of its data files, any other dataset as Parquet files of their own.
+Unknown actions are filled in: a column of the dataset with what a model inferred where nobody measured anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.annotation.fill import Fill
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
@@ -33,6 +33,8 @@ from lattok.utils.files import read_json, whole_file, write_json, write_text
 from lattok.utils.processes import Processes
 from lattok.utils.untrusted import followed, inside, parse_json
 
+# what comes of a file: what of the source could not be copied, and statistics of each unit by column
+FileResult = tuple[list["UnreadableRows"], list[dict[str, Stats]]]
 INFO, STATS = "meta/info.json", "meta/stats.json"
 ROWS_PER_PROCESS = 2**18  # at least, to write: a start takes two seconds, these rows five to ten
 
@@ -94,9 +96,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:
     """Return by prefix what labels were made from, by what, and their columns. No times, no paths."""
     labels, dataset = {}, work.dataset
-    split = {} if dataset.split is None else {"split": dataset.split}
-    frames = sum(episode.length for episode in dataset.episodes)
-    size = {"episodes": len(dataset.episodes), "frames": frames}
+    place = {"name": dataset.name, "kind": dataset.kind, **({} if dataset.split is None else {"split": dataset.split})}
+    place |= {"episodes": len(dataset.episodes), "frames": sum(episode.length for episode in dataset.episodes)}
     for prefix, model in work.models.items():
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
         stride = cast(VideoLabeller, model).stride_frames(dataset.fps) if model.label_source == "video" else 0
@@ -106,20 +107,18 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
         entry: dict[str, Any] = {"spec": spec.to_json()}
         seen = dataset.seen_as
         if model.label_source == "actions":
-            entry |= {"action_key": work.options.action_key}
-            if work.options.action_key in seen["actions"]:
-                entry["actions_as"] = seen["actions"][work.options.action_key]
+            entry["action_key"] = key = work.options.action_key
+            entry |= {"actions_as": seen["actions"][key]} if key in seen["actions"] else {}
         else:
-            cameras = cameras_of(work, cast(VideoLabeller, model))
-            entry |= {"cameras": list(cameras)}
+            entry["cameras"] = cameras = list(cameras_of(work, cast(VideoLabeller, model)))
             originals = [seen["cameras"][key] for key in cameras]
-            entry |= {"original_cameras": originals} if originals != list(cameras) else {}
+            entry |= {"original_cameras": originals} if originals != cameras else {}
             entry["stride_seconds"] = stride / dataset.fps
             if work.options.fill:
                 names = list(cast(Any, model).config.action_names)
                 entry["fills"] = {"column": work.options.action_key, "names": names}
         labels[prefix] = entry | {
-            "dataset": {"name": dataset.name, "kind": dataset.kind, **split, **size},
+            "dataset": place,
             "threads": work.options.threads,
             "versions": versions(),
             "model": identities[prefix],
@@ -162,6 +161,28 @@ class Piece(NamedTuple):
         return self.file
 
 
+class Fill(NamedTuple):
+    """A column that gets what a model inferred, in the rows that its labels name."""
+
+    key: str
+    prefix: str
+    width: int  # of the column, where there is none yet
+    names: tuple[str, ...]
+
+    def into(self, table: pa.Table, new: dict[str, np.ndarray]) -> pa.Table:
+        """Return a table with this column filled; measured rows keep their values and type, as other columns do."""
+        inferred, rows = new[f"{self.prefix}.action"], new[f"{self.prefix}.filled"].astype(bool).reshape(-1)
+        if self.key not in table.column_names:
+            return table.append_column(self.key, to_arrow(np.where(rows[:, None], inferred, np.nan).astype(np.float32)))
+        if not rows.any():
+            return table
+        place, kind = table.column_names.index(self.key), table.schema.field(self.key).type
+        values = to_arrow(inferred.reshape(len(inferred), -1) if self.width > 1 else inferred.reshape(-1)).cast(kind)
+        chosen = pa.array(np.where(rows, len(table) + np.arange(len(table)), np.arange(len(table))))
+        both = pa.chunked_array([*table.column(place).chunks, values])
+        return table.set_column(place, table.schema.field(self.key), both.take(chosen))
+
+
 def fill_of(work: Work) -> Fill | None:
     """Return the column that the labels of a job fill, if they do."""
     if not work.options.fill:
@@ -186,7 +207,7 @@ class Assembly(NamedTuple):
 
         def write(piece: Piece) -> FileResult | Exception:
             try:
-                return FileResult(self._write(piece), self._measure(piece))
+                return self._write(piece), self._measure(piece)
             except (LattokError, OSError, pa.ArrowException) as error:
                 return error
 
@@ -210,48 +231,33 @@ class Assembly(NamedTuple):
     def _measure(self, piece: Piece) -> list[dict[str, Stats]]:
         """Return statistics of the label columns of each unit, over the episodes that have labels."""
         loaded = (self.staging.load(key).rows for key in piece.keys if self.measured)
-        found = [
-            {name: column_stats(values.reshape(len(values), -1)) for name, values in rows.items()} for rows in loaded
-        ]
-        return found + ([self._filled(piece)] if self.fill is not None and self.measured else [])
+        found = [{name: column_stats(_flat(values)) for name, values in rows.items()} for rows in loaded]
+        return found + ([self._filled(piece, self.fill)] if self.fill is not None and self.measured else [])
 
-    def _filled(self, piece: Piece) -> dict[str, Stats]:
+    def _filled(self, piece: Piece, fill: Fill) -> dict[str, Stats]:
         """Return statistics of the column that was filled, as a file of the output has it."""
-        fill = cast(Fill, self.fill)
         column = open_table(self.staging.made / piece.file).read(columns=[fill.key]).column(0)
         values = column_to_numpy(column, Feature("float32", (fill.width,), None), f"{fill.key} in {piece.file}")
-        values = values.reshape(-1, fill.width)
-        known = values[~np.isnan(values).any(1)]
+        known = _flat(values)[~np.isnan(_flat(values)).any(1)]
         return {fill.key: column_stats(known)} if len(known) else {}
-
-
-class FileResult(NamedTuple):
-    """What comes of a file."""
-
-    unreadable: list[UnreadableRows]
-    statistics: list[dict[str, Stats]]  # of each unit, by column
 
 
 def _write_files(
     units: Sequence[Unit], keys: Sequence[str], assembly: Assembly
 ) -> tuple[list[UnreadableRows], dict[str, Any]]:
-    """Write every file with labels, each by one of several processes; return what of the source could not be copied,
-    and statistics of the label columns for meta/stats.json."""
-    by_file: dict[str, list[int]] = {}
-    for i, unit in enumerate(units):
-        by_file.setdefault(unit.file, []).append(i)
-    pieces = [
-        Piece(file, tuple(units[i] for i in members), tuple(keys[i] for i in members))
-        for file, members in by_file.items()
-    ]
+    """Write every file with labels, each by one of several processes; return what they return, of all files."""
+    by_file: dict[str, list[tuple[Unit, str]]] = {}
+    for unit, key in zip(units, keys, strict=True):
+        by_file.setdefault(unit.file, []).append((unit, key))
+    pieces = [Piece(file, *zip(*members, strict=True)) for file, members in by_file.items()]
     unreadable: list[UnreadableRows] = []
     parts: dict[str, list[Stats]] = {}
     with closing(_by_processes(assembly, pieces)) as results:  # an interrupt between two of them ends the processes too
         for written in results:
             if isinstance(written, Exception):
                 raise written
-            unreadable += written.unreadable
-            for statistics in written.statistics:  # in the order of the units, whoever measured them
+            unreadable += written[0]
+            for statistics in written[1]:  # in the order of the units, whoever measured them
                 for name, stats in statistics.items():
                     kept = [*parts.get(name, []), stats]
                     parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
@@ -301,12 +307,10 @@ def append_columns(
     and it is among what comes back.
     """
     file = open_table(source)
-    added: Shapes = (
-        {} if fill is None or fill.key in file.schema_arrow.names else {fill.key: ("float32", (fill.width,))}
-    )
-    everything: Shapes = {**added, **shapes}
-    schema = _with_labels(file.schema_arrow, everything)
-    schema = schema.with_metadata(_metadata(file.schema_arrow.metadata, everything))
+    added = dict(shapes)
+    if fill is not None and fill.key not in file.schema_arrow.names:
+        added = {fill.key: ("float32", (fill.width,)), **shapes}
+    schema = _with_labels(file.schema_arrow, added).with_metadata(_metadata(file.schema_arrow.metadata, added))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
@@ -343,9 +347,12 @@ def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
 
 def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
     for key, (dtype, shape) in shapes.items():
-        kind = to_arrow(np.empty((0, *shape), dtype=dtype)).type
-        schema = schema.append(pa.field(key, kind))
+        schema = schema.append(pa.field(key, to_arrow(np.empty((0, *shape), dtype=dtype)).type))
     return schema
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
 
 
 def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Table, list[str]]:
@@ -354,8 +361,7 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
         return file.read_row_group(group), []
     except DAMAGE:
         pass
-    columns, unreadable = [], []
-    rows = file.metadata.row_group(group).num_rows
+    columns, unreadable, rows = [], [], file.metadata.row_group(group).num_rows
     for field in file.schema_arrow:
         try:
             columns.append(file.read_row_group(group, columns=[field.name]).column(0))

@@ -148,8 +148,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> UnitL
     this model.
     """
     parts: dict[str, list[Labels]] = {prefix: [] for prefix in work.models}
-    failures: Failures = {}
-    strange = 0
+    failures, strange = Failures(), 0
     with torch.no_grad(), torch_threads(work.options.threads):
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
             for prefix, found in parts.items():
@@ -174,7 +173,8 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
         video = (decode(index, first, last) for first, last in _spans(length))
-        told: dict[str, Any] = {"task": instruction_of(work.dataset, index)} if model.reads_task else {}
+        tasks = select_episodes(work.dataset, [index])[0].tasks if model.reads_task else ()
+        told: dict[str, Any] = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
         if model.infers_actions:
             parts = _inferred(work, prefix, index, video, told)
         else:
@@ -189,12 +189,6 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             checks.fail(f"labels {name}", "finite numbers", f"NaN or infinity in episode {index}")
     return labels
-
-
-def instruction_of(dataset: RobotDataset, index: int) -> str:
-    """Return the instruction of an episode: the first of several, empty where there is none."""
-    tasks = select_episodes(dataset, [index])[0].tasks
-    return tasks[0] if tasks else ""
 
 
 def piece_of_frames(
@@ -280,10 +274,8 @@ def _inferred(work: Work, prefix: str, index: int, video: Any, told: dict[str, s
     arrays = {"action": found.actions.float().cpu().numpy()}
     if model.config.members > 1:  # one alone cannot say
         arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()
-    if found.codes.shape[1]:
-        arrays["codes"] = found.codes.cpu().numpy().astype(np.int64)
-    if options.embedding:
-        arrays["embedding"] = found.latents.float().cpu().numpy()
+    own = LatentActions(found.codes, found.latents, found.latents)
+    arrays |= _columns(own, options._replace(quantized=False))
     if options.fill:
         arrays["filled"] = np.full(len(found.actions), _unknown(work, prefix, index))
     return arrays

@@ -15,6 +15,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +25,7 @@ from lattok.data.content import facts_of, fingerprint
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import RobotDataset
 from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json, sweep, whole_file, write_json
+from lattok.utils.files import read_json, sweep, whole_file, write_json, write_text
 from lattok.utils.output import DONE, MARK, Output
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
@@ -106,14 +107,10 @@ def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
 
     A file that is repaired changes the keys of its own units only, wherever their rows then are.
     """
-    known: dict[Path, str] = {}
-    keys = []
+    facts, keys = cache(partial(facts_of, dataset)), []
     for unit in units:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
-        for path in files:
-            if path not in known:
-                known[path] = facts_of(dataset, path)
-        parts = [unit.episodes, unit.lengths, *(known[path] for path in files)]
+        parts = [unit.episodes, unit.lengths, *map(facts, files)]
         keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
     return keys
 
@@ -181,8 +178,7 @@ class Staging(Output):
             for folder in (self.made, self.unreadable):
                 if folder.exists():
                     shutil.rmtree(folder)
-            with whole_file(mark) as temporary:
-                temporary.write_text(state)
+            write_text(mark, state)
         for folder in (self.made, self.unreadable):  # what is in there will be published
             sweep(folder, below=True)
 

@@ -39,11 +39,7 @@ class Verification(NamedTuple):
 
 
 def verify(
-    dataset: RobotDataset | str | os.PathLike[str],
-    models: Any,
-    *,
-    episodes: int | Sequence[int] = 20,
-    seed: int = 0,
+    dataset: RobotDataset | str | os.PathLike[str], models: Any, *, episodes: int | Sequence[int] = 20, seed: int = 0
 ) -> Verification:
     """Make the labels of some episodes again and compare them, after model, preprocessing and columns.
 
@@ -62,8 +58,8 @@ def verify(
         name = dataset.name if prefix in bare else provenance[prefix]["dataset"]["name"]
         model = for_dataset(given, name)  # a copy may have another name
         entry = _assumed(dataset, prefix, model) if prefix in bare else provenance[prefix]
-        found = _verify_one(dataset, prefix, model, entry, episodes, seed)
         said = [f"? {BARE}"] if prefix in bare else [f"? {RESTORED}"] if entry.get("restored") else []
+        found = _verify_one(dataset, prefix, model, entry, episodes, seed)
         lines += [f"{prefix}:", *(f"  {line}" for line in (*said, *found))]
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
 
@@ -124,8 +120,9 @@ def _verify_one(
     except LattokError as error:
         yield f"- the model does not fit the dataset: {error}"
         return
-    missing = {index for part in entry.get("unlabelled", ()) for index in part["episodes"]}
+    missing = set[int]()
     for part in entry.get("unlabelled", ()):
+        missing.update(part["episodes"])
         yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
     yield from _check_gaps(dataset, entry, [e for e in dataset.episodes if e.index in missing][:MAX_GAPS])
     chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
@@ -136,8 +133,7 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
     """Compare hashes of configuration and weights; return what else may explain a difference."""
     stored, now = entry["model"], identities_of({prefix: model})[prefix]
     explanations = []
-    known = {*stored, *now} if not (entry.get("restored") or not stored) else {*stored}
-    for name in sorted(known):
+    for name in sorted(stored if entry.get("restored") or not stored else {*stored, *now}):
         was, is_ = stored.get(name), now.get(name)
         if was == is_:
             continue
@@ -175,15 +171,14 @@ def _check_preprocessing(
     dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec, model: Any
 ) -> Iterator[str]:
     """Compare stride or horizon with what the model has on this dataset."""
-    name = "stride" if spec.source == "video" else "horizon"
-    was, now = getattr(spec, name), model.stride_frames(dataset.fps) if name == "stride" else model.horizon
     action_key = entry.get("action_key", "")
     if entry.get("actions_as") != dataset.actions_as.get(action_key):
         yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
-    if was == now:
-        yield f"+ {name}: {now}" + (f" frames at {dataset.fps:g} fps" if name == "stride" else " steps")
+    if spec.source == "video":
+        name, was, now, unit = "stride", spec.stride, model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
     else:
-        yield f"- {name} was {was}, here {now}"
+        name, was, now, unit = "horizon", spec.horizon, model.horizon, "steps"
+    yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
 
 
 def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Sequence[Episode]) -> Iterator[str]:
@@ -197,10 +192,8 @@ def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Seque
 
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
     if not isinstance(episodes, int):
-        known = {episode.index for episode in candidates}
-        unknown = sorted(set(episodes) - known)
-        if unknown:
-            checks.fail("episodes", "episodes with labels", str(unknown[0]))
+        if unknown := set(episodes) - {episode.index for episode in candidates}:
+            checks.fail("episodes", "episodes with labels", min(unknown))
         return [e for e in candidates if e.index in set(episodes)]
     checks.counts(episodes=episodes)
     if episodes >= len(candidates):
@@ -216,8 +209,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     columns = [name for name in entry["columns"] if name in work.dataset.features]
     key = entry["fills"]["column"] if "fills" in entry else None
     columns += [key] if key in work.dataset.features else []
-    tally = {name: _Tally() for name in columns}
-    frames = 0
+    tally, frames = {name: _Tally() for name in columns}, 0
     for episode in chosen:
         try:
             stored = work.dataset.columns(episode.index, columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,20 +130,20 @@ def _subject(root: Path) -> Any:
 
 def _card(subject: Any, name: str, license: str | None, before: str | None) -> str:
     """Return what the dataset is, how to read it, and how its labels were made; below that the card of `before`."""
-    labels = subject.provenance if isinstance(subject, Sidecar) else provenance_of(subject)
     sidecar = isinstance(subject, Sidecar)
+    labels = subject.provenance if sidecar else provenance_of(subject)
     sources = sorted({entry["dataset"]["name"] for entry in labels.values() if "name" in entry.get("dataset", {})})
-    tags = ", ".join((*TAGS, *([] if sidecar else ["LeRobot"])))
-    lines = ["---", "task_categories: [robotics]", f"tags: [{tags}]"]
+    tags = TAGS if sidecar else (*TAGS, "LeRobot")
+    lines = ["---", "task_categories: [robotics]", f"tags: [{', '.join(tags)}]"]
     lines += [f"license: {license}"] * bool(license)
     if found := [source for source in sources if HUB_ID.fullmatch(source)]:
         lines += ["source_datasets:", *(f"- {source}" for source in found)]
     lines += ["configs:", "- config_name: default"]
     lines += [f"  data_files: {'labels/*.parquet' if sidecar else 'data/*/*.parquet'}", "---"]
-    count, frames = len(subject.episodes), int(sum(_lengths(subject)))
+    frames = sum(subject.lengths if sidecar else (episode.length for episode in subject.episodes))
     rate = "" if sidecar else f" at {subject.fps:g} frames a second"
-    what = f"{count:,} episodes, {frames:,} frames{rate}, with latent actions by lattok." if labels else ""
-    lines += [f"# {plain(name)}", "", what or f"{count:,} episodes, {frames:,} frames{rate}.", ""]
+    made = ", with latent actions by lattok" if labels else ""
+    lines += [f"# {plain(name)}", "", f"{len(subject.episodes):,} episodes, {frames:,} frames{rate}{made}.", ""]
     if sidecar:
         lines += [f"Labels only, for {plain(', '.join(sources))}, by `episode_index` and `frame_index`.", ""]
     lines += [*_code(name, labels, sources if sidecar else None), ""]
@@ -152,12 +152,6 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     if before is not None:
         lines += ["## The dataset's own card", "", _body(before), ""]
     return "\n".join([*lines, ""])
-
-
-def _lengths(subject: Any) -> Iterator[int]:
-    if isinstance(subject, Sidecar):
-        return iter(subject.lengths)
-    return (episode.length for episode in subject.episodes)
 
 
 def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> list[str]:

@@ -113,22 +113,18 @@ class LabelledDataset(View):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode, from both: [T] for scalars (shape (1,)), else [T, *shape]."""
         checks.names("keys", keys)
-        if fills := [key for key in keys if key in self.filled]:
-            rest = [key for key in keys if key not in self.filled]
-            values = self.columns(episode_index, rest) if rest else {}
-            values |= {key: self._filled(episode_index, key) for key in fills}
-            return {key: values[key] for key in keys}
-        labels = [key for key in keys if key in self.labels.features]
-        others = [key for key in keys if key not in self.labels.features]
-        values = self.dataset.columns(episode_index, others) if others or not labels else {}
+        fills = [key for key in keys if key in self.filled]
+        labels = [key for key in keys if key in self.labels.features and key not in fills]
+        others = [key for key in keys if key not in (*fills, *labels)]
+        values = self.dataset.columns(episode_index, others) if others or not (fills or labels) else {}
         values |= self.labels.columns(episode_index, labels) if labels else {}
+        values |= {key: self._filled(episode_index, key) for key in fills}
         return {key: values[key] for key in keys}
 
     def _filled(self, episode_index: int, key: str) -> np.ndarray:
         """Return a column with what was inferred where nobody knows it."""
-        prefix = self.filled[key]
-        labels = self.labels.columns(episode_index, [f"{prefix}.action", f"{prefix}.filled"])
-        inferred, rows = labels.values()
+        keys = [f"{self.filled[key]}.{name}" for name in ("action", "filled")]
+        inferred, rows = self.labels.columns(episode_index, keys).values()
         if key in self.dataset.features:
             own = self.dataset.columns(episode_index, [key])[key]
         else:
@@ -160,9 +156,8 @@ def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Pa
     dataset, sidecar = as_dataset(dataset), Sidecar(labels)
     _check_name(dataset, sidecar)
     _check_episodes(dataset, sidecar)
-    taken = sorted(set(dataset.features) & set(sidecar.features))
-    if taken:
-        checks.fail("labels", "columns that the dataset does not have", taken[0], "Label with another prefix.")
+    if taken := dataset.features.keys() & sidecar.features.keys():
+        checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
     return LabelledDataset(dataset, sidecar)
 
 

@@ -193,21 +193,16 @@ def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
 def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> dict[int, np.ndarray]:
     """Return by episode how sure a model is of the values of a column that it inferred, [T]; 1 where it cannot say."""
     found = dict[int, np.ndarray]()
-    if not any(name.endswith(".filled") for name in dataset.features):
-        return found
-    fills = [prefix for prefix, entry in provenance_of(dataset).items() if _fills(entry, key)]
-    for prefix in fills:
+    entries = provenance_of(dataset) if any(name.endswith(".filled") for name in dataset.features) else {}
+    for prefix, entry in entries.items():
         mark, sure = f"{prefix}.filled", f"{prefix}.confidence"
+        filled = isinstance(entry, Mapping) and entry.get("fills", {}).get("column") == key
         keys = [name for name in (mark, sure) if name in dataset.features]
-        for episode in episodes if mark in keys else ():
+        for episode in episodes if filled and mark in keys else ():
             columns = dataset.columns(episode.index, keys)
             if columns[mark].any():
                 found[episode.index] = columns.get(sure, np.ones(episode.length)).reshape(-1)
     return found
-
-
-def _fills(entry: Any, key: str) -> bool:
-    return isinstance(entry, Mapping) and entry.get("fills", {}).get("column") == key
 
 
 def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:

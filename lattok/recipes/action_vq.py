@@ -16,11 +16,10 @@ from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, Resi
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.bins import UniformBinsConfig
 from lattok.action_vq.chunks import SeededFit
-from lattok.action_vq.fast import FASTConfig
+from lattok.action_vq.fast import FASTConfig, TOASTConfig
 from lattok.action_vq.fsq import FSQConfig, FSQFit
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.action_vq.residual import ResidualFit, ResidualVQConfig
-from lattok.action_vq.toast import TOASTConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load

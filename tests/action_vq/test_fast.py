@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.action_vq.dct import dct_matrix
-from lattok.action_vq.fast import FAST, CoefficientBPE, FASTConfig, train_bpe
+from lattok.action_vq.fast import FAST, FASTConfig
+from lattok.action_vq.subwords import CoefficientBPE
 from lattok.utils.checks import LattokError
 from tests.action_vq.walks import NAMES
 
@@ -406,7 +407,7 @@ def test_outliers_are_clipped_in_fitting_as_in_encoding():
 @pytest.mark.parametrize("seen", [959, 960, 961])
 def test_the_farthest_coefficients_take_two_bytes(seen):
     numbers = np.array([[seen, -seen, 0.0, 1.0]] * 3 + [[0.0, 1.0, 2.0, 0.0]] * 30)
-    bpe = CoefficientBPE(*train_bpe(numbers, 256, expected=20.0))
+    bpe = CoefficientBPE(*CoefficientBPE.train(numbers, 256, expected=20.0))
     assert bpe.bytes_per_number == 2
     read = bpe.read(np.array(bpe.encode(numbers)[0])).coefficients.tolist()
     assert read == [959, -min(seen, 960), 0, 1]

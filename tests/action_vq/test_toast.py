@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, models
 
 import lattok
-from lattok.action_vq.toast import TOAST, CoefficientUnigram, train_unigram
+from lattok.action_vq.fast import TOAST
+from lattok.action_vq.subwords import CoefficientUnigram
 from lattok.utils.checks import LattokError
 from tests.action_vq.test_fast import H, M, coefficients, rows, smooth
 from tests.action_vq.walks import NAMES
@@ -70,7 +71,7 @@ def test_decoding_differs_by_rounding_alone_and_every_coefficient_in_range_can_b
 
 def test_a_vocabulary_is_the_same_in_every_run():
     numbers = coefficients(smooth(), 10.0)
-    assert len({train_unigram(numbers, 256, 20.0) for _ in range(3)}) == 1
+    assert len({CoefficientUnigram.train(numbers, 256, 20.0) for _ in range(3)}) == 1
 
 
 def test_of_a_row_that_breaks_off_the_dimensions_before_are_whole(fitted):
