@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import torch
 
-from lattok.backbones import SCRATCH
 from lattok.backbones.model import with_base
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.episodes import check_horizon, check_strides_in
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
-from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import QUANTILES, Recipe
+from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, Recipe
 from lattok.recipes.policy_data import ActedOptions, policy_batches
 from lattok.recipes.run_folder import finish
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
-from lattok.samples.stream import keep_frames
-from lattok.training import LoopOptions, fit
+from lattok.training import fit
 from lattok.utils import checks
 
 
@@ -49,69 +45,52 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     kind = "clip-lam"
     looks = True
     data: ClipOptions = field(default_factory=ClipOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
     model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
-    example = MappingProxyType({"preset": "tiny"})
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
     default_preset = "full"
-    presets = MappingProxyType(
-        {
-            "full": {
-                **QUANTILES,
-                "backbone_train": "all_but_vision",
-                "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-                "steps": 100_000,
-                "batch_size": 512,
-                "lr": 1e-4,
-                "schedule": "cosine",
-                "warmup_steps": 2000,
-                "min_lr": 2.5e-6,
-                "optimizer": "adamw",
-                "beta2": 0.95,
-                "weight_decay": 0.01,  # the paper does not say; torch's own
-                "log_every": 100,
-            },
-            "tiny": {
-                "backbone": SCRATCH,
-                "backbone_train": "full",
-                "prompt": "{task}",
-                "frames": 4,
-                "stride": "0.2s",
-                "scene_tokens": 4,
-                "motion_tokens": 4,
-                "latent_dim": 32,
-                "image_size": 64,
-                "backbone_patch_size": 32,
-                "interpolation": "bilinear",
-                "features_size": 64,
-                "backbone_depth": 3,
-                "decoder_width": 128,
-                "decoder_depth": 3,
-                "decoder_heads": 4,
-                "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
-                "steps": 1500,
-                "batch_size": 32,
-                "lr": 1e-3,
-                "optimizer": "adamw",
-                "weight_decay": 0.01,
-                "schedule": "one_cycle",
-                "threads": 1,
-            },
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        "full": {
+            **QUANTILES,
+            **LATBOT_RATE,
+            **ADAMW,
+            "backbone_train": "all_but_vision",
+            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
+            "steps": 100_000,
+            "batch_size": 512,
+            "log_every": 100,
+        },
+        "tiny": {
+            **FROM_NOTHING,
+            "frames": 4,
+            "stride": "0.2s",
+            "scene_tokens": 4,
+            "motion_tokens": 4,
+            "latent_dim": 32,
+            "features_size": 64,
+            "decoder_width": 128,
+            "decoder_depth": 3,
+            "decoder_heads": 4,
+            "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
+            "steps": 1500,
+            "batch_size": 32,
+            "lr": 1e-3,
+        },
+    }
 
     def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
-        """Train as every recipe does."""
-        out, data = self.folder(resume), self.data
-        sources = self.open()
+        out, sources, data = self.folder(resume), self.open(), self.data
         datasets = [source.dataset for source in sources]
         cameras = camera_keys(datasets[0], data.cameras)
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         torch.manual_seed(self.loop.seed)
         model = ClipLAM(*with_base(_config(self, datasets, cameras), self.model.frames))
         parts = [_windows(self, model, *each) for each in zip(datasets, views, strict=True)]
-        weights = [source.weight for source in sources]
-        samples = _normalised(model, parts, weights)
+        maps: Any = model.normalizers if model.config.normalizers else [model.action_normalizer]
+        for part, normalizer in zip(parts, maps, strict=True):
+            normalizer.fit(part.known_actions, model.config.action_kinds)
+        weights, named = [source.weight for source in sources], [{"action": normalizer} for normalizer in maps]
+        samples = MixedPolicyWindows(parts, weights, named) if len(parts) > 1 else parts[0]
         revision = model.config.backbone.revision
         inputs = {"backbone": revision} if revision else {}
         with self.begin(resume, sources, inputs, resume_command) as contents:
@@ -121,16 +100,13 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
-            window = self.data.window(self.model.image_size, parts[0].cameras)
-            memory = keep_frames(parts, window, self.data.memory_gb, self.loop.device)
-            batches = policy_batches(self, samples, model.prepared, True, memory)
-            weighted: Mapping[str, float] = model.config.loss_weights
-            fit(model, batches, self.loop, out, loss_weights=weighted, resume=resume, resume_command=resume_command)
+            batches = policy_batches(self, samples, prepared=model.prepared, flows=True)
+            weights = model.config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()
             return finish({"": model}, out)[""]
 
     def next_step(self) -> str:
-        """Return what to type when it is trained."""
         return f"Label with it: lattok annotate DATASET --model {self.out} --out DIR"
 
 
@@ -179,13 +155,3 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
     )
     windows.check_share(data.acted_share)
     return windows
-
-
-def _normalised(
-    model: ClipLAM, parts: Sequence[PolicyWindows], weights: Sequence[float]
-) -> PolicyWindows | MixedPolicyWindows:
-    """Fit the normalisers; batches of a mixture come normalised, each dataset by its own."""
-    each = cast(Sequence[Normalizer], model.normalizers if model.config.normalizers else [model.action_normalizer])
-    for part, normalizer in zip(parts, each, strict=True):
-        normalizer.fit(part.known_actions, model.config.action_kinds)
-    return parts[0] if len(parts) == 1 else MixedPolicyWindows(parts, weights, [{"action": one} for one in each])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,22 +17,15 @@ from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import state_changes
 from lattok.labels.spec import inferred_episodes
 from lattok.recipes.common import ImageOptions, Recipe
+from lattok.recipes.policy_data import policy_batches
 from lattok.recipes.run_folder import finish
-from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
-from lattok.samples.stream import keep_frames
-from lattok.training import LoopOptions, fit
+from lattok.training import fit
 from lattok.utils import checks
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
 SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
-SHARED: dict[str, Any] = {
-    **SHIFTED,
-    "optimizer": "adamw",
-    "weight_decay": 0.02,
-    "schedule": "one_cycle",
-    "log_every": 100,
-}
+SHARED = {**SHIFTED, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
 
 
 @dataclass(frozen=True)
@@ -66,38 +59,28 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     kind = "idm"
     looks = True
     data: InverseOptions = field(default_factory=InverseOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
     model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     common = (
         *("action_episodes", "action_key", "cameras", "offsets", "stride", "members", "features"),
         *("task_given", "proprio", "loss_flow", "loss_reversal", *Recipe.common),
     )
-    example = MappingProxyType({"preset": "tiny", "action_episodes": "2 per task"})
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny", "action_episodes": "2 per task"}
     default_preset = "small"
-    presets = MappingProxyType(
-        {
-            "small": {
-                **SHARED,
-                "steps": 5000,
-                "batch_size": 64,
-                "lr": 1e-3,
-            },
-            "tiny": {
-                **SHARED,
-                "features": "pixels",
-                "image_size": 64,
-                "steps": 1000,
-                "batch_size": 128,
-                "lr": 2e-3,
-                "threads": 1,
-            },
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        "small": {**SHARED, "steps": 5000, "batch_size": 64, "lr": 1e-3},
+        "tiny": {
+            **SHARED,
+            "features": "pixels",
+            "image_size": 64,
+            "steps": 1000,
+            "batch_size": 128,
+            "lr": 2e-3,
+            "threads": 1,
+        },
+    }
 
     def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics:
-        """Train as every recipe does."""
-        out, data = self.folder(resume), self.data
-        sources = self.open()
+        out, sources, data = self.folder(resume), self.open(), self.data
         dataset = sources[0].dataset
         torch.manual_seed(self.loop.seed)
         config = _config(self, dataset)
@@ -113,11 +96,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             labels = {"fraction": 1.0, "unit": "episodes"}
             model.trained_on["labels"] = labels | ({"episodes": data.action_episodes} if data.action_episodes else {})
-            window = data.window(config.image_size, samples.cameras)
-            memory = keep_frames([samples], window, data.memory_gb, self.loop.device)
             share = 0.0 if samples.acted.all() else data.acted_share
-            options: dict[str, Any] = {"acted_share": share, "changes": data.augmentation}
-            batches = PolicyBatches(samples, self.loop.batch_size, self.loop.seed, window, memory, **options)
+            batches = policy_batches(self, samples, flows=False, acted_share=share)
             weights = config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -102,14 +100,12 @@ class LARARecipe(VLARecipe):
     compares = False
     data: LARAOptions = field(default_factory=LARAOptions)
     common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
-    example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
-    presets = MappingProxyType(
-        {
-            **VLARecipe.presets,
-            **{name: {**VLARecipe.presets[name], **FLOW} for name in VLARecipe.presets if name not in VLARecipe.joined},
-            "lara": {**FLOW, **PUBLISHED},
-        }
-    )
+    example: ClassVar[Mapping[str, Any]] = {"lam": "my-lam", "backbone": "scratch", "image_size": 64}
+    presets: ClassVar[Mapping[str, Any]] = {
+        **VLARecipe.presets,
+        **{name: {**VLARecipe.presets[name], **FLOW} for name in VLARecipe.presets if name not in VLARecipe.joined},
+        "lara": {**FLOW, **PUBLISHED},
+    }
     joined = (*VLARecipe.joined, "lara")
 
     @classmethod
@@ -133,7 +129,12 @@ class LARARecipe(VLARecipe):
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
-        family = _family(data.lam)
+        folder = hub.resolve(data.lam, argument="lam").folder
+        family = hub.family_of(folder, "lam")
+        if not issubclass(family, TrainedPairModel):
+            known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
+            checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {data.lam}")
+        hub.config_of("lam", data.lam, family)
         if data.init is None:
             policy = LatentVLA(*with_base(policy_config(self, found)))
         else:
@@ -147,7 +148,11 @@ class LARARecipe(VLARecipe):
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
-        gaps = partial(_gaps, data.gaps or (lam.config.stride,))
+        named = data.gaps or (lam.config.stride,)
+
+        def gaps(fps: float) -> list[int]:
+            return [checks.stride_in_frames(gap, fps, "gaps") for gap in named]
+
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
         return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
@@ -171,34 +176,20 @@ class LARARecipe(VLARecipe):
         made: dict[str, HubModel] = {"": policy}
         if not joint.lam.frozen:
             made[LAM] = lam
-        labels = (lam.trained_on or {}).get("labels")  # the policy's are not those of its own training
         for model in made.values():
             now = history | together
             if model is lam:
                 broadcast_buffers(lam)
-                now = {name: value for name, value in now.items() if name != "labels"} | (
-                    {} if labels is None else {"labels": labels}
-                )
+                now.pop("labels", None)  # the policy's, which are not those of its own training
+                now |= {name: value for name, value in (lam.trained_on or {}).items() if name == "labels"}
             earlier = [e for e in training_entries(model.trained_on) if e not in training_entries(now)]
             model.trained_on = now | ({"earlier": earlier} if earlier else {})
             model.evaluation = model.own_card = None  # another model's
         return made
 
     def next_step(self) -> str:
-        """Return what to type when both are trained."""
         refined = "" if self.data.lam_rate == 0 else f"\nThe refined latent action model is {Path(self.out) / LAM}."
         return super().next_step() + refined
-
-
-def _family(name: str) -> type[TrainedPairModel]:
-    """Return the family of the latent action model, whose configuration is read."""
-    folder = hub.resolve(name, argument="lam").folder
-    family = hub.family_of(folder, "lam")
-    if not issubclass(family, TrainedPairModel):
-        known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
-        checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {name}")
-    hub.config_of("lam", name, family)
-    return family
 
 
 def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
@@ -209,7 +200,9 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)
     had = flat(before)
     for name, value in flat(now).items():
-        ours, theirs = _unnamed(value), _unnamed(had[name])
+        ours, theirs = (
+            replace(each, prefix="latent") if isinstance(each, LatentSpec) else each for each in (value, had[name])
+        )  # labels whatever their columns are called
         if ours != theirs and name not in FREE:
             checks.fail(name, f"{theirs!r}, as the policy in init has", f"{ours!r}")
     known = tuple(sorted({*before.instructions, *now.instructions}))
@@ -217,11 +210,6 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     policy.config = replace(now, instructions=known if listed else ())
     policy.queues.n_action_steps = policy.config.n_action_steps or policy.config.horizon
     return policy
-
-
-def _unnamed(value: Any) -> Any:
-    """Return what labels are, whatever their columns are called."""
-    return replace(value, prefix="latent") if isinstance(value, LatentSpec) else value
 
 
 def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
@@ -241,7 +229,3 @@ def check_frames(config: VLAConfig, lam: TrainedPairConfig | ClipLAMConfig) -> N
     if ours != theirs:
         hint = f"Set image_size={lam.image_size}, interpolation={lam.interpolation}."
         checks.fail("image_size", f"{theirs}, as the latent action model sees frames", ours, hint)
-
-
-def _gaps(gaps: Sequence[str], fps: float) -> list[int]:
-    return [checks.stride_in_frames(gap, fps, "gaps") for gap in gaps]

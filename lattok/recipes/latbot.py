@@ -6,19 +6,15 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, get_args
-
-from typing_extensions import Self
+from typing import Any, ClassVar, Literal, get_args
 
 from lattok.backbones.model import with_base
 from lattok.data.episodes import check_strides_in
-from lattok.hub import HubModel, config_of
+from lattok.hub import config_of
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
-from lattok.recipes.common import Recipe
+from lattok.recipes.common import LATBOT_RATE, Recipe
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource, policy_config
 from lattok.recipes.run_folder import first_process
@@ -92,52 +88,40 @@ class LatBotRecipe(VLARecipe):
     compares = False
     data: LatBotOptions = field(default_factory=LatBotOptions)
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
-    example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
-    choices = MappingProxyType({"phase": get_args(Phase)})
+    example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}
+    choices: ClassVar[Mapping[str, Any]] = {"phase": get_args(Phase)}
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
-    presets = MappingProxyType(
-        {
-            **VLARecipe.presets,
-            "latbot": {
-                "backbone_train": "full",
-                "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-                "batch_size": 256,
-                "schedule": "cosine",
-                "warmup_steps": 2000,
-                "min_lr": 2.5e-6,
-                "lr": 1e-4,
-                "beta2": 0.95,
-                "action_loss": BCE,
-                "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
-            },
-            TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        **VLARecipe.presets,
+        "latbot": {
+            **LATBOT_RATE,
+            "backbone_train": "full",
+            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
+            "batch_size": 256,
+            "action_loss": BCE,
+            "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
+        },
+        TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
+    }
 
     @classmethod
-    def from_preset(
-        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
-    ) -> Self:
-        """Apply presets and options; `latbot` brings `latbot_finetune` with it in that phase."""
+    def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return `latbot_finetune` too with `latbot` in that phase."""
         names = preset.split("+") if isinstance(preset, str) else []
-        if options.get("phase") == "finetune" and "latbot" in names and TUNED not in names:
-            preset = "+".join([*names, TUNED])
-        return super().from_preset(dataset, out, preset, **options)
+        finetunes = options.get("phase") == "finetune" and "latbot" in names and TUNED not in names
+        return super().implied_preset("+".join([*names, TUNED]) if finetunes else preset, options)
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
-        """Return the student with its teacher, or the distilled policy with a new head.
-
-        Random weights are drawn before others are read: they are those of any strategy with this seed.
-        """
+        """Return the student with its teacher, or the distilled policy with a new head. Random weights are drawn before
+        others are read: they are those of any strategy with this seed."""
         config, before = policy_config(self, found), self.data.before
         if self.data.phase == "finetune":
             own = config_of("student", before, LatentVLA, given=("backbone",))
             policy = LatentVLA(*with_base(taught_by(config, own)))
             student = self.load_earlier(before)
-            return Learner(
-                follow(student, policy), policy, policy.config.loss_weights, inputs=_hash("student", student)
-            )
+            inputs = {"student": student.describe()["weights_sha256"]}
+            return Learner(follow(student, policy), policy, policy.config.loss_weights, inputs=inputs)
         known: ClipLAMConfig = config_of("teacher", before, ClipLAM)
         check_frames(config, known)
         for dataset in (source.dataset for source in found):
@@ -146,13 +130,13 @@ class LatBotRecipe(VLARecipe):
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
         module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
+        texts, inputs = self._texts(policy, found), {"teacher": teacher.describe()["weights_sha256"]}
+        weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})
 
         def gaps(fps: float) -> list[int]:
             return teacher.config.gaps(teacher.stride_frames(fps))[1:]
 
-        texts = self._texts(policy, found)
-        weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})
-        return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=_hash("teacher", teacher))
+        return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=inputs)
 
     def _texts(self, policy: LatentVLA, found: Sequence[PolicySource]) -> bool:
         """Tell whether sub-task texts teach; where they cannot, say why."""
@@ -171,16 +155,10 @@ class LatBotRecipe(VLARecipe):
         return False
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
-        """Judge a policy that has learned to act."""
         if self.data.phase == "finetune":
             super().judge(policy, found, parts)
 
     def next_step(self) -> str:
-        """Return what to type when it is trained."""
         if self.data.phase == "finetune":
             return super().next_step()
         return f"Go on: {GO_ON.replace('FOLDER', self.out)}"
-
-
-def _hash(name: str, model: HubModel) -> dict[str, str]:
-    return {name: model.describe()["weights_sha256"]}

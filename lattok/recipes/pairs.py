@@ -24,7 +24,7 @@ from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.base.features import known_scaling
-from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
+from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
@@ -44,6 +44,7 @@ FREE = frozenset(
     | {"codebook_restart_every"}
 )
 SMALL: Mapping[str, Any] = {  # for one GPU
+    **ADAMW,
     "width": 384,
     "heads": 6,
     "encoder_depth": 6,
@@ -51,14 +52,12 @@ SMALL: Mapping[str, Any] = {  # for one GPU
     "steps": 30_000,
     "batch_size": 64,
     "lr": 3e-4,
-    "optimizer": "adamw",
     "schedule": "one_cycle",
-    "weight_decay": 0.01,
     "log_every": 100,
 }
-TINY: Mapping[str, Any] = {  # for two cores
-    "image_size": 64,
-    "interpolation": "bilinear",  # bicubic keeps fine detail that nothing predicts
+TINY: Mapping[str, Any] = {
+    **SMALL_IMAGES,
+    **TWO_CORES,
     "stride": "0.2s",
     "latent_dim": 64,
     "width": 64,
@@ -68,11 +67,7 @@ TINY: Mapping[str, Any] = {  # for two cores
     "steps": 1200,
     "batch_size": 32,
     "lr": 2e-3,
-    "optimizer": "adamw",
-    "schedule": "one_cycle",
-    "weight_decay": 0.01,
     "labelled_per_batch": 8,
-    "threads": 1,  # more are little faster, much slower where others work too, and other weights
 }
 
 
@@ -111,8 +106,7 @@ class PairOptions(ImageOptions, MixOptions):
 
     def cache(self) -> FeatureCache:
         """Tell where frozen features are kept, if `feature_cache` names a folder."""
-        folder = Path(self.feature_cache or "").expanduser()
-        return FeatureCache(folder, self.feature_cache_dtype)
+        return FeatureCache(Path(self.feature_cache or "").expanduser(), self.feature_cache_dtype)
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,6 @@ class PairRecipe(Recipe[Model]):
     learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
     looks = True
     data: PairOptions = field(default_factory=PairOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
 
     def __post_init__(self) -> None:
         processes, chosen = int(os.environ.get("WORLD_SIZE", "1")), flat(self.model)
@@ -141,10 +134,8 @@ class PairRecipe(Recipe[Model]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with what follows from earlier models between the two.
-
-        The presets' continuous warm-up is at most a third of the run: a codebook has to be learned after it.
-        """
+        """Return all options, with what follows from earlier models between the two. The presets' continuous warm-up is
+        at most a third of the run: a codebook has to be learned after it."""
         continued = given.get("init") is not None
         options = cls._continued(preset, given) if continued else {**preset, **given}
         warm, steps = options.get(WARM_UP, 0), options.get("steps", LoopOptions.steps)
@@ -191,10 +182,12 @@ class PairRecipe(Recipe[Model]):
             model.features.load()
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
-            weights = [source.weight for source in sources]
             memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
-            pairs = MixedPairs(parts, weights) if data.mix else parts[0]
-            attach_action_head(learner, pairs)
+            pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+            if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
+                mixed = isinstance(pairs, MixedPairs)
+                actions = None if mixed else torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0]))
+                learner.attach_action_head(torch.zeros(1, pairs.action_dim) if actions is None else actions)
             learner.open_perceptual()
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
@@ -226,8 +219,7 @@ class PairRecipe(Recipe[Model]):
         return {} if self.data.init is None else {"init": before.describe()["weights_sha256"]}
 
     def _cameras(self, dataset: RobotDataset, before: Any) -> tuple[str, ...]:
-        """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all, or
-        the first `camera_count`."""
+        """Return the cameras asked for, or those of the model that goes on, if the dataset has them, or all or some."""
         asked, count = self.data.cameras, self.data.camera_count
         if before is None or self.data.init is None:
             return camera_keys(dataset, asked)[: count if asked is None and count else None]
@@ -258,9 +250,7 @@ class PairRecipe(Recipe[Model]):
         key = self.data.action_key
         if self.data.labelled_fraction == 0:
             return []
-        found = [
-            dataset for dataset in datasets if key in dataset.features or (self.data.mix and has_actions(dataset, key))
-        ]
+        found = [each for each in datasets if key in each.features or (self.data.mix and has_actions(each, key))]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
             expected = f"a column of {whose}, or labelled_fraction=0 for video without actions"
@@ -287,16 +277,6 @@ def _may_change(name: str, before: Any, after: Any) -> bool:
     if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
         return before > 0 and after > 0
     return name in FREE or name.startswith("loss_")
-
-
-def attach_action_head(learner: PairLearner[Any], pairs: FramePairs | MixedPairs) -> None:
-    """Attach a head for the labelled actions; those of a mixture come normalised, each dataset by its statistics."""
-    if not pairs.labelled.any():
-        return
-    if isinstance(pairs, FramePairs):
-        learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
-    else:
-        learner.attach_action_head(torch.zeros(1, pairs.action_dim))
 
 
 def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:

@@ -3,7 +3,7 @@ configuration that follows from both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,8 @@ from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
-from lattok.types import ActionTokenizer, PolicyBatch
+from lattok.samples.stream import keep_frames
+from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
@@ -66,8 +67,7 @@ def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
 
 def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     """Return what the recipe's strategy learns from in a dataset with its labels."""
-    data, plan = recipe.data, recipe.data.plan
-    horizon = recipe.model.horizon
+    data, plan, horizon = recipe.data, recipe.data.plan, recipe.model.horizon
     if data.tokenizer is not None and plan.labels != "chunk" and recipe.model.head.name != "tokens":
         reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
         raise LattokError(f"{reason} Leave it out, or choose la_tok, or head=tokens.")
@@ -86,23 +86,18 @@ STATELESS = "Without the robot's state: lattok train vla --no-proprio, or propri
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
-    """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike.
-
-    Alike are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them.
-    """
+    """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike. Alike
+    are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them."""
     data = recipe.data
     if len(datasets) == 1:
         return [find_labels(recipe, with_its_labels(recipe, datasets[0]))]
     if data.labels is not None:
-        raise LattokError(
-            "`labels` are of one dataset, not of a mixture. Mix datasets that hold theirs, as annotate writes them."
-        )
+        hint = "Mix datasets that hold theirs, as annotate writes them."
+        raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
     cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
     same_actions(datasets, data.action_key)
-    found = [
-        find_labels(recipe, dataset)._replace(cameras=same_cameras(dataset, cameras) if cameras else ())
-        for dataset in datasets
-    ]
+    alike = [same_cameras(dataset, cameras) if cameras else () for dataset in datasets]
+    found = [find_labels(recipe, dataset)._replace(cameras=own) for dataset, own in zip(datasets, alike, strict=True)]
     facts = [_facts(recipe, source) for source in found]
     for source, mine in zip(found, facts, strict=True):
         for what, value in mine.items():
@@ -149,8 +144,7 @@ def policy_config(
     decoder: InverseDynamicsConfig | None = None,
     tokenizer: ActionTokenizer | None = None,
 ) -> VLAConfig:
-    """Return the recipe's policy for this data, with a decoder where it predicts latents, with a tokenizer where it
-    predicts tokens."""
+    """Return the recipe's policy for this data; a decoder is of one that predicts latents, a tokenizer of tokens."""
     if tokenizer is None and recipe.model.head.name == "tokens":
         hint = "Policies of lattok train vla act by tokens."
         checks.fail("head", f"regression or flow in lattok train {recipe.kind}", "tokens", hint)
@@ -189,18 +183,14 @@ def open_decoder(name: str, source: PolicySource) -> InverseDynamics:
     decoder, spec = InverseDynamics.from_pretrained(name), source.spec
     made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
     if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
-        got = "labels of another model" if made else "no labels"
-        hint = "Annotate with it."
-        checks.fail("decoder", f"the model that made the labels of {source.dataset.name}", got, hint)
+        expected = f"the model that made the labels of {source.dataset.name}"
+        checks.fail("decoder", expected, "labels of another model" if made else "no labels", "Annotate with it.")
     return decoder
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
-    """What a policy that is trained on `episodes` is judged on: the dataset's test episodes that are not among them;
-    where none is left, all others.
-
-    So that runs on different shares of the training episodes are judged on the same ones.
-    """
+    """Return what a policy that is trained on `episodes` is judged on: the test episodes that are not among them, so
+    that runs on different shares of the others are judged on the same ones; where none is left, all others."""
     chosen = {episode.index for episode in select_episodes(dataset, episodes)}
     test = [index for index in split_by_task(dataset)[1] if index not in chosen]
     return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
@@ -240,20 +230,13 @@ def read_windows(
 
 
 def policy_batches(
-    recipe: Recipe[Any],
-    samples: PolicyWindows | MixedPolicyWindows,
-    prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
-    flows: bool | None = None,
-    memory: float | None = None,
-    **more: Any,
+    recipe: Recipe[Any], samples: PolicyWindows | MixedPolicyWindows, flows: bool | None = None, **more: Any
 ) -> PolicyBatches:
-    """Return the batches of a run.
-
-    `memory`: what `keep_frames` returned. `flows`: with draws of flow matching; left out: as the head needs them.
-    `more` are other options of `PolicyBatches`.
-    """
+    """Return the batches of a run, whose frames are kept where they fit. `flows`: with draws of flow matching; left
+    out: as the head needs them. `more` are other options of `PolicyBatches`."""
     data, loop = recipe.data, recipe.loop
     flows = recipe.model.head.name == "flow" if flows is None else flows
     options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows, **more}
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
-    return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)
+    memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
+    return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, **options)

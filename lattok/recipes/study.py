@@ -158,8 +158,7 @@ def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     """Train the control that sees only proprio, with the same batches and the same loop."""
     out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
     windows = read_windows(unseeing, source)
-    if windows.states is None:
-        raise RuntimeError("a control on proprio without proprio")
+    assert windows.states is not None
     torch.manual_seed(recipe.loop.seed)
     config = policy_config(recipe, [source])
     model = ProprioPolicy(config)
@@ -211,8 +210,8 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
     key, mean = rows[0].errors["key"], rows[0].errors["mean_action"]
     head = ["run", f"held-out error against `{key}`", "below the mean action", "first step", "last step"]
     head += ["latent actions, held out", "seconds a step"]
-    table = [head, ["---"] * len(head), *(row.cells for row in rows)]
-    table += [["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]]
+    last = ["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]
+    table = [head, ["---"] * len(head), *(row.cells for row in rows), last]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     note = f"Mean squared error in units of the variance of the training actions; {rows[0].errors['windows']} windows."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")

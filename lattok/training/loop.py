@@ -165,9 +165,10 @@ def fit(
     """
     check_tracker(options.tracker)
     trainer = Trainer.prepared(model, groups, options, loss_weights, out)
-    first = trainer.restore() if resume and trainer.checkpoint.is_file() else 0
-    device = trainer.accelerator.device
-    told = options.tracker, asdict(options)
+    first, saved = 0, trainer.checkpoint
+    if resume and saved.is_file():
+        first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
+    device, told = trainer.accelerator.device, (options.tracker, asdict(options))
     log = RunLog(out / RUN, out.name, first, options.steps, *told) if trainer.accelerator.is_main_process else None
     feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
     threads = options.threads if device.type == "cpu" else 0
@@ -232,10 +233,6 @@ class Trainer:
         """The shares of this process."""
         return list(range(self.accelerator.process_index, self.share_count, self.accelerator.num_processes))
 
-    def restore(self) -> int:
-        """Go on from the checkpoint; return its step."""
-        return checkpoints.restore(self.module, self.optimizer, self.checkpoint, self.options.steps, self.average)
-
     def run(
         self, first: int, feed: Feed, log: RunLog | None, asked: Callable[[], int], resume_command: str
     ) -> dict[str, float]:
@@ -281,10 +278,8 @@ class Trainer:
         return values
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
-        """Take optimiser step `step`, counted from 0.
-
-        Returns loss, terms and gradient norm, detached: means over the accumulated parts.
-        """
+        """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
+        accumulated parts."""
         parts, own, rate = [], self.shares, learning_rate(self.options, step)
         for share in own:
             batch = feed(step, share)
@@ -329,10 +324,8 @@ def _optimizer(
 
 @torch.no_grad()
 def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: float) -> None:
-    """Move the average towards the weights after step `done`, counted from 1.
-
-    The decay grows as 1/10, 2/11, 3/12, ... up to `decay`: meanwhile the last tenth of the steps counts, not the start.
-    """
+    """Move the average towards the weights after step `done`, counted from 1. The decay grows as 1/10, 2/11, 3/12, ...
+    up to `decay`: meanwhile the last tenth of the steps counts, not the start."""
     weights = dict(model.named_parameters())
     move = get_ema_multi_avg_fn(min(decay, done / (done + 9)))
     move(list(average.values()), [weights[name].float() for name in average], done)
@@ -361,23 +354,20 @@ class FiniteLoss:
 
     def __init__(self, out: Path):
         self._out, self._names = out, []
-        self._step: Tensor | None = None  # counted from 1; 0: all were finite
-        self._bad: Tensor | None = None  # of that step, for each name
+        self._steps: Tensor | None = None  # for the loss and each term: that step, counted from 1; 0: it was finite
 
     def see(self, values: Mapping[str, Tensor], done: int) -> None:
         """Remember step `done`, counted from 1, where its loss is the first that is not finite."""
         self._names = ["loss", *(name for name in values if name.startswith("loss/"))]
         bad = ~torch.stack([values[name] for name in self._names]).isfinite()
-        if self._step is None or self._bad is None:
-            self._step, self._bad = torch.zeros((), dtype=torch.long, device=bad.device), torch.zeros_like(bad)
-        first = bad[0] & (self._step == 0)
-        self._step = torch.where(first, done, self._step)
-        self._bad = torch.where(first, bad, self._bad)
+        before = torch.zeros_like(bad, dtype=torch.long) if self._steps is None else self._steps
+        self._steps = torch.where(bad[0] & (before[0] == 0), done * bad, before)
 
     def check(self) -> None:
         """Raise `LattokError` with that step and those terms, where there was one."""
-        if self._step is None or self._bad is None or not (step := int(self._step)):
+        step, *steps = [0] if self._steps is None else self._steps.tolist()
+        if not step:
             return
-        bad = [name for name, wrong in zip(self._names, self._bad.tolist(), strict=True) if wrong]
-        names = ", ".join(name.removeprefix("loss/") for name in bad[1:]) or "the sum"
+        bad = [name for name, wrong in zip(self._names[1:], steps, strict=True) if wrong]
+        names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
         checks.fail("loss", "a finite number", f"{names} not finite at step {step} in {self._out}", "Lower lr.")

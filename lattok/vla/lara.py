@@ -49,10 +49,8 @@ class Alignment(nn.Module):
 
     def forward(self, states: Tensor, latents: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
         """Compare states h [B, D] with latents e [B, d] where `valid` [B] holds."""
-        if self.detach == "policy":
-            states = states.detach()  # the policy gets no gradient: W and the latent action model follow it
-        if self.detach == "lam":
-            latents = latents.detach()  # the latent action model gets none: W and the policy follow it
+        states = states.detach() if self.detach == "policy" else states
+        latents = latents.detach() if self.detach == "lam" else latents
         projected = self.project(states.to(self.project.weight.dtype))
         return alignment(projected[:, None], latents[:, None, None], valid[:, None], reduction)
 
@@ -78,8 +76,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
         super().__init__(lam)
-        self.frozen = frozen
-        self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
+        self.frozen, self.views = frozen, tuple(range(len(lam.cameras)) if views is None else views)
         if frozen:
             self.flow_head = None
         else:
@@ -101,10 +98,8 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         return self
 
     def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> LAMOutput:  # pyright: ignore
-        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`.
-
-        Terms are means over these pairs, so that shares of a batch add up.
-        """
+        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`. Terms are
+        means over these pairs, so that shares of a batch add up."""
         rows, gaps = index.places.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
         if self.frozen:
@@ -131,8 +126,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         nothing = frames.new_zeros(len(frames), 0, dtype=torch.float32)
         batch = PairBatch(frames, nothing, frames.new_zeros(len(frames), dtype=torch.bool), valid=valid)
         terms, encoded = self.learn(batch)
-        share = 1.0 if index.pairs is None else count / index.pairs.clamp(min=1e-6)
-        share = share if count else 0.0
+        share = float(count > 0) if index.pairs is None else count / index.pairs.clamp(min=1e-6)
         return {f"lam_{name}": share * term for name, term in terms.items()}, encoded.latents[:count].flatten(1)
 
     def _pairs(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> Tensor:
@@ -163,10 +157,8 @@ class JointLARA(nn.Module):
         return {**self.policy.config.loss_weights, "lara": align, **own}
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the terms of the policy, "lara" and those of the latent action model, all unweighted.
-
-        Samples without known actions count in the last two only.
-        """
+        """Return the terms of the policy, "lara" and those of the latent action model, all unweighted. Samples without
+        known actions count in the last two only."""
         if batch.later is None or batch.pairs is None:
             checks.fail("batch", "a batch with later frames and which of them are there", "one without")
         lam = self.lam(batch.images, batch.later, batch.pairs)

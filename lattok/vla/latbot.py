@@ -125,9 +125,7 @@ class LatBotLoss(FrameSupervision):
 
 def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:
     """Return the configuration of a student: a placeholder for each latent of the teacher, before those of actions.
-
-    After a distilled policy, whose placeholders stay, nothing more is predicted but actions.
-    """
+    After a distilled policy, whose placeholders stay, nothing more is predicted but actions."""
     if isinstance(teacher, ClipLAMConfig):
         count = teacher.scene_tokens + teacher.motion_tokens
         labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)

@@ -83,10 +83,8 @@ class Recording:
             self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
     def states(self) -> Tensor:
-        """Return the recorded states [B, n, D], which are then forgotten.
-
-        Raises `LattokError` where there are none, more than one, of another shape, or without gradient.
-        """
+        """Return the recorded states [B, n, D], which are then forgotten. Raises `LattokError` where there are none,
+        more than one, of another shape, or without gradient."""
         found, self._found = self._found, []
         name, tap = self._tap.module, self._tap
         if not found:
