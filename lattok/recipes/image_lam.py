@@ -239,16 +239,14 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
 
 def read_vectors(path: Path) -> dict[str, Tensor]:
     """Read the vectors [words, D] of each text in a file."""
+    if path.suffix not in (".safetensors", ".npz"):
+        checks.fail("text_features", "a .safetensors or .npz file", str(path))
     try:
         if path.suffix == ".safetensors":
             arrays = safetensors.torch.load_file(path)
-        elif path.suffix == ".npz":
+        else:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        else:
-            return checks.fail("text_features", "a .safetensors or .npz file", str(path))
-    except checks.LattokError:
-        raise
     except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
         checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", checks.first_line(error))
     vectors = {text: array[None] if array.ndim == 1 else array for text, array in arrays.items()}

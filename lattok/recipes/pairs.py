@@ -153,7 +153,10 @@ class PairRecipe(Recipe[Model]):
         if streams != model["streams"]:
             checks.fail("init", f"a model with streams={streams} for this stage", f"streams={model['streams']}")
         for name in sorted(own & given.keys()):
-            if given[name] != model[name] and not _may_change(name, model[name], given[name]):
+            free = name in FREE or name.startswith("loss_")
+            if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
+                free = model[name] > 0 and given[name] > 0
+            if given[name] != model[name] and not free:
                 checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
         loop_and_data = {name: value for name, value in preset.items() if name not in own}
         return {**loop_and_data, **model, **given}
@@ -271,12 +274,6 @@ class PairRecipe(Recipe[Model]):
             others = [entry for entry in training_entries(before.trained_on) if entry not in now]
             history |= {"earlier": others} if others else {}
         return history
-
-
-def _may_change(name: str, before: Any, after: Any) -> bool:
-    if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
-        return before > 0 and after > 0
-    return name in FREE or name.startswith("loss_")
 
 
 def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:

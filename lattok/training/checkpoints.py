@@ -178,5 +178,4 @@ def _as(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _share(moments: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """Cut the moments of a parameter as it is cut itself."""
     return {name: _as(v, parameter) if v.shape == parameter.shape else v for name, v in moments.items()}

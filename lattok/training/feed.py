@@ -56,7 +56,8 @@ class Feed:
         with ExitStack() as stack:
             if isinstance(self._batches, BatchSource):
                 stack.enter_context(self._batches.started(*self._steps, self._own, self._shares))
-            self._ahead = stack.enter_context(Ahead(self._make, self._jobs(), DEPTH, threads=1))
+            jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
+            self._ahead = stack.enter_context(Ahead(self._make, jobs, DEPTH, threads=1))
             self._stack = stack.pop_all()
         return self
 
@@ -79,9 +80,6 @@ class Feed:
         """Return for how many seconds steps have waited since this was asked before."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-    def _jobs(self) -> Iterator[Request]:
-        return (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
 
     def _make(self, step: int, share: int, stopped: Stopped) -> tuple[Any, Any]:
         if stopped():

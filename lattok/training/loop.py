@@ -175,7 +175,9 @@ def fit(
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
     with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), feed:
         if log:
-            print(f"{out.name}: {options.steps - first} steps on {_where(device)}", file=sys.stderr)
+            count = torch.get_num_threads()
+            where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
+            print(f"{out.name}: {options.steps - first} steps on {where}", file=sys.stderr)
         last = trainer.run(first, feed, log, asked, resume_command)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
@@ -298,13 +300,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
-
-
-def _where(device: torch.device) -> str:
-    if device.type != "cpu":
-        return str(device)
-    count = torch.get_num_threads()
-    return f"the CPU with {count} thread{'s' * (count > 1)} of torch"
 
 
 def _optimizer(

@@ -63,14 +63,11 @@ class Distillation(nn.Module):
             valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
         target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]))
         terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
-        return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
-
-    def _reasoning(self, batch: PolicyBatch) -> LossTerms:
-        """Return L_r (Eq. 5), the mean over the tokens of a text, of all texts."""
-        if batch.subtasks is None:
-            return {}
-        errors, valid = self.student.text_errors(batch)
-        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.with_subtask)
+        terms["action"] = terms["action"].detach()
+        if batch.subtasks is not None:  # L_r (Eq. 5), the mean over the tokens of a text, of all texts
+            errors, counted = self.student.text_errors(batch)
+            terms |= of_share({"text": reduce_valid(errors, counted)}, counted, batch.with_subtask)
+        return terms
 
 
 class LatBotLoss(FrameSupervision):

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,16 @@ class Recording:
         more than one, of another shape, or without gradient."""
         found, self._found = self._found, []
         name, tap = self._tap.module, self._tap
+        if not found and self._calls:
+            checks.fail("tap", f"a tensor as the {tap.side} of `{name}`", "none in its calls")
+        if not found and self._without_grad:
+            hint = "It runs under `torch.no_grad()`, or in a checkpoint with `use_reentrant=True`."
+            checks.fail("tap", f"a call of `{name}` with gradients", f"{self._without_grad} without", hint)
         if not found:
-            self._fail_without_states()
+            children = [child for child, _ in find_module(self._policy, name).named_modules(prefix=name)][1:6]
+            others = f"name one of them: {', '.join(children)}." if children else "name another module."
+            hint = f"Some policies (SmolVLA, π0) call the children of a layer themselves, never the layer: {others}"
+            checks.fail("tap", f"a call of `{name}` in the forward pass", "none", hint)
         if tap.call == "only" and self._calls > 1:
             hint = 'call="last" or call="first" says which one is meant.'
             checks.fail("tap", f"one call of `{name}` in a forward pass", f"{self._calls}", hint)
@@ -103,18 +111,6 @@ class Recording:
         if tap.keep is not None and states.shape[1] < tap.keep:
             checks.fail("keep", f"at most the {states.shape[1]} states at `{name}`", tap.keep)
         return states if tap.keep is None else states[:, -tap.keep :]
-
-    def _fail_without_states(self) -> NoReturn:
-        name = self._tap.module
-        if self._calls:
-            checks.fail("tap", f"a tensor as the {self._tap.side} of `{name}`", "none in its calls")
-        if self._without_grad:
-            hint = "It runs under `torch.no_grad()`, or in a checkpoint with `use_reentrant=True`."
-            checks.fail("tap", f"a call of `{name}` with gradients", f"{self._without_grad} without", hint)
-        children = [child for child, _ in find_module(self._policy, name).named_modules(prefix=name)][1:6]
-        others = f"name one of them: {', '.join(children)}." if children else "name another module."
-        hint = f"Some policies (SmolVLA, π0) call the children of a layer themselves, never the layer: {others}"
-        checks.fail("tap", f"a call of `{name}` in the forward pass", "none", hint)
 
 
 class Supervised(nn.Module):
