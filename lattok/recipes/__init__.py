@@ -14,14 +14,14 @@ from lattok.recipes.action_vq import ResidualVQRecipe as ResidualVQRecipe
 from lattok.recipes.action_vq import TOASTRecipe as TOASTRecipe
 from lattok.recipes.action_vq import UniformBinsRecipe as UniformBinsRecipe
 from lattok.recipes.action_vq import recipe_for as recipe_for
-from lattok.recipes.clip_lam import ClipLAMRecipe as ClipLAMRecipe
+from lattok.recipes.clips import ClipLAMRecipe as ClipLAMRecipe
+from lattok.recipes.clips import InverseDynamicsRecipe as InverseDynamicsRecipe
 from lattok.recipes.common import RECIPES
 from lattok.recipes.common import Recipe as Recipe
-from lattok.recipes.idm import InverseDynamicsRecipe as InverseDynamicsRecipe
 from lattok.recipes.image_lam import ImageLAMRecipe as ImageLAMRecipe
 from lattok.recipes.image_lam import MotoLAMRecipe as MotoLAMRecipe
 from lattok.recipes.lara import LARARecipe as LARARecipe
-from lattok.recipes.latbot import LatBotRecipe as LatBotRecipe
+from lattok.recipes.lara import LatBotRecipe as LatBotRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe as VLARecipe
 from lattok.utils import checks

@@ -104,6 +104,7 @@ class ImageOptions(DataOptions):
 
     def __post_init__(self) -> None:
         checks.whole(shuffle_window=self.shuffle_window)
+        _ = self.augmentation  # which checks its own numbers
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,12 @@ class PairRecipe(Recipe[Model]):
         words = self.words(datasets, before)
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
-        learner = PairLearner(self._model(cameras, before, words))
+        config = self.config(cameras=cameras)
+        if before is None:  # mean and deviation of the pixels are those that the features know
+            mean, std = known_scaling(config.features, config.image_size, config.features_revision)
+        else:
+            mean, std = before.config.mean, before.config.std
+        learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **self.widths(before, words))))
         model: Any = learner.lam
         self.take_over(model, before)
         for dataset in datasets:  # before anything is written
@@ -234,15 +239,6 @@ class PairRecipe(Recipe[Model]):
             expected = f"{len(before.cameras)}, as many as the model in init has"
             checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
         return cameras
-
-    def _model(self, cameras: tuple[str, ...], before: Any, words: Instructions | None) -> TrainedPairModel:
-        """Return a model with fresh weights, for these cameras and words."""
-        config = self.config(cameras=cameras)
-        if before is None:  # mean and deviation of the pixels are those that the features know
-            mean, std = known_scaling(config.features, config.image_size, config.features_revision)
-        else:
-            mean, std = before.config.mean, before.config.std
-        return self.lam(replace(config, mean=mean, std=std, **self.widths(before, words)))
 
     def widths(self, before: Any, words: Instructions | None) -> dict[str, int]:
         """Return fields of the configuration that the instructions' vectors decide."""

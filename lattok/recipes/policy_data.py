@@ -42,7 +42,6 @@ class ActedOptions(ImageOptions, MixOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.augmentation  # which checks its own numbers
         if not 0 <= self.acted_share < 1:
             checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
         if not 0 < self.confident_share <= 1:
@@ -196,6 +195,15 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
     return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
 
 
+def windows_of(recipe: Recipe[Any], config: Any, dataset: RobotDataset, horizon: int, **more: Any) -> PolicyWindows:
+    """Return windows of a dataset that a recipe reads, as a model of this configuration sees it; `more` are options of
+    `PolicyWindows`, which win over these."""
+    data = recipe.data
+    options = {"cameras": config.cameras, "size": config.image_size, "interpolation": config.interpolation}
+    options |= {"action_key": data.action_key, "episodes": data.episodes, "action_episodes": data.action_episodes}
+    return PolicyWindows(dataset, horizon, **{**options, **more})
+
+
 def read_windows(
     recipe: Recipe[Any],
     source: PolicySource,
@@ -205,25 +213,22 @@ def read_windows(
 ) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
     follow it. `gaps`: so many frames later batches look again; `subtasks`: they have the texts of sub-tasks."""
-    data, config = recipe.data, recipe.model
-    learns = data.plan.learns_labels
-    windows = PolicyWindows(
+    data, own = recipe.data, {} if episodes is None else {"episodes": episodes, "action_episodes": None}
+    windows = windows_of(
+        recipe,
+        recipe.model,
         source.dataset,
-        config.horizon,
+        recipe.model.horizon,
         cameras=data.cameras if source.cameras is None else source.cameras,
-        size=config.image_size,
-        interpolation=config.interpolation,
-        action_key=data.action_key,
         state_key=data.state_key if data.proprio else None,
-        episodes=data.episodes if episodes is None else episodes,
-        action_episodes=data.action_episodes if episodes is None else None,
         gaps=gaps,
         subtasks=subtasks,
-        latent=source.spec if learns and source.tokenizer is None else None,
+        latent=source.spec if data.plan.learns_labels and source.tokenizer is None else None,
         labeller=source.tokenizer,
         parts=data.plan.needs,
         extra_keys=() if data.eval_key is None else (data.eval_key,),
         confident_share=data.confident_share,
+        **own,
     )
     windows.check_share(data.acted_share if episodes is None else 0.0)
     return windows
