@@ -235,11 +235,9 @@ class Recipe(ABC, Generic[Model]):
     def trained_on(
         self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
     ) -> dict[str, Any]:
-        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
-
-        Also by what their content is known again, and what the actions mean, where the dataset says so; where they are
-        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
-        """
+        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
+        by what their content is known again, and what the actions mean, where the dataset says so; where they are
+        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -280,11 +278,9 @@ class Recipe(ABC, Generic[Model]):
     def begin(
         self, resume: bool, sources: Sequence[Source], inputs: Mapping[str, str] | None = None, resume_command: str = ""
     ) -> Iterator[list[Content]]:
-        """Hold the run folder for this process alone and write run/recipe.json (first process only).
-
-        Hashes of what the datasets hold, as description files show them, and `inputs`, those of models and files that
-        were read, are part of it: a run can go on only from the same ones. Yields that content; none elsewhere.
-        """
+        """Hold the run folder for this process alone and write run/recipe.json (first process only). Hashes of what the
+        datasets hold, as description files show them, and `inputs`, those of models and files that were read, are part
+        of it: a run can go on only from the same ones. Yields that content; none elsewhere."""
         if not first_process():
             yield []
             return

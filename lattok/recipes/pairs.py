@@ -182,14 +182,13 @@ class PairRecipe(Recipe[Model]):
         learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **self.widths(before, words))))
         model: Any = learner.lam
         self.take_over(model, before)
-        for dataset in datasets:  # before anything is written
-            gaps_in_frames(model.config, dataset.fps)
+        gaps = [gaps_in_frames(model.config, dataset.fps) for dataset in datasets]  # before anything is written
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         labelled = self._with_actions(datasets)
         with self.begin(resume, sources, self.inputs(before), resume_command) as contents:
             model.features.load()
-            named = zip(datasets, views, strict=True)
-            parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
+            read = zip(datasets, views, gaps, strict=True)
+            parts = [self._pairs(model, *each, data.action_key if each[0] in labelled else None) for each in read]
             memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
             pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
             if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
@@ -258,6 +257,26 @@ class PairRecipe(Recipe[Model]):
             same_actions(found, key)
         return found
 
+    def _pairs(
+        self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], gaps: list[int], key: str | None
+    ) -> FramePairs:
+        """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
+        return FramePairs(
+            dataset,
+            gaps[0],
+            cameras,
+            action_key=key,
+            episodes=self.data.episodes,
+            action_episodes=self.data.action_episodes,
+            transform=model.resize,
+            labelled_fraction=self.data.labelled_fraction,
+            labelled=self.data.labelled,
+            seed=self.loop.seed,
+            extra_strides=gaps[1:],
+            action_target=model.config.action.target,
+            action_steps=model.config.action.steps,
+        )
+
     def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
         data = self.data
@@ -282,34 +301,10 @@ def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
     return frames
 
 
-def read_pairs(
-    recipe: Recipe[Any], model: TrainedPairModel, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
-) -> FramePairs:
-    """Return all frame pairs of a dataset, without their frames."""
-    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
-    return FramePairs(
-        dataset,
-        gaps[0],
-        cameras,
-        action_key=data.action_key if labelled else None,
-        episodes=data.episodes,
-        action_episodes=data.action_episodes,
-        transform=model.resize,
-        labelled_fraction=data.labelled_fraction,
-        labelled=data.labelled,
-        seed=recipe.loop.seed,
-        extra_strides=gaps[1:],
-        action_target=model.config.action.target,
-        action_steps=model.config.action.steps,
-    )
-
-
 def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
     """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
-
     Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
-    folder that cannot be written is a warning: there is no cache then.
-    """
+    folder that cannot be written is a warning: there is no cache then."""
     data, frozen = recipe.data, model.features
     window = data.window(model.config.image_size, parts[0].cameras)
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
 from lattok.data.schema import vector_key
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -123,20 +123,6 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
     return facts
 
 
-def head_tokenizer(recipe: Recipe[Any], dataset: RobotDataset) -> ActionTokenizer | None:
-    """Return the tokenizer whose codes the head is to predict, if it is to."""
-    name, horizon = recipe.data.tokenizer, recipe.model.horizon
-    if recipe.model.head.name != "tokens":
-        return None
-    if name is None:
-        checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
-    found = for_dataset(load(name), dataset.name)
-    if not isinstance(found, ActionTokenizer):
-        checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
-    checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, horizon)
-    return found
-
-
 def policy_config(
     recipe: Recipe[Any],
     sources: Sequence[PolicySource],
@@ -175,16 +161,6 @@ def policy_config(
         absent=absent if any(absent) else (),
         instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
     )
-
-
-def open_decoder(name: str, source: PolicySource) -> InverseDynamics:
-    """Open the model whose latents are the labels of a dataset."""
-    decoder, spec = InverseDynamics.from_pretrained(name), source.spec
-    made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
-    if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
-        expected = f"the model that made the labels of {source.dataset.name}"
-        checks.fail("decoder", expected, "labels of another model" if made else "no labels", "Annotate with it.")
-    return decoder
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:

@@ -12,19 +12,20 @@ from torch import Tensor, nn
 
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
-from lattok.data import select_episodes
+from lattok.data import RobotDataset, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
+from lattok.image_lam.inverse import InverseDynamics
+from lattok.labels.spec import provenance_of
+from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe, index_runs
 from lattok.recipes.policy_data import (
     ActedOptions,
     PolicySource,
     find_sources,
-    head_tokenizer,
     held_out_episodes,
-    open_decoder,
     policy_batches,
     policy_config,
     read_windows,
@@ -33,7 +34,7 @@ from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import ParameterGroup, fit
 from lattok.training.loop import one_group
-from lattok.types import PolicyBatch
+from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import bar
@@ -247,8 +248,7 @@ class VLARecipe(Recipe[LatentVLA]):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return what is trained on this data."""
         inputs: dict[str, str] = {}
-        decoder = None if self.data.decoder is None else open_decoder(self.data.decoder, found[0])
-        tokenizer = head_tokenizer(self, found[0].dataset)
+        decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
         config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)
@@ -263,6 +263,30 @@ class VLARecipe(Recipe[LatentVLA]):
         if config.tokens is not None:
             inputs["tokenizer"] = config.tokens.weights_sha256
         return Learner(policy, policy, policy.config.loss_weights, inputs=inputs)
+
+    def _decoder(self, source: PolicySource) -> InverseDynamics | None:
+        """Open the model whose latents are the labels of a dataset, if the policy is to predict them."""
+        if self.data.decoder is None:
+            return None
+        decoder, spec = InverseDynamics.from_pretrained(self.data.decoder), source.spec
+        made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
+        if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
+            expected = f"the model that made the labels of {source.dataset.name}"
+            checks.fail("decoder", expected, "labels of another model" if made else "no labels", "Annotate with it.")
+        return decoder
+
+    def _tokenizer(self, dataset: RobotDataset) -> ActionTokenizer | None:
+        """Open the tokenizer whose codes the head is to predict, if it is to."""
+        name = self.data.tokenizer
+        if self.model.head.name != "tokens":
+            return None
+        if name is None:
+            checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
+        found = for_dataset(load(name), dataset.name)
+        if not isinstance(found, ActionTokenizer):
+            checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
+        checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon)
+        return found
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
         """Return what the run leaves, by folder, with what each says of its training."""

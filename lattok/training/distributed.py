@@ -93,10 +93,8 @@ def shards(accelerator: Accelerator) -> bool:
 
 
 class AnySignal:
-    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step.
-
-    One process hears at once; several hear what was asked before the last step, which a GPU has long told.
-    """
+    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step. One
+    process hears at once; several hear what was asked before the last step, which a GPU has long told."""
 
     def __init__(self, accelerator: Accelerator):
         self._accelerator, self._several = accelerator, accelerator.num_processes > 1

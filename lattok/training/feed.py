@@ -41,10 +41,8 @@ class BatchSource(ABC):
 
 
 class Feed:
-    """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`.
-
-    `batches` must not draw from torch's global generator, which is the model's.
-    """
+    """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`. `batches`
+    must not draw from torch's global generator, which is the model's."""
 
     def __init__(self, batches: Batches, first: int, last: int, own: Sequence[int], shares: int, device: torch.device):
         self._batches, self._steps, self._own, self._shares = batches, (first, last), own, shares

@@ -64,10 +64,8 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model `lam` as it looks at the samples of a policy while both learn.
-
-    It has no action head: the policy is what knows of actions.
-    """
+    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
+    policy is what knows of actions."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
         """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
@@ -267,10 +265,8 @@ def _required(batch: Mapping[str, Any], key: str) -> Tensor:
 
 class KeepPairs(WrappedPreprocessor):
     """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
-
     The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
-    the dataset has them, whatever the preprocessor makes of images.
-    """
+    the dataset has them, whatever the preprocessor makes of images."""
 
     def __init__(self, preprocessor: Preprocessor, cameras: Sequence[str]):
         super().__init__(preprocessor)

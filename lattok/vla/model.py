@@ -185,22 +185,14 @@ class LatentVLA(BackboneModel):
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log. `batch`
         is a `PolicyBatch`, has its fields, or LeRobot's keys. Steps that are not valid change nothing."""
-        return self._terms_of(batch)[0]
+        return self.learn(batch)[0]
 
-    def learn(self, batch: PolicyBatch, layer: int | None = None, block: int = 0) -> tuple[LossTerms, Tensor]:
-        """Return what `forward` does, and a state with its gradient.
+    def learn(self, batch: Any, layer: int | None = None, block: int | None = None) -> tuple[LossTerms, Any]:
+        """Return what `forward` does, and a state with its gradient, where one is asked for.
 
         That is hidden state `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a
         flow head makes of the last noised action of each sample that is valid, [B, d].
         """
-        terms, out, after = self._terms_of(batch, layer)
-        if out.last is not None:
-            return terms, out.last
-        return terms, last_step(after[block - 1], batch.valid.to(after[0].device))
-
-    def _terms_of(
-        self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None
-    ) -> tuple[LossTerms, ForwardOutput, list[Tensor]]:
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
@@ -212,7 +204,8 @@ class LatentVLA(BackboneModel):
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))
             judged, valid, share = latent.valid, latent.valid, batch.labelled
         terms, after = self.head.learn(out.states, out.proprio, target, judged, batch)
-        return of_share(terms, valid, share) | self._latent_terms(batch, out, checked), out, after
+        terms = of_share(terms, valid, share) | self._latent_terms(batch, out, checked)
+        return terms, out.last if block is None else last_step(after[block - 1], batch.valid)
 
     def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput, checked: bool) -> LossTerms:
         if batch.latent is None:

@@ -230,11 +230,9 @@ def to_robot(policy: LatentVLA, own: ActionSpace, space: ActionSpace) -> Callabl
 
 
 def from_robot(policy: LatentVLA, given: Any, argument: str) -> tuple[int, Callable[[Tensor], Tensor]]:
-    """Return how many numbers a robot's state has, and what makes the policy's proprio of them, [s] to [k].
-
-    `given` is the space of that state, for policies of the unified one; `argument` is what errors call it. Numbers of
-    the unified state that were 0 in all demonstrations stay 0.
-    """
+    """Return how many numbers a robot's state has, and what makes the policy's proprio of them, [s] to [k]. `given` is
+    the space of that state, for policies of the unified one; `argument` is what errors call it. Numbers of the unified
+    state that were 0 in all demonstrations stay 0."""
     config, maps = policy.config, policy.proprio_normalizer
     if maps is None or tuple(config.proprio_names) != UNIFIED_STATE.names:
         if given is not None:
