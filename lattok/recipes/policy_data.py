@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
+from lattok.data.episodes import EpisodeSpec
 from lattok.data.schema import vector_key
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
@@ -59,11 +60,6 @@ class PolicySource(NamedTuple):
     cameras: tuple[str, ...] | None = None  # of this dataset of a mixture; none: as the recipe says
 
 
-def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
-    """Return the recipe's dataset, with the labels in their own folder as columns."""
-    return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
-
-
 def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     """Return what the recipe's strategy learns from in a dataset with its labels."""
     data, plan, horizon = recipe.data, recipe.data.plan, recipe.model.horizon
@@ -89,7 +85,7 @@ def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[
     are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them."""
     data = recipe.data
     if len(datasets) == 1:
-        return [find_labels(recipe, with_its_labels(recipe, datasets[0]))]
+        return [find_labels(recipe, datasets[0] if data.labels is None else with_labels(datasets[0], data.labels))]
     if data.labels is not None:
         hint = "Mix datasets that hold theirs, as annotate writes them."
         raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
@@ -163,7 +159,7 @@ def policy_config(
     )
 
 
-def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
+def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec) -> list[int]:
     """Return what a policy that is trained on `episodes` is judged on: the test episodes that are not among them, so
     that runs on different shares of the others are judged on the same ones; where none is left, all others."""
     chosen = {episode.index for episode in select_episodes(dataset, episodes)}
@@ -180,15 +176,9 @@ def windows_of(recipe: Recipe[Any], config: Any, dataset: RobotDataset, horizon:
     return PolicyWindows(dataset, horizon, **{**options, **more})
 
 
-def read_windows(
-    recipe: Recipe[Any],
-    source: PolicySource,
-    episodes: str | Sequence[int] | None = None,
-    gaps: Sequence[int] = (),
-    subtasks: bool = False,
-) -> PolicyWindows:
+def read_windows(recipe: Recipe[Any], source: PolicySource, episodes: EpisodeSpec = None, **more: Any) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
-    follow it. `gaps`: so many frames later batches look again; `subtasks`: they have the texts of sub-tasks."""
+    follow it. `more` are other options of `PolicyWindows`: `gaps`, `subtasks`."""
     data, own = recipe.data, {} if episodes is None else {"episodes": episodes, "action_episodes": None}
     windows = windows_of(
         recipe,
@@ -197,14 +187,13 @@ def read_windows(
         recipe.model.horizon,
         cameras=data.cameras if source.cameras is None else source.cameras,
         state_key=data.state_key if data.proprio else None,
-        gaps=gaps,
-        subtasks=subtasks,
         latent=source.spec if data.plan.learns_labels and source.tokenizer is None else None,
         labeller=source.tokenizer,
         parts=data.plan.needs,
         extra_keys=() if data.eval_key is None else (data.eval_key,),
         confident_share=data.confident_share,
         **own,
+        **more,
     )
     windows.check_share(data.acted_share if episodes is None else 0.0)
     return windows

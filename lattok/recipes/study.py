@@ -18,18 +18,11 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.evaluation.page.svg import WIDTH, plot
 from lattok.evaluation.questions.policies import policy_errors
+from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.policy_data import (
-    PolicySource,
-    find_labels,
-    held_out_episodes,
-    policy_batches,
-    policy_config,
-    read_windows,
-    with_its_labels,
-)
+from lattok.recipes.policy_data import find_labels, held_out_episodes, policy_batches, policy_config, read_windows
 from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe
 from lattok.samples.frames import read_once
@@ -106,7 +99,7 @@ def train_study(
             hint = "where each strategy has its own" if name != "strategy" else "which trains them all"
             raise LattokError(f"`{name}` cannot be set in a study, {hint} (got {value}).")
     sources = recipe.open()
-    dataset = with_its_labels(recipe, sources[0].dataset)
+    dataset = sources[0].dataset if data.labels is None else with_labels(sources[0].dataset, data.labels)
     if not held_out_episodes(dataset, data.episodes):
         checks.fail("episodes", "some that leave others", data.episodes, "A study compares on held-out episodes.")
     runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
@@ -121,7 +114,7 @@ def train_study(
                 member.train((Path(member.out) / RUN / RECIPE).is_file(), resume_command)
         if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
             _say(PROPRIO)
-            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), PolicySource(dataset))
+            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
         if first_process():
             write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
         wait_for_all()
@@ -154,9 +147,10 @@ def _member(
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model))
 
 
-def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
+def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     """Train the control that sees only proprio, with the same batches and the same loop."""
     out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
+    source = find_labels(recipe, dataset)
     windows = read_windows(unseeing, source)
     assert windows.states is not None
     torch.manual_seed(recipe.loop.seed)

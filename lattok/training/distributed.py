@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils.environment import patch_environment
 from torch import Tensor
 
 from lattok.utils import checks
@@ -43,7 +44,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    with _chosen(device):
+    with patch_environment(**_chosen(device)):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,
@@ -62,18 +63,11 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     return accelerator
 
 
-@contextmanager
-def _chosen(device: str) -> Iterator[None]:
+def _chosen(device: str) -> dict[str, str]:
     """Name the device to accelerate, which knows neither numbers nor all kinds, where it does not choose itself."""
     name = "ACCELERATE_TORCH_DEVICE"
-    if {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU"):
-        yield
-        return
-    os.environ[name] = str(device_called(device))
-    try:
-        yield
-    finally:
-        del os.environ[name]
+    itself = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return {} if itself else {name: str(device_called(device))}
 
 
 def _check_setting(accelerator: Accelerator, precision: str) -> None:

@@ -118,6 +118,9 @@ class ParameterGroup(NamedTuple):
     rate: float = 1.0  # times the learning rate of the loop
 
 
+Grouping = Callable[[nn.Module], Sequence[ParameterGroup]]
+
+
 def one_group(model: nn.Module) -> list[ParameterGroup]:
     """Put all parameters into one group, at the learning rate of the loop."""
     return [ParameterGroup(list(model.parameters()))]
@@ -148,7 +151,7 @@ def fit(
     out: Path,
     *,
     loss_weights: Mapping[str, float],
-    groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group,
+    groups: Grouping = one_group,
     resume: bool = False,
     resume_command: str = "the same call with resume=True",
 ) -> dict[str, float]:
@@ -201,12 +204,7 @@ class Trainer:
 
     @classmethod
     def prepared(
-        cls,
-        model: nn.Module,
-        groups: Callable[[nn.Module], Sequence[ParameterGroup]],
-        options: LoopOptions,
-        loss_weights: Mapping[str, float],
-        out: Path,
+        cls, model: nn.Module, groups: Grouping, options: LoopOptions, loss_weights: Mapping[str, float], out: Path
     ) -> Trainer:
         """Let accelerate prepare a model and an optimiser of its parameters."""
         accelerator = make_accelerator(options.device, options.precision)

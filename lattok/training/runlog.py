@@ -37,13 +37,7 @@ class RunLog:
     a `tracker`, values go there as well, with those of `config` once. Use it in a `with`."""
 
     def __init__(
-        self,
-        folder: Path,
-        title: str,
-        first: int,
-        steps: int,
-        tracker: str = "none",
-        config: Mapping[str, Any] | None = None,
+        self, folder: Path, title: str, first: int, steps: int, tracker: str = "none", config: Mapping | None = None
     ):
         from torch.utils.tensorboard import SummaryWriter
 
