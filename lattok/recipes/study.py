@@ -108,26 +108,22 @@ def train_study(
     prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     with recipe.begin(resume, sources, resume_command=resume_command), read_once():
-        for name, member in runs.items():
-            if not (out / name / HELD_OUT).is_file():
-                _say(name)
-                member.train((Path(member.out) / RUN / RECIPE).is_file(), resume_command)
-        if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
-            _say(PROPRIO)
-            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
+        names = [*runs, *[PROPRIO] * data.proprio]
+        for name in (name for name in names if not (out / name / HELD_OUT).is_file()):
+            if first_process():
+                print(f"\n== {title_of(name)}", flush=True)
+            if name in runs:
+                runs[name].train((out / name / RUN / RECIPE).is_file(), resume_command)
+            else:
+                _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
         if first_process():
-            write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
+            write_table(out, [_row(out, name, recipe) for name in names])
         wait_for_all()
 
 
 def title_of(name: str) -> str:
     """Return what a run is called in the table."""
     return CONTROLS.get(name) or STRATEGIES[name].title or name
-
-
-def _say(name: str) -> None:
-    if first_process():
-        print(f"\n== {title_of(name)}", flush=True)
 
 
 def _member(
