@@ -139,8 +139,7 @@ class LARARecipe(VLARecipe):
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
-        folder = hub.resolve(data.lam, argument="lam").folder
-        family = hub.family_of(folder, "lam")
+        family = hub.family_of(hub.resolve(data.lam, argument="lam").folder, "lam")
         if not issubclass(family, TrainedPairModel):
             known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
             checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {data.lam}")

@@ -279,8 +279,7 @@ class PairRecipe(Recipe[Model]):
 
     def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
-        data = self.data
-        history = self.trained_on(sources, samples, contents)
+        data, history = self.data, self.trained_on(sources, samples, contents)
         labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
         history["labels"] = labels if data.action_episodes is None else labels | {"episodes": data.action_episodes}
         if before is not None:

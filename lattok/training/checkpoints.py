@@ -163,8 +163,7 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
             current[name].copy_(_as(tensor, current[name]))
         else:
             owner, _, leaf = name.rpartition(".")
-            device = current[name].device
-            model.get_submodule(owner).register_buffer(leaf, tensor.to(device), persistent=False)
+            model.get_submodule(owner).register_buffer(leaf, tensor.to(current[name].device), persistent=False)
 
 
 def _as(tensor: Tensor, like: Tensor) -> Tensor:

@@ -74,8 +74,7 @@ def _check_setting(accelerator: Accelerator, precision: str) -> None:
     """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
     kind = accelerator.distributed_type.value
     if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
-        hint = "examples/accelerate has a file for each."
-        checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", precision):
         checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
@@ -102,8 +101,7 @@ class AnySignal:
         if self._gathered is not None and self._arrived is not None:
             self._arrived.synchronize()  # the copy of the last step, not this one's work
         heard = 0 if self._gathered is None else int(self._gathered)
-        mine = torch.full((1,), number, device=self._accelerator.device)
-        asked: Any = self._accelerator.gather(mine)
+        asked: Any = self._accelerator.gather(torch.full((1,), number, device=self._accelerator.device))
         self._gathered = asked.max().to("cpu", non_blocking=self._arrived is not None)
         if self._arrived is not None:
             self._arrived.record()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,17 +27,17 @@ from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
 from lattok.training.distributed import AnySignal, make_accelerator, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
-from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
+from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device, module_of
+from lattok.utils.options import check_choices
 from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
-SCHEDULES, OPTIMIZERS, PRECISIONS = ("constant", "one_cycle", "step", "cosine"), ("adam", "adamw"), ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,23 @@ class LoopOptions:
     batch_size: int = 128
     accumulate: int = 1
     lr: float = 1e-4
-    schedule: str = "constant"
+    schedule: Literal["constant", "one_cycle", "step", "cosine"] = "constant"
     decay_every: int = 10_000
     decay_factor: float = 0.5
     warmup_steps: int = 0
     min_lr: float = 0.0
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "adamw"] = "adam"
     beta2: float = 0.999
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema: float = 0.0
     seed: int = 0
     device: str = "auto"
-    precision: str = "no"
+    precision: Literal["no", "bf16"] = "no"
     log_every: int = 50
     save_every: int = 1000
     threads: int = 0
-    tracker: str = "none"
+    tracker: Literal["none", "wandb"] = "none"
     trial: bool = False
 
     def __post_init__(self) -> None:
@@ -104,11 +104,8 @@ class LoopOptions:
         checks.whole(threads=self.threads, warmup_steps=self.warmup_steps)
         if not 0 <= self.min_lr <= self.lr:
             checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
-        checks.one_of("schedule", self.schedule, SCHEDULES)
-        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
         check_device(self.device)
-        checks.one_of("precision", self.precision, PRECISIONS)
-        checks.one_of("tracker", self.tracker, TRACKERS)
+        check_choices(self)
 
 
 class ParameterGroup(NamedTuple):
@@ -286,10 +283,9 @@ class Trainer:
             torch.manual_seed(derive_seed(self.options.seed, share, step))
             with nullcontext() if share == own[-1] else self.accelerator.no_sync(self.wrapped):  # gradients meet once
                 with self.accelerator.autocast():
-                    terms = self.wrapped(batch)
-                    loss = _weighted(terms, self.loss_weights)
+                    loss, values = _summed(self.wrapped(batch), self.loss_weights)
                 self.accelerator.backward(loss / len(own))
-            parts.append(_logged(loss, terms, self.loss_weights))
+            parts.append(values)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -324,22 +320,17 @@ def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: f
     move(list(average.values()), [weights[name].float() for name in average], done)
 
 
-def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum up the terms that have a weight."""
+def _summed(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of the terms with a weight, and what is logged: these under loss/, others under their own name."""
     weighted = [weights[name] * term for name, term in terms.items() if name in weights]
     if not weighted:
         checks.fail("loss_weights", f"a weight for one of the terms {', '.join(terms)}", ", ".join(weights) or "none")
-    return torch.stack(weighted).sum()
-
-
-def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Name what a part of a step says: terms with a weight under loss/, other figures under their own name."""
     for name, term in terms.items():
         if name not in weights and term.requires_grad:
             hint = "Detach what only informs."
             checks.fail(name, "a loss term with a weight in loss_weights, or without a gradient", "neither", hint)
-    named = {f"loss/{name}" if name in weights else name: term for name, term in terms.items()}
-    return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
+    loss, named = torch.stack(weighted).sum(), {f"loss/{n}" if n in weights else n: term for n, term in terms.items()}
+    return loss, {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
 class FiniteLoss:

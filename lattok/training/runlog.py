@@ -26,7 +26,6 @@ from lattok.utils.checks import LattokError
 from lattok.utils.devices import module_of
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
-TRACKERS = ("none", "wandb")
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
 OF_LAMS = " (of latent action models this option begins with codebook_)"
 GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way

@@ -154,8 +154,7 @@ class VLAConfig(NormalizedActions):
         if not knows_data(self):
             return
         if not isinstance(self.strategy, Strategy):
-            hint = "lattok.vla.strategy_of has those with a name."
-            checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
+            checks.fail("strategy", "a Strategy", repr(self.strategy), "lattok.vla.strategy_of has those with a name.")
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.whole(proprio_dim=self.proprio_dim)

@@ -76,8 +76,7 @@ class HeadBlock(nn.Module):
         """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d]. Steps that are
         not `valid` [B, H] bool are seen by none; with `causal` each sees only those before it."""
         steps = self.norm(x)
-        seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
-        keys = torch.cat(seen, 1)
+        keys = torch.cat([steps, self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
         if valid is not None:
             valid = F.pad(valid, (0, keys.shape[1] - valid.shape[1]), value=True)
         x = x + self.attention(steps, keys, valid, causal)
@@ -121,11 +120,9 @@ class ActionHead(nn.Module):
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
-        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4).
-
-        A head that is given noised actions, by the draws of `batch` and in the dimensions that are known, also returns
-        what each of its blocks makes of them, [B, H, d].
-        """
+        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4). A
+        head that is given noised actions, by the draws of `batch` and in the dimensions that are known, also returns
+        what each of its blocks makes of them, [B, H, d]."""
         return self.loss_of(self(states, proprio), target, valid), []
 
     def loss_of(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:

@@ -188,11 +188,9 @@ class LatentVLA(BackboneModel):
         return self.learn(batch)[0]
 
     def learn(self, batch: Any, layer: int | None = None, block: int | None = None) -> tuple[LossTerms, Any]:
-        """Return what `forward` does, and a state with its gradient, where one is asked for.
-
-        That is hidden state `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a
-        flow head makes of the last noised action of each sample that is valid, [B, d].
-        """
+        """Return what `forward` does, and a state with its gradient, where one is asked for. That is hidden state
+        `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a flow head makes of the
+        last noised action of each sample that is valid, [B, d]."""
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)

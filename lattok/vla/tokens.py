@@ -86,8 +86,7 @@ class TokenHead(ActionHead):
         x = self.queries.expand(len(codes), -1, -1)
         if self.before is not None:
             x = torch.cat([x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1])], 1)
-        after = self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]
-        return self.out(self.norm(after))
+        return self.out(self.norm(self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]))
 
     def _embedded(self, codes: Tensor, first: int = 0) -> Tensor:
         places = torch.arange(first, first + codes.shape[1], device=codes.device) * self.classes * self.own
