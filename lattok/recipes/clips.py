@@ -108,8 +108,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             if isinstance(model.decoder, SanaDecoder) and not resume:
                 model.decoder.load(model.config.decoder.name)
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
-            if data.action_episodes is not None:
-                model.trained_on["labels"] = {"episodes": data.action_episodes}
             batches = policy_batches(self, samples, prepared=model.prepared, flows=True)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
@@ -217,8 +215,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         with self.begin(resume, sources, resume_command=resume_command) as contents:
             model.features.load()
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
-            labels = {"fraction": 1.0, "unit": "episodes"}
-            model.trained_on["labels"] = labels | ({"episodes": data.action_episodes} if data.action_episodes else {})
+            model.trained_on["labels"] = {"fraction": 1.0, "unit": "episodes"} | model.trained_on.get("labels", {})
             share = 0.0 if samples.acted.all() else data.acted_share
             batches = policy_batches(self, samples, flows=False, acted_share=share)
             weights = config.loss_weights

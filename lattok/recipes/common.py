@@ -85,7 +85,6 @@ class ImageOptions(DataOptions):
     cameras: tuple[str, ...] | None = None
     shuffle_window: int = 0
     memory_gb: float = 0.0
-
     crop: float = 1.0
     crop_most: float = 1.0
     brightness: float = 0.0
@@ -186,7 +185,16 @@ class Recipe(ABC, Generic[Model]):
             own = {name: value for name, value in values.items() if name in known}
             chosen[group] = built(cls.group_class(group), own)
         recipe = cls(None if dataset is None else str(dataset), str(out), preset, **chosen)
-        _check_one_source(dataset, getattr(recipe.data, "mix", None))
+        mix = getattr(recipe.data, "mix", None)
+        hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
+        if dataset is None and not mix:
+            checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
+        if dataset is not None and not isinstance(dataset, str | Path):
+            checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
+        if dataset is not None and mix:
+            raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
+        for text in mix or ():
+            parse_source(text)
         return recipe
 
     @classmethod
@@ -245,7 +253,9 @@ class Recipe(ABC, Generic[Model]):
         loop["threads"] = loop.get("threads") or torch.get_num_threads()  # sums in another order are other weights
         weighted = [entry | {"weight": s.weight} for entry, s in zip(records, sources, strict=True)]
         known = records[0] if self.dataset is not None else {"mixture": weighted}
-        return {**known, "samples_per_step": samples_per_step, "loop": loop}
+        asked = getattr(self.data, "action_episodes", None)
+        labels = {} if asked is None else {"labels": {"episodes": asked}}
+        return {**known, "samples_per_step": samples_per_step, "loop": loop, **labels}
 
     def _dataset_record(self, dataset: RobotDataset) -> dict[str, Any]:
         episodes = select_episodes(dataset, self.data.episodes)
@@ -360,19 +370,6 @@ class Recipe(ABC, Generic[Model]):
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "lattok.recipes")
-
-
-def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
-    """Check that there is a dataset or a mixture, not both."""
-    hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
-    if dataset is None and not mix:
-        checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
-    if dataset is not None and not isinstance(dataset, str | Path):
-        checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
-    if dataset is not None and mix:
-        raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
-    for text in mix or ():
-        parse_source(text)
 
 
 def check_warm_up(name: str, warm: int, steps: int) -> None:

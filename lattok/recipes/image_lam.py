@@ -228,7 +228,14 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
         checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
     texts = sorted(set(texts))
     if path is not None:
-        return Instructions.joined(_vectors_of(read_vectors(Path(path).expanduser()), texts))
+        vectors = read_vectors(Path(path).expanduser())
+        if missing := [text for text in texts if text not in vectors]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
+        widths = sorted({vectors[text].shape[1] for text in texts})
+        if len(widths) > 1:
+            checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
+        return Instructions.joined({text: vectors[text] for text in texts})
     encoder, words = TextEncoder(language).load(), dict[str, Tensor]()
     for start in range(0, len(texts), ENCODED_TEXTS):
         batch = texts[start : start + ENCODED_TEXTS]
@@ -255,17 +262,6 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
             expected = f"finite floating-point vectors [words, D] for {text!r}"
             checks.fail("text_features", expected, f"{array.dtype} of shape {list(arrays[text].shape)}")
     return {text: array.float() for text, array in vectors.items()}
-
-
-def _vectors_of(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
-    missing = [text for text in texts if text not in vectors]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
-    widths = sorted({vectors[text].shape[1] for text in texts})
-    if len(widths) > 1:
-        checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
-    return {text: vectors[text] for text in texts}
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ class PairRecipe(Recipe[Model]):
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
         data, history = self.data, self.trained_on(sources, samples, contents)
         labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
-        history["labels"] = labels if data.action_episodes is None else labels | {"episodes": data.action_episodes}
+        history["labels"] = labels | history.get("labels", {})
         if before is not None:
             history["init" if data.init is not None else "env_codebook"] = before.describe()
             now = training_entries(history)

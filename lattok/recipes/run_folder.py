@@ -45,8 +45,8 @@ def read_recipe(out: Path) -> dict[str, Any]:
 def never_saved(out: Path) -> bool:
     """Tell whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
     run = out / RUN
-    found = {path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()}
-    found = {path for path in found if not files.is_temporary(path)}
+    present = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = {path for path in present if not files.is_temporary(path)}
     own = {run / RECIPE, run / METRICS, run / LOCK, *(run / BOARD).glob("events.out.tfevents.*")}
     return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 

@@ -235,8 +235,6 @@ class VLARecipe(Recipe[LatentVLA]):
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
-            if self.data.action_episodes is not None:
-                history["labels"] = {"episodes": self.data.action_episodes}
             if policy.datasets:
                 policy.use_normalizers(policy.unchosen())
             finish(self.artefacts(learner, history), out)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,10 +195,9 @@ class Supervised(nn.Module):
 
 def find_module(policy: nn.Module, name: str) -> nn.Module:
     """Return the module of that name; raises `LattokError` with names like it."""
-    try:
+    found = None
+    with suppress(AttributeError):
         found = policy.get_submodule(name) if name else None
-    except AttributeError:
-        found = None
     if found is None:
         modules, end = dict(policy.named_modules()), name.rpartition(".")[2]
         near = [known for known in modules if end and known.rpartition(".")[2] == end]
