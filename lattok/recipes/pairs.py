@@ -39,10 +39,8 @@ from lattok.utils.progress import bar
 
 WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
-FREE = frozenset(
-    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps"}
-    | {"codebook_restart_every"}
-)
+FREE = ("stride", "extra_strides", "dropout", "language", "codebook_restart_every")
+FREE += ("action_head", "action_target", "action_steps")
 SMALL: Mapping[str, Any] = {  # for one GPU
     **ADAMW,
     "width": 384,
@@ -192,9 +190,10 @@ class PairRecipe(Recipe[Model]):
             memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
             pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
             if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
-                mixed = isinstance(pairs, MixedPairs)
-                actions = None if mixed else torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0]))
-                learner.attach_action_head(torch.zeros(1, pairs.action_dim) if actions is None else actions)
+                if isinstance(pairs, MixedPairs):
+                    learner.attach_action_head(torch.zeros(1, pairs.action_dim))
+                else:
+                    learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
             learner.open_perceptual()
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
