@@ -43,7 +43,7 @@ GROUPS = ("data", "loop", "model")  # of options in a recipe
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
 QUANTILES = {"normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("*gripper*=bounded",)}
 EXTREMES = {"normalize": "min_max", "normalize_clip": True}
-# Parts of presets of several kinds
+# Parts of presets of several kinds; with patches of 32 a small image of a camera is four tokens
 ADAMW = {"optimizer": "adamw", "weight_decay": 0.01}  # torch's own, where a paper does not say
 TWO_CORES = {**ADAMW, "schedule": "one_cycle", "threads": 1}  # more are other weights, and slower where others work too
 SMALL_IMAGES = {"image_size": 64, "interpolation": "bilinear"}  # bicubic keeps fine detail that nothing predicts
