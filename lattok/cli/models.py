@@ -114,8 +114,7 @@ def _choices() -> dict[str, Sequence[str]]:
 
     loop = {"device": ("auto", "cpu", "cuda", "mps")}  # the usual ones
     model = {"action_kind": ACTION_KINDS, "normalize": get_args(Normalization), "nested_dropout": KEPT}
-    pairs = {"labelled": ("pairs", "episodes"), "feature_cache_dtype": ("float32", "float16")}
-    return {**loop, **model, **pairs, "quantizer": [*BOTTLENECKS]}
+    return {**loop, **model, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:

@@ -272,7 +272,8 @@ class Recipe(ABC, Generic[Model]):
 
     def _content(self, dataset: RobotDataset) -> Content:
         """Hash all that this run reads from a dataset."""
-        keys = {getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")} - {None}
+        named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
+        keys = {key for key in named if key is not None}
         chosen = getattr(self.data, "cameras", None)
         asked = None if chosen is None else set(map(short_name, chosen))
         found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]

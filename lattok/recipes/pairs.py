@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class PairOptions(ImageOptions, MixOptions):
     camera_count: int = 0
     labelled_fraction: float = 0.05
     action_episodes: str | None = None
-    labelled: str = "pairs"
+    labelled: Literal["pairs", "episodes"] = "pairs"
     labelled_per_batch: int = 0
     init: str | None = None
     feature_cache: str | None = None
