@@ -224,8 +224,7 @@ class LARALoss(FrameSupervision):
         return Frames(frames, paired_mask(batch, frames))
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
-        device = states.device
-        frames, index = target.frames.to(device), PairIndex(target.valid.nonzero().to(device))
+        frames, index = target.frames.to(states.device), PairIndex(target.valid.nonzero().to(states.device))
         lam = self.live(frames[:, 0], frames[:, 1:], index)
         loss = self.align(states[:, -1], lam.latents, lam.valid, reduction)
         away = loss.detach().sum() / lam.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
