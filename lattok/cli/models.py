@@ -111,14 +111,10 @@ def _choices() -> dict[str, Sequence[str]]:
     from lattok.action_vq.oat import KEPT
     from lattok.image_lam.base.bottlenecks import BOTTLENECKS
     from lattok.nn.normalize import Normalization
-    from lattok.training.loop import OPTIMIZERS, PRECISIONS, SCHEDULES
-    from lattok.training.runlog import TRACKERS
 
-    loop = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS, "precision": PRECISIONS}
-    loop["device"] = ("auto", "cpu", "cuda", "mps")  # the usual ones
+    loop = {"device": ("auto", "cpu", "cuda", "mps")}  # the usual ones
     model = {"action_kind": ACTION_KINDS, "normalize": get_args(Normalization), "nested_dropout": KEPT}
-    pairs = {"labelled": ("pairs", "episodes"), "feature_cache_dtype": ("float32", "float16")}
-    return {**loop, **model, **pairs, "tracker": TRACKERS, "quantizer": [*BOTTLENECKS]}
+    return {**loop, **model, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -29,7 +28,7 @@ from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.samples.mixture import MixedWindows, same_actions
 from lattok.samples.order import Batches, Passes
-from lattok.training import LoopOptions, fit
+from lattok.training import fit
 from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
@@ -52,50 +51,33 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
 
     kind = "action-vq"
     data: MixOptions = field(default_factory=MixOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
     model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)
-    choices = MappingProxyType(
-        {
-            "decoder": ("step", "context"),
-            "loss_reduction": ("mean", "sum"),
-            "codebook_start": ("kmeans", "uniform", "normal"),
-        }
-    )
-    example = MappingProxyType({"preset": "quick"})
+    choices: ClassVar[Mapping[str, Any]] = {
+        "decoder": ("step", "context"),
+        "loss_reduction": ("mean", "sum"),
+        "codebook_start": ("kmeans", "uniform", "normal"),
+    }
+    example: ClassVar[Mapping[str, Any]] = {"preset": "quick"}
     default_preset = "p2t"
-    presets = MappingProxyType(
-        {
-            "p2t": PAPER,
-            "libero": {**PAPER, **QUANTILES, "horizon": 8},
-            "robotwin": {**PAPER, **EXTREMES, "horizon": 25},
-            "jaka": {**PAPER, **QUANTILES, "horizon": 20},
-            "quick": {
-                "steps": 1000,
-                "lr": 2e-3,
-                "schedule": "one_cycle",
-                "batch_size": 128,
-                "threads": 1,
-                **QUICK_MODEL,
-            },
-            "context": {"decoder": "context"},
-            "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        "p2t": PAPER,
+        "libero": {**PAPER, **QUANTILES, "horizon": 8},
+        "robotwin": {**PAPER, **EXTREMES, "horizon": 25},
+        "jaka": {**PAPER, **QUANTILES, "horizon": 20},
+        "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, "threads": 1, **QUICK_MODEL},
+        "context": {"decoder": "context"},
+        "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
+    }
 
     def __post_init__(self) -> None:
         check_warm_up("continuous_steps", self.model.continuous_steps, self.loop.steps)
 
     def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
-        """Train as every recipe does.
-
-        In a mixture batches come normalised, each dataset's chunks with its own normaliser, and the model's is the
-        identity meanwhile.
-        """
-        out = self.folder(resume)
-        sources = self.open()
+        """Train as every recipe does. In a mixture batches come normalised, each dataset's chunks with its own
+        normaliser, and the model's is the identity meanwhile."""
+        out, sources, horizon = self.folder(resume), self.open(), self.model.horizon
         datasets = [source.dataset for source in sources]
-        horizon = self.model.horizon
         names = same_actions(datasets, self.data.action_key)
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(horizon, episodes)
@@ -136,15 +118,13 @@ class FitRecipe(Recipe[Tokenizer]):
     """
 
     family: ClassVar[type[ChunkTokenizer]]
-    presets = MappingProxyType({"default": MappingProxyType({})})
+    presets: ClassVar[Mapping[str, Any]] = {"default": {}}
     default_preset = "default"
     loop: Any = field(default_factory=SeededFit)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
-        """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder.
-
-        Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
-        """
+        """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder. Of several processes the
+        first one checks, fits and saves, the others load; FSQ's training they share."""
         out, shared = self.folder(resume), hasattr(self.loop, "batch_size")
         if not (shared or first_process()):
             wait_for_all()

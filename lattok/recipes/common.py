@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Generic
 import torch
 from typing_extensions import Self
 
+from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.episodes import split_text
@@ -41,6 +43,13 @@ GROUPS = ("data", "loop", "model")  # of options in a recipe
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
 QUANTILES = {"normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("*gripper*=bounded",)}
 EXTREMES = {"normalize": "min_max", "normalize_clip": True}
+# Parts of presets of several kinds; with patches of 32 a small image of a camera is four tokens
+ADAMW = {"optimizer": "adamw", "weight_decay": 0.01}  # torch's own, where a paper does not say
+TWO_CORES = {**ADAMW, "schedule": "one_cycle", "threads": 1}  # more are other weights, and slower where others work too
+SMALL_IMAGES = {"image_size": 64, "interpolation": "bilinear"}  # bicubic keeps fine detail that nothing predicts
+BACKBONE = {"backbone": SCRATCH, "backbone_train": "full", "backbone_depth": 3, "backbone_patch_size": 32}
+FROM_NOTHING = {**BACKBONE, **SMALL_IMAGES, **TWO_CORES, "prompt": "{task}"}
+LATBOT_RATE = {"lr": 1e-4, "beta2": 0.95, "schedule": "cosine", "warmup_steps": 2000, "min_lr": 2.5e-6}
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,6 @@ class ImageOptions(DataOptions):
     cameras: tuple[str, ...] | None = None
     shuffle_window: int = 0
     memory_gb: float = 0.0
-
     crop: float = 1.0
     crop_most: float = 1.0
     brightness: float = 0.0
@@ -90,14 +98,12 @@ class ImageOptions(DataOptions):
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
 
     def window(self, image_size: int, cameras: Sequence[str]) -> int | None:
-        """Return how many frames samples are shuffled among: from the recipe's sizes alone, so the same on any machine.
-
-        None for samples without frames: all.
-        """
+        """Return how many frames samples are shuffled among, the same on any machine; None for samples without any."""
         return (self.shuffle_window or int(WINDOW_BYTES // (3 * len(cameras) * image_size**2))) if cameras else None
 
     def __post_init__(self) -> None:
         checks.whole(shuffle_window=self.shuffle_window)
+        _ = self.augmentation  # which checks its own numbers
 
 
 @dataclass(frozen=True)
@@ -131,39 +137,37 @@ class Recipe(ABC, Generic[Model]):
     looks: ClassVar[bool] = False  # at pictures
     compares: ClassVar[bool] = False  # with `--study`: see study.py
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
-    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options of the example in the help
-    choices: ClassVar[Mapping[str, Iterable[str]]] = MappingProxyType({})  # names that options take
+    example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
+    choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
 
     dataset: str | None  # none: a mixture
     out: str
     preset: str = ""
     data: Any = field(default_factory=DataOptions)
-    loop: Any = field(default_factory=LoopOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
     model: Any = None  # configuration that does not know the dataset yet: field(default_factory=ITS_CLASS)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "presets" in vars(cls):
+            cls.presets = MappingProxyType(cls.presets)
         if "kind" in vars(cls):
             RECIPES.add(cls.kind, cls)
 
     @abstractmethod
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
-        """Train as the options say and save the model into `out`.
-
-        `resume` goes on with a run that was interrupted; `resume_command` is what an interrupted one tells to type.
-        """
+        """Train as the options say and save the model into `out`. `resume` goes on with a run that was interrupted;
+        `resume_command` is what an interrupted one tells to type."""
 
     @classmethod
     def from_preset(
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
-        """Apply presets joined by "+" ("tiny+robust") one after another, then `options`.
-
-        A mixture is `dataset=None` with `mix=("data/a:1.0", "data/b:0.5")`.
-        """
+        """Apply presets joined by "+" ("tiny+robust") one after another, then `options`. A mixture is `dataset=None`
+        with `mix=("data/a:1.0", "data/b:0.5")`."""
         if not isinstance(out, str | Path):
             checks.fail("out", "a folder", repr(out))
-        preset = preset or cls.default_preset
+        preset = cls.implied_preset(preset, options) or cls.default_preset
         if not isinstance(preset, str):
             checks.fail("preset", 'names, joined by "+"', repr(preset))
         merged: dict[str, Any] = {}
@@ -181,8 +185,22 @@ class Recipe(ABC, Generic[Model]):
             own = {name: value for name, value in values.items() if name in known}
             chosen[group] = built(cls.group_class(group), own)
         recipe = cls(None if dataset is None else str(dataset), str(out), preset, **chosen)
-        _check_one_source(dataset, getattr(recipe.data, "mix", None))
+        mix = getattr(recipe.data, "mix", None)
+        hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
+        if dataset is None and not mix:
+            checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
+        if dataset is not None and not isinstance(dataset, str | Path):
+            checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
+        if dataset is not None and mix:
+            raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
+        for text in mix or ():
+            parse_source(text)
         return recipe
+
+    @classmethod
+    def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return the presets to apply with these options; none: the default."""
+        return preset
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,11 +243,9 @@ class Recipe(ABC, Generic[Model]):
     def trained_on(
         self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
     ) -> dict[str, Any]:
-        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
-
-        Also by what their content is known again, and what the actions mean, where the dataset says so; where they are
-        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
-        """
+        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
+        by what their content is known again, and what the actions mean, where the dataset says so; where they are
+        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -237,7 +253,9 @@ class Recipe(ABC, Generic[Model]):
         loop["threads"] = loop.get("threads") or torch.get_num_threads()  # sums in another order are other weights
         weighted = [entry | {"weight": s.weight} for entry, s in zip(records, sources, strict=True)]
         known = records[0] if self.dataset is not None else {"mixture": weighted}
-        return {**known, "samples_per_step": samples_per_step, "loop": loop}
+        asked = getattr(self.data, "action_episodes", None)
+        labels = {} if asked is None else {"labels": {"episodes": asked}}
+        return {**known, "samples_per_step": samples_per_step, "loop": loop, **labels}
 
     def _dataset_record(self, dataset: RobotDataset) -> dict[str, Any]:
         episodes = select_episodes(dataset, self.data.episodes)
@@ -246,8 +264,7 @@ class Recipe(ABC, Generic[Model]):
         declared: dict[str, Any] = {} if space is None else {"action_space": space.to_json()}
         read = {"actions": self.data.action_key, "state": getattr(self.data, "state_key", None)}
         own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
-        if own:
-            declared["robot_spaces"] = own
+        declared |= {"robot_spaces": own} if own else {}
         if inferred := inferred_episodes(dataset, self.data.action_key, episodes):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
         split = {} if dataset.split is None else {"split": dataset.split}
@@ -255,7 +272,7 @@ class Recipe(ABC, Generic[Model]):
 
     def _content(self, dataset: RobotDataset) -> Content:
         """Hash all that this run reads from a dataset."""
-        named = [getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")]
+        named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
         keys = {key for key in named if key is not None}
         chosen = getattr(self.data, "cameras", None)
         asked = None if chosen is None else set(map(short_name, chosen))
@@ -270,17 +287,11 @@ class Recipe(ABC, Generic[Model]):
 
     @contextmanager
     def begin(
-        self,
-        resume: bool,
-        sources: Sequence[Source],
-        inputs: Mapping[str, str] | None = None,
-        resume_command: str = "",
+        self, resume: bool, sources: Sequence[Source], inputs: Mapping[str, str] | None = None, resume_command: str = ""
     ) -> Iterator[list[Content]]:
-        """Hold the run folder for this process alone and write run/recipe.json (first process only).
-
-        Hashes of what the datasets hold, as description files show them, and `inputs`, those of models and files that
-        were read, are part of it: a run can go on only from the same ones. Yields that content; none elsewhere.
-        """
+        """Hold the run folder for this process alone and write run/recipe.json (first process only). Hashes of what the
+        datasets hold, as description files show them, and `inputs`, those of models and files that were read, are part
+        of it: a run can go on only from the same ones. Yields that content; none elsewhere."""
         if not first_process():
             yield []
             return
@@ -294,7 +305,7 @@ class Recipe(ABC, Generic[Model]):
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})
-            for name, before in (read_recipe(out).inputs if resume else {}).items():
+            for name, before in (read_recipe(out)["inputs"] if resume else {}).items():
                 if hashes.get(name) != before:
                     expected, got = f"content with hash {before[:12]}, as when the run began", hashes.get(name, "none")
                     checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
@@ -325,23 +336,19 @@ class Recipe(ABC, Generic[Model]):
         if not (out / RUN / RECIPE).is_file():
             checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Start it without resume.")
         found = read_recipe(out)
-        checks.one_of(f"kind of the run in {out}", found.kind, (cls.kind,))
+        checks.one_of(f"kind of the run in {out}", found["kind"], (cls.kind,))
+        options, known = found["options"], cls.option_types().keys()
         try:
-            known = cls.option_types().keys()
-            checks.known_keys("options", found.options, sorted(known))
-            unknown = sorted(known - found.options.keys())
-            if unknown:
+            checks.known_keys("options", options, sorted(known))
+            if unknown := sorted(known - options.keys()):
                 hint = "It was begun by another version of lattok: continue it with that one."
                 checks.fail("options", f"all that a {cls.kind} run has", f"none of {checks.listed(unknown)}", hint)
-            return cls.from_preset(found.dataset, out, found.preset, **found.options)
+            return cls.from_preset(found["dataset"], out, found["preset"], **options)
         except LattokError as error:
             raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None
 
     def _check_stored(self) -> None:
-        """Check that a resumed recipe is the stored one, but for what cannot change the result.
-
-        The dataset is known by its content, wherever it lies now.
-        """
+        """Compare with the stored recipe what can change the result; a dataset is known by its content instead."""
         stored = self.stored(Path(self.out))
         if (stored.dataset is None) != (self.dataset is None):
             one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
@@ -352,34 +359,18 @@ class Recipe(ABC, Generic[Model]):
                 checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step.
-
-        The first process looks; it alone writes, and the others meet it when training begins.
-        """
+        """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step. The
+        first process looks; it alone writes, and the others meet it when training begins."""
         out = Path(self.out)
         if resume and first_process():
             self._check_stored()
         elif first_process():
-            stored = (out / RUN / RECIPE).is_file()
-            hint = "Choose another, or continue its run with resume." if stored else "Choose another."
-            Output(out).check_new(never_saved, hint)
+            resumes = ", or continue its run with resume" if (out / RUN / RECIPE).is_file() else ""
+            Output(out).check_new(never_saved, f"Choose another{resumes}.")
         return out
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "lattok.recipes")
-
-
-def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
-    """Check that there is a dataset or a mixture, not both."""
-    hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
-    if dataset is None and not mix:
-        checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
-    if dataset is not None and not isinstance(dataset, str | Path):
-        checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
-    if dataset is not None and mix:
-        raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
-    for text in mix or ():
-        parse_source(text)
 
 
 def check_warm_up(name: str, warm: int, steps: int) -> None:
@@ -391,10 +382,6 @@ def check_warm_up(name: str, warm: int, steps: int) -> None:
 
 def index_runs(indices: Iterable[int]) -> list[list[int]]:
     """Return the first and last index of every run of consecutive ones."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return runs
+    runs = groupby(enumerate(indices), lambda placed: placed[1] - placed[0])  # which stays the same within one
+    found = [[index for _, index in run] for _, run in runs]
+    return [[run[0], run[-1]] for run in found]

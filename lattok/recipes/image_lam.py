@@ -14,8 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -26,25 +25,23 @@ from lattok import hub
 from lattok.data import RobotDataset, select_episodes
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base.features import TextEncoder
+from lattok.recipes.common import ADAMW
 from lattok.recipes.pairs import SMALL, TINY, PairOptions, PairRecipe
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
+COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}  # as the published code changes them
 FULL: Mapping[str, Any] = {
+    **ADAMW,
     "steps": 100_000,
     "batch_size": 64,
     "lr": 1e-4,
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
     "clip_norm": 0.1,
     "log_every": 100,
-    "crop": 0.9,  # from here on: how the published code changes images
+    **COLOURS,
+    "crop": 0.9,
     "crop_most": 0.9,
-    "brightness": 0.2,
-    "contrast": 0.2,
-    "saturation": 0.2,
-    "hue": 0.05,
 }
 P2T: Mapping[str, Any] = {"action_target": "first", "codebook_restart_every": 100, "camera_count": 1}
 MOTO: Mapping[str, Any] = {  # LARA's loop and images; sizes and losses are the configuration's
@@ -64,6 +61,7 @@ MOTO: Mapping[str, Any] = {  # LARA's loop and images; sizes and losses are the 
     "saturation": 0.5,
     "hue": 0.08,
 }
+SHOWN = ("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction")  # first in the help
 ENCODED_TEXTS = 64  # texts that are encoded at once
 STAGES: dict[int, dict[str, Any]] = {
     # most of what moves is the robot, which is for stage 2 to say
@@ -106,40 +104,33 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
     lam = ImageLAM
     data: StageOptions = field(default_factory=StageOptions)
     model: ImageLAMConfig = field(default_factory=ImageLAMConfig)
-    common = (
-        *("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction"),
-        *("stage", "env_codebook", "init", "feature_cache", *PairRecipe.common),
-    )
-    example = MappingProxyType({"preset": "tiny+robust", "features": "pixels"})
+    common = (*SHOWN, "stage", "env_codebook", "init", "feature_cache", *PairRecipe.common)
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny+robust", "features": "pixels"}
     default_preset = "small+robust+flow"
-    presets = MappingProxyType(
-        {
-            "full": FULL,
-            "small": SMALL,
-            "tiny": TINY,
-            "p2t": P2T,
-            "libero": {**FULL, **P2T},
-            "robotwin": {**FULL, **P2T},
-            "jaka": {**FULL, **P2T},
-            "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5},
-            "robust": {
-                "encoder": "fused",
-                "encoder_query_start": "normal",
-                "latent_heads": "per_token",
-                "latent_norm": "batch",
-                "quantizer": "residual",
-                "codebook_update": "ema",
-                "codebook_start": "kmeans",
-                "codebook_continuous_steps": 300,
-                "codebook_revive_below": 0.03,
-                "decoder_conditioning": "add",
-                "decoder_predict_change": True,
-                "loss_commitment": 0.02,  # a moving-average codebook follows the latents by itself
-            },
-            "shared": {"quantizer": "vq", "loss_decorrelation": 0.1},
-            "flow": {"loss_flow": 0.3},
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        "full": FULL,
+        "small": SMALL,
+        "tiny": TINY,
+        "p2t": P2T,
+        **{robot: {**FULL, **P2T} for robot in ("libero", "robotwin", "jaka")},
+        "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5},
+        "robust": {
+            "encoder": "fused",
+            "encoder_query_start": "normal",
+            "latent_heads": "per_token",
+            "latent_norm": "batch",
+            "quantizer": "residual",
+            "codebook_update": "ema",
+            "codebook_start": "kmeans",
+            "codebook_continuous_steps": 300,
+            "codebook_revive_below": 0.03,
+            "decoder_conditioning": "add",
+            "decoder_predict_change": True,
+            "loss_commitment": 0.02,  # a moving-average codebook follows the latents by itself
+        },
+        "shared": {"quantizer": "vq", "loss_decorrelation": 0.1},
+        "flow": {"loss_flow": 0.3},
+    }
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +162,6 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             model.take_environment(before)
 
     def words(self, datasets: Sequence[RobotDataset], before: ImageLAM | None) -> Instructions | None:
-        """Return vectors of the datasets' instructions, where the model reads them."""
         language = self.model.language
         if language is None:
             if self.data.text_features is not None:
@@ -198,7 +188,6 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         return found
 
     def next_step(self) -> str:
-        """Return what to type when it is trained; a model of stage 1 is there for stage 2."""
         if self.model.language is None:
             return super().next_step()
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
@@ -239,7 +228,14 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
         checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
     texts = sorted(set(texts))
     if path is not None:
-        return Instructions.joined(_vectors_of(read_vectors(Path(path).expanduser()), texts))
+        vectors = read_vectors(Path(path).expanduser())
+        if missing := [text for text in texts if text not in vectors]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
+        widths = sorted({vectors[text].shape[1] for text in texts})
+        if len(widths) > 1:
+            checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
+        return Instructions.joined({text: vectors[text] for text in texts})
     encoder, words = TextEncoder(language).load(), dict[str, Tensor]()
     for start in range(0, len(texts), ENCODED_TEXTS):
         batch = texts[start : start + ENCODED_TEXTS]
@@ -250,16 +246,14 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
 
 def read_vectors(path: Path) -> dict[str, Tensor]:
     """Read the vectors [words, D] of each text in a file."""
+    if path.suffix not in (".safetensors", ".npz"):
+        checks.fail("text_features", "a .safetensors or .npz file", str(path))
     try:
         if path.suffix == ".safetensors":
             arrays = safetensors.torch.load_file(path)
-        elif path.suffix == ".npz":
+        else:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        else:
-            return checks.fail("text_features", "a .safetensors or .npz file", str(path))
-    except checks.LattokError:
-        raise
     except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
         checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", checks.first_line(error))
     vectors = {text: array[None] if array.ndim == 1 else array for text, array in arrays.items()}
@@ -268,17 +262,6 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
             expected = f"finite floating-point vectors [words, D] for {text!r}"
             checks.fail("text_features", expected, f"{array.dtype} of shape {list(arrays[text].shape)}")
     return {text: array.float() for text, array in vectors.items()}
-
-
-def _vectors_of(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
-    missing = [text for text in texts if text not in vectors]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
-    widths = sorted({vectors[text].shape[1] for text in texts})
-    if len(widths) > 1:
-        checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
-    return {text: vectors[text] for text in texts}
 
 
 @dataclass(frozen=True)
@@ -293,10 +276,7 @@ class MotoLAMRecipe(PairRecipe[MotoLAM]):
     lam = MotoLAM
     model: MotoLAMConfig = field(default_factory=MotoLAMConfig)
     learned_from = (*PairRecipe.learned_from, "features", "perceptual")
-    common = (
-        *("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction"),
-        *("init", "feature_cache", *PairRecipe.common),
-    )
-    example = MappingProxyType({"preset": "tiny"})
+    common = (*SHOWN, "init", "feature_cache", *PairRecipe.common)
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
     default_preset = "moto"
-    presets = MappingProxyType({"moto": MOTO, "small": {**MOTO, **SMALL}, "tiny": {**MOTO, **TINY}})
+    presets: ClassVar[Mapping[str, Any]] = {"moto": MOTO, "small": {**MOTO, **SMALL}, "tiny": {**MOTO, **TINY}}

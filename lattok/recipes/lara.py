@@ -1,13 +1,16 @@
-"""Recipe of LARA: a policy and an image latent action model that learn together, from scratch or from saved ones."""
+"""Recipes of policies that learn with another model. LARA: with an image latent action model, which learns too, from
+scratch or from saved ones. LatBot: from latent actions of a clip, distilled into one that sees its first frame.
+
+distill    student(l, V_1) -> Z^, compared with Z = teacher(l, V_{1:T}): L_a of Eq. 4; nothing learns to act
+finetune   backbone and placeholders of that student, a new head: actions, L_ee + L_gripper
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -19,23 +22,28 @@ from lattok.evaluation.questions.history import training_entries
 from lattok.hub import HubModel
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
-from lattok.image_lam.clips import ClipLAMConfig
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import for_dataset
+from lattok.recipes.common import LATBOT_RATE, Recipe
 from lattok.recipes.policy_data import PolicySource, policy_config
-from lattok.recipes.run_folder import broadcast_buffers
+from lattok.recipes.run_folder import broadcast_buffers, first_process
 from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
+from lattok.samples.policy import PolicyWindows
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
-from lattok.vla.config import MOST_INSTRUCTIONS
+from lattok.vla.config import BCE, MOST_INSTRUCTIONS
 from lattok.vla.lara import HEAD, Detach, JointLARA, LiveLAM, Place, check_place
+from lattok.vla.latbot import GO_ON, Distillation, follow, taught_by
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
+TUNED = "latbot_finetune"
+Phase = Literal["distill", "finetune"]
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
 PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
     "horizon": 16,
@@ -102,14 +110,12 @@ class LARARecipe(VLARecipe):
     compares = False
     data: LARAOptions = field(default_factory=LARAOptions)
     common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
-    example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
-    presets = MappingProxyType(
-        {
-            **VLARecipe.presets,
-            **{name: {**VLARecipe.presets[name], **FLOW} for name in VLARecipe.presets if name not in VLARecipe.joined},
-            "lara": {**FLOW, **PUBLISHED},
-        }
-    )
+    example: ClassVar[Mapping[str, Any]] = {"lam": "my-lam", "backbone": "scratch", "image_size": 64}
+    presets: ClassVar[Mapping[str, Any]] = {
+        **VLARecipe.presets,
+        **{name: {**VLARecipe.presets[name], **FLOW} for name in VLARecipe.presets if name not in VLARecipe.joined},
+        "lara": {**FLOW, **PUBLISHED},
+    }
     joined = (*VLARecipe.joined, "lara")
 
     @classmethod
@@ -133,7 +139,11 @@ class LARARecipe(VLARecipe):
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
-        family = _family(data.lam)
+        family = hub.family_of(hub.resolve(data.lam, argument="lam").folder, "lam")
+        if not issubclass(family, TrainedPairModel):
+            known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
+            checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {data.lam}")
+        hub.config_of("lam", data.lam, family)
         if data.init is None:
             policy = LatentVLA(*with_base(policy_config(self, found)))
         else:
@@ -147,7 +157,11 @@ class LARARecipe(VLARecipe):
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
-        gaps = partial(_gaps, data.gaps or (lam.config.stride,))
+        named = data.gaps or (lam.config.stride,)
+
+        def gaps(fps: float) -> list[int]:
+            return [checks.stride_in_frames(gap, fps, "gaps") for gap in named]
+
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
         return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
@@ -171,34 +185,20 @@ class LARARecipe(VLARecipe):
         made: dict[str, HubModel] = {"": policy}
         if not joint.lam.frozen:
             made[LAM] = lam
-        labels = (lam.trained_on or {}).get("labels")  # the policy's are not those of its own training
         for model in made.values():
             now = history | together
             if model is lam:
                 broadcast_buffers(lam)
-                now = {name: value for name, value in now.items() if name != "labels"} | (
-                    {} if labels is None else {"labels": labels}
-                )
+                now.pop("labels", None)  # the policy's, which are not those of its own training
+                now |= {name: value for name, value in (lam.trained_on or {}).items() if name == "labels"}
             earlier = [e for e in training_entries(model.trained_on) if e not in training_entries(now)]
             model.trained_on = now | ({"earlier": earlier} if earlier else {})
             model.evaluation = model.own_card = None  # another model's
         return made
 
     def next_step(self) -> str:
-        """Return what to type when both are trained."""
         refined = "" if self.data.lam_rate == 0 else f"\nThe refined latent action model is {Path(self.out) / LAM}."
         return super().next_step() + refined
-
-
-def _family(name: str) -> type[TrainedPairModel]:
-    """Return the family of the latent action model, whose configuration is read."""
-    folder = hub.resolve(name, argument="lam").folder
-    family = hub.family_of(folder, "lam")
-    if not issubclass(family, TrainedPairModel):
-        known = " or ".join(repr(kind) for kind in hub.FAMILIES if issubclass(hub.FAMILIES[kind], TrainedPairModel))
-        checks.fail("lam", f"a model of type {known}", f"{family.type!r} in {name}")
-    hub.config_of("lam", name, family)
-    return family
 
 
 def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
@@ -209,7 +209,9 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     now = with_backbone(now, name=before.backbone.name, revision=before.backbone.revision)
     had = flat(before)
     for name, value in flat(now).items():
-        ours, theirs = _unnamed(value), _unnamed(had[name])
+        ours, theirs = (
+            replace(each, prefix="latent") if isinstance(each, LatentSpec) else each for each in (value, had[name])
+        )  # labels whatever their columns are called
         if ours != theirs and name not in FREE:
             checks.fail(name, f"{theirs!r}, as the policy in init has", f"{ours!r}")
     known = tuple(sorted({*before.instructions, *now.instructions}))
@@ -217,11 +219,6 @@ def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     policy.config = replace(now, instructions=known if listed else ())
     policy.queues.n_action_steps = policy.config.n_action_steps or policy.config.horizon
     return policy
-
-
-def _unnamed(value: Any) -> Any:
-    """Return what labels are, whatever their columns are called."""
-    return replace(value, prefix="latent") if isinstance(value, LatentSpec) else value
 
 
 def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
@@ -243,5 +240,135 @@ def check_frames(config: VLAConfig, lam: TrainedPairConfig | ClipLAMConfig) -> N
         checks.fail("image_size", f"{theirs}, as the latent action model sees frames", ours, hint)
 
 
-def _gaps(gaps: Sequence[str], fps: float) -> list[int]:
-    return [checks.stride_in_frames(gap, fps, "gaps") for gap in gaps]
+@dataclass(frozen=True)
+class LatBotOptions(PolicyOptions):
+    """What a policy is distilled from, or goes on from.
+
+    Attributes:
+        phase: "distill", or "finetune", which goes on with a distilled policy and learns to act
+        teacher: model of `lattok train clip-lam` that phase distill learns from, a folder or a Hub id
+        whole_clips: in phase distill, clips that reach beyond their episode teach nothing
+        text_weight: weight of L_r in phase distill: texts of sub-tasks, where the dataset has them
+        student: policy of phase distill that phase finetune goes on with, a folder or a Hub id
+    """
+
+    phase: Phase = "distill"
+    teacher: str | None = None
+    whole_clips: bool = False
+    text_weight: float = 0.5
+    student: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self)
+        checks.at_least_zero(text_weight=self.text_weight)
+        for name in ("text_weight", "whole_clips"):
+            own, unused = getattr(self, name), getattr(LatBotOptions, name)
+            if self.phase == "finetune" and own != unused:
+                checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
+        for name in ("prefix", "labels", "latent_stride", "decoder", "init"):
+            if getattr(self, name) is not None:
+                checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
+        checks.one_of("strategy", self.strategy, ("baseline",))
+
+    @property
+    def before(self) -> str:
+        """Return the model of the phase before."""
+        needed, other = ("teacher", "student") if self.phase == "distill" else ("student", "teacher")
+        found = getattr(self, needed)
+        if found is None or getattr(self, other) is not None:
+            got = ", ".join(name for name in ("teacher", "student") if getattr(self, name) is not None) or "neither"
+            checks.fail(needed, f"a folder or a Hub id with phase={self.phase}, and no {other}", got)
+        return found
+
+
+@dataclass(frozen=True)
+class LatBotRecipe(VLARecipe):
+    """Distil a latent action model of clips into a policy, and fine-tune it (LatBot).
+
+    `lattok train clip-lam` trains the teacher; `--phase distill --teacher` a policy that predicts what it says, and
+    `--phase finetune --student` one that acts.
+
+    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
+    - joined with any of them ("libero+latbot"): `latbot`, numbers of the paper; in phase finetune with those of
+      `latbot_finetune`, the paper's on LIBERO, over them
+    """
+
+    kind = "latbot"
+    compares = False
+    data: LatBotOptions = field(default_factory=LatBotOptions)
+    common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
+    example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}
+    choices: ClassVar[Mapping[str, Any]] = {"phase": get_args(Phase)}
+    joined = (*VLARecipe.joined, "latbot", TUNED)
+    goes_on = "student"
+    presets: ClassVar[Mapping[str, Any]] = {
+        **VLARecipe.presets,
+        "latbot": {
+            **LATBOT_RATE,
+            "backbone_train": "full",
+            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
+            "batch_size": 256,
+            "action_loss": BCE,
+            "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
+        },
+        TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
+    }
+
+    @classmethod
+    def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return `latbot_finetune` too with `latbot` in that phase."""
+        names = preset.split("+") if isinstance(preset, str) else []
+        finetunes = options.get("phase") == "finetune" and "latbot" in names and TUNED not in names
+        return super().implied_preset("+".join([*names, TUNED]) if finetunes else preset, options)
+
+    def learner(self, found: Sequence[PolicySource]) -> Learner:
+        """Return the student with its teacher, or the distilled policy with a new head. Random weights are drawn before
+        others are read: they are those of any strategy with this seed."""
+        config, before = policy_config(self, found), self.data.before
+        if self.data.phase == "finetune":
+            own = hub.config_of("student", before, LatentVLA, given=("backbone",))
+            policy = LatentVLA(*with_base(taught_by(config, own)))
+            student = self.load_earlier(before)
+            inputs = {"student": student.describe()["weights_sha256"]}
+            return Learner(follow(student, policy), policy, policy.config.loss_weights, inputs=inputs)
+        known: ClipLAMConfig = hub.config_of("teacher", before, ClipLAM)
+        check_frames(config, known)
+        for dataset in (source.dataset for source in found):
+            stride = checks.stride_in_frames(known.stride, dataset.fps)
+            check_strides_in(dataset, self.data.episodes, [stride], "teacher")
+        policy = LatentVLA(*with_base(taught_by(config, known)))
+        teacher = ClipLAM.from_pretrained(before)
+        module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
+        texts, inputs = self._texts(policy, found), {"teacher": teacher.describe()["weights_sha256"]}
+        weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})
+
+        def gaps(fps: float) -> list[int]:
+            return teacher.config.gaps(teacher.stride_frames(fps))[1:]
+
+        return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=inputs)
+
+    def _texts(self, policy: LatentVLA, found: Sequence[PolicySource]) -> bool:
+        """Tell whether sub-task texts teach; where they cannot, say why."""
+        if not self.data.text_weight:
+            return False
+        datasets = [source.dataset for source in found]
+        without = [each.name for each in datasets if each.subtasks(each.episodes[0].index) is None]
+        if len(without) == len(datasets):
+            why = f"{', '.join(without)} has no sub-task texts"
+        elif not policy.backbone.predicts_text:
+            why = f"the {policy.config.backbone.name} backbone predicts no text"
+        else:
+            return True
+        if first_process():
+            print(f"text_weight {self.data.text_weight:g} has no effect: {why}.")
+        return False
+
+    def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
+        if self.data.phase == "finetune":
+            super().judge(policy, found, parts)
+
+    def next_step(self) -> str:
+        if self.data.phase == "finetune":
+            return super().next_step()
+        return f"Go on: {GO_ON.replace('FOLDER', self.out)}"

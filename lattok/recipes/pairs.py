@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.base.features import known_scaling
-from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
+from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
@@ -39,11 +39,10 @@ from lattok.utils.progress import bar
 
 WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
-FREE = frozenset(
-    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps"}
-    | {"codebook_restart_every"}
-)
+FREE = ("stride", "extra_strides", "dropout", "language", "codebook_restart_every")
+FREE += ("action_head", "action_target", "action_steps")
 SMALL: Mapping[str, Any] = {  # for one GPU
+    **ADAMW,
     "width": 384,
     "heads": 6,
     "encoder_depth": 6,
@@ -51,14 +50,12 @@ SMALL: Mapping[str, Any] = {  # for one GPU
     "steps": 30_000,
     "batch_size": 64,
     "lr": 3e-4,
-    "optimizer": "adamw",
     "schedule": "one_cycle",
-    "weight_decay": 0.01,
     "log_every": 100,
 }
-TINY: Mapping[str, Any] = {  # for two cores
-    "image_size": 64,
-    "interpolation": "bilinear",  # bicubic keeps fine detail that nothing predicts
+TINY: Mapping[str, Any] = {
+    **SMALL_IMAGES,
+    **TWO_CORES,
     "stride": "0.2s",
     "latent_dim": 64,
     "width": 64,
@@ -68,11 +65,7 @@ TINY: Mapping[str, Any] = {  # for two cores
     "steps": 1200,
     "batch_size": 32,
     "lr": 2e-3,
-    "optimizer": "adamw",
-    "schedule": "one_cycle",
-    "weight_decay": 0.01,
     "labelled_per_batch": 8,
-    "threads": 1,  # more are little faster, much slower where others work too, and other weights
 }
 
 
@@ -95,7 +88,7 @@ class PairOptions(ImageOptions, MixOptions):
     camera_count: int = 0
     labelled_fraction: float = 0.05
     action_episodes: str | None = None
-    labelled: str = "pairs"
+    labelled: Literal["pairs", "episodes"] = "pairs"
     labelled_per_batch: int = 0
     init: str | None = None
     feature_cache: str | None = None
@@ -111,8 +104,7 @@ class PairOptions(ImageOptions, MixOptions):
 
     def cache(self) -> FeatureCache:
         """Tell where frozen features are kept, if `feature_cache` names a folder."""
-        folder = Path(self.feature_cache or "").expanduser()
-        return FeatureCache(folder, self.feature_cache_dtype)
+        return FeatureCache(Path(self.feature_cache or "").expanduser(), self.feature_cache_dtype)
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,6 @@ class PairRecipe(Recipe[Model]):
     learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
     looks = True
     data: PairOptions = field(default_factory=PairOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
 
     def __post_init__(self) -> None:
         processes, chosen = int(os.environ.get("WORLD_SIZE", "1")), flat(self.model)
@@ -141,10 +132,8 @@ class PairRecipe(Recipe[Model]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with what follows from earlier models between the two.
-
-        The presets' continuous warm-up is at most a third of the run: a codebook has to be learned after it.
-        """
+        """Return all options, with what follows from earlier models between the two. The presets' continuous warm-up is
+        at most a third of the run: a codebook has to be learned after it."""
         continued = given.get("init") is not None
         options = cls._continued(preset, given) if continued else {**preset, **given}
         warm, steps = options.get(WARM_UP, 0), options.get("steps", LoopOptions.steps)
@@ -162,7 +151,10 @@ class PairRecipe(Recipe[Model]):
         if streams != model["streams"]:
             checks.fail("init", f"a model with streams={streams} for this stage", f"streams={model['streams']}")
         for name in sorted(own & given.keys()):
-            if given[name] != model[name] and not _may_change(name, model[name], given[name]):
+            free = name in FREE or name.startswith("loss_")
+            if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
+                free = model[name] > 0 and given[name] > 0
+            if given[name] != model[name] and not free:
                 checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
         loop_and_data = {name: value for name, value in preset.items() if name not in own}
         return {**loop_and_data, **model, **given}
@@ -180,21 +172,28 @@ class PairRecipe(Recipe[Model]):
         words = self.words(datasets, before)
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
-        learner = PairLearner(self._model(cameras, before, words))
+        config = self.config(cameras=cameras)
+        if before is None:  # mean and deviation of the pixels are those that the features know
+            mean, std = known_scaling(config.features, config.image_size, config.features_revision)
+        else:
+            mean, std = before.config.mean, before.config.std
+        learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **self.widths(before, words))))
         model: Any = learner.lam
         self.take_over(model, before)
-        for dataset in datasets:  # before anything is written
-            gaps_in_frames(model.config, dataset.fps)
+        gaps = [gaps_in_frames(model.config, dataset.fps) for dataset in datasets]  # before anything is written
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         labelled = self._with_actions(datasets)
         with self.begin(resume, sources, self.inputs(before), resume_command) as contents:
             model.features.load()
-            named = zip(datasets, views, strict=True)
-            parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
-            weights = [source.weight for source in sources]
+            read = zip(datasets, views, gaps, strict=True)
+            parts = [self._pairs(model, *each, data.action_key if each[0] in labelled else None) for each in read]
             memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
-            pairs = MixedPairs(parts, weights) if data.mix else parts[0]
-            attach_action_head(learner, pairs)
+            pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+            if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
+                if isinstance(pairs, MixedPairs):
+                    learner.attach_action_head(torch.zeros(1, pairs.action_dim))
+                else:
+                    learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
             learner.open_perceptual()
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
@@ -226,8 +225,7 @@ class PairRecipe(Recipe[Model]):
         return {} if self.data.init is None else {"init": before.describe()["weights_sha256"]}
 
     def _cameras(self, dataset: RobotDataset, before: Any) -> tuple[str, ...]:
-        """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all, or
-        the first `camera_count`."""
+        """Return the cameras asked for, or those of the model that goes on, if the dataset has them, or all or some."""
         asked, count = self.data.cameras, self.data.camera_count
         if before is None or self.data.init is None:
             return camera_keys(dataset, asked)[: count if asked is None and count else None]
@@ -240,15 +238,6 @@ class PairRecipe(Recipe[Model]):
             checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
         return cameras
 
-    def _model(self, cameras: tuple[str, ...], before: Any, words: Instructions | None) -> TrainedPairModel:
-        """Return a model with fresh weights, for these cameras and words."""
-        config = self.config(cameras=cameras)
-        if before is None:  # mean and deviation of the pixels are those that the features know
-            mean, std = known_scaling(config.features, config.image_size, config.features_revision)
-        else:
-            mean, std = before.config.mean, before.config.std
-        return self.lam(replace(config, mean=mean, std=std, **self.widths(before, words)))
-
     def widths(self, before: Any, words: Instructions | None) -> dict[str, int]:
         """Return fields of the configuration that the instructions' vectors decide."""
         return {}
@@ -258,9 +247,7 @@ class PairRecipe(Recipe[Model]):
         key = self.data.action_key
         if self.data.labelled_fraction == 0:
             return []
-        found = [
-            dataset for dataset in datasets if key in dataset.features or (self.data.mix and has_actions(dataset, key))
-        ]
+        found = [each for each in datasets if key in each.features or (self.data.mix and has_actions(each, key))]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
             expected = f"a column of {whose}, or labelled_fraction=0 for video without actions"
@@ -269,34 +256,37 @@ class PairRecipe(Recipe[Model]):
             same_actions(found, key)
         return found
 
+    def _pairs(
+        self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], gaps: list[int], key: str | None
+    ) -> FramePairs:
+        """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
+        return FramePairs(
+            dataset,
+            gaps[0],
+            cameras,
+            action_key=key,
+            episodes=self.data.episodes,
+            action_episodes=self.data.action_episodes,
+            transform=model.resize,
+            labelled_fraction=self.data.labelled_fraction,
+            labelled=self.data.labelled,
+            seed=self.loop.seed,
+            extra_strides=gaps[1:],
+            action_target=model.config.action.target,
+            action_steps=model.config.action.steps,
+        )
+
     def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
-        data = self.data
-        history = self.trained_on(sources, samples, contents)
+        data, history = self.data, self.trained_on(sources, samples, contents)
         labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
-        history["labels"] = labels if data.action_episodes is None else labels | {"episodes": data.action_episodes}
+        history["labels"] = labels | history.get("labels", {})
         if before is not None:
             history["init" if data.init is not None else "env_codebook"] = before.describe()
             now = training_entries(history)
             others = [entry for entry in training_entries(before.trained_on) if entry not in now]
             history |= {"earlier": others} if others else {}
         return history
-
-
-def _may_change(name: str, before: Any, after: Any) -> bool:
-    if name in ("loss_kl", "loss_features"):  # a bottleneck or a decoder with weights of its own
-        return before > 0 and after > 0
-    return name in FREE or name.startswith("loss_")
-
-
-def attach_action_head(learner: PairLearner[Any], pairs: FramePairs | MixedPairs) -> None:
-    """Attach a head for the labelled actions; those of a mixture come normalised, each dataset by its statistics."""
-    if not pairs.labelled.any():
-        return
-    if isinstance(pairs, FramePairs):
-        learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
-    else:
-        learner.attach_action_head(torch.zeros(1, pairs.action_dim))
 
 
 def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
@@ -309,34 +299,10 @@ def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
     return frames
 
 
-def read_pairs(
-    recipe: Recipe[Any], model: TrainedPairModel, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
-) -> FramePairs:
-    """Return all frame pairs of a dataset, without their frames."""
-    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
-    return FramePairs(
-        dataset,
-        gaps[0],
-        cameras,
-        action_key=data.action_key if labelled else None,
-        episodes=data.episodes,
-        action_episodes=data.action_episodes,
-        transform=model.resize,
-        labelled_fraction=data.labelled_fraction,
-        labelled=data.labelled,
-        seed=recipe.loop.seed,
-        extra_strides=gaps[1:],
-        action_target=model.config.action.target,
-        action_steps=model.config.action.steps,
-    )
-
-
 def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
     """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
-
     Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
-    folder that cannot be written is a warning: there is no cache then.
-    """
+    folder that cannot be written is a warning: there is no cache then."""
     data, frozen = recipe.data, model.features
     window = data.window(model.config.image_size, parts[0].cameras)
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)

@@ -3,13 +3,14 @@ configuration that follows from both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
+from lattok.data.episodes import EpisodeSpec
 from lattok.data.schema import vector_key
-from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
@@ -18,7 +19,8 @@ from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
-from lattok.types import ActionTokenizer, PolicyBatch
+from lattok.samples.stream import keep_frames
+from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
@@ -41,7 +43,6 @@ class ActedOptions(ImageOptions, MixOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.augmentation  # which checks its own numbers
         if not 0 <= self.acted_share < 1:
             checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
         if not 0 < self.confident_share <= 1:
@@ -59,15 +60,9 @@ class PolicySource(NamedTuple):
     cameras: tuple[str, ...] | None = None  # of this dataset of a mixture; none: as the recipe says
 
 
-def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
-    """Return the recipe's dataset, with the labels in their own folder as columns."""
-    return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
-
-
 def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     """Return what the recipe's strategy learns from in a dataset with its labels."""
-    data, plan = recipe.data, recipe.data.plan
-    horizon = recipe.model.horizon
+    data, plan, horizon = recipe.data, recipe.data.plan, recipe.model.horizon
     if data.tokenizer is not None and plan.labels != "chunk" and recipe.model.head.name != "tokens":
         reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
         raise LattokError(f"{reason} Leave it out, or choose la_tok, or head=tokens.")
@@ -86,23 +81,18 @@ STATELESS = "Without the robot's state: lattok train vla --no-proprio, or propri
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
-    """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike.
-
-    Alike are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them.
-    """
+    """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike. Alike
+    are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them."""
     data = recipe.data
     if len(datasets) == 1:
-        return [find_labels(recipe, with_its_labels(recipe, datasets[0]))]
+        return [find_labels(recipe, datasets[0] if data.labels is None else with_labels(datasets[0], data.labels))]
     if data.labels is not None:
-        raise LattokError(
-            "`labels` are of one dataset, not of a mixture. Mix datasets that hold theirs, as annotate writes them."
-        )
+        hint = "Mix datasets that hold theirs, as annotate writes them."
+        raise LattokError(f"`labels` are of one dataset, not of a mixture. {hint}")
     cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
     same_actions(datasets, data.action_key)
-    found = [
-        find_labels(recipe, dataset)._replace(cameras=same_cameras(dataset, cameras) if cameras else ())
-        for dataset in datasets
-    ]
+    alike = [same_cameras(dataset, cameras) if cameras else () for dataset in datasets]
+    found = [find_labels(recipe, dataset)._replace(cameras=own) for dataset, own in zip(datasets, alike, strict=True)]
     facts = [_facts(recipe, source) for source in found]
     for source, mine in zip(found, facts, strict=True):
         for what, value in mine.items():
@@ -129,28 +119,13 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
     return facts
 
 
-def head_tokenizer(recipe: Recipe[Any], dataset: RobotDataset) -> ActionTokenizer | None:
-    """Return the tokenizer whose codes the head is to predict, if it is to."""
-    name, horizon = recipe.data.tokenizer, recipe.model.horizon
-    if recipe.model.head.name != "tokens":
-        return None
-    if name is None:
-        checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
-    found = for_dataset(load(name), dataset.name)
-    if not isinstance(found, ActionTokenizer):
-        checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
-    checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, horizon)
-    return found
-
-
 def policy_config(
     recipe: Recipe[Any],
     sources: Sequence[PolicySource],
     decoder: InverseDynamicsConfig | None = None,
     tokenizer: ActionTokenizer | None = None,
 ) -> VLAConfig:
-    """Return the recipe's policy for this data, with a decoder where it predicts latents, with a tokenizer where it
-    predicts tokens."""
+    """Return the recipe's policy for this data; a decoder is of one that predicts latents, a tokenizer of tokens."""
     if tokenizer is None and recipe.model.head.name == "tokens":
         hint = "Policies of lattok train vla act by tokens."
         checks.fail("head", f"regression or flow in lattok train {recipe.kind}", "tokens", hint)
@@ -184,76 +159,54 @@ def policy_config(
     )
 
 
-def open_decoder(name: str, source: PolicySource) -> InverseDynamics:
-    """Open the model whose latents are the labels of a dataset."""
-    decoder, spec = InverseDynamics.from_pretrained(name), source.spec
-    made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
-    if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
-        got = "labels of another model" if made else "no labels"
-        hint = "Annotate with it."
-        checks.fail("decoder", f"the model that made the labels of {source.dataset.name}", got, hint)
-    return decoder
-
-
-def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
-    """What a policy that is trained on `episodes` is judged on: the dataset's test episodes that are not among them;
-    where none is left, all others.
-
-    So that runs on different shares of the training episodes are judged on the same ones.
-    """
+def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec) -> list[int]:
+    """Return what a policy that is trained on `episodes` is judged on: the test episodes that are not among them, so
+    that runs on different shares of the others are judged on the same ones; where none is left, all others."""
     chosen = {episode.index for episode in select_episodes(dataset, episodes)}
     test = [index for index in split_by_task(dataset)[1] if index not in chosen]
     return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
 
 
-def read_windows(
-    recipe: Recipe[Any],
-    source: PolicySource,
-    episodes: str | Sequence[int] | None = None,
-    gaps: Sequence[int] = (),
-    subtasks: bool = False,
-) -> PolicyWindows:
+def windows_of(recipe: Recipe[Any], config: Any, dataset: RobotDataset, horizon: int, **more: Any) -> PolicyWindows:
+    """Return windows of a dataset that a recipe reads, as a model of this configuration sees it; `more` are options of
+    `PolicyWindows`, which win over these."""
+    data = recipe.data
+    options = {"cameras": config.cameras, "size": config.image_size, "interpolation": config.interpolation}
+    options |= {"action_key": data.action_key, "episodes": data.episodes, "action_episodes": data.action_episodes}
+    return PolicyWindows(dataset, horizon, **{**options, **more})
+
+
+def read_windows(recipe: Recipe[Any], source: PolicySource, episodes: EpisodeSpec = None, **more: Any) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
-    follow it. `gaps`: so many frames later batches look again; `subtasks`: they have the texts of sub-tasks."""
-    data, config = recipe.data, recipe.model
-    learns = data.plan.learns_labels
-    windows = PolicyWindows(
+    follow it. `more` are other options of `PolicyWindows`: `gaps`, `subtasks`."""
+    data, own = recipe.data, {} if episodes is None else {"episodes": episodes, "action_episodes": None}
+    windows = windows_of(
+        recipe,
+        recipe.model,
         source.dataset,
-        config.horizon,
+        recipe.model.horizon,
         cameras=data.cameras if source.cameras is None else source.cameras,
-        size=config.image_size,
-        interpolation=config.interpolation,
-        action_key=data.action_key,
         state_key=data.state_key if data.proprio else None,
-        episodes=data.episodes if episodes is None else episodes,
-        action_episodes=data.action_episodes if episodes is None else None,
-        gaps=gaps,
-        subtasks=subtasks,
-        latent=source.spec if learns and source.tokenizer is None else None,
+        latent=source.spec if data.plan.learns_labels and source.tokenizer is None else None,
         labeller=source.tokenizer,
         parts=data.plan.needs,
         extra_keys=() if data.eval_key is None else (data.eval_key,),
         confident_share=data.confident_share,
+        **own,
+        **more,
     )
     windows.check_share(data.acted_share if episodes is None else 0.0)
     return windows
 
 
 def policy_batches(
-    recipe: Recipe[Any],
-    samples: PolicyWindows | MixedPolicyWindows,
-    prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
-    flows: bool | None = None,
-    memory: float | None = None,
-    **more: Any,
+    recipe: Recipe[Any], samples: PolicyWindows | MixedPolicyWindows, flows: bool | None = None, **more: Any
 ) -> PolicyBatches:
-    """Return the batches of a run.
-
-    `memory`: what `keep_frames` returned. `flows`: with draws of flow matching; left out: as the head needs them.
-    `more` are other options of `PolicyBatches`.
-    """
+    """Return the batches of a run, whose frames are kept where they fit. `flows`: with draws of flow matching; left
+    out: as the head needs them. `more` are other options of `PolicyBatches`."""
     data, loop = recipe.data, recipe.loop
     flows = recipe.model.head.name == "flow" if flows is None else flows
     options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows, **more}
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
-    return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)
+    memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
+    return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, **options)

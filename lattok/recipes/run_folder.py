@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -25,39 +25,30 @@ LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
 
 
-class StoredRun(NamedTuple):
-    """What run/recipe.json says."""
-
-    kind: str
-    dataset: str | None
-    preset: str
-    options: dict[str, Any]
-    inputs: dict[str, str]
+STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}  # in run/recipe.json
 
 
-def read_recipe(out: Path) -> StoredRun:
-    """Read run/recipe.json of a run folder, checked."""
+def read_recipe(out: Path) -> dict[str, Any]:
+    """Read run/recipe.json of a run folder, checked: `STORED`, and the hashes in `inputs`."""
     path = out / RUN / RECIPE
     value = files.read_json(path)
-    kinds = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}
-    for name, kind in kinds.items():
+    for name, kind in STORED.items():
         if name not in value or not isinstance(value[name], kind):
             got = f"{value[name]!r:.60}" if name in value else "none"
             checks.fail(f"{name}` in `{path}", "what a run of lattok writes there", got, NEW_RUN)
     for name, digest in value["inputs"].items():
         if not isinstance(digest, str):
             checks.fail(f"inputs.{name}` in `{path}", "a hash", f"{digest!r:.60}", NEW_RUN)
-    return StoredRun(**{name: value[name] for name in kinds})
+    return value
 
 
 def never_saved(out: Path) -> bool:
     """Tell whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
     run = out / RUN
-    rest = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-    rest = [path for path in rest if not files.is_temporary(path)]
-    own = {run / name for name in (RECIPE, METRICS, LOCK)}
-    logged = set((run / BOARD).glob("events.out.tfevents.*"))
-    return out.is_dir() and own | logged >= {*rest} and (run / RECIPE in rest or {*rest} <= {run / LOCK})
+    present = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = {path for path in present if not files.is_temporary(path)}
+    own = {run / RECIPE, run / METRICS, run / LOCK, *(run / BOARD).glob("events.out.tfevents.*")}
+    return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 
 
 def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
@@ -90,11 +81,8 @@ def broadcast_buffers(model: Any) -> None:
 
 
 def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
-    """Save what a run has made (first process only) and return it in evaluation mode, in all processes.
-
-    `artefacts` by folder of `out`, "" being `out` itself. Each is saved whole: card, config, weights, and what it says
-    of its training and evaluation. The one in `out` comes last, so that where its config.json is, all are.
-    """
+    """Save what a run has made (first process only) and return it in evaluation mode, in all processes. `artefacts` by
+    folder of `out`, "" being `out` itself, which comes last: where its config.json is, all are whole."""
     for name, model in sorted(artefacts.items(), reverse=True):
         if first_process():
             model.save_pretrained(out / name)

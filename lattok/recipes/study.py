@@ -18,18 +18,11 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.evaluation.page.svg import WIDTH, plot
 from lattok.evaluation.questions.policies import policy_errors
+from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.policy_data import (
-    PolicySource,
-    find_labels,
-    held_out_episodes,
-    policy_batches,
-    policy_config,
-    read_windows,
-    with_its_labels,
-)
+from lattok.recipes.policy_data import find_labels, held_out_episodes, policy_batches, policy_config, read_windows
 from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe
 from lattok.samples.frames import read_once
@@ -106,7 +99,7 @@ def train_study(
             hint = "where each strategy has its own" if name != "strategy" else "which trains them all"
             raise LattokError(f"`{name}` cannot be set in a study, {hint} (got {value}).")
     sources = recipe.open()
-    dataset = with_its_labels(recipe, sources[0].dataset)
+    dataset = sources[0].dataset if data.labels is None else with_labels(sources[0].dataset, data.labels)
     if not held_out_episodes(dataset, data.episodes):
         checks.fail("episodes", "some that leave others", data.episodes, "A study compares on held-out episodes.")
     runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
@@ -115,26 +108,22 @@ def train_study(
     prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     with recipe.begin(resume, sources, resume_command=resume_command), read_once():
-        for name, member in runs.items():
-            if not (out / name / HELD_OUT).is_file():
-                _say(name)
-                member.train((Path(member.out) / RUN / RECIPE).is_file(), resume_command)
-        if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
-            _say(PROPRIO)
-            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), PolicySource(dataset))
+        names = [*runs, *[PROPRIO] * data.proprio]
+        for name in (name for name in names if not (out / name / HELD_OUT).is_file()):
+            if first_process():
+                print(f"\n== {title_of(name)}", flush=True)
+            if name in runs:
+                runs[name].train((out / name / RUN / RECIPE).is_file(), resume_command)
+            else:
+                _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
         if first_process():
-            write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
+            write_table(out, [_row(out, name, recipe) for name in names])
         wait_for_all()
 
 
 def title_of(name: str) -> str:
     """Return what a run is called in the table."""
     return CONTROLS.get(name) or STRATEGIES[name].title or name
-
-
-def _say(name: str) -> None:
-    if first_process():
-        print(f"\n== {title_of(name)}", flush=True)
 
 
 def _member(
@@ -154,12 +143,12 @@ def _member(
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model))
 
 
-def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
+def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     """Train the control that sees only proprio, with the same batches and the same loop."""
     out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
+    source = find_labels(recipe, dataset)
     windows = read_windows(unseeing, source)
-    if windows.states is None:
-        raise RuntimeError("a control on proprio without proprio")
+    assert windows.states is not None
     torch.manual_seed(recipe.loop.seed)
     config = policy_config(recipe, [source])
     model = ProprioPolicy(config)
@@ -211,8 +200,8 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
     key, mean = rows[0].errors["key"], rows[0].errors["mean_action"]
     head = ["run", f"held-out error against `{key}`", "below the mean action", "first step", "last step"]
     head += ["latent actions, held out", "seconds a step"]
-    table = [head, ["---"] * len(head), *(row.cells for row in rows)]
-    table += [["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]]
+    last = ["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]
+    table = [head, ["---"] * len(head), *(row.cells for row in rows), last]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     note = f"Mean squared error in units of the variance of the training actions; {rows[0].errors['windows']} windows."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")

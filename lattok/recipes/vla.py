@@ -5,38 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
-from lattok.data import select_episodes
+from lattok.data import RobotDataset, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
+from lattok.image_lam.inverse import InverseDynamics
+from lattok.labels.spec import provenance_of
+from lattok.loading import load
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import EXTREMES, QUANTILES, Recipe, index_runs
+from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe, index_runs
 from lattok.recipes.policy_data import (
     ActedOptions,
     PolicySource,
     find_sources,
-    head_tokenizer,
     held_out_episodes,
-    open_decoder,
     policy_batches,
     policy_config,
     read_windows,
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
-from lattok.samples.stream import keep_frames
-from lattok.training import LoopOptions, ParameterGroup, fit
+from lattok.training import ParameterGroup, fit
 from lattok.training.loop import one_group
-from lattok.types import PolicyBatch
+from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import bar
@@ -48,11 +46,10 @@ HELD_OUT = "held_out.json"
 FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 PAPER: Mapping[str, Any] = {  # Table 8
+    **ADAMW,
     "steps": 80_000,
     "batch_size": 128,
     "lr": 1e-4,
-    "optimizer": "adamw",
-    "weight_decay": 0.01,  # the paper does not say; torch's own
     "schedule": "step",
     "decay_every": 10_000,
     "decay_factor": 0.5,
@@ -148,63 +145,41 @@ class VLARecipe(Recipe[LatentVLA]):
     looks = True
     compares = True
     data: PolicyOptions = field(default_factory=PolicyOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
     model: VLAConfig = field(default_factory=VLAConfig)
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
-    example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
-    choices = MappingProxyType({"strategy": STRATEGIES, "align_projection": ("linear", "mlp")})
+    example: ClassVar[Mapping[str, Any]] = {"strategy": "la_direct", "backbone": "scratch"}
+    choices: ClassVar[Mapping[str, Any]] = {"strategy": STRATEGIES, "align_projection": ("linear", "mlp")}
     default_preset = "libero"
     joined = ("p2t_code",)
     goes_on: ClassVar[str] = "init"  # option with the policy that the one to train goes on with
-    presets = MappingProxyType(
-        {
-            "libero": {**PAPER, **QUANTILES, "horizon": 8},
-            "robotwin": {**PAPER, **EXTREMES, "steps": 30_000, "horizon": 25},
-            "jaka": {**PAPER, **QUANTILES, "steps": 30_000, "horizon": 20},
-            "scratch": {
-                "backbone": SCRATCH,
-                "backbone_train": "full",
-                "prompt": "{task}",
-                "backbone_depth": 3,
-                "image_size": 64,
-                "backbone_patch_size": 32,  # four tokens of each camera
-                "interpolation": "bilinear",
-                "head_dim": 128,
-                "head_heads": 4,
-                "action_loss": "l1",
-                **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
-                "steps": 3000,
-                "batch_size": 32,
-                "lr": 1e-3,
-                "optimizer": "adamw",
-                "weight_decay": 0.01,
-                "schedule": "one_cycle",
-                "threads": 1,
-            },
-            "p2t_code": {"action_loss": "l1", "crop_most": 0.9},
-        }
-    )
+    presets: ClassVar[Mapping[str, Any]] = {
+        "libero": {**PAPER, **QUANTILES, "horizon": 8},
+        "robotwin": {**PAPER, **EXTREMES, "steps": 30_000, "horizon": 25},
+        "jaka": {**PAPER, **QUANTILES, "steps": 30_000, "horizon": 20},
+        "scratch": {
+            **FROM_NOTHING,
+            "head_dim": 128,
+            "head_heads": 4,
+            "action_loss": "l1",
+            **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
+            "steps": 3000,
+            "batch_size": 32,
+            "lr": 1e-3,
+        },
+        "p2t_code": {"action_loss": "l1", "crop_most": 0.9},
+    }
 
     @classmethod
-    def from_preset(
-        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
-    ) -> Self:
-        """Apply presets and options; the scratch backbone comes with the preset of its name unless one is given.
-
-        So does that of a policy that goes on.
-        """
+    def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return the preset `scratch` where none is given for this backbone, or for a policy that goes on with it."""
         before = None if preset else cls._earlier_config(options)
-        if not preset and SCRATCH in (options.get("backbone"), before and before.backbone.name):
-            preset = SCRATCH
-        return super().from_preset(dataset, out, preset, **options)
+        backbones = options.get("backbone"), before and before.backbone.name
+        return SCRATCH if not preset and SCRATCH in backbones else preset
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options; a policy that goes on has its own of those that are `kept`.
-
-        Cameras, whose names can be short, are compared with the data. The loss of presets for regression is not for
-        flow heads.
-        """
+        """Return all options; a policy that goes on has its own of those that are `kept`. Its cameras, whose names can
+        be short, are compared with the data. The loss of presets for regression is not for flow heads."""
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
@@ -238,22 +213,16 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
-        out = self.folder(resume)
-        sources = self.open()
+        out, sources = self.folder(resume), self.open()
         datasets = [source.dataset for source in sources]
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(self.model.horizon, episodes)
         found = find_sources(self, datasets)
         torch.manual_seed(self.loop.seed)
         learner = self.learner(found)  # before frames are decoded: what does not fit costs seconds
-        policy = learner.policy
-        gaps = [learner.gaps(source.dataset.fps) for source in found]
-        parts = [
-            read_windows(self, source, gaps=far, subtasks=learner.subtasks)
-            for source, far in zip(found, gaps, strict=True)
-        ]
-        weights = [source.weight for source in sources]
-        samples = parts[0] if learner.fitted else _normalised(policy, parts, weights)
+        policy, texts = learner.policy, learner.subtasks
+        parts = [read_windows(self, each, gaps=learner.gaps(each.dataset.fps), subtasks=texts) for each in found]
+        samples = parts[0] if learner.fitted else _normalised(policy, parts, [source.weight for source in sources])
         inputs = {"backbone": policy.config.backbone.revision, **learner.inputs}
         for source, part in zip(found, parts, strict=True):
             of = f" of {source.dataset.name}" if len(found) > 1 else ""
@@ -262,14 +231,10 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            window = self.data.window(self.model.image_size, parts[0].cameras)
-            memory = keep_frames(parts, window, self.data.memory_gb, self.loop.device)
-            batches = policy_batches(self, samples, policy.prepared, memory=memory, encoded=policy.with_tokens)
+            batches = policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
-            if self.data.action_episodes is not None:
-                history["labels"] = {"episodes": self.data.action_episodes}
             if policy.datasets:
                 policy.use_normalizers(policy.unchosen())
             finish(self.artefacts(learner, history), out)
@@ -281,8 +246,7 @@ class VLARecipe(Recipe[LatentVLA]):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return what is trained on this data."""
         inputs: dict[str, str] = {}
-        decoder = None if self.data.decoder is None else open_decoder(self.data.decoder, found[0])
-        tokenizer = head_tokenizer(self, found[0].dataset)
+        decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
         config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)
@@ -298,16 +262,38 @@ class VLARecipe(Recipe[LatentVLA]):
             inputs["tokenizer"] = config.tokens.weights_sha256
         return Learner(policy, policy, policy.config.loss_weights, inputs=inputs)
 
+    def _decoder(self, source: PolicySource) -> InverseDynamics | None:
+        """Open the model whose latents are the labels of a dataset, if the policy is to predict them."""
+        if self.data.decoder is None:
+            return None
+        decoder, spec = InverseDynamics.from_pretrained(self.data.decoder), source.spec
+        made = {} if spec is None else provenance_of(source.dataset).get(spec.prefix, {}).get("model", {})
+        if made.get("weights_sha256") != decoder.describe()["weights_sha256"]:
+            expected = f"the model that made the labels of {source.dataset.name}"
+            checks.fail("decoder", expected, "labels of another model" if made else "no labels", "Annotate with it.")
+        return decoder
+
+    def _tokenizer(self, dataset: RobotDataset) -> ActionTokenizer | None:
+        """Open the tokenizer whose codes the head is to predict, if it is to."""
+        name = self.data.tokenizer
+        if self.model.head.name != "tokens":
+            return None
+        if name is None:
+            checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
+        found = for_dataset(load(name), dataset.name)
+        if not isinstance(found, ActionTokenizer):
+            checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
+        checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon)
+        return found
+
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
         """Return what the run leaves, by folder, with what each says of its training."""
         learner.policy.trained_on = history
         return {"": learner.policy}
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
-        """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted.
-
-        Of a mixture: those of each dataset, under its name in `mixture`.
-        """
+        """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted; of a
+        mixture those of each dataset, under its name in `mixture`."""
         reports: dict[str, Any] = {}
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):
@@ -331,7 +317,6 @@ class VLARecipe(Recipe[LatentVLA]):
         print("\n".join(texts))
 
     def next_step(self) -> str:
-        """Return what to type when it is trained."""
         chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
 

@@ -5,11 +5,12 @@ Shards of several processes (FSDP2) are put together first, so that any number o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 from lattok.utils import checks, files
@@ -42,8 +43,8 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, a
     """Write a checkpoint: all processes call, those with `write` write."""
     state = {"step": step, "model": state_of(model), "optimizer": optimizer.state_dict()}
     state |= {"average": dict(average)} if average else {}
-    if any(map(is_sharded, _tensors(state))):
-        state = _gathered(state, write)
+    if any(map(is_sharded, model.parameters())):  # put together, one after the other; who does not write drops each
+        state = recursively_apply(lambda tensor: whole(tensor).cpu() if write else whole(tensor).new_empty(0), state)
     if not write:
         return
     with files.whole_file(path) as temporary:
@@ -58,10 +59,8 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, a
 
 
 def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: Mapping[str, Tensor]) -> int:
-    """Load a checkpoint, also into `average`, and return its step, at most `steps`. All processes call.
-
-    All of it is checked before the first tensor is copied: what does not fit changes nothing.
-    """
+    """Load a checkpoint, also into `average`, and return its step, at most `steps`. All processes call. All of it is
+    checked before the first tensor is copied: what does not fit changes nothing."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
@@ -164,26 +163,7 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
             current[name].copy_(_as(tensor, current[name]))
         else:
             owner, _, leaf = name.rpartition(".")
-            device = current[name].device
-            model.get_submodule(owner).register_buffer(leaf, tensor.to(device), persistent=False)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-
-
-def _gathered(value: Any, keep: bool) -> Any:
-    """Put tensors together on the CPU, one after the other; processes that do not `keep` them drop each."""
-    if isinstance(value, dict):
-        return {name: _gathered(part, keep) for name, part in value.items()}
-    if not isinstance(value, Tensor):
-        return value
-    full = whole(value)
-    return full.cpu() if keep else full.new_empty(0)
+            model.get_submodule(owner).register_buffer(leaf, tensor.to(current[name].device), persistent=False)
 
 
 def _as(tensor: Tensor, like: Tensor) -> Tensor:
@@ -197,5 +177,4 @@ def _as(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _share(moments: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """Cut the moments of a parameter as it is cut itself."""
     return {name: _as(v, parameter) if v.shape == parameter.shape else v for name, v in moments.items()}

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils.environment import patch_environment
 from torch import Tensor
 
 from lattok.utils import checks
@@ -43,7 +44,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    with _chosen(device):
+    with patch_environment(**_chosen(device)):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,
@@ -62,26 +63,18 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     return accelerator
 
 
-@contextmanager
-def _chosen(device: str) -> Iterator[None]:
+def _chosen(device: str) -> dict[str, str]:
     """Name the device to accelerate, which knows neither numbers nor all kinds, where it does not choose itself."""
     name = "ACCELERATE_TORCH_DEVICE"
-    if {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU"):
-        yield
-        return
-    os.environ[name] = str(device_called(device))
-    try:
-        yield
-    finally:
-        del os.environ[name]
+    itself = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return {} if itself else {name: str(device_called(device))}
 
 
 def _check_setting(accelerator: Accelerator, precision: str) -> None:
     """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
     kind = accelerator.distributed_type.value
     if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
-        hint = "examples/accelerate has a file for each."
-        checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", precision):
         checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
@@ -93,10 +86,8 @@ def shards(accelerator: Accelerator) -> bool:
 
 
 class AnySignal:
-    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step.
-
-    One process hears at once; several hear what was asked before the last step, which a GPU has long told.
-    """
+    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step. One
+    process hears at once; several hear what was asked before the last step, which a GPU has long told."""
 
     def __init__(self, accelerator: Accelerator):
         self._accelerator, self._several = accelerator, accelerator.num_processes > 1
@@ -110,8 +101,7 @@ class AnySignal:
         if self._gathered is not None and self._arrived is not None:
             self._arrived.synchronize()  # the copy of the last step, not this one's work
         heard = 0 if self._gathered is None else int(self._gathered)
-        mine = torch.full((1,), number, device=self._accelerator.device)
-        asked: Any = self._accelerator.gather(mine)
+        asked: Any = self._accelerator.gather(torch.full((1,), number, device=self._accelerator.device))
         self._gathered = asked.max().to("cpu", non_blocking=self._arrived is not None)
         if self._arrived is not None:
             self._arrived.record()

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -41,10 +40,8 @@ class BatchSource(ABC):
 
 
 class Feed:
-    """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`.
-
-    `batches` must not draw from torch's global generator, which is the model's.
-    """
+    """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`. `batches`
+    must not draw from torch's global generator, which is the model's."""
 
     def __init__(self, batches: Batches, first: int, last: int, own: Sequence[int], shares: int, device: torch.device):
         self._batches, self._steps, self._own, self._shares = batches, (first, last), own, shares
@@ -56,12 +53,13 @@ class Feed:
         with ExitStack() as stack:
             if isinstance(self._batches, BatchSource):
                 stack.enter_context(self._batches.started(*self._steps, self._own, self._shares))
-            self._ahead = stack.enter_context(Ahead(self._make, self._jobs(), DEPTH, threads=1))
+            jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
+            self._ahead = stack.enter_context(Ahead(self._make, jobs, DEPTH, threads=1))
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, at)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def __call__(self, step: int, share: int) -> Any:
         """Return a batch; the next call asks for the next one."""
@@ -79,9 +77,6 @@ class Feed:
         """Return for how many seconds steps have waited since this was asked before."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-    def _jobs(self) -> Iterator[Request]:
-        return (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
 
     def _make(self, step: int, share: int, stopped: Stopped) -> tuple[Any, Any]:
         if stopped():

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,17 +27,17 @@ from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
 from lattok.training.distributed import AnySignal, make_accelerator, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
-from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
+from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device, module_of
+from lattok.utils.options import check_choices
 from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
-SCHEDULES, OPTIMIZERS, PRECISIONS = ("constant", "one_cycle", "step", "cosine"), ("adam", "adamw"), ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,23 @@ class LoopOptions:
     batch_size: int = 128
     accumulate: int = 1
     lr: float = 1e-4
-    schedule: str = "constant"
+    schedule: Literal["constant", "one_cycle", "step", "cosine"] = "constant"
     decay_every: int = 10_000
     decay_factor: float = 0.5
     warmup_steps: int = 0
     min_lr: float = 0.0
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "adamw"] = "adam"
     beta2: float = 0.999
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema: float = 0.0
     seed: int = 0
     device: str = "auto"
-    precision: str = "no"
+    precision: Literal["no", "bf16"] = "no"
     log_every: int = 50
     save_every: int = 1000
     threads: int = 0
-    tracker: str = "none"
+    tracker: Literal["none", "wandb"] = "none"
     trial: bool = False
 
     def __post_init__(self) -> None:
@@ -104,11 +104,8 @@ class LoopOptions:
         checks.whole(threads=self.threads, warmup_steps=self.warmup_steps)
         if not 0 <= self.min_lr <= self.lr:
             checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
-        checks.one_of("schedule", self.schedule, SCHEDULES)
-        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
         check_device(self.device)
-        checks.one_of("precision", self.precision, PRECISIONS)
-        checks.one_of("tracker", self.tracker, TRACKERS)
+        check_choices(self)
 
 
 class ParameterGroup(NamedTuple):
@@ -116,6 +113,9 @@ class ParameterGroup(NamedTuple):
 
     parameters: Sequence[nn.Parameter]
     rate: float = 1.0  # times the learning rate of the loop
+
+
+Grouping = Callable[[nn.Module], Sequence[ParameterGroup]]
 
 
 def one_group(model: nn.Module) -> list[ParameterGroup]:
@@ -148,7 +148,7 @@ def fit(
     out: Path,
     *,
     loss_weights: Mapping[str, float],
-    groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group,
+    groups: Grouping = one_group,
     resume: bool = False,
     resume_command: str = "the same call with resume=True",
 ) -> dict[str, float]:
@@ -165,16 +165,19 @@ def fit(
     """
     check_tracker(options.tracker)
     trainer = Trainer.prepared(model, groups, options, loss_weights, out)
-    first = trainer.restore() if resume and trainer.checkpoint.is_file() else 0
-    device = trainer.accelerator.device
-    told = options.tracker, asdict(options)
+    first, saved = 0, trainer.checkpoint
+    if resume and saved.is_file():
+        first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
+    device, told = trainer.accelerator.device, (options.tracker, asdict(options))
     log = RunLog(out / RUN, out.name, first, options.steps, *told) if trainer.accelerator.is_main_process else None
     feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
     with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), feed:
         if log:
-            print(f"{out.name}: {options.steps - first} steps on {_where(device)}", file=sys.stderr)
+            count = torch.get_num_threads()
+            where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
+            print(f"{out.name}: {options.steps - first} steps on {where}", file=sys.stderr)
         last = trainer.run(first, feed, log, asked, resume_command)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
@@ -198,12 +201,7 @@ class Trainer:
 
     @classmethod
     def prepared(
-        cls,
-        model: nn.Module,
-        groups: Callable[[nn.Module], Sequence[ParameterGroup]],
-        options: LoopOptions,
-        loss_weights: Mapping[str, float],
-        out: Path,
+        cls, model: nn.Module, groups: Grouping, options: LoopOptions, loss_weights: Mapping[str, float], out: Path
     ) -> Trainer:
         """Let accelerate prepare a model and an optimiser of its parameters."""
         accelerator = make_accelerator(options.device, options.precision)
@@ -231,10 +229,6 @@ class Trainer:
     def shares(self) -> list[int]:
         """The shares of this process."""
         return list(range(self.accelerator.process_index, self.share_count, self.accelerator.num_processes))
-
-    def restore(self) -> int:
-        """Go on from the checkpoint; return its step."""
-        return checkpoints.restore(self.module, self.optimizer, self.checkpoint, self.options.steps, self.average)
 
     def run(
         self, first: int, feed: Feed, log: RunLog | None, asked: Callable[[], int], resume_command: str
@@ -281,20 +275,17 @@ class Trainer:
         return values
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
-        """Take optimiser step `step`, counted from 0.
-
-        Returns loss, terms and gradient norm, detached: means over the accumulated parts.
-        """
+        """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
+        accumulated parts."""
         parts, own, rate = [], self.shares, learning_rate(self.options, step)
         for share in own:
             batch = feed(step, share)
             torch.manual_seed(derive_seed(self.options.seed, share, step))
             with nullcontext() if share == own[-1] else self.accelerator.no_sync(self.wrapped):  # gradients meet once
                 with self.accelerator.autocast():
-                    terms = self.wrapped(batch)
-                    loss = _weighted(terms, self.loss_weights)
+                    loss, values = _summed(self.wrapped(batch), self.loss_weights)
                 self.accelerator.backward(loss / len(own))
-            parts.append(_logged(loss, terms, self.loss_weights))
+            parts.append(values)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -303,13 +294,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
-
-
-def _where(device: torch.device) -> str:
-    if device.type != "cpu":
-        return str(device)
-    count = torch.get_num_threads()
-    return f"the CPU with {count} thread{'s' * (count > 1)} of torch"
 
 
 def _optimizer(
@@ -329,31 +313,24 @@ def _optimizer(
 
 @torch.no_grad()
 def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: float) -> None:
-    """Move the average towards the weights after step `done`, counted from 1.
-
-    The decay grows as 1/10, 2/11, 3/12, ... up to `decay`: meanwhile the last tenth of the steps counts, not the start.
-    """
+    """Move the average towards the weights after step `done`, counted from 1. The decay grows as 1/10, 2/11, 3/12, ...
+    up to `decay`: meanwhile the last tenth of the steps counts, not the start."""
     weights = dict(model.named_parameters())
     move = get_ema_multi_avg_fn(min(decay, done / (done + 9)))
     move(list(average.values()), [weights[name].float() for name in average], done)
 
 
-def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum up the terms that have a weight."""
+def _summed(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of the terms with a weight, and what is logged: these under loss/, others under their own name."""
     weighted = [weights[name] * term for name, term in terms.items() if name in weights]
     if not weighted:
         checks.fail("loss_weights", f"a weight for one of the terms {', '.join(terms)}", ", ".join(weights) or "none")
-    return torch.stack(weighted).sum()
-
-
-def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Name what a part of a step says: terms with a weight under loss/, other figures under their own name."""
     for name, term in terms.items():
         if name not in weights and term.requires_grad:
             hint = "Detach what only informs."
             checks.fail(name, "a loss term with a weight in loss_weights, or without a gradient", "neither", hint)
-    named = {f"loss/{name}" if name in weights else name: term for name, term in terms.items()}
-    return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
+    loss, named = torch.stack(weighted).sum(), {f"loss/{n}" if n in weights else n: term for n, term in terms.items()}
+    return loss, {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
 class FiniteLoss:
@@ -361,23 +338,20 @@ class FiniteLoss:
 
     def __init__(self, out: Path):
         self._out, self._names = out, []
-        self._step: Tensor | None = None  # counted from 1; 0: all were finite
-        self._bad: Tensor | None = None  # of that step, for each name
+        self._steps: Tensor | None = None  # for the loss and each term: that step, counted from 1; 0: it was finite
 
     def see(self, values: Mapping[str, Tensor], done: int) -> None:
         """Remember step `done`, counted from 1, where its loss is the first that is not finite."""
         self._names = ["loss", *(name for name in values if name.startswith("loss/"))]
         bad = ~torch.stack([values[name] for name in self._names]).isfinite()
-        if self._step is None or self._bad is None:
-            self._step, self._bad = torch.zeros((), dtype=torch.long, device=bad.device), torch.zeros_like(bad)
-        first = bad[0] & (self._step == 0)
-        self._step = torch.where(first, done, self._step)
-        self._bad = torch.where(first, bad, self._bad)
+        before = torch.zeros_like(bad, dtype=torch.long) if self._steps is None else self._steps
+        self._steps = torch.where(bad[0] & (before[0] == 0), done * bad, before)
 
     def check(self) -> None:
         """Raise `LattokError` with that step and those terms, where there was one."""
-        if self._step is None or self._bad is None or not (step := int(self._step)):
+        step, *steps = [0] if self._steps is None else self._steps.tolist()
+        if not step:
             return
-        bad = [name for name, wrong in zip(self._names, self._bad.tolist(), strict=True) if wrong]
-        names = ", ".join(name.removeprefix("loss/") for name in bad[1:]) or "the sum"
+        bad = [name for name, wrong in zip(self._names[1:], steps, strict=True) if wrong]
+        names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
         checks.fail("loss", "a finite number", f"{names} not finite at step {step} in {self._out}", "Lower lr.")

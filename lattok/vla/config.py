@@ -49,8 +49,7 @@ class TokenSpec:
     @classmethod
     def of(cls, tokenizer: Any) -> TokenSpec:
         """Describe a tokenizer."""
-        known = tokenizer.describe()
-        sizes = tokenizer.tokens_per_chunk, tokenizer.vocab_size
+        known, sizes = tokenizer.describe(), (tokenizer.tokens_per_chunk, tokenizer.vocab_size)
         kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
         return cls(known["type"], *sizes, *kinds, known["config_sha256"], known["weights_sha256"])
 
@@ -155,8 +154,7 @@ class VLAConfig(NormalizedActions):
         if not knows_data(self):
             return
         if not isinstance(self.strategy, Strategy):
-            hint = "lattok.vla.strategy_of has those with a name."
-            checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
+            checks.fail("strategy", "a Strategy", repr(self.strategy), "lattok.vla.strategy_of has those with a name.")
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.whole(proprio_dim=self.proprio_dim)
@@ -271,9 +269,8 @@ def _check_cameras(names: Any, sizes: Any) -> None:
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))
     checks.counts(0, MOST_CAMERAS, cameras=len(names))
-    for height, width in sizes:
-        checks.counts(1, MAX_CAMERA_SIDE, camera_sizes=height)
-        checks.counts(1, MAX_CAMERA_SIDE, camera_sizes=width)
+    for side in (side for size in sizes for side in size):
+        checks.counts(1, MAX_CAMERA_SIDE, camera_sizes=side)
 
 
 def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -> None:

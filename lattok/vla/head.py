@@ -4,8 +4,7 @@
     â_{t:t+H-1}     = head([h_img; h_latent; h_act; s])     from a learned query for each step
 
 Block k: the steps look at one another, at the placeholders of layer k and the proprio token, and, through a gate that
-starts closed, at the image tokens of layer k. The head owns its loss and how actions are drawn from it: a policy asks
-for `learn` and `sample` only.
+starts closed, at the image tokens of layer k. A policy asks a head for `learn` and `sample` only.
 
 `FlowActionHead` moves noise until it is actions: flow matching (Lipman et al., 2023), as in π0 and GR00T.
 
@@ -33,7 +32,7 @@ from lattok.backbones import BackboneOut
 from lattok.nn.blocks import CrossAttention, feed_forward, onto, sinusoids
 from lattok.nn.flow import TICKS, draw_flow
 from lattok.nn.losses import action_loss, gripper_action_loss, numbers
-from lattok.types import FlowDraws, LossTerms, PolicyBatch
+from lattok.types import LossTerms, PolicyBatch
 from lattok.utils.seeds import derive_seed
 from lattok.vla.config import VLAConfig
 
@@ -72,20 +71,12 @@ class HeadBlock(nn.Module):
             self.image_gate = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self,
-        x: Tensor,
-        states: LayerStates,
-        proprio: Tensor | None,
-        valid: Tensor | None = None,
-        causal: bool = False,
+        self, x: Tensor, states: LayerStates, proprio: Tensor | None, valid: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d].
-
-        Steps that are not `valid` [B, H] bool are seen by none; with `causal` each sees only those before it.
-        """
+        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d]. Steps that are
+        not `valid` [B, H] bool are seen by none; with `causal` each sees only those before it."""
         steps = self.norm(x)
-        seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
-        keys = torch.cat(seen, 1)
+        keys = torch.cat([steps, self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
         if valid is not None:
             valid = F.pad(valid, (0, keys.shape[1] - valid.shape[1]), value=True)
         x = x + self.attention(steps, keys, valid, causal)
@@ -97,10 +88,9 @@ class HeadBlock(nn.Module):
     def fixed(self, states: LayerStates, proprio: Tensor | None) -> Fixed:
         """Return what every step sees besides other steps."""
         keys = torch.cat([self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
-        image = None
-        if states.image is not None:
-            image = self.image_attention.keys_and_values(self.project_image(states.image))
-        return Fixed(self.attention.keys_and_values(keys), image, states.image_valid)
+        image = states.image
+        seen = None if image is None else self.image_attention.keys_and_values(self.project_image(image))
+        return Fixed(self.attention.keys_and_values(keys), seen, states.image_valid)
 
     def advance(self, x: Tensor, fixed: Fixed, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Update the next step [B, 1, d] as `forward` with `causal` would; also return what later steps see of all."""
@@ -128,19 +118,11 @@ class ActionHead(nn.Module):
         self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
 
     def learn(
-        self,
-        states: States,
-        proprio: Tensor | None,
-        target: Tensor,
-        valid: Tensor,
-        draws: FlowDraws | None = None,
-        known: Tensor | None = None,
+        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
-        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4).
-
-        A head that is given noised actions, for which `draws` and the `known` dimensions are, also returns what each
-        of its blocks makes of them, [B, H, d].
-        """
+        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4). A
+        head that is given noised actions, by the draws of `batch` and in the dimensions that are known, also returns
+        what each of its blocks makes of them, [B, H, d]."""
         return self.loss_of(self(states, proprio), target, valid), []
 
     def loss_of(self, predicted: Tensor, target: Tensor, valid: Tensor) -> LossTerms:
@@ -190,23 +172,18 @@ class FlowActionHead(ActionHead):
         self.steps = config.head.flow_steps
 
     def learn(
-        self,
-        states: States,
-        proprio: Tensor | None,
-        target: Tensor,
-        valid: Tensor,
-        draws: FlowDraws | None = None,
-        known: Tensor | None = None,
+        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
         """Return the term "action", and what each block makes of the noised actions at the drawn times, [B, H, d].
 
-        The term is the squared error of the velocity at `draws`, or at others from torch's generator. Steps that are
-        not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them. Grippers with
-        action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen. The noised actions of a
-        sample without any valid step are noise alone, at time 0, where a rollout starts too: in all steps, and in the
-        dimensions that are `known` [B, m].
+        The term is the squared error of the velocity at the draws of `batch`, or at others from torch's generator.
+        Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
+        Grippers with action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen. The noised
+        actions of a sample without any valid step are noise alone, at time 0, where a rollout starts too: in all steps,
+        and in the dimensions that are known.
         """
-        noise, times = draw_flow(target.shape, device=target.device) if draws is None else draws
+        draws, known = (None, None) if batch is None else (batch.draws, batch.known)
+        noise, times = draws or draw_flow(target.shape, device=target.device)
         steps = valid if valid.dim() == 2 else valid.any(-1)
         blind = ~steps.any(1)
         target, times = target.masked_fill(~numbers(valid), 0.0), times.masked_fill(blind, 0.0)
@@ -224,8 +201,8 @@ class FlowActionHead(ActionHead):
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m], by Euler's method from noise of `seed` and each sample."""
-        chunk = len(self.queries), self.out.out_features
-        return self.integrate(onto(noise_of(batch, chunk, seed), self.queries.device), states, proprio, batch.known)
+        noise = noise_of(batch, (len(self.queries), self.out.out_features), seed)
+        return self.integrate(onto(noise, self.queries.device), states, proprio, batch.known)
 
     def integrate(self, noise: Tensor, states: States, proprio: Tensor | None, known: Tensor | None = None) -> Tensor:
         """Follow the velocity from noise [B, H, m] to actions; dimensions that are not `known` [B, m] stay 0."""

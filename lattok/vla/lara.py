@@ -49,10 +49,8 @@ class Alignment(nn.Module):
 
     def forward(self, states: Tensor, latents: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
         """Compare states h [B, D] with latents e [B, d] where `valid` [B] holds."""
-        if self.detach == "policy":
-            states = states.detach()  # the policy gets no gradient: W and the latent action model follow it
-        if self.detach == "lam":
-            latents = latents.detach()  # the latent action model gets none: W and the policy follow it
+        states = states.detach() if self.detach == "policy" else states
+        latents = latents.detach() if self.detach == "lam" else latents
         projected = self.project(states.to(self.project.weight.dtype))
         return alignment(projected[:, None], latents[:, None, None], valid[:, None], reduction)
 
@@ -66,10 +64,8 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model `lam` as it looks at the samples of a policy while both learn.
-
-    It has no action head: the policy is what knows of actions.
-    """
+    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
+    policy is what knows of actions."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
         """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
@@ -78,8 +74,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
         super().__init__(lam)
-        self.frozen = frozen
-        self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
+        self.frozen, self.views = frozen, tuple(range(len(lam.cameras)) if views is None else views)
         if frozen:
             self.flow_head = None
         else:
@@ -101,10 +96,8 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         return self
 
     def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> LAMOutput:  # pyright: ignore
-        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`.
-
-        Terms are means over these pairs, so that shares of a batch add up.
-        """
+        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`. Terms are
+        means over these pairs, so that shares of a batch add up."""
         rows, gaps = index.places.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
         if self.frozen:
@@ -131,8 +124,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         nothing = frames.new_zeros(len(frames), 0, dtype=torch.float32)
         batch = PairBatch(frames, nothing, frames.new_zeros(len(frames), dtype=torch.bool), valid=valid)
         terms, encoded = self.learn(batch)
-        share = 1.0 if index.pairs is None else count / index.pairs.clamp(min=1e-6)
-        share = share if count else 0.0
+        share = float(count > 0) if index.pairs is None else count / index.pairs.clamp(min=1e-6)
         return {f"lam_{name}": share * term for name, term in terms.items()}, encoded.latents[:count].flatten(1)
 
     def _pairs(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> Tensor:
@@ -163,10 +155,8 @@ class JointLARA(nn.Module):
         return {**self.policy.config.loss_weights, "lara": align, **own}
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the terms of the policy, "lara" and those of the latent action model, all unweighted.
-
-        Samples without known actions count in the last two only.
-        """
+        """Return the terms of the policy, "lara" and those of the latent action model, all unweighted. Samples without
+        known actions count in the last two only."""
         if batch.later is None or batch.pairs is None:
             checks.fail("batch", "a batch with later frames and which of them are there", "one without")
         lam = self.lam(batch.images, batch.later, batch.pairs)
@@ -234,8 +224,7 @@ class LARALoss(FrameSupervision):
         return Frames(frames, paired_mask(batch, frames))
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
-        device = states.device
-        frames, index = target.frames.to(device), PairIndex(target.valid.nonzero().to(device))
+        frames, index = target.frames.to(states.device), PairIndex(target.valid.nonzero().to(states.device))
         lam = self.live(frames[:, 0], frames[:, 1:], index)
         loss = self.align(states[:, -1], lam.latents, lam.valid, reduction)
         away = loss.detach().sum() / lam.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
@@ -275,10 +264,8 @@ def _required(batch: Mapping[str, Any], key: str) -> Tensor:
 
 class KeepPairs(WrappedPreprocessor):
     """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
-
     The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
-    the dataset has them, whatever the preprocessor makes of images.
-    """
+    the dataset has them, whatever the preprocessor makes of images."""
 
     def __init__(self, preprocessor: Preprocessor, cameras: Sequence[str]):
         super().__init__(preprocessor)

@@ -63,14 +63,11 @@ class Distillation(nn.Module):
             valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
         target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]))
         terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
-        return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
-
-    def _reasoning(self, batch: PolicyBatch) -> LossTerms:
-        """Return L_r (Eq. 5), the mean over the tokens of a text, of all texts."""
-        if batch.subtasks is None:
-            return {}
-        errors, valid = self.student.text_errors(batch)
-        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.with_subtask)
+        terms["action"] = terms["action"].detach()
+        if batch.subtasks is not None:  # L_r (Eq. 5), the mean over the tokens of a text, of all texts
+            errors, counted = self.student.text_errors(batch)
+            terms |= of_share({"text": reduce_valid(errors, counted)}, counted, batch.with_subtask)
+        return terms
 
 
 class LatBotLoss(FrameSupervision):
@@ -88,8 +85,7 @@ class LatBotLoss(FrameSupervision):
         if not isinstance(teacher, ClipLAM):
             hint = "lattok.load gives one of the folder of a `lattok train clip-lam` run."
             checks.fail("teacher", "a latent action model of clips", type(teacher).__name__, hint)
-        config = teacher.config
-        count = config.scene_tokens + config.motion_tokens
+        config, count = teacher.config, teacher.config.scene_tokens + teacher.config.motion_tokens
         super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
         self.teacher = teacher.requires_grad_(False).eval()
         self.match, self.whole_clips = Distill(dim, config.latent_dim, count), whole_clips
@@ -110,10 +106,8 @@ class LatBotLoss(FrameSupervision):
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
         checks.size("task", "instructions, one for each clip", len(texts), len(frames))
-        valid = torch.ones(len(frames), 1, dtype=torch.bool)
-        if self.whole_clips:
-            valid = paired_mask(batch, frames).all(1, keepdim=True)
-        return Frames(frames, valid, texts)
+        whole = paired_mask(batch, frames).all(1, keepdim=True) if self.whole_clips else None
+        return Frames(frames, torch.ones(len(frames), 1, dtype=torch.bool) if whole is None else whole, texts)
 
     def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
         with torch.no_grad():
@@ -125,21 +119,20 @@ class LatBotLoss(FrameSupervision):
 
 def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:
     """Return the configuration of a student: a placeholder for each latent of the teacher, before those of actions.
-
-    After a distilled policy, whose placeholders stay, nothing more is predicted but actions.
-    """
+    After a distilled policy, whose placeholders stay, nothing more is predicted but actions."""
     if isinstance(teacher, ClipLAMConfig):
         count = teacher.scene_tokens + teacher.motion_tokens
         labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)
         losses = (LatentLoss("distill", weight=1.0),)
-        plan = Strategy(NAME, _spans(count), losses, "chunk", TITLE, acts=False, next_step=GO_ON)
+        spans = Span("latent", 1, count), ACTION
+        plan = Strategy(NAME, spans, losses, "chunk", TITLE, acts=False, next_step=GO_ON)
         return replace(config, strategy=plan, latent=labels)
     name = teacher.strategy.name
     if teacher.strategy.acts or name != NAME or teacher.latent is None:
         got = "one of phase finetune, which acts already" if name == NAME else f"one of {name}"
         checks.fail("student", "a policy of phase distill", got)
-    config = based_as(config, teacher)
-    return replace(config, strategy=Strategy(NAME, _spans(teacher.latent.steps), title=TITLE), latent=None)
+    spans = Span("latent", 1, teacher.latent.steps), ACTION
+    return replace(based_as(config, teacher), strategy=Strategy(NAME, spans, title=TITLE), latent=None)
 
 
 def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:
@@ -151,7 +144,3 @@ def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:
         for name, tensor in ours.items():
             tensor.copy_(theirs[name])
     return policy
-
-
-def _spans(count: int) -> tuple[Span, ...]:
-    return Span("latent", 1, count), ACTION

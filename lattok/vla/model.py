@@ -120,9 +120,8 @@ class LatentVLA(BackboneModel):
         return super().judged_by if self.config.strategy.acts else "it has not learned to act"
 
     def usage(self) -> list[str]:
-        config = self.config
+        config, next_step = self.config, self.config.strategy.next_step
         if not config.strategy.acts:
-            next_step = config.strategy.next_step
             said = "# It predicts latent actions and has not learned to act yet."
             return ["", f"{said} Go on with it:", f"# {next_step}"] if next_step else ["", said]
         sizes = zip(config.cameras, config.camera_sizes, strict=True)
@@ -152,10 +151,8 @@ class LatentVLA(BackboneModel):
         return self.config.normalizers
 
     def for_dataset(self, name: str) -> Self:
-        """Return the policy of one of `datasets`, as if there were no others; all weights are shared.
-
-        It can be saved, and is then loaded without a choice.
-        """
+        """Return the policy of one of `datasets`, as if there were no others; all weights are shared. It can be saved,
+        and is then loaded without a choice."""
         names = self.config.normalizers
         if name not in names:
             known = ", ".join(names) or "it has normalisers of one, and needs no choice"
@@ -165,10 +162,10 @@ class LatentVLA(BackboneModel):
         chosen.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
         chosen.normalizers = nn.ModuleList()
         chosen.use_normalizers(cast(Any, self.normalizers[row]))
-        entries = (self.trained_on or {}).get("mixture", ())
-        own = next((entry for entry in entries if entry.get("dataset") == name), {})
-        if self.trained_on is not None and "robot_spaces" in own:
-            chosen.trained_on = {**self.trained_on, "robot_spaces": own["robot_spaces"]}
+        trained = self.trained_on or {}
+        own = next((entry for entry in trained.get("mixture", ()) if entry.get("dataset") == name), {})
+        if "robot_spaces" in own:
+            chosen.trained_on = {**trained, "robot_spaces": own["robot_spaces"]}
         chosen.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
         return chosen
 
@@ -186,27 +183,14 @@ class LatentVLA(BackboneModel):
         self.check_chosen()
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
-        """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log.
+        """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log. `batch`
+        is a `PolicyBatch`, has its fields, or LeRobot's keys. Steps that are not valid change nothing."""
+        return self.learn(batch)[0]
 
-        `batch` is a `PolicyBatch`, has its fields, or LeRobot's keys. Steps that are not valid change nothing.
-        """
-        return self._terms_of(batch)[0]
-
-    def learn(self, batch: PolicyBatch, layer: int | None = None, block: int = 0) -> tuple[LossTerms, Tensor]:
-        """Return what `forward` does, and a state with its gradient.
-
-        That is hidden state `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a
-        flow head makes of the last noised action of each sample that is valid, [B, d].
-        """
-        terms, out, after = self._terms_of(batch, layer)
-        if layer is not None:
-            assert out.last is not None
-            return terms, out.last
-        return terms, last_step(after[block - 1], batch.valid.to(after[0].device))
-
-    def _terms_of(
-        self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None
-    ) -> tuple[LossTerms, ForwardOutput, list[Tensor]]:
+    def learn(self, batch: Any, layer: int | None = None, block: int | None = None) -> tuple[LossTerms, Any]:
+        """Return what `forward` does, and a state with its gradient, where one is asked for. That is hidden state
+        `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a flow head makes of the
+        last noised action of each sample that is valid, [B, d]."""
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         out = self._run_backbone(batch, learning=True, layer=layer)
@@ -217,8 +201,9 @@ class LatentVLA(BackboneModel):
             latent = cast(LatentTarget, batch.latent)
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))
             judged, valid, share = latent.valid, latent.valid, batch.labelled
-        terms, after = self.head.learn(out.states, out.proprio, target, judged, batch.draws, batch.known)
-        return of_share(terms, valid, share) | self._latent_terms(batch, out, checked), out, after
+        terms, after = self.head.learn(out.states, out.proprio, target, judged, batch)
+        terms = of_share(terms, valid, share) | self._latent_terms(batch, out, checked)
+        return terms, out.last if block is None else last_step(after[block - 1], batch.valid)
 
     def _latent_terms(self, batch: PolicyBatch, out: ForwardOutput, checked: bool) -> LossTerms:
         if batch.latent is None:
@@ -271,17 +256,16 @@ class LatentVLA(BackboneModel):
         losses = self.config.strategy.losses if learning else ()
         wanted = {*self.layers, *(self.losses[loss.name] for loss in losses), *(() if layer is None else (layer,))}
         out = self.backbone(self._inputs(batch), queries, sorted(wanted))
-        supervised = {}
-        for loss in losses:
-            states = out.hidden[self.losses[loss.name]][:, out.queries]
-            supervised[loss.name] = self.segments[loss.span].of(states).to(dtype)
+        supervised = {
+            loss.name: self.segments[loss.span].of(out.hidden[self.losses[loss.name]][:, out.queries]).to(dtype)
+            for loss in losses
+        }
         last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(dtype)
         positions = TokenPositions.of(out)
         # a layer's other positions are given up as soon as the head has what it needs
         states = {layer: self._states(positions, out.hidden.pop(layer)) for layer in self.layers}
-        proprio = None
-        if self.proprio_normalizer is not None and batch.proprio is not None:
-            proprio = self.proprio_normalizer(batch.proprio).to(dtype)
+        given, normalizer = batch.proprio, self.proprio_normalizer
+        proprio = None if normalizer is None or given is None else normalizer(given).to(dtype)
         return ForwardOutput(states, proprio, supervised, last)
 
     def _states(self, positions: TokenPositions, hidden: Tensor) -> LayerStates:
@@ -379,10 +363,8 @@ def based_as(config: VLAConfig, before: VLAConfig) -> VLAConfig:
 
 
 def _checked(batch: Any) -> bool:
-    """Tell whether a batch is one of the training loop on a GPU: its labels were checked where they were read.
-
-    Others are checked: on the host that costs nothing, on a GPU it waits.
-    """
+    """Tell whether a batch is one of the training loop on a GPU: its labels were checked where they were read. Others
+    are checked: on the host that costs nothing, on a GPU it waits."""
     return isinstance(batch, PolicyBatch) and batch.images.device.type != "cpu"
 
 

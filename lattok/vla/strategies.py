@@ -41,11 +41,6 @@ class Span:
             if value not in word and (not checks.is_int(value) or value < 1):
                 checks.fail("span", f"a whole number of at least 1, or {' or '.join(word)}", repr(value))
 
-    @property
-    def follows_labels(self) -> bool:
-        """Whether its length is that of labels."""
-        return self.per_step == CODES or self.steps == LABELS
-
     def count_per_step(self, labels: LatentSpec) -> int:
         """Return the number of placeholders of a step."""
         return labels.tokens if self.per_step == CODES else int(self.per_step)
@@ -141,7 +136,7 @@ class Strategy:
         if not self.next_step.isprintable():
             checks.fail("next_step", "a line of text", repr(self.next_step))
         checks.one_of("predicts", self.predicts, get_args(Target))
-        follows = self.learns_labels or any(span.follows_labels for span in self.spans)
+        follows = self.learns_labels or any(span.per_step == CODES or span.steps == LABELS for span in self.spans)
         if follows != (self.labels is not None):
             expected = "the kind of labels, steps or chunk, where losses or spans follow them, and only there"
             checks.fail("labels", expected, self.labels)
@@ -229,10 +224,8 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
 def build_supervision(
     strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
 ) -> dict[str, LatentSupervision]:
-    """Return the losses of a strategy over states of width `dim`, by the names of their terms.
-
-    `labels` says what the latent actions are: `lattok.labels.latent_spec` tells it of a dataset.
-    """
+    """Return the losses of a strategy over states of width `dim`, by the names of their terms. `labels` says what the
+    latent actions are: `lattok.labels.latent_spec` tells it of a dataset."""
     strategy, labels = strategy_of(strategy), labels or LatentSpec()
     strategy.check_parts(labels)
     each = {span.name: span.count_per_step(labels) for span in strategy.spans}

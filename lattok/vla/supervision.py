@@ -51,10 +51,8 @@ def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: s
 
 
 def distillation(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the squared error plus KL(p(predicted) || p(embedding)) of latent actions [B, S, P, d] (LatBot, Eq. 4).
-
-    p is the softmax over the d numbers of a latent action.
-    """
+    """Return the squared error plus KL(p(predicted) || p(embedding)) of latent actions [B, S, P, d] (LatBot, Eq. 4). p
+    is the softmax over the d numbers of a latent action."""
     target = embedding.masked_fill(~valid[..., None, None], 0.0)
     own, teacher = predicted.float().log_softmax(-1), target.log_softmax(-1)
     divergence = (own.exp() * (own - teacher)).sum(-1)  # b s p

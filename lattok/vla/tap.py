@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,14 +83,20 @@ class Recording:
             self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
     def states(self) -> Tensor:
-        """Return the recorded states [B, n, D], which are then forgotten.
-
-        Raises `LattokError` where there are none, more than one, of another shape, or without gradient.
-        """
+        """Return the recorded states [B, n, D], which are then forgotten. Raises `LattokError` where there are none,
+        more than one, of another shape, or without gradient."""
         found, self._found = self._found, []
         name, tap = self._tap.module, self._tap
+        if not found and self._calls:
+            checks.fail("tap", f"a tensor as the {tap.side} of `{name}`", "none in its calls")
+        if not found and self._without_grad:
+            hint = "It runs under `torch.no_grad()`, or in a checkpoint with `use_reentrant=True`."
+            checks.fail("tap", f"a call of `{name}` with gradients", f"{self._without_grad} without", hint)
         if not found:
-            self._fail_without_states()
+            children = [child for child, _ in find_module(self._policy, name).named_modules(prefix=name)][1:6]
+            others = f"name one of them: {', '.join(children)}." if children else "name another module."
+            hint = f"Some policies (SmolVLA, π0) call the children of a layer themselves, never the layer: {others}"
+            checks.fail("tap", f"a call of `{name}` in the forward pass", "none", hint)
         if tap.call == "only" and self._calls > 1:
             hint = 'call="last" or call="first" says which one is meant.'
             checks.fail("tap", f"one call of `{name}` in a forward pass", f"{self._calls}", hint)
@@ -105,18 +111,6 @@ class Recording:
         if tap.keep is not None and states.shape[1] < tap.keep:
             checks.fail("keep", f"at most the {states.shape[1]} states at `{name}`", tap.keep)
         return states if tap.keep is None else states[:, -tap.keep :]
-
-    def _fail_without_states(self) -> NoReturn:
-        name = self._tap.module
-        if self._calls:
-            checks.fail("tap", f"a tensor as the {self._tap.side} of `{name}`", "none in its calls")
-        if self._without_grad:
-            hint = "It runs under `torch.no_grad()`, or in a checkpoint with `use_reentrant=True`."
-            checks.fail("tap", f"a call of `{name}` with gradients", f"{self._without_grad} without", hint)
-        children = [child for child, _ in find_module(self._policy, name).named_modules(prefix=name)][1:6]
-        others = f"name one of them: {', '.join(children)}." if children else "name another module."
-        hint = f"Some policies (SmolVLA, π0) call the children of a layer themselves, never the layer: {others}"
-        checks.fail("tap", f"a call of `{name}` in the forward pass", "none", hint)
 
 
 class Supervised(nn.Module):
@@ -201,10 +195,9 @@ class Supervised(nn.Module):
 
 def find_module(policy: nn.Module, name: str) -> nn.Module:
     """Return the module of that name; raises `LattokError` with names like it."""
-    try:
+    found = None
+    with suppress(AttributeError):
         found = policy.get_submodule(name) if name else None
-    except AttributeError:
-        found = None
     if found is None:
         modules, end = dict(policy.named_modules()), name.rpartition(".")[2]
         near = [known for known in modules if end and known.rpartition(".")[2] == end]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lattok.hub import PARTS
 from lattok.hub.model import Place, family_of
 from lattok.nn.losses import reduce_valid
-from lattok.types import ActionTokenizer, FlowDraws, LossTerms, PolicyBatch
+from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.untrusted import followed
 from lattok.vla.config import TokenSpec, VLAConfig
@@ -61,13 +61,7 @@ class TokenHead(ActionHead):
             self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
 
     def learn(
-        self,
-        states: States,
-        proprio: Tensor | None,
-        target: Tensor,
-        valid: Tensor,
-        draws: FlowDraws | None = None,
-        known: Tensor | None = None,
+        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
         """Return "action", the cross-entropy of codes [B, P] of samples that are `coded`, and the share of codes that
         are met, "action_accuracy"."""
@@ -79,10 +73,8 @@ class TokenHead(ActionHead):
         return {"action": reduce_valid(errors, there, self.reduction, 1), "action_accuracy": met}, []
 
     def _with_end(self, codes: Tensor) -> Tensor:
-        """Return what is to be predicted, for codes with -1 behind their end: the end, after which nothing counts.
-
-        Positions that are predicted at once all have to say that the end was before them.
-        """
+        """Return what is to be predicted, for codes with -1 behind their end: the end, after which nothing counts; but
+        positions that are predicted at once all have to say that the end was before them."""
         if self.spec.fixed:
             return codes
         gone = codes < 0
@@ -94,8 +86,7 @@ class TokenHead(ActionHead):
         x = self.queries.expand(len(codes), -1, -1)
         if self.before is not None:
             x = torch.cat([x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1])], 1)
-        after = self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]
-        return self.out(self.norm(after))
+        return self.out(self.norm(self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]))
 
     def _embedded(self, codes: Tensor, first: int = 0) -> Tensor:
         places = torch.arange(first, first + codes.shape[1], device=codes.device) * self.classes * self.own
@@ -113,8 +104,7 @@ class TokenHead(ActionHead):
             codes = self._chosen(found, chances)
         else:
             codes = self._one_by_one(count, states, proprio, chances)
-        ended = (codes >= self.spec.codes).cumsum(1) > 0
-        return codes.masked_fill(ended, -1)
+        return codes.masked_fill((codes >= self.spec.codes).cumsum(1) > 0, -1)  # from the end on
 
     def _chosen(self, logits: Tensor, chances: Tensor | None) -> Tensor:
         return (logits.float() if chances is None else logits.float() / self.temperature + chances).argmax(-1)
@@ -122,18 +112,16 @@ class TokenHead(ActionHead):
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
         """Choose each code from those before it; keys and values of what was seen are kept."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]
-        fixed = [
-            cast(HeadBlock, block).fixed(states[layer], token)
-            for layer, block in zip(self.layers, self.blocks, strict=True)
-        ]
+        blocks = [cast(HeadBlock, block) for block in self.blocks]
+        fixed = [block.fixed(states[layer], token) for layer, block in zip(self.layers, blocks, strict=True)]
         past: list[Any] = [None] * len(fixed)
         codes = torch.empty(count, 0, dtype=torch.long, device=self.queries.device)
         for i in range(self.spec.tokens):
             x = self.queries[i].expand(count, 1, -1)
             if i:
                 x = x + self._embedded(codes[:, -1:], i - 1)
-            for k, block in enumerate(self.blocks):
-                x, past[k] = cast(HeadBlock, block).advance(x, fixed[k], past[k])
+            for k, block in enumerate(blocks):
+                x, past[k] = block.advance(x, fixed[k], past[k])
             state = self.norm(x)
             logits = self.out(state, i) if self.own else self.out(state)
             codes = torch.cat([codes, self._chosen(logits, None if chances is None else chances[:, i : i + 1])], 1)

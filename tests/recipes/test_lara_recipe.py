@@ -16,8 +16,7 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
-from lattok.recipes.lara import LARARecipe
-from lattok.recipes.latbot import LatBotRecipe
+from lattok.recipes.lara import LARARecipe, LatBotRecipe
 from lattok.recipes.policy_data import find_labels, policy_batches, policy_config, read_windows
 from lattok.samples.batches import PolicyBatches
 from lattok.training import distributed

@@ -356,8 +356,9 @@ def test_later_frames_change_as_the_first_do(dataset: Path, tmp_path: Path):
     """What differs between the frames of a sample is what moved, not the colours that were drawn for it."""
     given = recipe(dataset, tmp_path / "p", batch_size=6, hue=0.1)
     windows = PolicyWindows(open_dataset(dataset), 4, size=given.model.image_size, episodes=[0, 1], gaps=(1, 5))
+    batches = policy_batches(given, windows)
     windows.frames = np.repeat(windows.frames[7:8], len(windows), 0)  # nothing moves
-    batch = policy_batches(given, windows)(0, 0, 1)
+    batch = batches(0, 0, 1)
     assert torch.equal(batch.later, batch.images[:, None].expand_as(batch.later))
     assert not torch.equal(batch.images[0], torch.from_numpy(windows.frames[7]))
 

@@ -11,7 +11,7 @@ import lattok
 from lattok import LattokError
 from lattok.backbones import BackboneOut
 from lattok.nn.flow import LATEST, draw_flow
-from lattok.types import FlowDraws
+from lattok.types import FlowDraws, PolicyBatch
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, TokenPositions, pool_codes
 from tests.vla.fakes import batch, config, observation, policy, rows
 
@@ -170,6 +170,10 @@ def flow_head(**changes) -> FlowActionHead:
     return made
 
 
+def having(draws: FlowDraws) -> PolicyBatch:
+    return PolicyBatch(None, (), None, None, None, draws=draws)  # pyright: ignore
+
+
 def start(head: FlowActionHead, x: np.ndarray, times: np.ndarray) -> np.ndarray:
     """What the steps start as: their query, the noisy actions and the time, in numpy."""
     w = {name: tensor.detach().double().numpy() for name, tensor in head.state_dict().items()}
@@ -188,7 +192,7 @@ def test_the_loss_equals_plain_arithmetic():
     actions, draws = torch.randn(2, 5, 3, generator=generator), draw_flow((2, 5, 3), generator)
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     given = actions.masked_fill(~valid[..., None], torch.nan)
-    loss = head.learn(states, proprio, given, valid, draws)[0]["action"]
+    loss = head.learn(states, proprio, given, valid, having(draws))[0]["action"]
     a, noise, t, own = (part.double().numpy() for part in (actions, *draws, valid))
     x = (1 - t)[:, None, None] * noise + t[:, None, None] * a
     predicted = reference(head, states, proprio, start(head, x, t), own.astype(bool))
@@ -212,12 +216,12 @@ def test_grippers_are_logits_of_the_same_steps_which_never_see_their_truth():
     given, seen = actions.masked_fill(~valid[..., None], torch.nan), []
     head.out.register_forward_hook(lambda module, x, said: seen.append(said.detach()))
     with torch.no_grad():
-        loss = head.learn(states, proprio, given, valid, draws)[0]["action"]
+        loss = head.learn(states, proprio, given, valid, having(draws))[0]["action"]
     assert float(loss) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
     other = torch.cat([given[..., :2], -given[..., 2:]], -1)  # the other way round, with other noise there
     noisy = draws._replace(noise=torch.cat([draws.noise[..., :2], 1 - draws.noise[..., 2:]], -1))
     with torch.no_grad():
-        assert abs(float(head.learn(states, proprio, other, valid, noisy)[0]["action"] - loss)) > 1e-3
+        assert abs(float(head.learn(states, proprio, other, valid, having(noisy))[0]["action"] - loss)) > 1e-3
     torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
 
 

@@ -1,0 +1,262 @@
+"""Recipes of models that learn from clips: LatBot's latent action model, which reads instructions too, and inverse
+dynamics models, which read actions from the frames around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lattok.backbones.model import with_base
+from lattok.data import RobotDataset, action_spaces, camera_keys, dimension_names, select_episodes
+from lattok.data.episodes import check_horizon, check_strides_in
+from lattok.data.schema import vector_key
+from lattok.image_lam.base.features import known_scaling
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
+from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
+from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.inverse.model import state_changes
+from lattok.labels.spec import inferred_episodes
+from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, ImageOptions, Recipe
+from lattok.recipes.policy_data import ActedOptions, policy_batches, windows_of
+from lattok.recipes.run_folder import finish
+from lattok.samples.mixture import same_actions, same_cameras
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.training import fit
+from lattok.utils import checks
+
+PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
+SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
+SHARED = {**SHIFTED, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
+
+
+@dataclass(frozen=True)
+class ClipOptions(ActedOptions):
+    """What a model of clips learns from.
+
+    Attributes:
+        horizon: actions that are decoded, from the first frame on (default: those of the clip)
+    """
+
+    horizon: int | None = None
+
+
+@dataclass(frozen=True)
+class ClipLAMRecipe(Recipe[ClipLAM]):
+    """Train LatBot's latent action model of clips with instructions.
+
+    - `full`: the paper's numbers, where it has some; it does not say how many steps
+    - `tiny`: a small one that learns from nothing on two cores
+    """
+
+    kind = "clip-lam"
+    looks = True
+    data: ClipOptions = field(default_factory=ClipOptions)
+    model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
+    common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
+    default_preset = "full"
+    presets: ClassVar[Mapping[str, Any]] = {
+        "full": {
+            **QUANTILES,
+            **LATBOT_RATE,
+            **ADAMW,
+            "backbone_train": "all_but_vision",
+            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
+            "steps": 100_000,
+            "batch_size": 512,
+            "log_every": 100,
+        },
+        "tiny": {
+            **FROM_NOTHING,
+            "frames": 4,
+            "stride": "0.2s",
+            "scene_tokens": 4,
+            "motion_tokens": 4,
+            "latent_dim": 32,
+            "features_size": 64,
+            "decoder_width": 128,
+            "decoder_depth": 3,
+            "decoder_heads": 4,
+            "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
+            "steps": 1500,
+            "batch_size": 32,
+            "lr": 1e-3,
+        },
+    }
+
+    def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
+        out, sources, data = self.folder(resume), self.open(), self.data
+        datasets = [source.dataset for source in sources]
+        cameras = camera_keys(datasets[0], data.cameras)
+        views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
+        torch.manual_seed(self.loop.seed)
+        model = ClipLAM(*with_base(self._config(datasets, cameras), self.model.frames))
+        parts = [self._windows(model, *each) for each in zip(datasets, views, strict=True)]
+        maps: Any = model.normalizers if model.config.normalizers else [model.action_normalizer]
+        for part, normalizer in zip(parts, maps, strict=True):
+            normalizer.fit(part.known_actions, model.config.action_kinds)
+        weights, named = [source.weight for source in sources], [{"action": normalizer} for normalizer in maps]
+        samples = MixedPolicyWindows(parts, weights, named) if len(parts) > 1 else parts[0]
+        revision = model.config.backbone.revision
+        inputs = {"backbone": revision} if revision else {}
+        with self.begin(resume, sources, inputs, resume_command) as contents:
+            model.features.load()
+            if isinstance(model.decoder, SanaDecoder) and not resume:
+                model.decoder.load(model.config.decoder.name)
+            model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            batches = policy_batches(self, samples, prepared=model.prepared, flows=True)
+            weights = model.config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.trained_on |= batches.record()
+            return finish({"": model}, out)[""]
+
+    def next_step(self) -> str:
+        return f"Label with it: lattok annotate DATASET --model {self.out} --out DIR"
+
+    def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
+        """Return the recipe's model for this data."""
+        chosen, key, horizon = self.options(), self.data.action_key, self.data.horizon
+        names = same_actions(datasets, key)
+        strides = [checks.stride_in_frames(chosen["stride"], dataset.fps) for dataset in datasets]
+        for dataset, stride in zip(datasets, strides, strict=True):
+            check_strides_in(dataset, self.data.episodes, [stride])
+        mean, std = known_scaling(chosen["features"], chosen["features_size"], chosen["features_revision"])
+        if horizon is None:
+            steps = set(strides)
+            if len(steps) > 1:
+                got = f"{chosen['stride']}, which is {checks.listed(map(str, sorted(steps)))} steps"
+                checks.fail("horizon", "a number of actions for datasets whose clips differ in steps", got)
+            horizon = steps.pop()
+        absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
+        known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
+        known |= {"absent": tuple(absent), "action_key": key, "horizon": horizon}
+        known["normalizers"] = tuple(dataset.name for dataset in datasets) if len(datasets) > 1 else ()
+        if chosen["decoder"].startswith(PREFIX):
+            known["decoder_sana"] = sizes_of(open_sana(chosen["decoder"]))
+        return self.config(**known, mean=mean, std=std)
+
+    def _windows(self, model: ClipLAM, dataset: RobotDataset, cameras: tuple[str, ...]) -> PolicyWindows:
+        """Return every clip of a dataset, without its frames, with the instruction and the actions."""
+        data, config = self.data, model.config
+        check_horizon(config.horizon, select_episodes(dataset, data.episodes))
+        where = f" in {dataset.name}" if config.normalizers else ""
+        gaps = config.gaps(model.stride_frames(dataset.fps), where)[1:]
+        options: dict[str, Any] = {"cameras": cameras, "state_key": None, "confident_share": data.confident_share}
+        windows = windows_of(self, config, dataset, config.horizon, gaps=gaps, **options)
+        windows.check_share(data.acted_share)
+        return windows
+
+
+@dataclass(frozen=True)
+class InverseOptions(ImageOptions):
+    """What is read from the dataset, and whose actions are known.
+
+    Attributes:
+        action_episodes: episodes whose actions are known (default: all of `episodes`); others teach with loss_flow or
+            loss_reversal alone
+        acted_share: share of a batch from episodes with known actions, where others teach
+    """
+
+    action_episodes: str | None = None
+    acted_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.acted_share < 1:
+            checks.fail("acted_share", "a share between 0 and 1", self.acted_share)
+
+
+@dataclass(frozen=True)
+class InverseDynamicsRecipe(Recipe[InverseDynamics]):
+    """Train an inverse dynamics model: actions read from the frames around them.
+
+    - `small`: frozen DINOv2 features, one GPU
+    - `tiny`: from pixels of 64 x 64, two cores, a few minutes
+    """
+
+    kind = "idm"
+    looks = True
+    data: InverseOptions = field(default_factory=InverseOptions)
+    model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    common = (
+        *("action_episodes", "action_key", "cameras", "offsets", "stride", "members", "features"),
+        *("task_given", "proprio", "loss_flow", "loss_reversal", *Recipe.common),
+    )
+    example: ClassVar[Mapping[str, Any]] = {"preset": "tiny", "action_episodes": "2 per task"}
+    default_preset = "small"
+    presets: ClassVar[Mapping[str, Any]] = {
+        "small": {**SHARED, "steps": 5000, "batch_size": 64, "lr": 1e-3},
+        "tiny": {
+            **SHARED,
+            "features": "pixels",
+            "image_size": 64,
+            "steps": 1000,
+            "batch_size": 128,
+            "lr": 2e-3,
+            "threads": 1,
+        },
+    }
+
+    def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics:
+        out, sources, data = self.folder(resume), self.open(), self.data
+        dataset = sources[0].dataset
+        torch.manual_seed(self.loop.seed)
+        config = self._config(dataset)
+        model = InverseDynamics(config)
+        samples = self._windows(model, dataset)
+        model.set_range(samples.known_actions)
+        if model.state_normalizer is not None:
+            states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
+            model.state_normalizer.fit(state_changes(states, config.offsets).flatten(0, 1))
+        with self.begin(resume, sources, resume_command=resume_command) as contents:
+            model.features.load()
+            model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            model.trained_on["labels"] = {"fraction": 1.0, "unit": "episodes"} | model.trained_on.get("labels", {})
+            share = 0.0 if samples.acted.all() else data.acted_share
+            batches = policy_batches(self, samples, flows=False, acted_share=share)
+            weights = config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.trained_on |= batches.record()
+            return finish({"": model}, out)[""]
+
+    def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
+        """Return the recipe's model for this data."""
+        chosen, data = self.model, self.data
+        names = dimension_names(vector_key(dataset, "action_key", data.action_key))
+        known: dict[str, Any] = {"cameras": camera_keys(dataset, data.cameras), "action_key": data.action_key}
+        known |= {"action_dim": len(names), "action_names": names}
+        space = action_spaces(dataset).get(data.action_key)
+        if chosen.loss_reversal and space and any(getattr(each, "mode", "") == "absolute" for each in space.parts):
+            expected = "0 for actions that say where to: backwards they are others, not the opposite"
+            checks.fail("loss_reversal", expected, chosen.loss_reversal)
+        if chosen.proprio:
+            known["state_dim"] = vector_key(dataset, "state_key", chosen.state_key).shape[0]
+        if chosen.task_given:
+            known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks[:1]}))
+        mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)
+        if chosen.features == "pixels":
+            mean, std = PLAIN
+        return self.config(**known, mean=mean, std=std)
+
+    def _windows(self, model: InverseDynamics, dataset: RobotDataset) -> PolicyWindows:
+        """Return a clip around every frame; episodes whose actions are not known only where they teach."""
+        data, config = self.data, model.config
+        chosen = select_episodes(dataset, data.episodes)
+        asked = {episode.index for episode in select_episodes(dataset, data.action_episodes)}
+        inferred = inferred_episodes(dataset, data.action_key, chosen)  # which were not measured
+        acted = [episode.index for episode in chosen if episode.index in asked.difference(inferred)]
+        if inferred and not acted:
+            got = f"those that a model inferred in {dataset.name}"
+            checks.fail("action_key", "actions that were measured in one of the episodes", got)
+        options: dict[str, Any] = {"state_key": config.state_key if config.proprio else None, "states_around": True}
+        options["gaps"] = [gap for gap in config.gaps(model.unit_frames(dataset.fps)) if gap]
+        options["action_episodes"] = acted if inferred else data.action_episodes
+        samples = windows_of(self, config, dataset, 1, **options)
+        if config.learns_from_video or samples.acted.all():
+            return samples
+        known = np.unique(samples.episode_of[samples.acted.numpy()]).tolist()
+        return windows_of(self, config, dataset, 1, **options, episodes=known)
