@@ -366,6 +366,41 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     features: FrozenFeatures
     config: Any  # has `stride`
 
+    @classmethod
+    def frozen_features(cls, config: Any) -> FrozenFeatures:
+        """Build the frozen features that a configuration names, without their weights."""
+        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision)
+
+    @staticmethod
+    def sight(config: Any) -> tuple[Any, ...]:
+        """Return the size and normalisation in which the model looks at frames."""
+        return config.image_size, config.mean, config.std, config.interpolation
+
+    @staticmethod
+    def holds_features(config: Any) -> bool:
+        """Tell whether artefacts of this configuration hold the weights of its features."""
+        return False
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out frozen features that the config names."""
+        held = self.holds_features(self.config)
+        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
+
+    def fresh(self) -> Any:
+        """Make a model of the same configuration with random weights; frozen features are shared."""
+        return type(self)(self.config, features=self.features)
+
+    def usage_of(self, line: str) -> list[str]:
+        """Return lines for the card that end with this one, which says what becomes of a video."""
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        return ["", "import numpy as np", "", video, line]
+
     def after_load(self) -> None:
         """Fetch the named features' weights."""
         self.features.load()

@@ -22,7 +22,7 @@ from typing_extensions import Self
 from lattok.backbones.model import BackboneModel, open_backbone
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
-from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.image_lam.base.losses import separation
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import UnifiedDecoder
@@ -68,7 +68,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         self.env = True if config.scene_tokens else None  # whether there is a stream of the scene
         self.scene_head = nn.Linear(width, config.latent_dim) if self.env else None
         self.motion_head = nn.Linear(width, config.latent_dim)
-        self.features = features or _features(config)
+        self.features = features or self.frozen_features(config)
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.decoder.sana else UnifiedDecoder)(config, self.features.dim, places)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
@@ -77,10 +77,10 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         )
 
     @classmethod
-    def opened(cls, config: ClipLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Open the base model, and build the frozen latent space."""
-        config, parts = super().opened(config, folder, backbone)
-        return config, parts | {"features": _features(config)}
+    def frozen_features(cls, config: ClipLAMConfig) -> FrozenFeatures:
+        """Build the frozen latent space of the predicted frame, without its weights."""
+        of, scaling = config.features, (config.mean, config.std, config.interpolation)
+        return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)
 
     @classmethod
     def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
@@ -89,14 +89,13 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return own weights, and of the backbone what the base model does not have."""
-        own = {n: value for n, value in self.state_dict().items() if not n.startswith(("backbone.", "features."))}
+        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
     def usage(self) -> list[str]:
-        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
         label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
-        return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
+        return self.usage_of(f"{label}  # .latents float32 [T, P, d]")
 
     def _fits(self, fps: float) -> bool:
         """Tell whether the stride has frames enough for a clip at this rate."""
@@ -179,12 +178,8 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
         `env` where it has tokens. V may be left out when there is one camera; one text stands for all. Arrays in,
         arrays out."""
-        found = as_tensor("clips", clips)
-        if found.ndim == 5 and len(self.cameras) == 1:
-            found = found[:, :, None]
-        checks.rank("clips", found, "B k V H W 3")
+        found = of_cameras("clips", as_tensor("clips", clips), "B k V H W 3", self.cameras)
         checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
-        checks.size("clips", f"cameras ({', '.join(self.cameras)})", found.shape[2], len(self.cameras))
         texts = [texts] * len(found) if isinstance(texts, str) else texts
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("texts", "an instruction, or a list of them", f"{texts!r:.60}")
@@ -254,11 +249,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
             if dataset not in names:
                 checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
             units = cast(Normalizer, self.normalizers[names.index(dataset)])
-        first = as_tensor("frames", frames)
-        if first.ndim == 4 and len(self.cameras) == 1:
-            first = first[:, None]
-        checks.rank("frames", first, "B V H W 3")
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", first.shape[1], len(self.cameras))
+        first = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
         latents = self._checked(latents, len(first))
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
         now, steps = self.frame_features(now), self.config.decoder.flow_steps
@@ -329,9 +320,3 @@ def _clips(batch: PolicyBatch) -> Tensor:
         hint = "Call lam.encode(clips, texts) for latent actions."
         checks.fail("batch", "a PolicyBatch with later frames", type(batch).__name__, hint)
     return torch.cat([batch.images[:, None], batch.later], 1)
-
-
-def _features(config: ClipLAMConfig) -> FrozenFeatures:
-    """Build the frozen latent space of the predicted frame, without its weights."""
-    of, scaling = config.features, (config.mean, config.std, config.interpolation)
-    return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)

@@ -17,13 +17,12 @@ which known clips are learned to be, and all others to agree with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from accelerate.utils import send_to_device
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.image_lam.base import losses
 from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
@@ -90,18 +89,7 @@ class InverseDynamics(FrozenFeaturesModel):
     @classmethod
     def frozen_features(cls, config: InverseDynamicsConfig) -> FrozenFeatures:
         """Build the frozen features that a configuration names, without their weights; "pixels" are single ones."""
-        sight = config.image_size, config.mean, config.std, config.interpolation
-        return FrozenFeatures(config.features, *sight, revision=config.features_revision, patch=1)
-
-    @classmethod
-    def opened(cls, config: InverseDynamicsConfig, folder: Any, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the frozen features, whose weights the artefact does not hold."""
-        super().opened(config, folder, backbone)
-        return config, {"features": cls.frozen_features(config)}
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out frozen features that the config names."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("features.")}
+        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision, patch=1)
 
     def summary(self) -> str:
         c = self.config
@@ -112,17 +100,10 @@ class InverseDynamics(FrozenFeaturesModel):
         return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
 
     def usage(self) -> list[str]:
-        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
         given = ["video", "fps=20"]
         given += ['task="what the robot does"'] * self.config.task_given
         given += [f"states=np.zeros((20, {self.config.state_dim}))"] * self.config.proprio
-        return [
-            "",
-            "import numpy as np",
-            "",
-            video,
-            f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]",
-        ]
+        return self.usage_of(f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]")
 
     def unit_frames(self, fps: float) -> int:
         """Return the unit of the offsets in frames of a dataset."""
@@ -131,10 +112,6 @@ class InverseDynamics(FrozenFeaturesModel):
     def stride_frames(self, fps: float) -> int:
         """Return how far the farthest frame of a clip is from the moment of the action."""
         return self.config.span * self.unit_frames(fps)
-
-    def fresh(self) -> Self:
-        """Make a model of the same configuration with random weights; the frozen features are shared."""
-        return type(self)(self.config, self.features)
 
     def set_range(self, actions: Tensor) -> None:
         """Fit the normaliser and the range of what is read to the known actions [N, m]."""

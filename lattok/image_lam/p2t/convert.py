@@ -40,8 +40,7 @@ from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.base.parts import GapActionHead
 from lattok.image_lam.base.trained import PairLearner
-from lattok.image_lam.p2t.model import ImageLAM
-from lattok.image_lam.p2t.parts import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM, ImageLAMConfig
 from lattok.utils import checks, files
 from lattok.utils.options import built
 from lattok.utils.output import Output

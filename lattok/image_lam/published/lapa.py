@@ -211,7 +211,6 @@ class LAQ(PublishedLAM, ABC):
 
     @property
     def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
         return self.features.count * 16 * self.config.width // 3
 
     def of_frame(self, features: Tensor) -> Tensor:
@@ -219,7 +218,6 @@ class LAQ(PublishedLAM, ABC):
         return self.embed(features)
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
         x = torch.stack([now, later], 1)  # n 2 N width
         video = x.unflatten(2, (self.side, self.side)).shape
         x = self.space(x.flatten(0, 1), video, self.offsets(self.side)).unflatten(0, (-1, 2))
@@ -228,7 +226,6 @@ class LAQ(PublishedLAM, ABC):
         return self.maps(last, self.side) - self.maps(first, self.side)
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
         x = self.of_frame(features)
         video = x[:, None].unflatten(2, (self.side, self.side)).shape
         return self.to_features(self.decoder(x, video, self.offsets(self.side), self.context(latents.quantized)))

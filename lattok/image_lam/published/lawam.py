@@ -191,23 +191,19 @@ class LawamLAM(PublishedLAM):
         self.decoder_out = _linear_unless_equal(width, channels)
         self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
 
-    @staticmethod
-    def front(config: LawamConfig) -> FrozenFeatures:
-        """Make the DINOv3 that the artefact holds."""
+    @classmethod
+    def frozen_features(cls, config: LawamConfig) -> FrozenFeatures:
         return HeldFeatures(config)
 
-    @classmethod
-    def opened(cls, config: LawamConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Leave the features to the model, whose file is compared with their sizes, too."""
-        super().opened(config, folder, backbone)
-        return config, {}
+    @staticmethod
+    def holds_features(config: LawamConfig) -> bool:
+        return True
 
     def of_frame(self, features: Tensor) -> Tensor:
         """Project features [n, N, D] to tokens [n, N, width]."""
         return self.project_in(features)
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, 1, d]."""
         tokens = torch.cat([now + self.places[0], later + self.places[1]], 1)
         x, patches = torch.cat([tokens, self.read(tokens)], 1), tokens.shape[1]
         seen = None
@@ -220,16 +216,11 @@ class LawamLAM(PublishedLAM):
         return self.mean_of(latent if self.norm is None else self.norm(latent))
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and latent actions."""
         x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(latents.quantized)
         for block in self.decoder:
             x = block(x, condition)
         x = self.decoder_out(x)
         return x if self.last_norm is None else self.last_norm(x)
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Include the features' network."""
-        return dict(self.state_dict())
 
 
 def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:

@@ -205,14 +205,12 @@ class VillaXLAM(PublishedLAM):
         return self.embed(features) + self.places
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
         x = torch.stack([now, later], 1)  # n 2 N width
         for i, block in enumerate(self.encoder):
             x = block(x, None if i else self.times[:, None])
         return self.pool(self.norm(x).mean(1))
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
         latent = self.latent_up(latents.quantized.flatten(1))[:, None]
         x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
         for block in self.decoder:
