@@ -55,9 +55,7 @@ class LoraSpec:
     def __post_init__(self) -> None:
         checks.counts(backbone_lora_rank=self.rank)
         checks.positive(backbone_lora_alpha=self.alpha)
-        checks.at_least_zero(backbone_lora_dropout=self.dropout)
-        if self.dropout >= 1:
-            checks.fail("backbone_lora_dropout", "a number below 1", self.dropout)
+        checks.below_one(backbone_lora_dropout=self.dropout)
 
 
 @dataclass(frozen=True)
@@ -108,24 +106,18 @@ class Backbone(Protocol):
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
-        ...
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
         """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
-        ...
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
-        ...
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of states [..., D] of the last layer, as the whole model gives them."""
-        ...
 
     def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "": no text."""
-        ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return what an artefact must hold besides the base model's name: adapters, or trained weights."""
-        ...

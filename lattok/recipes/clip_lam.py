@@ -15,7 +15,7 @@ from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.episodes import check_horizon, check_strides_in
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
-from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
+from lattok.image_lam.clips.decoder import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.nn.normalize import Normalizer
 from lattok.recipes.common import QUANTILES, Recipe
 from lattok.recipes.policy_data import ActedOptions, policy_batches

@@ -224,11 +224,7 @@ def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]
             waiting.append(piece[:missing])
             piece = piece[missing:]
             if sum(map(len, waiting)) == size:
-                yield _together(waiting)
+                yield torch.from_numpy(np.concatenate(waiting))  # a copy: what was decoded may be read-only
                 waiting = []
     if waiting:
-        yield _together(waiting)
-
-
-def _together(pieces: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(pieces))  # a copy: what was decoded may be read-only
+        yield torch.from_numpy(np.concatenate(waiting))

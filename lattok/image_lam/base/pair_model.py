@@ -1,22 +1,84 @@
-"""What every latent action model of frame pairs shares: frames in, features once per frame, a video labelled in blocks.
+"""What every latent action model shares that sees frames through frozen features, and what those of frame pairs share.
 
-A model says what its `features` are, how features of a pair become tokens, and what stands for those: codes or latents.
+A model of pairs says what its `features` are, how those of a pair become tokens, and what stands for these: codes or
+latents. Features are computed once per frame, and a video is labelled in blocks.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
+from lattok.hub import HubModel
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
-from lattok.types import LatentActions, join
+from lattok.types import LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
+
+
+class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
+    """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
+
+    label_source = "video"
+    features: FrozenFeatures
+    config: Any  # has `stride`
+
+    @classmethod
+    def frozen_features(cls, config: Any) -> FrozenFeatures:
+        """Build the frozen features that a configuration names, without their weights."""
+        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision)
+
+    @staticmethod
+    def sight(config: Any) -> tuple[Any, ...]:
+        """Return the size and normalisation in which the model looks at frames."""
+        return config.image_size, config.mean, config.std, config.interpolation
+
+    @staticmethod
+    def holds_features(config: Any) -> bool:
+        """Tell whether artefacts of this configuration hold the weights of its features."""
+        return False
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out frozen features that the config names."""
+        held = self.holds_features(self.config)
+        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
+
+    def fresh(self) -> Any:
+        """Make a model of the same configuration with random weights; frozen features are shared."""
+        return type(self)(self.config, features=self.features)
+
+    def usage_of(self, line: str) -> list[str]:
+        """Return lines for the card that end with this one, which says what becomes of a video."""
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        return ["", "import numpy as np", "", video, line]
+
+    def after_load(self) -> None:
+        """Fetch the named features' weights."""
+        self.features.load()
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the features' weights."""
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        weights = self.features.weights_hash()
+        return described if weights is None else described | {"features_sha256": weights}
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self.features.resize(torch.from_numpy(frames)).numpy()
 
 
 class PairModel(FrozenFeaturesModel, ABC):
@@ -52,7 +114,7 @@ class PairModel(FrozenFeaturesModel, ABC):
     def usage(self) -> list[str]:
         try:
             self.check_reads_video_alone()
-        except LattokError:
+        except checks.LattokError:
             return []
         return self.usage_of("labels = model.label_video(video, fps=10)  # .codes int64 [T, P]")
 

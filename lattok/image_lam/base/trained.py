@@ -45,13 +45,14 @@ class TrainedPairModel(PairModel, ABC):
         self.config = config
         self.cameras, self.codebook_size = config.cameras, config.codebook_size
         self.features = features or self.frozen_features(config)
-        self.pixels = self.new_pixels()
+        self.pixels = None
+        if config.target == "pixels":
+            self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=config.decoder.patch)
         self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size, self.new_heads)
-        self.env: LatentStream | None = None
-        if self.streams == 2:
-            self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen)
+        second = self.streams == 2
+        self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen) if second else None
         self.decoder = self.new_decoder()
         self.decoder.requires_grad_(self.decodes)  # several processes would wait for its gradients
 
@@ -66,10 +67,6 @@ class TrainedPairModel(PairModel, ABC):
     @abstractmethod
     def new_decoder(self) -> nn.Module:
         """Make a decoder as this model has one, with fresh weights."""
-
-    def new_pixels(self) -> FrozenFeatures | None:
-        """Make what shows frames to the decoder in patches of pixels, where it predicts these."""
-        return None
 
     @property
     def decodes(self) -> bool:

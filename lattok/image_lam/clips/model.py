@@ -21,12 +21,12 @@ from typing_extensions import Self
 
 from lattok.backbones.model import BackboneModel, open_backbone
 from lattok.data.pixels import resize_pixels
-from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.image_lam.base.losses import separation
+from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.clips.config import ClipLAMConfig
-from lattok.image_lam.clips.decoder import UnifiedDecoder
-from lattok.image_lam.clips.sana import SanaDecoder
+from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import non_blocking
 from lattok.nn.flow import draw_flow
 from lattok.nn.losses import action_loss, numbers, of_share
@@ -34,7 +34,6 @@ from lattok.nn.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data
 from lattok.utils.untrusted import plain_format
 
@@ -71,10 +70,9 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         self.features = features or self.frozen_features(config)
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.decoder.sana else UnifiedDecoder)(config, self.features.dim, places)
-        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
-        self.normalizers = nn.ModuleList(
-            Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
-        )
+        sizes = config.action_dim, config.action_clipped
+        self.action_normalizer = Normalizer(*sizes)  # of a mixture it does nothing
+        self.normalizers = nn.ModuleList(Normalizer(*sizes) for _ in config.normalizers)
 
     @classmethod
     def frozen_features(cls, config: ClipLAMConfig) -> FrozenFeatures:
@@ -101,7 +99,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Tell whether the stride has frames enough for a clip at this rate."""
         try:
             self.config.gaps(self.stride_frames(fps))
-        except LattokError:
+        except checks.LattokError:
             return False
         return True
 
@@ -166,12 +164,11 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         out = self.backbone(inputs, self.queries.expand(count, -1, -1), [last])
         states = out.hidden[last][:, out.queries].to(self.queries.dtype)
         scene, motion = states.split([config.scene_tokens, config.motion_tokens], 1)
-        found = [self.motion_head(motion).float()]
-        if self.scene_head is not None:
-            found.append(self.scene_head(scene).float())
+        motion = self.motion_head(motion).float()
+        scene = motion[:, :0] if self.scene_head is None else self.scene_head(scene).float()
         if config.latent_norm == "layer":
-            found = [F.layer_norm(part, (config.latent_dim,)) for part in found]
-        return found[1] if self.env else found[0][:, :0], found[0]
+            scene, motion = (F.layer_norm(part, (config.latent_dim,)) for part in (scene, motion))
+        return scene, motion
 
     @torch.no_grad()
     def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
@@ -271,16 +268,16 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         if not isinstance(latents, LatentActions) or (latents.env is None) == bool(self.env):
             got = type(latents).__name__ if not isinstance(latents, LatentActions) else f"those {which[not self.env]}"
             checks.fail("latents", f"what `encode` gives, {which[bool(self.env)]}", got)
-        config, found = self.config, []
-        streams = [("latents", latents, config.motion_tokens)]
-        if latents.env is not None:
-            streams.append(("latents.env", latents.env, config.scene_tokens))
-        for name, stream, tokens in streams:
+        config = self.config
+
+        def sized(name: str, stream: LatentActions, tokens: int) -> LatentActions:
             quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
             if list(quantized.shape) != expected:
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
-            found.append(stream._replace(quantized=quantized))
-        return found[0]._replace(env=found[1] if self.env else None)
+            return stream._replace(quantized=quantized)
+
+        env = None if latents.env is None else sized("latents.env", latents.env, config.scene_tokens)
+        return sized("latents", latents, config.motion_tokens)._replace(env=env)
 
     def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
@@ -310,7 +307,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         return resize_pixels(frames, self.config.image_size, self.config.interpolation)
 
     def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
-        """Return what callers get: no codes."""
         return LatentActions.of_latents(motion, LatentActions.of_latents(scene) if self.env else None)
 
 

@@ -95,7 +95,6 @@ class SequenceEncoder(nn.Module):
         return self.norm(x[:, : len(self.queries)])
 
     def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
-        """Return the form that labels videos: see `base/labelling.py`."""
         return SequencePairEncoder(self, dtype)
 
     def sequence(self, now: Tensor, later: Tensor) -> Tensor:
@@ -145,9 +144,8 @@ class PatchDecoder(nn.Module):
         self.norm = nn.LayerNorm(width, EPSILON)
         self.out = nn.Linear(width, patch_dim)
         self.apply(_start)
-        self.latent_up = nn.ModuleList(
-            nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, width)) for _ in range(streams)
-        )
+        ups = [nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, width)) for _ in range(streams)]
+        self.latent_up = nn.ModuleList(ups)
         if decoder.predict_change:  # start as "nothing changes", the best constant guess
             nn.init.zeros_(self.out.weight)
 
@@ -212,9 +210,6 @@ class MotoLAM(TrainedPairModel):
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"
-
-    def new_pixels(self) -> FrozenFeatures:
-        return FrozenFeatures("pixels", *self.sight(self.config), patch=self.config.decoder.patch)
 
     def new_encoder(self, queries: int, places: int) -> nn.Module:
         return SequenceEncoder(self.config, queries, self.features.dim, places)

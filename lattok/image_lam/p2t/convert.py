@@ -163,7 +163,9 @@ def _convert(
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
         checks.fail("heads", f"{told}, as the settings in the file say", heads)
-    foreign = _read(path)
+    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
+    if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
+        foreign = {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
     check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
     found = sizes(foreign, action_dim)
     if found["width"] % heads:
@@ -206,14 +208,6 @@ def _filled(
         if name.endswith("quantizer.steps"):
             tensor.fill_(1)  # the codebook has started, training must not restart it
     return learner.eval()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read tensors with their published names, also of a file whose prefix somebody took off."""
-    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
-    if any(name.startswith("lam.") for name in foreign):
-        return foreign
-    return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
 
 
 def key_map(config: ImageLAMConfig, acts: bool = False) -> KeyMap:
@@ -272,7 +266,8 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
         checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()})
     output = Output(folder, "features_out")
-    if not _holds(folder, weights):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names != {WEIGHTS, CONFIG} or (folder / WEIGHTS).read_bytes() != weights:  # if equal, it was killed after them
         output.check_new()
     width = own["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
@@ -286,12 +281,6 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
             path.write_bytes(weights)
         files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
         yield f"timm:local-dir:{folder.resolve()}"
-
-
-def _holds(folder: Path, weights: bytes) -> bool:
-    """Tell whether these very weights lie in `folder`, and nothing else: the conversion was killed after them."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights
 
 
 register_importer(

@@ -157,7 +157,6 @@ class FusedEncoder(nn.Module):
         return self.norm(x[:, : len(self.queries)])
 
     def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
-        """Return the form that labels videos."""
         return FusedPairEncoder(self, dtype)
 
 
@@ -168,11 +167,10 @@ class SpaceTimeEncoder(nn.Module):
 
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
+        width = config.width
         self.queries = new_queries(config, queries, feature_dim)
-        self.embed = nn.Sequential(
-            nn.LayerNorm(feature_dim), nn.Linear(feature_dim, config.width), nn.LayerNorm(config.width)
-        )
-        self.register_buffer("places", sinusoidal_positions(queries + places, config.width), persistent=False)
+        self.embed = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width), nn.LayerNorm(width))
+        self.register_buffer("places", sinusoidal_positions(queries + places, width), persistent=False)
         self.places: Tensor
         self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
 
@@ -186,7 +184,6 @@ class SpaceTimeEncoder(nn.Module):
         return x[:, 1, : len(self.queries)]
 
     def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
-        """Return the form that labels videos."""
         return TwoFrameEncoder(self, dtype)
 
 

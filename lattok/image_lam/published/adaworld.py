@@ -4,9 +4,7 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-Labels are those of pairs, as in published training; in a published clip of more than two frames every latent sees all
-of them. Left out: the variance, which only training mode draws from, and the record of all latents that the published
-class keeps in evaluation mode.
+What differs from published code: see the end of this file.
 """
 
 from __future__ import annotations
@@ -142,11 +140,7 @@ class AdaWorldLAM(PublishedLAM):
 
 
 def adaworld_lam(
-    path: str | os.PathLike[str],
-    *,
-    image_size: int = 256,
-    cameras: tuple[str, ...] = ("image",),
-    stride: str = "2",
+    path: str | os.PathLike[str], *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
 ) -> AdaWorldLAM:
     """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
 

@@ -7,8 +7,7 @@
 
 As published, and kept, since the weights depend on it: attention reads keys and values from tokens that are not
 normalised; the convolution before the attention over time takes its input, stored place by place, for one stored frame
-by frame; and the decoder's context mixes the channels of all codes of a pair. Left out: the noise that stands for the
-quantization error in the published forward pass, which the codes do not depend on.
+by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: see the end of this file.
 """
 
 from __future__ import annotations
@@ -301,7 +300,10 @@ def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: i
 
 def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names; patches there are ordered channel, row, column."""
-    last = partial(_channels_last, patch=config.patch)
+
+    def last(rows: Tensor) -> Tensor:
+        return rearrange(rows, "(c p q) ... -> (p q c) ...", c=3, p=config.patch)
+
     embed = layer_names({f"embed.{i}": f"to_patch_emb_first_frame.{i + 1}" for i in (1, 2)})
     embed |= {f"embed.0.{x}": Join((f"to_patch_emb_first_frame.1.{x}",), last) for x in ("weight", "bias")}
     embed["embed.1.weight"] = Join(("to_patch_emb_first_frame.2.weight",), lambda weight: last(weight.T).T)
@@ -366,11 +368,6 @@ def _attention(ours: str, theirs: str) -> dict[str, str | Join]:
     names = {"query.weight": "to_q.weight", "key_value.weight": "to_kv.weight", "out.weight": "to_out.weight"}
     names |= {"query_scale": "q_scale", "key_scale": "k_scale"}
     return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in names.items()} | _norm(f"{ours}.norm", f"{theirs}.norm")
-
-
-def _channels_last(rows: Tensor, patch: int) -> Tensor:
-    """Order rows [3 p^2, ...] by row, column and channel instead of channel, row and column."""
-    return rearrange(rows, "(c p q) ... -> (p q c) ...", c=3, p=patch)
 
 
 register_importer(

@@ -5,8 +5,7 @@
     codes   = nearest rows of the codebook
     features of o_{t+H} = Decoder(features of o_t, codebook[codes])
 
-Left out: the noise in the vectors that the benchmark saves. It runs the forward pass of training, so its vectors are
-code rows only up to new noise, as long as the quantization error, at every call; its codes are the same.
+Left out: the noise in the vectors that the benchmark saves, as long as the quantization error and new at every call.
 """
 
 from __future__ import annotations

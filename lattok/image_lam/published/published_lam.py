@@ -132,9 +132,9 @@ class PublishedLAM(PairModel, ABC):
         """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""
         given, features = features, as_tensor("features", features)
         checks.rank("features", features, "B 2 N D")
-        for what, axis, size in (("frames per sample", 1, 2), ("patches", 2, self.features.count)):
+        wanted = {"frames per sample": 2, "patches": self.features.count, "channels": self.features.dim}
+        for axis, (what, size) in enumerate(wanted.items(), 1):
             checks.size("features", what, features.shape[axis], size)
-        checks.size("features", "channels", features.shape[3], self.features.dim)
         with self.inference():
             now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
             return like(given, self.from_tokens(self.of_pair(now, later)))
@@ -148,7 +148,7 @@ class PublishedLAM(PairModel, ABC):
     def from_tokens(self, tokens: Tensor) -> LatentActions:
         """Turn latents [B, P, d] into `LatentActions`: the nearest rows of the codebook, or no codes."""
         if self.codebook is None:
-            return LatentActions(tokens.new_empty(len(tokens), 0, dtype=torch.long), tokens, tokens)
+            return LatentActions.of_latents(tokens)
         codes = nearest(tokens, self.codebook)
         return LatentActions(codes, tokens, self.codebook.detach()[codes])
 
