@@ -276,8 +276,8 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
             return stream._replace(quantized=quantized)
 
-        env = None if latents.env is None else sized("latents.env", latents.env, config.scene_tokens)
-        return sized("latents", latents, config.motion_tokens)._replace(env=env)
+        found, env = sized("latents", latents, config.motion_tokens), latents.env
+        return found if env is None else found._replace(env=sized("latents.env", env, config.scene_tokens))
 
     def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""

@@ -46,15 +46,8 @@ from lattok.utils.options import built
 from lattok.utils.output import Output
 
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
-PUBLISHED: Mapping[str, Any] = {
-    "cameras": ("image",),
-    "stride": ImageLAMConfig.stride,
-    "features": ImageLAMConfig.features,
-    "features_revision": None,
-    "image_size": ImageLAMConfig.image_size,
-    "language": "t5:google-t5/t5-base",
-    "dropout": 0.0,
-}
+T5 = "t5:google-t5/t5-base"
+FACTS = ("cameras", "dropout", "features", "features_revision", "image_size", "language", "stride")
 OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
 
 
@@ -67,7 +60,7 @@ def univla_lam(
     features: str = ImageLAMConfig.features,
     features_revision: str | None = None,
     image_size: int = ImageLAMConfig.image_size,
-    language: str = "t5:google-t5/t5-base",
+    language: str = T5,
     dropout: float = 0.0,
     features_out: str | os.PathLike[str] | None = None,
 ) -> ImageLAM:
@@ -105,7 +98,7 @@ def p2t_image_lam(
     features: str = ImageLAMConfig.features,
     features_revision: str | None = None,
     image_size: int = ImageLAMConfig.image_size,
-    language: str = "t5:google-t5/t5-base",
+    language: str = T5,
     dropout: float = 0.0,
     features_out: str | os.PathLike[str] | None = None,
 ) -> ImageLAM:
@@ -144,8 +137,9 @@ def p2t_learner(
 ) -> PairLearner[ImageLAM]:
     """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
     checks.counts(action_dim=action_dim)
-    checks.known_keys("facts", facts, sorted(PUBLISHED))
-    return _convert(path, heads, action_dim, features_out, {**PUBLISHED, **facts})
+    checks.known_keys("facts", facts, FACTS)
+    published = {"cameras": ("image",), "stride": ImageLAMConfig.stride, "language": T5}
+    return _convert(path, heads, action_dim, features_out, {**published, **facts})
 
 
 def _convert(
