@@ -106,18 +106,24 @@ class Backbone(Protocol):
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
+        ...
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
         """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
+        ...
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
+        ...
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of states [..., D] of the last layer, as the whole model gives them."""
+        ...
 
     def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "": no text."""
+        ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return what an artefact must hold besides the base model's name: adapters, or trained weights."""
+        ...

@@ -32,7 +32,7 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     @classmethod
     def frozen_features(cls, config: Any) -> FrozenFeatures:
         """Build the frozen features that a configuration names, without their weights."""
-        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision)
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
 
     @staticmethod
     def sight(config: Any) -> tuple[Any, ...]:

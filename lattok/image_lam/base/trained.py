@@ -47,7 +47,7 @@ class TrainedPairModel(PairModel, ABC):
         self.features = features or self.frozen_features(config)
         self.pixels = None
         if config.target == "pixels":
-            self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=config.decoder.patch)
+            self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=self.config.decoder.patch)
         self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size, self.new_heads)
@@ -112,14 +112,14 @@ class TrainedPairModel(PairModel, ABC):
 
         Arrays in, arrays out.
         """
-        given, pixels = pixels, of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
+        found = of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
         side, views = self.features.image_size, len(self.cameras)
-        if pixels.shape[1:] != (2, views, 3, side, side) or not pixels.is_floating_point():
+        if found.shape[1:] != (2, views, 3, side, side) or not found.is_floating_point():
             expected = f"normalised floats of shape [B, 2, {views}, 3, {side}, {side}]"
             hint = "encode takes uint8 frames of any size."
-            checks.fail("pixels", expected, f"{pixels.dtype} of shape {list(pixels.shape)}", hint)
-        patches = self.features.of_pixels(pixels.to(self.features.mean).flatten(0, 2).movedim(1, -1))
-        return like(given, self.encode_features(patches.reshape(len(pixels), 2, -1, self.features.dim)))
+            checks.fail("pixels", expected, f"{found.dtype} of shape {list(found.shape)}", hint)
+        patches = self.features.of_pixels(found.to(self.features.mean).flatten(0, 2).movedim(1, -1))
+        return like(pixels, self.encode_features(patches.reshape(len(found), 2, -1, self.features.dim)))
 
     @torch.no_grad()
     def encode_features(

@@ -155,7 +155,7 @@ class InverseDynamics(FrozenFeaturesModel):
     @classmethod
     def frozen_features(cls, config: InverseDynamicsConfig) -> FrozenFeatures:
         """Build the frozen features that a configuration names, without their weights; "pixels" are single ones."""
-        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision, patch=1)
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision, patch=1)
 
     def summary(self) -> str:
         c = self.config

@@ -61,7 +61,7 @@ class LaryLAQ(LAQ):
 
     @classmethod
     def frozen_features(cls, config: LaryConfig) -> FrozenFeatures:
-        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision)
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
 
 
 def lary_laq(
