@@ -129,7 +129,7 @@ def test_rooms_of_latent_action_models_know_their_base_alone():
     ("name", "source"),
     [
         ("lattok.image_lam.p2t.model", "from lattok.image_lam.moto.model import MotoLAM"),
-        ("lattok.image_lam.base.trained", "from lattok.image_lam.p2t import parts"),
+        ("lattok.image_lam.base.trained", "from lattok.image_lam.p2t import model"),
         ("lattok.image_lam.published.adaworld", "import lattok.image_lam.p2t.convert"),
         ("lattok.image_lam.base.trained", "from lattok.image_lam import ImageLAM"),
     ],

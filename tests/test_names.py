@@ -20,7 +20,6 @@ MODULES = {
     "latbot": METHOD,
     "losses": FAMILY,
     "model": FAMILY,
-    "parts": FAMILY,
 }
 CLASSES: dict[str, str] = {}
 

@@ -46,7 +46,7 @@ EXTRAS = {
     "ray": Extra("lattok.annotation, ray", ("tests/annotation/test_ray.py",)),
     "hdf5": Extra("lattok.data, h5py", ("tests/data/formats/test_hdf5.py",)),
     "lpips": Extra("lattok, lpips", ("tests/image_lam/moto/test_perceptual.py",)),
-    "sana": Extra("lattok.image_lam.clips.sana, diffusers", ("tests/image_lam/clips/test_sana.py",)),
+    "sana": Extra("lattok.image_lam.clips.decoder, diffusers", ("tests/image_lam/clips/test_sana.py",)),
     "rerun": Extra("lattok, rerun", ("tests/evaluation/test_viewer.py",)),
     "wandb": Extra("lattok, wandb", ("tests/training/test_loop.py", "-k", "wandb or track")),
     "notebooks": Extra("matplotlib, nbclient, jupytext", ("tests/test_notebooks.py",)),

@@ -55,9 +55,7 @@ class LoraSpec:
     def __post_init__(self) -> None:
         checks.counts(backbone_lora_rank=self.rank)
         checks.positive(backbone_lora_alpha=self.alpha)
-        checks.at_least_zero(backbone_lora_dropout=self.dropout)
-        if self.dropout >= 1:
-            checks.fail("backbone_lora_dropout", "a number below 1", self.dropout)
+        checks.below_one(backbone_lora_dropout=self.dropout)
 
 
 @dataclass(frozen=True)

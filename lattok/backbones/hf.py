@@ -153,12 +153,17 @@ class HFBackbone(nn.Module):
             self._add_lora(lora)
         elif train != "frozen":
             self.model.float().model.requires_grad_(True)
-        for weight in self._tower() if train == "all_but_vision" else ():
-            weight.requires_grad_(False)
+        if train == "all_but_vision":  # the image tower is what is neither the text model's nor the projector's
+            others = {id(x) for part in (self.model.get_decoder(), *self._projector()) for x in part.parameters()}
+            for weight in self.model.model.parameters():
+                weight.requires_grad_(id(weight) in others)
         self.train_mode, self._checkpointing = train, gradient_checkpointing
         self._trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
         if gradient_checkpointing:
-            _checkpoint_layers(self.model)
+            newer = getattr(self.model, "activation_checkpointing_enable", None)  # the other ends with transformers 6
+            (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+            # only the reentrant kind needs these, by which a frozen tower would be differentiated
+            self.model.disable_input_require_grads()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> HFBackbone:
@@ -199,11 +204,6 @@ class HFBackbone(nn.Module):
         """Return the modules between the image tower and the words, each of which is called."""
         found = [self.model.model.get_submodule(name) for name in self.family.projector]
         return [part for each in found for part in (each if isinstance(each, nn.ModuleList) else [each])]
-
-    def _tower(self) -> list[nn.Parameter]:
-        """Return the weights of the image tower: what is neither the text model's nor the projector's."""
-        others = {id(weight) for part in (self.model.get_decoder(), *self._projector()) for weight in part.parameters()}
-        return [weight for weight in self.model.model.parameters() if id(weight) not in others]
 
     def _add_lora(self, lora: LoraSpec) -> None:
         peft = pretrained.require("peft")
@@ -302,13 +302,6 @@ def _in_own_precision(part: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor
 def _stable(name: str) -> str:
     """Drop peft's name for the adapter, and name a parameter as every transformers from 5.4 on does."""
     return name.replace(".default.", ".").replace(".vision_tower.vision_model.", ".vision_tower.")
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Checkpoint every layer, in the non-reentrant way."""
-    newer = getattr(model, "activation_checkpointing_enable", None)  # the other name ends with transformers 6
-    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    model.disable_input_require_grads()  # only the reentrant kind needs them; a frozen tower would be differentiated
 
 
 @torch.no_grad()

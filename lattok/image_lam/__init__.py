@@ -4,8 +4,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.trained import PairLearner, TrainedPairModel
 from lattok.image_lam.moto.config import MotoLAMConfig
 from lattok.image_lam.moto.model import MotoLAM
-from lattok.image_lam.p2t.model import ImageLAM
-from lattok.image_lam.p2t.parts import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM, ImageLAMConfig
 
 __all__ = [
     "FrozenFeatures",

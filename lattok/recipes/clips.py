@@ -16,7 +16,7 @@ from lattok.data.episodes import check_horizon, check_strides_in
 from lattok.data.schema import vector_key
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
-from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
+from lattok.image_lam.clips.decoder import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import state_changes
 from lattok.labels.spec import inferred_episodes

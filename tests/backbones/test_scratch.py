@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lattok.backbones import LoraSpec
-from lattok.backbones.scratch import MAX_WORDS, ScratchBackbone, ScratchSize
+from lattok.backbones.model import MAX_WORDS, ScratchBackbone, ScratchSize
 from lattok.utils.checks import LattokError
 
 SIZE = ScratchSize(cameras=2, image_size=16, patch_size=8, width=32, depth=3, heads=4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lattok
-from lattok.backbones.scratch import ScratchBackbone
+from lattok.backbones.model import ScratchBackbone
 from lattok.data import LeRobotV3
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe, VLARecipe

@@ -11,7 +11,8 @@ those of `valid` [B, p]; with `update=False` it learns nothing from them. `looku
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -85,23 +86,6 @@ def register_bottleneck(bottleneck: Bottleneck) -> Bottleneck:
     return BOTTLENECKS.add(bottleneck.name, bottleneck)
 
 
-def _codebook(dim: int, levels: int, codebook: CodebookConfig, frozen: bool) -> VectorQuantizer:
-    quantizer = VectorQuantizer(
-        QuantizerConfig(
-            dim=dim,
-            size=codebook.size,
-            levels=levels,
-            update=codebook.update,
-            start="normal" if frozen else codebook.start,
-            continuous_steps=0 if frozen else codebook.continuous_steps,
-            revive_below=codebook.revive_below,
-            restart_every=codebook.restart_every,
-        )
-    )
-    quantizer.frozen = frozen
-    return quantizer
-
-
 class ScalarQuantizer(CodeUsage):
     """`size` codes as a grid of a few scalars between two linear maps; nothing to start, nothing to revive."""
 
@@ -170,23 +154,14 @@ def grid_levels(size: int) -> list[int]:
         scalars += 1
 
 
-def _vq(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, **_: Any) -> nn.Module:
-    return _codebook(dim, 1, codebook, frozen)
+def _codebook(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, levels: bool, **_: Any) -> nn.Module:
+    config = replace(codebook, start="normal", continuous_steps=0) if frozen else codebook
+    quantizer = VectorQuantizer(QuantizerConfig(dim=dim, levels=tokens if levels else 1, **vars(config)))
+    quantizer.frozen = frozen
+    return quantizer
 
 
-def _residual(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, **_: Any) -> nn.Module:
-    return _codebook(dim, tokens, codebook, frozen)
-
-
-def _fsq(dim: int, tokens: int, codebook: CodebookConfig, **_: Any) -> nn.Module:
-    return ScalarQuantizer(dim, codebook.size)
-
-
-def _continuous(dim: int, variational: bool, **_: Any) -> nn.Module:
-    return Continuous(dim, variational)
-
-
-register_bottleneck(Bottleneck("vq", _vq, vectors=True))
-register_bottleneck(Bottleneck("residual", _residual, levels=True, vectors=True))
-register_bottleneck(Bottleneck("fsq", _fsq))
-register_bottleneck(Bottleneck("none", _continuous, variational=True))
+register_bottleneck(Bottleneck("vq", partial(_codebook, levels=False), vectors=True))
+register_bottleneck(Bottleneck("residual", partial(_codebook, levels=True), levels=True, vectors=True))
+register_bottleneck(Bottleneck("fsq", lambda dim, codebook, **_: ScalarQuantizer(dim, codebook.size)))
+register_bottleneck(Bottleneck("none", lambda dim, variational, **_: Continuous(dim, variational), variational=True))

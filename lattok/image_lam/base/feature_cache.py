@@ -34,7 +34,6 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.samples.frames import Decoded, FrameReader, Reader
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
 from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
@@ -90,7 +89,7 @@ class FeatureFile(NamedTuple):
                         raise OSError(errno.EIO, "it ends early")
         except OSError as error:
             hint = "Features that runs use must stay: continue with resume, which computes what is missing."
-            raise LattokError(f"cannot read features from {self.path} ({error.strerror}). {hint}") from None
+            raise checks.LattokError(f"cannot read features from {self.path} ({error.strerror}). {hint}") from None
 
     def write(self, parts: Iterable[np.ndarray]) -> None:
         """Keep features that come in runs of rows, only one of which need be in memory."""
@@ -251,12 +250,12 @@ class FeatureReader(Reader):
 
     def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
         """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
-        owner, errors = self.episode_of(rows), dict[int, LattokError]()
+        owner, errors = self.episode_of(rows), dict[int, checks.LattokError]()
         for episode in np.unique(owner).tolist():
             try:
                 for camera in self.cameras:
                     self._compute(Take(episode, camera), stopped)
-            except LattokError as error:
+            except checks.LattokError as error:
                 errors[episode] = error
         values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
         values[sound] = self._known(rows[sound]).numpy()

@@ -7,24 +7,19 @@ for language conditioning (stage 1): the last hidden states of a T5 encoder.
 from __future__ import annotations
 
 import hashlib
-from abc import ABC
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lattok.data.pixels import resize_pixels
-from lattok.hub import HubModel
 from lattok.hub.weights import from_pretrained, open_diffusers, outlined
-from lattok.types import VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -219,9 +214,21 @@ class TextEncoder(nn.Module):
 
     def load(self) -> TextEncoder:
         """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
-        if self.network is None:
-            network, self.tokenizer = _text_encoder(self.name.removeprefix("t5:"))
-            self.network = network.float().eval().requires_grad_(False)
+        if self.network is not None:
+            return self
+        try:
+            from transformers import AutoTokenizer, T5EncoderModel
+        except ImportError:
+            hint = "Or give text vectors yourself: language=precomputed."
+            checks.fail("language", "the package transformers (pip install 'lattok[vla]')", "none", hint)
+        model, kind = self.name.removeprefix("t5:"), cast(Any, T5EncoderModel)
+        if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
+            checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
+        with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
+            self.tokenizer = from_pretrained("language", AutoTokenizer, _place(model))
+            network, report = from_pretrained("language", kind, _place(model), output_loading_info=True)
+        _check_whole("language", f"a T5 encoder; {model!r}", report)
+        self.network = network.float().eval().requires_grad_(False)
         return self
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -270,13 +277,12 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     if revision and model.startswith("hf-hub:"):
         model = f"{model}@{revision}"
     elif revision:
-        raise LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
+        raise checks.LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
     expected = f"a timm vision transformer; {name!r} "
     with _one_line("features", expected + "could not be built"):
         try:
-            network = timm.create_model(
-                model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
-            )
+            options = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": False}
+            network = timm.create_model(model, pretrained=pretrained, **options)
         except TypeError as error:  # the network has no image size: a convolutional one, say
             checks.fail("features", expected + "is none", checks.first_line(error))
     if not (hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")):
@@ -309,23 +315,6 @@ def _transformers(
     return StillVideo(found.encoder, config) if video else OrderedMAE(found)
 
 
-def _text_encoder(model: str) -> tuple[nn.Module, Any]:
-    """Read encoder and tokenizer of a Hub id or a folder."""
-    try:
-        from transformers import AutoTokenizer, T5EncoderModel
-    except ImportError:
-        hint = "Or give text vectors yourself: language=precomputed."
-        checks.fail("language", "the package transformers (pip install 'lattok[vla]')", "none", hint)
-    if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
-        checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
-    where, kind = _place(model), cast(Any, T5EncoderModel)
-    with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
-        tokenizer = from_pretrained("language", AutoTokenizer, where)
-        network, report = from_pretrained("language", kind, where, output_loading_info=True)
-    _check_whole("language", f"a T5 encoder; {model!r}", report)
-    return network, tokenizer
-
-
 def _place(model: str) -> str:
     return str(Path(model).expanduser()) if model.startswith("~") else model
 
@@ -335,7 +324,7 @@ def _one_line(argument: str, expected: str) -> Iterator[None]:
     """Turn errors of timm, transformers and huggingface_hub, which raise many kinds, into one line."""
     try:
         yield
-    except LattokError:
+    except checks.LattokError:
         raise
     except Exception as error:
         said = checks.first_line(error).rstrip(".")
@@ -357,27 +346,3 @@ def _patch_size(name: str, network: Any) -> int:
     if height != width:
         checks.fail("features", f"square patches; {name!r} has others", f"{height} x {width}")
     return int(height)
-
-
-class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
-    """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
-
-    label_source = "video"
-    features: FrozenFeatures
-    config: Any  # has `stride`
-
-    def after_load(self) -> None:
-        """Fetch the named features' weights."""
-        self.features.load()
-
-    def describe(self) -> dict[str, Any]:
-        """Add the hash of the features' weights."""
-        described = super().describe() | {"backend": "torch", "precision": "float32"}
-        weights = self.features.weights_hash()
-        return described if weights is None else described | {"features_sha256": weights}
-
-    def stride_frames(self, fps: float) -> int:
-        return checks.stride_in_frames(self.config.stride, fps)
-
-    def resize(self, frames: np.ndarray) -> np.ndarray:
-        return self.features.resize(torch.from_numpy(frames)).numpy()

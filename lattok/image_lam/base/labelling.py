@@ -151,6 +151,17 @@ class FlatPairEncoder(PairEncoder):
         return self.norm(x[:, : len(self.queries)])
 
 
+def of_cameras(name: str, frames: Any, axes: str, cameras: Sequence[str]) -> Any:
+    """Return frames of these axes, V of them cameras, which may be left out when there is one."""
+    names = axes.split()
+    place = names.index("V")
+    if frames.ndim == len(names) - 1 and len(cameras) == 1:
+        frames = frames[(slice(None),) * place + (None,)]
+    checks.rank(name, frames, axes)
+    checks.size(name, f"cameras ({', '.join(cameras)})", frames.shape[place], len(cameras))
+    return frames
+
+
 class VideoEncoder(NamedTuple):
     """Query tokens of frames, float32, in two steps: the first is shared by the pairs that a frame belongs to."""
 
@@ -207,19 +218,13 @@ def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]
     waiting: list[np.ndarray] = []
     for frames in [video] if isinstance(video, np.ndarray | Tensor) else video:
         piece = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
-        piece = piece[:, None] if piece.ndim == 4 and len(cameras) == 1 else piece
-        checks.rank("frames", piece, "T V H W 3")
-        checks.size("frames", f"cameras ({', '.join(cameras)})", piece.shape[1], len(cameras))
+        piece = of_cameras("frames", piece, "T V H W 3", cameras)
         while len(piece):
             missing = size - sum(map(len, waiting))
             waiting.append(piece[:missing])
             piece = piece[missing:]
             if sum(map(len, waiting)) == size:
-                yield _together(waiting)
+                yield torch.from_numpy(np.concatenate(waiting))  # a copy: what was decoded may be read-only
                 waiting = []
     if waiting:
-        yield _together(waiting)
-
-
-def _together(pieces: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(pieces))  # a copy: what was decoded may be read-only
+        yield torch.from_numpy(np.concatenate(waiting))

@@ -1,29 +1,91 @@
-"""What every latent action model of frame pairs shares: frames in, features once per frame, a video labelled in blocks.
+"""What every latent action model shares that sees frames through frozen features, and what those of frame pairs share.
 
-A model says what its `features` are, how features of a pair become tokens, and what stands for those: codes or latents.
+A model of pairs says what its `features` are, how those of a pair become tokens, and what stands for these: codes or
+latents. Features are computed once per frame, and a video is labelled in blocks.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
-from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
-from lattok.types import LatentActions, join
+from lattok.hub import HubModel
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
+from lattok.types import LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
+
+
+class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
+    """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
+
+    label_source = "video"
+    features: FrozenFeatures
+    config: Any  # has `stride`
+
+    @classmethod
+    def frozen_features(cls, config: Any) -> FrozenFeatures:
+        """Build the frozen features that a configuration names, without their weights."""
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
+
+    @staticmethod
+    def sight(config: Any) -> tuple[Any, ...]:
+        """Return the size and normalisation in which the model looks at frames."""
+        return config.image_size, config.mean, config.std, config.interpolation
+
+    @staticmethod
+    def holds_features(config: Any) -> bool:
+        """Tell whether artefacts of this configuration hold the weights of its features."""
+        return False
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out frozen features that the config names."""
+        held = self.holds_features(self.config)
+        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
+
+    def fresh(self) -> Any:
+        """Make a model of the same configuration with random weights; frozen features are shared."""
+        return type(self)(self.config, features=self.features)
+
+    def usage_of(self, line: str) -> list[str]:
+        """Return lines for the card that end with this one, which says what becomes of a video."""
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        return ["", "import numpy as np", "", video, line]
+
+    def after_load(self) -> None:
+        """Fetch the named features' weights."""
+        self.features.load()
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the features' weights."""
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        weights = self.features.weights_hash()
+        return described if weights is None else described | {"features_sha256": weights}
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self.features.resize(torch.from_numpy(frames)).numpy()
 
 
 class PairModel(FrozenFeaturesModel, ABC):
     """A model of frame pairs. Its `config` has `stride`, and sizes of its codes as `ImageLAMConfig` names them."""
 
     env: Any  # the environment stream, None where there is none
+    pixels: Any  # FrozenFeatures by which the decoder sees frames, where that is not as features; otherwise None
 
     @abstractmethod
     def encode_features(self, features: Values) -> LatentActions:
@@ -46,25 +108,15 @@ class PairModel(FrozenFeaturesModel, ABC):
     def numbers_per_frame(self) -> int:
         """How many numbers a layer holds of a frame."""
 
-    @abstractmethod
-    def fresh(self) -> Self:
-        """Make a model of the same configuration with random weights; frozen features are shared."""
-
     def check_reads_video_alone(self) -> None:
         """Refuse a model that needs more than a video."""
 
     def usage(self) -> list[str]:
         try:
             self.check_reads_video_alone()
-        except LattokError:
+        except checks.LattokError:
             return []
-        return [
-            "",
-            "import numpy as np",
-            "",
-            f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]",
-            "labels = model.label_video(video, fps=10)  # .codes int64 [T, P]",
-        ]
+        return self.usage_of("labels = model.label_video(video, fps=10)  # .codes int64 [T, P]")
 
     def summary(self) -> str:
         c = self.config
@@ -84,16 +136,25 @@ class PairModel(FrozenFeaturesModel, ABC):
     @torch.no_grad()
     def decode(self, frames: Values, latents: LatentActions) -> Tensor:
         """Predict later frames, as `predict` does, from frames uint8 [B, V, H, W, 3] and their latent actions."""
-        now = as_tensor("frames", frames)
-        now = now[:, None] if now.ndim == 4 and len(self.cameras) == 1 else now
-        checks.rank("frames", now, "B V H W 3")
+        now = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
         checks.size("latents", "latent actions, one for each frame", len(latents.quantized), len(now))
         with self.inference():
             return self.predict(self.frame_targets(now), latents)
 
     def frame_targets(self, frames: Tensor) -> Tensor:
         """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
-        return self.frame_features(frames)
+        return self.frame_features(frames, self.pixels)
+
+    @torch.no_grad()
+    def features_of(self, targets: Tensor) -> Tensor:
+        """Turn what the decoder predicts [B, V*N, D] into features, as `frame_features` gives them."""
+        if self.pixels is None:
+            return targets
+        return self.features.of_pixels(self.images_of(targets)).reshape(len(targets), -1, self.features.dim)
+
+    def images_of(self, targets: Tensor) -> Tensor:
+        """Turn patches of pixels [B, V*N, D] into normalised images [B*V, H, W, 3]."""
+        return self.pixels.pixels_of(targets.reshape(-1, self.pixels.count, self.pixels.dim))
 
     @torch.no_grad()
     def label_video(
@@ -122,20 +183,14 @@ class PairModel(FrozenFeaturesModel, ABC):
 
     def checked_pairs(self, frames: Values) -> Tensor:
         """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
-        frames = as_tensor("frames", frames)
-        if frames.ndim == 5 and len(self.cameras) == 1:
-            frames = frames[:, :, None]
-        checks.rank("frames", frames, "B 2 V H W 3")
-        checks.size("frames", "frames per sample", frames.shape[1], 2)
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[2], len(self.cameras))
-        return frames
+        found = of_cameras("frames", as_tensor("frames", frames), "B 2 V H W 3", self.cameras)
+        checks.size("frames", "frames per sample", found.shape[1], 2)
+        return found
 
     @torch.no_grad()
-    def frame_features(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
-        return self._seen_by(self.features, frames)
-
-    def _seen_by(self, network: FrozenFeatures, frames: Tensor) -> Tensor:
+    def frame_features(self, frames: Tensor, network: FrozenFeatures | None = None) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D], those of another network where one is given."""
+        network = network or self.features
         checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
         lead = frames.shape[:-4]
         frames = network.resize(frames).to(network.mean.device)

@@ -36,24 +36,16 @@ class LatentStream(nn.Module):
     """
 
     def __init__(
-        self,
-        config: TrainedPairConfig,
-        size: int,
-        new_heads: Callable[[], Sequence[nn.Module]],
-        frozen: bool = False,
+        self, config: TrainedPairConfig, size: int, new_heads: Callable[[], Sequence[nn.Module]], frozen: bool = False
     ):
         super().__init__()
         self.config, d, kind = config, config.latent_dim, BOTTLENECKS[config.quantizer]
         self.levels = kind.levels
-        if kind.levels:  # one latent from all queries, P levels of codes
-            self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)])
-        else:
-            self.heads = nn.ModuleList(new_heads())
+        # with levels of codes one latent from all queries
+        self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)] if kind.levels else new_heads())
         self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
-        codebook, variational = replace(config.codebook, size=size), config.loss.kl > 0
-        self.quantizer = kind.build(
-            dim=d, tokens=config.tokens, codebook=codebook, frozen=frozen, variational=variational
-        )
+        options = {"codebook": replace(config.codebook, size=size), "variational": config.loss.kl > 0}
+        self.quantizer = kind.build(dim=d, tokens=config.tokens, frozen=frozen, **options)
         if frozen:
             self.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
@@ -130,10 +122,8 @@ class FlowHead(nn.Module):
     def __init__(self, config: TrainedPairConfig):
         super().__init__()
         streams = 1 if config.streams == "control" else 2
-        outputs = len(config.cameras) * 2 * CELLS**2
-        self.net = nn.Sequential(
-            nn.Linear(streams * config.positions * config.latent_dim, 128), nn.ReLU(), nn.Linear(128, outputs)
-        )
+        inputs, outputs = streams * config.positions * config.latent_dim, len(config.cameras) * 2 * CELLS**2
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
 
     def forward(self, control: Encoded, env: Encoded | None) -> Tensor:
         """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ from typing_extensions import Self
 from lattok.image_lam.base import losses
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
+from lattok.image_lam.base.labelling import VideoEncoder, of_cameras, torch_encoder
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.base.parts import Encoded, FlowHead, GapActionHead, LatentStream
 from lattok.types import LatentActions, LossTerms, PairBatch
@@ -37,9 +37,7 @@ class TrainedPairModel(PairModel, ABC):
     """A model of frame pairs with its decoder. What only training needs is in its `PairLearner`."""
 
     config: Any  # a TrainedPairConfig
-    features: FrozenFeatures
     encoder: Any  # its `for_videos` returns the form that labels; `any_grid`: whether places of patches are a rule
-    pixels: FrozenFeatures | None  # how the decoder sees frames, where that is not as features
 
     def __init__(self, config: TrainedPairConfig, features: FrozenFeatures | None = None):
         super().__init__()
@@ -47,13 +45,14 @@ class TrainedPairModel(PairModel, ABC):
         self.config = config
         self.cameras, self.codebook_size = config.cameras, config.codebook_size
         self.features = features or self.frozen_features(config)
-        self.pixels = self.new_pixels()
+        self.pixels = None
+        if config.target == "pixels":
+            self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=self.config.decoder.patch)
         self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size, self.new_heads)
-        self.env: LatentStream | None = None
-        if self.streams == 2:
-            self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen)
+        second = self.streams == 2
+        self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen) if second else None
         self.decoder = self.new_decoder()
         self.decoder.requires_grad_(self.decodes)  # several processes would wait for its gradients
 
@@ -69,40 +68,15 @@ class TrainedPairModel(PairModel, ABC):
     def new_decoder(self) -> nn.Module:
         """Make a decoder as this model has one, with fresh weights."""
 
-    def new_pixels(self) -> FrozenFeatures | None:
-        """Make what shows frames to the decoder in patches of pixels, where it predicts these."""
-        return None
-
     @property
     def decodes(self) -> bool:
         """Tell whether a loss asks for what the decoder predicts; otherwise it stays as it is."""
         return self.config.loss.prediction > 0
 
-    @classmethod
-    def frozen_features(cls, config: Any) -> FrozenFeatures:
-        """Build the frozen features that a configuration names, without their weights."""
-        return FrozenFeatures(config.features, *cls._sight(config), revision=config.features_revision)
-
-    @staticmethod
-    def _sight(config: TrainedPairConfig) -> tuple[Any, ...]:
-        """Return the size and normalisation in which the model looks at frames."""
-        return config.image_size, config.mean, config.std, config.interpolation
-
     @property
     def streams(self) -> int:
         """Count the streams of latents."""
         return 1 if self.config.streams == "control" else 2
-
-    @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the frozen features, unless the artefact holds them, whose sizes are compared with its file first."""
-        super().opened(config, folder, backbone)
-        return config, {} if cls.holds_features(config) else {"features": cls.frozen_features(config)}
-
-    @staticmethod
-    def holds_features(config: Any) -> bool:
-        """Tell whether artefacts of this configuration hold the weights of its features."""
-        return False
 
     @property
     def base_model(self) -> str | None:
@@ -138,24 +112,24 @@ class TrainedPairModel(PairModel, ABC):
 
         Arrays in, arrays out.
         """
-        given, pixels = pixels, as_tensor("pixels", pixels)
-        if pixels.ndim == 5 and len(self.cameras) == 1:
-            pixels = pixels[:, :, None]
-        checks.rank("pixels", pixels, "B 2 V 3 H W")
+        found = of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
         side, views = self.features.image_size, len(self.cameras)
-        if pixels.shape[1:] != (2, views, 3, side, side) or not pixels.is_floating_point():
+        if found.shape[1:] != (2, views, 3, side, side) or not found.is_floating_point():
             expected = f"normalised floats of shape [B, 2, {views}, 3, {side}, {side}]"
             hint = "encode takes uint8 frames of any size."
-            checks.fail("pixels", expected, f"{pixels.dtype} of shape {list(pixels.shape)}", hint)
-        patches = self.features.of_pixels(pixels.to(self.features.mean).flatten(0, 2).movedim(1, -1))
-        return like(given, self.encode_features(patches.reshape(len(pixels), 2, -1, self.features.dim)))
+            checks.fail("pixels", expected, f"{found.dtype} of shape {list(found.shape)}", hint)
+        patches = self.features.of_pixels(found.to(self.features.mean).flatten(0, 2).movedim(1, -1))
+        return like(pixels, self.encode_features(patches.reshape(len(found), 2, -1, self.features.dim)))
 
     @torch.no_grad()
-    def encode_features(self, features: Values) -> LatentActions:
-        """Turn precomputed features [B, 2, V*N, D] into `LatentActions`."""
-        return self._encoded(features)
+    def encode_features(
+        self, features: Values, text: Values | None = None, text_mask: Values | None = None
+    ) -> LatentActions:
+        """Turn precomputed features [B, 2, V*N, D] into `LatentActions`.
 
-    def _encoded(self, features: Values, text: Tensor | None = None, text_mask: Tensor | None = None) -> LatentActions:
+        A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
+        `text_mask` [B, S] bool, which says where there is one.
+        """
         given, features = features, as_tensor("features", features)
         checks.rank("features", features, "B 2 N D")
         checks.size("features", "frames per sample", features.shape[1], 2)
@@ -167,20 +141,17 @@ class TrainedPairModel(PairModel, ABC):
             conditions = self._conditions(len(features), text, text_mask)
             return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **conditions)))
 
-    def _conditions(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+    def _conditions(self, samples: int, text: Values | None, mask: Values | None) -> dict[str, Any]:
         """Return further inputs of encoder and decoder; none, but in a stage-1 model."""
         if text is not None:
-            raise checks.LattokError(f"`text` {list(text.shape)} was given, but this model does not read instructions.")
+            shape = list(as_tensor("text", text).shape)
+            raise checks.LattokError(f"`text` {shape} was given, but this model does not read instructions.")
         return {}
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
         """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
-
-    def features_of(self, targets: Tensor) -> Tensor:
-        """Turn what the decoder predicts [B, V*N, D] into features, as `frame_features` gives them."""
-        return targets
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch that need no head of a learner; `config.loss_weights` weights them."""
@@ -203,7 +174,7 @@ class TrainedPairModel(PairModel, ABC):
         valid = None if batch.valid is None else batch.valid.repeat_interleave(len(pairs), 0)
         control, env = self._quantized(self.encoder(both, **conditions), valid)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
-        terms = dict(control.losses) | self.predictions(batch, pairs, both, vectors, conditions, perceptual)
+        terms = dict(control.losses) | self.predictions(batch, both, vectors, conditions, perceptual)
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.loss.decorrelation > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
@@ -212,13 +183,7 @@ class TrainedPairModel(PairModel, ABC):
         return terms, control, env
 
     def predictions(
-        self,
-        batch: PairBatch,
-        pairs: Sequence[Sequence[int]],
-        features: Tensor,
-        vectors: Sequence[Tensor],
-        conditions: Mapping[str, Any],
-        perceptual: nn.Module | None,
+        self, batch: PairBatch, features: Tensor, vectors: Sequence[Tensor], conditions: dict[str, Any], perceptual: Any
     ) -> LossTerms:
         """Return the terms of what the decoder predicts, of features [B * pairs, 2, N, D] and latents' vectors."""
         if not self.config.loss.prediction:
@@ -229,23 +194,15 @@ class TrainedPairModel(PairModel, ABC):
         """Open what compares predicted images, where a loss asks for that."""
         return None
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+    def predict(
+        self, features: Tensor, latents: LatentActions, text: Values | None = None, text_mask: Values | None = None
+    ) -> Tensor:
         """Predict what the decoder does of the later frame [B, N, D] from that of the current one [B, N, D] and
         quantized latent actions: features, or pixels in patches, as `frame_targets` gives them.
         """
-        return self._predicted(features, latents)
-
-    def _predicted(
-        self, features: Tensor, latents: LatentActions, text: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
         here = self.features.mean
         vectors = [stream.quantized.to(here) for stream in (latents, latents.env) if stream is not None]
-        return self.decoder(features.to(here), *vectors, **self._conditions(len(features), text, mask))
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out frozen features that the config names."""
-        held = self.holds_features(self.config)
-        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
+        return self.decoder(features.to(here), *vectors, **self._conditions(len(features), text, text_mask))
 
     def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""

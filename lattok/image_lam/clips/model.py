@@ -21,12 +21,12 @@ from typing_extensions import Self
 
 from lattok.backbones.model import BackboneModel, open_backbone
 from lattok.data.pixels import resize_pixels
-from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
-from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.image_lam.base.losses import separation
+from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.clips.config import ClipLAMConfig
-from lattok.image_lam.clips.decoder import UnifiedDecoder
-from lattok.image_lam.clips.sana import SanaDecoder
+from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import non_blocking
 from lattok.nn.flow import draw_flow
 from lattok.nn.losses import action_loss, numbers, of_share
@@ -34,7 +34,6 @@ from lattok.nn.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data
 from lattok.utils.untrusted import plain_format
 
@@ -68,19 +67,18 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         self.env = True if config.scene_tokens else None  # whether there is a stream of the scene
         self.scene_head = nn.Linear(width, config.latent_dim) if self.env else None
         self.motion_head = nn.Linear(width, config.latent_dim)
-        self.features = features or _features(config)
+        self.features = features or self.frozen_features(config)
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.decoder.sana else UnifiedDecoder)(config, self.features.dim, places)
-        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
-        self.normalizers = nn.ModuleList(
-            Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
-        )
+        sizes = config.action_dim, config.action_clipped
+        self.action_normalizer = Normalizer(*sizes)  # of a mixture it does nothing
+        self.normalizers = nn.ModuleList(Normalizer(*sizes) for _ in config.normalizers)
 
     @classmethod
-    def opened(cls, config: ClipLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Open the base model, and build the frozen latent space."""
-        config, parts = super().opened(config, folder, backbone)
-        return config, parts | {"features": _features(config)}
+    def frozen_features(cls, config: ClipLAMConfig) -> FrozenFeatures:
+        """Build the frozen latent space of the predicted frame, without its weights."""
+        of, scaling = config.features, (config.mean, config.std, config.interpolation)
+        return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)
 
     @classmethod
     def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
@@ -89,20 +87,19 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return own weights, and of the backbone what the base model does not have."""
-        own = {n: value for n, value in self.state_dict().items() if not n.startswith(("backbone.", "features."))}
+        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
     def usage(self) -> list[str]:
-        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
         label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
-        return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
+        return self.usage_of(f"{label}  # .latents float32 [T, P, d]")
 
     def _fits(self, fps: float) -> bool:
         """Tell whether the stride has frames enough for a clip at this rate."""
         try:
             self.config.gaps(self.stride_frames(fps))
-        except LattokError:
+        except checks.LattokError:
             return False
         return True
 
@@ -167,24 +164,19 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         out = self.backbone(inputs, self.queries.expand(count, -1, -1), [last])
         states = out.hidden[last][:, out.queries].to(self.queries.dtype)
         scene, motion = states.split([config.scene_tokens, config.motion_tokens], 1)
-        found = [self.motion_head(motion).float()]
-        if self.scene_head is not None:
-            found.append(self.scene_head(scene).float())
+        motion = self.motion_head(motion).float()
+        scene = motion[:, :0] if self.scene_head is None else self.scene_head(scene).float()
         if config.latent_norm == "layer":
-            found = [F.layer_norm(part, (config.latent_dim,)) for part in found]
-        return found[1] if self.env else found[0][:, :0], found[0]
+            scene, motion = (F.layer_norm(part, (config.latent_dim,)) for part in (scene, motion))
+        return scene, motion
 
     @torch.no_grad()
     def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
         """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
         `env` where it has tokens. V may be left out when there is one camera; one text stands for all. Arrays in,
         arrays out."""
-        found = as_tensor("clips", clips)
-        if found.ndim == 5 and len(self.cameras) == 1:
-            found = found[:, :, None]
-        checks.rank("clips", found, "B k V H W 3")
+        found = of_cameras("clips", as_tensor("clips", clips), "B k V H W 3", self.cameras)
         checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
-        checks.size("clips", f"cameras ({', '.join(self.cameras)})", found.shape[2], len(self.cameras))
         texts = [texts] * len(found) if isinstance(texts, str) else texts
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("texts", "an instruction, or a list of them", f"{texts!r:.60}")
@@ -254,11 +246,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
             if dataset not in names:
                 checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
             units = cast(Normalizer, self.normalizers[names.index(dataset)])
-        first = as_tensor("frames", frames)
-        if first.ndim == 4 and len(self.cameras) == 1:
-            first = first[:, None]
-        checks.rank("frames", first, "B V H W 3")
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", first.shape[1], len(self.cameras))
+        first = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
         latents = self._checked(latents, len(first))
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
         now, steps = self.frame_features(now), self.config.decoder.flow_steps
@@ -280,16 +268,16 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         if not isinstance(latents, LatentActions) or (latents.env is None) == bool(self.env):
             got = type(latents).__name__ if not isinstance(latents, LatentActions) else f"those {which[not self.env]}"
             checks.fail("latents", f"what `encode` gives, {which[bool(self.env)]}", got)
-        config, found = self.config, []
-        streams = [("latents", latents, config.motion_tokens)]
-        if latents.env is not None:
-            streams.append(("latents.env", latents.env, config.scene_tokens))
-        for name, stream, tokens in streams:
+        config = self.config
+
+        def sized(name: str, stream: LatentActions, tokens: int) -> LatentActions:
             quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
             if list(quantized.shape) != expected:
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
-            found.append(stream._replace(quantized=quantized))
-        return found[0]._replace(env=found[1] if self.env else None)
+            return stream._replace(quantized=quantized)
+
+        found, env = sized("latents", latents, config.motion_tokens), latents.env
+        return found if env is None else found._replace(env=sized("latents.env", env, config.scene_tokens))
 
     def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
@@ -319,7 +307,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         return resize_pixels(frames, self.config.image_size, self.config.interpolation)
 
     def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
-        """Return what callers get: no codes."""
         return LatentActions.of_latents(motion, LatentActions.of_latents(scene) if self.env else None)
 
 
@@ -329,9 +316,3 @@ def _clips(batch: PolicyBatch) -> Tensor:
         hint = "Call lam.encode(clips, texts) for latent actions."
         checks.fail("batch", "a PolicyBatch with later frames", type(batch).__name__, hint)
     return torch.cat([batch.images[:, None], batch.later], 1)
-
-
-def _features(config: ClipLAMConfig) -> FrozenFeatures:
-    """Build the frozen latent space of the predicted frame, without its weights."""
-    of, scaling = config.features, (config.mean, config.std, config.interpolation)
-    return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)

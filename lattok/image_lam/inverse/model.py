@@ -17,28 +17,93 @@ which known clips are learned to be, and all others to agree with.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import send_to_device
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.features import FrozenFeatures, FrozenFeaturesModel
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
-from lattok.image_lam.inverse.parts import SMALLEST, Member, coarse
 from lattok.nn.blocks import non_blocking, onto, widened
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
-from lattok.types import LatentActions, LossTerms, PolicyBatch, join
+from lattok.types import LatentActions, LossTerms, PolicyBatch, Quantized, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
 
 CHANGE = 2.0  # times the difference of frames, next to the frame itself
+SMALLEST = 4  # places on a side that convolutions leave
+GROUPS = 8  # of channels that are normalised together
+COARSE = 16  # places on a side of what `loss_forward` predicts
+
+
+class ForwardModel(nn.Module):
+    """What the last frame differs by from that of the moment, as coarse maps, from the latter's map and z [B, d]."""
+
+    def __init__(self, config: InverseDynamicsConfig, channels: int):
+        super().__init__()
+        width, views = config.channels[0], len(config.cameras)  # as fast as what it teaches
+        self.now, self.told = nn.Conv2d(channels, width, 3, 1, 1), nn.Linear(config.latent_dim, views * width)
+        layers = [nn.GELU(), nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(GROUPS, width), nn.GELU()]
+        self.rest = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1))
+
+    def forward(self, now: Tensor, z: Tensor) -> Tensor:
+        views = now.shape[1]
+        told = self.told(z).reshape(len(z) * views, -1, 1, 1)
+        return self.rest(self.now(now.flatten(0, 1)) + told).unflatten(0, (-1, views))
+
+
+class Member(nn.Module):
+    """One network: clips to latents, these through the bottleneck, and what is read from them."""
+
+    def __init__(self, config: InverseDynamicsConfig, channels: int, side: int, known: int):
+        """`channels` of a frame's map; `known`: numbers of task and proprio, next to z."""
+        super().__init__()
+        d, hidden = config.latent_dim, config.hidden
+        kind, self.tokens = BOTTLENECKS[config.quantizer], config.tokens
+        self.positions = 1 if kind.levels else config.tokens
+
+        def reader(inputs: int, outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+        inputs = len(config.offsets) - (not config.frame_seen)
+        layers: list[nn.Module] = []
+        for before, width in pairwise([inputs * channels, *config.channels]):
+            stride = 2 if side > SMALLEST else 1
+            side = (side + stride - 1) // stride
+            layers += [nn.Conv2d(before, width, 3, stride, 1), nn.GroupNorm(GROUPS, width), nn.GELU()]
+        self.encoder = nn.Sequential(*layers)
+        self.project = nn.Linear(len(config.cameras) * config.channels[-1] * side**2, d)
+        self.head = reader(d + known, config.action_dim)
+        self.flow_head = reader(d, len(config.cameras) * 2 * losses.CELLS**2) if config.loss_flow > 0 else None
+        self.ahead = ForwardModel(config, channels) if config.loss_forward > 0 else None
+        options: dict[str, Any] = {"frozen": False, "variational": config.loss_kl > 0}
+        self.bottleneck = kind.build(dim=d // self.positions, tokens=self.tokens, codebook=config.codebook, **options)
+
+    def encode(self, maps: Tensor) -> Tensor:
+        """Turn maps [B, V, channels, side, side] into latents [B, d]."""
+        return self.project(self.encoder(maps.flatten(0, 1)).reshape(len(maps), -1))
+
+    def narrow(self, latents: Tensor, update: bool = True) -> Quantized:
+        """Put latents [B, d] through the bottleneck: vectors [B, d], and codes [B, tokens] where it has any."""
+        found = self.bottleneck(latents.unflatten(1, (self.positions, -1)), update)
+        return found._replace(vectors=found.vectors.flatten(1), codes=found.codes.flatten(1))
+
+
+def coarse(maps: Tensor) -> Tensor:
+    """Average maps [B, V, side, side, D] over squares, [B, V, D, COARSE, COARSE] at most."""
+    found = rearrange(maps, "b v y x d -> b v d y x")
+    side = min(COARSE, found.shape[-1])
+    return F.adaptive_avg_pool2d(found.flatten(0, 1), side).unflatten(0, maps.shape[:2])
 
 
 class InferredActions(NamedTuple):
@@ -75,11 +140,11 @@ class InverseDynamics(FrozenFeaturesModel):
             checks.fail("features", "a network that gives a square of patches", config.features)
         raw = config.features == "pixels"
         width = self.features.dim if raw else config.projection
-        self.projections = nn.ModuleList(
-            nn.Identity() if raw else nn.Linear(self.features.dim, width) for _ in range(config.members)
-        )
+        projections = [nn.Identity() if raw else nn.Linear(self.features.dim, width) for _ in range(config.members)]
+        self.projections = nn.ModuleList(projections)
         known = len(config.tasks) * config.task_given + config.state_dim * (len(config.offsets) - 1) * config.proprio
-        self.members = nn.ModuleList(Member(config, width, self.features.side, known) for _ in range(config.members))
+        members = [Member(config, width, self.features.side, known) for _ in range(config.members)]
+        self.members: Any = nn.ModuleList(members)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
         self.state_normalizer = Normalizer(config.state_dim) if config.proprio else None  # of differences
         self.register_buffer("low", torch.full((config.action_dim,), -1.0))
@@ -90,18 +155,7 @@ class InverseDynamics(FrozenFeaturesModel):
     @classmethod
     def frozen_features(cls, config: InverseDynamicsConfig) -> FrozenFeatures:
         """Build the frozen features that a configuration names, without their weights; "pixels" are single ones."""
-        sight = config.image_size, config.mean, config.std, config.interpolation
-        return FrozenFeatures(config.features, *sight, revision=config.features_revision, patch=1)
-
-    @classmethod
-    def opened(cls, config: InverseDynamicsConfig, folder: Any, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the frozen features, whose weights the artefact does not hold."""
-        super().opened(config, folder, backbone)
-        return config, {"features": cls.frozen_features(config)}
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out frozen features that the config names."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("features.")}
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision, patch=1)
 
     def summary(self) -> str:
         c = self.config
@@ -112,17 +166,10 @@ class InverseDynamics(FrozenFeaturesModel):
         return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
 
     def usage(self) -> list[str]:
-        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
         given = ["video", "fps=20"]
         given += ['task="what the robot does"'] * self.config.task_given
         given += [f"states=np.zeros((20, {self.config.state_dim}))"] * self.config.proprio
-        return [
-            "",
-            "import numpy as np",
-            "",
-            video,
-            f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]",
-        ]
+        return self.usage_of(f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]")
 
     def unit_frames(self, fps: float) -> int:
         """Return the unit of the offsets in frames of a dataset."""
@@ -131,10 +178,6 @@ class InverseDynamics(FrozenFeaturesModel):
     def stride_frames(self, fps: float) -> int:
         """Return how far the farthest frame of a clip is from the moment of the action."""
         return self.config.span * self.unit_frames(fps)
-
-    def fresh(self) -> Self:
-        """Make a model of the same configuration with random weights; the frozen features are shared."""
-        return type(self)(self.config, self.features)
 
     def set_range(self, actions: Tensor) -> None:
         """Fit the normaliser and the range of what is read to the known actions [N, m]."""
@@ -146,8 +189,6 @@ class InverseDynamics(FrozenFeaturesModel):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    # frames to latents
-
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
         """Turn uint8 [n, V, H, W, 3] into maps [n, V, side, side, D]."""
@@ -158,16 +199,14 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def encode_features(self, moments: Sequence[Tensor]) -> Tensor:
         """Turn features [B, V, side, side, D] of all frames of clips into latents [B, members, d]."""
-        found = [self._encode(number, moments) for number in range(len(self.members))]
-        return torch.stack(found, 1)
+        return torch.stack([self._encode(number, moments) for number in range(len(self.members))], 1)
 
     def _encode(self, number: int, moments: Sequence[Tensor]) -> Tensor:
         projected = [self.projections[number](moment) for moment in moments]
         now = projected[self.config.offsets.index(0)]
         maps = [CHANGE * (other - now) for other in projected if other is not now]
         maps = [now, *maps] if self.config.frame_seen else maps
-        together = rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x")
-        return cast(Member, self.members[number]).encode(together)
+        return self.members[number].encode(rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x"))
 
     @torch.no_grad()
     def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
@@ -179,14 +218,14 @@ class InverseDynamics(FrozenFeaturesModel):
         arrays in, arrays out. The video may also come in pieces, in order. What `decode_actions` makes of latents are
         actions.
         """
-        span, own = self.config.span, stride is None
-        stride = checks.gap(stride, fps, self.config.stride) * (span if own else 1)
+        span = self.config.span
+        stride = checks.gap(stride, fps, self.config.stride) * (span if stride is None else 1)
         if stride % span:
-            checks.fail(
-                "stride", f"a multiple of {span}, the largest offset", stride, "Ask for it: stride_frames(fps)."
-            )
+            hint = "Ask for it: stride_frames(fps)."
+            checks.fail("stride", f"a multiple of {span}, the largest offset", stride, hint)
         gaps = self.config.gaps(stride // span)
-        size = block_size(self._numbers_per_frame, self.low.device)
+        maps = len(self.cameras) * len(self.members) * max(self.features.side // 2, SMALLEST) ** 2
+        size = block_size(maps * self.config.channels[0], self.low.device)
         with self.inference():
             encoder = VideoEncoder(self.frame_features, lambda *moments: self.encode_features(moments).float())
             parts = [self._narrowed(part) for part in query_tokens(encoder, frames, self.cameras, gaps, size)]
@@ -194,16 +233,9 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def _narrowed(self, latents: Tensor) -> LatentActions:
         """Put latents [B, members, d] through the bottlenecks."""
-        found = [cast(Member, member).narrow(latents[:, i], False) for i, member in enumerate(self.members)]
+        found = [member.narrow(latents[:, i], False) for i, member in enumerate(self.members)]
         vectors = torch.stack([each.vectors for each in found], 1)
         return LatentActions(torch.cat([each.codes for each in found], 1), latents, vectors)
-
-    @property
-    def _numbers_per_frame(self) -> int:
-        side = max(self.features.side // 2, SMALLEST)
-        return len(self.cameras) * side**2 * self.config.channels[0] * self.config.members
-
-    # latents to actions
 
     @torch.no_grad()
     def decode_actions(
@@ -255,18 +287,15 @@ class InverseDynamics(FrozenFeaturesModel):
         return self.decode_actions(found.latents, task, around)
 
     def _head(self, number: int, z: Tensor, more: Tensor) -> Tensor:
-        return cast(Member, self.members[number]).head(torch.cat([z, more.to(z)], -1))
+        return self.members[number].head(torch.cat([z, more.to(z)], -1))
 
     def _known(self, tasks: Sequence[str], states: Tensor | None) -> Tensor:
         """Return what is known besides frames: [B, numbers of task and proprio]."""
         parts = [self.low.new_zeros(len(tasks), 0)]
         if self.config.task_given:
-            names = {name: row for row, name in enumerate(self.config.tasks)}
-            hot = torch.zeros(len(tasks), len(names))
-            for row, task in enumerate(tasks):  # of another one nothing is said
-                if task in names:
-                    hot[row, names[task]] = 1.0
-            parts.append(hot.to(self.low.device))
+            known = {name: place for place, name in enumerate(self.config.tasks)}
+            places = torch.tensor([known.get(task, len(known)) for task in tasks], dtype=torch.long)
+            parts.append(F.one_hot(places, len(known) + 1)[:, :-1].to(self.low))  # of another one nothing is said
         if self.state_normalizer is not None:
             if states is None:
                 checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
@@ -276,8 +305,6 @@ class InverseDynamics(FrozenFeaturesModel):
             changes = state_changes(states.to(self.low), self.config.offsets)
             parts.append(self.state_normalizer(changes).flatten(1))
         return torch.cat(parts, 1)
-
-    # learning
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the terms "action", of samples whose actions are known, and of all those of other losses.
@@ -290,16 +317,18 @@ class InverseDynamics(FrozenFeaturesModel):
             checks.fail("batch", "a PolicyBatch with the other frames of clips", type(batch).__name__, hint)
         device, count = self.low.device, len(self.members)
         batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
-        clips = self._ordered(batch)
+        place, later, moments = self.config.offsets.index(0), cast(Tensor, batch.later), len(self.config.offsets)
+        checks.size("later", "frames besides that of the moment", later.shape[1], moments - 1)
+        clips = torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)  # in the order of the offsets
         target = self.action_normalizer(batch.actions)
-        states = None if batch.proprio is None else batch.proprio.unflatten(1, (len(self.config.offsets), -1))
+        states = None if batch.proprio is None else batch.proprio.unflatten(1, (moments, -1))
         more, features = self._known(batch.texts, states), self.frame_features(clips)
         read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
         backwards = None if states is None else states.flip(1)
         more_back = self._known(batch.texts, backwards) if self.config.loss_reversal else more
-        place, others = self.config.offsets.index(0), list[LossTerms]()
+        others = list[LossTerms]()
         for number in range(min(count, len(clips))):
-            own, member = slice(number, None, count), cast(Member, self.members[number])
+            own, member = slice(number, None, count), self.members[number]
             z, _, told = member.narrow(widened(self._encode(number, features[own].unbind(1))))
             others.append(dict(told))
             read[own] = widened(self._head(number, z, more[own]))
@@ -325,16 +354,8 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def _opposite(self, actions: Tensor) -> Tensor:
         """Return the actions [..., m] of clips that are shown backwards, from those of the clips."""
-        signs = torch.ones_like(self.low).index_fill(
-            0, onto(torch.tensor(self.config.reversed_dims), self.low.device), -1
-        )
-        return actions * signs
-
-    def _ordered(self, batch: PolicyBatch) -> Tensor:
-        """Return clips uint8 [B, F, V, H, W, 3] in the order of the offsets."""
-        place, later = self.config.offsets.index(0), cast(Tensor, batch.later)
-        checks.size("later", "frames besides that of the moment", later.shape[1], len(self.config.offsets) - 1)
-        return torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)
+        dims = onto(torch.tensor(self.config.reversed_dims), self.low.device)
+        return actions * torch.ones_like(self.low).index_fill(0, dims, -1)
 
 
 def state_changes(states: Tensor, offsets: Sequence[int]) -> Tensor:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor
 
 from lattok.hub.checkpoint import (
@@ -85,7 +86,12 @@ def moto_lam(
     """
     checks.one_of("pixels", pixels, SCALINGS)
     check_view(cameras, stride)
-    path = _weights(Path(path).expanduser())
+    path = Path(path).expanduser()
+    if path.is_dir():
+        files = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+        if not files:
+            checks.fail("path", f"a folder with {' or '.join(WEIGHT_FILES)}", f"{path} without them")
+        path = files[0]
     foreign = _own_names(read_checkpoint(path), path)
     settings = settings_near(config, (path.parent / name for name in SETTING_FILES), "config")
     mean, std = SCALINGS[pixels]
@@ -101,16 +107,6 @@ def moto_lam(
     model = converted(lambda: MotoLAM(made, network), foreign, key_map(made), str(path), unused, kept)
     model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
     return model
-
-
-def _weights(path: Path) -> Path:
-    """Return the file of weights in a folder."""
-    if not path.is_dir():
-        return path
-    found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-    if not found:
-        checks.fail("path", f"a folder with {' or '.join(WEIGHT_FILES)}", f"{path} without them")
-    return found[0]
 
 
 def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -157,24 +153,24 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     former, quantizer = (_section(settings, name) for name in ("m_former", "vector_quantizer"))
     width, patch = size(MARK, 2, 768), size(f"{pixels}patch_embeddings.projection.weight", 2, 16)
     decoder_width, tokens = size("vq_up_resampler.2.weight", 0, 768), size(MARK, 1, 8)
-    found = {
-        f"decoder_{k}": v for k, v in _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width).items()
-    }
-    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if found["decoder_conditioning"] == "pool" else tokens)
-    side = round((places // 2 if found["decoder_mask_tokens"] else places) ** 0.5) if places > 0 else 1
+    decoder = _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width)
+    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if decoder["conditioning"] == "pool" else tokens)
+    side = round((places // 2 if decoder["mask_tokens"] else places) ** 0.5) if places > 0 else 1
+    encoder = _transformer(foreign, "m_former.encoder.layer.", former, width)
     codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
     legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
     if _setting(settings, "use_abs_recons_loss", False):
         checks.fail("config", "use_abs_recons_loss false", "true")
-    if any(name.startswith(f"{OF_FEATURES}.") for name in foreign):
-        found |= _of_features(foreign, settings, decoder_width)
-    return found | {
+    second = any(name.startswith(f"{OF_FEATURES}.") for name in foreign)
+    return {
+        **_prefixed("decoder", decoder),
+        **(_of_features(foreign, settings, decoder_width) if second else {}),
         "image_size": max(1, side) * patch,
         "encoder_frame_types": 1 if _setting(former, "legacy", True) else 2,
         "width": width,
-        "heads": _heads(former, width),
-        "encoder_hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
-        "encoder_depth": numbered(foreign, r"m_former\.encoder\.layer\.(\d+)\.") or 1,
+        "heads": encoder["heads"],
+        "encoder_hidden": encoder["hidden"],
+        "encoder_depth": encoder["depth"],
         "tokens": tokens,
         "codebook_size": size("vector_quantizer.embedding.weight", 0, 128),
         "latent_dim": size("vector_quantizer.embedding.weight", 1, 32),
@@ -186,17 +182,24 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     }
 
 
+def _prefixed(part: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}_{name}": value for name, value in fields.items()}
+
+
+def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Find depth, heads and the width inside the MLPs; as many heads as published where the settings do not say."""
+    heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
+    if heads < 1 or width % heads:
+        checks.fail("config", f"num_attention_heads that divide the width {width} of {layers.split('.')[0]}", heads)
+    hidden = axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 4 * width)
+    return {"depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1, "heads": heads, "hidden": hidden}
+
+
 def _decoder(foreign: Mapping[str, Tensor], part: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Find the fields of one of the two decoders."""
-    table, layers = f"{part}.transformer.embeddings.", f"{part}.transformer.encoder.layer."
+    table = f"{part}.transformer.embeddings."
     pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
-    return {
-        "depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1,
-        "heads": _heads(section, width),
-        "hidden": axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 3072),
-        "mask_tokens": f"{table}mask_token" in foreign,
-        "conditioning": "pool" if pooled else "tokens",
-    }
+    found = _transformer(foreign, f"{part}.transformer.encoder.layer.", section, width)
+    return found | {"mask_tokens": f"{table}mask_token" in foreign, "conditioning": "pool" if pooled else "tokens"}
 
 
 def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], width: int) -> dict[str, Any]:
@@ -214,29 +217,16 @@ def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], wid
     if "num_attention_heads" not in section:
         hint = "Its tensors do not tell, and no published file has this part."
         checks.fail("config", f"num_attention_heads of {OF_FEATURES}", "none", hint)
-    return {"loss_features": weight, **{f"feature_decoder_{name}": value for name, value in found.items()}}
-
-
-def _heads(section: Mapping[str, Any], width: int) -> int:
-    """Return the attention heads of a part; as wide as all published ones where its settings do not say."""
-    heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
-    if heads < 1 or width % heads:
-        checks.fail("config", f"num_attention_heads that divide the width {width}", heads)
-    return heads
+    return {"loss_features": weight, **_prefixed("feature_decoder", found)}
 
 
 def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the sizes of the image encoder in the file."""
-    section, first = _section(settings, "image_encoder"), "image_encoder.encoder.layer.0."
-    width = axis_of(foreign, "image_encoder.embeddings.cls_token", 2, 1024)
-    heads = _setting(section, "num_attention_heads", _setting(section, "heads", max(1, width // HEAD_WIDTH)))
-    depth = numbered(foreign, r"image_encoder\.encoder\.layer\.(\d+)\.") or 1
-    hidden = axis_of(foreign, f"{first}intermediate.dense.bias", 0, 4096)
-    patch = axis_of(foreign, "image_encoder.embeddings.patch_embeddings.projection.weight", 2, 16)
-    if heads < 1 or width % heads:
-        checks.fail("config", f"attention heads of the image encoder that divide its width {width}", heads)
-    found = {"width": width, "depth": depth, "heads": heads, "hidden": hidden, "patch": patch}
-    return {f"image_encoder_{name}": size for name, size in found.items()}
+    section, part = _section(settings, "image_encoder"), "image_encoder"
+    section = {"num_attention_heads": section["heads"], **section} if "heads" in section else section
+    width = axis_of(foreign, f"{part}.embeddings.cls_token", 2, 1024)
+    patch = axis_of(foreign, f"{part}.embeddings.patch_embeddings.projection.weight", 2, 16)
+    found = _transformer(foreign, f"{part}.encoder.layer.", section, width)
+    return _prefixed(part, {**found, "width": width, "patch": patch})
 
 
 def key_map(config: MotoLAMConfig) -> KeyMap:
@@ -265,10 +255,11 @@ def key_map(config: MotoLAMConfig) -> KeyMap:
     table = "decoder.transformer.embeddings.patch_embeddings.projection"
     tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
     tensors["decoder.patch_up.bias"] = f"{table}.bias"
-    for part in ("weight", "bias"):  # pixel shuffle counts colours before places
-        tensors[f"decoder.out.{part}"] = Join(
-            (f"decoder.decoder.0.{part}",), partial(_colours_last, config.decoder.patch)
-        )
+
+    def last(outputs: Tensor) -> Tensor:  # a pixel shuffle counts colours before places, and follows a convolution
+        return rearrange(outputs.reshape(len(outputs), -1).squeeze(1), "(c s) ... -> (s c) ...", c=3)
+
+    tensors |= {f"decoder.out.{part}": Join((f"decoder.decoder.0.{part}",), last) for part in ("weight", "bias")}
     if config.loss.features:
         layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"
         layers["feature_decoder.out"] = f"{OF_FEATURES}.decoder"
@@ -284,13 +275,7 @@ def key_map(config: MotoLAMConfig) -> KeyMap:
     return tensors | layer_names(layers)
 
 
-def _colours_last(patch: int, outputs: Tensor) -> Tensor:
-    """Bring outputs [3 p p, ...] of a convolution before a pixel shuffle into the order [p p 3] of our patches."""
-    return outputs.reshape(3, patch**2, -1).transpose(0, 1).reshape(outputs.shape[:2] if outputs.ndim > 1 else -1)
-
-
 def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
-    """Map the layers of a transformer."""
     found: dict[str, str | Join] = {}
     for i in range(depth):
         for part in ("weight", "bias"):

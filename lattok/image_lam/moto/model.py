@@ -1,23 +1,195 @@
 """Latent action model of Moto (Chen et al., 2025) and LARA (Liu et al., 2026), which predicts the later frame's pixels.
 
-Its encoder reads frozen features of both frames in one sequence; its decoder sees pixels, in patches (`parts.py`). A
-second decoder may predict features next to that, and LPIPS compare the pixels.
+    tokens  = Encoder([queries, f(o_t), separator, f(o_{t+stride})])      the first P of them
+    patches = Decoder(patches(o_t), latents)                              o_{t+stride}, in patches
+
+f are frozen features. A second decoder may predict these next to pixels, and LPIPS compare the pixels. Places are
+learned. Everything starts as ViT does: matrices and places with deviation 0.02, biases from zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.image_lam.base import losses
 from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
 from lattok.image_lam.base.trained import TrainedPairModel, of_pairs
-from lattok.image_lam.moto.config import HELD, MotoLAMConfig
-from lattok.image_lam.moto.parts import HeldViT, PatchDecoder, PerceptualLoss, SequenceEncoder
+from lattok.image_lam.moto.config import HELD, ImageEncoderConfig, MotoLAMConfig, PatchDecoderConfig
+from lattok.nn.blocks import PreNormBlock
 from lattok.types import LossTerms, PairBatch
+from lattok.utils import checks
+
+DEVIATION = 0.02
+EPSILON = 1e-12  # of every norm, as published
+WITHOUT_LPIPS = "Or set it to 0, for a trained model in its config.json."
+
+
+def _learned(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=DEVIATION))
+
+
+def _start(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=DEVIATION)
+        nn.init.zeros_(module.bias)
+
+
+def _blocks(width: int, heads: int, hidden: int, depth: int, dropout: float = 0.0) -> nn.ModuleList:
+    return nn.ModuleList(PreNormBlock(width, heads, dropout, hidden, bias=True, eps=EPSILON) for _ in range(depth))
+
+
+class HeldViT(nn.Module):
+    """ViT-MAE's encoder with weights of its own, random until a checkpoint fills them; all patches, in their order."""
+
+    num_prefix_tokens = 1
+
+    def __init__(self, config: ImageEncoderConfig, image_size: int):
+        super().__init__()
+        width, patch, hidden = config.width, config.patch, config.hidden
+        self.patch_size, self.num_features = patch, width
+        self.patch_up = nn.Linear(3 * patch**2, width)
+        self.first = nn.Parameter(torch.randn(width) * 0.02)
+        self.places = nn.Parameter(torch.randn(1 + (image_size // patch) ** 2, width) * 0.02)
+        self.blocks = _blocks(width, config.heads, hidden, config.depth)
+        self.norm = nn.LayerNorm(width, EPSILON)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn [n, 3, H, W] into class token and patches [n, 1 + N, D]."""
+        size = {"p": self.patch_size, "q": self.patch_size}
+        patches = self.patch_up(rearrange(pixels, "n c (y p) (x q) -> n (y x) (c p q)", **size))
+        x = torch.cat([self.first.expand(len(pixels), 1, -1), patches], 1) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SequenceEncoder(nn.Module):
+    """Queries, the first frame, a separator and the later frame, which all look at each other."""
+
+    any_grid = False  # the places of patches are learned
+
+    def __init__(self, config: MotoLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        width = config.width
+        self.project = nn.Linear(feature_dim, width)
+        self.queries = nn.Parameter(torch.randn(queries, width) * DEVIATION)
+        self.separator = _learned(width)
+        self.places = _learned(queries + 2 * places + 1, width)
+        self.types = _learned(config.encoder.frame_types, width)  # the last one is that of the later frame
+        self.blocks = _blocks(width, config.heads, config.encoder.hidden, config.encoder.depth, config.dropout)
+        self.norm = nn.LayerNorm(width, EPSILON)
+        self.apply(_start)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
+        x = self.sequence(*self.project(features).unbind(1))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, : len(self.queries)])
+
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        return SequencePairEncoder(self, dtype)
+
+    def sequence(self, now: Tensor, later: Tensor) -> Tensor:
+        """Put projected frames [B, N, width] between and after the learned tokens: [B, queries + 2 N + 1, width]."""
+        learned = [part.expand(len(now), -1, -1) for part in (self.queries, self.separator[None])]
+        x = torch.cat([learned[0], now, learned[1], later], 1) + self.places
+        first = x.shape[1] - later.shape[1]
+        return torch.cat([x[:, :first] + self.types[0], x[:, first:] + self.types[-1]], 1)
+
+
+class SequencePairEncoder(FlatPairEncoder):
+    """A `SequenceEncoder`; of a frame it holds the projected features."""
+
+    def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
+        super().__init__(encoder, dtype)
+        learned, width = self.places.shape
+        nothing = self.places.new_zeros(1, (learned - len(self.queries) - 1) // 2, width)
+        table = encoder.sequence(nothing, nothing)[0].detach()  # what is the same for all pairs
+        count = nothing.shape[1]
+        self.first, self.now, self.middle, self.later = table.split([len(self.queries), count, 1, count])
+
+    def frames(self, features: Tensor) -> Tensor:
+        return self.project(features).float()
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        first, middle = (part.expand(len(now), -1, -1) for part in (self.first, self.middle))
+        return torch.cat([first, now + self.now, middle, later + self.later], 1)
+
+
+class PatchDecoder(nn.Module):
+    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's.
+
+    With `conditioning` "pool" one map of all latents is added to every patch; with "tokens" they stand before them.
+    With `mask_tokens` the patches are predicted in the place of so many learned tokens after those of the first frame.
+    """
+
+    def __init__(self, config: MotoLAMConfig, decoder: PatchDecoderConfig, streams: int, patch_dim: int, places: int):
+        super().__init__()
+        width, heads, d = decoder.width or config.width, decoder.heads or config.heads, config.latent_dim
+        latents, self.predict_change = streams * config.positions, decoder.predict_change
+        self.patch_up = nn.Linear(patch_dim, width)
+        self.pool = nn.Linear(latents * width, width) if decoder.conditioning == "pool" else None
+        self.mask = nn.Parameter(torch.zeros(width)) if decoder.mask_tokens else None
+        before = 0 if self.pool is not None else latents
+        self.places = _learned(before + places * (1 if self.mask is None else 2), width)
+        self.blocks = _blocks(width, heads, decoder.hidden, decoder.depth, config.dropout)
+        self.norm = nn.LayerNorm(width, EPSILON)
+        self.out = nn.Linear(width, patch_dim)
+        self.apply(_start)
+        ups = [nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, width)) for _ in range(streams)]
+        self.latent_up = nn.ModuleList(ups)
+        if decoder.predict_change:  # start as "nothing changes", the best constant guess
+            nn.init.zeros_(self.out.weight)
+
+    def forward(self, patches: Tensor, *vectors: Tensor) -> Tensor:
+        latents = torch.cat([up(stream) for up, stream in zip(self.latent_up, vectors, strict=True)], 1)
+        x = self.patch_up(patches)
+        if self.mask is not None:
+            x = torch.cat([x, self.mask.expand_as(x)], 1)
+        x = torch.cat([latents, x], 1) if self.pool is None else x + self.pool(latents.flatten(1))[:, None]
+        x = x + self.places
+        for block in self.blocks:
+            x = block(x)
+        end = len(self.places)
+        predicted = self.out(self.norm(x[:, end - patches.shape[1] : end]))
+        return patches + predicted if self.predict_change else predicted
+
+
+class PerceptualLoss(nn.Module):
+    """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
+
+    Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        try:
+            from lpips import LPIPS
+        except ImportError:
+            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", WITHOUT_LPIPS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
+                self.network = LPIPS(net="vgg", verbose=False)
+        except Exception as error:  # a download fails with any type
+            checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), WITHOUT_LPIPS)
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> PerceptualLoss:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, predicted: Tensor, actual: Tensor) -> Tensor:
+        """Compare images [n, 3, H, W] between 0 and 1."""
+        return self.network(predicted.float(), actual.float(), normalize=True).mean()
 
 
 class MotoLAM(TrainedPairModel):
@@ -29,7 +201,6 @@ class MotoLAM(TrainedPairModel):
 
     type = "moto-lam"
     config_class = MotoLAMConfig
-    pixels: FrozenFeatures
 
     def __init__(self, config: MotoLAMConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
@@ -39,9 +210,6 @@ class MotoLAM(TrainedPairModel):
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"
-
-    def new_pixels(self) -> FrozenFeatures:
-        return FrozenFeatures("pixels", *self._sight(self.config), patch=self.config.decoder.patch)
 
     def new_encoder(self, queries: int, places: int) -> nn.Module:
         return SequenceEncoder(self.config, queries, self.features.dim, places)
@@ -64,36 +232,21 @@ class MotoLAM(TrainedPairModel):
     def frozen_features(cls, config: MotoLAMConfig) -> FrozenFeatures:
         network = HeldViT(config.image_encoder, config.image_size) if cls.holds_features(config) else None
         options = {"revision": config.features_revision, "class_token": config.class_token, "network": network}
-        return FrozenFeatures(config.features, *cls._sight(config), **options)
+        return FrozenFeatures(config.features, *cls.sight(config), **options)
 
     @staticmethod
     def holds_features(config: MotoLAMConfig) -> bool:
         return config.features == HELD
 
-    @torch.no_grad()
-    def frame_targets(self, frames: Tensor) -> Tensor:
-        return self._seen_by(self.pixels, frames)
-
-    @torch.no_grad()
-    def features_of(self, targets: Tensor) -> Tensor:
-        images = self.pixels.pixels_of(targets.reshape(-1, self.pixels.count, self.pixels.dim))
-        return self.features.of_pixels(images).reshape(len(targets), -1, self.features.dim)
-
     def new_perceptual(self) -> PerceptualLoss | None:
         return PerceptualLoss() if self.config.loss.perceptual > 0 else None
 
     def predictions(
-        self,
-        batch: PairBatch,
-        pairs: Sequence[Sequence[int]],
-        features: Tensor,
-        vectors: Sequence[Tensor],
-        conditions: Mapping[str, Any],
-        perceptual: nn.Module | None,
+        self, batch: PairBatch, features: Tensor, vectors: Sequence[Tensor], conditions: dict[str, Any], perceptual: Any
     ) -> LossTerms:
         """Return the terms of pixels, and of features where a second decoder predicts these."""
         terms: LossTerms = {}
-        seen = of_pairs(self.frame_targets(batch.frames), pairs)
+        seen = of_pairs(self.frame_targets(batch.frames), self.pairs_of(batch.frames.shape[1]))
         if self.config.loss.prediction > 0 or perceptual is not None:
             predicted = self.decoder(seen[:, 0], *vectors)
             terms["prediction"] = losses.prediction(predicted, seen[:, 1])
@@ -105,5 +258,4 @@ class MotoLAM(TrainedPairModel):
 
     def _shown(self, patches: Tensor) -> Tensor:
         """Turn patches of pixels [B, V*N, D] into images [B*V, 3, H, W], 0 black and 1 white."""
-        images = self.pixels.pixels_of(patches.reshape(-1, self.pixels.count, self.pixels.dim))
-        return (images * self.pixels.std + self.pixels.mean).movedim(-1, 1)
+        return (self.images_of(patches) * self.pixels.std + self.pixels.mean).movedim(-1, 1)

@@ -40,22 +40,14 @@ from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.base.parts import GapActionHead
 from lattok.image_lam.base.trained import PairLearner
-from lattok.image_lam.p2t.model import ImageLAM
-from lattok.image_lam.p2t.parts import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM, ImageLAMConfig
 from lattok.utils import checks, files
 from lattok.utils.options import built
 from lattok.utils.output import Output
 
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
-PUBLISHED: Mapping[str, Any] = {
-    "cameras": ("image",),
-    "stride": ImageLAMConfig.stride,
-    "features": ImageLAMConfig.features,
-    "features_revision": None,
-    "image_size": ImageLAMConfig.image_size,
-    "language": "t5:google-t5/t5-base",
-    "dropout": 0.0,
-}
+T5 = "t5:google-t5/t5-base"
+FACTS = ("cameras", "dropout", "features", "features_revision", "image_size", "language", "stride")
 OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
 
 
@@ -68,7 +60,7 @@ def univla_lam(
     features: str = ImageLAMConfig.features,
     features_revision: str | None = None,
     image_size: int = ImageLAMConfig.image_size,
-    language: str = "t5:google-t5/t5-base",
+    language: str = T5,
     dropout: float = 0.0,
     features_out: str | os.PathLike[str] | None = None,
 ) -> ImageLAM:
@@ -106,7 +98,7 @@ def p2t_image_lam(
     features: str = ImageLAMConfig.features,
     features_revision: str | None = None,
     image_size: int = ImageLAMConfig.image_size,
-    language: str = "t5:google-t5/t5-base",
+    language: str = T5,
     dropout: float = 0.0,
     features_out: str | os.PathLike[str] | None = None,
 ) -> ImageLAM:
@@ -145,8 +137,9 @@ def p2t_learner(
 ) -> PairLearner[ImageLAM]:
     """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
     checks.counts(action_dim=action_dim)
-    checks.known_keys("facts", facts, sorted(PUBLISHED))
-    return _convert(path, heads, action_dim, features_out, {**PUBLISHED, **facts})
+    checks.known_keys("facts", facts, FACTS)
+    published = {"cameras": ("image",), "stride": ImageLAMConfig.stride, "language": T5}
+    return _convert(path, heads, action_dim, features_out, {**published, **facts})
 
 
 def _convert(
@@ -164,7 +157,9 @@ def _convert(
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
         checks.fail("heads", f"{told}, as the settings in the file say", heads)
-    foreign = _read(path)
+    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
+    if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
+        foreign = {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
     check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
     found = sizes(foreign, action_dim)
     if found["width"] % heads:
@@ -207,14 +202,6 @@ def _filled(
         if name.endswith("quantizer.steps"):
             tensor.fill_(1)  # the codebook has started, training must not restart it
     return learner.eval()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read tensors with their published names, also of a file whose prefix somebody took off."""
-    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
-    if any(name.startswith("lam.") for name in foreign):
-        return foreign
-    return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
 
 
 def key_map(config: ImageLAMConfig, acts: bool = False) -> KeyMap:
@@ -273,7 +260,8 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
         checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()})
     output = Output(folder, "features_out")
-    if not _holds(folder, weights):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names != {WEIGHTS, CONFIG} or (folder / WEIGHTS).read_bytes() != weights:  # if equal, it was killed after them
         output.check_new()
     width = own["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
@@ -287,12 +275,6 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
             path.write_bytes(weights)
         files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
         yield f"timm:local-dir:{folder.resolve()}"
-
-
-def _holds(folder: Path, weights: bytes) -> bool:
-    """Tell whether these very weights lie in `folder`, and nothing else: the conversion was killed after them."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights
 
 
 register_importer(

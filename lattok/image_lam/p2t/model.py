@@ -1,26 +1,292 @@
-"""Image latent action model of "From Pixels to Tokens" (Lin et al., 2026), appendix A.1, after UniVLA.
+"""Image latent action model of "From Pixels to Tokens" (Lin et al., 2026), appendix A.1, after UniVLA; with its
+configuration (defaults: appendix A.1) and parts.
 
 What it predicts are features of the later frame (Eq. 12). Streams: `control`, and an environment stream next to it
 (`control+env` with a frozen codebook, `joint` from scratch). Stage 1 learns that codebook: one stream, with the
 instruction's words next to the tokens (`language`).
+
+Encoders have a form that labels videos (`base/labelling.py`). Over time, the earlier frame attends only itself,
+W_o W_v n0, one matrix, and the later one has two keys, so softmax is a sigmoid: v0 + s(q (k1 - k0)) (v1 - v0), where
+differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding. Matrices may be bfloat16; residuals
+and norms stay float32.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, PairEncoder, precise
 from lattok.image_lam.base.trained import TrainedPairModel
-from lattok.image_lam.p2t.parts import Decoder, FusedEncoder, ImageLAMConfig, SpaceTimeEncoder, Words
-from lattok.types import LatentActions
+from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor
 from lattok.utils.checks import LattokError
+from lattok.utils.options import FROM_DATA, GROUP, check_choices
+
+
+@dataclass(frozen=True)
+class PairEncoderConfig:
+    """What reads a pair of frames.
+
+    Attributes:
+        name: encoder: "spacetime" (paper), or "fused", one frame of [now, later, difference]
+        depth: blocks of the encoder
+        query_start: how the query tokens begin: "uniform" in ±1 (UniVLA), or "normal" with deviation 0.02
+    """
+
+    name: Literal["spacetime", "fused"] = "spacetime"
+    depth: int = 12
+    query_start: Literal["uniform", "normal"] = "uniform"
+
+    def __post_init__(self) -> None:
+        check_choices(self, "encoder")
+        checks.counts(encoder_depth=self.depth)
+
+
+@dataclass(frozen=True)
+class PairDecoderConfig:
+    """What predicts the features of the later frame from those of the first.
+
+    Attributes:
+        depth: blocks of the decoder
+        conditioning: how the decoder sees latents: as tokens next to the patches (paper), or also added to each
+        predict_change: the decoder adds to the current features, from a zero start
+    """
+
+    depth: int = 12
+    conditioning: Literal["tokens", "add"] = "tokens"
+    predict_change: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self, "decoder")
+        checks.counts(decoder_depth=self.depth)
+
+
+@dataclass(frozen=True)
+class ImageLAMConfig(TrainedPairConfig):
+    """Architecture, preprocessing and losses of `ImageLAM`.
+
+    Attributes:
+        language: what reads instructions in stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every
+            frame
+        latent_heads: whether all tokens share one head (paper), or each has its own
+    """
+
+    language: str | None = None
+    language_dim: int = field(default=768, metadata=FROM_DATA)
+    latent_heads: Literal["shared", "per_token"] = "shared"
+    encoder: PairEncoderConfig = field(default_factory=PairEncoderConfig, metadata=GROUP)
+    decoder: PairDecoderConfig = field(default_factory=PairDecoderConfig, metadata=GROUP)
+
+    def check(self) -> None:
+        super().check()
+        checks.counts(language_dim=self.language_dim)
+        if self.language is not None and self.streams != "control":
+            raise LattokError(f"`language` needs streams=control, got {self.streams}: only stage 1 reads instructions.")
+        if self.language is not None and not (self.language == "precomputed" or self.language.startswith("t5:")):
+            checks.fail("language", '"t5:MODEL" or "precomputed"', repr(self.language))
+
+
+class Words(NamedTuple):
+    """An instruction, seen by every frame."""
+
+    tokens: Tensor  # [B, S, width]
+    mask: Tensor  # [B, S] bool: which of them are words
+
+    def repeated(self, times: int) -> Words:
+        """Return them for so many samples in the place of each."""
+        return Words(*(part.repeat_interleave(times, 0) for part in self))
+
+
+def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
+    """Put the words after tokens [B, ..., n, width], and say which of all these attention may look at."""
+    if words is None:
+        return x, None
+    missing = (1,) * (x.ndim - 3)  # axes between batch and tokens: frames
+    tokens = words.tokens.unflatten(0, (-1, *missing)).expand(*x.shape[:-2], -1, -1)
+    keys = F.pad(words.mask, (x.shape[-2], 0), value=True).unflatten(0, (-1, *missing))
+    return torch.cat([x, tokens], -2), keys
+
+
+def placed(x: Tensor, table: Tensor) -> Tensor:
+    """Add the sines of their places to tokens [..., n, width]; the table is made for one n, the rule holds for any."""
+    count, width = x.shape[-2:]
+    return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
+
+
+def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
+    """Draw what the queries start as, [count, width]."""
+    uniform = config.encoder.query_start == "uniform"
+    return nn.Parameter(2 * torch.rand(count, width) - 1 if uniform else torch.randn(count, width) * 0.02)
+
+
+def new_blocks(kind: type[PreNormBlock] | type[SpaceTimeBlock], config: ImageLAMConfig, depth: int) -> nn.ModuleList:
+    """Make `depth` layers of a kind."""
+    return nn.ModuleList(kind(config.width, config.heads, config.dropout) for _ in range(depth))
+
+
+class FusedEncoder(nn.Module):
+    """Queries look at one frame of [now, later, 3 x difference]: cheap, and the change is visible at once."""
+
+    any_grid = False  # the places of patches are learned
+
+    def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        self.project = nn.Linear(3 * feature_dim, config.width)
+        self.queries = new_queries(config, queries, config.width)
+        self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
+        self.blocks = new_blocks(PreNormBlock, config, config.encoder.depth)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
+        """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
+        now, later = features.unbind(1)
+        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places  # b n w
+        x, keys = with_words(torch.cat([self.queries.expand(len(x), -1, -1), x], 1), words)
+        for block in self.blocks:
+            x = block(x, keys)
+        return self.norm(x[:, : len(self.queries)])
+
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        return FusedPairEncoder(self, dtype)
+
+
+class SpaceTimeEncoder(nn.Module):
+    """UniVLA's encoder: queries and patches of both frames, attention in frames and causally between them."""
+
+    any_grid = True  # the places of patches are a rule
+
+    def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        width = config.width
+        self.queries = new_queries(config, queries, feature_dim)
+        self.embed = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width), nn.LayerNorm(width))
+        self.register_buffer("places", sinusoidal_positions(queries + places, width), persistent=False)
+        self.places: Tensor
+        self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
+
+    def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
+        """Turn features [B, 2, N, D] into query tokens of the later frame [B, queries, width]."""
+        queries = self.queries.expand(*features.shape[:2], -1, -1)
+        x = placed(self.embed(torch.cat([queries, features], 2)), self.places)  # b 2 q+n w
+        x, keys = with_words(x, words)
+        for block in self.blocks:
+            x = block(x, keys)
+        return x[:, 1, : len(self.queries)]
+
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+        return TwoFrameEncoder(self, dtype)
+
+
+class TwoFrameBlock(Layer):
+    """A `SpaceTimeBlock`, which looks at the other frame between its attention in a frame and its MLP."""
+
+    def __init__(self, block: SpaceTimeBlock, dtype: torch.dtype):
+        super().__init__(*self.parts((block.norm1, block.norm2, block.norm3), block.space, block.ff, dtype))
+        width = block.time.out.in_features
+        query, key, value = block.time.qkv.weight.detach().split(width)
+        mix = block.time.out.weight.detach()
+        self.time_query = Affine(query * (width // self.heads) ** -0.5, None, dtype)
+        self.time_change = Affine(torch.cat([key, value]), None, dtype)
+        self.time_alone = Affine((precise(mix) @ precise(value)).to(mix.dtype), block.time.out.bias, dtype)
+        self.time_mix = Affine(mix, None, dtype)
+
+    def time(self, x: Tensor, only_later: bool) -> Tensor:
+        """Add causal attention over two frames to [2, n, tokens, width], or return its second frame alone."""
+        first, second = self.norms[1](x).unbind()
+        alone = self.time_alone(first)
+        query, (key, value) = self.time_query(second), self.time_change(second - first).chunk(2, -1)
+        score = (query * key).unflatten(-1, (self.heads, -1)).sum(-1, keepdim=True, dtype=torch.float32)
+        change = value.unflatten(-1, (self.heads, -1)) * score.sigmoid().to(value.dtype)
+        change = self.time_mix(change.flatten(-2))
+        if only_later:
+            return x[1:].add_(alone).add_(change)
+        x.add_(alone)
+        x[1].add_(change)
+        return x
+
+
+class TwoFrameEncoder(PairEncoder):
+    """A `SpaceTimeEncoder`; of a frame it holds the tokens [n, tokens, width] after the first attention."""
+
+    def __init__(self, encoder: SpaceTimeEncoder, dtype: torch.dtype = torch.float32):
+        self.norm_in, self.norm_out = encoder.embed[0], encoder.embed[2]
+        self.embed = Affine.of(encoder.embed[1], dtype)  # pyright: ignore
+        count = len(encoder.queries)
+        self.places = encoder.places[count:]
+        self.queries = self._embedded(encoder.queries.detach()) + encoder.places[:count]  # the same for every frame
+        blocks: Any = encoder.blocks
+        self.layers = [TwoFrameBlock(block, dtype) for block in blocks]
+
+    def frames(self, features: Tensor) -> Tensor:
+        patches = self._embedded(features).add_(self.places)
+        x = torch.cat([self.queries.expand(len(patches), -1, -1), patches], 1)
+        return self.layers[0].space(x, self.used(0))
+
+    def pairs(self, now: Tensor, later: Tensor) -> Tensor:
+        x = torch.stack([now, later])  # 2 n tokens width
+        last = len(self.layers) - 1
+        for place, layer in enumerate(self.layers):
+            if place > 0:
+                x = layer.space(x.flatten(0, 1), self.used(place)).unflatten(0, (2, -1))
+            x = layer.feed_forward(layer.time(x, only_later=place == last))
+        return x[-1]
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        return self.norm_out(self.embed(self.norm_in(features)).float())
+
+
+class FusedPairEncoder(FlatPairEncoder):
+    """A `FusedEncoder`; of a frame it holds the features."""
+
+    def frames(self, features: Tensor) -> Tensor:
+        return features
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)).float() + self.places
+        return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+
+
+class Decoder(nn.Module):
+    """Current features [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's features."""
+
+    def __init__(self, config: ImageLAMConfig, streams: int, feature_dim: int, places: int):
+        super().__init__()
+        width = config.width
+        self.predict_change, self.add = config.decoder.predict_change, config.decoder.conditioning == "add"
+        self.latent_up = nn.ModuleList(nn.Linear(config.latent_dim, width) for _ in range(streams))
+        self.patch_up = nn.Linear(feature_dim, width)
+        self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
+        count = streams * config.positions + places
+        self.register_buffer("places", sinusoidal_positions(count, width), persistent=False)
+        self.places: Tensor
+        self.blocks = new_blocks(PreNormBlock, config, config.decoder.depth)
+        self.out = nn.Linear(width, feature_dim)
+        if config.decoder.predict_change:  # start as "nothing changes", the best constant guess
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor, *vectors: Tensor, words: Words | None = None) -> Tensor:
+        latents = torch.cat([up(stream) for up, stream in zip(self.latent_up, vectors, strict=True)], 1)
+        patches = self.patch_up(features)
+        if self.add:  # every patch knows the change before the first block
+            patches = patches + latents.sum(1, keepdim=True)
+        places = slice(latents.shape[1], latents.shape[1] + features.shape[1])
+        x, keys = with_words(placed(self.embed(torch.cat([latents, patches], 1)), self.places), words)  # b p+n+s w
+        for block in self.blocks:
+            x = block(x, keys)
+        predicted = self.out(x[:, places])
+        return features + predicted if self.predict_change else predicted
+
 
 ENCODERS = {"spacetime": SpaceTimeEncoder, "fused": FusedEncoder}
 
@@ -93,40 +359,18 @@ class ImageLAM(TrainedPairModel):
             hint = "Label with a stage-2 model trained with its codebook."
             checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
 
-    @torch.no_grad()
-    def encode_features(
-        self, features: Values, text: Values | None = None, text_mask: Values | None = None
-    ) -> LatentActions:
-        """Turn precomputed features [B, 2, V*N, D] into `LatentActions`.
-
-        A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
-        `text_mask` [B, S] bool, which says where there is one.
-        """
-        text = None if text is None else as_tensor("text", text)
-        text_mask = None if text_mask is None else as_tensor("text_mask", text_mask)
-        return self._encoded(features, text, text_mask)
-
-    def predict(
-        self,
-        features: Tensor,
-        latents: LatentActions,
-        text: Tensor | None = None,
-        text_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions."""
-        return self._predicted(features, latents, text, text_mask)
-
-    def _conditions(self, samples: int, text: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
+    def _conditions(self, samples: int, text: Values | None, mask: Values | None) -> dict[str, Any]:
         """Turn vectors of the instruction's words [samples, S, language_dim] into tokens, which stage 1 needs."""
         if self.language_up is None:
             return super()._conditions(samples, text, mask)
         if text is None:
             checks.fail("text", f"vectors [B, S, {self.config.language_dim}]: this is a stage-1 model", "none")
+        text = as_tensor("text", text)
         checks.rank("text", text, "B S D")
         checks.size("text", "samples, as there are of frames", len(text), samples)
         checks.size("text", "channels", text.shape[2], self.config.language_dim)
         text = text.to(self.features.mean)
-        mask = torch.ones_like(text[..., 0]) if mask is None else mask.to(text.device)
+        mask = torch.ones_like(text[..., 0]) if mask is None else as_tensor("text_mask", mask).to(text.device)
         if mask.shape != text.shape[:2]:
             checks.fail("text_mask", f"shape {list(text.shape[:2])}", f"{list(mask.shape)}")
         return {"words": Words(self.language_up(text), mask.bool())}

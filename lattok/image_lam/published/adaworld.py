@@ -4,9 +4,7 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-Labels are those of pairs, as in published training; in a published clip of more than two frames every latent sees all
-of them. Left out: the variance, which only training mode draws from, and the record of all latents that the published
-class keeps in evaluation mode.
+What differs from published code: see the end of this file.
 """
 
 from __future__ import annotations
@@ -104,6 +102,7 @@ class AdaWorldLAM(PublishedLAM):
     type = "adaworld-lam"
     config_class = AdaWorldConfig
     config: AdaWorldConfig
+    cut = CentredPixels
 
     def __init__(self, config: AdaWorldConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
@@ -119,15 +118,8 @@ class AdaWorldLAM(PublishedLAM):
         self.decoder = nn.ModuleList(PreNormBlock(width, config.heads) for _ in range(config.decoder_depth))
         self.to_features = nn.Linear(width, inputs)
 
-    @staticmethod
-    def front(config: AdaWorldConfig) -> FrozenFeatures:
-        """Make patches of the square in the middle."""
-        scaling = (config.mean, config.std, config.interpolation)
-        return CentredPixels("pixels", config.image_size, *scaling, patch=config.patch)
-
     @property
     def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
         return (1 + self.features.count) * 4 * self.config.width
 
     def of_frame(self, features: Tensor) -> Tensor:
@@ -135,14 +127,12 @@ class AdaWorldLAM(PublishedLAM):
         return self.embed(torch.cat([self.prompt.expand(len(features), 1, -1), features], 1)) + self.places
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, 1 + N, width] of both frames into latents [n, 1, d]."""
         x = torch.stack([now, later], 1)
         for block in self.encoder:
             x = block(x)
         return self.mean_of(self.out(x[:, 1, :1]))
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and latent actions."""
         x = self.decoder_embed(self.patch_up(features) + self.latent_up(latents.quantized)) + self.places[:-1]
         for block in self.decoder:
             x = block(x)
@@ -150,11 +140,7 @@ class AdaWorldLAM(PublishedLAM):
 
 
 def adaworld_lam(
-    path: str | os.PathLike[str],
-    *,
-    image_size: int = 256,
-    cameras: tuple[str, ...] = ("image",),
-    stride: str = "2",
+    path: str | os.PathLike[str], *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
 ) -> AdaWorldLAM:
     """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
 

@@ -63,9 +63,8 @@ class HeldDINOv3(nn.Module):
         rows, columns = (size // patch for size in config.frame_size)
         self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
         self.angles: Tensor
-        self.blocks = nn.ModuleList(
-            DINOv3Block(width, config.vit_heads, config.vit_hidden) for _ in range(config.vit_depth)
-        )
+        sizes = width, config.vit_heads, config.vit_hidden
+        self.blocks = nn.ModuleList(DINOv3Block(*sizes) for _ in range(config.vit_depth))
         self.norm = nn.LayerNorm(width) if config.vit_last_norm else None
 
     def forward_features(self, pixels: Tensor) -> Tensor:

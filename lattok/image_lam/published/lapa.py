@@ -7,8 +7,7 @@
 
 As published, and kept, since the weights depend on it: attention reads keys and values from tokens that are not
 normalised; the convolution before the attention over time takes its input, stored place by place, for one stored frame
-by frame; and the decoder's context mixes the channels of all codes of a pair. Left out: the noise that stands for the
-quantization error in the published forward pass, which the codes do not depend on.
+by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: see the end of this file.
 """
 
 from __future__ import annotations
@@ -211,7 +210,6 @@ class LAQ(PublishedLAM, ABC):
 
     @property
     def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
         return self.features.count * 16 * self.config.width // 3
 
     def of_frame(self, features: Tensor) -> Tensor:
@@ -219,7 +217,6 @@ class LAQ(PublishedLAM, ABC):
         return self.embed(features)
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
         x = torch.stack([now, later], 1)  # n 2 N width
         video = x.unflatten(2, (self.side, self.side)).shape
         x = self.space(x.flatten(0, 1), video, self.offsets(self.side)).unflatten(0, (-1, 2))
@@ -228,7 +225,6 @@ class LAQ(PublishedLAM, ABC):
         return self.maps(last, self.side) - self.maps(first, self.side)
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
         x = self.of_frame(features)
         video = x[:, None].unflatten(2, (self.side, self.side)).shape
         return self.to_features(self.decoder(x, video, self.offsets(self.side), self.context(latents.quantized)))
@@ -304,7 +300,10 @@ def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: i
 
 def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names; patches there are ordered channel, row, column."""
-    last = partial(_channels_last, patch=config.patch)
+
+    def last(rows: Tensor) -> Tensor:
+        return rearrange(rows, "(c p q) ... -> (p q c) ...", c=3, p=config.patch)
+
     embed = layer_names({f"embed.{i}": f"to_patch_emb_first_frame.{i + 1}" for i in (1, 2)})
     embed |= {f"embed.0.{x}": Join((f"to_patch_emb_first_frame.1.{x}",), last) for x in ("weight", "bias")}
     embed["embed.1.weight"] = Join(("to_patch_emb_first_frame.2.weight",), lambda weight: last(weight.T).T)
@@ -369,11 +368,6 @@ def _attention(ours: str, theirs: str) -> dict[str, str | Join]:
     names = {"query.weight": "to_q.weight", "key_value.weight": "to_kv.weight", "out.weight": "to_out.weight"}
     names |= {"query_scale": "q_scale", "key_scale": "k_scale"}
     return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in names.items()} | _norm(f"{ours}.norm", f"{theirs}.norm")
-
-
-def _channels_last(rows: Tensor, patch: int) -> Tensor:
-    """Order rows [3 p^2, ...] by row, column and channel instead of channel, row and column."""
-    return rearrange(rows, "(c p q) ... -> (p q c) ...", c=3, p=patch)
 
 
 register_importer(

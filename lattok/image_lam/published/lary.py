@@ -5,8 +5,7 @@
     codes   = nearest rows of the codebook
     features of o_{t+H} = Decoder(features of o_t, codebook[codes])
 
-Left out: the noise in the vectors that the benchmark saves. It runs the forward pass of training, so its vectors are
-code rows only up to new noise, as long as the quantization error, at every call; its codes are the same.
+Left out: the noise in the vectors that the benchmark saves, as long as the quantization error and new at every call.
 """
 
 from __future__ import annotations
@@ -60,11 +59,9 @@ class LaryLAQ(LAQ):
         hint = "It was trained on others."
         checks.size("features", "channels, as in the file", self.features.dim, config.width, hint)
 
-    @staticmethod
-    def front(config: LaryConfig) -> FrozenFeatures:
-        """Make the frozen network that the config names."""
-        scaling = (config.mean, config.std, config.interpolation)
-        return FrozenFeatures(config.features, config.image_size, *scaling, config.features_revision)
+    @classmethod
+    def frozen_features(cls, config: LaryConfig) -> FrozenFeatures:
+        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
 
 
 def lary_laq(
@@ -113,8 +110,8 @@ def lary_laq(
         stride=LABELLED.get(str(stride), str(stride)),
     )
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
-    features_of = LaryLAQ.front(config)
-    return converted(lambda: LaryLAQ(config, features_of), foreign, laq_names(config), str(path), unused)
+    frozen = LaryLAQ.frozen_features(config)
+    return converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
 
 
 def lary_config(

@@ -40,7 +40,7 @@ from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
-from lattok.nn.blocks import Attention, feed_forward, sinusoidal_positions
+from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoidal_positions
 from lattok.types import LatentActions
 from lattok.utils import checks
 
@@ -130,18 +130,12 @@ class QueryRead(nn.Module):
         return queries + self.ff(queries)
 
 
-class ReadingBlock(nn.Module):
-    """x += attention(norm(x)); x += ff(norm(x)), ReLU; `seen` [1, n, n] says which tokens each may look at."""
+class ReadingBlock(PreNormBlock):
+    """A block with ReLU."""
 
     def __init__(self, width: int, heads: int, hidden: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.ff = feed_forward(width, hidden, nn.ReLU)
-
-    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        x = x + self.attention(self.norm1(x), seen=seen)
-        return x + self.ff(self.norm2(x))
+        super().__init__(width, heads, hidden=hidden, bias=True)
+        self.ff[1] = nn.ReLU()
 
 
 class GatedBlock(nn.Module):
@@ -191,23 +185,19 @@ class LawamLAM(PublishedLAM):
         self.decoder_out = _linear_unless_equal(width, channels)
         self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
 
-    @staticmethod
-    def front(config: LawamConfig) -> FrozenFeatures:
-        """Make the DINOv3 that the artefact holds."""
+    @classmethod
+    def frozen_features(cls, config: LawamConfig) -> FrozenFeatures:
         return HeldFeatures(config)
 
-    @classmethod
-    def opened(cls, config: LawamConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Leave the features to the model, whose file is compared with their sizes, too."""
-        super().opened(config, folder, backbone)
-        return config, {}
+    @staticmethod
+    def holds_features(config: LawamConfig) -> bool:
+        return True
 
     def of_frame(self, features: Tensor) -> Tensor:
         """Project features [n, N, D] to tokens [n, N, width]."""
         return self.project_in(features)
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, 1, d]."""
         tokens = torch.cat([now + self.places[0], later + self.places[1]], 1)
         x, patches = torch.cat([tokens, self.read(tokens)], 1), tokens.shape[1]
         seen = None
@@ -215,21 +205,16 @@ class LawamLAM(PublishedLAM):
             seen = torch.ones(1, x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
             seen[:, :patches, patches:] = False
         for block in self.encoder:
-            x = block(x, seen)
+            x = block(x, seen=seen)
         latent = self.project_out(x[:, patches:]).mean(1, keepdim=True)
         return self.mean_of(latent if self.norm is None else self.norm(latent))
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and latent actions."""
         x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(latents.quantized)
         for block in self.decoder:
             x = block(x, condition)
         x = self.decoder_out(x)
         return x if self.last_norm is None else self.last_norm(x)
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Include the features' network."""
-        return dict(self.state_dict())
 
 
 def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
@@ -369,8 +354,8 @@ def _packed(ours: str, theirs: str) -> dict[str, str | Join]:
 def lawam_unused(config: LawamConfig, foreign: Mapping[str, Tensor]) -> list[str]:
     """List tensors that no label needs: the variance, the head of proprioception, and DINOv3 after the layer in use."""
     vision = "vision_encoder.model."
-    known = [f"{vision}embeddings.mask_token", *(() if config.vit_last_norm else (f"{vision}norm.",))]
-    known += ["vq.logvar.", "state_decoder."]
+    known = [f"{vision}embeddings.mask_token", "vq.logvar.", "state_decoder."]
+    known += [] if config.vit_last_norm else [f"{vision}norm."]
     blocks = numbered(foreign, rf"{_layers(foreign)}(\d+)\.")
     known += [f"{_layers(foreign)}{i}." for i in range(config.vit_depth, blocks)]
     return [name for name in foreign if name.startswith(tuple(known))]

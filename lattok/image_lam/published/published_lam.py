@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub import WEIGHTS
@@ -83,7 +82,7 @@ class PublishedConfig:
 class PublishedLAM(PairModel, ABC):
     """A published model of frame pairs, as it labels: `encode`, `label_video`, `encode_pixels`, `encode_features`."""
 
-    config: Any
+    cut: ClassVar[type[FrozenFeatures]] = FrozenFeatures  # what cuts frames into patches of pixels
     codebook: nn.Parameter | None  # [K, d]
 
     def __init__(self, config: Any, features: FrozenFeatures | None = None):
@@ -91,14 +90,13 @@ class PublishedLAM(PairModel, ABC):
         self.config, self.cameras, self.env, self.pixels = config, config.cameras, None, None
         continuous = config.quantizer == "none"
         self.codebook_size = None if continuous else config.codebook_size
-        self.features = self.front(config) if features is None else features
+        self.features = features or self.frozen_features(config)
         self.codebook = None if continuous else nn.Parameter(torch.randn(config.codebook_size, config.latent_dim))
 
-    @staticmethod
-    def front(config: Any) -> FrozenFeatures:
+    @classmethod
+    def frozen_features(cls, config: Any) -> FrozenFeatures:
         """Make what is in front of the model, by default patches of its pixels."""
-        scaling = (config.mean, config.std, config.interpolation)
-        return FrozenFeatures("pixels", config.image_size, *scaling, patch=config.patch)
+        return cls.cut("pixels", *cls.sight(config), patch=config.patch)
 
     @abstractmethod
     def of_frame(self, features: Tensor) -> Tensor:
@@ -112,16 +110,6 @@ class PublishedLAM(PairModel, ABC):
     def numbers_per_frame(self) -> int:
         """Count those of the feed-forward, the widest layer."""
         return self.features.count * self.config.hidden
-
-    @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the features, which need no weights of the artefact."""
-        super().opened(config, folder, backbone)
-        return config, {"features": cls.front(config)}
-
-    def features_of(self, predicted: Tensor) -> Tensor:
-        """Return them as they are: `predict` gives features."""
-        return predicted
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Values) -> LatentActions:
@@ -144,9 +132,9 @@ class PublishedLAM(PairModel, ABC):
         """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""
         given, features = features, as_tensor("features", features)
         checks.rank("features", features, "B 2 N D")
-        for what, axis, size in (("frames per sample", 1, 2), ("patches", 2, self.features.count)):
+        wanted = {"frames per sample": 2, "patches": self.features.count, "channels": self.features.dim}
+        for axis, (what, size) in enumerate(wanted.items(), 1):
             checks.size("features", what, features.shape[axis], size)
-        checks.size("features", "channels", features.shape[3], self.features.dim)
         with self.inference():
             now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
             return like(given, self.from_tokens(self.of_pair(now, later)))
@@ -160,19 +148,12 @@ class PublishedLAM(PairModel, ABC):
     def from_tokens(self, tokens: Tensor) -> LatentActions:
         """Turn latents [B, P, d] into `LatentActions`: the nearest rows of the codebook, or no codes."""
         if self.codebook is None:
-            return LatentActions(tokens.new_empty(len(tokens), 0, dtype=torch.long), tokens, tokens)
+            return LatentActions.of_latents(tokens)
         codes = nearest(tokens, self.codebook)
         return LatentActions(codes, tokens, self.codebook.detach()[codes])
 
     def video_encoder(self) -> VideoEncoder:
         return VideoEncoder(lambda frames: self.of_frame(self.frame_features(frames)), self.of_pair)
-
-    def fresh(self) -> Self:
-        return type(self)(self.config, self.features)
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out the features, which the config describes."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("features.")}
 
 
 def read_published(path: str | os.PathLike[str], kind: str, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:

@@ -6,8 +6,7 @@
     o_{t+H} = Decoder(patches of o_t, all latents as one token)
 
 As published, and kept, since the weights depend on it: attention over time reads tokens that are not normalised, and
-shares its gate with that in the frame. Left out: windows. Published code labels a clip in windows of several frames, so
-that a latent depends on the frames before its pair; here it depends on the pair alone, as the first one of a clip does.
+shares its gate with that in the frame. What differs: see the end of this file.
 """
 
 from __future__ import annotations
@@ -121,14 +120,12 @@ class VillaXBlock(nn.Module):
 
     def __init__(self, config: VillaXConfig):
         super().__init__()
-        width = config.width
+        width, hidden = config.width, config.hidden
         self.table = nn.Parameter(torch.randn(6, width) * 0.02)  # shift, scale, gate of attention, then of the rest
         self.norm = partial(F.layer_norm, normalized_shape=(width,), eps=1e-6)
         self.space = NormedAttention(width, config.heads, config.head_norms)
         self.time = NormedAttention(width, config.heads, config.head_norms)
-        self.ff = nn.Sequential(
-            nn.Linear(width, config.hidden), nn.GELU(approximate="tanh"), nn.Linear(config.hidden, width)
-        )
+        self.ff = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
         """Transform [n, 2, N, width]; `times` [2, 1, width] stand for the frames in attention over them."""
@@ -205,14 +202,12 @@ class VillaXLAM(PublishedLAM):
         return self.embed(features) + self.places
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
         x = torch.stack([now, later], 1)  # n 2 N width
         for i, block in enumerate(self.encoder):
             x = block(x, None if i else self.times[:, None])
         return self.pool(self.norm(x).mean(1))
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
         latent = self.latent_up(latents.quantized.flatten(1))[:, None]
         x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
         for block in self.decoder:
@@ -284,7 +279,7 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
     names["times"] = Join(("encoder.pe_temporal",), lambda table: table.squeeze(0)[:2])
     layers = {"latent_up": "decoder.action_embed", "to_features": "decoder.pred_head"}
     for ours, theirs in (("embed", "encoder"), ("decoder_embed", "decoder")):
-        names[f"{ours}.weight"] = Join((f"{theirs}.embed.proj.weight",), _by_pixels)
+        names[f"{ours}.weight"] = Join((f"{theirs}.embed.proj.weight",), lambda x: rearrange(x, "d c p q -> d (p q c)"))
         names[f"{ours}.bias"] = f"{theirs}.embed.proj.bias"
     for i in range(config.depth):
         ours, theirs = f"encoder.{i}", f"encoder.layers.{i}"
@@ -312,11 +307,6 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
             norms = {"query": "q_layernorm", "key": "k_layernorm"}
             layers |= {f"{ours}.attention.{mine}_norm": f"{theirs}.attn.{other}" for mine, other in norms.items()}
     return names | layer_names(layers)
-
-
-def _by_pixels(kernel: Tensor) -> Tensor:
-    """Turn a convolution's kernel [d, 3, p, p] into a matrix over pixels by row, column and channel."""
-    return rearrange(kernel, "d c p q -> d (p q c)")
 
 
 def _query_then_rest(ours: str, theirs: str) -> dict[str, str | Join]:

@@ -266,7 +266,7 @@ def test_actions_are_drawn_in_the_units_of_the_dataset_that_is_named():
 
 def test_numbers_in_which_a_model_begins_and_says_latents(monkeypatch: pytest.MonkeyPatch):
     """As large as embeddings; whatever products are rounded to. Blocks of a video hold its clips' patches."""
-    monkeypatch.setattr("lattok.backbones.scratch.ScratchBackbone.embedding_rms", 5.0)
+    monkeypatch.setattr("lattok.backbones.model.ScratchBackbone.embedding_rms", 5.0)
     lam, sizes = clip_lam(latent_norm="none", scene_tokens=30), []
     assert "features_sha256" not in lam.describe()  # of pixels there are no weights
     assert float(lam.queries.detach().std()) == pytest.approx(5, rel=0.1)

@@ -13,7 +13,7 @@ import lattok
 from lattok import LattokError
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.clips import ClipLAM
-from lattok.image_lam.clips.sana import Exchange, SanaDecoder, open_sana, sizes_of
+from lattok.image_lam.clips.decoder import Exchange, SanaDecoder, open_sana, sizes_of
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES, config, pixels
 

@@ -374,13 +374,13 @@ def test_a_file_that_asks_for_far_more_memory_than_it_takes_is_refused(tmp_path)
     [
         (
             {"m_former": {"num_attention_heads": 7}},
-            "`config`: expected num_attention_heads that divide the width 40, got 7",
+            "`config`: expected num_attention_heads that divide the width 40 of m_former, got 7",
         ),
         ({"m_former": {"num_attention_heads": "x"}}, "`config`: expected num_attention_heads as a int, got 'x'"),
         ({"decoder": {"hidden_act": "relu"}}, "`config`: expected hidden_act gelu of decoder, got 'relu'"),
         (
             {"image_encoder": {"heads": 5}},
-            "`config`: expected attention heads of the image encoder that divide its width 48",
+            "`config`: expected num_attention_heads that divide the width 48 of image_encoder, got 5",
         ),
         ({"use_abs_recons_loss": True}, "`config`: expected use_abs_recons_loss false, got true"),
     ],
@@ -549,7 +549,7 @@ def test_a_decoder_of_features_as_its_own_settings_say(otherwise, tmp_path):
     ("section", "text"),
     [
         (None, "num_attention_heads of hidden_state_decoder, got none"),
-        ({"num_attention_heads": 5}, "num_attention_heads that divide the width 32, got 5"),
+        ({"num_attention_heads": 5}, "num_attention_heads that divide the width 32 of hidden_state_decoder, got 5"),
         ({"num_hidden_layers": 2}, "num_hidden_layers 1 of hidden_state_decoder, as its tensors have it, got 2"),
         ({"intermediate_size": 128}, "intermediate_size 64 of hidden_state_decoder, as its tensors have it, got 128"),
         ({"hidden_size": 48}, "hidden_size 32 of hidden_state_decoder, as its tensors have it, got 48"),
