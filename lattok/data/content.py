@@ -22,7 +22,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,9 +39,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import walk
 
 DIGEST_BYTES = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
-MAX_DIGESTS = (
-    2**16
-)  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
+MAX_DIGESTS = 2**16  # in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
 MIN_DIFFERENT_ROWS = 4  # different actions that an episode must have to be told from others by them
 MAX_ROW_NUMBERS = 4096  # numbers in a row of a column that is a state, not a picture
 SAMPLE_BYTES = 8192  # bytes at the beginning, the middle and the end of a video file
@@ -76,9 +74,7 @@ def content_of(
     rows, actions = Digests(), Digests()
     for index, values in _all_values(source, episodes, keys):
         rows[index] = hashlib.blake2b(b"".join(_bytes(values[key]) for key in sorted(values))).digest()
-        digest = _digest_of_actions(values)
-        if digest is not None:
-            actions[index] = digest
+        actions |= _digest_of_actions(index, values)
     for episode in episodes:  # in their order, wherever they lie
         whole.update(rows[episode.index])
     videos = Digests()
@@ -101,8 +97,10 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
         with suppress(LattokError):  # of videos on the Hub, which cannot be asked
             return [_digests_of_videos(source, each, episodes) for each in spans if each is not None]
         return []
-    found = {index: _digest_of_actions(values) for index, values in _all_values(source, episodes, _columns(source, ()))}
-    return [{index: digest for index, digest in found.items() if digest is not None}]
+    found = Digests()
+    for index, values in _all_values(source, episodes, _columns(source, ())):
+        found |= _digest_of_actions(index, values)
+    return [found]
 
 
 def record_of(content: Content) -> dict[str, Any]:
@@ -147,9 +145,8 @@ def _known(entry: Any) -> StoredDigests:
     if len(data) % DIGEST_BYTES or not isinstance(order, str) or not checks.is_int(count):
         raise ValueError
     listed = [data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)]
-    return StoredDigests(
-        frozenset(listed), listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None, order
-    )
+    last = listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None
+    return StoredDigests(frozenset(listed), last, order)
 
 
 def _is_action(key: str) -> bool:
@@ -177,15 +174,13 @@ def _bytes(values: np.ndarray) -> bytes:
     return np.ascontiguousarray(values, dtype="<f4" if values.dtype.kind == "f" else "<i8").tobytes()
 
 
-def _digest_of_actions(values: Mapping[str, np.ndarray]) -> bytes | None:
-    """Return the digest of the action columns; None where they hardly change."""
+def _digest_of_actions(index: int, values: Values) -> Digests:
+    """Return the digest of the action columns of an episode; none where they hardly change."""
     actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
-    if not actions or all(len(rows) < MIN_DIFFERENT_ROWS for rows in actions):
-        return None
     if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < MIN_DIFFERENT_ROWS - 1 for rows in actions):
-        return None
+        return {}
     data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows.astype(np.float32)) for rows in actions)
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+    return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()}
 
 
 Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its cameras, and when it begins in each
@@ -195,8 +190,7 @@ def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
     """Tell where the videos of episodes are; None where pictures lie among the numbers."""
 
     def spans(index: int) -> list[tuple[Path, float]]:
-        found = (source.video_span(index, camera) for camera in sorted(cameras))
-        return [span[:2] for span in found if span is not None]
+        return [span[:2] for camera in sorted(cameras) if (span := source.video_span(index, camera))]
 
     videos = {key for key in cameras if key in source.features and source.features[key].dtype == "video"}
     return spans if videos == set(cameras) and source.episodes and spans(source.episodes[0].index) else None
