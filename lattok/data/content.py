@@ -53,8 +53,6 @@ META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by si
 
 
 class Content(NamedTuple):
-    """What a run learns from."""
-
     digest: str  # of all of it
     actions: Digests  # without episodes that hardly move
     videos: Digests  # empty where cameras have no video files, or where these are not used
@@ -120,8 +118,6 @@ def in_order(found: Digests) -> str:
 
 
 class StoredDigests(NamedTuple):
-    """Digests that an artefact keeps."""
-
     digests: frozenset[bytes]
     last: bytes | None  # greatest of the digests, where only the smaller ones are kept
     in_order: str
@@ -227,7 +223,6 @@ def _stamp(path: Path) -> bytes:
 
 
 def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
-    """Hash first, middle and last frame of a few episodes."""
     for i in np.unique(np.linspace(0, len(episodes) - 1, EPISODES_LOOKED_AT).round().astype(int)):
         episode = episodes[i]
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,8 +48,6 @@ class Exported(NamedTuple):
 
 
 class _Camera(NamedTuple):
-    """How one camera is written."""
-
     key: str
     feature: Feature  # dtype "video" or "image", the size written
     source: tuple[int, int]  # height and width of its frames
@@ -61,8 +60,6 @@ class _Camera(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Everything that is written of every episode."""
-
     dataset: RobotDataset
     columns: dict[str, Feature]
     cameras: list[_Camera]
@@ -192,12 +189,10 @@ def _camera(
 def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     """Tell whether the dataset stores encoded images that can be stored again as they are."""
     for episode in tried:
-        try:
+        with suppress(LattokError):  # damaged, or images of another kind
             stored = dataset.encoded_images(episode.index, key)
             if not stored or decode_image(stored[0], key).shape == dataset.features[key].shape:
                 return bool(stored)
-        except LattokError:  # damaged, or images of another kind
-            continue
     return False
 
 
@@ -299,8 +294,8 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
     exact = {camera.key: camera.exact for camera in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
-    split = {} if dataset.split is None else {"split": dataset.split}
-    source = {"name": dataset.name, "kind": dataset.kind, **split}
+    source = {"name": dataset.name, "kind": dataset.kind}
+    source |= {} if dataset.split is None else {"split": dataset.split}
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
     spaces = action_spaces(dataset)
     if spaces:

@@ -164,8 +164,8 @@ class RobotDataset(ABC):
                 if store is None:
                     store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)
                 if block.shape[1:] != store.shape[2:]:
-                    sizes = ("x".join(map(str, size)) for size in (store.shape[2:], block.shape[1:]))
-                    got = "{} from {} and {} from {}".format(next(sizes), keys[0], next(sizes), key)
+                    first, other = ("x".join(map(str, size)) for size in (store.shape[2:], block.shape[1:]))
+                    got = f"{first} from {keys[0]} and {other} from {key}"
                     hint = "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
                     checks.fail("cameras", "frames of one size", got, hint)
                 store[done : done + len(block), v] = block
@@ -249,7 +249,7 @@ class RobotDataset(ABC):
         """Raise the error about an episode that is not among `episodes`: why it is damaged, or which there are."""
         if reason := dict(self.damaged).get(episode_index):
             raise LattokError(f"episode {episode_index}: {reason}")
-        last = len(self.episodes) + len(self.damaged) - 1
+        last = max([*(e.index for e in self.episodes[-1:]), *(d.episode_index for d in self.damaged)], default=-1)
         checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
 
     def __repr__(self) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, RLock
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,6 @@ from lattok.data.schema import Feature
 from lattok.hub.fetching import OnDisk
 from lattok.utils.checks import LattokError, first_line
 
-T = TypeVar("T")
 AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
@@ -135,26 +133,23 @@ class DataFile:
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
-        """Read one column of one row group."""
-        column = self._checked(key, lambda: self._file.read_row_group(group, columns=[key]).column(0))
-        if len(column) != self.starts[group + 1] - self.starts[group]:
-            raise LattokError(f"{self.path} is damaged: rows of `{key}` are missing. {AGAIN}")
-        return column
+        rows, columns = self.starts[group + 1] - self.starts[group], [key]
+        table = self._checked(columns, rows, lambda: self._file.read_row_group(group, columns).select(columns))
+        return table.column(0)
 
     def whole(self, keys: Sequence[str]) -> pa.Table:
-        """Read columns of all rows."""
-        table = self._checked(", ".join(keys), lambda: self._file.read(columns=list(keys)))
-        if len(table) != self.starts[-1]:
-            raise LattokError(f"{self.path} is damaged: rows of `{', '.join(keys)}` are missing. {AGAIN}")
-        return table
+        return self._checked(keys, self.starts[-1], lambda: self._file.read(columns=list(keys)))
 
-    def _checked(self, key: str, read: Callable[[], T]) -> T:
+    def _checked(self, keys: Sequence[str], rows: int, read: Callable[[], pa.Table]) -> pa.Table:
+        names = ", ".join(keys)
         try:
             with self._reading:  # two threads that read one ParquetFile can wait for each other for ever
-                return read()
+                table = read()
         except DAMAGE as error:
-            reason = first_line(error)
-            raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None
+            raise LattokError(f"cannot read `{names}` from {self.path} ({first_line(error)}). Copy it again.") from None
+        if len(table) != rows:
+            raise LattokError(f"{self.path} is damaged: rows of `{names}` are missing. {AGAIN}")
+        return table
 
     def _rows(self) -> dict[int, tuple[int, int]]:
         if "episode_index" not in self.names:
@@ -293,6 +288,5 @@ def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
-    """Return the (chunk, file) after `place`."""
     chunk, file = place
     return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)

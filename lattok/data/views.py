@@ -290,7 +290,6 @@ class _Converted(_Columns):
             self.robot_spaces = {**dataset.robot_spaces, key: self._source}
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
-        """Return what is read where `keys` are asked for: actions may need the state too."""
         checks.names("keys", keys)
         state = () if self._state_key is None or self._key not in keys else (self._state_key,)
         return list(dict.fromkeys([*keys, *state]))

@@ -104,7 +104,6 @@ class Passes:
         return np.concatenate(parts)
 
     def window(self, lane: int, draw: int) -> Window:
-        """Return the lane's part of a pass: see `Order`."""
         number = (draw * LANES + lane) // len(self)
         first = max(0, -(-(number * len(self) - lane) // LANES))
         return Window(first, self._pass(number)[first * LANES + lane - number * len(self) :: LANES])
@@ -144,7 +143,6 @@ class Lanes:
         return len(self._all)
 
     def window(self, lane: int, draw: int) -> Window:
-        """Return the window that draw number `draw` of a lane belongs to, counted from 0."""
         start, size = self._part(lane)
         number, place = divmod(draw, size)
         borders = self._borders(number, lane)

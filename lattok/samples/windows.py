@@ -28,9 +28,6 @@ from lattok.samples.frames import FrameReader, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils import checks
 
-ACTION_TARGETS = ("mean", "first", "chunk")
-FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
-
 
 class ActionWindows(SampleSet):
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
@@ -86,7 +83,6 @@ class ActionWindows(SampleSet):
         return torch.minimum(rows, last), rows <= last
 
     def all(self) -> ActionBatch:
-        """Return all windows, in order."""
         return self.batch(torch.arange(len(self)))
 
 
@@ -99,7 +95,8 @@ class FramePairs(Samples):
     episode with several).
     """
 
-    features: FeaturesOf | None = None  # where features are known, batches carry them
+    # rows [...] of frames to their features [..., V*N, D]: where these are known, batches carry them
+    features: Callable[[np.ndarray], Tensor] | None = None
 
     def __init__(
         self,
@@ -238,7 +235,7 @@ def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_epis
 
 def check_action_target(target: str, steps: int) -> None:
     """Check that there is such a target; more than one step is for chunks."""
-    checks.one_of("action_target", target, ACTION_TARGETS)
+    checks.one_of("action_target", target, ("mean", "first", "chunk"))
     checks.counts(action_steps=steps)
     if steps > 1 and target != "chunk":
         checks.fail("action_steps", f"1 with action_target={target}", steps, "A chunk of actions: action_target=chunk.")

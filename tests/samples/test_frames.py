@@ -480,6 +480,6 @@ def test_memory_of_another_process_under_the_same_number_is_refused(tmp_path):
     path = tmp_path / "other"
     path.write_bytes(bytes(64))
     with open(path) as file:
-        offer = frames_module._Memory("here", os.getpid(), file.fileno(), "lattok-0")
-        assert frames_module._mapped(offer, (8,)) is None
-    assert frames_module._mapped(offer, (8,)) is None
+        offer = os.getpid(), file.fileno(), "lattok-0"
+        assert frames_module._mapped(*offer, (8,)) is None
+    assert frames_module._mapped(*offer, (8,)) is None

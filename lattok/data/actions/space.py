@@ -54,7 +54,6 @@ class Part:
         return tuple(f"{arm}_{name}" if arm else name for name in self.own_names())
 
     def own_names(self) -> Iterable[str]:
-        """Return the names without the arm."""
         raise NotImplementedError
 
     @property

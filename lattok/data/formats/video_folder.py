@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,9 +83,8 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
         if path.stat().st_size > MAX_CAPTION_BYTES:
-            raise LattokError(
-                f"{path}: expected captions of at most {MAX_CAPTION_BYTES >> 20} MB. Is this the right file?"
-            )
+            most = f"captions of at most {MAX_CAPTION_BYTES >> 20} MB"
+            raise LattokError(f"{path}: expected {most}. Is this the right file?")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
@@ -186,9 +185,6 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
     return Schedule(length, start, times[nearest])
 
 
-_T = TypeVar("_T")
-
-
 class VideoFolder(RobotDataset):
     """Videos in a folder and the folders below it; see `lattok.data.RobotDataset` for what it offers.
 
@@ -240,9 +236,7 @@ class VideoFolder(RobotDataset):
         if not self._schedule:
             raise LattokError(next(iter(reasons.values())))
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
-        self.episodes = tuple(
-            Episode(index, plan.length, (instructions[index],)) for index, plan in self._schedule.items()
-        )
+        self.episodes = tuple(Episode(i, plan.length, (instructions[i],)) for i, plan in self._schedule.items())
         self._sizes = {index: video.size for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
@@ -311,7 +305,6 @@ def _video_files(root: Path) -> list[str]:
     """List videos below a folder by relative path (with /), sorted. Links are followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
-
     found = walk(root, lambda path: path.name.startswith("."), once=True)
     files = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
     if not files:
@@ -323,6 +316,6 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _common(values: Sequence[_T]) -> _T:
+def _common(values: Sequence[Any]) -> Any:
     """Return the most common value, the first one of several that are equally common."""
     return Counter(values).most_common(1)[0][0]

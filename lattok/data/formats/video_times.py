@@ -79,13 +79,8 @@ class PackedTimes(NamedTuple):
 
 
 WHOLE, REAL = pa.int64(), pa.float64()
-SCHEMA = pa.schema(
-    zip(
-        PackedTimes._fields,
-        [pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE],
-        strict=True,
-    )
-)
+KINDS = (pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE)
+SCHEMA = pa.schema(zip(PackedTimes._fields, KINDS, strict=True))
 
 
 def read_times(path: Path) -> VideoTimes:
