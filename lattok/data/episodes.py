@@ -74,9 +74,7 @@ def _drawn(dataset: RobotDataset, percent: str | None, count: str | None, seed: 
     return chosen
 
 
-def select_episodes(
-    dataset: RobotDataset, spec: str | Sequence[int] | None = None, skip_damaged: bool = False
-) -> list[Episode]:
+def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damaged: bool = False) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
@@ -104,7 +102,7 @@ def select_episodes(
     return found
 
 
-def damaged_among(dataset: RobotDataset, spec: str | Sequence[int] | None = None) -> list[Damage]:
+def damaged_among(dataset: RobotDataset, spec: EpisodeSpec = None) -> list[Damage]:
     """Damaged episodes that `spec` covers, by number or by range; all by default."""
     if spec is None or not dataset.damaged:
         return list(dataset.damaged)

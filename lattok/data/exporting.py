@@ -196,9 +196,7 @@ def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     return False
 
 
-def _write(
-    writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None
-) -> None:
+def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], told: Progress | None) -> None:
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:
@@ -210,8 +208,8 @@ def _write(
         except LattokError as error:
             raise _cannot_read(f"episode {episode.index}: {error}") from None
         done += episode.length
-        if progress is not None:
-            progress(done, total)
+        if told is not None:
+            told(done, total)
 
 
 def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
@@ -320,9 +318,8 @@ def _provenance(
     if "actions_as" in kept and kept["actions_as"] == converted.get(kept["action_key"]):
         del kept["actions_as"]
     same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
-    gaps = [
-        {**gap, "episodes": [new_index[index] for index in gap["episodes"] if index in new_index]}
-        for gap in entry.get("unlabelled", ())
-    ]
-    gaps = [gap for gap in gaps if gap["episodes"]]
+    gaps = []
+    for gap in entry.get("unlabelled", ()):
+        if numbers := [new_index[index] for index in gap["episodes"] if index in new_index]:
+            gaps.append({**gap, "episodes": numbers})
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}

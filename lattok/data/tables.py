@@ -242,15 +242,15 @@ class RollingTables:
     def __init__(self, folder: Path, pattern: str, chunk_files: int, limit_mb: float):
         self._folder, self._pattern = folder, pattern
         self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
-        self._place = (0, 0)
+        self._number = 0  # of the current file, over all folders
         self._open: tuple[pa.NativeFile, pq.ParquetWriter] | None = None
 
     def next_place(self) -> tuple[int, int]:
         """(chunk, file) of the next write; a full file is closed first."""
         if self._open is not None and self._open[0].tell() >= self._limit:
             self.close()
-            self._place = next_place(self._place, self._chunk_files)
-        return self._place
+            self._number += 1
+        return divmod(self._number, self._chunk_files)
 
     def write(self, table: pa.Table) -> tuple[int, int]:
         """Append a row group and return the (chunk, file) it is in."""
@@ -285,8 +285,3 @@ def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Cast a column to the type that `common_types` found."""
     empty = pa.schema([("column", kind)]).empty_table()
     return pa.concat_tables([empty, pa.table({"column": column})], promote_options="permissive")["column"]
-
-
-def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
-    chunk, file = place
-    return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)

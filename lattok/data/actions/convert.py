@@ -23,18 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
-from lattok.data.actions.space import (
-    ARMS,
-    GRIPPERS,
-    WIDTH,
-    ActionSpace,
-    Fingertips,
-    Gripper,
-    Joints,
-    Part,
-    Position,
-    Rotation,
-)
+from lattok.data.actions.space import GRIPPERS, ActionSpace, Fingertips, Gripper, Joints, Part, Position, Rotation
 from lattok.utils import checks
 
 Space = ActionSpace | str | Sequence[Any]
@@ -249,7 +238,7 @@ def _points(numbers: np.ndarray, before: Joints | Fingertips, after: Joints | Fi
 
 
 def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start) -> np.ndarray:
-    if WIDTH in (before.convention, after.convention):
+    if not {before.convention, after.convention} <= GRIPPERS.keys():
         hint = "A width in metres does not say when a gripper counts as open. Keep it, or make the column yourself."
         checks.fail("target", f"a gripper of the convention {before.convention}", after.convention, hint)
     closed, opened = GRIPPERS[before.convention]
@@ -310,7 +299,7 @@ def known_dimensions(
 
 def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
     """Return the space with an arm for every part."""
-    checks.one_of("arm", arm, ARMS)
+    checks.one_of("arm", arm, ("left", "right"))
     parts = ActionSpace.of(space, argument).parts
     named: list[Any] = [part if getattr(part, "arm", "") else replace(part, arm=arm) for part in parts]
     return ActionSpace(tuple(named))
