@@ -179,7 +179,19 @@ class LeRobotWriter:
     def finalize(self) -> Path:
         """Close all files and give the folder its name; on any failure nothing is left. Returns `root`."""
         try:
-            self._publish()
+            if not self._episodes:
+                raise LattokError("nothing to write: call `add_episode` before `finalize`.")
+            self._write_rows()
+            for files in (self._data, self._meta, *self._videos.values()):
+                files.close()
+            write_tasks(self._folder, list(self._tasks))
+            self.write_meta("info.json", self._facts())
+            merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
+            stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
+            self.write_meta("stats.json", stats)
+            self._output.check_absent()
+            sync_files(self._folder)
+            self._output.publish()
         finally:
             self._end()
         return self.root
@@ -189,21 +201,6 @@ class LeRobotWriter:
         if self._output.held:  # otherwise what is there is another writer's
             self._output.remove()
             self._output.release()
-
-    def _publish(self) -> None:
-        if not self._episodes:
-            raise LattokError("nothing to write: call `add_episode` before `finalize`.")
-        self._write_rows()
-        for files in (self._data, self._meta, *self._videos.values()):
-            files.close()
-        write_tasks(self._folder, list(self._tasks))
-        self.write_meta("info.json", self._facts())
-        merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
-        stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
-        self.write_meta("stats.json", stats)
-        self._output.check_absent()
-        sync_files(self._folder)
-        self._output.publish()
 
     def _check_episode(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None

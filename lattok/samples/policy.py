@@ -129,8 +129,9 @@ class PolicyWindows(Samples):
     def check_share(self, share: float) -> None:
         """Refuse a share of known actions where there are no others."""
         if share and self.measured.all():
-            reason = "`acted_share` was given, but all actions are known."
-            raise LattokError(f"{reason} Name those episodes: action_episodes.")
+            raise LattokError(
+                "`acted_share` was given, but all actions are known. Name those episodes: action_episodes."
+            )
 
     def __len__(self) -> int:
         return len(self.episode_of)
@@ -261,8 +262,7 @@ class MixedPolicyWindows(Mixed):
         self.teaching = torch.cat([part.teaching for part in parts])
         self.reach = torch.cat([part.reach for part in parts])
         known = [part.has_subtask for part in parts]
-        none = [torch.zeros(len(part), dtype=torch.bool) for part in parts]
-        flags = [zeros if has is None else has for has, zeros in zip(known, none, strict=True)]
+        flags = [torch.zeros(len(p), dtype=torch.bool) if k is None else k for p, k in zip(parts, known, strict=True)]
         self.has_subtask = None if all(has is None for has in known) else torch.cat(flags)
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None

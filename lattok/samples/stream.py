@@ -242,11 +242,7 @@ def _processes_here() -> int:
 
 
 def keep_frames(
-    parts: Sequence[Any],
-    window: int | None,
-    memory_gb: float,
-    device: str,
-    keep: Callable[[], None] | None = None,
+    parts: Sequence[Any], window: int | None, memory_gb: float, device: str, keep: Callable[[], None] | None = None
 ) -> float | None:
     """Decode the frames of all `parts` into memory, if they fit; otherwise return the bytes there are for them.
 

@@ -34,8 +34,7 @@ class ActionWindows(SampleSet):
 
     `actions` [F, m] float32 in physical units, `known` [F], whether anybody knows them (others are zeros),
     `action_names`, and for each of the N windows `episode_of`, `frame_of` and `last` [N], the row of the episode's last
-    action. Beyond the end of an episode a chunk repeats the last action,
-    which is then not valid.
+    action. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
     """
 
     def __init__(
@@ -56,11 +55,9 @@ class ActionWindows(SampleSet):
         actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked, missing))
         self.known = ~actions.isnan().any(1)
         self.actions = actions.nan_to_num(0.0) if missing else actions
-        lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        frame, row, last = _positions(lengths)
+        episode, frame, row, last = _positions(chosen)
         keep = frame % step == 0
-        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
-        self.frame_of = frame[keep]
+        self.episode_of, self.frame_of = episode[keep], frame[keep]
         self._row = torch.from_numpy(row[keep])  # [N] row of the first action
         self.last = torch.from_numpy(last[keep])
 
@@ -139,13 +136,11 @@ class FramePairs(Samples):
         for (name, _), gap in zip(named, self.gaps, strict=True):
             check_stride(gap, lengths, dataset.fps, name)
         self.cameras = camera_keys(dataset, cameras)
-        frame, row, last = _positions(lengths)
+        episode, frame, row, last = _positions(chosen)
         keep = row + max(self.gaps) <= last
-        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
-        self.frame_of = frame[keep]
-        self.first = row[keep]
+        self.episode_of, self.frame_of = episode[keep], frame[keep]
+        self.first, self._last = row[keep], last[keep]
         self.second = self.first + self.stride
-        self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
         self._steps = action_steps if action_target == "chunk" else 0
         self._actions = self._targets(_vectors(dataset, "action_key", action_key, chosen), action_target)
@@ -284,11 +279,11 @@ def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return state
 
 
-def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for every frame its index in the episode, its flat row and that of the last frame there, all [F]."""
-    ends = np.cumsum(lengths)
-    row = np.arange(int(lengths.sum()), dtype=np.int64)
-    return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
+def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return of every frame its episode, its index there, its flat row and that of the last frame there, all [F]."""
+    indices, lengths = np.array([episode[:2] for episode in episodes], dtype=np.int64).reshape(-1, 2).T
+    ends, row = np.cumsum(lengths), np.arange(lengths.sum(), dtype=np.int64)
+    return np.repeat(indices, lengths), row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
 def instructions(

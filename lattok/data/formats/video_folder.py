@@ -90,7 +90,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise LattokError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
-    read = {".jsonl": _json_lines, ".json": _json_list}.get(path.suffix.lower(), _table)
+    read = _json_rows if path.suffix.lower().startswith(".json") else _table
     empty = True
     for where, row in read(path, text):
         if not isinstance(row, dict):
@@ -114,13 +114,12 @@ def _value(path: Path, where: str, row: dict[str, Any], keys: Sequence[str]) -> 
     return value.strip()
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", parse_json(line, f"{path}, line {number}")
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", parse_json(line, f"{path}, line {number}")
+        return
     rows = parse_json(text, str(path))
     if not isinstance(rows, list):
         raise LattokError(f"{path}: expected a list of objects, got {type(rows).__name__}.")
