@@ -22,7 +22,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -77,8 +77,7 @@ def content_of(
         whole.update(rows[episode.index])
     videos = Digests()
     for camera in sorted(dataset.original_camera(camera) for camera in cameras):
-        spans = _video_spans(source, (camera,))
-        found = Digests() if spans is None else _digests_of_videos(source, spans, episodes)
+        found = _digests_of_videos(source, camera, episodes)
         for seen in found.values() if found else _pictures(source, episodes, camera):
             whole.update(seen)
         videos = videos or found  # one camera is enough to know an episode again
@@ -91,9 +90,9 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
     source, wanted = behind(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
-        spans = [_video_spans(source, (camera,)) for camera in source.cameras]
         with suppress(LattokError):  # of videos on the Hub, which cannot be asked
-            return [_digests_of_videos(source, each, episodes) for each in spans if each is not None]
+            each = (_digests_of_videos(source, camera, episodes) for camera in source.cameras)
+            return [found for found in each if found]
         return []
     found = Digests()
     for index, values in _all_values(source, episodes, _columns(source, ())):
@@ -179,33 +178,21 @@ def _digest_of_actions(index: int, values: Values) -> Digests:
     return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()}
 
 
-Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its cameras, and when it begins in each
-
-
-def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
-    """Tell where the videos of episodes are; None where pictures lie among the numbers."""
-
-    def spans(index: int) -> list[tuple[Path, float]]:
-        return [span[:2] for camera in sorted(cameras) if (span := source.video_span(index, camera))]
-
-    videos = {key for key in cameras if key in source.features and source.features[key].dtype == "video"}
-    return spans if videos == set(cameras) and source.episodes and spans(source.episodes[0].index) else None
-
-
-def _digests_of_videos(source: RobotDataset, spans: Spans, episodes: Iterable[Episode]) -> Digests:
-    places = {episode.index: spans(episode.index) for episode in episodes}
-    files = list(dict.fromkeys(path for place in places.values() for path, _ in place))  # each may hold many episodes
+def _digests_of_videos(source: RobotDataset, camera: str, episodes: Iterable[Episode]) -> Digests:
+    """Return digests of files, and of when episodes begin in them; none where pictures lie among the numbers."""
+    if camera not in source.features or source.features[camera].dtype != "video":
+        return {}
+    spans = {episode.index: source.video_span(episode.index, camera) for episode in episodes}
+    places = {index: span[:2] for index, span in spans.items() if span is not None}
+    files = list(dict.fromkeys(path for path, _ in places.values()))  # each may hold many episodes
     if isinstance(source.files, OnHub):
         stored = source.files.stored(files)
         stamps = {path: repr(tuple(stored.get(path, ("missing",)))).encode() for path in files}
     else:
         with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
             stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
-    found = Digests()
-    for index, place in places.items():
-        parts = [stamps[path] + repr(round(start, 3)).encode() for path, start in place]
-        found[index] = hashlib.blake2b(b"|".join(parts), digest_size=DIGEST_BYTES).digest()
-    return found
+    seen = {index: stamps[path] + repr(round(start, 3)).encode() for index, (path, start) in places.items()}
+    return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest() for index, data in seen.items()}
 
 
 def _stamp(path: Path) -> bytes:

@@ -129,9 +129,8 @@ class PolicyWindows(Samples):
     def check_share(self, share: float) -> None:
         """Refuse a share of known actions where there are no others."""
         if share and self.measured.all():
-            raise LattokError(
-                "`acted_share` was given, but all actions are known. Name those episodes: action_episodes."
-            )
+            reason = "`acted_share` was given, but all actions are known."
+            raise LattokError(f"{reason} Name those episodes: action_episodes.")
 
     def __len__(self) -> int:
         return len(self.episode_of)
