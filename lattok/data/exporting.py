@@ -164,10 +164,10 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     """Return Arrow types of the columns that are kept as they are; warn of those that nothing declares."""
     if plan.dataset.kind != "lerobot":
         return {}
-    schemas = cast(LeRobotV3, plan.dataset).schemas([episode.index for episode in chosen])
+    source = cast(LeRobotV3, plan.dataset)
+    schemas = source.schemas([episode.index for episode in chosen])
     names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-    lost = [name for name in names if name not in (*cast(LeRobotV3, plan.dataset).own_features, *INDEX_KEYS)]
-    if lost:
+    if lost := [name for name in names if name not in (*source.own_features, *INDEX_KEYS)]:
         what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
         checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
     return {key: common_types(key, schemas) for key in plan.kept}
@@ -295,8 +295,7 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     source = {"name": dataset.name, "kind": dataset.kind}
     source |= {} if dataset.split is None else {"split": dataset.split}
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
-    spaces = action_spaces(dataset)
-    if spaces:
+    if spaces := action_spaces(dataset):
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     known = dataset.root / PROVENANCE
     annotated = dataset.kind == "lerobot" and known.is_file()

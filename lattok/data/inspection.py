@@ -127,13 +127,10 @@ def inspect_dataset(
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
-    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
-    gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
-    findings += _check_windows(dataset, chosen, gap, horizon)
+    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
     looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
-    scope = []
-    if len(looked_at) < len(chosen):
-        scope.append(f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all")
+    runs = f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
+    scope = [runs] if len(looked_at) < len(chosen) else []
     running = list(_check_values(dataset, looked_at, findings))
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
@@ -207,7 +204,9 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     yield from some_of(found, "files with such problems")
 
 
-def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
+def _check_lengths(
+    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | str | None, horizon: int | None
+) -> Iterator[Finding]:
     short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
     if short:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
@@ -215,19 +214,15 @@ def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator
     if silent:
         problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
         yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
-
-
-def _check_windows(
-    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
-) -> Iterator[Finding]:
+    gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
     if not chosen:
         return
     lengths = np.array([e.length for e in chosen], dtype=np.int64)
-    if stride is not None:
+    if gap is not None:
         try:
-            check_stride(stride, lengths, dataset.fps)
-            alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
-            yield problems.NO_PARTNER.finding(stride=stride, share=alone)
+            check_stride(gap, lengths, dataset.fps)
+            alone = int(np.minimum(lengths, gap).sum()) / int(lengths.sum())
+            yield problems.NO_PARTNER.finding(stride=gap, share=alone)
         except LattokError as error:
             yield Finding("error", str(error), "")
     if horizon is not None:

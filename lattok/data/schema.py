@@ -301,8 +301,7 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
 def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -> Feature:
     """The feature `key`, which must be a numeric scalar or vector; otherwise an error that lists the candidates."""
     if key not in _vectors(dataset):
-        own = own_vectors(dataset)
-        if not own:
+        if not (own := own_vectors(dataset)):
             what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
             raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
         hint = hint or 'Several columns become one in a description file: {"columns": {"NAME": ["COLUMN", "COLUMN"]}}.'

@@ -39,9 +39,9 @@ def open_table(path: Path) -> pq.ParquetFile:
         names = Counter(file.schema_arrow.names)  # a damaged name is no text
     except DAMAGE:
         raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice is not None:
-        raise LattokError(f"{path}: expected every column once, got `{twice[:80]}` {names[twice]} times. {AGAIN}")
+    for name, count in names.items():
+        if count > 1:
+            raise LattokError(f"{path}: expected every column once, got `{name[:80]}` {count} times. {AGAIN}")
     check_rows(path, file.metadata.num_rows, path.stat().st_size)
     for group in range(file.num_row_groups):
         _check_claims(path, file.metadata.row_group(group))
@@ -71,9 +71,7 @@ def check_rows(path: Path, rows: int, size: int, few: int = FEW_ROWS) -> None:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole table, or the named columns of it, all of which must be there."""
     file = open_table(path)
-    names = file.schema_arrow.names
-    missing = [name for name in columns or () if name not in names]
-    if missing:
+    if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
         raise LattokError(f"{path}: missing column {', '.join(missing)}. Write the dataset again with LeRobot v3.")
     try:
         return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)

@@ -323,7 +323,7 @@ def shared_array(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int, int]
     try:
         offers = [offer for there, offer in all_gather((host, (own, file, name))) if there == host]
         pids = [pid for pid, _, _ in offers]
-        shared = _mapped(*offers[0], shape) if len(offers) > 1 else None
+        shared = _mapped(*offers[0], shape=shape) if len(offers) > 1 else None
         if not all(all_gather(shared is not None)):
             shared, pids = None, [own]
     finally:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
-from lattok.data.actions.space import GRIPPERS, ActionSpace, Fingertips, Gripper, Joints, Part, Position, Rotation
+from lattok.data.actions.space import ARMS, GRIPPERS, ActionSpace, Fingertips, Gripper, Joints, Part, Position, Rotation
 from lattok.utils import checks
 
 Space = ActionSpace | str | Sequence[Any]
@@ -299,7 +299,7 @@ def known_dimensions(
 
 def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
     """Return the space with an arm for every part."""
-    checks.one_of("arm", arm, ("left", "right"))
+    checks.one_of("arm", arm, ARMS)
     parts = ActionSpace.of(space, argument).parts
     named: list[Any] = [part if getattr(part, "arm", "") else replace(part, arm=arm) for part in parts]
     return ActionSpace(tuple(named))

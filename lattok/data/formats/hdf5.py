@@ -170,9 +170,9 @@ def _list_demo(
     try:
         with _reading(path, f", {name}"):
             demo = group[name]
-            actions = demo.get("actions") if _is_group(demo) else None
+            actions: Any = demo.get("actions") if _is_group(demo) else None
             length = len(actions) if isinstance(actions, _h5py().Dataset) and actions.ndim else 0
-            if actions is None or not length:
+            if not length:
                 raise LattokError(f"{where}: expected a group with `actions`, at least one, got none. Remove it.")
             _check_stored(actions, f"{where}, `actions`")
             if not _is_numeric(actions):

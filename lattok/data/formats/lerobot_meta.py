@@ -44,7 +44,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if not is_frame_rate(fps):
         raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
     robot = info.get("robot_type")
-    if robot is not None and not isinstance(robot, str):
+    if not isinstance(robot, str | None):
         raise LattokError(f"{path}: `robot_type`: expected text, got {str(robot)[:40]!r}. {_AGAIN}")
     if file_of(root, info, "data_path", chunk_index=0, file_index=0).relative_to(root).parts[0] == "meta":
         raise LattokError(f"{path}: `data_path`: expected a path outside of meta/, got {info['data_path'][:60]!r}.")

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,12 +124,10 @@ def file_name(path: Path, template: Any, dataset: str, split: str, number: int, 
     """Return the name of a file of a split by the template that `path` gives."""
     values = {"DATASET": dataset, "SPLIT": split, "FILEFORMAT": "tfrecord", "SHARD_INDEX": f"{number:05d}"}
     values |= {"NUM_SHARDS": f"{count:05d}", "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}"}
-    try:
+    with suppress(KeyError, TypeError):
         name = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
         if name and not set("/\\\0{}") & set(name) and (count == 1 or "{SHARD" in template):
             return name
-    except (KeyError, TypeError):
-        pass
     raise LattokError(f"{path}: expected a `filepathTemplate` such as {TEMPLATE}, got {str(template)[:60]!r}.")
 
 
@@ -197,10 +196,9 @@ def _field(file: Path, path: str, node: Any) -> Field | str:
     for kind, (dtype, shape) in PLAIN.items():
         if _part(node, kind) is not None:
             return Field(path, key, dtype, shape)
-    image, tensor = _part(node, "image"), _part(node, "tensor")
-    if image is not None:
+    if (image := _part(node, "image")) is not None:
         return _image(file, path, image)
-    if tensor is not None:
+    if (tensor := _part(node, "tensor")) is not None:
         return _tensor(file, path, key, tensor)
     if _part(node, "sequence") is not None:
         return "a sequence of its own in every step (ragged)"
