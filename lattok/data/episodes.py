@@ -132,8 +132,7 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int],
         return _drawn(dataset, *share.groups()), []
     numbers, ranges = set[int](), list[tuple[int, float]]()
     for part in spec.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
+        if (match := _RANGE.fullmatch(part.strip())) is None:
             expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'
             checks.fail("episodes", expected, repr(spec))
         first, end, single = match.groups()

@@ -237,8 +237,7 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
     """Return encoded images, or a function that hands over blocks of pixels as they are decoded."""
     if camera.verbatim:
-        stored = plan.dataset.encoded_images(episode.index, camera.key)
-        if stored is None:
+        if (stored := plan.dataset.encoded_images(episode.index, camera.key)) is None:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
 

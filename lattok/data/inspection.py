@@ -183,8 +183,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
-    wide = [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]
-    if wide:
+    if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
 
 
@@ -198,8 +197,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     found = [problems.UNKNOWN_FILE.finding(file=path) for path in orphans]
     for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
         with suppress(LattokError):  # a file that cannot be read is reported with its values
-            unknown = sorted(set(source.episode_rows(path)) - set(episodes))
-            if unknown:
+            if unknown := sorted(set(source.episode_rows(path)) - set(episodes)):
                 found.append(problems.UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
     yield from some_of(found, "files with such problems")
 
@@ -207,11 +205,9 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
 def _check_lengths(
     dataset: RobotDataset, chosen: Sequence[Episode], stride: int | str | None, horizon: int | None
 ) -> Iterator[Finding]:
-    short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
-    if short:
+    if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
-    silent = [e.index for e in chosen if not any(e.tasks)]
-    if silent:
+    if silent := [e.index for e in chosen if not any(e.tasks)]:
         problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
         yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
     gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)

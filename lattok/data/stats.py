@@ -136,8 +136,7 @@ class RunningFigures:
         for d in np.flatnonzero(self.bad).tolist():
             facts = {"column": self.key, "dimension": self.names[d], "place": _where(self.bad_at[d])}
             yield problems.NOT_FINITE.finding(count=self.bad[d], **facts)
-        constant = [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]
-        if constant:
+        if constant := [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]:
             problem = problems.CONSTANT_ACTIONS if self.key.startswith("action") else problems.CONSTANT
             names = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
             yield problem.finding(column=self.key, count=len(constant), all=len(self.names), names=names)

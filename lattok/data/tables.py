@@ -188,8 +188,7 @@ class ColumnReader:
 
     def file(self, path: Path) -> DataFile:
         with self._lock:
-            found = self._files.get(path)
-            if found is not None:
+            if (found := self._files.get(path)) is not None:
                 self._files.move_to_end(path)
                 return found
         with self._at.at_hand(path) as place, self._lock:  # while it is fetched, others read

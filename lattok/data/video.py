@@ -207,8 +207,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         with av.open(f"file:{path}", format=_demuxer(path), container_options=KEEP_IN) as container:
             if not container.streams.video:
                 raise LattokError(f"{path} holds no video stream. Copy the file again.")
-            decoder = container.streams.video[0].codec_context
-            if decoder is None:
+            if (decoder := container.streams.video[0].codec_context) is None:
                 raise _damaged(path, "of an unknown codec")
             # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is
             # closed; whoever has cores to spare decodes several episodes at once

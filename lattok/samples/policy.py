@@ -234,8 +234,7 @@ class PolicyWindows(Samples):
         return self._vectors[key][rows]
 
     def _target(self, indices: Tensor, rows: Tensor, inside: Tensor, actions: Tensor) -> LatentTarget | None:
-        spec = self.latent
-        if spec is None:
+        if (spec := self.latent) is None:
             return None
         if self._labeller is not None:
             with torch.no_grad():

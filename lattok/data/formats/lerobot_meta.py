@@ -37,8 +37,7 @@ def read_info(root: Path) -> dict[str, Any]:
         if version.startswith(("v1.", "v2.")):
             way_out = "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
-    missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
-    if missing:
+    if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
     fps = info["fps"]
     if not is_frame_rate(fps):

@@ -219,8 +219,7 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
         written: Any = read_json(followed(root, said, str(said))).get("fps")
         checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)
-    rate = meta.control_rate(dataset)
-    if rate is None:
+    if (rate := meta.control_rate(dataset)) is None:
         beside = root.absolute().parent / f"{dataset}.json"
         hint = f'Write {{"dataset": "{root.name}", "fps": 5}} into a file such as {beside} and open that.'
         checks.fail("fps", f"the frames per second of {dataset}, which RLDS does not store", "none", hint)

@@ -110,8 +110,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[tuple[Path
     shards = [(root / name, int(count)) for name, count in zip(names, counts, strict=True) if int(count)]
     there = set(os.listdir(root))  # of many shards few may be there
     paths = [path for path, _ in shards]
-    missing = [p.name for p in paths if p.name not in there or not followed(root, p, str(p)).is_file()]
-    if missing:
+    if missing := [p.name for p in paths if p.name not in there or not followed(root, p, str(p)).is_file()]:
         shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
         hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(counts) else ""

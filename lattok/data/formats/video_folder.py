@@ -62,8 +62,7 @@ def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
             wrong["in two rows"].append(video)
         else:
             captions[matches[0]] = caption
-    faults = [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]
-    if faults:
+    if faults := [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]:
         way_out = "Name each video by its path relative to the folder, once."
         raise LattokError(f"{path}: expected one row per video of the folder, got {', '.join(faults)}. {way_out}")
     return captions
@@ -294,8 +293,7 @@ class VideoFolder(RobotDataset):
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:
             yield problems.UNCAPTIONED.finding(count=silent, all=len(self._files), file=source)
-        resampled = [index for index, plan in self._schedule.items() if plan.times is not None]
-        if resampled:
+        if resampled := [index for index, plan in self._schedule.items() if plan.times is not None]:
             facts = {"count": len(resampled), "all": len(self._files), "fps": self.fps, "first": resampled[0]}
             yield problems.RESAMPLED.finding(**facts)
 
