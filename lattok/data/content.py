@@ -22,7 +22,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,9 +39,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import walk
 
 DIGEST_BYTES = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
-MAX_DIGESTS = (
-    2**16
-)  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
+MAX_DIGESTS = 2**16  # in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
 MIN_DIFFERENT_ROWS = 4  # different actions that an episode must have to be told from others by them
 MAX_ROW_NUMBERS = 4096  # numbers in a row of a column that is a state, not a picture
 SAMPLE_BYTES = 8192  # bytes at the beginning, the middle and the end of a video file
@@ -55,8 +53,6 @@ META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by si
 
 
 class Content(NamedTuple):
-    """What a run learns from."""
-
     digest: str  # of all of it
     actions: Digests  # without episodes that hardly move
     videos: Digests  # empty where cameras have no video files, or where these are not used
@@ -76,15 +72,12 @@ def content_of(
     rows, actions = Digests(), Digests()
     for index, values in _all_values(source, episodes, keys):
         rows[index] = hashlib.blake2b(b"".join(_bytes(values[key]) for key in sorted(values))).digest()
-        digest = _digest_of_actions(values)
-        if digest is not None:
-            actions[index] = digest
+        actions |= _digest_of_actions(index, values)
     for episode in episodes:  # in their order, wherever they lie
         whole.update(rows[episode.index])
     videos = Digests()
     for camera in sorted(dataset.original_camera(camera) for camera in cameras):
-        spans = _video_spans(source, (camera,))
-        found = Digests() if spans is None else _digests_of_videos(source, spans, episodes)
+        found = _digests_of_videos(source, camera, episodes)
         for seen in found.values() if found else _pictures(source, episodes, camera):
             whole.update(seen)
         videos = videos or found  # one camera is enough to know an episode again
@@ -97,12 +90,14 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
     source, wanted = behind(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
-        spans = [_video_spans(source, (camera,)) for camera in source.cameras]
         with suppress(LattokError):  # of videos on the Hub, which cannot be asked
-            return [_digests_of_videos(source, each, episodes) for each in spans if each is not None]
+            each = (_digests_of_videos(source, camera, episodes) for camera in source.cameras)
+            return [found for found in each if found]
         return []
-    found = {index: _digest_of_actions(values) for index, values in _all_values(source, episodes, _columns(source, ()))}
-    return [{index: digest for index, digest in found.items() if digest is not None}]
+    found = Digests()
+    for index, values in _all_values(source, episodes, _columns(source, ())):
+        found |= _digest_of_actions(index, values)
+    return [found]
 
 
 def record_of(content: Content) -> dict[str, Any]:
@@ -122,8 +117,6 @@ def in_order(found: Digests) -> str:
 
 
 class StoredDigests(NamedTuple):
-    """Digests that an artefact keeps."""
-
     digests: frozenset[bytes]
     last: bytes | None  # greatest of the digests, where only the smaller ones are kept
     in_order: str
@@ -147,9 +140,8 @@ def _known(entry: Any) -> StoredDigests:
     if len(data) % DIGEST_BYTES or not isinstance(order, str) or not checks.is_int(count):
         raise ValueError
     listed = [data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)]
-    return StoredDigests(
-        frozenset(listed), listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None, order
-    )
+    last = listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None
+    return StoredDigests(frozenset(listed), last, order)
 
 
 def _is_action(key: str) -> bool:
@@ -177,45 +169,30 @@ def _bytes(values: np.ndarray) -> bytes:
     return np.ascontiguousarray(values, dtype="<f4" if values.dtype.kind == "f" else "<i8").tobytes()
 
 
-def _digest_of_actions(values: Mapping[str, np.ndarray]) -> bytes | None:
-    """Return the digest of the action columns; None where they hardly change."""
+def _digest_of_actions(index: int, values: Values) -> Digests:
+    """Return the digest of the action columns of an episode; none where they hardly change."""
     actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
-    if not actions or all(len(rows) < MIN_DIFFERENT_ROWS for rows in actions):
-        return None
     if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < MIN_DIFFERENT_ROWS - 1 for rows in actions):
-        return None
+        return {}
     data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows.astype(np.float32)) for rows in actions)
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+    return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()}
 
 
-Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its cameras, and when it begins in each
-
-
-def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
-    """Tell where the videos of episodes are; None where pictures lie among the numbers."""
-
-    def spans(index: int) -> list[tuple[Path, float]]:
-        found = (source.video_span(index, camera) for camera in sorted(cameras))
-        return [span[:2] for span in found if span is not None]
-
-    videos = {key for key in cameras if key in source.features and source.features[key].dtype == "video"}
-    return spans if videos == set(cameras) and source.episodes and spans(source.episodes[0].index) else None
-
-
-def _digests_of_videos(source: RobotDataset, spans: Spans, episodes: Iterable[Episode]) -> Digests:
-    places = {episode.index: spans(episode.index) for episode in episodes}
-    files = list(dict.fromkeys(path for place in places.values() for path, _ in place))  # each may hold many episodes
+def _digests_of_videos(source: RobotDataset, camera: str, episodes: Iterable[Episode]) -> Digests:
+    """Return digests of files, and of when episodes begin in them; none where pictures lie among the numbers."""
+    if camera not in source.features or source.features[camera].dtype != "video":
+        return {}
+    spans = {episode.index: source.video_span(episode.index, camera) for episode in episodes}
+    places = {index: span[:2] for index, span in spans.items() if span is not None}
+    files = list(dict.fromkeys(path for path, _ in places.values()))  # each may hold many episodes
     if isinstance(source.files, OnHub):
         stored = source.files.stored(files)
         stamps = {path: repr(tuple(stored.get(path, ("missing",)))).encode() for path in files}
     else:
         with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
             stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
-    found = Digests()
-    for index, place in places.items():
-        parts = [stamps[path] + repr(round(start, 3)).encode() for path, start in place]
-        found[index] = hashlib.blake2b(b"|".join(parts), digest_size=DIGEST_BYTES).digest()
-    return found
+    seen = {index: stamps[path] + repr(round(start, 3)).encode() for index, (path, start) in places.items()}
+    return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest() for index, data in seen.items()}
 
 
 def _stamp(path: Path) -> bytes:
@@ -233,7 +210,6 @@ def _stamp(path: Path) -> bytes:
 
 
 def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
-    """Hash first, middle and last frame of a few episodes."""
     for i in np.unique(np.linspace(0, len(episodes) - 1, EPISODES_LOOKED_AT).round().astype(int)):
         episode = episodes[i]
         try:

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -74,19 +74,7 @@ def _drawn(dataset: RobotDataset, percent: str | None, count: str | None, seed: 
     return chosen
 
 
-class _Choice(NamedTuple):
-    """Episodes by number, and ranges [first, end) of those that there are."""
-
-    numbers: set[int]
-    ranges: list[tuple[int, float]]
-
-    def covers(self, index: int) -> bool:
-        return index in self.numbers or any(first <= index < end for first, end in self.ranges)
-
-
-def select_episodes(
-    dataset: RobotDataset, spec: str | Sequence[int] | None = None, skip_damaged: bool = False
-) -> list[Episode]:
+def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damaged: bool = False) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
@@ -97,8 +85,8 @@ def select_episodes(
     """
     if spec is None:
         return list(dataset.episodes)
-    choice = _choice(dataset, spec)
-    wanted = choice.numbers | _in_ranges(dataset, choice, spec)
+    numbers, ranges = _choice(dataset, spec)
+    wanted = numbers | _in_ranges(dataset, ranges, spec)
     found = _find(dataset.episodes, sorted(wanted))
     missing = sorted(wanted - {episode.index for episode in found})
     damaged = {} if wanted and not missing else dict(damaged_among(dataset, spec))
@@ -114,12 +102,13 @@ def select_episodes(
     return found
 
 
-def damaged_among(dataset: RobotDataset, spec: str | Sequence[int] | None = None) -> list[Damage]:
+def damaged_among(dataset: RobotDataset, spec: EpisodeSpec = None) -> list[Damage]:
     """Damaged episodes that `spec` covers, by number or by range; all by default."""
     if spec is None or not dataset.damaged:
         return list(dataset.damaged)
-    choice = _choice(dataset, spec)
-    return [damage for damage in dataset.damaged if choice.covers(damage.episode_index)]
+    numbers, ranges = _choice(dataset, spec)
+    numbers.update(d.episode_index for d in dataset.damaged for a, b in ranges if a <= d.episode_index < b)
+    return [damage for damage in dataset.damaged if damage.episode_index in numbers]
 
 
 def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
@@ -132,36 +121,36 @@ def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
     return [episode for index, episode in zip(wanted, nearest, strict=True) if episode.index == index]
 
 
-def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
+def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int], list[tuple[int, float]]]:
+    """Return episodes by number, and ranges [first, end) of those that there are."""
     if not isinstance(spec, str):
-        return _Choice({_whole(value) for value in spec}, [])
+        return {_whole(value) for value in spec}, []
     if spec.strip() in ("train", "test"):
-        return _Choice(set(split_by_task(dataset)[spec.strip() == "test"]), [])
+        return set(split_by_task(dataset)[spec.strip() == "test"]), []
     share = _SHARE.fullmatch(spec.strip())
     if share is not None and 0 < float(share[1] or 1) <= 100 and int(share[2] or 1):
-        return _Choice(_drawn(dataset, *share.groups()), [])
-    choice = _Choice(set(), [])
+        return _drawn(dataset, *share.groups()), []
+    numbers, ranges = set[int](), list[tuple[int, float]]()
     for part in spec.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
+        if (match := _RANGE.fullmatch(part.strip())) is None:
             expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'
             checks.fail("episodes", expected, repr(spec))
         first, end, single = match.groups()
         if single:
-            choice.numbers.add(int(single))
+            numbers.add(int(single))
         else:
-            choice.ranges.append((int(first or 0), int(end) if end else math.inf))
-    return choice
+            ranges.append((int(first or 0), int(end) if end else math.inf))
+    return numbers, ranges
 
 
-def _in_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> set[int]:
+def _in_ranges(dataset: RobotDataset, ranges: list[tuple[int, float]], spec: str | Sequence[int]) -> set[int]:
     """List the episodes in the ranges, which begin and end among the episodes, damaged ones included."""
-    if not choice.ranges:
+    if not ranges:
         return set()
     known = [episode.index for episode in dataset.episodes]
     end = 1 + max([*known[-1:], *(damage.episode_index for damage in dataset.damaged)], default=-1)
     found: set[int] = set()
-    for first, last in choice.ranges:
+    for first, last in ranges:
         if first >= end or (last > end and last != math.inf):
             hint = f'All of them are "0:{end}", or "0:".'
             checks.fail("episodes", f"ranges among the {end} episodes of the dataset", repr(spec), hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,8 +48,6 @@ class Exported(NamedTuple):
 
 
 class _Camera(NamedTuple):
-    """How one camera is written."""
-
     key: str
     feature: Feature  # dtype "video" or "image", the size written
     source: tuple[int, int]  # height and width of its frames
@@ -61,8 +60,6 @@ class _Camera(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Everything that is written of every episode."""
-
     dataset: RobotDataset
     columns: dict[str, Feature]
     cameras: list[_Camera]
@@ -167,10 +164,10 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     """Return Arrow types of the columns that are kept as they are; warn of those that nothing declares."""
     if plan.dataset.kind != "lerobot":
         return {}
-    schemas = cast(LeRobotV3, plan.dataset).schemas([episode.index for episode in chosen])
+    source = cast(LeRobotV3, plan.dataset)
+    schemas = source.schemas([episode.index for episode in chosen])
     names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-    lost = [name for name in names if name not in (*cast(LeRobotV3, plan.dataset).own_features, *INDEX_KEYS)]
-    if lost:
+    if lost := [name for name in names if name not in (*source.own_features, *INDEX_KEYS)]:
         what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
         checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
     return {key: common_types(key, schemas) for key in plan.kept}
@@ -192,18 +189,14 @@ def _camera(
 def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     """Tell whether the dataset stores encoded images that can be stored again as they are."""
     for episode in tried:
-        try:
+        with suppress(LattokError):  # damaged, or images of another kind
             stored = dataset.encoded_images(episode.index, key)
             if not stored or decode_image(stored[0], key).shape == dataset.features[key].shape:
                 return bool(stored)
-        except LattokError:  # damaged, or images of another kind
-            continue
     return False
 
 
-def _write(
-    writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None
-) -> None:
+def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], told: Progress | None) -> None:
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:
@@ -215,8 +208,8 @@ def _write(
         except LattokError as error:
             raise _cannot_read(f"episode {episode.index}: {error}") from None
         done += episode.length
-        if progress is not None:
-            progress(done, total)
+        if told is not None:
+            told(done, total)
 
 
 def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
@@ -244,8 +237,7 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
     """Return encoded images, or a function that hands over blocks of pixels as they are decoded."""
     if camera.verbatim:
-        stored = plan.dataset.encoded_images(episode.index, camera.key)
-        if stored is None:
+        if (stored := plan.dataset.encoded_images(episode.index, camera.key)) is None:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
 
@@ -299,11 +291,10 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
     exact = {camera.key: camera.exact for camera in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
-    split = {} if dataset.split is None else {"split": dataset.split}
-    source = {"name": dataset.name, "kind": dataset.kind, **split}
+    source = {"name": dataset.name, "kind": dataset.kind}
+    source |= {} if dataset.split is None else {"split": dataset.split}
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
-    spaces = action_spaces(dataset)
-    if spaces:
+    if spaces := action_spaces(dataset):
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     known = dataset.root / PROVENANCE
     annotated = dataset.kind == "lerobot" and known.is_file()
@@ -325,9 +316,8 @@ def _provenance(
     if "actions_as" in kept and kept["actions_as"] == converted.get(kept["action_key"]):
         del kept["actions_as"]
     same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
-    gaps = [
-        {**gap, "episodes": [new_index[index] for index in gap["episodes"] if index in new_index]}
-        for gap in entry.get("unlabelled", ())
-    ]
-    gaps = [gap for gap in gaps if gap["episodes"]]
+    gaps = []
+    for gap in entry.get("unlabelled", ()):
+        if numbers := [new_index[index] for index in gap["episodes"] if index in new_index]:
+            gaps.append({**gap, "episodes": numbers})
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}

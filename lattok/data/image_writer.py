@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data.stats import ImageStats, Stats
-from lattok.data.tables import MEGABYTE, next_place
+from lattok.data.tables import MEGABYTE
 from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -119,7 +119,7 @@ class RollingVideos:
         self._folder, self._key, self._fps = folder, key, fps
         self._codec, self._threads = codec, threads
         self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
-        self._place = (0, 0)
+        self._number = 0  # of the current file, over all folders
         self._file: VideoWriter | VideoJoiner | None = None
 
     def write(self, frames: EpisodeFrames) -> dict[str, Any]:
@@ -128,9 +128,10 @@ class RollingVideos:
         kind = VideoJoiner if clip else VideoWriter
         if self._file is not None and (self._file.bytes >= self._limit or not isinstance(self._file, kind)):
             self.close()
-            self._place = next_place(self._place, self._chunk_files)
+            self._number += 1
+        place = chunk, file = divmod(self._number, self._chunk_files)
         if self._file is None:
-            path = VIDEO_PATH.format(video_key=self._key, chunk_index=self._place[0], file_index=self._place[1])
+            path = VIDEO_PATH.format(video_key=self._key, chunk_index=chunk, file_index=file)
             options = () if clip else (self._threads,)
             self._file = kind(self._folder / path, self._fps, frames.size, self._codec, *options)
         first = self._file.frames
@@ -140,7 +141,7 @@ class RollingVideos:
             self._file.add(clip.path)
             checks.size(self._key, "frames", self._file.frames - first, len(clip))
         names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-        values = (*self._place, first / self._fps, self._file.frames / self._fps)
+        values = (*place, first / self._fps, self._file.frames / self._fps)
         return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
 
     def close(self) -> None:

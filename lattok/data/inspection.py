@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from lattok.data import problems
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
-from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.data.stats import Block, Dimension, RunningFigures, Unreadable, scan
+from lattok.data.schema import INDEX_KEYS, Damage, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.stats import Block, Dimension, RunningFigures, scan
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, behind
 from lattok.types import Episode
@@ -34,9 +35,7 @@ EPISODES_PER_RUN = 100  # episodes in a run
 MAX_DIMENSIONS = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
 FILES_FETCHED = 4  # per camera, of a dataset on the Hub
-MAX_BLANK_LEVELS = (
-    8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
-)
+MAX_BLANK_LEVELS = 8  # between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,13 @@ class Inspection:
 
     def _dimension_lines(self) -> Iterator[str]:
         yield f"  {'column':<33} {'dimension':<12} {'min':>9} {'mean':>9} {'std':>9} {'max':>9}"
-        previous, shown = "", 0
-        for d in self.dimensions:
-            shown = shown + 1 if d.key == previous else 1
-            if shown <= DIMENSIONS_SHOWN:
+        for key, group in groupby(self.dimensions, key=attrgetter("key")):
+            dimensions = list(group)
+            for i, d in enumerate(dimensions[:DIMENSIONS_SHOWN]):
                 numbers = " ".join(f"{v:>9.3g}" for v in (d.minimum, d.mean, d.std, d.maximum))
-                yield f"  {d.key[-33:] if d.key != previous else '':<33} {d.name[:12]:<12} {numbers}"
-            elif shown == DIMENSIONS_SHOWN + 1:
-                yield f"  {'':<33} … and {sum(x.key == d.key for x in self.dimensions) - DIMENSIONS_SHOWN} more"
-            previous = d.key
+                yield f"  {'' if i else key[-33:]:<33} {d.name[:12]:<12} {numbers}"
+            if len(dimensions) > DIMENSIONS_SHOWN:
+                yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
 
 
 def _camera(facts: VideoFacts | None) -> str:
@@ -130,19 +127,20 @@ def inspect_dataset(
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
-    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
-    gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
-    findings += _check_windows(dataset, chosen, gap, horizon)
+    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
     looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
-    scope = []
-    if len(looked_at) < len(chosen):
-        scope.append(f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all")
+    runs = f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
+    scope = [runs] if len(looked_at) < len(chosen) else []
     running = list(_check_values(dataset, looked_at, findings))
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
         findings.append(problems.CAMERA_SIZES.finding())
-    spaces = _spaces(dataset, findings)
+    try:
+        spaces = action_spaces(dataset)
+    except LattokError as error:
+        findings.append(problems.BAD_SPACE.finding(error=error))
+        spaces = {}
     return Inspection(
         name=dataset.name,
         kind=dataset.kind,
@@ -154,19 +152,9 @@ def inspect_dataset(
         dimensions=tuple(chain.from_iterable(column.dimensions() for column in running)),
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
-        spaces=spaces,
+        spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
         split=split_text(dataset),
     )
-
-
-def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, str], ...]:
-    """List the action spaces that are declared, by column, as text."""
-    try:
-        spaces = action_spaces(dataset)
-    except LattokError as error:
-        findings.append(problems.BAD_SPACE.finding(error=error))
-        return ()
-    return tuple((key, ", ".join(f"{part.kind} ({part.size})" for part in spaces[key].parts)) for key in spaces)
 
 
 def _spread(chosen: list[Episode], most: int) -> list[Episode]:
@@ -195,8 +183,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}
-    wide = [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]
-    if wide:
+    if wide := [key for key, feature in flat.items() if feature.shape[0] > MAX_DIMENSIONS]:
         yield problems.NOT_READ.finding(columns=", ".join(f"`{key}`" for key in wide), most=MAX_DIMENSIONS)
 
 
@@ -210,43 +197,28 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     found = [problems.UNKNOWN_FILE.finding(file=path) for path in orphans]
     for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
         with suppress(LattokError):  # a file that cannot be read is reported with its values
-            unknown = sorted(set(source.episode_rows(path)) - set(episodes))
-            if unknown:
+            if unknown := sorted(set(source.episode_rows(path)) - set(episodes)):
                 found.append(problems.UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
     yield from some_of(found, "files with such problems")
 
 
-def _numeric(dataset: RobotDataset) -> list[str]:
-    """List the columns of floating point numbers that are looked at."""
-    return [
-        key
-        for key, feature in dataset.features.items()
-        if feature.dtype.startswith("float") and len(feature.shape) == 1
-        if key not in INDEX_KEYS and feature.shape[0] <= MAX_DIMENSIONS
-    ]
-
-
-def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
-    short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
-    if short:
+def _check_lengths(
+    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | str | None, horizon: int | None
+) -> Iterator[Finding]:
+    if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
-    silent = [e.index for e in chosen if not any(e.tasks)]
-    if silent:
+    if silent := [e.index for e in chosen if not any(e.tasks)]:
         problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
         yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
-
-
-def _check_windows(
-    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
-) -> Iterator[Finding]:
+    gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
     if not chosen:
         return
     lengths = np.array([e.length for e in chosen], dtype=np.int64)
-    if stride is not None:
+    if gap is not None:
         try:
-            check_stride(stride, lengths, dataset.fps)
-            alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
-            yield problems.NO_PARTNER.finding(stride=stride, share=alone)
+            check_stride(gap, lengths, dataset.fps)
+            alone = int(np.minimum(lengths, gap).sum()) / int(lengths.sum())
+            yield problems.NO_PARTNER.finding(stride=gap, share=alone)
         except LattokError as error:
             yield Finding("error", str(error), "")
     if horizon is not None:
@@ -256,12 +228,17 @@ def _check_windows(
 
 
 def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[RunningFigures]:
-    numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
-    running = {key: RunningFigures(key, dimension_names(dataset.features[key]), rows) for key in numeric}
-    keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
+    rows = sum(episode.length for episode in chosen)
+    running = {
+        key: RunningFigures(key, dimension_names(feature), rows)
+        for key, feature in dataset.features.items()
+        if feature.dtype.startswith("float") and len(feature.shape) == 1
+        if key not in INDEX_KEYS and feature.shape[0] <= MAX_DIMENSIONS
+    }
+    keys = [*running, *(["timestamp"] if "timestamp" in dataset.features else [])]
     times, unreadable = _Times(dataset.fps), []
     for block in scan(dataset, chosen, keys) if keys else ():
-        if isinstance(block, Unreadable):
+        if isinstance(block, Damage):
             unreadable.append(Finding("error", block.reason, ""))
             continue
         for column in running.values():

@@ -17,7 +17,17 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import followed
 
-_VIEWS = ("cameras", "columns", "action_space", "actions")  # options of every format
+
+def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
+    if not isinstance(actions, Mapping) or "as" not in actions:
+        checks.fail("actions", 'an object such as {"as": "libero"}', f"{actions!r:.60}")
+    options = {key: value for key, value in actions.items() if key != "as"}
+    checks.known_keys("actions", options, ("key", "state_key", "drop", "state_drop", "arm"))
+    return with_actions(dataset, actions["as"], **options)
+
+
+# options of every format, in the order in which they act
+_VIEWS = {"cameras": with_cameras, "columns": with_columns, "action_space": declare, "actions": _converted}
 _HUB = (*get_type_hints(HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
@@ -59,7 +69,7 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     if revision is not None:
         raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
     subfolder = options.get("subfolder")
-    return _open(client.inside(place, subfolder) if subfolder else place, _without_hub(options))
+    return _open(client.inside(place, subfolder) if subfolder else place, options)
 
 
 def formats() -> list[type[RobotDataset]]:
@@ -98,11 +108,7 @@ def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -
         folder = client.download("dataset", hub_id, revision, None, asked, "dataset")
     assert folder is not None
     place = client.inside(folder, asked.get("subfolder"))
-    return _open(place, {"name": hub_id} | _without_hub(options), files)
-
-
-def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _HUB}
+    return _open(place, {"name": hub_id} | options, files)
 
 
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
@@ -132,7 +138,8 @@ def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> 
         format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
-    name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
+    options = {key: value for key, value in options.items() if key not in _HUB}
+    name, asked = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
     kinds = format_.options
     for key, value in options.items():
         if key not in kinds:
@@ -145,26 +152,10 @@ def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> 
     format_.check_needs()
     make: Any = format_
     where = () if files is None or not format_.opens_with else (files,)
-    return _seen_as(make(place, name, *where, **options), **views)
-
-
-def _seen_as(
-    dataset: RobotDataset, cameras: Any = None, columns: Any = None, action_space: Any = None, actions: Any = None
-) -> RobotDataset:
-    """Return the dataset with the cameras and the actions that its user asks for."""
-    if cameras is not None:
-        dataset = with_cameras(dataset, cameras)
-    if columns is not None:
-        dataset = with_columns(dataset, columns)
-    if action_space is not None:
-        dataset = declare(dataset, action_space)
-    if actions is None:
-        return dataset
-    if not isinstance(actions, Mapping) or "as" not in actions:
-        checks.fail("actions", 'an object such as {"as": "libero"}', f"{actions!r:.60}")
-    options = {key: value for key, value in actions.items() if key != "as"}
-    checks.known_keys("actions", options, ("key", "state_key", "drop", "state_drop", "arm"))
-    return with_actions(dataset, actions["as"], **options)
+    dataset: RobotDataset = make(place, name, *where, **options)
+    for option, view in _VIEWS.items():
+        dataset = view(dataset, asked[option]) if option in asked else dataset
+    return dataset
 
 
 def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:

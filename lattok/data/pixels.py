@@ -29,10 +29,6 @@ def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: st
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)
-    return _resized(frames, size, interpolation)
-
-
-def _resized(frames: Tensor, size: int | tuple[int, int], interpolation: str) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
@@ -94,7 +90,7 @@ def frames_from_lerobot(batch: Mapping[str, Tensor], cameras: Sequence[str]) -> 
 def frames_at(images: Tensor, key: str, size: int, interpolation: str) -> Tensor:
     """Turn images of a camera, float [..., 3, H, W] in [0, 1] or uint8 [..., H, W, 3], into frames of `size`."""
     frames = _from_floats(images, key) if images.is_floating_point() else images
-    return _resized(frames, size, interpolation)
+    return resize_pixels(frames, size, interpolation)
 
 
 def _from_floats(images: Tensor, key: str) -> Tensor:

@@ -104,9 +104,7 @@ FRAME_SIZES = Problem(
     "Models resize them; other uses need a `transform` that does.",
 )
 UNCAPTIONED = Problem(
-    "note",
-    "{count:,} of {all:,} videos have no caption in {file}.",
-    "The name of their folder stands for it.",
+    "note", "{count:,} of {all:,} videos have no caption in {file}.", "The name of their folder stands for it."
 )
 RESAMPLED = Problem(
     "note",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -20,7 +20,6 @@ from lattok.utils.registry import Registry
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
 Progress = Callable[[int, int], None]  # frames done, frames in all
-Blocks = Callable[[str, np.ndarray], Iterator[np.ndarray]]  # camera key, ascending indices [n] -> uint8 [k, H, W, 3]
 
 NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
@@ -149,8 +148,31 @@ class RobotDataset(ABC):
 
         `indices` are frame indices in the episode, in any order; all frames by default. Other images are not read.
         """
-        keys = camera_keys(self, cameras)
-        return stack_frames(keys, self.length(episode_index), indices, transform, partial(self.blocks, episode_index))
+        keys, length = camera_keys(self, cameras), self.length(episode_index)
+        wanted = np.arange(length) if indices is None else _whole(indices, length)
+        ascending, back = np.unique(wanted, return_inverse=True)
+        store: np.ndarray | None = None
+        for v, key in enumerate(keys):
+            done = 0
+            for block in self.blocks(episode_index, key, ascending):
+                given = len(block)
+                block = block if transform is None else transform(block)
+                if block.dtype != np.uint8 or block.shape[-1] != 3:
+                    got = f"{block.dtype} {list(block.shape)}"
+                    checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
+                checks.size("transform", "frames out of the block that it was given", len(block), given)
+                if store is None:
+                    store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)
+                if block.shape[1:] != store.shape[2:]:
+                    first, other = ("x".join(map(str, size)) for size in (store.shape[2:], block.shape[1:]))
+                    got = f"{first} from {keys[0]} and {other} from {key}"
+                    hint = "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
+                    checks.fail("cameras", "frames of one size", got, hint)
+                store[done : done + len(block), v] = block
+                done += len(block)
+            checks.size(f"frames` of `{key}", "frames", done, len(ascending))
+        assert store is not None
+        return store if np.array_equal(wanted, ascending) else store[back.reshape(-1)]
 
     def __len__(self) -> int:
         """Count the episodes."""
@@ -227,7 +249,7 @@ class RobotDataset(ABC):
         """Raise the error about an episode that is not among `episodes`: why it is damaged, or which there are."""
         if reason := dict(self.damaged).get(episode_index):
             raise LattokError(f"episode {episode_index}: {reason}")
-        last = len(self.episodes) + len(self.damaged) - 1
+        last = max([*(e.index for e in self.episodes[-1:]), *(d.episode_index for d in self.damaged)], default=-1)
         checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
 
     def __repr__(self) -> str:
@@ -279,11 +301,9 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
 def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -> Feature:
     """The feature `key`, which must be a numeric scalar or vector; otherwise an error that lists the candidates."""
     if key not in _vectors(dataset):
-        own = own_vectors(dataset)
-        if not own:
-            raise LattokError(
-                f"`{argument}`: {dataset.name} has no {key!r:.200}, nor any other vector. {hint or WITHOUT}"
-            )
+        if not (own := own_vectors(dataset)):
+            what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
+            raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
         hint = hint or 'Several columns become one in a description file: {"columns": {"NAME": ["COLUMN", "COLUMN"]}}.'
         checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", hint)
     return dataset.features[key]
@@ -305,42 +325,6 @@ def _vectors(dataset: RobotDataset) -> list[str]:
 def dimension_names(feature: Feature) -> tuple[str, ...]:
     """A name for each dimension of a vector: the dataset's own, or its number."""
     return feature.names or tuple(str(i) for i in range(feature.shape[0]))
-
-
-def stack_frames(
-    cameras: Sequence[str],
-    length: int,
-    indices: Sequence[int] | np.ndarray | None,
-    transform: FrameTransform | None,
-    blocks: Blocks,
-) -> np.ndarray:
-    """Frames uint8 [n, V, h, w, 3] in the order of `indices` (all `length` by default), each decoded once.
-
-    `blocks` yields the frames of one camera in order, in blocks of one size, which `transform` may change.
-    """
-    wanted = np.arange(length) if indices is None else _whole(indices, length)
-    ascending, back = np.unique(wanted, return_inverse=True)
-    store: np.ndarray | None = None
-    for v, key in enumerate(cameras):
-        done = 0
-        for block in blocks(key, ascending):
-            given = len(block)
-            block = block if transform is None else transform(block)
-            if block.dtype != np.uint8 or block.shape[-1] != 3:
-                got = f"{block.dtype} {list(block.shape)}"
-                checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
-            checks.size("transform", "frames out of the block that it was given", len(block), given)
-            if store is None:
-                store = np.empty((len(ascending), len(cameras), *block.shape[1:]), dtype=np.uint8)
-            if block.shape[1:] != store.shape[2:]:
-                expected, got = ("x".join(map(str, size)) for size in (store.shape[2:], block.shape[1:]))
-                hint = "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
-                checks.fail("cameras", "frames of one size", f"{expected} from {cameras[0]} and {got} from {key}", hint)
-            store[done : done + len(block), v] = block
-            done += len(block)
-        checks.size(f"frames` of `{key}", "frames", done, len(ascending))
-    assert store is not None
-    return store if np.array_equal(wanted, ascending) else store[back.reshape(-1)]
 
 
 def _whole(indices: Sequence[int] | np.ndarray, length: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.schema import RobotDataset
+from lattok.data.schema import Damage, RobotDataset
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
@@ -33,15 +33,8 @@ class Block(NamedTuple):
     columns: dict[str, np.ndarray]  # by key [n] or [n, ...]
 
 
-class Unreadable(NamedTuple):
-    """An episode that was left out, and why."""
-
-    episode_index: int
-    reason: str
-
-
-def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[Block | Unreadable]:
-    """All rows of `episodes` under `keys`; an episode that cannot be read comes as `Unreadable`.
+def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[Block | Damage]:
+    """All rows of `episodes` under `keys`; an episode that cannot be read comes as `Damage`.
 
     Memory is one block, or one file where a format reads that as a whole, for a dataset of any size.
     """
@@ -50,7 +43,7 @@ def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]
     parts, rows = dict[int, dict[str, np.ndarray]](), 0
     for index, columns in dataset.columns_of(episodes, keys):
         if isinstance(columns, LattokError):
-            yield Unreadable(index, str(columns))
+            yield Damage(index, str(columns))
             continue
         parts[index] = columns
         rows += len(columns[keys[0]])
@@ -105,9 +98,8 @@ class RunningFigures:
             fresh = (self.bad == 0) & ~good.all(axis=0)
             self.bad_at[fresh] = where[np.argmin(good, axis=0)[fresh]]
             self.bad += (~good).sum(axis=0)
-        for least, at, signed in ((self.low, self.low_at, values), (self.high, self.high_at, -values)):
-            sign = 1 if least is self.low else -1
-            signed = np.where(finite, signed, np.inf)
+        for sign, least, at in ((1, self.low, self.low_at), (-1, self.high, self.high_at)):
+            signed = np.where(finite, sign * values, np.inf)
             row = signed.argmin(axis=0)
             found = signed[row, np.arange(len(row))]
             better = found < sign * least
@@ -144,8 +136,7 @@ class RunningFigures:
         for d in np.flatnonzero(self.bad).tolist():
             facts = {"column": self.key, "dimension": self.names[d], "place": _where(self.bad_at[d])}
             yield problems.NOT_FINITE.finding(count=self.bad[d], **facts)
-        constant = [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]
-        if constant:
+        if constant := [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]:
             problem = problems.CONSTANT_ACTIONS if self.key.startswith("action") else problems.CONSTANT
             names = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
             yield problem.finding(column=self.key, count=len(constant), all=len(self.names), names=names)
@@ -183,7 +174,7 @@ def column_stats(values: np.ndarray) -> Stats:
     values = values.reshape(len(values), -1) if values.ndim == 1 else values
     real = values.astype(np.float64)
     stats = {"min": values.min(0), "max": values.max(0), "mean": real.mean(0), "std": real.std(0)}
-    stats["count"] = np.array([len(values)])
+    stats |= {"count": np.array([len(values)])}
     return stats | dict(zip(QUANTILES, np.quantile(real, list(QUANTILES.values()), axis=0), strict=True))
 
 
@@ -213,9 +204,8 @@ class ImageStats:
 
         def ranked(rank: float) -> np.ndarray:
             """Return the pixel of a rank in each channel, between two of them where it is no whole number."""
-            low, high = (
-                value[[np.searchsorted(end, r, side="right") for end in ends]] for r in (int(rank), math.ceil(rank))
-            )
+            both = (int(rank), math.ceil(rank))
+            low, high = (value[[np.searchsorted(end, r, side="right") for end in ends]] for r in both)
             return low + (rank - int(rank)) * (high - low)
 
         mean = self._counts @ value / total

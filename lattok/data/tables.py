@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, RLock
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,6 @@ from lattok.data.schema import Feature
 from lattok.hub.fetching import OnDisk
 from lattok.utils.checks import LattokError, first_line
 
-T = TypeVar("T")
 AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
@@ -41,9 +39,9 @@ def open_table(path: Path) -> pq.ParquetFile:
         names = Counter(file.schema_arrow.names)  # a damaged name is no text
     except DAMAGE:
         raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice is not None:
-        raise LattokError(f"{path}: expected every column once, got `{twice[:80]}` {names[twice]} times. {AGAIN}")
+    for name, count in names.items():
+        if count > 1:
+            raise LattokError(f"{path}: expected every column once, got `{name[:80]}` {count} times. {AGAIN}")
     check_rows(path, file.metadata.num_rows, path.stat().st_size)
     for group in range(file.num_row_groups):
         _check_claims(path, file.metadata.row_group(group))
@@ -73,9 +71,7 @@ def check_rows(path: Path, rows: int, size: int, few: int = FEW_ROWS) -> None:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole table, or the named columns of it, all of which must be there."""
     file = open_table(path)
-    names = file.schema_arrow.names
-    missing = [name for name in columns or () if name not in names]
-    if missing:
+    if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
         raise LattokError(f"{path}: missing column {', '.join(missing)}. Write the dataset again with LeRobot v3.")
     try:
         return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
@@ -135,26 +131,23 @@ class DataFile:
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
-        """Read one column of one row group."""
-        column = self._checked(key, lambda: self._file.read_row_group(group, columns=[key]).column(0))
-        if len(column) != self.starts[group + 1] - self.starts[group]:
-            raise LattokError(f"{self.path} is damaged: rows of `{key}` are missing. {AGAIN}")
-        return column
+        rows, columns = self.starts[group + 1] - self.starts[group], [key]
+        table = self._checked(columns, rows, lambda: self._file.read_row_group(group, columns).select(columns))
+        return table.column(0)
 
     def whole(self, keys: Sequence[str]) -> pa.Table:
-        """Read columns of all rows."""
-        table = self._checked(", ".join(keys), lambda: self._file.read(columns=list(keys)))
-        if len(table) != self.starts[-1]:
-            raise LattokError(f"{self.path} is damaged: rows of `{', '.join(keys)}` are missing. {AGAIN}")
-        return table
+        return self._checked(keys, self.starts[-1], lambda: self._file.read(columns=list(keys)))
 
-    def _checked(self, key: str, read: Callable[[], T]) -> T:
+    def _checked(self, keys: Sequence[str], rows: int, read: Callable[[], pa.Table]) -> pa.Table:
+        names = ", ".join(keys)
         try:
             with self._reading:  # two threads that read one ParquetFile can wait for each other for ever
-                return read()
+                table = read()
         except DAMAGE as error:
-            reason = first_line(error)
-            raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None
+            raise LattokError(f"cannot read `{names}` from {self.path} ({first_line(error)}). Copy it again.") from None
+        if len(table) != rows:
+            raise LattokError(f"{self.path} is damaged: rows of `{names}` are missing. {AGAIN}")
+        return table
 
     def _rows(self) -> dict[int, tuple[int, int]]:
         if "episode_index" not in self.names:
@@ -195,8 +188,7 @@ class ColumnReader:
 
     def file(self, path: Path) -> DataFile:
         with self._lock:
-            found = self._files.get(path)
-            if found is not None:
+            if (found := self._files.get(path)) is not None:
                 self._files.move_to_end(path)
                 return found
         with self._at.at_hand(path) as place, self._lock:  # while it is fetched, others read
@@ -247,15 +239,15 @@ class RollingTables:
     def __init__(self, folder: Path, pattern: str, chunk_files: int, limit_mb: float):
         self._folder, self._pattern = folder, pattern
         self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
-        self._place = (0, 0)
+        self._number = 0  # of the current file, over all folders
         self._open: tuple[pa.NativeFile, pq.ParquetWriter] | None = None
 
     def next_place(self) -> tuple[int, int]:
         """(chunk, file) of the next write; a full file is closed first."""
         if self._open is not None and self._open[0].tell() >= self._limit:
             self.close()
-            self._place = next_place(self._place, self._chunk_files)
-        return self._place
+            self._number += 1
+        return divmod(self._number, self._chunk_files)
 
     def write(self, table: pa.Table) -> tuple[int, int]:
         """Append a row group and return the (chunk, file) it is in."""
@@ -290,9 +282,3 @@ def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Cast a column to the type that `common_types` found."""
     empty = pa.schema([("column", kind)]).empty_table()
     return pa.concat_tables([empty, pa.table({"column": column})], promote_options="permissive")["column"]
-
-
-def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
-    """Return the (chunk, file) after `place`."""
-    chunk, file = place
-    return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)

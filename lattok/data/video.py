@@ -95,8 +95,7 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
 
 def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, tolerance: float):
     """Yield one decoded frame for each of the ascending times `wanted`."""
-    before: av.VideoFrame | None = None
-    i = 0
+    before, i = None, 0
     for frame in _decoded(path, container, float(wanted[0])):
         while i < len(wanted) and wanted[i] <= frame.time:
             closer_before = before is not None and wanted[i] - before.time < frame.time - wanted[i]
@@ -161,28 +160,6 @@ def _sound(path: Path, container: InputContainer, start: float | None) -> Iterat
             raise _damaged(path, f"the frame at {frame.time:.3f} s is incomplete")
 
 
-def _opened(path: Path) -> InputContainer:
-    if not path.is_file():
-        way_out = "Download or copy it again, or choose other cameras with `cameras`."
-        raise LattokError(f"missing video file {path}. {way_out}")
-    if _ends_empty(path):
-        raise LattokError(f"{path} is truncated: only zeros follow, as after a download that stopped. Copy it again.")
-    # `file:`, as a name may look like one of FFmpeg's protocols: concat:/home/me/other.mp4
-    container = av.open(f"file:{path}", format=_demuxer(path), container_options=KEEP_IN)
-    if not container.streams.video:
-        container.close()
-        raise LattokError(f"{path} holds no video stream. Copy the file again.")
-    decoder = container.streams.video[0].codec_context
-    if decoder is None:
-        container.close()
-        raise _damaged(path, "of an unknown codec")
-    # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is closed;
-    # whoever has cores to spare decodes several episodes at once
-    decoder.thread_count = 1
-    decoder.options = {"max_pixels": str(MOST_PIXELS)}
-    return container
-
-
 def _demuxer(path: Path) -> str:
     """Return the container that a file is by its name and its first bytes, whatever FFmpeg would make of it."""
     try:
@@ -220,7 +197,22 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     """Open a video file with a video stream. Whatever a damaged one makes PyAV raise, its own errors and Python's for
     absurd numbers, becomes a `LattokError` of one line."""
     try:
-        with _opened(path) as container:
+        if not path.is_file():
+            way_out = "Download or copy it again, or choose other cameras with `cameras`."
+            raise LattokError(f"missing video file {path}. {way_out}")
+        if _ends_empty(path):
+            what = "only zeros follow, as after a download that stopped"
+            raise LattokError(f"{path} is truncated: {what}. Copy it again.")
+        # `file:`, as a name may look like one of FFmpeg's protocols: concat:/home/me/other.mp4
+        with av.open(f"file:{path}", format=_demuxer(path), container_options=KEEP_IN) as container:
+            if not container.streams.video:
+                raise LattokError(f"{path} holds no video stream. Copy the file again.")
+            if (decoder := container.streams.video[0].codec_context) is None:
+                raise _damaged(path, "of an unknown codec")
+            # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is
+            # closed; whoever has cores to spare decodes several episodes at once
+            decoder.thread_count = 1
+            decoder.options = {"max_pixels": str(MOST_PIXELS)}
             yield container
     except LattokError:
         raise

@@ -173,14 +173,13 @@ def with_actions(
         return _Converted(dataset, target, key, convert, state_key)
     named = {column: of_arm(declared[column], column, arm) for column in (key, state_key) if column in declared}
     dataset = declare(dataset, named)
-    options: dict[str, Any] = {"source": named[key], "unified": target, "drop": tuple(drop)}
-    absent = np.flatnonzero(~known_dimensions(**options)).tolist()
-    found = _Converted(dataset, target, key, partial(to_unified, fps=dataset.fps, **options), state_key, absent)
-    if state_key is None or state_key not in named:
-        return found
-    options = {"source": named[state_key], "unified": UNIFIED_STATE, "drop": tuple(state_drop)}
-    absent = np.flatnonzero(~known_dimensions(**options)).tolist()
-    return _Converted(found, UNIFIED_STATE, state_key, partial(to_unified, **options), None, absent)
+    for column, target, dropped in ((key, UNIFIED, drop), (state_key, UNIFIED_STATE, state_drop)):
+        if column in named:
+            options: dict[str, Any] = {"source": named[column], "unified": target, "drop": tuple(dropped)}
+            absent = np.flatnonzero(~known_dimensions(**options)).tolist()
+            convert = partial(to_unified, fps=dataset.fps, **options)
+            dataset = _Converted(dataset, target, column, convert, None if column == state_key else state_key, absent)
+    return dataset
 
 
 def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None) -> ActionSpace | None:
@@ -284,14 +283,13 @@ class _Converted(_Columns):
         self._state_key = state_key if self._needs_state() else None
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
-        self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
+        self.absent = {**dataset.absent, key: tuple(absent)} if absent else dataset.absent
         self.actions_as = {**dataset.actions_as, key: [*space.to_json(), *missing]}  # for provenance
         if space.is_unified:
             self.robot_spaces = {**dataset.robot_spaces, key: self._source}
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
-        """Return what is read where `keys` are asked for: actions may need the state too."""
         checks.names("keys", keys)
         state = () if self._state_key is None or self._key not in keys else (self._state_key,)
         return list(dict.fromkeys([*keys, *state]))
@@ -332,8 +330,7 @@ def _declared(dataset: RobotDataset, spaces: Any, where: str) -> dict[str, Actio
         checks.fail(where, 'spaces by column, such as {"action": "bridge"}', type(spaces).__name__)
     found = {}
     for key, value in spaces.items():
-        feature = vector_key(dataset, where, key)
-        found[key] = ActionSpace.of(value, f"{where}: {key}")
-        axis = f"dimensions ({', '.join(found[key].names)} declared)"
-        checks.size(f"{where}: {key}", axis, feature.shape[0], found[key].dim)
+        (width,) = vector_key(dataset, where, key).shape
+        space = found[key] = ActionSpace.of(value, f"{where}: {key}")
+        checks.size(f"{where}: {key}", f"dimensions ({', '.join(space.names)} declared)", width, space.dim)
     return found

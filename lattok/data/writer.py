@@ -104,7 +104,9 @@ class LeRobotWriter:
         info = dict(zip(SIZES, (chunk_files, data_file_mb, video_file_mb), strict=True)) | {"robot_type": robot_type}
         info["fps"] = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
         writer = cls(root, dict(features), info, (video_codec, encoder_threads), dict(kept or {}))
-        writer._begin()
+        writer._output.hold()
+        shutil.rmtree(writer._folder, ignore_errors=True)  # what a killed one left
+        writer._folder.mkdir()
         return writer
 
     def __enter__(self) -> LeRobotWriter:
@@ -131,7 +133,10 @@ class LeRobotWriter:
         nothing else tells it. `task` is one instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
-        tasks = self._check_task(task, length)
+        tasks = [task] * length if isinstance(task, str) else list(task or ())
+        if not all(isinstance(text, str) for text in tasks) or not tasks:
+            checks.fail("task", 'an instruction, "" where there is none', repr(task))
+        checks.size("task", "instructions, one per frame", len(tasks), length)
         seen = {key: EpisodeFrames(key, self._features[key].shape, frames[key], length) for key in self._cameras}
         images = {key: image_column(seen[key].images()) for key in self._cameras if key not in self._videos}
         places = [video.write(seen[key]) for key, video in self._videos.items()]
@@ -174,37 +179,28 @@ class LeRobotWriter:
     def finalize(self) -> Path:
         """Close all files and give the folder its name; on any failure nothing is left. Returns `root`."""
         try:
-            self._publish()
+            if not self._episodes:
+                raise LattokError("nothing to write: call `add_episode` before `finalize`.")
+            self._write_rows()
+            for files in (self._data, self._meta, *self._videos.values()):
+                files.close()
+            write_tasks(self._folder, list(self._tasks))
+            self.write_meta("info.json", self._facts())
+            merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
+            stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
+            self.write_meta("stats.json", stats)
+            self._output.check_absent()
+            sync_files(self._folder)
+            self._output.publish()
         finally:
             self._end()
         return self.root
-
-    def _begin(self) -> None:
-        """Make the folder for this writer alone; what a killed one left is dropped."""
-        self._output.hold()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
 
     def _end(self) -> None:
         """Remove what is not published, and let others write here."""
         if self._output.held:  # otherwise what is there is another writer's
             self._output.remove()
             self._output.release()
-
-    def _publish(self) -> None:
-        if not self._episodes:
-            raise LattokError("nothing to write: call `add_episode` before `finalize`.")
-        self._write_rows()
-        for files in (self._data, self._meta, *self._videos.values()):
-            files.close()
-        write_tasks(self._folder, list(self._tasks))
-        self.write_meta("info.json", self._facts())
-        merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
-        stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
-        self.write_meta("stats.json", stats)
-        self._output.check_absent()
-        sync_files(self._folder)
-        self._output.publish()
 
     def _check_episode(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None
@@ -233,14 +229,6 @@ class LeRobotWriter:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
-    def _check_task(self, task: str | Sequence[str], length: int) -> list[str]:
-        """Return one instruction per frame."""
-        tasks = [task] * length if isinstance(task, str) else list(task or ())
-        if not all(isinstance(text, str) for text in tasks) or not tasks:
-            checks.fail("task", 'an instruction, "" where there is none', repr(task))
-        checks.size("task", "instructions, one per frame", len(tasks), length)
-        return tasks
-
     def _values(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], length: int, tasks: list[int]
     ) -> dict[str, np.ndarray]:
@@ -258,8 +246,7 @@ class LeRobotWriter:
         self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array], kept: Mapping[str, pa.ChunkedArray]
     ) -> pa.Table:
         """Make rows of the data table; where there are images, its schema says so to `datasets`."""
-        columns: dict[str, Any] = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()}
-        columns |= kept
+        columns = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()} | dict(kept)
         table = pa.table({key: columns[key] for key in self._columns} | dict(images))
         if not images:
             return table

@@ -91,7 +91,6 @@ class PairBatches(FrameBatches):
         self.text_of = None if words is None else words.rows(pairs.tasks)[torch.from_numpy(pairs.task_of)]
 
     def gather(self, step: int, share: int, shares: int) -> PairBatch:
-        """Return pairs, with the instructions of those that have some."""
         chosen, frames = self.stream.take(step, share, shares)
         batch = self.pairs.batch(chosen, frames)
         if self.words is None or self.text_of is None:

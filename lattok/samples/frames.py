@@ -16,9 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +116,6 @@ class FrameReader(Reader):
         raise first
 
     def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
-        """Read ascending `rows` [n]: frames [n, V, h, w, 3]. See `Reader.rows`."""
         frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
         sound, owner = np.ones(len(rows), dtype=bool), np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(owner).tolist():
@@ -143,27 +142,23 @@ class FrameReader(Reader):
         Under `read_once` the same frames are the same array. `shared`: all training processes ask at once; those of a
         machine decode a part each and have one array.
         """
-        kept = _KEPT.get()
-        read = self._shared if shared else partial(self._all, cache_dir)
+        kept, dataset = _KEPT.get(), self.dataset
         if kept is None:
-            return read(progress)
-        dataset = self.dataset
+            return self._all(cache_dir, progress, shared)
         seen = tuple(dataset.original_camera(camera) for camera in self.cameras)
         same = (dataset.kind, dataset.root, dataset.split, dataset.fps, seen, tuple(self.episodes), self._transform)
         if same not in kept:
-            kept[same] = read(progress)
+            kept[same] = self._all(cache_dir, progress, shared)
         return kept[same]
 
-    def _all(self, cache_dir: str | Path | None, progress: Progress | None) -> np.ndarray:
-        store = _allocate((len(self), *self.shape), cache_dir)
-        self._fill(store, range(len(self.episodes)), cores(), progress)
+    def _all(self, cache_dir: str | Path | None, progress: Progress | None, shared: bool) -> np.ndarray:
+        if shared:
+            with shared_array((len(self), *self.shape)) as (store, index, count):
+                self._fill(store, range(index, len(self.episodes), count), max(1, cores() // count), progress)
+        else:
+            store = _allocate((len(self), *self.shape), cache_dir)
+            self._fill(store, range(len(self.episodes)), cores(), progress)
         return store
-
-    def _shared(self, progress: Progress | None) -> np.ndarray:
-        with shared_array((len(self), *self.shape)) as (array, index, count):
-            mine = range(index, len(self.episodes), count)
-            self._fill(array, mine, max(1, cores() // count), progress)
-        return array
 
     def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
         chosen = [self.episodes[number] for number in numbers]
@@ -304,15 +299,6 @@ def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarra
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
 
 
-class _Memory(NamedTuple):
-    """Memory that a process offers to the others."""
-
-    host: str
-    pid: int
-    file: int
-    name: str
-
-
 def all_gather(mine: Any) -> Sequence[Any]:
     """Return the objects that all processes give, by rank; one process has its own."""
     if not dist.is_initialized():
@@ -329,23 +315,24 @@ def shared_array(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int, int]
     With it come the number of this process and how many there are. At the end they wait for each other. Where memory
     cannot be shared each process has an array of its own. A `LattokError` in one process is one in all.
     """
+    host, own = socket.gethostname(), os.getpid()
     file, name = -1, f"lattok-{secrets.token_hex(8)}"
     if CAN_SHARE and dist.is_initialized():
         file = os.memfd_create(name)
         os.ftruncate(file, math.prod(shape))  # takes no memory yet
     try:
-        offers = all_gather(_Memory(socket.gethostname(), os.getpid(), file, name))
-        here = [offer for offer in offers if offer.host == socket.gethostname()]
-        shared = _mapped(here[0], shape) if len(here) > 1 else None
+        offers = [offer for there, offer in all_gather((host, (own, file, name))) if there == host]
+        pids = [pid for pid, _, _ in offers]
+        shared = _mapped(*offers[0], shape=shape) if len(offers) > 1 else None
         if not all(all_gather(shared is not None)):
-            shared, here = None, [offer for offer in here if offer.pid == os.getpid()]
+            shared, pids = None, [own]
     finally:
         if file >= 0:
             os.close(file)
     array = np.empty(shape, dtype=np.uint8) if shared is None else shared
     error = None
     try:
-        yield array, [offer.pid for offer in here].index(os.getpid()), len(here)
+        yield array, pids.index(own), len(pids)
     except LattokError as mine:
         error = mine
     for one in all_gather(error and str(error)):
@@ -353,11 +340,11 @@ def shared_array(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int, int]
             raise error or LattokError(one)
 
 
-def _mapped(offer: _Memory, shape: tuple[int, ...]) -> np.ndarray | None:
+def _mapped(pid: int, file: int, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """Map the memory of a process, which may be this one; None where it is out of reach."""
-    path = f"/proc/{offer.pid}/fd/{offer.file}"
+    path = f"/proc/{pid}/fd/{file}"
     with suppress(OSError):
-        if offer.name in os.readlink(path):  # in a container of its own the number may be that of another process
-            with open(path, "r+b") as file:
-                return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+        if name in os.readlink(path):  # in a container of its own the number may be that of another process
+            with open(path, "r+b") as memory:
+                return np.memmap(memory, dtype=np.uint8, mode="r+", shape=shape)
     return None

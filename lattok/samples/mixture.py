@@ -69,8 +69,7 @@ class Mixed:
             mine = owner == i
             given = () if frames is None else (frames[mine],)
             parts.append(self._batches[i](indices[mine] - self._starts[i], *given))
-        place = order.argsort()
-        return _joined(parts, place)
+        return _joined(parts, order.argsort())
 
 
 def _joined(parts: Sequence[Any], place: Tensor) -> Any:

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,16 +71,6 @@ class Draw(NamedTuple):
     number: int
 
 
-class Order(Protocol):
-    """The order of the samples of one dataset, which LANES lanes share."""
-
-    def __len__(self) -> int: ...
-
-    def window(self, lane: int, draw: int) -> Window:
-        """Return the window that draw number `draw` of a lane belongs to, counted from 0."""
-        ...
-
-
 class Passes:
     """The order of samples that one window holds: shuffled passes. Draw g is draw g // LANES of lane g mod LANES."""
 
@@ -104,7 +94,7 @@ class Passes:
         return np.concatenate(parts)
 
     def window(self, lane: int, draw: int) -> Window:
-        """Return the lane's part of a pass: see `Order`."""
+        """Return the lane's part of a pass that draw number `draw` belongs to, counted from 0."""
         number = (draw * LANES + lane) // len(self)
         first = max(0, -(-(number * len(self) - lane) // LANES))
         return Window(first, self._pass(number)[first * LANES + lane - number * len(self) :: LANES])
@@ -218,6 +208,9 @@ def deal_clips(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple
     return first[order], np.cumsum((pieces - begins)[order])
 
 
+Order = Passes | Lanes  # of the samples of one dataset, which LANES lanes share
+
+
 class Batches:
     """Samples of step t, of one dataset or of several in the proportions of `weights`: a function of t alone."""
 
@@ -301,7 +294,7 @@ def order_of(
     seed: int,
     chosen: Sequence[np.ndarray] | None = None,
     streams: int = 1,
-) -> list[Passes | Lanes | None]:
+) -> list[Order | None]:
     """Return the order of the samples of several parts, which are a mixture; None for a part without any.
 
     `window`: how many frames the shuffle window holds (None: all there are). Of larger data half of it are those that
@@ -311,7 +304,7 @@ def order_of(
     """
     frames = sum(len(part.reader) for part in dict.fromkeys(parts))
     sizes = None if window is None or frames <= window else window_sizes(parts, weights, window, streams)
-    found: list[Passes | Lanes | None] = []
+    found: list[Order | None] = []
     for number, part in enumerate(parts):
         samples = np.arange(len(part)) if chosen is None else chosen[number]
         own = seed if len(parts) == 1 else derive_seed(seed, number)

@@ -234,8 +234,7 @@ class PolicyWindows(Samples):
         return self._vectors[key][rows]
 
     def _target(self, indices: Tensor, rows: Tensor, inside: Tensor, actions: Tensor) -> LatentTarget | None:
-        spec = self.latent
-        if spec is None:
+        if (spec := self.latent) is None:
             return None
         if self._labeller is not None:
             with torch.no_grad():
@@ -261,8 +260,7 @@ class MixedPolicyWindows(Mixed):
         self.teaching = torch.cat([part.teaching for part in parts])
         self.reach = torch.cat([part.reach for part in parts])
         known = [part.has_subtask for part in parts]
-        none = [torch.zeros(len(part), dtype=torch.bool) for part in parts]
-        flags = [zeros if has is None else has for has, zeros in zip(known, none, strict=True)]
+        flags = [torch.zeros(len(p), dtype=torch.bool) if k is None else k for p, k in zip(parts, known, strict=True)]
         self.has_subtask = None if all(has is None for has in known) else torch.cat(flags)
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None

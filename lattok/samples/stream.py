@@ -49,8 +49,6 @@ class Key(NamedTuple):
 
 @dataclass
 class DecodedWindow:
-    """A window and its frames."""
-
     window: Window  # or those of its draws that are decoded together
     rows: np.ndarray  # [f] ascending
     frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
@@ -204,7 +202,6 @@ class FrameStream:
         return Window(window.first + first, window.samples[first : first + count])
 
     def _jobs(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[Request]:
-        """Yield the windows in the order in which they are needed."""
         known: dict[tuple[int, int, int], Window] = {}
         for step in range(first, last):
             for share in own:
@@ -215,7 +212,6 @@ class FrameStream:
                         yield Request((key,), len(rows) * self.parts[key.draw.part].reader.frame_bytes)
 
     def _plan(self, key: Key) -> tuple[Window, np.ndarray]:
-        """Return a window and the rows of its frames."""
         window = self._window(key)
         return window, np.unique(self.parts[key.draw.part].frame_rows(window.samples))
 
@@ -246,11 +242,7 @@ def _processes_here() -> int:
 
 
 def keep_frames(
-    parts: Sequence[Any],
-    window: int | None,
-    memory_gb: float,
-    device: str,
-    keep: Callable[[], None] | None = None,
+    parts: Sequence[Any], window: int | None, memory_gb: float, device: str, keep: Callable[[], None] | None = None
 ) -> float | None:
     """Decode the frames of all `parts` into memory, if they fit; otherwise return the bytes there are for them.
 

@@ -28,17 +28,13 @@ from lattok.samples.frames import FrameReader, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils import checks
 
-ACTION_TARGETS = ("mean", "first", "chunk")
-FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
-
 
 class ActionWindows(SampleSet):
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
 
     `actions` [F, m] float32 in physical units, `known` [F], whether anybody knows them (others are zeros),
     `action_names`, and for each of the N windows `episode_of`, `frame_of` and `last` [N], the row of the episode's last
-    action. Beyond the end of an episode a chunk repeats the last action,
-    which is then not valid.
+    action. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
     """
 
     def __init__(
@@ -59,11 +55,9 @@ class ActionWindows(SampleSet):
         actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked, missing))
         self.known = ~actions.isnan().any(1)
         self.actions = actions.nan_to_num(0.0) if missing else actions
-        lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        frame, row, last = _positions(lengths)
+        episode, frame, row, last = _positions(chosen)
         keep = frame % step == 0
-        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
-        self.frame_of = frame[keep]
+        self.episode_of, self.frame_of = episode[keep], frame[keep]
         self._row = torch.from_numpy(row[keep])  # [N] row of the first action
         self.last = torch.from_numpy(last[keep])
 
@@ -86,7 +80,6 @@ class ActionWindows(SampleSet):
         return torch.minimum(rows, last), rows <= last
 
     def all(self) -> ActionBatch:
-        """Return all windows, in order."""
         return self.batch(torch.arange(len(self)))
 
 
@@ -99,7 +92,8 @@ class FramePairs(Samples):
     episode with several).
     """
 
-    features: FeaturesOf | None = None  # where features are known, batches carry them
+    # rows [...] of frames to their features [..., V*N, D]: where these are known, batches carry them
+    features: Callable[[np.ndarray], Tensor] | None = None
 
     def __init__(
         self,
@@ -142,13 +136,11 @@ class FramePairs(Samples):
         for (name, _), gap in zip(named, self.gaps, strict=True):
             check_stride(gap, lengths, dataset.fps, name)
         self.cameras = camera_keys(dataset, cameras)
-        frame, row, last = _positions(lengths)
+        episode, frame, row, last = _positions(chosen)
         keep = row + max(self.gaps) <= last
-        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
-        self.frame_of = frame[keep]
-        self.first = row[keep]
+        self.episode_of, self.frame_of = episode[keep], frame[keep]
+        self.first, self._last = row[keep], last[keep]
         self.second = self.first + self.stride
-        self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
         self._steps = action_steps if action_target == "chunk" else 0
         self._actions = self._targets(_vectors(dataset, "action_key", action_key, chosen), action_target)
@@ -238,7 +230,7 @@ def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_epis
 
 def check_action_target(target: str, steps: int) -> None:
     """Check that there is such a target; more than one step is for chunks."""
-    checks.one_of("action_target", target, ACTION_TARGETS)
+    checks.one_of("action_target", target, ("mean", "first", "chunk"))
     checks.counts(action_steps=steps)
     if steps > 1 and target != "chunk":
         checks.fail("action_steps", f"1 with action_target={target}", steps, "A chunk of actions: action_target=chunk.")
@@ -287,11 +279,11 @@ def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return state
 
 
-def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for every frame its index in the episode, its flat row and that of the last frame there, all [F]."""
-    ends = np.cumsum(lengths)
-    row = np.arange(int(lengths.sum()), dtype=np.int64)
-    return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
+def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return of every frame its episode, its index there, its flat row and that of the last frame there, all [F]."""
+    indices, lengths = np.array([episode[:2] for episode in episodes], dtype=np.int64).reshape(-1, 2).T
+    ends, row = np.cumsum(lengths), np.arange(lengths.sum(), dtype=np.int64)
+    return np.repeat(indices, lengths), row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
 def instructions(

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lattok.data import Feature, RobotDataset, camera_keys
-from lattok.data.schema import Damage, stack_frames
+from lattok.data import Feature, RobotDataset
+from lattok.data.schema import Damage
 from lattok.labels import LatentSpec
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -72,16 +72,14 @@ class MemoryDataset(RobotDataset):
         self._check(episode_index)
         return {key: self.values[episode_index][key] for key in keys}
 
-    def frames(self, episode_index, cameras=None, indices=None, transform=None):
+    def length(self, episode_index):
+        return len(self.values[episode_index]["action"])
+
+    def blocks(self, episode_index, camera, indices):
         self._check(episode_index)
-
-        def blocks(key, chosen):
-            for i in range(0, len(chosen), 4):
-                files = [BytesIO(self.jpegs[episode_index][t]) for t in chosen[i : i + 4]]
-                yield np.stack([np.asarray(Image.open(file)) for file in files])
-
-        length = len(self.values[episode_index]["action"])
-        return stack_frames(camera_keys(self, cameras), length, indices, transform, blocks)
+        for i in range(0, len(indices), 4):
+            files = [BytesIO(self.jpegs[episode_index][t]) for t in indices[i : i + 4]]
+            yield np.stack([np.asarray(Image.open(file)) for file in files])
 
     def encoded_images(self, episode_index, camera):
         self._check(episode_index)

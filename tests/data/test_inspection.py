@@ -15,7 +15,7 @@ import pytest
 
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import Damage
-from lattok.data.stats import Block, RunningFigures, Unreadable, scan
+from lattok.data.stats import Block, RunningFigures, scan
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -318,7 +318,7 @@ def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
     path.write_bytes(content)
     damaged = open_dataset(dataset.root)
     parts = list(scan(damaged, damaged.episodes, ["action"]))
-    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [1]
+    assert [part.episode_index for part in parts if isinstance(part, Damage)] == [1]
     assert sum(len(part.frames) for part in parts if isinstance(part, Block)) == 100
     text = found(damaged)
     assert f"error: cannot read `action` from {path} (" in text
@@ -337,7 +337,7 @@ def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypa
     path.write_bytes(content)
     damaged = open_dataset(dataset.root)
     parts = list(scan(damaged, damaged.episodes, ["action"]))
-    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [3]
+    assert [part.episode_index for part in parts if isinstance(part, Damage)] == [3]
     blocks = [part for part in parts if isinstance(part, Block)]
     rows = list(zip(*(np.concatenate([block[i] for block in blocks]).tolist() for i in (0, 1)), strict=True))
     assert len(rows) == len(set(rows))

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from PIL import Image
 
 from lattok.data import frames_from_lerobot, open_dataset
-from lattok.data.schema import stack_frames
 from lattok.data.video import VERSION, VideoWriter, decode_at, probe
 from lattok.samples import FramePairs
 from lattok.samples import frames as frames_module
@@ -67,13 +66,14 @@ def test_indices_in_any_order(sample):
             sample.frames(7, indices=wrong)
 
 
-def test_a_transform_gives_a_frame_for_a_frame(sample):
+def test_a_transform_gives_a_frame_for_a_frame(sample, monkeypatch):
     for wrong in (lambda block: block[::2], lambda block: block.repeat(2, axis=0)):
         with pytest.raises(LattokError, match="`transform`: expected 35 frames out of the block that it was g"):
             sample.frames(2, transform=wrong)
     pictures = np.zeros((3, 4, 4, 3), dtype=np.uint8)
-    with pytest.raises(LattokError, match="`frames` of `a`: expected 5 frames, got 3"):
-        stack_frames(["a"], 5, None, None, lambda *_: iter([pictures]))
+    monkeypatch.setattr(sample, "blocks", lambda *_: iter([pictures]))
+    with pytest.raises(LattokError, match="`frames` of `observation.images.corner2`: expected 35 frames, got 3"):
+        sample.frames(2, ["corner2"])
 
 
 def test_transform_sees_blocks_only(sample):
@@ -480,6 +480,6 @@ def test_memory_of_another_process_under_the_same_number_is_refused(tmp_path):
     path = tmp_path / "other"
     path.write_bytes(bytes(64))
     with open(path) as file:
-        offer = frames_module._Memory("here", os.getpid(), file.fileno(), "lattok-0")
-        assert frames_module._mapped(offer, (8,)) is None
-    assert frames_module._mapped(offer, (8,)) is None
+        offer = os.getpid(), file.fileno(), "lattok-0"
+        assert frames_module._mapped(*offer, (8,)) is None
+    assert frames_module._mapped(*offer, (8,)) is None

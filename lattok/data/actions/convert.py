@@ -23,18 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
-from lattok.data.actions.space import (
-    ARMS,
-    GRIPPERS,
-    WIDTH,
-    ActionSpace,
-    Fingertips,
-    Gripper,
-    Joints,
-    Part,
-    Position,
-    Rotation,
-)
+from lattok.data.actions.space import ARMS, GRIPPERS, ActionSpace, Fingertips, Gripper, Joints, Part, Position, Rotation
 from lattok.utils import checks
 
 Space = ActionSpace | str | Sequence[Any]
@@ -170,21 +159,20 @@ def _position(numbers: np.ndarray, before: Position, after: Position, start: _St
             vectors = vectors + place
         elif after.frame == "tool":
             vectors = (np.swapaxes(turn, 1, 2) @ vectors[..., None])[..., 0]
-    return vectors[:, _columns(after)] * _signs(after) / after.scale
+    columns, signs = _columns(after)
+    return vectors[:, columns] * signs / after.scale
 
 
-def _columns(part: Position) -> list[int]:
-    return ["xyz".index(axis) for axis in part.plain_axes]
-
-
-def _signs(part: Position) -> np.ndarray:
-    return np.array([-1.0 if axis.startswith("-") else 1.0 for axis in part.axes])
+def _columns(part: Position) -> tuple[list[int], list[float]]:
+    """Return which of x, y and z the part has, and their signs."""
+    signs = [-1.0 if axis.startswith("-") else 1.0 for axis in part.axes]
+    return ["xyz".index(axis) for axis in part.plain_axes], signs
 
 
 def _metres(numbers: np.ndarray, part: Position) -> np.ndarray:
     """Return metres along x, y and z [N, 3]; 0 for axes that the part does not have."""
-    vectors = np.zeros((len(numbers), 3))
-    vectors[:, _columns(part)] = numbers * _signs(part) * part.scale
+    vectors, (columns, signs) = np.zeros((len(numbers), 3)), _columns(part)
+    vectors[:, columns] = numbers * signs * part.scale
     return vectors
 
 
@@ -223,18 +211,20 @@ def _euler(part: Rotation, start: _Start, why: str) -> np.ndarray:
     return values * known.scale
 
 
-def _joints(numbers: np.ndarray, before: Joints, after: Joints, start: _Start) -> np.ndarray:
-    checks.size("target", "joints", after.n, before.n)
+def _points(numbers: np.ndarray, before: Joints | Fingertips, after: Joints | Fingertips, start: _Start) -> np.ndarray:
+    """Convert joints or fingertips, by way of deltas."""
+    kind = before.kind
+    checks.size("target", kind, after.size, before.size)
     values = numbers * before.scale
     if before.mode == after.mode:
         return values / after.scale
-    why = f"joints from {before.mode} to {after.mode}"
+    why = f"{kind} from {before.mode} to {after.mode}"
     if "velocity" in (before.mode, after.mode) and start.fps is None:
         checks.fail("fps", f"frames per second, for {why}", "none", "A velocity is held for one frame.")
     place = np.zeros(1)
     if "absolute" in (before.mode, after.mode):
-        known, place = start.of(Joints, before.arm, why)
-        checks.size("state_space", "joints", known.n, before.n)
+        known, place = start.of(type(before), before.arm, why)
+        checks.size("state_space", kind, known.size, before.size)
         place = place * known.scale
     if before.mode == "absolute":
         values = values - place
@@ -248,7 +238,7 @@ def _joints(numbers: np.ndarray, before: Joints, after: Joints, start: _Start) -
 
 
 def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start) -> np.ndarray:
-    if WIDTH in (before.convention, after.convention):
+    if not {before.convention, after.convention} <= GRIPPERS.keys():
         hint = "A width in metres does not say when a gripper counts as open. Keep it, or make the column yourself."
         checks.fail("target", f"a gripper of the convention {before.convention}", after.convention, hint)
     closed, opened = GRIPPERS[before.convention]
@@ -256,20 +246,12 @@ def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start
     return least + (numbers - closed) / (opened - closed) * (most - least)
 
 
-def _fingertips(numbers: np.ndarray, before: Fingertips, after: Fingertips, start: _Start) -> np.ndarray:
-    values = numbers * before.scale
-    if before.mode != after.mode:
-        known, place = start.of(Fingertips, before.arm, f"fingertips from {before.mode} to {after.mode}")
-        values = values + place * known.scale * (1 if after.mode == "absolute" else -1)
-    return values / after.scale
-
-
 CONVERSIONS: dict[type, Any] = {
     Position: _position,
     Rotation: _rotation,
-    Joints: _joints,
+    Joints: _points,
     Gripper: _gripper,
-    Fingertips: _fingertips,
+    Fingertips: _points,
 }
 
 
@@ -287,11 +269,10 @@ def to_unified(
     Parts without an arm are those of `arm`. `drop` and `start` (state, state_space, fps) are as in `convert_actions`,
     and so is what cannot be converted.
     """
-    mine, whole = of_arm(source, "source", arm), _one_of_both(unified)
-    shared = _shared(mine, whole, drop)
+    mine, shared, columns, width = _in_common(source, "source", unified, arm, drop)
     found = convert_actions(values, mine, shared, drop=drop, **_with_arm(start, arm))
-    result = np.zeros((*found.shape[:-1], whole.dim), dtype=np.float32)
-    result[..., _unified_columns(shared, whole)] = found
+    result = np.zeros((*found.shape[:-1], width), dtype=np.float32)
+    result[..., columns] = found
     return result
 
 
@@ -302,27 +283,18 @@ def from_unified(
 
     Numbers that `target` has no part for are not looked at.
     """
-    mine, whole = of_arm(target, "target", arm), _one_of_both(unified)
-    shared, array = _shared(mine, whole), np.asarray(values)
-    checks.size("values", "numbers of the unified space", array.shape[-1], whole.dim)
-    return convert_actions(array[..., _unified_columns(shared, whole)], shared, mine, **_with_arm(start, arm))
+    mine, shared, columns, width = _in_common(target, "target", unified, arm)
+    array = np.asarray(values)
+    checks.size("values", "numbers of the unified space", array.shape[-1], width)
+    return convert_actions(array[..., columns], shared, mine, **_with_arm(start, arm))
 
 
 def known_dimensions(
     source: Space, unified: Space = "unified", *, arm: str = "right", drop: Sequence[str] = ()
 ) -> np.ndarray:
     """Tell which of the unified numbers a robot with the space `source` has, bool [44] or [46]."""
-    whole = _one_of_both(unified)
-    known = np.zeros(whole.dim, dtype=bool)
-    known[_unified_columns(_shared(of_arm(source, "source", arm), whole, drop), whole)] = True
-    return known
-
-
-def _one_of_both(unified: Space) -> ActionSpace:
-    space = ActionSpace.of(unified, "unified")
-    if not space.is_unified:
-        checks.fail("unified", "unified or unified_state", space.text)
-    return space
+    _, _, columns, width = _in_common(source, "source", unified, arm, drop)
+    return np.isin(np.arange(width), columns)
 
 
 def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
@@ -333,8 +305,14 @@ def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
     return ActionSpace(tuple(named))
 
 
-def _shared(mine: ActionSpace, whole: ActionSpace, drop: Sequence[str] = ()) -> ActionSpace:
-    """Return the parts of the whole that there are here; of a position the axes."""
+def _in_common(
+    space: Space, argument: str, unified: Space, arm: str, drop: Sequence[str] = ()
+) -> tuple[ActionSpace, ActionSpace, list[int], int]:
+    """Return the space with arms, the parts of the unified one that it has (of a position the axes), and their places
+    among so many numbers."""
+    mine, whole = of_arm(space, argument, arm), ActionSpace.of(unified, "unified")
+    if not whole.is_unified:
+        checks.fail("unified", "unified or unified_state", whole.text)
     own: dict[tuple[str, str], Any] = {part.key: part for part in mine.parts if part.kind not in drop}
     found = []
     for part in (part for part in whole.parts if part.key in own):
@@ -343,11 +321,8 @@ def _shared(mine: ActionSpace, whole: ActionSpace, drop: Sequence[str] = ()) -> 
         found.append(part)
     if not found:
         checks.fail("source", "a position, rotation, gripper or fingertips of the left or right arm", mine.text)
-    return ActionSpace(tuple(found))
-
-
-def _unified_columns(shared: ActionSpace, whole: ActionSpace) -> list[int]:
-    return [whole.names.index(name) for name in shared.names]
+    shared = ActionSpace(tuple(found))
+    return mine, shared, [whole.names.index(name) for name in shared.names], whole.dim
 
 
 def _with_arm(given: dict[str, Any], arm: str) -> dict[str, Any]:

@@ -24,9 +24,7 @@ SIZES = {
     "rot6d_rows": 6,
     "matrix": 9,
 }
-MAX_ROUNDING = (
-    1e-3  # how far stored numbers may be from a rotation: more than float32 and a few digits explain is an error
-)
+MAX_ROUNDING = 1e-3  # how far numbers may be from a rotation: more than float32 and a few digits explain is an error
 GIMBAL_LOCK_COSINE = 1e-9  # cosine of the pitch below which roll and yaw are one
 
 
@@ -79,8 +77,7 @@ def wrapped(angles: np.ndarray) -> np.ndarray:
 def _check_rounding(form: str, gap: np.ndarray, expected: str) -> None:
     bad = np.flatnonzero(~(gap <= MAX_ROUNDING))
     if len(bad):
-        hint = "Is the declared form the right one?"
-        checks.fail(form, expected, f"a row that is none (row {bad[0]})", hint)
+        checks.fail(form, expected, f"a row that is none (row {bad[0]})", "Is the declared form the right one?")
 
 
 def _from_euler(angles: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ A dataset declares spaces by column, in `meta/action_space.json` or under `actio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, ClassVar
 
 from lattok.data.actions.rotations import SIZES
@@ -27,7 +27,6 @@ GRIPPERS = {
     "closed_is_plus_1": (1.0, -1.0),
 }
 WIDTH = "width"
-EULER = ("roll", "pitch", "yaw")
 MAX_DIMENSIONS, MAX_PARTS = 1 << 16, 1000  # of a space: a declaration with more is a mistake or an attack
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 
@@ -51,6 +50,10 @@ class Part:
     @property
     def names(self) -> tuple[str, ...]:
         """A name for each dimension."""
+        arm = self.key[1]
+        return tuple(f"{arm}_{name}" if arm else name for name in self.own_names())
+
+    def own_names(self) -> Iterable[str]:
         raise NotImplementedError
 
     @property
@@ -59,10 +62,6 @@ class Part:
         values = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
         more = ", ".join(f"{name}={value!r}" for name, value, default in values if value != default)
         return f"{self.kind}({more})"
-
-    def _named(self, *names: str) -> tuple[str, ...]:
-        arm = getattr(self, "arm", "")
-        return tuple(f"{arm}_{name}" if arm else name for name in names)
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,8 @@ class Position(Part):
         """The axes without signs."""
         return [axis.removeprefix("-") for axis in self.axes]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._named(*self.axes)
+    def own_names(self) -> Iterable[str]:
+        return self.axes
 
 
 @dataclass(frozen=True)
@@ -123,12 +121,11 @@ class Rotation(Part):
         if self.scale != 1 and SIZES[self.form] != 3:
             checks.fail("scale", f"1 for {self.form}, whose numbers are no angles", self.scale)
 
-    @property
-    def names(self) -> tuple[str, ...]:
+    def own_names(self) -> Iterable[str]:
         if self.form == "euler_xyz":
-            return self._named(*EULER)
+            return "roll", "pitch", "yaw"
         letters = {"axis_angle": "xyz", "quaternion_xyzw": "xyzw", "quaternion_wxyz": "wxyz"}
-        return self._named(*(f"r{end}" for end in letters.get(self.form, map(str, range(SIZES[self.form])))))
+        return (f"r{end}" for end in letters.get(self.form, map(str, range(SIZES[self.form]))))
 
 
 @dataclass(frozen=True)
@@ -149,9 +146,8 @@ class Joints(Part):
         checks.one_of("mode", self.mode, ("absolute", "delta", "velocity"))
         checks.positive(scale=self.scale)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._named(*(f"joint_{i}" for i in range(self.n)))
+    def own_names(self) -> Iterable[str]:
+        return (f"joint_{i}" for i in range(self.n))
 
 
 @dataclass(frozen=True)
@@ -165,9 +161,8 @@ class Gripper(Part):
     def __post_init__(self) -> None:
         checks.one_of("convention", self.convention, (*GRIPPERS, WIDTH))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._named("gripper")
+    def own_names(self) -> Iterable[str]:
+        return ("gripper",)
 
 
 @dataclass(frozen=True)
@@ -186,9 +181,8 @@ class Fingertips(Part):
         checks.one_of("mode", self.mode, ("delta", "absolute"))
         checks.positive(scale=self.scale)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._named(*(f"{finger}_{axis}" for finger in FINGERS for axis in "xyz"))
+    def own_names(self) -> Iterable[str]:
+        return (f"{finger}_{axis}" for finger in FINGERS for axis in "xyz")
 
 
 @dataclass(frozen=True)
@@ -202,9 +196,8 @@ class Other(Part):
     def __post_init__(self) -> None:
         checks.counts(1, MAX_DIMENSIONS, n=self.n)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._named(*(f"other_{i}" for i in range(self.n)))
+    def own_names(self) -> Iterable[str]:
+        return (f"other_{i}" for i in range(self.n))
 
 
 KINDS: dict[str, type[Part]] = {part.kind: part for part in (Position, Rotation, Joints, Gripper, Other, Fingertips)}
@@ -263,11 +256,8 @@ class ActionSpace:
 
     def spans(self) -> list[tuple[Part, slice]]:
         """Return every part with its dimensions."""
-        spans, start = [], 0
-        for part in self.parts:
-            spans.append((part, slice(start, start + part.size)))
-            start += part.size
-        return spans
+        ends = accumulate(part.size for part in self.parts)
+        return [(part, slice(end - part.size, end)) for part, end in zip(self.parts, ends, strict=True)]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what `of` reads: equal to itself after a trip through a file."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -12,14 +15,26 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, opened, read_contents
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import followed
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.untrusted import followed, parse_json
 
+MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
+ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
+MIN_CHECKED_BYTES, MAX_EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
+WAYS_OUT = {  # by what HDF5's message says
+    "is not registered": "Write it again without that filter (h5repack).",
+    "unable to lock": "Close what writes to it; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE.",
+}
+LEFT_OUT = {
+    **dict.fromkeys((*MEMBERS, "obs"), "it holds no numbers"),
+    "states": "the simulator's own state, of another size for every scene",
+    "robot_states": "the simulator's own state",
+    "next_obs": "the observations of the next step",
+}
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
 FINGERS = ("gripper_0", "gripper_1")
@@ -30,11 +45,197 @@ STATES = (
 )
 
 
-class Column(NamedTuple):
-    """Where a column comes from: one dataset, or several side by side."""
+class StoredArray(NamedTuple):
+    """A dataset of every demonstration: where it is, and what one step of it is."""
 
-    parts: tuple[StoredArray, ...]
-    feature: Feature
+    path: str  # in the demonstration's group
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_camera(self) -> bool:
+        return self.path.startswith("obs/") and self.dtype == "uint8" and len(self.shape) == 3 and self.shape[-1] == 3
+
+
+class Demo(NamedTuple):
+    file: Path
+    name: str  # of its group below `data`
+    length: int  # steps
+    instruction: str
+
+
+class Contents(NamedTuple):
+    demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
+    layout: tuple[StoredArray, ...]  # of all demonstrations that can be read; empty if there is none
+    left_out: dict[str, str]  # other members of a demonstration, with the reason
+    fps: float | None
+    robot: str | None
+    upside_down: bool  # pictures have their rows from the bottom, as OpenGL does
+
+
+def _h5py() -> Any:
+    return import_module("h5py")  # which only this format needs, and `open_dataset` asks for
+
+
+@contextmanager
+def _reading(path: Path, where: str = "") -> Iterator[None]:
+    """Whatever HDF5 raises over a damaged file becomes one line that names it, and the demonstration."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        text = first_line(error)
+        way_out = next((hint for word, hint in WAYS_OUT.items() if word in text), "Copy the file again.")
+        raise LattokError(f"cannot read {path}{where} ({text}). {way_out}") from None
+
+
+@contextmanager
+def _opened(path: Path, where: str = "") -> Iterator[Any]:
+    """Open an `h5py.File` for as long as it is read; errors as those of `_reading`."""
+    if not path.is_file():
+        raise LattokError(f"missing data file {path}. Download or copy it again.")
+    with _reading(path, where), _h5py().File(path, "r") as file:
+        yield file
+
+
+def _check_links(path: Path, file: Any) -> None:
+    """Refuse links into other files, which would be opened by the mere look at them."""
+    external = _h5py().h5l.TYPE_EXTERNAL
+    found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
+    if found is not None:
+        raise LattokError(f"{path}: `{found.decode(errors='replace')[:60]}` is a link into another file. {ONE_FILE}")
+
+
+def _check_stored(dataset: Any, where: str) -> None:
+    """Refuse numbers that are elsewhere, or more than their bytes can hold: room is made before they are read."""
+    if dataset.is_virtual or dataset.external:
+        raise LattokError(f"{where}: its numbers are in other files. {ONE_FILE}")
+    size, stored = dataset.dtype.itemsize, dataset.id.get_storage_size()
+    claimed = size * max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+    if claimed > max(MIN_CHECKED_BYTES, MAX_EXPANSION * stored):
+        raise LattokError(f"{where}: expected what {stored:,} bytes can hold, got {claimed:,}. Copy the file again.")
+
+
+def read_contents(path: Path) -> Contents:
+    """List a file. Numbers and pixels are not read."""
+    with _opened(path) as file:
+        _check_links(path, file)
+        group = file.get("data")
+        if not _is_group(group) or not len(group):
+            raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
+        arguments = _json(path, "env_args", group.attrs)
+        kwargs = given if isinstance(given := arguments.get("env_kwargs"), dict) else {}
+        instruction = _instruction(path, group.attrs, arguments)
+        convention = group.attrs.get("macros_image_convention")
+        listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
+    layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
+    layout = layouts.most_common(1)[0][0] if layouts else ()
+    demos: list[Demo | str] = []
+    for demo, own, _ in listed:
+        if isinstance(demo, Demo) and own != layout:
+            what = f"{path}, {demo.name}: {_difference(layout, own)}"
+            demo = f"{what}, unlike most demonstrations of the file. Remove it."
+        demos.append(demo)
+    others = next((names for _, own, names in listed if own == layout), ())
+    robots, fps = kwargs.get("robots"), kwargs.get("control_freq")
+    robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
+    if fps is not None and not checks.is_frame_rate(fps):
+        raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {fps!r}.")
+    return Contents(
+        tuple(demos),
+        layout,
+        {name: LEFT_OUT.get(name.split("/")[0], "robomimic's format does not name it") for name in others},
+        None if fps is None else float(fps),
+        robot if isinstance(robot, str) and robot else None,
+        isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"),
+    )
+
+
+def _difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
+    """Return the first thing that `other` has differently, for a message."""
+    expected, got = (
+        {path: f"{dtype} [{', '.join(('T', *map(str, shape)))}]" for path, dtype, shape in layout}
+        for layout in (one, other)
+    )
+    path = next(path for path in (*expected, *got) if expected.get(path) != got.get(path))
+    return f"`{path[:100]}`: expected {expected.get(path, 'nothing')}, got {got.get(path, 'nothing')}"
+
+
+def _list_demo(
+    path: Path, group: Any, name: str, instruction: str
+) -> tuple[Demo | str, tuple[StoredArray, ...], tuple[str, ...]]:
+    """Return a demonstration or the reason why not, its layout, and what else is in it."""
+    where = f"{path}, {name}"
+    try:
+        with _reading(path, f", {name}"):
+            demo = group[name]
+            actions: Any = demo.get("actions") if _is_group(demo) else None
+            length = len(actions) if isinstance(actions, _h5py().Dataset) and actions.ndim else 0
+            if not length:
+                raise LattokError(f"{where}: expected a group with `actions`, at least one, got none. Remove it.")
+            _check_stored(actions, f"{where}, `actions`")
+            if not _is_numeric(actions):
+                got = f"{actions.dtype} {list(actions.shape)}"
+                raise LattokError(f"{where}: expected numbers as `actions`, got {got}. Write them as numbers.")
+            if (samples := demo.attrs.get("num_samples", length)) != length:
+                raise LattokError(f"{where}: expected {samples} actions (num_samples), got {length}. Copy it again.")
+            layout, others = _members(demo, length, where)
+            spoken = _json(path, "ep_meta", demo.attrs).get("lang")  # RoboCasa has an instruction for every episode
+            text = spoken.strip() if isinstance(spoken, str) and spoken.strip() else instruction
+            return Demo(path, name, length, text), layout, others
+    except LattokError as error:
+        return str(error), (), ()
+
+
+def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...], tuple[str, ...]]:
+    """List the datasets that are offered, in one order for all files, and names of all else."""
+    layout, others = list[StoredArray](), [key for key in demo if key not in (*MEMBERS, "obs")]
+    observations = sorted(f"obs/{key}" for key in demo["obs"]) if _is_group(demo.get("obs")) else []
+    for member in (*(key for key in MEMBERS if key in demo), *observations):
+        dataset = demo[member]
+        if not _is_numeric(dataset):
+            others.append(member)
+            continue
+        _check_stored(dataset, f"{where}, `{member}`")
+        if readable(member) != member:
+            raise LattokError(f"{where}: expected names in UTF-8, got {member!a:.60}. Rename it.")
+        if (rows := len(dataset) if dataset.ndim else 0) != length:
+            what = f"expected {length} rows of `{member}`, one per action, got {rows}"
+            raise LattokError(f"{where}: {what}. Copy it again.")
+        layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
+    return tuple(layout), tuple(others)
+
+
+def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Return the instruction, else the name of the task, else of the file."""
+    language = _json(path, "problem_info", attributes).get("language_instruction")
+    if isinstance(language, list):  # words
+        language = " ".join(map(str, language))
+    candidates = (language, arguments.get("env_name"), attributes.get("env_name"))
+    return readable(next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem))
+
+
+def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read an attribute that holds a JSON object; {} where there is none."""
+    text = attributes.get(name, "{}")
+    value = parse_json(text if isinstance(text, str | bytes) else "", f"{path}: the attribute {name}", nan=True)
+    if not isinstance(value, dict):
+        raise LattokError(f"{path}: expected a JSON object as attribute {name}, got {type(value).__name__}.")
+    return value
+
+
+def _natural(name: str) -> tuple:
+    """Put demo_2 before demo_10."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, _h5py().Group)
+
+
+def _is_numeric(item: Any) -> bool:
+    return isinstance(item, _h5py().Dataset) and item.dtype.kind in "fiub" and 0 not in item.shape[1:]
 
 
 class RobomimicHDF5(RobotDataset):
@@ -84,12 +285,16 @@ class RobomimicHDF5(RobotDataset):
             raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
         self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
         self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
-        first = _checked_alike(contents)
+        first_file, first = next(iter(contents.items()))
+        for file, content in contents.items():
+            if content.layout != first.layout:
+                what = f"{file} differs from {first_file} in {_difference(first.layout, content.layout)}"
+                raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
         self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
         self.robot, self.left_out = first.robot, first.left_out
         self.findings = (problems.UPSIDE_DOWN.finding(),) if first.upside_down else ()
-        self._columns = _columns(first.layout)
-        self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
+        features, self._parts = _columns(first.layout)
+        self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 
     @classmethod
@@ -103,48 +308,46 @@ class RobomimicHDF5(RobotDataset):
         demo = self._demo(episode_index)
         self.check_columns(keys)
         task, columns = self.tasks.index(demo.instruction), {}
-        with self._opened(episode_index, demo) as file:
+        with _arrays(episode_index, demo) as read:
             for key in keys:
                 if key in INDEX_FEATURES:
                     columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
-                else:
-                    columns[key] = _column(file, episode_index, demo, self._columns[key])
+                    continue
+                parts = [read(stored, np.arange(demo.length)) for stored in self._parts[key]]
+                shape, dtype = self.features[key].shape, self.features[key].dtype
+                rows = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+                columns[key] = rows.reshape(demo.length, *(() if shape == (1,) else shape)).astype(dtype, copy=False)
         return columns
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        demo, (stored,) = self._demo(episode_index), self._columns[camera].parts
+        demo, (stored,) = self._demo(episode_index), self._parts[camera]
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(stored.shape)))
         for i in range(0, len(indices), step):
-            with self._opened(episode_index, demo) as file:
-                block = _rows(file, episode_index, demo, stored, indices[i : i + step])
+            with _arrays(episode_index, demo) as read:
+                block = read(stored, indices[i : i + step])
             yield block
 
-    def _opened(self, episode_index: int, demo: Demo) -> AbstractContextManager[Any]:
-        return opened(demo.file, f", {demo.name} (episode {episode_index})")
-
     def _demo(self, episode_index: int) -> Demo:
-        if episode_index not in self._demos:
-            self.no_episode(episode_index)
-        return self._demos[episode_index]
+        return self._demos.get(episode_index) or self.no_episode(episode_index)
 
 
-def _column(file: Any, episode_index: int, demo: Demo, column: Column) -> np.ndarray:
-    parts = [_rows(file, episode_index, demo, stored, np.arange(demo.length)) for stored in column.parts]
-    shape = () if column.feature.shape == (1,) else column.feature.shape
-    values = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0].reshape(demo.length, *shape)
-    return values.astype(column.feature.dtype, copy=False)
+@contextmanager
+def _arrays(episode_index: int, demo: Demo) -> Iterator[Callable[[StoredArray, np.ndarray], np.ndarray]]:
+    """Open the file of a demonstration, to read rows of its datasets, ascending and each once."""
+    where = f", {demo.name} (episode {episode_index})"
 
+    def read(stored: StoredArray, rows: np.ndarray) -> np.ndarray:
+        first, last, dataset = int(rows[0]), int(rows[-1]) + 1, file["data"][demo.name][stored.path]
+        if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
+            what = f"`{stored.path}` is not as it was when the dataset was opened"
+            raise LattokError(f"{demo.file}{where}: {what}. Open it again.")
+        if last - first > SPARSE * len(rows):
+            return dataset[rows]
+        block = dataset[first:last]
+        return block if len(block) == len(rows) else block[rows - first]
 
-def _rows(file: Any, episode_index: int, demo: Demo, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
-    """Read rows of a dataset, ascending and each once."""
-    first, last, dataset = int(rows[0]), int(rows[-1]) + 1, file["data"][demo.name][stored.path]
-    if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
-        what = f"`{stored.path}` is not as it was when the dataset was opened"
-        raise LattokError(f"{demo.file}, {demo.name} (episode {episode_index}): {what}. Open it again.")
-    if last - first > SPARSE * len(rows):
-        return dataset[rows]
-    block = dataset[first:last]
-    return block if len(block) == len(rows) else block[rows - first]
+    with _opened(demo.file, where) as file:
+        yield read
 
 
 def _files(root: Path) -> list[Path]:
@@ -157,16 +360,6 @@ def _files(root: Path) -> list[Path]:
     if not files:
         checks.fail("path", f"a folder with files {' or '.join(RobomimicHDF5.suffixes)}", f"none in {root}")
     return files
-
-
-def _checked_alike(contents: dict[Path, Contents]) -> Contents:
-    """Return what holds for all files: that of the first one, which all others must be like."""
-    first_file, first = next(iter(contents.items()))
-    for file, content in contents.items():
-        if content.layout != first.layout:
-            what = f"{file} differs from {first_file} in {difference(first.layout, content.layout)}"
-            raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
-    return first
 
 
 def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
@@ -182,24 +375,26 @@ def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
     return first.fps
 
 
-def _columns(layout: tuple[StoredArray, ...]) -> dict[str, Column]:
-    """Find features by key, cameras last."""
-    columns: dict[str, Column] = {}
-    pictures: dict[str, Column] = {}
-    observations: dict[str, StoredArray] = {}
-    for stored in layout:
+def _columns(layout: tuple[StoredArray, ...]) -> tuple[dict[str, Feature], dict[str, tuple[StoredArray, ...]]]:
+    """Return features by key, cameras last, and where each comes from: one dataset, or several side by side."""
+    found: dict[str, Feature] = {}
+    pictures: dict[str, Feature] = {}
+    parts_of: dict[str, tuple[StoredArray, ...]] = {}
+    for stored in sorted(layout, key=lambda stored: stored.is_camera):  # which have the last word
         name = stored.path.removeprefix("obs/")
         if stored.is_camera:
-            pictures[f"observation.images.{name}"] = Column((stored,), Feature("image", stored.shape, None))
-            continue
-        dtype = "bool" if stored.path == "dones" else stored.dtype
-        feature = Feature(dtype, stored.shape or (1,), None)
-        columns[KEYS.get(stored.path, f"observation.{name}")] = Column((stored,), feature)
-        observations[name] = stored
+            key = f"observation.images.{name}"
+            pictures[key] = Feature("image", stored.shape, None)
+        else:
+            dtype = "bool" if stored.path == "dones" else stored.dtype
+            key = KEYS.get(stored.path, f"observation.{name}")
+            found[key] = Feature(dtype, stored.shape or (1,), None)
+        parts_of[key] = (stored,)
     for names, dimensions in STATES:
-        parts = tuple(observations[name] for name in names if name in observations)
+        parts = [part for name in names for part in parts_of.get(f"observation.{name}", ())]
         flat = len(parts) == len(names) and all(len(part.shape) == 1 for part in parts)
-        if "observation.state" not in columns and flat and sum(part.shape[0] for part in parts) == len(dimensions):
+        if "observation.state" not in found and flat and sum(part.shape[0] for part in parts) == len(dimensions):
             dtype = np.result_type(*(part.dtype for part in parts)).name
-            columns["observation.state"] = Column(parts, Feature(dtype, (len(dimensions),), dimensions))
-    return columns | pictures
+            found["observation.state"] = Feature(dtype, (len(dimensions),), dimensions)
+            parts_of["observation.state"] = tuple(parts)
+    return found | pictures, parts_of

@@ -20,7 +20,6 @@ from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, col
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import OnDisk
 from lattok.types import Episode
-from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_number
 from lattok.utils.untrusted import inside
 
@@ -84,10 +83,9 @@ class LeRobotV3(RobotDataset):
         if texts := self.subtask_texts:
             numbers = self.columns(episode_index, ["subtask_index"])["subtask_index"]
             if numbers.max(initial=-1) >= len(texts):
+                what = f"expected at most {len(texts) - 1}, got {numbers.max()}"
                 where = f"{self.data_file(episode_index)}: `subtask_index` of episode {episode_index}"
-                raise LattokError(
-                    f"{where}: expected at most {len(texts) - 1}, got {numbers.max()}. Copy the file again."
-                )
+                raise LattokError(f"{where}: {what}. Copy the file again.")
             return [texts[number] if number >= 0 else "" for number in numbers.tolist()]
         if MESSAGES not in self.features:
             return None
@@ -201,7 +199,6 @@ class LeRobotV3(RobotDataset):
         return {key: self._reader.read(path, key, first, last) for key in keys}
 
     def _file_with(self, path: Path, keys: Sequence[str]) -> DataFile:
-        """Return a data file, which must have these columns."""
         file = self._reader.file(path)
         if missing := [key for key in keys if key not in file.names]:
             raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
@@ -232,8 +229,15 @@ class LeRobotV3(RobotDataset):
             return None
         return [data for data, _ in self._stored_images(episode_index, key, np.arange(self.length(episode_index)))]
 
+    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
+        """Yield encoded images of one camera, bytes or files of the dataset, each with its place for errors."""
+        path, first, _ = self._rows(episode_index)
+        for index in indices.tolist():
+            (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
+            where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
+            yield self._image(cell, where), where
+
     def _image(self, cell: Any, where: str) -> bytes:
-        """Return the encoded image of a cell: bytes, or the path of a file of the dataset."""
         data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
         if isinstance(data, bytes) and data:
             return data
@@ -275,20 +279,9 @@ class LeRobotV3(RobotDataset):
             return self.columns(episode_index, ["timestamp"])["timestamp"]
         return column_to_numpy(column.slice(first, last - first), self.features["timestamp"], f"{path}: `timestamp`")
 
-    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
-        """Yield encoded images of one camera, each with its place for errors."""
-        path, first, _ = self._rows(episode_index)
-        for index in indices.tolist():
-            (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
-            where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
-            yield self._image(cell, where), where
-
     def _episode_row(self, episode_index: int) -> int:
         row = self._table.row(episode_index)
-        if row is None:
-            last = self._table[-1].index
-            checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
-        return row
+        return self.no_episode(episode_index) if row is None else row
 
 
 def _spoken(cell: Any, time: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,14 +37,13 @@ def read_info(root: Path) -> dict[str, Any]:
         if version.startswith(("v1.", "v2.")):
             way_out = "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
-    missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
-    if missing:
+    if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
     fps = info["fps"]
     if not is_frame_rate(fps):
         raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
     robot = info.get("robot_type")
-    if robot is not None and not isinstance(robot, str):
+    if not isinstance(robot, str | None):
         raise LattokError(f"{path}: `robot_type`: expected text, got {str(robot)[:40]!r}. {_AGAIN}")
     if file_of(root, info, "data_path", chunk_index=0, file_index=0).relative_to(root).parts[0] == "meta":
         raise LattokError(f"{path}: `data_path`: expected a path outside of meta/, got {info['data_path'][:60]!r}.")
@@ -66,7 +65,6 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
 
 
 def read_features(root: Path, entries: Any) -> dict[str, Feature]:
-    """Read `features` of info.json."""
     path = root / "meta" / "info.json"
     if not isinstance(entries, dict):
         raise LattokError(f"{path}: `features`: expected an object, got {type(entries).__name__}. {_AGAIN}")
@@ -104,7 +102,7 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
     if text is None or f"{kind}_index" not in table.column_names:
         got = ", ".join(table.column_names[:6])
         raise LattokError(f"{path}: expected columns {kind}_index and {kind}, got {got[:200]}. {_AGAIN}")
-    numbers = _whole(table, f"{kind}_index", path)
+    numbers = _numbers(table, f"{kind}_index", path)
     tasks = table[text].to_pylist()
     if not all(isinstance(task, str) for task in tasks) or sorted(numbers.tolist()) != list(range(len(tasks))):
         raise LattokError(f"{path}: expected one text for each {kind}_index from 0. {_AGAIN}")
@@ -117,16 +115,23 @@ class EpisodeTable(Sequence[Episode]):
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
-        table = self._read(root, folder, names)
-        indices = _whole(table, "episode_index", folder)
+        paths = [followed(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
+        if not paths:
+            raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
+        try:
+            table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
+        except pa.ArrowException:
+            raise LattokError(f"the files in {folder} have columns of different types. {_AGAIN}") from None
+        if not table.num_rows:
+            raise LattokError(f"{folder} lists no episodes. {_AGAIN}")
+        indices = _numbers(table, "episode_index", folder)
         order = np.argsort(indices, kind="stable")
         self.indices = indices[order]  # [E] int64, ascending
         if len(self.indices) > 1 and not np.diff(self.indices).all():
             raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
         self._columns: dict[str, np.ndarray] = {}
         for name in (name for name in names if name not in ("episode_index", "tasks")):
-            read = _times if name.endswith(_VIDEO_TIMES) else _whole
-            self._columns[name] = read(table, name, folder)[order]
+            self._columns[name] = _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order]
         self.lengths = self._columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
         self._kinds, kind_of = _instructions(table["tasks"], folder)
@@ -154,25 +159,11 @@ class EpisodeTable(Sequence[Episode]):
         return row if row < len(self) and self.indices[row] == episode_index else None
 
     def value(self, row: int, name: str) -> Any:
-        """Return one cell as a Python number."""
         return self._columns[name][row].item()
 
     def column(self, name: str) -> np.ndarray:
         """A column [E]: length, data/chunk_index, data/file_index, videos/KEY/from_timestamp ..."""
         return self._columns[name]
-
-    @staticmethod
-    def _read(root: Path, folder: Path, names: Sequence[str]) -> pa.Table:
-        paths = [followed(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
-        if not paths:
-            raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
-        try:
-            table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
-        except pa.ArrowException:
-            raise LattokError(f"the files in {folder} have columns of different types. {_AGAIN}") from None
-        if not table.num_rows:
-            raise LattokError(f"{folder} lists no episodes. {_AGAIN}")
-        return table
 
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""
@@ -186,28 +177,18 @@ class EpisodeTable(Sequence[Episode]):
                 raise LattokError(f"{path}: {what}. {why}: copy the dataset again.")
 
 
-def _whole(table: pa.Table, name: str, where: Path) -> np.ndarray:
-    """Read a column of whole numbers from 0, int64 [E]."""
-    values = _numbers(table, name, where, pa.types.is_integer, "whole numbers").astype(np.int64)
-    if len(values) and values.min() < 0:
-        raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {_AGAIN}")
-    return values
-
-
-def _times(table: pa.Table, name: str, where: Path) -> np.ndarray:
-    """Read a column of seconds, float64 [E]."""
-    values = _numbers(table, name, where, pa.types.is_floating, "seconds").astype(np.float64)
-    if not ((values >= 0) & (values < 1e9)).all():
-        raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")
-    return values
-
-
-def _numbers(table: pa.Table, name: str, where: Path, fits: Callable[[pa.DataType], bool], what: str) -> np.ndarray:
-    column = table[name]
-    if not fits(column.type) or column.null_count:
+def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> np.ndarray:
+    """Read a column of whole numbers from 0, int64 [E], or of seconds, float64 [E]."""
+    column, what = table[name], "seconds" if seconds else "whole numbers"
+    if not (pa.types.is_floating if seconds else pa.types.is_integer)(column.type) or column.null_count:
         got = "empty cells" if column.null_count else str(column.type)
         raise LattokError(f"{where}: `{name}`: expected {what}, got {got}. {_AGAIN}")
-    return column.to_numpy()
+    values = column.to_numpy().astype(np.float64 if seconds else np.int64)
+    if seconds and not ((values >= 0) & (values < 1e9)).all():
+        raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")
+    if not seconds and values.min(initial=0) < 0:
+        raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {_AGAIN}")
+    return values
 
 
 def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:

@@ -10,27 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from lattok.data.formats.rlds_meta import (
-    INSTRUCTION,
-    LATTOK,
-    MARKS,
-    REALS,
-    TEMPLATE,
-    WHOLE_NUMBERS,
-    Field,
-    control_rate,
-    described,
-    file_name,
-    read_info,
-    read_layout,
-    read_shards,
-    record_names,
-)
+from lattok.data.formats import rlds_meta as meta
+from lattok.data.formats.rlds_meta import Field
 from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
@@ -62,23 +48,21 @@ class RLDS(RobotDataset):
 
     def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):
         self.root = root = Path(root)
-        info = read_info(root)
+        info = meta.read_info(root)
         self.name = name or info["name"]
         self.split = split
         self.fps = _frames_per_second(root, info["name"], fps)
-        layout = read_layout(root)
-        self._fields = {field.key: field for field in layout.fields}
-        self._language, self.left_out = layout.language, layout.left_out
-        self._ruler = _ruler(root, layout.fields)
-        shards = read_shards(root, info, split)
-        self._files = [RecordFile(shard.path) for shard in shards if shard.records]
-        counts = [shard.records for shard in shards if shard.records]
+        fields, self._language, self.left_out = meta.read_layout(root)
+        self._fields = {field.key: field for field in fields}
+        self._ruler = _ruler(root, fields)
+        shards = meta.read_shards(root, info, split)
+        self._files, counts = [RecordFile(path) for path, _ in shards], [count for _, count in shards]
         self._ends = np.cumsum(counts)  # of the episode indices of each file
         self.episodes, self.damaged = self._list(counts)
         self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
         self._task_numbers = {task: number for number, task in enumerate(self.tasks)}
-        self._check_names(layout.fields)
-        self.features = {field.key: self._feature(field) for field in layout.fields} | INDEX_FEATURES
+        self._check_names(fields)
+        self.features = {field.key: self._feature(field) for field in fields} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 
     @classmethod
@@ -230,13 +214,12 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     if fps is not None:
         checks.frame_rate(fps=fps)
         return float(fps)
-    said = root / LATTOK
+    said = root / meta.LATTOK
     if said.is_file():
         written: Any = read_json(followed(root, said, str(said))).get("fps")
         checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)
-    rate = control_rate(dataset)
-    if rate is None:
+    if (rate := meta.control_rate(dataset)) is None:
         beside = root.absolute().parent / f"{dataset}.json"
         hint = f'Write {{"dataset": "{root.name}", "fps": 5}} into a file such as {beside} and open that.'
         checks.fail("fps", f"the frames per second of {dataset}, which RLDS does not store", "none", hint)
@@ -292,10 +275,10 @@ class RLDSWriter:
         self.root = Path(root)
         checks.frame_rate(fps=fps)
         for key, feature in features.items():
-            if feature.dtype not in (*WHOLE_NUMBERS, *REALS, "string", "image"):
+            if feature.dtype not in (*meta.WHOLE_NUMBERS, *meta.REALS, "string", "image"):
                 checks.fail(key, "numbers, text or images", feature.dtype)
         self.name = re.sub(r"\W", "_", self.root.name, flags=re.ASCII).lower()  # as TFDS names datasets
-        self._features, self._paths = dict(features), record_names(features)
+        self._features, self._paths = dict(features), meta.record_names(features)
         self._facts: dict[str, Any] = {"fps": fps}
         self._shards: list[list[int]] = []  # of each file: episodes, bytes
         self._stack, self._folder = ExitStack(), self.root / VERSION
@@ -305,11 +288,9 @@ class RLDSWriter:
         self._folder.mkdir()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         if kind is not None:
-            self._stack.__exit__(kind, error, trace)
+            self._stack.__exit__(kind, *more)
             return
         with self._stack:
             self._finish()
@@ -325,9 +306,9 @@ class RLDSWriter:
         for key, given in frames.items():
             values[self._paths[key]] = EpisodeFrames(key, self._features[key].shape, given, length).images()
         steps = np.arange(length)
-        values = dict(zip(MARKS, (steps == 0, steps == length - 1, steps == length - 1), strict=True)) | values
+        values = dict(zip(meta.MARKS, (steps == 0, steps == length - 1, steps == length - 1), strict=True)) | values
         texts = [task] * length if isinstance(task, str) else task
-        values.setdefault(INSTRUCTION, [text.encode() for text in texts])
+        values.setdefault(meta.INSTRUCTION, [text.encode() for text in texts])
         data = encode_example({f"steps/{name}": value for name, value in values.items()})
         if not self._shards or self._shards[-1][1] > SHARD_BYTES:
             self._shards.append([0, 0])
@@ -350,13 +331,13 @@ class RLDSWriter:
             raise LattokError("nothing to write: call `add_episode` first.")
         count = len(self._shards)
         for number in range(count):
-            name = file_name(self._folder, TEMPLATE, self.name, "train", number, count)
+            name = meta.file_name(self._folder, meta.TEMPLATE, self.name, "train", number, count)
             (self._folder / str(number)).rename(self._folder / name)
         episodes, sizes = zip(*self._shards, strict=True)
         split = {"name": "train", "shardLengths": [str(n) for n in episodes], "numBytes": str(sum(sizes))}
         about: dict[str, Any] = {"name": self.name, "version": VERSION, "fileFormat": "tfrecord"}
-        about["splits"] = [{**split, "filepathTemplate": TEMPLATE}]
+        about["splits"] = [{**split, "filepathTemplate": meta.TEMPLATE}]
         write_json(self._folder / "dataset_info.json", about)
-        write_json(self._folder / "features.json", described(self._features, self._paths))
-        write_json(self._folder / LATTOK, self._facts)
+        write_json(self._folder / "features.json", meta.described(self._features, self._paths))
+        write_json(self._folder / meta.LATTOK, self._facts)
         sync_files(self._folder)

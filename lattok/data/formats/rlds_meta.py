@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ TEXTS = ("string", "object", "str")  # how versions of TFDS call text
 KEYS = {"reward": "next.reward"}  # LeRobot's name for what an action brings
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
 INSTRUCTION = LANGUAGE[0]  # where lattok writes it
+PLAIN = {"text": ("string", ()), "classLabel": ("int64", ()), "boundingBox": ("float32", (4,))}
 MARKS = ("is_first", "is_last", "is_terminal")
 CLASSES = "tensorflow_datasets.core.features."
 _CAPITAL = re.compile(r"[A-Z]")
@@ -53,13 +55,6 @@ RATES = (
 )
 
 
-class Shard(NamedTuple):
-    """A file of records, and how many the dataset says it holds."""
-
-    path: Path
-    records: int
-
-
 class Field(NamedTuple):
     """A feature of the steps, or a text of the episode: its name in the records and what becomes of it here."""
 
@@ -79,12 +74,6 @@ class Field(NamedTuple):
         return 1 if self.stored == "bytes" else math.prod(self.shape)
 
 
-class Layout(NamedTuple):
-    fields: tuple[Field, ...]  # of the steps
-    language: tuple[str, ...]  # names of the instructions in the records, the best first
-    left_out: dict[str, str]  # name in the records to the reason
-
-
 def control_rate(name: str) -> float | None:
     """Look up the frames per second of a published dataset, None for others."""
     name = name.removesuffix("_converted_externally_to_rlds")
@@ -99,15 +88,14 @@ def read_info(root: Path) -> dict[str, Any]:
     splits = listed if isinstance(listed, list) else [None]
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in (info, *splits)):
         raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
-    form = info.get("fileFormat", "tfrecord")
-    if form != "tfrecord":
-        way_out = "Write it with TFDS as tfrecord."
-        raise LattokError(f"{path}: expected the file format tfrecord, got {form!r:.60}. {way_out}")
+    if (form := info.get("fileFormat", "tfrecord")) != "tfrecord":
+        what = f"expected the file format tfrecord, got {form!r:.60}"
+        raise LattokError(f"{path}: {what}. Write it with TFDS as tfrecord.")
     return info
 
 
-def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
-    """Return the files of a split, all of which must be there."""
+def read_shards(root: Path, info: dict[str, Any], split: str) -> list[tuple[Path, int]]:
+    """Return the files of a split, all of which must be there, and how many records the dataset says each holds."""
     splits = {entry["name"]: entry for entry in info["splits"]}
     if not isinstance(split, str) or split not in splits:
         checks.fail("split", f"one of {', '.join(splits)[:300] or '(no splits)'} of {root}", repr(split))
@@ -119,17 +107,14 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
         raise LattokError(f"{path}: expected at most {MAX_SHARDS:,} files in split `{split}`, got {len(counts):,}.")
     template = splits[split].get("filepathTemplate") or TEMPLATE
     names = [file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
-    shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
+    shards = [(root / name, int(count)) for name, count in zip(names, counts, strict=True) if int(count)]
     there = set(os.listdir(root))  # of many shards few may be there
-    missing = []
-    for path in [shard.path for shard in shards if shard.records]:
-        if path.name not in there or not followed(root, path, str(path)).is_file():
-            missing.append(path.name)
-    if missing:
+    paths = [path for path, _ in shards]
+    if missing := [p.name for p in paths if p.name not in there or not followed(root, p, str(p)).is_file()]:
         shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
-        hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(shards) else ""
-        what = f"{len(missing)} of {len(shards)} files of split `{split}` are missing: {shown}"
+        hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(counts) else ""
+        what = f"{len(missing)} of {len(counts)} files of split `{split}` are missing: {shown}"
         raise LattokError(f"{root}: {what}. Copy them from where the dataset comes from.{hint}")
     return shards
 
@@ -138,17 +123,19 @@ def file_name(path: Path, template: Any, dataset: str, split: str, number: int, 
     """Return the name of a file of a split by the template that `path` gives."""
     values = {"DATASET": dataset, "SPLIT": split, "FILEFORMAT": "tfrecord", "SHARD_INDEX": f"{number:05d}"}
     values |= {"NUM_SHARDS": f"{count:05d}", "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}"}
-    try:
+    with suppress(KeyError, TypeError):
         name = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
         if name and not set("/\\\0{}") & set(name) and (count == 1 or "{SHARD" in template):
             return name
-    except (KeyError, TypeError):
-        pass
     raise LattokError(f"{path}: expected a `filepathTemplate` such as {TEMPLATE}, got {str(template)[:60]!r}.")
 
 
-def read_layout(root: Path) -> Layout:
-    """features.json as TFDS (4.6 and later) writes it: nested features with their Python class."""
+def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[str, str]]:
+    """Read features.json as TFDS (4.6 and later) writes it: nested features with their Python class.
+
+    Returns the features of the steps, names of the instructions in the records, the best first, and what is left out,
+    by its name in the records, with the reason.
+    """
     path = root / "features.json"
     top = _part(read_json(followed(root, path, str(path))), "featuresDict")
     steps = (_part(top, "features") or {}).get("steps")
@@ -172,7 +159,7 @@ def read_layout(root: Path) -> Layout:
         if field is not None and not _rank(name):
             left_out[name] = "one value for the whole episode"
     ordered = tuple(fields[key] for key in sorted(fields))  # the order in the file is by chance
-    return Layout(ordered, tuple(sorted(filter(_rank, texts), key=_rank)), dict(sorted(left_out.items())))
+    return ordered, tuple(sorted(filter(_rank, texts), key=_rank)), dict(sorted(left_out.items()))
 
 
 def _rank(name: str) -> int:
@@ -205,16 +192,12 @@ def _field(file: Path, path: str, node: Any) -> Field | str:
     """Return what becomes of a feature, or why it is left out."""
     key = ".".join(path.split("/")[1:])
     key = KEYS.get(key, key)
-    image, tensor = _part(node, "image"), _part(node, "tensor")
-    if _part(node, "text") is not None:
-        return Field(path, key, "string", ())
-    if _part(node, "classLabel") is not None:
-        return Field(path, key, "int64", ())
-    if _part(node, "boundingBox") is not None:
-        return Field(path, key, "float32", (4,))
-    if image is not None:
+    for kind, (dtype, shape) in PLAIN.items():
+        if _part(node, kind) is not None:
+            return Field(path, key, dtype, shape)
+    if (image := _part(node, "image")) is not None:
         return _image(file, path, image)
-    if tensor is not None:
+    if (tensor := _part(node, "tensor")) is not None:
         return _tensor(file, path, key, tensor)
     if _part(node, "sequence") is not None:
         return "a sequence of its own in every step (ragged)"
@@ -294,17 +277,13 @@ def _dict(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(feature: Feature) -> dict[str, Any]:
+    scalar = feature.shape in ((), (1,))
+    shape = {} if scalar else {"dimensions": [str(size) for size in feature.shape]}
     if feature.dtype == "image":
-        image = {"shape": _dimensions(feature.shape), "dtype": "uint8", "encodingFormat": "png"}
+        image = {"shape": shape, "dtype": "uint8", "encodingFormat": "png"}
         return _node("image_feature.Image", image=image)  # or JPEG: readers look
-    if feature.shape in ((), (1,)):
-        return _node("scalar.Scalar", tensor={"shape": {}, "dtype": feature.dtype, "encoding": "none"})
-    tensor = {"shape": _dimensions(feature.shape), "dtype": feature.dtype, "encoding": "none"}
-    return _node("tensor_feature.Tensor", tensor=tensor)
-
-
-def _dimensions(sizes: Iterable[int]) -> dict[str, Any]:
-    return {"dimensions": [str(size) for size in sizes]}
+    tensor = {"shape": shape, "dtype": feature.dtype, "encoding": "none"}
+    return _node("scalar.Scalar" if scalar else "tensor_feature.Tensor", tensor=tensor)
 
 
 def _node(kind: str, **content: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import google_crc32c
 import numpy as np
@@ -23,6 +23,7 @@ BLOCK = 2**20  # bytes per step of a checksum
 NAME_BYTES = 2**12  # the longest name of a feature
 VARINT, EIGHT, SIZED, FOUR = 0, 1, 2, 5  # wire types: how the end of a value is told
 Span = tuple[int, int]  # bytes [start, stop) of the file
+Place = tuple[str, Span]  # of the list of a feature: what it holds, bytes, float, int64 or "" for nothing, and where
 KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field of tf.train.Feature to what its list holds
 BITS = np.arange(10, dtype=np.uint64) * np.uint64(7)  # of the bytes of a varint
 
@@ -103,14 +104,6 @@ class RecordFile:
             yield Example(file, start, start + size, where)
 
 
-class ListPlace(NamedTuple):
-    """Where the list of a feature lies in the file, and what it holds: bytes, float, int64 or "" for nothing."""
-
-    kind: str
-    start: int
-    stop: int
-
-
 class Example:
     """A `tf.train.Example` in an open file. Values are read when they are asked for; see `RecordFile.example`."""
 
@@ -125,7 +118,7 @@ class Example:
 
     def count(self, name: str) -> int:
         """Number of values of a feature; images and floats are not read for it."""
-        kind = self._place(name).kind
+        kind, _ = self._place(name)
         if kind == "int64":
             return int(np.count_nonzero(self._packed(name, VARINT) < 128))
         spans = self._spans(name, SIZED if kind == "bytes" else FOUR)
@@ -133,7 +126,7 @@ class Example:
 
     def floats(self, name: str) -> np.ndarray:
         """Read the values of a feature, float32 [n]."""
-        self._expect(name, "float")
+        self._place(name, "float")
         packed = self._packed(name, FOUR)
         if len(packed) % 4:
             self.fail(f"`{name}` ends in the middle of a number")
@@ -141,28 +134,28 @@ class Example:
 
     def integers(self, name: str) -> np.ndarray:
         """Read the values of a feature, int64 [n]."""
-        self._expect(name, "int64")
+        self._place(name, "int64")
         packed = self._packed(name, VARINT)
         stops = np.flatnonzero(packed < 128) + 1
-        starts = np.concatenate([[0], stops[:-1]]) if len(stops) else stops
-        sizes = stops - starts
-        if len(packed) != (stops[-1] if len(stops) else 0) or (len(sizes) and sizes.max() > len(BITS)):
+        sizes = np.diff(stops, prepend=0)
+        if len(packed) != sizes.sum() or sizes.max(initial=0) > len(BITS):
             self.fail(f"`{name}` holds a broken number")
         if not len(stops):
             return np.empty(0, dtype=np.int64)
+        starts = stops - sizes
         digit = np.arange(len(packed)) - np.repeat(starts, sizes)  # place of a byte in its number
         parts = (packed & 127).astype(np.uint64) << BITS[digit]
         return np.bitwise_or.reduceat(parts, starts).view(np.int64)
 
     def blobs(self, name: str, indices: Sequence[int] | None = None) -> list[bytes]:
         """Read byte strings of a feature: all, or those at `indices`."""
-        self._expect(name, "bytes")
+        self._place(name, "bytes")
         spans = self._spans(name, SIZED)
         return [self._read(*spans[i]) for i in (range(len(spans)) if indices is None else indices)]
 
-    def _walk(self, start: int, stop: int) -> dict[str, ListPlace]:
+    def _walk(self, start: int, stop: int) -> dict[str, Place]:
         """Walk through Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}."""
-        places: dict[str, ListPlace] = {}
+        places: dict[str, Place] = {}
         for _, features in self._messages(start, stop, (1,)):
             for _, entry in self._messages(*features, (1,)):
                 pieces = self._messages(*entry, (1, 2))
@@ -173,7 +166,7 @@ class Example:
                 lists = self._messages(*parts.get(2, (0, 0)), KINDS)
                 if name in places or len(lists) > 1:
                     self.fail(f"`{name}` is there twice")
-                places[name] = ListPlace(KINDS[lists[0][0]], *lists[0][1]) if lists else ListPlace("", 0, 0)
+                places[name] = (KINDS[lists[0][0]], lists[0][1]) if lists else ("", (0, 0))
         return places
 
     def _name(self, start: int, stop: int) -> str:
@@ -195,7 +188,7 @@ class Example:
 
     def _spans(self, name: str, single: int) -> list[Span]:
         """Tell where the values of a list lie: packed, or one by one with wire type `single`."""
-        _, start, stop = self._place(name)
+        _, (start, stop) = self._place(name)
         if name not in self._known:
             spans = []
             for field, wire, a, b in self._fields(start, stop):
@@ -240,14 +233,12 @@ class Example:
             self.fail(f"byte {start}: a number has no end")
         return value, i + 1
 
-    def _expect(self, name: str, kind: str) -> None:
-        got = self._place(name).kind
-        if got not in (kind, ""):
-            self.fail(f"`{name}`: expected {kind} values, got {got}")
-
-    def _place(self, name: str) -> ListPlace:
+    def _place(self, name: str, kind: str = "") -> Place:
         if name not in self.places:
             self.fail(f"it has no `{name}`")
+        got, _ = self.places[name]
+        if kind and got not in (kind, ""):
+            self.fail(f"`{name}`: expected {kind} values, got {got}")
         return self.places[name]
 
     def _read(self, start: int, stop: int) -> bytes:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,8 +62,7 @@ def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
             wrong["in two rows"].append(video)
         else:
             captions[matches[0]] = caption
-    faults = [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]
-    if faults:
+    if faults := [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]:
         way_out = "Name each video by its path relative to the folder, once."
         raise LattokError(f"{path}: expected one row per video of the folder, got {', '.join(faults)}. {way_out}")
     return captions
@@ -83,15 +82,14 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
         if path.stat().st_size > MAX_CAPTION_BYTES:
-            raise LattokError(
-                f"{path}: expected captions of at most {MAX_CAPTION_BYTES >> 20} MB. Is this the right file?"
-            )
+            most = f"captions of at most {MAX_CAPTION_BYTES >> 20} MB"
+            raise LattokError(f"{path}: expected {most}. Is this the right file?")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise LattokError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
-    read = {".jsonl": _json_lines, ".json": _json_list}.get(path.suffix.lower(), _table)
+    read = _json_rows if path.suffix.lower().startswith(".json") else _table
     empty = True
     for where, row in read(path, text):
         if not isinstance(row, dict):
@@ -115,13 +113,12 @@ def _value(path: Path, where: str, row: dict[str, Any], keys: Sequence[str]) -> 
     return value.strip()
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", parse_json(line, f"{path}, line {number}")
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", parse_json(line, f"{path}, line {number}")
+        return
     rows = parse_json(text, str(path))
     if not isinstance(rows, list):
         raise LattokError(f"{path}: expected a list of objects, got {type(rows).__name__}.")
@@ -186,9 +183,6 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
     return Schedule(length, start, times[nearest])
 
 
-_T = TypeVar("_T")
-
-
 class VideoFolder(RobotDataset):
     """Videos in a folder and the folders below it; see `lattok.data.RobotDataset` for what it offers.
 
@@ -240,9 +234,7 @@ class VideoFolder(RobotDataset):
         if not self._schedule:
             raise LattokError(next(iter(reasons.values())))
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
-        self.episodes = tuple(
-            Episode(index, plan.length, (instructions[index],)) for index, plan in self._schedule.items()
-        )
+        self.episodes = tuple(Episode(i, plan.length, (instructions[i],)) for i, plan in self._schedule.items())
         self._sizes = {index: video.size for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
@@ -301,8 +293,7 @@ class VideoFolder(RobotDataset):
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:
             yield problems.UNCAPTIONED.finding(count=silent, all=len(self._files), file=source)
-        resampled = [index for index, plan in self._schedule.items() if plan.times is not None]
-        if resampled:
+        if resampled := [index for index, plan in self._schedule.items() if plan.times is not None]:
             facts = {"count": len(resampled), "all": len(self._files), "fps": self.fps, "first": resampled[0]}
             yield problems.RESAMPLED.finding(**facts)
 
@@ -311,7 +302,6 @@ def _video_files(root: Path) -> list[str]:
     """List videos below a folder by relative path (with /), sorted. Links are followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
-
     found = walk(root, lambda path: path.name.startswith("."), once=True)
     files = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
     if not files:
@@ -323,6 +313,6 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _common(values: Sequence[_T]) -> _T:
+def _common(values: Sequence[Any]) -> Any:
     """Return the most common value, the first one of several that are equally common."""
     return Counter(values).most_common(1)[0][0]

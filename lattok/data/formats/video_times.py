@@ -79,13 +79,8 @@ class PackedTimes(NamedTuple):
 
 
 WHOLE, REAL = pa.int64(), pa.float64()
-SCHEMA = pa.schema(
-    zip(
-        PackedTimes._fields,
-        [pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE],
-        strict=True,
-    )
-)
+KINDS = (pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE)
+SCHEMA = pa.schema(zip(PackedTimes._fields, KINDS, strict=True))
 
 
 def read_times(path: Path) -> VideoTimes:
@@ -177,10 +172,14 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], 
     known = _kept(root) if len(files) >= MIN_CACHED_VIDEOS else {}
     read: dict[int, PackedTimes] = {}
     reasons: dict[int, str] = {}
+
+    def task(start: int) -> list[PackedTimes | str]:
+        return [_packed(root, file, known) for file in files[start : start + FILES_PER_TASK]]
+
     pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
     starts = range(0, len(files), FILES_PER_TASK)
     try:
-        parts = [pool.submit(_packed, root, files[i : i + FILES_PER_TASK], known) for i in starts]
+        parts = [pool.submit(task, start) for start in starts]
         with bar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
             for start, part in zip(starts, parts, strict=True):
                 for number, found in enumerate(part.result(), start):
@@ -198,28 +197,22 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], 
     return read, reasons
 
 
-def _packed(root: Path, files: Sequence[str], known: Mapping[bytes, PackedTimes]) -> list[PackedTimes | str]:
-    """Return what the packets of some files say, or why they cannot be read."""
-    found: list[PackedTimes | str] = []
-    for file in files:
-        name = os.fsencode(file)
-        try:
-            facts = os.stat(root / file)
-            before = known.get(name)
-            if before is not None and (before.bytes, before.modified_ns) == (facts.st_size, facts.st_mtime_ns):
-                found.append(before)
-                continue
-            video = read_times(root / file)
-        except LattokError as error:
-            found.append(str(error))
-            continue
-        except OSError as error:
-            found.append(f"cannot read {root / file} ({error.strerror}). Copy it again or remove it.")
-            continue
-        gaps = zlib.compress(np.diff(video.ticks).astype("<i8").tobytes(), 1)
-        clock = (video.end, video.tick, video.rate, *video.size)
-        found.append(PackedTimes(name, facts.st_size, facts.st_mtime_ns, int(video.ticks[0]), gaps, *clock))
-    return found
+def _packed(root: Path, file: str, known: Mapping[bytes, PackedTimes]) -> PackedTimes | str:
+    """Return what the packets of a file say, or why it cannot be read."""
+    name = os.fsencode(file)
+    try:
+        facts = os.stat(root / file)
+        before = known.get(name)
+        if before is not None and (before.bytes, before.modified_ns) == (facts.st_size, facts.st_mtime_ns):
+            return before
+        video = read_times(root / file)
+    except LattokError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot read {root / file} ({error.strerror}). Copy it again or remove it."
+    gaps = zlib.compress(np.diff(video.ticks).astype("<i8").tobytes(), 1)
+    clock = (video.end, video.tick, video.rate, *video.size)
+    return PackedTimes(name, facts.st_size, facts.st_mtime_ns, int(video.ticks[0]), gaps, *clock)
 
 
 def _place(root: Path) -> Path:

@@ -582,7 +582,7 @@ def told(dataset: VideoFolder) -> list:
 
 def test_times_come_out_as_they_were_packed(many: Path):
     for file in sorted(many.glob("[0-4].*")):
-        (packed,) = video_times._packed(many, [file.name], {})
+        packed = video_times._packed(many, file.name, {})
         got, expected = packed.unpacked(), read_times(file)
         np.testing.assert_array_equal(got.times, expected.times)
         assert got[1:] == expected[1:]
