@@ -76,7 +76,7 @@ def top() -> str:
             "`lattok.convert`, `lattok.data`, `lattok.labels`, `lattok.sim` and `lattok.vla` are modules."
         ),
     ]
-    names = {name: place_of(home, name) for name, home in lattok._homes().items()}
+    names = {name: place_of(home, name) for name, home in lattok.HOMES.items()}
     for title, test in (("Functions", inspect.isfunction), ("Classes", inspect.isclass)):
         rows = [f"## {title}", "| name | |\n|---|---|"]
         chosen = {name: getattr(lattok, name) for name in names if test(getattr(lattok, name))}

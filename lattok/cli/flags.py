@@ -1,13 +1,23 @@
-"""Flags that several verbs take, how words are read and refused, and options of recipes and importers as flags."""
+"""Flags that several verbs take, options of recipes and importers as flags, how words are read and refused, and help.
+
+`--help` prints common options, `--help-all` all of them. Options of recipes stand in classes that import torch. Where
+no package adds any, the help of `lattok train KIND` is read from assets/help.json, which `python scripts/make_help.py`
+writes and a test compares.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +34,8 @@ CONFIG = (OmitArgPrefixes,)
 HELP_ALL = "--help-all"
 HELP = ("--help", "-h", HELP_ALL)
 METAVARS = {int: "N", float: "X"}
+STORED = Path(__file__).parents[1] / "assets" / "help.json"
+LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
 
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
@@ -32,7 +44,12 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
 MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
-Device = Annotated[str, arg(metavar="{auto,cpu,cuda,mps}")]
+Device = Annotated[
+    str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
+]
+Revision = Annotated[str | None, arg(metavar="TEXT", help="Revision of a Hub model.", help_behavior_hint="")]
+CHOSEN = '"train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".'
+Episodes = Annotated[str | None, arg(metavar="TEXT", help=CHOSEN, help_behavior_hint="")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
 Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]
@@ -117,11 +134,9 @@ def flag(name: str, kind: Any, said: str, default: Any, choices: Iterable[str] =
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
     metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
     metavar = None if inner is bool else metavar + " ..." * (several is not None)
-    marks = arg(help=said or " ", metavar=metavar)
-    if default is not tyro.MISSING:
-        shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
-        marks = arg(help=said or " ", metavar=metavar, help_behavior_hint=shown)
-    typed: Any = Annotated[kind, marks]
+    shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
+    hint = None if default is tyro.MISSING else shown
+    typed: Any = Annotated[kind, arg(help=said or " ", metavar=metavar, help_behavior_hint=hint)]
     return StructFieldSpec(name, typed, default)
 
 
@@ -292,3 +307,65 @@ def _check_number(command: str, name: str, kind: Any, value: str) -> None:
         wanted(value)
     except ValueError as error:
         raise LattokError(f"{command}: --{name}: {error}. See {command} --help.") from None
+
+
+class Entry(NamedTuple):
+    """One option."""
+
+    flag: str  # with what stands for its value
+    said: str
+    group: str
+    more: bool  # shown by `--help-all` only
+    required: bool
+
+
+class Page(NamedTuple):
+    """What is known of a verb."""
+
+    about: str
+    entries: Sequence[Entry]
+
+    @classmethod
+    def of(cls, verb: Verb) -> Page:
+        found = words_of(verb.run)
+        entries = [Entry(f"{w.flag} {w.metavar}".strip(), w.said, w.group, w.more, w.required) for w in found]
+        return cls(verb.about.partition("\n\nArgs:")[0], entries)
+
+    def render(self, command: str, everything: bool) -> str:
+        """Return the help as text, as wide as the terminal."""
+        shown = [entry for entry in self.entries if everything or not entry.more]
+        words = [(entry.flag, entry.required) for entry in self.entries if entry.required or entry.flag[0] != "-"]
+        needed = " ".join(flag if required else f"[{flag}]" for flag, required in words)
+        width = max(LEAST, min(MOST, shutil.get_terminal_size((88, 24)).columns))
+        lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(shown), "", self.about]
+        for group in dict.fromkeys(entry.group for entry in shown):
+            lines += ["", f"{group} options:".strip()]
+            for entry in (each for each in shown if each.group == group):
+                gap = "  " if len(entry.flag) <= LEFT - 4 else f"\n{'':<{LEFT}}"
+                said = textwrap.wrap(entry.said, width - LEFT, break_on_hyphens=False)
+                lines.append(f"  {entry.flag:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
+        hidden = len(self.entries) - len(shown)
+        return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
+
+
+def stored(kind: str) -> Page | None:
+    """Return the help of `lattok train KIND`, where it is known without its recipe."""
+    if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
+        return None  # a package may add kinds, options and choices; what is imported already costs nothing
+    known = json.loads(STORED.read_text(encoding="utf-8"))
+    if kind not in known["kinds"]:
+        return None
+    about, rows = known["kinds"][kind]
+    return Page(about, [Entry(*known["options"][row], *rest) for row, *rest in rows])
+
+
+def to_store(pages: dict[str, Page]) -> str:
+    """Return what help.json holds: each option once, since kinds have most of them in common."""
+    row_of: dict[tuple[str, str], int] = {}
+    kinds = {}
+    for kind, page in pages.items():
+        rows = [[row_of.setdefault(entry[:2], len(row_of)), *entry[2:]] for entry in page.entries]
+        kinds[kind] = [page.about, rows]
+    lines = [",\n".join(f"  {json.dumps(each)}" for each in row_of)]
+    lines.append(",\n".join(f"  {json.dumps(kind)}: {json.dumps(value)}" for kind, value in kinds.items()))
+    return f'{{"options": [\n{lines[0]}\n],\n"kinds": {{\n{lines[1]}\n}}}}\n'

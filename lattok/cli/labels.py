@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 import lattok
-from lattok.cli.flags import Dataset, Device, Folder, MaybeFolder, Models, Names, Number, Text
+from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Number, Revision, Text
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import bar
@@ -51,7 +51,7 @@ def annotate(
     out: Folder,
     as_: Annotated[str, arg(name="as", metavar="{latents,actions}")] = "latents",
     prefix: Names = (),
-    revision: Text = None,
+    revision: Revision = None,
     action_key: str = "action",
     cameras: Names = (),
     embedding: bool = True,
@@ -70,14 +70,12 @@ def annotate(
         out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
         as_: actions fills the column of actions where nobody knows them, with what an inverse dynamics model reads.
         prefix: Column prefix of each model (default: latent for the only one, inferred with --as actions).
-        revision: Revision of a Hub model.
         action_key: Column with the actions, for tokenizers and to be filled.
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
         precision: With bfloat16 models of video label faster, and a few codes differ.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
@@ -117,7 +115,7 @@ def verify(
     labels: MaybeFolder = None,
     sample: int = 20,
     seed: int = 0,
-    revision: Text = None,
+    revision: Revision = None,
     device: Device = "auto",
 ) -> int:
     """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
@@ -130,8 +128,6 @@ def verify(
         labels: Folder of labels for a dataset of another format than LeRobot v3, as annotate wrote it.
         sample: Episodes to label again.
         seed: Which episodes are drawn.
-        revision: Revision of a Hub model.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     from lattok.annotation.verify import known_labels
     from lattok.labels import with_labels
@@ -156,7 +152,7 @@ def export(
     out: Folder,
     labels: MaybeFolder = None,
     format: Annotated[str, arg(metavar="{lerobot,rlds}")] = "lerobot",
-    episodes: Text = None,
+    episodes: Episodes = None,
     images: Annotated[str, arg(metavar="{auto,video,image}")] = "auto",
     video_codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
     size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
@@ -170,7 +166,6 @@ def export(
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
         format: What is written: LeRobot v3, or RLDS for code that reads TFDS.
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
             stores all without loss.
         video_codec: Codec of the videos.

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lattok.hub.model import HubModel
-from lattok.hub.pickled import DAMAGED, read_pickled, what_failed
-from lattok.hub.weights import Size, planned
+from lattok.hub.pickled import read_pickled
+from lattok.hub.weights import Size, planned, read_tensors
 from lattok.utils import checks, files
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
@@ -217,7 +215,7 @@ def read_checkpoint(
     if not path.is_file():
         checks.fail("path", "a checkpoint file", f"{path}, which {'is a folder' if path.is_dir() else 'is not there'}")
     if path.suffix == SAFE:
-        return _read_safetensors(path)  # which holds no views
+        return read_tensors(path)  # which holds no views
     if path.suffix not in PICKLED:
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
     content = read_pickled(path, inert=entry is not None or bool(parts))
@@ -255,13 +253,6 @@ def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Map
     if not isinstance(found, Mapping):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
     return found
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({what_failed(error)})", DAMAGED)
 
 
 def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

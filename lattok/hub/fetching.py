@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from lattok.hub import client
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Abandoned, check_wanted
+from lattok.utils.parallel import Abandoned, check_wanted
 from lattok.utils.untrusted import followed
 
 OWN = "lattok-bounded"  # folder of what may be removed again, below that of the client

@@ -29,11 +29,10 @@ from lattok.hub import client
 from lattok.hub.client import LoadOptions, PushOptions
 from lattok.hub.records import (
     CONFIG,
-    Card,
     EvaluationRecord,
     TrainingRecord,
+    card_of,
     datasets_of,
-    inferred_text,
     license_of,
     parse_config,
     read_config,
@@ -43,11 +42,11 @@ from lattok.hub.records import (
 )
 from lattok.hub.weights import (
     DAMAGED,
-    SHOWN_TENSORS,
     Size,
     Sizes,
     check_named,
     check_sizes,
+    listed_problems,
     planned,
     read_sizes,
     read_tensors,
@@ -196,18 +195,7 @@ class HubModel(nn.Module):
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        inferred, datasets = inferred_text(self.trained_on), datasets_of(self.trained_on)
-        return Card(
-            name=name,
-            what=f"A lattok `{self.type}` model ({type(self).__name__}, {self.size}).{inferred and f' {inferred}.'}",
-            config=asdict(self.config),
-            evaluation=self.evaluation,
-            judged_by=self.judged_by,
-            facts={"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type},
-            several=getattr(self, "datasets", ()),
-            usage=self.usage(),
-            picture="" if self.picture is None else PICTURE,
-        ).text()
+        return card_of(self, name, PICTURE)
 
     @property
     def device(self) -> torch.device:
@@ -349,8 +337,7 @@ class HubModel(nn.Module):
                 tensor.copy_(tensors[name])
         problems = unsound(self, wanted)
         if problems:
-            more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
-            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN_TENSORS], *more]), DAMAGED)
+            checks.fail(where, "weights that are sound", listed_problems(problems), DAMAGED)
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""

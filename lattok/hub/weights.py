@@ -85,7 +85,8 @@ def _check_header(path: Path) -> None:
     with _readable(path), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
-        checks.fail(str(path), "a whole safetensors file", f"one whose header claims {length:,} bytes", DAMAGED)
+        got = f"one that cannot be read (its header claims {length:,} bytes)"
+        checks.fail(str(path), "a whole safetensors file", got, DAMAGED)
 
 
 @contextmanager
@@ -153,8 +154,13 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
         elif name in found and found[name].dtype not in (dtype, *(NARROW if narrow and dtype == torch.float32 else ())):
             problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(dtype)}")
     if problems:
-        more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
-        checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join([*problems[:SHOWN_TENSORS], *more]))
+        checks.fail(where, f"the {len(wanted)} tensors of {what}", listed_problems(problems))
+
+
+def listed_problems(problems: list[str]) -> str:
+    """Return as many as one reads."""
+    more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
+    return "; ".join([*problems[:SHOWN_TENSORS], *more])
 
 
 def _name(dtype: torch.dtype | None) -> str:

@@ -51,12 +51,8 @@ class bar:
 
 
 def counted(title: str, total: int) -> Iterator[int]:
-    """Count 0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
-    begun = time.monotonic()
-    with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    """Count 0 .. total - 1 with a `bar`."""
+    with bar(title) as progress:
         for i in range(total):
             yield i
-            bar.update()
-            left = (time.monotonic() - begun) / (i + 1) * (total - i - 1)
-            if bar.disable and (10 * (i + 1) // total > 10 * i // total):
-                print(f"{title}: {i + 1}/{total}, {left:.0f} s left", file=sys.stderr)
+            progress(i + 1, total)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lattok.utils.prefetch import Abandoned, Ahead, Request
+from lattok.utils.parallel import Abandoned, Ahead, Request
 
 
 def test_results_come_in_order_and_within_the_bound(rng):

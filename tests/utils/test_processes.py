@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lattok.utils.checks import LattokError
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
 
@@ -74,7 +74,7 @@ PARENT = """
 import signal
 from functools import partial
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from tests.process_jobs import Task, worker
 with Processes(partial(worker, ""), 1) as processes:
     list(processes.map([Task("wait", 0)]))

@@ -24,7 +24,7 @@ from lattok.data.schema import Feature
 from lattok.sim.rendering import OFF, SceneCameras, Variation
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
 
 KEPT_ENVIRONMENTS = 8  # open in a process, of some 110 MB each; a new one costs half a second with its renderer
