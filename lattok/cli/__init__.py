@@ -175,7 +175,6 @@ def _summary(verb: Verb | None) -> str:
 
 
 def _list(command: str, title: str, texts: Mapping[str, str]) -> None:
-    """Print the help of a word with further words below it."""
     width = max(map(len, texts)) + 2
     print(f"usage: {command} {'VERB' if command == 'lattok' else 'KIND'} ...\n\n{title}\n")
     for name, text in texts.items():

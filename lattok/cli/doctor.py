@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -326,16 +326,13 @@ def simulation() -> Found:
         with _quiet():
             from lattok.sim import make
 
-            env = make("metaworld-pairs/drawer-open")
-            try:
+            with closing(make("metaworld-pairs/drawer-open")) as env:
                 env.start(0)
                 env.render()  # the first one opens the renderer
                 began = time.perf_counter()
                 for _ in range(IMAGES):
                     env.render()
                 took = (time.perf_counter() - began) / IMAGES
-            finally:
-                env.close()
         yield "rendering", f"{1000 * took:.1f} ms for an image of 128 x 128 (Meta-World)"
     except LattokError as error:
         what, _, advice = str(error).partition(". ")

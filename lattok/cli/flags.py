@@ -76,7 +76,6 @@ class Verb(NamedTuple):
 
     @property
     def about(self) -> str:
-        """Return the help without flags."""
         return self.text or inspect.getdoc(self.run) or ""
 
 
@@ -151,7 +150,6 @@ def docs_of(documented: Any) -> Mapping[str, str]:
 
 
 def text_of(value: Any) -> str:
-    """Return how a value of an option is typed."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -162,15 +160,14 @@ def text_of(value: Any) -> str:
 class Word(NamedTuple):
     """What a verb reads: a flag, or a word without one."""
 
-    name: str
-    kind: Any
-    positional: bool
-    required: bool
-    flag: str  # with its dashes; none of a word without one
-    metavar: str  # what stands for the value; none of a switch
+    shown: str  # the flag with its dashes, unless it is a word without one, and what stands for the value
     said: str  # the help, with the default
-    group: str = ""  # that it stands in
-    more: bool = False  # of the help of all options only
+    group: str  # that it stands in
+    more: bool  # shown by `--help-all` only
+    required: bool
+    name: str = ""
+    kind: Any = None
+    positional: bool = False
 
 
 def words_of(verb: Any) -> Iterator[Word]:
@@ -191,28 +188,25 @@ def words_of(verb: Any) -> Iterator[Word]:
 
 def _word(name: str, hint: Any, default: Any, said: str) -> Word:
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    positional, switch, required = POSITIONAL in marks, kind is bool, default is tyro.MISSING
-    metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), METAVARS.get(kind, "TEXT"))
-    name = next((mark.name for mark in marks if getattr(mark, "name", None)), name)  # what Python keeps to itself
-    said = next((mark.help for mark in marks if getattr(mark, "help", None)), said).strip()
-    hints = [mark.help_behavior_hint for mark in marks if getattr(mark, "help_behavior_hint", None) is not None]
-    shown = "" if required or default is None else f"(default: {text_of(default)})"
+
+    def marked(what: str, otherwise: Any) -> Any:
+        return next((found for mark in marks if (found := getattr(mark, what, None)) is not None), otherwise)
+
+    name = marked("name", name)  # what Python keeps to itself
+    positional, required = POSITIONAL in marks, default is tyro.MISSING
     flag = "" if positional else f"--{name.replace('_', '-')}"
-    text = f"{_sentence(said)} {hints[0] if hints else shown}".strip()
-    return Word(name, kind, positional, required, flag, "" if switch else metavar, text)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
+    metavar = "" if kind is bool else marked("metavar", METAVARS.get(kind, "TEXT"))
+    text = marked("help", said).strip()
+    text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
+    hint = marked("help_behavior_hint", "" if required or default is None else f"(default: {text_of(default)})")
+    return Word(f"{flag} {metavar}".strip(), f"{text} {hint}".strip(), "", False, required, name, kind, positional)
 
 
 def column(key: str | None) -> str | None:
-    """Return the name of a column as it was typed, or None for "none"."""
     return None if key is None or key.lower() == NONE else key
 
 
 def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
-    """Refuse a word that is no verb of `command`."""
     meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
     raise LattokError(f"{command} has no `{word}`. {meant} See {command} --help.")
 
@@ -230,7 +224,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Return words with `--switch off`, or `--switch=none`, as `--no-switch`."""
-    switches, found = {word.flag for word in words_of(verb) if word.kind is bool}, list[str]()
+    switches, found = {word.shown for word in words_of(verb) if word.kind is bool}, list[str]()
     for word in words:
         flag, _, value = word.partition("=")
         behind = value if flag in switches else word if found and found[-1] in switches else ""
@@ -242,7 +236,6 @@ def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
 
 
 def flags_among(words: Sequence[str]) -> set[str]:
-    """Return the names of the flags that were typed."""
     names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     return names | {name.removeprefix("no_") for name in names}
 
@@ -273,7 +266,7 @@ def check_words(command: str, verb: Callable[..., Any], words: Sequence[str]) ->
     missing = [word for word in places[len(alone) :] if word.required]
     missing += [known[name] for name in flags.keys() - flags_among(words) if known[name].required]
     if missing:
-        texts = "; ".join(f"{word.flag} {word.metavar} {word.said}".strip().rstrip(".") for word in missing)
+        texts = "; ".join(f"{word.shown} {word.said}".rstrip(" .") for word in missing)
         raise LattokError(f"{command} needs {texts}. See {command} --help.")
 
 
@@ -309,42 +302,28 @@ def _check_number(command: str, name: str, kind: Any, value: str) -> None:
         raise LattokError(f"{command}: --{name}: {error}. See {command} --help.") from None
 
 
-class Entry(NamedTuple):
-    """One option."""
-
-    flag: str  # with what stands for its value
-    said: str
-    group: str
-    more: bool  # shown by `--help-all` only
-    required: bool
-
-
 class Page(NamedTuple):
-    """What is known of a verb."""
-
     about: str
-    entries: Sequence[Entry]
+    words: Sequence[Word]
 
     @classmethod
     def of(cls, verb: Verb) -> Page:
-        found = words_of(verb.run)
-        entries = [Entry(f"{w.flag} {w.metavar}".strip(), w.said, w.group, w.more, w.required) for w in found]
-        return cls(verb.about.partition("\n\nArgs:")[0], entries)
+        return cls(verb.about.partition("\n\nArgs:")[0], [*words_of(verb.run)])
 
     def render(self, command: str, everything: bool) -> str:
         """Return the help as text, as wide as the terminal."""
-        shown = [entry for entry in self.entries if everything or not entry.more]
-        words = [(entry.flag, entry.required) for entry in self.entries if entry.required or entry.flag[0] != "-"]
-        needed = " ".join(flag if required else f"[{flag}]" for flag, required in words)
+        listed = [word for word in self.words if everything or not word.more]
+        first = [word for word in self.words if word.required or word.shown[0] != "-"]
+        needed = " ".join(word.shown if word.required else f"[{word.shown}]" for word in first)
         width = max(LEAST, min(MOST, shutil.get_terminal_size((88, 24)).columns))
-        lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(shown), "", self.about]
-        for group in dict.fromkeys(entry.group for entry in shown):
+        lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(listed), "", self.about]
+        for group in dict.fromkeys(word.group for word in listed):
             lines += ["", f"{group} options:".strip()]
-            for entry in (each for each in shown if each.group == group):
-                gap = "  " if len(entry.flag) <= LEFT - 4 else f"\n{'':<{LEFT}}"
-                said = textwrap.wrap(entry.said, width - LEFT, break_on_hyphens=False)
-                lines.append(f"  {entry.flag:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
-        hidden = len(self.entries) - len(shown)
+            for word in (each for each in listed if each.group == group):
+                gap = "  " if len(word.shown) <= LEFT - 4 else f"\n{'':<{LEFT}}"
+                said = textwrap.wrap(word.said, width - LEFT, break_on_hyphens=False)
+                lines.append(f"  {word.shown:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
+        hidden = len(self.words) - len(listed)
         return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
 
 
@@ -356,7 +335,7 @@ def stored(kind: str) -> Page | None:
     if kind not in known["kinds"]:
         return None
     about, rows = known["kinds"][kind]
-    return Page(about, [Entry(*known["options"][row], *rest) for row, *rest in rows])
+    return Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
 
 
 def to_store(pages: dict[str, Page]) -> str:
@@ -364,7 +343,7 @@ def to_store(pages: dict[str, Page]) -> str:
     row_of: dict[tuple[str, str], int] = {}
     kinds = {}
     for kind, page in pages.items():
-        rows = [[row_of.setdefault(entry[:2], len(row_of)), *entry[2:]] for entry in page.entries]
+        rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
         kinds[kind] = [page.about, rows]
     lines = [",\n".join(f"  {json.dumps(each)}" for each in row_of)]
     lines.append(",\n".join(f"  {json.dumps(kind)}: {json.dumps(value)}" for kind, value in kinds.items()))

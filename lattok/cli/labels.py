@@ -33,7 +33,6 @@ class Engines:
     """GPUs of a worker; a fraction lets workers share one."""
 
     def make(self) -> Any:
-        """Return the engine that these flags ask for."""
         from lattok.annotation import LocalEngine, RayEngine
 
         checks.one_of("engine", self.engine, ("local", "ray"))
@@ -87,10 +86,8 @@ def annotate(
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
     options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
-    loaded = {}
-    for column, name in names.items():
-        found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
-        loaded[column] = in_precision(found, precision)
+    place = (engine.device and "cpu") or device  # workers move it themselves
+    loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}
     with bar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
@@ -175,25 +172,16 @@ def export(
     from lattok.labels import with_labels
 
     source = lattok.open_dataset(dataset)
+    source = source if labels is None else with_labels(source, labels)
+    options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
     with bar("export") as progress:
-        done = lattok.export(
-            source if labels is None else with_labels(source, labels),
-            out,
-            format=format,
-            episodes=episodes,
-            images=images,
-            video_codec=video_codec,
-            size=size,
-            skip_damaged=skip_damaged,
-            progress=progress,
-        )
+        done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
     for damage in done.left_out:
         print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)
     print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
 
 
 def in_precision(model: Any, precision: str) -> Any:
-    """Return a model of video for another precision than float32."""
     if precision == "float32":
         return model
     if model.label_source != "video":

@@ -39,16 +39,9 @@ def inspect(
     """
     from lattok.data import inspect_dataset
 
-    opened = lattok.open_dataset(dataset)
-    inspection = inspect_dataset(
-        opened,
-        episodes=episodes,
-        cameras=cameras or None,
-        columns=[key for key in (action_key, state_key) if key is not None],
-        stride=stride,
-        horizon=horizon,
-    )
-    print(checks.printable(inspection.render()))
+    options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
+    options["columns"] = [key for key in (action_key, state_key) if key is not None]
+    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
 
 
 def view(

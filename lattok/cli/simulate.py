@@ -47,21 +47,10 @@ def collect(
     """
     import lattok.sim as sim
 
-    changes = _variation(sim, variation)
+    options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
+    options |= {"variation": _variation(sim, variation), "codec": codec, "workers": workers}
     with bar("collect") as progress:
-        done = sim.collect(
-            tasks,
-            out,
-            episodes=episodes,
-            noise=noise,
-            seed=seed,
-            size=size,
-            repeat=repeat,
-            variation=changes,
-            codec=codec,
-            workers=workers,
-            progress=progress,
-        )
+        done = sim.collect(tasks, out, **options, progress=progress)
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
         print(f"{task:<{width}}  expert succeeded in {won} of {tried}")

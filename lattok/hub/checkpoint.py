@@ -80,7 +80,6 @@ IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq",
 
 
 def register_importer(importer: Importer) -> None:
-    """Make an importer known by its name."""
     IMPORTERS.add(importer.name, importer)
 
 
@@ -134,7 +133,6 @@ def stacked(*keys: str) -> Join:
 
 
 def squeezed(key: str) -> Join:
-    """Take off a first axis of one."""
     return Join((key,), lambda table: table.squeeze(0))
 
 
@@ -289,7 +287,6 @@ def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[st
 
 
 def _contents(value: Any) -> str:
-    """Return what a value is, in a few words."""
     if isinstance(value, Mapping):
         return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, Tensor):

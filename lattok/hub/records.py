@@ -54,16 +54,12 @@ Space = Annotated[list[dict[str, Any]], Rule("a list of objects, its parts")]
 
 
 class VerdictRecord(TypedDict, total=False):
-    """What an evaluation says, in a sentence."""
-
     text: str
     holds: bool | None
     key: str
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """evaluation.json."""
-
     headline: str
     dataset: str
     figures: Flat
@@ -102,8 +98,6 @@ Several = list[Annotated[DatasetRecord, Rule("an object with a `dataset`", lambd
 
 
 class TrainingRecord(DatasetRecord, total=False):
-    """training.json."""
-
     mixture: Several
     earlier: Several
     samples_per_step: Count

@@ -52,12 +52,10 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Size:
-        """Return the size of a tensor."""
         return cls(tuple(tensor.shape), tensor.dtype)
 
     @property
     def numbers(self) -> int:
-        """How many there are."""
         return math.prod(self.shape)
 
 
@@ -75,7 +73,6 @@ def read_sizes(path: Path) -> dict[str, Size]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file."""
     _check_header(path)
     with _readable(path):
         return safetensors.torch.load_file(path)

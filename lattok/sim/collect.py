@@ -63,8 +63,6 @@ class Scene(NamedTuple):
 
 
 class Demonstration(NamedTuple):
-    """An episode of an expert."""
-
     noise: float  # standard deviation
     columns: dict[str, np.ndarray]  # [T, ...] by feature, all but images
 
@@ -182,7 +180,6 @@ class _Collection(Output):
         return {name: sorted(seeds) for name, seeds in won.items()}, tried
 
     def assemble(self, scenes: Mapping[str, Scene], seeds: Mapping[str, list[int]], tried: Mapping[str, int]) -> None:
-        """Put the dataset together, task by task, and publish it."""
         scene = next(iter(scenes.values()))
         listed: list[dict[str, Any]] = []
         about: dict[str, dict[str, Any]] = {}
@@ -203,7 +200,6 @@ class _Collection(Output):
             writer.write_meta(RECORD, {**known, "tasks": about, "episodes": listed})
 
     def result(self) -> CollectionResult:
-        """Return what is published."""
         tasks = read_json(self.place / "meta" / RECORD)["tasks"]
         frames = read_json(self.place / "meta" / "info.json")["total_frames"]
         attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}

@@ -24,8 +24,6 @@ SHEET_HEADER = 14  # pixels above each row
 
 
 class EpisodeResult(NamedTuple):
-    """How an episode went."""
-
     task: str
     seed: int
     success: bool
@@ -69,8 +67,6 @@ Z = 1.959964  # 95 %
 
 
 class RolloutScore(NamedTuple):
-    """Figures of some episodes."""
-
     episodes: int
     success: float  # share
     interval: tuple[float, float]  # of that, Wilson's, 95 %

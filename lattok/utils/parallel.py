@@ -56,7 +56,6 @@ class Processes:
         self._busy: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Start the processes."""
         threads = dict.fromkeys(ONE_THREAD, "1")
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment = os.environ | threads | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -113,16 +112,14 @@ class Processes:
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """Yield what comes of `jobs`, in their order."""
         jobs = list(jobs)
-        numbers = {id(job): number for number, job in enumerate(jobs)}
         for job in jobs:
             self.submit(job)
-        found: dict[int, Any] = {}
-        following = 0
-        for job, value in self.results():
-            found[numbers[id(job)]] = value
-            while following in found:
-                yield found.pop(following)
-                following += 1
+        results, found = self.results(), dict[int, Any]()
+        for job in jobs:
+            while id(job) not in found:
+                done, value = next(results)
+                found[id(done)] = value
+            yield found.pop(id(job))
 
     def _hand_out(self) -> None:
         """Give a job to every process that has none."""

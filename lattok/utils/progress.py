@@ -24,7 +24,6 @@ class bar:
         return self
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        """Show the progress of a named stage."""
         if stage != self._title:
             self._bar.set_description_str(stage, refresh=False)
             self._title, self._first = stage, -1

@@ -212,7 +212,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
 
 def world_called(name: str) -> type[SimEnv]:
-    """Return the world of that name."""
     checks.one_of("tasks", name, WORLDS)
     try:
         return WORLDS[name]
@@ -287,8 +286,7 @@ class Environments:
         self._options, self._keep = options, keep
         self._open: dict[tuple[str, int | None], SimEnv] = {}  # by task and slot
 
-    def play(self, job: SimJob) -> Any:
-        """Do a job."""
+    def __call__(self, job: SimJob) -> Any:
         key = (job.task, job.slot)
         env = self._open[key] = self._open.pop(key, None) or make(job.task, **self._options)
         slots = [slot for _, slot in self._open]
@@ -307,8 +305,4 @@ class Workers(Processes):
     """`count` processes, by default one for each core, whose environments are made with `options`, those of `make`."""
 
     def __init__(self, count: int | None = None, **options: Any):
-        super().__init__(partial(_player, options), count)
-
-
-def _player(options: dict[str, Any]) -> Callable[[SimJob], Any]:
-    return Environments(options).play
+        super().__init__(partial(Environments, options), count)
