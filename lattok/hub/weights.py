@@ -16,7 +16,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -53,10 +53,6 @@ class Size(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Size:
         return cls(tuple(tensor.shape), tensor.dtype)
-
-    @property
-    def numbers(self) -> int:
-        return math.prod(self.shape)
 
 
 Sizes = Mapping[str, Size]
@@ -99,7 +95,7 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """
-    sizes = [size.numbers for size in file.values()]
+    sizes = [math.prod(size.shape) for size in file.values()]
     largest, most = SPARE_NUMBERS + max(sizes, default=0), SPARE_NUMBERS + 4 * sum(sizes)
     return _outlined(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
 
@@ -217,8 +213,11 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
     """
     family = diffusers_class(argument, kind)
     expected = f"{kind} of diffusers, a folder or a Hub id"
+    where: dict[str, str] = {}
     try:
-        where = _subfolder(family, model, part, revision)
+        with suppress(OSError):  # it lies below `part` in a pipeline, else at the top
+            family.load_config(model, revision=revision, subfolder=part)
+            where = {"subfolder": part}
         if not pretrained:
             return family.from_config(family.load_config(model, revision=revision, **where))
         options = {"use_safetensors": True, "output_loading_info": True, "revision": revision}
@@ -229,15 +228,6 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
     if missing:
         checks.fail(argument, f"a whole model; {model!r} lacks weights", ", ".join(missing[:3]))
     return found
-
-
-def _subfolder(family: Any, model: str, part: str, revision: str | None) -> dict[str, str]:
-    """Tell where in a repository the model lies: below `part` in a pipeline, else at the top."""
-    try:
-        family.load_config(model, revision=revision, subfolder=part)
-    except OSError:
-        return {}
-    return {"subfolder": part}
 
 
 def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:

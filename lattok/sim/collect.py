@@ -27,7 +27,7 @@ from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
 from lattok.sim.rendering import OFF, Variation
-from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, Workers, find_tasks
+from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, TaskFacts, Workers, find_tasks
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json, whole_file
@@ -50,16 +50,6 @@ class CollectionResult(NamedTuple):
     path: Path
     frames: int
     attempts: dict[str, tuple[int, int]]  # by task: successful ones, all
-
-
-class Scene(NamedTuple):
-    """What the episodes of a task have in common."""
-
-    instruction: str
-    repeat: int
-    fps: float
-    robot: str
-    features: dict[str, Feature]
 
 
 class Demonstration(NamedTuple):
@@ -179,7 +169,7 @@ class _Collection(Output):
                 progress(sum(map(len, won.values())), wanted * len(names))
         return {name: sorted(seeds) for name, seeds in won.items()}, tried
 
-    def assemble(self, scenes: Mapping[str, Scene], seeds: Mapping[str, list[int]], tried: Mapping[str, int]) -> None:
+    def assemble(self, scenes: Mapping[str, TaskFacts], seeds: Mapping[str, list[int]], tried: dict[str, int]) -> None:
         scene = next(iter(scenes.values()))
         listed: list[dict[str, Any]] = []
         about: dict[str, dict[str, Any]] = {}
@@ -239,13 +229,13 @@ class _Collection(Output):
         return (known.get("request"), known.get("versions")) == (self.request, self.versions)
 
 
-def describe(env: SimEnv, seed: int) -> Scene:
-    """Return what the dataset must know of a task."""
+def describe(env: SimEnv, seed: int) -> TaskFacts:
+    """Return what the dataset must know of a task, with the features of its columns."""
     env.start(seed)
     action = Feature("float32", (len(env.action_names),), env.action_names)
     features = {**env.features, "action": action, EXPERT: action, f"{NEXT}reward": Feature("float32", (1,), None)}
     features |= {f"{NEXT}{what}": Feature("bool", (1,), None) for what in ("success", "done")}
-    return Scene(env.instruction, env.repeat, env.fps, env.robot, features)
+    return env.facts._replace(features=features)
 
 
 def record(env: SimEnv, seed: int, noise: float, codec: str, folder: Path) -> bool:
@@ -304,7 +294,7 @@ def _video(path: Path, camera: str) -> Path:
     return path.with_name(f"{path.stem}.{camera.removeprefix(IMAGES)}.mp4")
 
 
-def _check_alike(scenes: Mapping[str, Scene]) -> None:
+def _check_alike(scenes: Mapping[str, TaskFacts]) -> None:
     """A dataset has one rate, one robot and one set of features."""
     (name, scene), *others = scenes.items()
     for other, its in others:

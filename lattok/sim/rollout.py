@@ -48,8 +48,7 @@ class Turn(NamedTuple):
 def begin(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool) -> Turn:
     """Begin an episode; its observations have these keys, by default all."""
     env.start(seed)
-    facts = TaskFacts(env.name, env.instruction, env.opposite, env.rate, env.fps, env.features, env.action_names)
-    return Turn(env.observe(keys), [_picture(env)] if filmed else [], facts=facts)
+    return Turn(env.observe(keys), [_picture(env)] if filmed else [], facts=env.facts)
 
 
 def carry_out(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool, actions: np.ndarray) -> Turn:

@@ -102,7 +102,8 @@ class Processes:
             job = self._busy.pop(number)
             if answer is None:
                 code = self._processes[number].wait()
-                raise LattokError(f"{job}: its process died ({_ending(code)}).")
+                how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+                raise LattokError(f"{job}: its process died ({how}).")
             value, why, trace = answer
             if why:
                 raise LattokError(f"{job}: {why}") from RuntimeError(trace)
@@ -144,10 +145,6 @@ def _listen(number: int, pipe: IO[bytes], answers: SimpleQueue[tuple[int, Any]])
             answers.put((number, pickle.loads(pickle.load(pipe))))
     except Exception:  # the end of the pipe, in the middle of an answer too
         answers.put((number, None))
-
-
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 def serve() -> None:

@@ -32,14 +32,10 @@ class bar:
     def __call__(self, done: int, total: int) -> None:
         self._bar.total, self._bar.n = total, done
         self._bar.refresh()
-        if self._lines:
-            self._line(done, total)
-
-    def _line(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._first < 0:  # what an interrupted run had done took no time now
             self._first, self._begun = done, now
-        if now - self._said >= EVERY_S:
+        if self._lines and now - self._said >= EVERY_S:
             self._said = now
             left = (now - self._begun) / max(1, done - self._first) * (total - done)
             known = f", {left:.0f} s left" if done > self._first else ""

@@ -40,7 +40,9 @@ class TaskFacts(NamedTuple):
     instruction: str
     opposite: str | None  # instruction of the other task in its scene
     rate: float  # steps of the simulator in a second
+    repeat: int  # of them in a decision
     fps: float  # decisions in a second
+    robot: str
     features: dict[str, Feature]  # of its observations
     action_names: tuple[str, ...]
 
@@ -145,6 +147,11 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             STATE: Feature("float32", (len(self.state_names),), self.state_names),
             OBJECTS: Feature("float32", self.objects().shape, None),
         }
+
+    @property
+    def facts(self) -> TaskFacts:
+        """All that policies and datasets must know of a task that has been started."""
+        return TaskFacts(*(getattr(self, name) for name in TaskFacts._fields))
 
     @property
     def observation_space(self) -> gymnasium.spaces.Dict:  # type: ignore[override]
