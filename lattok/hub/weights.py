@@ -62,29 +62,23 @@ _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": to
 
 def read_sizes(path: Path) -> dict[str, Size]:
     """Read names, shapes and dtypes of a safetensors file; it is mapped, not read."""
-    _check_header(path)
     with _readable(path), safetensors.safe_open(str(path), "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it has no other iterator
         return {name: Size(tuple(part.get_shape()), _DTYPES.get(part.get_dtype())) for name, part in slices.items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    _check_header(path)
     with _readable(path):
         return safetensors.torch.load_file(path)
-
-
-def _check_header(path: Path) -> None:
-    with _readable(path), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        got = f"one that cannot be read (its header claims {length:,} bytes)"
-        checks.fail(str(path), "a whole safetensors file", got, DAMAGED)
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {length:,} bytes")
         yield
     except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
         checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})", DAMAGED)
