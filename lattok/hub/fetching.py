@@ -114,9 +114,8 @@ class OnHub(OnDisk):
 
         try:
             self._check_online()
-            found = HfApi(token=self._options.get("token")).get_paths_info(
-                self.repo_id, names, revision=self.commit, repo_type="dataset"
-            )
+            ask = HfApi(token=self._options.get("token")).get_paths_info
+            found = ask(self.repo_id, names, revision=self.commit, repo_type="dataset")
         except Exception as error:  # see lattok.hub.client
             client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=names[0])
         for each in found:

@@ -249,10 +249,9 @@ def folders_of(config: Any) -> dict[str, str]:
 def way_in(config: Any) -> str:
     """Return what to tell the maker of a model that names folders: it must not open them by itself."""
     folders = os.pathsep.join(dict.fromkeys(folders_of(config).values()))
-    told = not folders or TRUSTED in os.environ
-    return (
-        "" if told else f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
-    )
+    if not folders or TRUSTED in os.environ:
+        return ""
+    return f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
 
 
 def _names_in(config: Any) -> dict[str, Any]:

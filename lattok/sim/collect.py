@@ -203,11 +203,9 @@ class _Collection(Output):
             for key in stored:
                 camera, _, what = key.partition("/")
                 (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
-        noise = float(columns.pop("noise"))
-        length = len(columns["action"])
-        return Demonstration(noise, columns), {
-            camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()
-        }
+        noise, length = float(columns.pop("noise")), len(columns["action"])
+        clips = {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
+        return Demonstration(noise, columns), clips
 
     def _waits(self, name: str, seed: int) -> bool:
         """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
