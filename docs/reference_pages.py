@@ -76,7 +76,7 @@ def top() -> str:
             "`lattok.convert`, `lattok.data`, `lattok.labels`, `lattok.sim` and `lattok.vla` are modules."
         ),
     ]
-    names = {name: place_of(home, name) for name, home in lattok._homes().items()}
+    names = {name: place_of(home, name) for name, home in lattok.HOMES.items()}
     for title, test in (("Functions", inspect.isfunction), ("Classes", inspect.isclass)):
         rows = [f"## {title}", "| name | |\n|---|---|"]
         chosen = {name: getattr(lattok, name) for name in names if test(getattr(lattok, name))}
@@ -232,8 +232,8 @@ def _command(command: str, verb: Verb) -> Iterator[str]:
     yield f"```bash\n{example}\n```"
     rows = ["| option | value | |", "|---|---|---|"]
     for word in words_of(verb.run):
-        shown, value = code(word.flag or word.metavar), code(word.metavar) if word.flag and word.metavar else ""
-        rows.append(f"| {shown} | {value} | {cell(word.said)} |")
+        flag, _, value = word.shown.partition(" ") if word.shown[0] == "-" else (word.shown, "", "")
+        rows.append(f"| {code(flag)} | {value and code(value)} | {cell(word.said)} |")
     if len(rows) > 2:
         yield "\n".join(rows)
 

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from lattok.utils.checks import LattokError as LattokError
     from lattok.vla import LatentVLA as LatentVLA
 
-HOMES = {  # where the names above live, but for families of TOKENIZERS; a test compares the two lists
+_PLACES = {  # where the names above live; a test compares the two lists
+    "lattok.action_vq": "BEAST FAST FSQ OAT TOAST P2TActionVQ QueST ResidualVQ UniformBins VQBeT",
     "lattok.annotation": "annotate verify",
     "lattok.data": "export open_dataset sample_dataset_path",
     "lattok.evaluation": "compare evaluate",
@@ -66,32 +67,22 @@ HOMES = {  # where the names above live, but for families of TOKENIZERS; a test 
     "lattok.utils.checks": "LattokError",
     "lattok.vla": "LatentVLA",
 }
-_HOMES = {name: home for home, names in HOMES.items() for name in names.split()}
+HOMES = {name: home for home, names in _PLACES.items() for name in names.split()}
 MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
-TOKENIZERS = "lattok.action_vq"  # looked up there, so that a new family is named once above, and nowhere below
 
 
 def __getattr__(name: str) -> Any:
     if name in MODULES:
         return import_module(f"lattok.{name}")
     if name == "__all__":
-        return ["__version__", "convert", *_homes()]
-    homes = _HOMES if name in _HOMES or name.startswith("_") else _homes()
-    if name not in homes:
+        return ["__version__", "convert", *HOMES]
+    if name not in HOMES:
         from lattok.utils.checks import did_you_mean
 
-        hint = "" if name.startswith("_") else did_you_mean(name, homes)
+        hint = "" if name.startswith("_") else did_you_mean(name, HOMES)
         raise AttributeError(f"module 'lattok' has no attribute {name!r}" + (f". {hint}" if hint else ""))
-    value = getattr(import_module(homes[name]), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(HOMES[name]), name)
     return value
-
-
-def _homes() -> dict[str, str]:
-    """Return where all public names live; families of action tokenizers have to be imported for that."""
-    members = vars(import_module(TOKENIZERS))
-    families = [name for name, value in members.items() if isinstance(value, type) and hasattr(value, "fit_options")]
-    return _HOMES | dict.fromkeys(families, TOKENIZERS)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """Version of this package, and of others."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 __version__ = "0.1.0"
 INSTALL = "pip install lattok-*.whl"  # what cards and notebooks say; once it is on the index: "pip install lattok"
@@ -12,8 +13,6 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
     found = {}
     for name in packages:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found

@@ -1,7 +1,7 @@
 """Write what `lattok train KIND --help` prints, so that it need not import torch: python scripts/make_help.py"""
 
+from lattok.cli.flags import STORED, Page, to_store
 from lattok.cli.models import train_verb
-from lattok.cli.pages import STORED, Page, to_store
 from lattok.recipes import kinds
 
 

@@ -1,5 +1,6 @@
 """`import lattok` is light: no torch, no numpy, under 0.3 s; the public names load when they are asked for."""
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -44,17 +45,23 @@ def test_public_names_load(name: str):
 def test_the_names_that_editors_see_are_those_that_load():
     source = Path(lattok.__file__).read_text(encoding="utf-8")
     seen = {name: home for home, name in re.findall(r"^    from ([\w.]+) import (\w+) as", source, re.M)}
-    assert seen == {"convert": "lattok", **lattok._homes()}
+    assert seen == {"convert": "lattok", **lattok.HOMES}
+
+
+def test_every_family_of_action_tokenizers_is_public():
+    members = vars(importlib.import_module("lattok.action_vq")).items()
+    families = {name for name, value in members if isinstance(value, type) and hasattr(value, "fit_options")}
+    assert families <= lattok.HOMES.keys()
 
 
 def test_public_names_live_in_the_package():
-    for home in lattok._homes().values():
+    for home in lattok.HOMES.values():
         assert importlib.util.find_spec(home) is not None, home
 
 
 def test_no_public_name_is_also_a_module():
     """Importing the module would replace the lazily loaded function: `lattok.annotate(...)` could not be called."""
-    assert [name for name in lattok._homes() if importlib.util.find_spec(f"lattok.{name}")] == []
+    assert [name for name in lattok.HOMES if importlib.util.find_spec(f"lattok.{name}")] == []
 
 
 @pytest.mark.parametrize("name", ["convert", "data", "labels", "vla"])

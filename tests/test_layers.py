@@ -90,7 +90,7 @@ def violations(name: str, tree: ast.Module, homes: dict[str, str] | None = None)
     if own in FRONT or own not in LEVEL_OF:  # a module without a level fails a test of its own
         return []
     found = set()
-    for line, target in targets(name, tree, lattok._homes() if homes is None else homes):
+    for line, target in targets(name, tree, lattok.HOMES if homes is None else homes):
         parts = target.split(".")
         other = parts[1] if len(parts) > 1 else ""
         if other in FRONT:
@@ -109,7 +109,7 @@ def between_rooms(name: str, tree: ast.Module) -> list[str]:
     package, room = name.split(".")[1], name.split(".")[2]
     if package != "image_lam" or room not in ROOMS | {"base"}:
         return []
-    parts = [(line, target.split(".")) for line, target in targets(name, tree, lattok._homes())]
+    parts = [(line, target.split(".")) for line, target in targets(name, tree, lattok.HOMES)]
     others = {(line, part[2]) for line, part in parts if part[:2] == ["lattok", "image_lam"] and len(part) > 2}
     allowed = {room, "base"}
     return sorted(f"{name}:{line}: {room} imports {other}" for line, other in others if other not in allowed)
@@ -220,7 +220,7 @@ def import_graph() -> dict[str, set[str]]:
     trees.pop("lattok")  # the face names everything, lazily
     graph: dict[str, set[str]] = {}
     for short, (name, tree) in trees.items():
-        found = {_module_of(target, trees) for _, target in targets(name, tree, lattok._homes())}
+        found = {_module_of(target, trees) for _, target in targets(name, tree, lattok.HOMES)}
         graph[short] = found - {short, ""}
     return graph
 

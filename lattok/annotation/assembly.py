@@ -30,7 +30,7 @@ from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, whole_file, write_json, write_text
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from lattok.utils.untrusted import followed, inside, parse_json
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column

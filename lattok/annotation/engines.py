@@ -21,7 +21,7 @@ from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, la
 from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Ahead
+from lattok.utils.parallel import Ahead
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines

@@ -31,7 +31,7 @@ from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer

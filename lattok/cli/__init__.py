@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import tyro
 
 import lattok
-from lattok.cli import demo, labels, look, models, simulate
-from lattok.cli.flags import CONFIG, HELP, HELP_ALL, REGISTRY, Verb, check_words, plain_words, switched, unknown_verb
-from lattok.cli.pages import Page, stored
+from lattok.cli import demo, flags, labels, look, models, simulate
+from lattok.cli.flags import HELP, HELP_ALL, Page, Verb, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
@@ -35,19 +34,15 @@ class Group(NamedTuple):
     find: Callable[[str, Sequence[str]], Verb | None]  # by name, for the words that follow it
 
 
-def _kinds() -> Sequence[str]:
-    return import_module(EVERYTHING).kinds()
-
-
-def _importers() -> Sequence[str]:
-    return list(import_module("lattok.hub.checkpoint").IMPORTERS)
-
-
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
     "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
     "view": Verb(look.view, "lattok.evaluation"),
-    "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, models.train_verb),
+    "train": Group(
+        "Train an action tokenizer, a latent action model or a policy (vla).",
+        lambda: import_module(EVERYTHING).kinds(),
+        models.train_verb,
+    ),
     "presets": Verb(models.presets),
     "evaluate": Verb(look.evaluate),
     "compare": Verb(look.compare),
@@ -57,7 +52,11 @@ VERBS: Mapping[str, Verb | Group] = {
     "verify": Verb(labels.verify, "lattok.annotation"),
     "export": Verb(labels.export, "lattok.data"),
     "collect": Verb(simulate.collect, "lattok.sim"),
-    "convert": Group("Convert a published checkpoint.", _importers, lambda name, _: models.convert_verb(name)),
+    "convert": Group(
+        "Convert a published checkpoint.",
+        lambda: list(import_module("lattok.hub.checkpoint").IMPORTERS),
+        lambda name, _: models.convert_verb(name),
+    ),
     "push": Verb(models.push),
 }
 
@@ -69,7 +68,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
     (130), SIGTERM (143), SIGHUP (129), after saving.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    _say_anything()
+    for stream in (sys.stdout, sys.stderr):  # what knows no `×` gets a `?`, rather than ending the verb
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if (quota := cpu_quota()) is not None:  # torch counts cores of the machine, not those that a container may use
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
@@ -121,7 +122,7 @@ def run_words(words: Sequence[str]) -> int | None:
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
         return _call(command, verb, rest)
-    if name == "train" and asked and "--preset" not in " ".join(rest) and (page := stored(rest[0])) is not None:
+    if name == "train" and asked and "--preset" not in " ".join(rest) and (page := flags.stored(rest[0])) is not None:
         print(page.render(f"{command} {rest[0]}", HELP_ALL in rest))
         return None
     _load(EVERYTHING)
@@ -145,18 +146,18 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     """Run a verb with the flags among `words`, or print its help."""
 
     @wraps(verb.run)
-    def ready(*args: Any, **flags: Any) -> Any:
-        return partial(verb.run, *args, **flags)
+    def ready(*args: Any, **given: Any) -> Any:
+        return partial(verb.run, *args, **given)
 
     if any(word in HELP for word in words):
         print(Page.of(verb).render(command, HELP_ALL in words))
         return None
-    words = switched(verb.run, plain_words(words))
-    check_words(command, verb.run, words)
+    words = flags.switched(verb.run, flags.plain_words(words))
+    flags.check_words(command, verb.run, words)
     _load(verb.needs)
     try:
-        with REGISTRY:
-            call = tyro.cli(ready, prog=command, args=words, config=CONFIG, console_outputs=False)
+        with flags.REGISTRY:
+            call = tyro.cli(ready, prog=command, args=words, config=flags.CONFIG, console_outputs=False)
     except SystemExit:
         raise LattokError(f"{command} cannot read {' '.join(words)}. See {command} --help.") from None
     return call()
@@ -174,7 +175,6 @@ def _summary(verb: Verb | None) -> str:
 
 
 def _list(command: str, title: str, texts: Mapping[str, str]) -> None:
-    """Print the help of a word with further words below it."""
     width = max(map(len, texts)) + 2
     print(f"usage: {command} {'VERB' if command == 'lattok' else 'KIND'} ...\n\n{title}\n")
     for name, text in texts.items():
@@ -199,19 +199,8 @@ def _of_system(error: OSError, arguments: list[str]) -> str:
     return f"{where}{why}." + (f" {files.make_room(error)} or choose another --out." if writes else "")
 
 
-def _say_anything() -> None:
-    """Let a terminal or a file that knows no `×` get a `?`, rather than ending the verb."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def _check_text(words: Sequence[str]) -> None:
     """Refuse names that are not UTF-8: they cannot stand in the JSON and HTML that verbs write."""
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            shown = word.encode(errors="replace").decode()
-            hint = "Rename it, or make a link with a plain name."
-            checks.fail(shown, "text in UTF-8", "other bytes", hint)
+        if (shown := word.encode(errors="replace").decode()) != word:
+            checks.fail(shown, "text in UTF-8", "other bytes", "Rename it, or make a link with a plain name.")

@@ -48,7 +48,6 @@ def demo(
         policy: Instead collect demonstrations in a simulator, train a policy on them, and let it act: success rates and
             films. Needs the extra `sim`; six minutes of an idle core.
         fast: A few steps only, to see that it runs; the figures then mean nothing.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     import torch
 

@@ -14,8 +14,9 @@ import shutil
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,13 +127,11 @@ class Diagnosis(NamedTuple):
     def render(self) -> str:
         """Return plain text, at most 88 columns wide."""
         text: list[str] = []
-        counts = dict.fromkeys(ORDER, 0)
         for section in self.sections:
             text += [section.title[:WIDTH], *(fitted(label, fact) for label, fact in section.facts)]
-            text += ["", *lines(section.findings), ""] if section.findings else ["", "Nothing to repair.", ""]
-            for finding in section.findings:
-                counts[finding.severity] += 1
-        plural = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())
+            text += ["", *(lines(section.findings) if section.findings else ["Nothing to repair."]), ""]
+        counts = Counter(finding.severity for section in self.sections for finding in section.findings)
+        plural = ", ".join(f"{counts[kind]} {kind}{'s' * (counts[kind] != 1)}" for kind in ORDER)
         return "\n".join([*text, f"{plural}."])
 
 
@@ -327,16 +326,13 @@ def simulation() -> Found:
         with _quiet():
             from lattok.sim import make
 
-            env = make("metaworld-pairs/drawer-open")
-            try:
+            with closing(make("metaworld-pairs/drawer-open")) as env:
                 env.start(0)
                 env.render()  # the first one opens the renderer
                 began = time.perf_counter()
                 for _ in range(IMAGES):
                     env.render()
                 took = (time.perf_counter() - began) / IMAGES
-            finally:
-                env.close()
         yield "rendering", f"{1000 * took:.1f} ms for an image of 128 x 128 (Meta-World)"
     except LattokError as error:
         what, _, advice = str(error).partition(". ")

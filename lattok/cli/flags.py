@@ -1,13 +1,23 @@
-"""Flags that several verbs take, how words are read and refused, and options of recipes and importers as flags."""
+"""Flags that several verbs take, options of recipes and importers as flags, how words are read and refused, and help.
+
+`--help` prints common options, `--help-all` all of them. Options of recipes stand in classes that import torch. Where
+no package adds any, the help of `lattok train KIND` is read from assets/help.json, which `python scripts/make_help.py`
+writes and a test compares.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +34,8 @@ CONFIG = (OmitArgPrefixes,)
 HELP_ALL = "--help-all"
 HELP = ("--help", "-h", HELP_ALL)
 METAVARS = {int: "N", float: "X"}
+STORED = Path(__file__).parents[1] / "assets" / "help.json"
+LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
 
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
@@ -32,7 +44,12 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
 MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
-Device = Annotated[str, arg(metavar="{auto,cpu,cuda,mps}")]
+Device = Annotated[
+    str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
+]
+Revision = Annotated[str | None, arg(metavar="TEXT", help="Revision of a Hub model.", help_behavior_hint="")]
+CHOSEN = '"train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".'
+Episodes = Annotated[str | None, arg(metavar="TEXT", help=CHOSEN, help_behavior_hint="")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
 Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]
@@ -59,7 +76,6 @@ class Verb(NamedTuple):
 
     @property
     def about(self) -> str:
-        """Return the help without flags."""
         return self.text or inspect.getdoc(self.run) or ""
 
 
@@ -117,11 +133,9 @@ def flag(name: str, kind: Any, said: str, default: Any, choices: Iterable[str] =
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
     metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
     metavar = None if inner is bool else metavar + " ..." * (several is not None)
-    marks = arg(help=said or " ", metavar=metavar)
-    if default is not tyro.MISSING:
-        shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
-        marks = arg(help=said or " ", metavar=metavar, help_behavior_hint=shown)
-    typed: Any = Annotated[kind, marks]
+    shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
+    hint = None if default is tyro.MISSING else shown
+    typed: Any = Annotated[kind, arg(help=said or " ", metavar=metavar, help_behavior_hint=hint)]
     return StructFieldSpec(name, typed, default)
 
 
@@ -136,7 +150,6 @@ def docs_of(documented: Any) -> Mapping[str, str]:
 
 
 def text_of(value: Any) -> str:
-    """Return how a value of an option is typed."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -147,15 +160,14 @@ def text_of(value: Any) -> str:
 class Word(NamedTuple):
     """What a verb reads: a flag, or a word without one."""
 
-    name: str
-    kind: Any
-    positional: bool
-    required: bool
-    flag: str  # with its dashes; none of a word without one
-    metavar: str  # what stands for the value; none of a switch
+    shown: str  # the flag with its dashes, unless it is a word without one, and what stands for the value
     said: str  # the help, with the default
-    group: str = ""  # that it stands in
-    more: bool = False  # of the help of all options only
+    group: str  # that it stands in
+    more: bool  # shown by `--help-all` only
+    required: bool
+    name: str = ""
+    kind: Any = None
+    positional: bool = False
 
 
 def words_of(verb: Any) -> Iterator[Word]:
@@ -176,28 +188,25 @@ def words_of(verb: Any) -> Iterator[Word]:
 
 def _word(name: str, hint: Any, default: Any, said: str) -> Word:
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    positional, switch, required = POSITIONAL in marks, kind is bool, default is tyro.MISSING
-    metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), METAVARS.get(kind, "TEXT"))
-    name = next((mark.name for mark in marks if getattr(mark, "name", None)), name)  # what Python keeps to itself
-    said = next((mark.help for mark in marks if getattr(mark, "help", None)), said).strip()
-    hints = [mark.help_behavior_hint for mark in marks if getattr(mark, "help_behavior_hint", None) is not None]
-    shown = "" if required or default is None else f"(default: {text_of(default)})"
+
+    def marked(what: str, otherwise: Any) -> Any:
+        return next((found for mark in marks if (found := getattr(mark, what, None)) is not None), otherwise)
+
+    name = marked("name", name)  # what Python keeps to itself
+    positional, required = POSITIONAL in marks, default is tyro.MISSING
     flag = "" if positional else f"--{name.replace('_', '-')}"
-    text = f"{_sentence(said)} {hints[0] if hints else shown}".strip()
-    return Word(name, kind, positional, required, flag, "" if switch else metavar, text)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
+    metavar = "" if kind is bool else marked("metavar", METAVARS.get(kind, "TEXT"))
+    text = marked("help", said).strip()
+    text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
+    hint = marked("help_behavior_hint", "" if required or default is None else f"(default: {text_of(default)})")
+    return Word(f"{flag} {metavar}".strip(), f"{text} {hint}".strip(), "", False, required, name, kind, positional)
 
 
 def column(key: str | None) -> str | None:
-    """Return the name of a column as it was typed, or None for "none"."""
     return None if key is None or key.lower() == NONE else key
 
 
 def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
-    """Refuse a word that is no verb of `command`."""
     meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
     raise LattokError(f"{command} has no `{word}`. {meant} See {command} --help.")
 
@@ -215,7 +224,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Return words with `--switch off`, or `--switch=none`, as `--no-switch`."""
-    switches, found = {word.flag for word in words_of(verb) if word.kind is bool}, list[str]()
+    switches, found = {word.shown for word in words_of(verb) if word.kind is bool}, list[str]()
     for word in words:
         flag, _, value = word.partition("=")
         behind = value if flag in switches else word if found and found[-1] in switches else ""
@@ -227,7 +236,6 @@ def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
 
 
 def flags_among(words: Sequence[str]) -> set[str]:
-    """Return the names of the flags that were typed."""
     names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     return names | {name.removeprefix("no_") for name in names}
 
@@ -258,7 +266,7 @@ def check_words(command: str, verb: Callable[..., Any], words: Sequence[str]) ->
     missing = [word for word in places[len(alone) :] if word.required]
     missing += [known[name] for name in flags.keys() - flags_among(words) if known[name].required]
     if missing:
-        texts = "; ".join(f"{word.flag} {word.metavar} {word.said}".strip().rstrip(".") for word in missing)
+        texts = "; ".join(f"{word.shown} {word.said}".rstrip(" .") for word in missing)
         raise LattokError(f"{command} needs {texts}. See {command} --help.")
 
 
@@ -292,3 +300,51 @@ def _check_number(command: str, name: str, kind: Any, value: str) -> None:
         wanted(value)
     except ValueError as error:
         raise LattokError(f"{command}: --{name}: {error}. See {command} --help.") from None
+
+
+class Page(NamedTuple):
+    about: str
+    words: Sequence[Word]
+
+    @classmethod
+    def of(cls, verb: Verb) -> Page:
+        return cls(verb.about.partition("\n\nArgs:")[0], [*words_of(verb.run)])
+
+    def render(self, command: str, everything: bool) -> str:
+        """Return the help as text, as wide as the terminal."""
+        listed = [word for word in self.words if everything or not word.more]
+        first = [word for word in self.words if word.required or word.shown[0] != "-"]
+        needed = " ".join(word.shown if word.required else f"[{word.shown}]" for word in first)
+        width = max(LEAST, min(MOST, shutil.get_terminal_size((88, 24)).columns))
+        lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(listed), "", self.about]
+        for group in dict.fromkeys(word.group for word in listed):
+            lines += ["", f"{group} options:".strip()]
+            for word in (each for each in listed if each.group == group):
+                gap = "  " if len(word.shown) <= LEFT - 4 else f"\n{'':<{LEFT}}"
+                said = textwrap.wrap(word.said, width - LEFT, break_on_hyphens=False)
+                lines.append(f"  {word.shown:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
+        hidden = len(self.words) - len(listed)
+        return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
+
+
+def stored(kind: str) -> Page | None:
+    """Return the help of `lattok train KIND`, where it is known without its recipe."""
+    if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
+        return None  # a package may add kinds, options and choices; what is imported already costs nothing
+    known = json.loads(STORED.read_text(encoding="utf-8"))
+    if kind not in known["kinds"]:
+        return None
+    about, rows = known["kinds"][kind]
+    return Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
+
+
+def to_store(pages: dict[str, Page]) -> str:
+    """Return what help.json holds: each option once, since kinds have most of them in common."""
+    row_of: dict[tuple[str, str], int] = {}
+    kinds = {}
+    for kind, page in pages.items():
+        rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
+        kinds[kind] = [page.about, rows]
+    lines = [",\n".join(f"  {json.dumps(each)}" for each in row_of)]
+    lines.append(",\n".join(f"  {json.dumps(kind)}: {json.dumps(value)}" for kind, value in kinds.items()))
+    return f'{{"options": [\n{lines[0]}\n],\n"kinds": {{\n{lines[1]}\n}}}}\n'

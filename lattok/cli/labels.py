@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 import lattok
-from lattok.cli.flags import Dataset, Device, Folder, MaybeFolder, Models, Names, Number, Text
+from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Number, Revision, Text
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import bar
@@ -33,7 +33,6 @@ class Engines:
     """GPUs of a worker; a fraction lets workers share one."""
 
     def make(self) -> Any:
-        """Return the engine that these flags ask for."""
         from lattok.annotation import LocalEngine, RayEngine
 
         checks.one_of("engine", self.engine, ("local", "ray"))
@@ -51,7 +50,7 @@ def annotate(
     out: Folder,
     as_: Annotated[str, arg(name="as", metavar="{latents,actions}")] = "latents",
     prefix: Names = (),
-    revision: Text = None,
+    revision: Revision = None,
     action_key: str = "action",
     cameras: Names = (),
     embedding: bool = True,
@@ -70,14 +69,12 @@ def annotate(
         out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
         as_: actions fills the column of actions where nobody knows them, with what an inverse dynamics model reads.
         prefix: Column prefix of each model (default: latent for the only one, inferred with --as actions).
-        revision: Revision of a Hub model.
         action_key: Column with the actions, for tokenizers and to be filled.
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
         precision: With bfloat16 models of video label faster, and a few codes differ.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
@@ -89,10 +86,8 @@ def annotate(
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
     options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
-    loaded = {}
-    for column, name in names.items():
-        found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
-        loaded[column] = in_precision(found, precision)
+    place = (engine.device and "cpu") or device  # workers move it themselves
+    loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}
     with bar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
@@ -117,7 +112,7 @@ def verify(
     labels: MaybeFolder = None,
     sample: int = 20,
     seed: int = 0,
-    revision: Text = None,
+    revision: Revision = None,
     device: Device = "auto",
 ) -> int:
     """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
@@ -130,8 +125,6 @@ def verify(
         labels: Folder of labels for a dataset of another format than LeRobot v3, as annotate wrote it.
         sample: Episodes to label again.
         seed: Which episodes are drawn.
-        revision: Revision of a Hub model.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     from lattok.annotation.verify import known_labels
     from lattok.labels import with_labels
@@ -156,7 +149,7 @@ def export(
     out: Folder,
     labels: MaybeFolder = None,
     format: Annotated[str, arg(metavar="{lerobot,rlds}")] = "lerobot",
-    episodes: Text = None,
+    episodes: Episodes = None,
     images: Annotated[str, arg(metavar="{auto,video,image}")] = "auto",
     video_codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
     size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
@@ -170,7 +163,6 @@ def export(
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
         format: What is written: LeRobot v3, or RLDS for code that reads TFDS.
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         images: How frames are stored; auto keeps stored JPEG and PNG as they are and makes videos of others, image
             stores all without loss.
         video_codec: Codec of the videos.
@@ -180,25 +172,16 @@ def export(
     from lattok.labels import with_labels
 
     source = lattok.open_dataset(dataset)
+    source = source if labels is None else with_labels(source, labels)
+    options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
     with bar("export") as progress:
-        done = lattok.export(
-            source if labels is None else with_labels(source, labels),
-            out,
-            format=format,
-            episodes=episodes,
-            images=images,
-            video_codec=video_codec,
-            size=size,
-            skip_damaged=skip_damaged,
-            progress=progress,
-        )
+        done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
     for damage in done.left_out:
         print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)
     print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
 
 
 def in_precision(model: Any, precision: str) -> Any:
-    """Return a model of video for another precision than float32."""
     if precision == "float32":
         return model
     if model.label_source != "video":

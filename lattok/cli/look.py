@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok.cli.flags import Dataset, Device, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text, column
+from lattok.cli import flags
+from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Model, Models, Names, Revision, Text
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.progress import bar
@@ -21,9 +22,9 @@ def inspect(
     action_key: Text = None,
     state_key: Text = None,
     cameras: Names = (),
-    episodes: Text = None,
+    episodes: Episodes = None,
     stride: Text = None,
-    horizon: Number = None,
+    horizon: flags.Number = None,
 ) -> None:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
@@ -33,30 +34,22 @@ def inspect(
         action_key: Column with the actions (default: action).
         state_key: Column with the robot state (default: observation.state).
         cameras: Cameras to look at, short names allowed (default: all).
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data import inspect_dataset
 
-    opened = lattok.open_dataset(dataset)
-    inspection = inspect_dataset(
-        opened,
-        episodes=episodes,
-        cameras=cameras or None,
-        columns=[key for key in (action_key, state_key) if key is not None],
-        stride=stride,
-        horizon=horizon,
-    )
-    print(checks.printable(inspection.render()))
+    options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
+    options["columns"] = [key for key in (action_key, state_key) if key is not None]
+    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
 
 
 def view(
     dataset: Dataset,
-    out: MaybeFile = None,
+    out: flags.MaybeFile = None,
     labels: Text = None,
     cameras: Names = (),
-    episodes: Text = None,
+    episodes: Episodes = None,
 ) -> None:
     """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
 
@@ -66,7 +59,6 @@ def view(
         out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
         labels: Folder of labels that belongs to the dataset.
         cameras: Cameras to show, short names allowed (default: the first two).
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
     """
     from lattok.evaluation.page.viewer import view
     from lattok.labels import with_labels
@@ -102,7 +94,7 @@ class EvalFlags:
     @property
     def keywords(self) -> dict[str, Any]:
         """The keywords of `lattok.evaluate` and `lattok.compare`."""
-        keys = {"action_key": column(self.action_key), "state_key": column(self.state_key)}
+        keys = {"action_key": flags.column(self.action_key), "state_key": flags.column(self.state_key)}
         return {**vars(self), **keys, "cameras": self.cameras or None}
 
 
@@ -112,7 +104,7 @@ def evaluate(
     evaluation: EvalFlags,
     out: MaybeFolder = None,
     controls: Annotated[str, arg(metavar="{quick,trained}")] = "quick",
-    revision: Text = None,
+    revision: Revision = None,
     env: Names = (),
     env_episodes: int = 10,
     device: Device = "auto",
@@ -127,10 +119,8 @@ def evaluate(
         out: Folder for the report (default: report/ in the model's folder).
         controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
             latents; or an inverse dynamics model that sees no later frames.
-        revision: Revision of a Hub model.
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
@@ -164,7 +154,6 @@ def compare(
             `lattok convert`.
         out: Folder for the report.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     files.check_writable(Path(out))
     options = {**evaluation.keywords, "stride": stride, "device": device}

@@ -20,21 +20,8 @@ import tyro
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok.cli.flags import (
-    File,
-    Folder,
-    MaybeDataset,
-    Names,
-    Out,
-    Switch,
-    Text,
-    Verb,
-    flags_among,
-    of_function,
-    of_options,
-    plain_words,
-    text_of,
-)
+from lattok.cli import flags
+from lattok.cli.flags import File, Folder, MaybeDataset, Names, Out, Switch, Text, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.output import Output
@@ -77,14 +64,14 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     recipe_class = recipe_of(kind)
     if recipe_class is None:
         return None
-    words = plain_words(words)
+    words = flags.plain_words(words)
     shown = _defaults(recipe_class, words)
     groups = {group: [*known.values()] for group, known in recipe_class.option_groups().items()}
     every, first = {option.name: option for known in groups.values() for option in known}, recipe_class.common
     groups = {group: [each for each in known if each.name not in first] for group, known in groups.items()}
     groups["common"] = [every[name] for name in first if name in every]
     choices = {**_choices(), **recipe_class.choices}
-    parts = {group: of_options(known, shown, choices, group != "common") for group, known in groups.items()}
+    parts = {group: flags.of_options(known, shown, choices, group != "common") for group, known in groups.items()}
     start = (StudyRun if recipe_class.compares else Run)(out=tyro.MISSING)
 
     def verb(
@@ -95,13 +82,14 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
         model: Any = parts["model"],
         loop: Any = parts["loop"],
     ) -> None:
-        typed, read = flags_among(words), {**common, **data, **model, **loop}  # tyro gives what was typed, or defaults
+        typed = flags.flags_among(words)
+        read = {**common, **data, **model, **loop}  # tyro gives what was typed, or defaults
         _train(recipe_class, dataset, run, {name: value for name, value in read.items() if name in typed})
 
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
-    flags = [word for flag in as_flags(recipe_class.example) for word in flag]
-    example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *flags])
+    option_words = [word for each in as_flags(recipe_class.example) for word in each]
+    example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
     return Verb(verb, text=f"{recipe_class.about()}\n\n{presets}Example: {example}")
 
 
@@ -188,14 +176,14 @@ def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
 
 def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
     """Return the words of each option as they are typed."""
-    flags = []
+    found = []
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            flags.append([f"--{flag}" if value else f"--no-{flag}"])
+            found.append([f"--{flag}" if value else f"--no-{flag}"])
         else:
-            flags.append([f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))])
-    return flags
+            found.append([f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))])
+    return found
 
 
 def convert_verb(name: str) -> Verb | None:
@@ -209,7 +197,7 @@ def convert_verb(name: str) -> Verb | None:
     importer = IMPORTERS[name]
     read = importer.read
     about, _, rest = (inspect.getdoc(read) or "").partition("\n")
-    options = of_function(read)
+    options = flags.of_function(read)
     example = rest.partition("Example: ")[2].partition("\n")[0]
 
     def verb(file: File, out: Out, model: Any = options) -> None:
@@ -218,7 +206,7 @@ def convert_verb(name: str) -> Verb | None:
         if (features := model.get("features_out")) is not None:
             Output(Path(features).expanduser(), "features_out").check_new()
         converted = read(file, **model)
-        given = [f"{option} {text_of(value)}" for option, value in model.items() if value not in (None, ())]
+        given = [f"{option} {flags.text_of(value)}" for option, value in model.items() if value not in (None, ())]
         print(f"Found: {converted.summary()}; taken as given: {', '.join(given)}.")
         if importer.mind:
             print(importer.mind.replace("`", ""))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lattok.cli.flags import Device, Folder, MaybeFolder, Model, Names, Number, Text
+from lattok.cli.flags import Device, Folder, MaybeFolder, Model, Names, Number, Revision
 from lattok.utils import checks
 from lattok.utils.progress import bar
 
@@ -47,21 +47,10 @@ def collect(
     """
     import lattok.sim as sim
 
-    changes = _variation(sim, variation)
+    options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
+    options |= {"variation": _variation(sim, variation), "codec": codec, "workers": workers}
     with bar("collect") as progress:
-        done = sim.collect(
-            tasks,
-            out,
-            episodes=episodes,
-            noise=noise,
-            seed=seed,
-            size=size,
-            repeat=repeat,
-            variation=changes,
-            codec=codec,
-            workers=workers,
-            progress=progress,
-        )
+        done = sim.collect(tasks, out, **options, progress=progress)
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
         print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
@@ -82,7 +71,7 @@ def rollout(
     batch: int = 8,
     workers: int = 0,
     videos: int = 1,
-    revision: Text = None,
+    revision: Revision = None,
     device: Device = "auto",
 ) -> None:
     """Let a policy act in a simulator: success per task with intervals, videos, and rollouts.json.
@@ -103,8 +92,6 @@ def rollout(
         batch: Environments side by side, whose plans are made together.
         workers: Processes for the environments; 0: none but this one.
         videos: Episodes of each task that are filmed.
-        revision: Revision of a Hub model.
-        device: Where it computes; auto takes a GPU where there is one.
     """
     import lattok.sim as sim
     from lattok.sim.agents import open_agent

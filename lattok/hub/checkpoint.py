@@ -4,6 +4,8 @@ Each system has an importer, in one file that registers it. `lattok convert NAME
 `lattok.convert.NAME(FILE)` call its `read`, whose keywords are the options of the command, and whose docstring is
 their help. Another package names its module in the entry points `lattok.importers`.
 
+Pickles go through torch's restricted reader, asked so that nothing in a file runs and every refusal says why.
+
 A map names the foreign tensor for each of ours: `{"encoder.project.weight": "encoder.in_proj.weight"}`. Where that is
 not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
 """
@@ -11,27 +13,32 @@ not one to one, a `Join` says which foreign tensors become ours and how; several
 from __future__ import annotations
 
 import os
+import pickle
+import pickletools
 import re
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lattok.hub.model import HubModel
-from lattok.hub.pickled import DAMAGED, read_pickled, what_failed
-from lattok.hub.weights import Size, planned
+from lattok.hub.weights import Size, planned, read_tensors
 from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
 Model = TypeVar("Model", bound=HubModel)
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
+DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
 
 
@@ -39,38 +46,24 @@ MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as seve
 class Importer:
     """A published system that lattok reads.
 
-    Attributes:
-        name: The word that follows `lattok convert`.
-        read: `read(path, **options)` returns the model. The first line of its docstring says what it reads, `Example:`
-            the command, `Args:` the options.
-        sign: A pattern for the name of a tensor that this system's checkpoints hold, and no other's.
-        unless: A pattern for the name of a tensor that is only in those of another system that has the sign, too.
-        title: What people call the system.
-        paper: Authors and where to read about it.
-        licence: Of code and weights, as the authors name it.
-        weights: Where they are.
-        parameters: How many there are.
-        reads: What it sees, where the class has other defaults.
-        gives: What a label is, where the class has other defaults.
-        page: Page of the documentation that says more.
-        differs: What differs: (published code, lattok).
-        mind: What to know before its labels are used.
+    `read(path, **options)` returns the model. The first line of its docstring says what it reads, `Example:` the
+    command, `Args:` the options.
     """
 
-    name: str
+    name: str  # the word that follows `lattok convert`
     read: Callable[..., HubModel]
-    sign: str
-    unless: str = ""
-    title: str = ""
-    paper: str = ""
-    licence: str = ""
-    weights: str = ""
-    parameters: str = ""
-    reads: str = ""
-    gives: str = ""
-    page: str = "howto/zoo.md"
-    differs: tuple[tuple[str, str], ...] = ()
-    mind: str = ""
+    sign: str  # a pattern for the name of a tensor that this system's checkpoints hold, and no other's
+    unless: str = ""  # a pattern for one that is only in those of another system that has the sign, too
+    title: str = ""  # what people call the system
+    paper: str = ""  # authors and where to read about it
+    licence: str = ""  # of code and weights, as the authors name it
+    weights: str = ""  # where they are
+    parameters: str = ""  # how many there are
+    reads: str = ""  # what it sees, where the class has other defaults
+    gives: str = ""  # what a label is, where the class has other defaults
+    page: str = "howto/zoo.md"  # of the documentation, that says more
+    differs: tuple[tuple[str, str], ...] = ()  # (published code, lattok)
+    mind: str = ""  # what to know before its labels are used
 
     def signed(self, names: str) -> bool:
         """Tell whether tensors are of this system, from their names, one on each line."""
@@ -82,7 +75,6 @@ IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq",
 
 
 def register_importer(importer: Importer) -> None:
-    """Make an importer known by its name."""
     IMPORTERS.add(importer.name, importer)
 
 
@@ -136,7 +128,6 @@ def stacked(*keys: str) -> Join:
 
 
 def squeezed(key: str) -> Join:
-    """Take off a first axis of one."""
     return Join((key,), lambda table: table.squeeze(0))
 
 
@@ -217,7 +208,7 @@ def read_checkpoint(
     if not path.is_file():
         checks.fail("path", "a checkpoint file", f"{path}, which {'is a folder' if path.is_dir() else 'is not there'}")
     if path.suffix == SAFE:
-        return _read_safetensors(path)  # which holds no views
+        return read_tensors(path)  # which holds no views
     if path.suffix not in PICKLED:
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
     content = read_pickled(path, inert=entry is not None or bool(parts))
@@ -257,13 +248,6 @@ def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Map
     return found
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({what_failed(error)})", DAMAGED)
-
-
 def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Refuse tensors that claim far more numbers than the file holds: sizes are believed from here on."""
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
@@ -298,9 +282,113 @@ def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[st
 
 
 def _contents(value: Any) -> str:
-    """Return what a value is, in a few words."""
     if isinstance(value, Mapping):
         return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, Tensor):
         return f"a tensor ({str(value.layout).removeprefix('torch.')}, {value.device})"
     return type(value).__name__ + (f" {value!r:.40}" if isinstance(value, str | int | float) else "")
+
+
+def read_pickled(path: Path, inert: bool) -> Any:
+    """Read what torch.save wrote, to the CPU; if `inert`, classes that it does not know become ones that do nothing.
+
+    Raises `LattokError`: what the file holds besides tensors and containers, and where, or what is damaged.
+    """
+    _check_stored(path)
+    try:
+        with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
+            warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
+            # mapped: settings can be read without reading the weights
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError as error:
+        checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
+    except Exception as error:  # damaged bytes fail anywhere in the reader, with any type
+        text = str(error)
+        code = re.search(r"GLOBAL (\S+)", text)
+        if code:
+            got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
+            raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
+        if "TorchScript" in text:
+            checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
+        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else what_failed(error)
+        checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse a compressed archive: mapped, its numbers would be others, and a few bytes can unpack to anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    except Exception:  # not such an archive, or a damaged one: the reader says what is wrong
+        return
+    if packed:
+        checks.fail(str(path), "an archive as torch.save writes it", f"one with {packed[0]!r:.80} compressed", DAMAGED)
+
+
+class _Inert:
+    """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@contextmanager
+def _stand_ins(path: Path) -> Iterator[None]:
+    """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
+    before = list(torch.serialization.get_safe_globals())
+    try:
+        names = [name.rpartition(".") for name in _named(path)]
+        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
+        torch.serialization.add_safe_globals(stand_ins)
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _operations(path: Path) -> list[tuple[str, Any]]:
+    """Return name and argument of each step of the pickle in a file of torch.save; none of an older or damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
+        return [(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
+    except Exception:  # damaged bytes fail anywhere in these readers, with any type
+        return []
+
+
+def _named(path: Path) -> set[str]:
+    """Find the classes and functions that a pickle asks for."""
+    return {name for step, asked in _operations(path) if step == "GLOBAL" for name in _spellings(asked)}
+
+
+def _spellings(argument: Any) -> set[str]:
+    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
+    module, _, name = str(argument).partition(" ")
+    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
+
+
+def _place(path: Path, name: str) -> str:
+    """Say under which key a pickle first asks for the class or function `name`, where that can be told."""
+    key, memo = "", {}  # the last text, and which of them numbers stand for
+    for operation, argument in _operations(path):
+        if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
+            return f" at {key}" if key else ""
+        if "UNICODE" in operation:
+            key = str(argument)
+        elif "PUT" in operation:
+            memo[argument] = key
+        elif "GET" in operation:
+            key = memo.get(argument, "")
+    return ""
+
+
+def what_failed(error: Exception) -> str:
+    """Return type and first sentence of an error of another package."""
+    text = (str(error).strip().splitlines() or [""])[0].split(". ")[0].removesuffix(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

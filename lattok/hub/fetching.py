@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from lattok.hub import client
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Abandoned, check_wanted
+from lattok.utils.parallel import Abandoned, check_wanted
 from lattok.utils.untrusted import followed
 
 OWN = "lattok-bounded"  # folder of what may be removed again, below that of the client
@@ -114,9 +114,8 @@ class OnHub(OnDisk):
 
         try:
             self._check_online()
-            found = HfApi(token=self._options.get("token")).get_paths_info(
-                self.repo_id, names, revision=self.commit, repo_type="dataset"
-            )
+            ask = HfApi(token=self._options.get("token")).get_paths_info
+            found = ask(self.repo_id, names, revision=self.commit, repo_type="dataset")
         except Exception as error:  # see lattok.hub.client
             client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=names[0])
         for each in found:

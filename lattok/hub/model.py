@@ -25,35 +25,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from lattok.hub import client
+from lattok.hub import client, records, weights
 from lattok.hub.client import LoadOptions, PushOptions
-from lattok.hub.records import (
-    CONFIG,
-    Card,
-    EvaluationRecord,
-    TrainingRecord,
-    datasets_of,
-    inferred_text,
-    license_of,
-    parse_config,
-    read_config,
-    read_picture,
-    read_record,
-    written_by_somebody,
-)
-from lattok.hub.weights import (
-    DAMAGED,
-    SHOWN_TENSORS,
-    Size,
-    Sizes,
-    check_named,
-    check_sizes,
-    planned,
-    read_sizes,
-    read_tensors,
-    unsound,
-    weights_hash,
-)
+from lattok.hub.records import CONFIG, EvaluationRecord, TrainingRecord, parse_config, read_config, read_record
+from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, planned, read_sizes, read_tensors
 from lattok.utils import checks, devices, files
 from lattok.utils.options import identity
 from lattok.utils.registry import Registry
@@ -189,32 +164,21 @@ class HubModel(nn.Module):
             files.write_text(folder / PICTURE, self.picture)
         else:
             (folder / PICTURE).unlink(missing_ok=True)
-        if written_by_somebody(folder / CARD) is not None:
+        if records.written_by_somebody(folder / CARD) is not None:
             return False
         files.write_text(folder / CARD, self.own_card or self.card(name or folder.resolve().name))
         return True
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        inferred, datasets = inferred_text(self.trained_on), datasets_of(self.trained_on)
-        return Card(
-            name=name,
-            what=f"A lattok `{self.type}` model ({type(self).__name__}, {self.size}).{inferred and f' {inferred}.'}",
-            config=asdict(self.config),
-            evaluation=self.evaluation,
-            judged_by=self.judged_by,
-            facts={"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type},
-            several=getattr(self, "datasets", ()),
-            usage=self.usage(),
-            picture="" if self.picture is None else PICTURE,
-        ).text()
+        return records.card_of(self, name, PICTURE)
 
     @property
     def device(self) -> torch.device:
         return next(self.buffers()).device
 
     def extra_repr(self) -> str:  # the first lines of `repr`
-        learned = datasets_of(self.trained_on)
+        learned = records.datasets_of(self.trained_on)
         return self.summary() + f"\ntrained on {', '.join(learned)}" * bool(learned)
 
     @property
@@ -284,8 +248,8 @@ class HubModel(nn.Module):
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
         model.evaluation = read_record(folder / EVALUATION, EvaluationRecord)
         model.trained_on = read_record(folder / TRAINING, TrainingRecord)
-        model.picture = read_picture(folder / PICTURE)
-        model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
+        model.picture = records.read_picture(folder / PICTURE)
+        model.license, model.own_card = records.license_of(folder / CARD), records.written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.after_load()
         return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
@@ -347,16 +311,15 @@ class HubModel(nn.Module):
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(tensors[name])
-        problems = unsound(self, wanted)
+        problems = weights.unsound(self, wanted)
         if problems:
-            more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
-            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN_TENSORS], *more]), DAMAGED)
+            checks.fail(where, "weights that are sound", weights.listed_problems(problems), DAMAGED)
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
         config = json.dumps(identity(self.config), sort_keys=True).encode()
         hashes = {"config_sha256": hashlib.sha256(config).hexdigest()}
-        hashes["weights_sha256"] = weights_hash(self.saved_tensors())
+        hashes["weights_sha256"] = weights.weights_hash(self.saved_tensors())
         return {"type": self.type, "model": self.source, "revision": self.revision, **hashes}
 
     @contextmanager

@@ -20,9 +20,10 @@ import html
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -43,7 +44,7 @@ MAX_METRICS = 12  # figures that the Hub lists; the card has all
 MARKS = {True: "holds up", False: "falls short", None: "unclear"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
 _MARK = "<!-- lattok wrote this card and writes it again as long as nobody changes it: {} -->\n"
-_LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*) *$", re.MULTILINE | re.ASCII)
+_LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*)[ \r]*$", re.MULTILINE | re.ASCII)
 
 
 Count = Annotated[int, Rule("a whole number of at least 0", lambda it: it >= 0)]
@@ -53,16 +54,12 @@ Space = Annotated[list[dict[str, Any]], Rule("a list of objects, its parts")]
 
 
 class VerdictRecord(TypedDict, total=False):
-    """What an evaluation says, in a sentence."""
-
     text: str
     holds: bool | None
     key: str
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """evaluation.json."""
-
     headline: str
     dataset: str
     figures: Flat
@@ -101,8 +98,6 @@ Several = list[Annotated[DatasetRecord, Rule("an object with a `dataset`", lambd
 
 
 class TrainingRecord(DatasetRecord, total=False):
-    """training.json."""
-
     mixture: Several
     earlier: Several
     samples_per_step: Count
@@ -192,12 +187,17 @@ def read_picture(path: Path) -> str | None:
 
 def written_by_somebody(path: Path) -> str | None:
     """Return the text of a card that is not as lattok wrote it; None where there is no card, or one of lattok's."""
+    if (text := _beginning(path)) is None:
+        return None
+    body, _, mark = text.removesuffix("\n").rpartition("\n")
+    return None if f"{mark}\n" == _signature(f"{body}\n") else text
+
+
+def _beginning(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:  # a stranger's may be as large as a disk
-        text = file.read(MAX_CARD_BYTES).decode(errors="replace")
-    body, _, mark = text.removesuffix("\n").rpartition("\n")
-    return None if f"{mark}\n" == _signature(f"{body}\n") else text
+        return file.read(MAX_CARD_BYTES).decode(errors="replace")
 
 
 def _signature(text: str) -> str:
@@ -206,43 +206,28 @@ def _signature(text: str) -> str:
 
 def license_of(path: Path) -> str | None:
     """Return the licence that a card names; None where there is no card, or it names none."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        parts = file.read(1 << 16).split("---", 2)
+    parts = (_beginning(path) or "").split("---", 2)
     found = _LICENSE.search(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     return found[1] if found else None
 
 
-class Card(NamedTuple):
-    """What a model card says.
+def card_of(model: Any, name: str, picture: str) -> str:
+    """Return the card of a `HubModel` of this name: what it is, how to use it, and the last evaluation as a table.
 
-    `facts` stand at its top. `several`: datasets of which one has to be chosen before the model is used. `usage`: code
-    that follows loading. `picture`: a file next to the card.
+    `picture` is the file next to the card that holds those of the evaluation.
     """
-
-    name: str
-    what: str
-    config: Mapping[str, Any]
-    evaluation: Mapping[str, Any] | None
-    judged_by: str
-    facts: Mapping[str, Any]
-    several: Sequence[str] = ()
-    usage: Sequence[str] = ()
-    picture: str = ""
-
-    def text(self) -> str:
-        """Return what the model is, how to use it, and the last evaluation as a table."""
-        front, several = _front(self.name, self.facts, self.evaluation or {}), self.several
-        lines = ["---", front, "---", f"# {plain(self.name)}", "", self.what, ""]
-        lines += ["```python", f"import lattok  # {INSTALL}", "", f"model = lattok.load({quoted(self.name)})"]
-        lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
-        lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
-        lines += [*self.usage, "```", "", "## Evaluation", ""]
-        judged = self.evaluation and _judged(self.evaluation, self.picture)
-        lines += judged or [f"Not evaluated yet: {self.judged_by}."]
-        dumped = json.dumps(files.finite(self.config), indent=2)
-        return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
+    several = getattr(model, "datasets", ())  # of which one has to be chosen before it is used
+    inferred = inferred_text(model.trained_on)
+    what = f"A lattok `{model.type}` model ({type(model).__name__}, {model.size}).{inferred and f' {inferred}.'}"
+    lines = ["---", _front(model, name), "---", f"# {plain(name)}", "", what, ""]
+    lines += ["```python", f"import lattok  # {INSTALL}", "", f"model = lattok.load({quoted(name)})"]
+    lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
+    lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
+    lines += [*model.usage(), "```", "", "## Evaluation", ""]
+    judged = model.evaluation and _judged(model.evaluation, "" if model.picture is None else picture)
+    lines += judged or [f"Not evaluated yet: {model.judged_by}."]
+    dumped = json.dumps(files.finite(asdict(model.config)), indent=2)
+    return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
 
 
 def signed(text: str) -> str:
@@ -250,23 +235,24 @@ def signed(text: str) -> str:
     return text + _signature(text)
 
 
-def _front(name: str, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+def _front(model: Any, name: str) -> str:
     """Return facts for the Hub, with the first figures of the model itself, controls left out."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    kind, dataset = facts.get("type") or "", _line(evaluation.get("dataset") or "unknown")
+    evaluation = model.evaluation or {}
+    dataset = _line(evaluation.get("dataset") or "unknown")
     known = evaluation.get("figures", {}).items()
     figures = [(key.removesuffix("/codes"), value) for key, value in known if not _END.search(key)]  # of an LAM's codes
     numbers = [(_line(key), value) for key, value in figures if "/" not in key and checks.is_number(value)]
     numbers = [(key, float(f"{value:.6g}")) for key, value in numbers if math.isfinite(value)][:MAX_METRICS]
-    results = [EvalResult("robotics", dataset, dataset, key, value, task_name=kind or None) for key, value in numbers]
+    results = [EvalResult("robotics", dataset, dataset, key, value, task_name=model.type) for key, value in numbers]
     data = ModelCardData(
         library_name="lattok",
         pipeline_tag="robotics",
-        tags=[*TAGS, *([kind] if kind else [])],
-        license=facts.get("license"),
-        base_model=facts.get("base_model"),
-        datasets=[one for one in dict.fromkeys(facts.get("datasets", ())) if HUB_ID.fullmatch(one)] or None,
+        tags=[*TAGS, model.type],
+        license=model.license,
+        base_model=model.base_model,
+        datasets=[one for one in dict.fromkeys(datasets_of(model.trained_on)) if HUB_ID.fullmatch(one)] or None,
         metrics=[key for key, _ in numbers] or None,
         model_name=_line(name) if numbers else None,
         eval_results=results or None,

@@ -16,7 +16,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -52,13 +52,7 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Size:
-        """Return the size of a tensor."""
         return cls(tuple(tensor.shape), tensor.dtype)
-
-    @property
-    def numbers(self) -> int:
-        """How many there are."""
-        return math.prod(self.shape)
 
 
 Sizes = Mapping[str, Size]
@@ -68,29 +62,23 @@ _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": to
 
 def read_sizes(path: Path) -> dict[str, Size]:
     """Read names, shapes and dtypes of a safetensors file; it is mapped, not read."""
-    _check_header(path)
     with _readable(path), safetensors.safe_open(str(path), "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it has no other iterator
         return {name: Size(tuple(part.get_shape()), _DTYPES.get(part.get_dtype())) for name, part in slices.items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file."""
-    _check_header(path)
     with _readable(path):
         return safetensors.torch.load_file(path)
-
-
-def _check_header(path: Path) -> None:
-    with _readable(path), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        checks.fail(str(path), "a whole safetensors file", f"one whose header claims {length:,} bytes", DAMAGED)
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {length:,} bytes")
         yield
     except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
         checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})", DAMAGED)
@@ -101,7 +89,7 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """
-    sizes = [size.numbers for size in file.values()]
+    sizes = [math.prod(size.shape) for size in file.values()]
     largest, most = SPARE_NUMBERS + max(sizes, default=0), SPARE_NUMBERS + 4 * sum(sizes)
     return _outlined(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
 
@@ -153,8 +141,13 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
         elif name in found and found[name].dtype not in (dtype, *(NARROW if narrow and dtype == torch.float32 else ())):
             problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(dtype)}")
     if problems:
-        more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
-        checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join([*problems[:SHOWN_TENSORS], *more]))
+        checks.fail(where, f"the {len(wanted)} tensors of {what}", listed_problems(problems))
+
+
+def listed_problems(problems: list[str]) -> str:
+    """Return as many as one reads."""
+    more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
+    return "; ".join([*problems[:SHOWN_TENSORS], *more])
 
 
 def _name(dtype: torch.dtype | None) -> str:
@@ -214,8 +207,11 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
     """
     family = diffusers_class(argument, kind)
     expected = f"{kind} of diffusers, a folder or a Hub id"
+    where: dict[str, str] = {}
     try:
-        where = _subfolder(family, model, part, revision)
+        with suppress(OSError):  # it lies below `part` in a pipeline, else at the top
+            family.load_config(model, revision=revision, subfolder=part)
+            where = {"subfolder": part}
         if not pretrained:
             return family.from_config(family.load_config(model, revision=revision, **where))
         options = {"use_safetensors": True, "output_loading_info": True, "revision": revision}
@@ -226,15 +222,6 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
     if missing:
         checks.fail(argument, f"a whole model; {model!r} lacks weights", ", ".join(missing[:3]))
     return found
-
-
-def _subfolder(family: Any, model: str, part: str, revision: str | None) -> dict[str, str]:
-    """Tell where in a repository the model lies: below `part` in a pipeline, else at the top."""
-    try:
-        family.load_config(model, revision=revision, subfolder=part)
-    except OSError:
-        return {}
-    return {"subfolder": part}
 
 
 def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
@@ -262,10 +249,9 @@ def folders_of(config: Any) -> dict[str, str]:
 def way_in(config: Any) -> str:
     """Return what to tell the maker of a model that names folders: it must not open them by itself."""
     folders = os.pathsep.join(dict.fromkeys(folders_of(config).values()))
-    told = not folders or TRUSTED in os.environ
-    return (
-        "" if told else f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
-    )
+    if not folders or TRUSTED in os.environ:
+        return ""
+    return f"\nIt is built on folders of yours. Let it read them: export {TRUSTED}={shlex.quote(folders)}"
 
 
 def _names_in(config: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
-from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 AHEAD = 2**28  # bytes of frames decoded before their turn

@@ -27,7 +27,7 @@ from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
-from lattok.utils.prefetch import Ahead, Request, Stopped
+from lattok.utils.parallel import Ahead, Request, Stopped
 from lattok.utils.progress import bar
 
 MEMORY_SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much

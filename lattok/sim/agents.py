@@ -33,6 +33,9 @@ class Agent(ABC):
     steps: int | None = None  # actions of a chunk that are carried out; None: all
     fps: float | None = None  # of the episodes that it learned from, where it knows
     instructions: tuple[str, ...] = ()  # that it knows; none: any
+    cameras: Sequence[str] = ()  # that a task must have
+    states: Mapping[str, int] | None = None  # columns that a task must have, and how many numbers are in each
+    action_dim: int | None = None  # numbers of an action; None: any
 
     @abstractmethod
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
@@ -42,8 +45,20 @@ class Agent(ABC):
     def describe(self) -> dict[str, Any]:
         """Return what tells it from others."""
 
-    def check(self, facts: TaskFacts) -> None:  # noqa: B027 (a function may try anything)
-        """Raise `LattokError` where it cannot act in a task."""
+    def check(self, facts: TaskFacts) -> None:
+        """Raise `LattokError` where it cannot act in a task: compare what it reads and writes with what is there."""
+        there = facts.features
+        for key in self.cameras:
+            if key not in there or len(there[key].shape) != 3:
+                has = ", ".join(key for key in there if len(there[key].shape) == 3)
+                raise LattokError(f"the policy looks at {key}, and {facts.name} has only {has}.")
+        for key, count in (self.states or {}).items():
+            if key not in there or there[key].shape != (count,):
+                has = f"{there[key].shape[0]} ({', '.join(there[key].names or ())})" if key in there else "none"
+                raise LattokError(f"the policy reads {count} numbers of {key}, and {facts.name} has {has}.")
+        if self.action_dim not in (None, len(facts.action_names)):
+            takes = f"{len(facts.action_names)} ({', '.join(facts.action_names)})"
+            raise LattokError(f"the policy's actions have {self.action_dim} numbers, and {facts.name} takes {takes}.")
 
 
 class FunctionAgent(Agent):
@@ -73,7 +88,8 @@ class PolicyAgent(Agent):
         self.instructions = config.instructions if "{task}" in config.prompt else ()
         own = trained_space(policy.trained_on)
         self.robot = robot_spaces(policy) if own is not None and own.is_unified else {}
-        self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
+        self.cameras, self.action_dim = config.cameras, config.action_dim
+        state_dim = config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self._from_robot: Callable[[torch.Tensor], torch.Tensor] | None = None
         if own is not None and "actions" in self.robot:
@@ -84,7 +100,8 @@ class PolicyAgent(Agent):
             except LattokError as error:
                 raise LattokError(f"the policy's unified actions are not enough for its robot: {error}") from None
         if config.proprio_dim and "state" in self.robot:
-            self.state_dim, self._from_robot = from_robot(policy, self.robot["state"], "robot_spaces")
+            state_dim, self._from_robot = from_robot(policy, self.robot["state"], "robot_spaces")
+        self.states = {config.state_key: state_dim} if state_dim else {}
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
@@ -97,11 +114,6 @@ class PolicyAgent(Agent):
     def describe(self) -> dict[str, Any]:
         spaces = {part: space.to_json() for part, space in self.robot.items()}
         return self.policy.describe() | ({"robot_spaces": spaces} if spaces else {})
-
-    def check(self, facts: TaskFacts) -> None:
-        config = self.policy.config
-        states = {config.state_key: self.state_dim} if self.state_dim else {}
-        _check_task(facts, config.cameras, states, self.action_dim)
 
 
 class LeRobotAgent(Agent):
@@ -120,6 +132,7 @@ class LeRobotAgent(Agent):
         self.keys = (*self.cameras, *self.states)
         self.size = _square(self.cameras, [tuple(inputs[key].shape[1:]) for key in self.cameras])
         self.steps = getattr(config, "n_action_steps", None)
+        self.action_dim = config.output_features["action"].shape[0]
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         device = next(self.policy.parameters()).device
@@ -135,10 +148,6 @@ class LeRobotAgent(Agent):
         name, source = self.policy.config.type, getattr(self.policy.config, "pretrained_path", None)
         hashed = weights_hash(self.policy.state_dict())
         return {"type": f"lerobot/{name}", "model": source and str(source), "weights_sha256": hashed}
-
-    def check(self, facts: TaskFacts) -> None:
-        output = self.policy.config.output_features["action"]
-        _check_task(facts, self.cameras, self.states, output.shape[0])
 
 
 def as_agent(model: Any) -> Agent:
@@ -179,19 +188,3 @@ def _square(cameras: Sequence[str], sizes: Sequence[tuple[int, ...]]) -> int:
         got = ", ".join(f"{key} {'x'.join(map(str, size))}" for key, size in zip(cameras, sizes, strict=True))
         checks.fail("model", "a policy with square images of one size, as simulators render them", got)
     return sizes[0][0] if sizes else SIZE
-
-
-def _check_task(facts: TaskFacts, cameras: Sequence[str], states: Mapping[str, int], action_dim: int) -> None:
-    """Compare what a policy reads and writes with what a task has."""
-    there = facts.features
-    for key in cameras:
-        if key not in there or len(there[key].shape) != 3:
-            has = ", ".join(key for key in there if len(there[key].shape) == 3)
-            raise LattokError(f"the policy looks at {key}, and {facts.name} has only {has}.")
-    for key, count in states.items():
-        if key not in there or there[key].shape != (count,):
-            has = f"{there[key].shape[0]} ({', '.join(there[key].names or ())})" if key in there else "none"
-            raise LattokError(f"the policy reads {count} numbers of {key}, and {facts.name} has {has}.")
-    if action_dim != len(facts.action_names):
-        takes = f"{len(facts.action_names)} ({', '.join(facts.action_names)})"
-        raise LattokError(f"the policy's actions have {action_dim} numbers, and {facts.name} takes {takes}.")

@@ -27,7 +27,7 @@ from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
 from lattok.sim.rendering import OFF, Variation
-from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, Workers, find_tasks
+from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, TaskFacts, Workers, find_tasks
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json, whole_file
@@ -52,19 +52,7 @@ class CollectionResult(NamedTuple):
     attempts: dict[str, tuple[int, int]]  # by task: successful ones, all
 
 
-class Scene(NamedTuple):
-    """What the episodes of a task have in common."""
-
-    instruction: str
-    repeat: int
-    fps: float
-    robot: str
-    features: dict[str, Feature]
-
-
 class Demonstration(NamedTuple):
-    """An episode of an expert."""
-
     noise: float  # standard deviation
     columns: dict[str, np.ndarray]  # [T, ...] by feature, all but images
 
@@ -181,8 +169,7 @@ class _Collection(Output):
                 progress(sum(map(len, won.values())), wanted * len(names))
         return {name: sorted(seeds) for name, seeds in won.items()}, tried
 
-    def assemble(self, scenes: Mapping[str, Scene], seeds: Mapping[str, list[int]], tried: Mapping[str, int]) -> None:
-        """Put the dataset together, task by task, and publish it."""
+    def assemble(self, scenes: Mapping[str, TaskFacts], seeds: Mapping[str, list[int]], tried: dict[str, int]) -> None:
         scene = next(iter(scenes.values()))
         listed: list[dict[str, Any]] = []
         about: dict[str, dict[str, Any]] = {}
@@ -203,7 +190,6 @@ class _Collection(Output):
             writer.write_meta(RECORD, {**known, "tasks": about, "episodes": listed})
 
     def result(self) -> CollectionResult:
-        """Return what is published."""
         tasks = read_json(self.place / "meta" / RECORD)["tasks"]
         frames = read_json(self.place / "meta" / "info.json")["total_frames"]
         attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}
@@ -217,11 +203,9 @@ class _Collection(Output):
             for key in stored:
                 camera, _, what = key.partition("/")
                 (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
-        noise = float(columns.pop("noise"))
-        length = len(columns["action"])
-        return Demonstration(noise, columns), {
-            camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()
-        }
+        noise, length = float(columns.pop("noise")), len(columns["action"])
+        clips = {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
+        return Demonstration(noise, columns), clips
 
     def _waits(self, name: str, seed: int) -> bool:
         """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
@@ -243,13 +227,13 @@ class _Collection(Output):
         return (known.get("request"), known.get("versions")) == (self.request, self.versions)
 
 
-def describe(env: SimEnv, seed: int) -> Scene:
-    """Return what the dataset must know of a task."""
+def describe(env: SimEnv, seed: int) -> TaskFacts:
+    """Return what the dataset must know of a task, with the features of its columns."""
     env.start(seed)
     action = Feature("float32", (len(env.action_names),), env.action_names)
     features = {**env.features, "action": action, EXPERT: action, f"{NEXT}reward": Feature("float32", (1,), None)}
     features |= {f"{NEXT}{what}": Feature("bool", (1,), None) for what in ("success", "done")}
-    return Scene(env.instruction, env.repeat, env.fps, env.robot, features)
+    return env.facts._replace(features=features)
 
 
 def record(env: SimEnv, seed: int, noise: float, codec: str, folder: Path) -> bool:
@@ -308,7 +292,7 @@ def _video(path: Path, camera: str) -> Path:
     return path.with_name(f"{path.stem}.{camera.removeprefix(IMAGES)}.mp4")
 
 
-def _check_alike(scenes: Mapping[str, Scene]) -> None:
+def _check_alike(scenes: Mapping[str, TaskFacts]) -> None:
     """A dataset has one rate, one robot and one set of features."""
     (name, scene), *others = scenes.items()
     for other, its in others:

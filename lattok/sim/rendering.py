@@ -63,18 +63,14 @@ class Viewpoint(NamedTuple):
     camera: str
     turned: bool = False  # mounted upside down
     position: tuple[float, float, float] | None = None  # None: where the model has it
-    fovy: float | None = None  # degrees; None: as the model has it
 
 
 class Stage(NamedTuple):
     """Parts of a model that variations change."""
 
-    materials: tuple[str, ...] = ()  # of the background: table, floor, walls
-    low: tuple[float, float, float] = (0.0, 0.0, 0.0)  # corners of the box in which distractors may stand
-    high: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-
-NOTHING = Stage()
+    materials: tuple[str, ...]  # of the background: table, floor, walls
+    low: tuple[float, float, float]  # corners of the box in which distractors may stand
+    high: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -104,13 +100,7 @@ class SceneCameras:
     """Renders the cameras of one model; `close` gives back memory that no garbage collector sees."""
 
     def __init__(
-        self,
-        model: Any,
-        data: Any,
-        views: Mapping[str, Viewpoint],
-        size: int,
-        stage: Stage = NOTHING,
-        variation: Variation = OFF,
+        self, model: Any, data: Any, views: Mapping[str, Viewpoint], size: int, stage: Stage, variation: Variation
     ):
         checks.counts(size=size)
         self.names, self.size = tuple(views), size
@@ -118,11 +108,8 @@ class SceneCameras:
         self._things: list[tuple[Any, ...]] = []  # kind, size, position and colour of each distractor
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
         for view in views.values():
-            camera = model.camera(view.camera)
             if view.position is not None:
-                camera.pos[:] = view.position
-            if view.fovy is not None:
-                camera.fovy[:] = view.fovy
+                model.camera(view.camera).pos[:] = view.position
         self._arrays = {name: getattr(model, name) for name in ("mat_rgba", "light_pos", "light_diffuse")}
         self._arrays |= {"cam_pos": model.cam_pos, "cam_fovy": model.cam_fovy}
         headlight = model.vis.headlight  # most of what is seen in some worlds
@@ -152,7 +139,6 @@ class SceneCameras:
         self._things = [self._thing(streams[3]) for _ in range(what.distractors)]
 
     def images(self) -> dict[str, np.ndarray]:
-        """Return the image of every camera, uint8 [size, size, 3]."""
         return {name: self.image(name) for name in self.names}
 
     def image(self, name: str) -> np.ndarray:
@@ -169,7 +155,6 @@ class SceneCameras:
         return np.ascontiguousarray(renderer.render()[::turn, ::turn])
 
     def close(self) -> None:
-        """Free the memory of the graphics library."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

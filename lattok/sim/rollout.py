@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ class Turn(NamedTuple):
 def begin(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool) -> Turn:
     """Begin an episode; its observations have these keys, by default all."""
     env.start(seed)
-    facts = TaskFacts(env.name, env.instruction, env.opposite, env.rate, env.fps, env.features, env.action_names)
-    return Turn(env.observe(keys), [_picture(env)] if filmed else [], facts=facts)
+    return Turn(env.observe(keys), [_picture(env)] if filmed else [], facts=env.facts)
 
 
 def carry_out(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool, actions: np.ndarray) -> Turn:
@@ -154,22 +152,14 @@ def _players(workers: int, **options: Any) -> Iterator[Do]:
     """Do jobs, each in the environment of its seat, in this process or in `workers` others; yields what does them."""
     if workers:
         with Workers(workers, **options) as pool:
-            yield partial(_elsewhere, pool)
+            yield lambda jobs: dict(zip([job.slot for job in jobs], pool.map(jobs), strict=True))
         return
     with closing(Environments(options, keep=0)) as here:
-        yield lambda jobs: {job.slot: here.play(job) for job in jobs}
-
-
-def _elsewhere(pool: Workers, jobs: Sequence[SimJob]) -> dict[int | None, Turn]:
-    for job in jobs:
-        pool.submit(job)
-    return {job.slot: turn for job, turn in pool.results()}
+        yield lambda jobs: {job.slot: here(job) for job in jobs}
 
 
 @dataclass
 class _Rollout:
-    """An episode that is being played."""
-
     seat: int  # its environment among others
     task: str
     seed: int
@@ -193,7 +183,6 @@ class _Plays:
         self.films: dict[EpisodeResult, np.ndarray] = {}
 
     def run(self, do: Do, progress: Callable[[int, int], None] | None) -> None:
-        """Play all of them."""
         seats = [self._next(number) for number in range(min(self.options["batch"], self.total))]
         jobs = [self._job(begin, episode) for episode in seats]
         while jobs:
@@ -229,8 +218,7 @@ class _Plays:
         return SimJob(function, episode.task, episode.seed, (self.agent.keys, episode.filmed, *arguments), episode.seat)
 
     def _note_result(self, episode: _Rollout, outcome: EpisodeOutcome) -> None:
-        numbers = episode.decisions * len(self.facts[episode.task].action_names)
-        share = episode.beyond / numbers
+        share = episode.beyond / (episode.decisions * len(self.facts[episode.task].action_names))
         result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
         self.results.append(result)
         if episode.filmed:
@@ -242,10 +230,8 @@ class _Plays:
             return
         self.facts[facts.name] = facts
         if self.options["instruction"] == "swapped" and facts.opposite is None:
-            hint = "metaworld-pairs and ogbench have such scenes."
-            checks.fail(
-                "instruction", "own or blank where no other task shares the scene", f"swapped for {facts.name}", hint
-            )
+            expected, hint = "own or blank where no other task shares the scene", "Take metaworld-pairs or ogbench."
+            checks.fail("instruction", expected, f"swapped for {facts.name}", hint)
         self.agent.check(facts)
         own = self.agent.fps
         if own is not None and own != facts.fps:
@@ -259,7 +245,6 @@ class _Plays:
             self.notes.append(f"the policy never saw the instruction {text!r} ({facts.name})")
 
     def _text(self, facts: TaskFacts) -> str:
-        """Return what the policy is told to do."""
         return {"own": facts.instruction, "swapped": facts.opposite or "", "blank": ""}[self.options["instruction"]]
 
     def _plan(self, episodes: Sequence[_Rollout], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -24,8 +24,6 @@ SHEET_HEADER = 14  # pixels above each row
 
 
 class EpisodeResult(NamedTuple):
-    """How an episode went."""
-
     task: str
     seed: int
     success: bool
@@ -69,8 +67,6 @@ Z = 1.959964  # 95 %
 
 
 class RolloutScore(NamedTuple):
-    """Figures of some episodes."""
-
     episodes: int
     success: float  # share
     interval: tuple[float, float]  # of that, Wilson's, 95 %
@@ -112,6 +108,7 @@ class Rollouts:
 
     def to_json(self) -> dict[str, Any]:
         """Return figures, episodes and provenance as a JSON object: the same for the same seeds and versions."""
+        own = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
         return {
             "schema": 1,
             "overall": self.score()._asdict(),
@@ -119,7 +116,7 @@ class Rollouts:
             "notes": self.notes,
             "agent": self.agent,
             "options": self.options,
-            "versions": versions(),
+            "versions": own | installed(PACKAGES),
             "episodes": [result._asdict() for result in self.episodes],
         }
 
@@ -151,12 +148,6 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     half = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def versions() -> dict[str, str]:
-    """Return those of all that makes a difference to a simulation."""
-    own = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
-    return own | installed(PACKAGES)
 
 
 def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from typing_extensions import Self
 
 from lattok.utils.devices import module_of
-from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
 
 Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the samples of a step
 DEPTH = 3  # batches that wait

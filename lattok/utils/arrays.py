@@ -21,9 +21,17 @@ WIDEST = 8  # bytes of a number that torch knows
 def as_tensor(name: str, values: Any) -> Tensor:
     """Turn a tensor, an array or a nested list into a dense torch tensor of real numbers with values in it."""
     if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
-        values = _from_list(name, values)
+        try:
+            values = torch.stack(list(values)) if values and isinstance(values[0], Tensor) else np.asarray(values)
+        except (ValueError, TypeError, RuntimeError, OverflowError):
+            checks.fail(name, "rows of numbers, all of one length", f"a list of {len(values)} that are not")
     if isinstance(values, np.ndarray):
-        values = _from_array(name, values)
+        if isinstance(values, np.ma.MaskedArray):
+            hint = "Use .filled(0), and valid= for what counts."
+            checks.fail(name, "an array without a mask of its own", "a masked array", hint)
+        if values.dtype.kind not in "biuf" or values.dtype.itemsize > WIDEST:
+            checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
+        values = torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
     if not isinstance(values, Tensor):
         checks.fail(name, "a torch tensor, a numpy array or a nested list", type(values).__name__)
     if values.is_nested or values.layout != torch.strided:
@@ -49,21 +57,3 @@ def _arrays(value: Any) -> Any:
         parts = [_arrays(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
-
-
-def _from_array(name: str, values: np.ndarray) -> Tensor:
-    if isinstance(values, np.ma.MaskedArray):
-        hint = "Use .filled(0), and valid= for what counts."
-        checks.fail(name, "an array without a mask of its own", "a masked array", hint)
-    if values.dtype.kind not in "biuf" or values.dtype.itemsize > WIDEST:
-        checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
-
-
-def _from_list(name: str, values: Any) -> Any:
-    try:
-        if values and isinstance(values[0], Tensor):
-            return torch.stack(list(values))
-        return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError, OverflowError):
-        return checks.fail(name, "rows of numbers, all of one length", f"a list of {len(values)} that are not")

@@ -30,21 +30,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_in(path.parent) as place:
-        try:
-            yield place
-            with open(place, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(place, path)
-        except BaseException:
-            with suppress(OSError):  # a read-only file system refuses this too
-                place.unlink(missing_ok=True)
-            raise
-    sync_folder(path.parent)
+        yield place
+        sync(place)
+        os.replace(place, path)
+    sync(path.parent)
 
 
 @contextmanager
 def _temporary_in(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary file in `folder`, locked as long as this process lives."""
+    """Yield a new temporary file in `folder`, locked as long as this process lives; gone in the end, if not renamed."""
     if (os.getpid(), folder) not in _SWEPT:
         _SWEPT.add((os.getpid(), folder))
         sweep(folder)
@@ -52,7 +46,11 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
         place = folder / f".{secrets.token_hex(8)}.lattok-tmp"
         with open(place, "xb") as file:
             if held_alone(file, place):  # otherwise somebody swept between these two lines
-                yield place
+                try:
+                    yield place
+                finally:
+                    with suppress(OSError):  # a read-only file system refuses this too
+                        place.unlink(missing_ok=True)
                 return
 
 
@@ -104,7 +102,6 @@ def held_alone(file: IO[Any], path: Path) -> bool:
 
 
 def same_file(file: IO[Any], path: Path) -> bool:
-    """Tell whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -117,13 +114,8 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         with _temporary_in(folder) as probe:
-            try:
-                with open(probe, "wb") as file:
-                    file.write(b"0" * 4096)
-                    file.flush()
-                    os.fsync(file.fileno())
-            finally:
-                probe.unlink(missing_ok=True)
+            probe.write_bytes(b"0" * 4096)
+            sync(probe)
     except OSError as error:
         raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
 
@@ -138,13 +130,12 @@ def sync_files(folder: Path) -> None:
     """Make the contents of all files below `folder` survive a power cut."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make what a file holds, or renames in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -152,7 +143,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as a whole file."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

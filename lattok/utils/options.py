@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -55,13 +56,7 @@ def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
 
 def flat(instance: Any) -> dict[str, Any]:
     """Return the values of all options of a dataclass by their flat names."""
-    found = {}
-    for option in options_of(type(instance)):
-        value = instance
-        for name in option.path:
-            value = getattr(value, name)
-        found[option.name] = value
-    return found
+    return {option.name: attrgetter(".".join(option.path))(instance) for option in options_of(type(instance))}
 
 
 def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
@@ -139,10 +134,8 @@ def as_option(name: str, value: Any, kind: Any) -> Any:
     allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple, Literal) else (kind,)
     for option in allowed:
         origin = get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is str and isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+        if origin in (float, str) and checks.is_int(value):
+            return origin(value)
         if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
             items = value if isinstance(value, tuple) else (value,)
             return tuple(as_option(name, item, get_args(option)[0]) for item in items)

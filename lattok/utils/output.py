@@ -26,7 +26,7 @@ from typing_extensions import Self
 
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.files import check_writable, held_alone, is_temporary, same_file, sweep, sync_folder, write_text
+from lattok.utils.files import check_writable, held_alone, is_temporary, same_file, sweep, sync, write_text
 
 LOCK, DONE = "lock", "done"  # in the hidden folder: either says that it is ours; the second goes last
 MARK = "lattok works here. The folder goes when it has finished.\n"
@@ -160,7 +160,7 @@ class Output:
             exchange(self.made, self.place)
         else:
             os.rename(self.made, self.place)
-        sync_folder(self.place.parent)
+        sync(self.place.parent)
 
     def remove(self, but: Collection[str] = ()) -> None:
         """Remove the folders in the hidden folder, `but` some, and then it, its marks last.

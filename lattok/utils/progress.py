@@ -24,7 +24,6 @@ class bar:
         return self
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        """Show the progress of a named stage."""
         if stage != self._title:
             self._bar.set_description_str(stage, refresh=False)
             self._title, self._first = stage, -1
@@ -33,14 +32,10 @@ class bar:
     def __call__(self, done: int, total: int) -> None:
         self._bar.total, self._bar.n = total, done
         self._bar.refresh()
-        if self._lines:
-            self._line(done, total)
-
-    def _line(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._first < 0:  # what an interrupted run had done took no time now
             self._first, self._begun = done, now
-        if now - self._said >= EVERY_S:
+        if self._lines and now - self._said >= EVERY_S:
             self._said = now
             left = (now - self._begun) / max(1, done - self._first) * (total - done)
             known = f", {left:.0f} s left" if done > self._first else ""
@@ -51,12 +46,8 @@ class bar:
 
 
 def counted(title: str, total: int) -> Iterator[int]:
-    """Count 0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
-    begun = time.monotonic()
-    with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    """Count 0 .. total - 1 with a `bar`."""
+    with bar(title) as progress:
         for i in range(total):
             yield i
-            bar.update()
-            left = (time.monotonic() - begun) / (i + 1) * (total - i - 1)
-            if bar.disable and (10 * (i + 1) // total > 10 * i // total):
-                print(f"{title}: {i + 1}/{total}, {left:.0f} s left", file=sys.stderr)
+            progress(i + 1, total)

@@ -26,12 +26,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def restated(stop: KeyboardInterrupt, text: str) -> Interrupted:
-    """Return the same request to stop in other words."""
     return Interrupted(text, number_of(stop))
 
 
 def number_of(stop: KeyboardInterrupt) -> int:
-    """Return the signal that asked."""
     return getattr(stop, "number", int(signal.SIGINT))
 
 

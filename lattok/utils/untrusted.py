@@ -37,7 +37,6 @@ SHARED = ".huggingface-shared-blobs"  # by which the Hub's client knows the `blo
 MOST_LEVELS = 100  # of folders: Python's own tools for them recurse
 MOST_LINKS = 16  # to one folder of a dataset
 NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
-_SEPARATORS = re.compile(r"[/\\]")
 
 
 def inside(root: Path, relative: Any, what: str) -> Path:
@@ -123,12 +122,8 @@ def is_file_name(text: str) -> bool:
 
 def _is_relative(text: str) -> bool:
     path = Path(text)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character
-        return False
-    down = bool(path.parts) and not path.anchor and ".." not in _SEPARATORS.split(text)
-    return down and "\0" not in text and len(path.parts) <= MOST_LEVELS
+    down = bool(path.parts) and not path.anchor and ".." not in re.split(r"[/\\]", text)
+    return down and not ("\0" in text or SURROGATE.search(text)) and len(path.parts) <= MOST_LEVELS
 
 
 def _areas(root: Path) -> Iterator[str]:
@@ -174,7 +169,7 @@ JSON_DEPTH = 100  # of YAML too
 YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
-SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
 def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:

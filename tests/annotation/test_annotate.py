@@ -356,7 +356,7 @@ def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
     alone = {index: label_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
     monkeypatch.setattr(engines, "AHEAD_FRAMES", 10**6)  # everything at once
     monkeypatch.setattr(labels, "PIECE_FRAMES", 4)
-    monkeypatch.setattr("lattok.utils.prefetch.cores", lambda: 5)
+    monkeypatch.setattr("lattok.utils.parallel.cores", lambda: 5)
     assert tree(annotate(open_dataset(source.root), MODELS, tmp_path / "ahead")) == expected
     rows = open_dataset(tmp_path / "ahead").columns(3, ["latent.embedding"])["latent.embedding"]
     (unit,) = (unit for unit in plan_units(source, 20) if unit.episodes == (3,))

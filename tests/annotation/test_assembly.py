@@ -9,7 +9,7 @@ import pytest
 
 from lattok.annotation import annotate, assembly
 from lattok.utils.checks import LattokError
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from tests.annotation.fakes import MODELS, tree
 
 

@@ -17,8 +17,7 @@ import pytest
 
 import lattok
 from lattok.cli import VERBS, main
-from lattok.cli.flags import Verb, words_of
-from lattok.cli.pages import STORED
+from lattok.cli.flags import STORED, Verb, words_of
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
 from lattok.recipes import kinds

@@ -27,7 +27,7 @@ from lattok.data import RobotDataset, inspect_dataset, open_dataset, select_epis
 from lattok.data.content import content_of, dataset_fingerprint, digests
 from lattok.hub.fetching import OnHub, _quiet
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Ahead, Request
+from lattok.utils.parallel import Ahead, Request
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, WRITER, LocalHub, forget, serving, use

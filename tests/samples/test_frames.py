@@ -22,7 +22,7 @@ from lattok.samples import FramePairs
 from lattok.samples import frames as frames_module
 from lattok.samples.frames import FrameReader, read_once
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Abandoned
+from lattok.utils.parallel import Abandoned
 from tests.conftest import put_video
 from tests.data.edits import add_feature, set_column
 from tests.data.memory import encode_image

@@ -32,7 +32,7 @@ from lattok.samples.order import (
 from lattok.samples.stream import DecodedWindow, FrameStream, Key
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
-from lattok.utils.prefetch import Ahead
+from lattok.utils.parallel import Ahead
 from lattok.utils.seeds import derive_seed
 
 SIDE = 4

@@ -26,7 +26,7 @@ from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 from lattok.utils import checks
-from lattok.utils.prefetch import Ahead, Request, Stopped
+from lattok.utils.parallel import Ahead, Request, Stopped
 from lattok.vla import LatentVLA
 
 BATCH, MAX_WINDOWS = 64, 5000

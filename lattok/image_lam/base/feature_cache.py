@@ -36,7 +36,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
-from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
 
 BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole

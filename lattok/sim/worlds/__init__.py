@@ -24,7 +24,7 @@ from lattok.data.schema import Feature
 from lattok.sim.rendering import OFF, SceneCameras, Variation
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
 
 KEPT_ENVIRONMENTS = 8  # open in a process, of some 110 MB each; a new one costs half a second with its renderer
@@ -40,7 +40,9 @@ class TaskFacts(NamedTuple):
     instruction: str
     opposite: str | None  # instruction of the other task in its scene
     rate: float  # steps of the simulator in a second
+    repeat: int  # of them in a decision
     fps: float  # decisions in a second
+    robot: str
     features: dict[str, Feature]  # of its observations
     action_names: tuple[str, ...]
 
@@ -147,6 +149,11 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         }
 
     @property
+    def facts(self) -> TaskFacts:
+        """All that policies and datasets must know of a task that has been started."""
+        return TaskFacts(*(getattr(self, name) for name in TaskFacts._fields))
+
+    @property
     def observation_space(self) -> gymnasium.spaces.Dict:  # type: ignore[override]
         """Spaces of `features`."""
         spaces: dict[str, gymnasium.Space[Any]] = {}
@@ -212,7 +219,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
 
 def world_called(name: str) -> type[SimEnv]:
-    """Return the world of that name."""
     checks.one_of("tasks", name, WORLDS)
     try:
         return WORLDS[name]
@@ -287,8 +293,7 @@ class Environments:
         self._options, self._keep = options, keep
         self._open: dict[tuple[str, int | None], SimEnv] = {}  # by task and slot
 
-    def play(self, job: SimJob) -> Any:
-        """Do a job."""
+    def __call__(self, job: SimJob) -> Any:
         key = (job.task, job.slot)
         env = self._open[key] = self._open.pop(key, None) or make(job.task, **self._options)
         slots = [slot for _, slot in self._open]
@@ -307,8 +312,4 @@ class Workers(Processes):
     """`count` processes, by default one for each core, whose environments are made with `options`, those of `make`."""
 
     def __init__(self, count: int | None = None, **options: Any):
-        super().__init__(partial(_player, options), count)
-
-
-def _player(options: dict[str, Any]) -> Callable[[SimJob], Any]:
-    return Environments(options).play
+        super().__init__(partial(Environments, options), count)

@@ -140,8 +140,6 @@ class MetaWorld(SimEnv):
 
 
 class Pair(NamedTuple):
-    """A task of a pair."""
-
     scene: str  # the task of Meta-World in whose class both happen
     end: int  # of the joint's range that is to be reached: 0 low, 1 high
     instruction: str

@@ -1,4 +1,4 @@
-"""Work in other processes: order, slots, errors in one line, and none that outlives its parent."""
+"""Work in other processes: order, slots, errors in one line, and none that outlives its parent; work done ahead."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lattok.utils.checks import LattokError
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Abandoned, Ahead, Processes, Request
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
 
@@ -74,7 +75,7 @@ PARENT = """
 import signal
 from functools import partial
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-from lattok.utils.processes import Processes
+from lattok.utils.parallel import Abandoned, Ahead, Processes, Request
 from tests.process_jobs import Task, worker
 with Processes(partial(worker, ""), 1) as processes:
     list(processes.map([Task("wait", 0)]))
@@ -103,3 +104,61 @@ def test_no_process_outlives_its_parent(number: signal.Signals) -> None:
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
+
+
+def test_results_come_in_order_and_within_the_bound(rng):
+    sizes = rng.integers(1, 6, 40).tolist()
+    begun, taken = [], []
+    most = 0
+
+    def work(i, stopped):
+        nonlocal most
+        begun.append(i)
+        most = max(most, sum(sizes[j] for j in begun if j not in taken))
+        time.sleep(0.001 * sizes[-i])
+        return i * i
+
+    with Ahead(work, [Request((i,), size) for i, size in enumerate(sizes)], limit=9, threads=3) as ahead:
+        for i in range(40):
+            taken.append(i)
+            assert ahead(i) == i * i
+    assert sorted(begun) == list(range(40))
+    assert most <= 9
+
+
+def test_a_job_larger_than_the_bound_is_done_alone():
+    with Ahead(lambda i, stopped: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
+        assert [ahead(i) for i in range(3)] == [0, 1, 2]
+
+
+def test_errors_come_where_the_result_is_taken():
+    def work(i, stopped):
+        return 1 // (i - 2)
+
+    with Ahead(work, [Request((i,), 1) for i in range(5)], limit=9) as ahead:
+        assert [ahead(0), ahead(1)] == [-1, -1]
+        with pytest.raises(ZeroDivisionError):
+            ahead(2)
+        with pytest.raises(RuntimeError, match="no job that is left"):
+            ahead(7)
+
+
+def test_jobs_that_nobody_asks_for_are_passed_over():
+    with Ahead(lambda i, stopped: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
+        assert [ahead(0), ahead(4), ahead(8)] == [0, 4, 8]
+
+
+def test_leaving_stops_what_runs():
+    running, ended = threading.Event(), []
+
+    def work(i, stopped):
+        running.set()
+        while not stopped():
+            time.sleep(0.001)
+        ended.append(i)
+        raise Abandoned
+
+    with Ahead(work, [Request((i,), 1) for i in range(50)], limit=99, threads=2):
+        running.wait()
+    assert 1 <= len(ended) <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lattok")]
