@@ -20,6 +20,7 @@ from lattok.nn.quantize import code_statistics
 from lattok.utils.devices import module_of
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
+FACTS = ("cameras", "stride_frames", "held_out_pairs")
 MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
 
 
@@ -74,8 +75,7 @@ class Candidate(NamedTuple):
     figures: dict[str, float]
     verdicts: list[Verdict]
     cost: Cost
-    identity: dict[str, Any]
-    texts: dict[str, str]
+    facts: dict[str, Any]
 
     def row(self, kind: str, key: str) -> ProbeRow | None:
         """Find a row of codes or latents by its key."""
@@ -121,34 +121,30 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
     assert target is not None  # `compare` asks for actions
     probes = probe_rows(evidence, target, hidden=False)
     kind = next(iter(probes))
-    bits = entropy = None
+    figures, bits, entropy = dict[str, float](), None, None
+    for what, rows in probes.items():
+        figures |= readout_figures(evidence, f"from_{what}", rows)
     if "codes" in probes:
         codes = evidence.held_out.latents.codes
-        bits = codes.shape[1] * math.log2(evidence.size)
-        statistics = code_statistics(codes, evidence.size)
+        bits, statistics = codes.shape[1] * math.log2(evidence.size), code_statistics(codes, evidence.size)
         entropy = statistics.joint_entropy, statistics.joint_ceiling
+        figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     groups = {
         "all": list(range(len(evidence.names))),
         "position": evidence.space,
         "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
         "gripper": gripper_dims(evidence.names),
     }
-    figures: dict[str, float] = {}
-    for what, rows in probes.items():
-        figures |= readout_figures(evidence, f"from_{what}", rows)
-    if entropy is not None:
-        figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     (against, *_) = readout_verdicts(evidence, kind, probes[kind])
     note("speed", 0, 1)
     cost = Cost.measure(evidence.model, evidence.held_out, evidence.source.stride)
     note("speed", 1, 1)
-    width = evidence.held_out.latents.latents.flatten(1).shape[1]
     found = Candidate(
         name=name,
         kind=kind,
         bits=bits,
         entropy=entropy,
-        width=width,
+        width=evidence.held_out.latents.latents.flatten(1).shape[1],
         source=evidence.source,
         probes=probes,
         bootstrap=evidence.bootstrap,
@@ -156,8 +152,7 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
         figures=figures,
         verdicts=[Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)],
         cost=cost,
-        identity=evidence.model.describe(),
-        texts={key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")},
+        facts={**evidence.model.describe(), **{key: evidence.provenance[key] for key in FACTS}},
     )
     for group, dims in found.groups.items():
         for what in probes:

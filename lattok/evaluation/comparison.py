@@ -92,7 +92,7 @@ def compare(
         del loaded, case  # a model goes before the next one comes
     keys = {"action_key": action_key, "state_key": chosen.state_key}
     provenance = {
-        "models": {each.name: {**each.identity, **each.texts} for each in candidates},
+        "models": {each.name: each.facts for each in candidates},
         **provenance_of(dataset, split, seed=chosen.seed, **keys),
     }
     hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
@@ -201,8 +201,8 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.cost.to_json() for each in candidates}
     steps = next_steps(answer, verdicts, f"Label data with {ranked[0].name}: {LatentEvidence.use.split(': ')[1]}")
-    report = (verdicts, figures, sections, provenance, answer, steps, speed)
-    return Report("comparison", title, _reading(ranked), *report)
+    found = (verdicts, figures, sections, provenance, answer, steps, speed)
+    return Report("comparison", title, _reading(ranked), *found)
 
 
 def _reading(ranked: Sequence[Candidate]) -> str:
@@ -224,21 +224,19 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
     doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
     if doubtful:
-        names = " and ".join(doubtful)
-        text = f"That cannot be told from this page: see the verdicts about {names}."
+        text = f"That cannot be told from this page: see the verdicts about {' and '.join(doubtful)}."
         return Answer(QUESTION, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
+    shown = f"(R² {printed(value, '.2f')})."
     if best.bootstrap.count < 2:
-        text = (
-            f"That cannot be told: only one episode was held out, and {ONE_EPISODE}. Here {says} most about the action"
-        )
-        return Answer(QUESTION, None, f"{text} (R² {printed(value, '.2f')}). {hold_out}".rstrip())
+        text = f"That cannot be told: only one episode was held out, and {ONE_EPISODE}."
+        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown} {hold_out}".rstrip())
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
-        return Answer(QUESTION, False, f"{text} (R² {printed(value, '.2f')}).")
+        return Answer(QUESTION, False, f"{text} {shown}")
     rivals = [(each, row) for each in ranked[1:] if (row := each.row(each.kind, each.kind)) is not None]
     if not rivals:
-        return Answer(QUESTION, against, f"{says} most about the action (R² {printed(value, '.2f')}).")
+        return Answer(QUESTION, against, f"{says} most about the action {shown}")
     near, row = rivals[0]
     gain, span = best.beyond(best.kind, row, near.bootstrap)
     holds = above_zero(gain or 0.0, span)
@@ -263,8 +261,7 @@ def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") ->
         values, intervals = zip(own, each.gain(kind, probe), *known, *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
     first, *more = ("new tasks", "all tasks") if of_tasks else ("all", *groups)
-    title = "R² of codes" if kind == "codes" else "R² of latents before quantization"
-    title = f"R² of {kind} on new tasks" if of_tasks else title
+    title = f"R² of {kind}" + (" on new tasks" if of_tasks else " before quantization" * (kind == "latents"))
     columns = (first, "gain over the best control", *more, *CONTROLS[kind].values())
     return Table(title, columns, tuple(rows), better="higher", digits=".2f")
 
@@ -275,9 +272,8 @@ def _costs(candidates: Sequence[Candidate]) -> Table:
     digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
     rows = []
     for each in candidates:
-        cost, entropy = each.cost, each.entropy or (None, None)
-        facts = (each.bits, *entropy, each.width, each.source.stride, len(each.source.cameras))
-        values = (*facts, cost.parameters / 1e6, cost.megabytes)
+        facts = (each.bits, *(each.entropy or (None, None)), each.width, each.source.stride, len(each.source.cameras))
+        values = (*facts, each.cost.parameters / 1e6, each.cost.megabytes)
         rows.append(TableRow(each.name, each.name, values, control=False))
     return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
@@ -286,7 +282,7 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
     """Draw R² of every model, best first, beside its best control."""
     bars = []
     for each in ranked[:MAX_BARS]:
-        best = strongest(rivals_of(each.probes.get(each.kind, ())), "linear")
+        best = strongest(rivals_of(each.probes[each.kind]), "linear")
         bars.append((each.name, "model", each.value(each.kind, each.kind)))
         bars.append(("its best control", "rival", None if best is None else best.value("linear", 0)))
     chart = svg.bars("What the labels say about the action, R²", bars, ".2f")

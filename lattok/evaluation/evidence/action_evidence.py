@@ -24,7 +24,7 @@ from torch import Tensor
 from lattok.data import camera_keys, read_vectors, select_episodes
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
-from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence import Case, evenly, out_of
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
@@ -181,7 +181,7 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
         hint = "Controls learn from them: hold out fewer."
         checks.fail(str(source.action_key), "known actions in an episode that is not held out", "none", hint)
     used = [found[i] for i in evenly(len(found), case.options.max_episodes).tolist()]
-    count = f"{len(used)}" if len(used) == len(found) else f"{len(used)} of {len(found)}"
+    count = out_of(len(used), len(found))
     return used, f"{count} {'episode' if count == '1' else 'episodes'} {what}"
 
 
@@ -236,7 +236,7 @@ def _controls(train: FrameRows, judged: FrameRows, judge: Callable[[Probe], Scor
         row("mean", "mean known action", [torch.zeros(len(each.actions), 1) for each in both]),
     ]
     if train.samples.states is None:
-        return [*found, ProbeRow("proprio", "state and instruction", {}, not_run="not run: the dataset has no states")]
+        return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
     tasks = {task: i for i, task in enumerate(dict.fromkeys([*train.samples.tasks, *judged.samples.tasks]))}
     name = f"state differences, {printed(AROUND[0], 'd')} to {AROUND[-1]} frames (read the robot's own sensors)"
     return [
@@ -250,7 +250,7 @@ def _without_later(
     case: Case, source: PairSource, held_out: list[Episode], known: list[Episode], judge: Callable[[Probe], Score]
 ) -> ProbeRow:
     """Judge the same network with frames up to the moment only; it is trained, or read from the folder."""
-    model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames", {})
+    model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames")
     if model.config.offsets[-1] == 0:
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:

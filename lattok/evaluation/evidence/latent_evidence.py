@@ -226,22 +226,10 @@ class LatentEvidence:
         if training is not None and target is not None:
             alone = labels_only(model, case.dataset, train, held_out, training)
         options.note("controls", 3, 3)
-        return cls(
-            case=case,
-            untrained=fresh,
-            source=source,
-            train=train,
-            held_out=held_out,
-            target=target,
-            names=names,
-            folds=task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of),
-            bootstrap=Bootstrap(held_out.episode_of, options.seed),
-            change=change,
-            flow=flow,
-            codes=codes,
-            labels_only=alone,
-            training=training,
-        )
+        folds = task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of)
+        draws = Bootstrap(held_out.episode_of, options.seed)
+        made = (folds, draws, change, flow, codes, alone, training)
+        return cls(case, fresh, source, train, held_out, target, names, *made)
 
     @property
     def model(self) -> Any:
@@ -292,15 +280,13 @@ class LatentEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        model, train, held_out = self.model, self.train, self.held_out
-        full = model.features.side
-        side = round((train.features.shape[1] / (len(model.cameras) * model.features.dim)) ** 0.5)
+        full, side = self.model.features.side, self.train.side(self.model)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         return {
             "stride_frames": self.source.stride,
             "cameras": list(self.source.cameras),
-            "held_out_pairs": held_out.text,
-            "training_pairs": train.text,
+            "held_out_pairs": self.held_out.text,
+            "training_pairs": self.train.text,
             "frame_controls_see": seen,
             "held_out_tasks": self.folds.text,
         }

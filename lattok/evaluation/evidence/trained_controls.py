@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import PairSet, encode_pairs
+from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.batches import PairBatches
@@ -144,13 +144,8 @@ def sizes_of(train: PairSet, held_out: PairSet) -> list[int]:
 def labels_of(model: TrainedPairModel) -> dict[str, Any]:
     """Tell which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
     known = model.trained_on or {}
-    return {**(_own(model) or USUAL), "seed": known.get("loop", {}).get("seed", 0)}
-
-
-def _own(model: TrainedPairModel) -> dict[str, Any]:
-    """Return the model's own labels; empty where it had none or does not know."""
-    labels = (model.trained_on or {}).get("labels") or {}
-    return labels if labels.get("fraction") else {}
+    own = known.get("labels") or {}
+    return {**(own if own.get("fraction") else USUAL), "seed": known.get("loop", {}).get("seed", 0)}
 
 
 def labels_only(
@@ -165,12 +160,12 @@ def labels_only(
 
     def make() -> dict[str, Tensor]:
         control = _trained(model, train, labelled, labels["per_batch"], training)
-        sets = {"train": encode_pairs(control, train), "held_out": encode_pairs(control, held_out)}
+        sets = {"train": train.encoded(control), "held_out": held_out.encoded(control)}
         tensors = {f"{name}_codes": latents.codes for name, latents in sets.items()}
         return tensors | {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
 
     tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
-    whose = "" if _own(model) else " (not the model's own)"
+    whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
     return LabelsOnly(**tensors, text=text)
 
@@ -204,14 +199,6 @@ def _trained(
 
 def control_config(model: TrainedPairModel) -> TrainedPairConfig:
     """Return the model's config without reconstruction and what belongs to it."""
-    return replaced(
-        model.config,
-        streams="control",
-        loss_prediction=0.0,
-        loss_additivity=0.0,
-        loss_flow=0.0,
-        extra_strides=(),
-        loss_action=model.config.loss.action or 1.0,
-        action_target="mean",
-        action_steps=1,
-    )
+    plain = {"streams": "control", "extra_strides": (), "action_target": "mean", "action_steps": 1}
+    losses = {"loss_prediction": 0.0, "loss_additivity": 0.0, "loss_flow": 0.0}
+    return replaced(model.config, **plain, **losses, loss_action=model.config.loss.action or 1.0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, pair_targets
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange
 from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -106,7 +106,7 @@ def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, P
     """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
     for rows in torch.arange(len(pairs.rows)).split(BATCH):
-        now, later = pair_targets(model, pairs, rows).unbind(1)
+        now, later = pairs.targets(model, rows).unbind(1)
         for name, predict in predictors.items():
             totals[name] += float((predict(now, rows) - later).square().mean()) * len(rows)
     return {name: total / len(pairs.rows) for name, total in totals.items()}

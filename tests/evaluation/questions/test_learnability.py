@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 
 from lattok import UniformBins
 from lattok.evaluation import evaluate
-from lattok.evaluation.evidence import reference_policy
 from lattok.evaluation.evidence.tokenizer_evidence import Scale
+from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
 from lattok.types import ActionTokenizer
 from tests.evaluation.worlds import World
@@ -69,8 +69,8 @@ def test_ranks_are_kept_as_far_as_distances_are():
 
 @pytest.fixture
 def long_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_policy, "STEPS", 200)
-    monkeypatch.setattr(reference_policy, "WIDTH", 48)
+    monkeypatch.setattr(learnability, "STEPS", 200)
+    monkeypatch.setattr(learnability, "WIDTH", 48)
 
 
 @pytest.mark.usefixtures("long_training")
@@ -100,4 +100,4 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_s
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
     assert "policy_error" not in evaluate(tokenizer, world, episodes=[5], state_key=None).figures
     tokenizer.vocab_size = 2**20
-    assert reference_policy.MOST_CODES < 2**20
+    assert learnability.MOST_CODES < 2**20
