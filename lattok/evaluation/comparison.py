@@ -76,14 +76,17 @@ def compare(
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+
+    def opened(model: Any, place: hub.Place | None) -> Any:
+        return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
+
     if of_actions:
-        report = compare_tokenizers({name: _opened(*each, device) for name, each in named.items()}, dataset, chosen)
+        report = compare_tokenizers({name: opened(*each) for name, each in named.items()}, dataset, chosen)
         return _kept(report, chosen)
-    split, decoded = chosen.split(dataset), {}
-    candidates, histories = list[Candidate](), list[Any]()
-    for name, (model, place) in named.items():
+    split, decoded, candidates, histories = chosen.split(dataset), {}, list[Candidate](), list[Any]()
+    for name, each in named.items():
         try:
-            loaded = _opened(model, place, device)
+            loaded = opened(*each)
             case = Case(loaded, dataset, split, _own_options(chosen, name, loaded))
             candidates.append(_candidate(name, case, decoded))
             histories.append(loaded.trained_on)
@@ -97,10 +100,6 @@ def compare(
     }
     hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
     return _kept(_report(candidates, dataset.name, provenance, hold_out), chosen)
-
-
-def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
-    return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
 
 
 def _kept(report: Report, options: EvalOptions) -> Report:
@@ -212,12 +211,12 @@ def _reading(ranked: Sequence[Candidate]) -> str:
         if value is not None:
             by = "" if gain is None else f" ({printed(gain, '+.2f')} against its best control)"
             shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
-    text = ", ".join(shown)
-    return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
+    return (
+        f"Of the action's variance on held-out episodes {', '.join(shown)}." if shown else "The actions never change."
+    )
 
 
 def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
-    """Name the best model, or say why that cannot be told."""
     best = ranked[0]
     value = best.value(best.kind, best.kind)
     if value is None:
@@ -279,7 +278,6 @@ def _costs(candidates: Sequence[Candidate]) -> Table:
 
 
 def _bars(ranked: Sequence[Candidate]) -> Pictures:
-    """Draw R² of every model, best first, beside its best control."""
     bars = []
     for each in ranked[:MAX_BARS]:
         best = strongest(rivals_of(each.probes[each.kind]), "linear")

@@ -54,7 +54,10 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     errors = Table(
         "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
     )
-    points = [(name, "model", each["bits_per_second"], *_explained(each)) for name, each in found.items()]
+    points = []
+    for name, each in found.items():
+        explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
+        points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
     caption = "The share of the variance of actions that a policy explains which acts by the codes, against their cost."
     chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
     drawn = (Pictures(caption, (chart,), wide=True, top=True),)
@@ -81,11 +84,6 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
 
 def _span(figures: Figures) -> Interval | None:
     return (figures["policy_error_low"], figures["policy_error_high"]) if "policy_error_low" in figures else None
-
-
-def _explained(figures: Figures) -> tuple[float, Interval | None]:
-    span = _span(figures)
-    return 1 - figures.get("policy_error", 1), None if span is None else (1 - span[1], 1 - span[0])
 
 
 def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:

@@ -54,14 +54,14 @@ class ResidualKMeans:
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Turn vectors [N, d] into codes int64 [N, levels]."""
-        return torch.cat([self._encode(block) for block in vectors.float().split(BLOCK)])
-
-    def _encode(self, left: Tensor) -> Tensor:
-        codes = []
-        for book in self.books:
-            codes.append(nearest(left, book))
-            left = left - book[codes[-1]]
-        return torch.stack(codes, 1)
+        blocks = []
+        for left in vectors.float().split(BLOCK):
+            codes = []
+            for book in self.books:
+                codes.append(nearest(left, book))
+                left = left - book[codes[-1]]
+            blocks.append(torch.stack(codes, 1))
+        return torch.cat(blocks)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Turn codes [N, levels] into vectors [N, d]."""
@@ -135,14 +135,6 @@ def untrained_codes(train: LatentActions, held_out: LatentActions, config: Train
     return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
-def untrained_model(model: TrainedPairModel, seed: int) -> TrainedPairModel:
-    """Build a model of the same config with fresh weights; the frozen features are shared."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = model.fresh()
-    return fresh.to(model.features.mean.device).eval()
-
-
 class TaskFolds(NamedTuple):
     """Folds over tasks, or why there are none."""
 
@@ -154,11 +146,10 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
     """Make folds from the episodes of training pairs [n] and held-out pairs [N]."""
     task_of = {episode.index: episode.tasks for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
-    judged, known = sorted(set(held_tasks)), set(train_tasks)
-    if len(known | set(judged)) < 2:
+    judged, folds = sorted(set(held_tasks)), []
+    if len({*train_tasks, *judged}) < 2:
         return TaskFolds((), "not applicable: the dataset has one task")
     count = min(FOLDS, len(judged))
-    folds = []
     for i in range(count):
         group = set(judged[i::count])
         fit = torch.tensor([row for row, task in enumerate(train_tasks) if task not in group], dtype=torch.long)
@@ -207,7 +198,9 @@ class LatentEvidence:
         source = PairSource.of(case, decoded)
         if case.trains_controls:
             training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
-        fresh = untrained_model(model, options.seed + 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed + 1)
+            fresh = model.fresh().to(model.features.mean.device).eval()  # which shares the frozen features
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
         held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))

@@ -42,15 +42,6 @@ NO_LATER = "no_later_frames"  # see `action_evidence`
 USUAL = {"fraction": 0.05, "unit": "pairs", "per_batch": 8}  # where the model does not know, or had no labels
 
 
-def usual_loop(model: Any) -> LoopOptions:
-    """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
-    if model.trained_on is None:
-        return CONTROL_LOOP
-    loop, names = model.trained_on["loop"], {field.name for field in fields(LoopOptions)} - {"tracker"}
-    known = {name: value for name, value in loop.items() if name in names}
-    return LoopOptions(**{**known, "batch_size": model.trained_on["samples_per_step"]})
-
-
 @dataclass(frozen=True)
 class ControlTraining:
     """How controls are trained, and where their results are kept."""
@@ -61,7 +52,7 @@ class ControlTraining:
 
     @classmethod
     def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> ControlTraining:
-        """Train controls on the episodes of a case, as long as it says, or as the model itself was trained."""
+        """Train controls on the episodes of a case, as long as it says, or as the model itself says that it was."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
         chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
@@ -74,7 +65,12 @@ class ControlTraining:
             "cameras": cameras,
             "action_key": action_key,
         }
-        loop = replace(case.control_loop or usual_loop(case.model), seed=case.options.seed)
+        loop, trained = case.control_loop, case.model.trained_on
+        if loop is None and trained is not None:
+            names = {field.name for field in fields(LoopOptions)} - {"tracker", "batch_size"}
+            known = {name: value for name, value in trained["loop"].items() if name in names}
+            loop = LoopOptions(**known, batch_size=trained["samples_per_step"])
+        loop = replace(loop or CONTROL_LOOP, seed=case.options.seed)
         return cls(loop, None if folder is None else folder / "controls", identity)
 
     def text(self, pairs: PairSet) -> str:
@@ -87,18 +83,12 @@ class ControlTraining:
 
         `sizes`: how many samples there are to train, to probe and to judge; `more`: what else the result depends on.
         """
-        described = model.describe()
-        key = {
-            "control": control,
-            "model": [described["config_sha256"], described["weights_sha256"]],
-            "pairs": [*sizes],
-            "loop": asdict(self.options),
-            **self.identity,
-            **more,
-        }
-        text = json.dumps(key, sort_keys=True)
         if self.folder is None:
             return make()
+        described = model.describe()
+        identity = [described["config_sha256"], described["weights_sha256"]]
+        key = {"control": control, "model": identity, "pairs": [*sizes], "loop": asdict(self.options)}
+        text = json.dumps({**key, **self.identity, **more}, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not path.is_file():
             found = make()
@@ -107,12 +97,7 @@ class ControlTraining:
         return safetensors.torch.load_file(path)
 
     def fit(
-        self,
-        name: str,
-        module: nn.Module,
-        batches: Callable[[int, int, int], Any],
-        weights: Mapping[str, float],
-        model: Any,
+        self, name: str, module: nn.Module, batches: Callable[..., Any], weights: Mapping[str, float], model: Any
     ) -> None:
         """Train `module` in place on the device of `model`; nothing stays on disk. The progress bar shows `name`."""
         device = model.features.mean.device

@@ -110,7 +110,6 @@ def picture(report: Report) -> str | None:
 
 
 def _answer(answer: Answer | None) -> str:
-    """Show the question that everybody asks first, and its answer."""
     if answer is None:
         return ""
     kind = {True: "yes", False: "no", None: "open"}[answer.holds]

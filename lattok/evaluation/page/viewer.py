@@ -136,7 +136,6 @@ def equal_runs(codes: np.ndarray, valid: np.ndarray) -> Iterator[tuple[int, int]
 
 
 def _listed_runs(labels: EpisodeCodes, moments: np.ndarray) -> Iterator[str]:
-    """Say which codes were there when."""
     found = list(equal_runs(labels.codes, labels.valid))
     for start, end in found[:MAX_RUNS]:
         last = f" to {moments[end - 1]}" if end - start > 1 else ""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok.evaluation.evidence import Case, evenly
-from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot
+from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.reconstruction import codec_decision
@@ -62,20 +62,18 @@ def what_is_seen(case: Case, training: ActionWindows, held_out: ActionWindows) -
         PolicyWindows(case.dataset, tokenizer.horizon, episodes=episodes, **options)
         for episodes in (case.split.train, case.split.held_out)
     )
-    tasks = {task: i for i, task in enumerate(dict.fromkeys([*train.tasks, *judged.tasks]))}
-    if train.states is None and len(tasks) < 2:
+    told = one_hot_tasks(train, judged)
+    if train.states is None and told[0].shape[1] < 2:
         return None
     scale = None if train.states is None else Normalizer(train.states.shape[1]).fit(train.states)
 
-    def seen(samples: PolicyWindows, windows: ActionWindows, most: int) -> Seen:
+    def seen(states: Tensor | None, told: Tensor, windows: ActionWindows, most: int) -> Seen:
         rows = evenly(len(windows), most)
-        numbers = torch.tensor([tasks[each] for each in samples.tasks])[samples.task_of][rows]
-        told = one_hot(numbers[:, None], len(tasks))
-        if scale is None or samples.states is None:
-            return Seen(told, windows, rows)
-        return Seen(torch.cat([scale(samples.states[rows]).clamp(-10, 10), told], 1), windows, rows)
+        if scale is None or states is None:
+            return Seen(told[rows], windows, rows)
+        return Seen(torch.cat([scale(states[rows]).clamp(-10, 10), told[rows]], 1), windows, rows)
 
-    return seen(train, training, MOST_TRAINED), seen(judged, held_out, MOST_JUDGED)
+    return seen(train.states, told[0], training, MOST_TRAINED), seen(judged.states, told[1], held_out, MOST_JUDGED)
 
 
 class ReferencePolicy(nn.Module):

@@ -240,8 +240,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     )
 
     def table(title: str, columns: Sequence[str], lines: list[TableRow], note: str = "", folded: bool = False) -> Table:
-        shown = (tuple(columns), tuple(lines))
-        return Table(f"{name}{title}", *shown, better="higher", digits=".2f", note=note, folded=folded)
+        return Table(f"{name}{title}", tuple(columns), tuple(lines), "higher", 0, ".2f", note, folded)
 
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
     lines = {probe: [row.shown(probe) for row in rows] for probe in probes}
