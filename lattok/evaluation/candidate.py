@@ -77,18 +77,19 @@ class Candidate(NamedTuple):
     cost: Cost
     facts: dict[str, Any]
 
-    def row(self, kind: str, key: str) -> ProbeRow | None:
-        """Find a row of codes or latents by its key."""
-        return next((row for row in self.probes.get(kind, ()) if row.key == key and row.scores), None)
+    @property
+    def r2(self) -> float | None:
+        """R^2 of its labels over all dimensions; None where the actions never change."""
+        return self.probes[self.kind][0].value("linear", 0)
 
     def value(self, kind: str, key: str, probe: str = "linear") -> float | None:
         """Return the mean R^2 of a row; None where there is none."""
-        return row.value(probe, 0) if (row := self.row(kind, key)) else None
+        return next((row.value(probe, 0) for row in self.probes.get(kind, ()) if row.key == key), None)
 
     def own(self, kind: str, dims: list[int], probe: str = "linear") -> tuple[float | None, Interval | None]:
         """Return R^2 of the model over some dimensions, with its interval."""
-        row = self.row(kind, kind)
-        if row is None or not dims or probe not in row.scores:
+        row = self.probes[kind][0]
+        if not dims or probe not in row.scores:
             return None, None
         found = row.scores[probe].probe
         value = float(found.r2[dims].nanmean())
@@ -97,16 +98,16 @@ class Candidate(NamedTuple):
 
     def gain(self, kind: str, probe: str = "linear") -> tuple[float | None, Interval | None]:
         """Return how much more of the action the model's codes or latents say than the best control."""
-        best = strongest(rivals_of(self.probes.get(kind, ())), probe)
+        best = strongest(rivals_of(self.probes[kind]), probe)
         return (None, None) if best is None else self.beyond(kind, best, self.bootstrap, probe)
 
     def beyond(
         self, kind: str, other: ProbeRow, bootstrap: Bootstrap, probe: str = "linear"
     ) -> tuple[float | None, Interval | None]:
         """Return how much more the model says than another row, with an interval where both see the same episodes."""
-        own = self.row(kind, kind)
-        values = [row.value(probe, 0) if row is not None else None for row in (own, other)]
-        if own is None or values[0] is None or values[1] is None:
+        own = self.probes[kind][0]
+        values = [row.value(probe, 0) for row in (own, other)]
+        if values[0] is None or values[1] is None:
             return None, None
         span = None
         if bootstrap.count == self.bootstrap.count:

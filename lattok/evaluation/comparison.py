@@ -163,7 +163,7 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
 
 def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
     """Put models next to each other; `hold_out` is what to do where a single episode judges."""
-    ranked = sorted(candidates, key=lambda each: -(each.value(each.kind, each.kind) or -math.inf))
+    ranked = sorted(candidates, key=lambda each: -(each.r2 or -math.inf))
     answer = _answer(ranked, hold_out)
     strides = sorted({each.source.stride for each in candidates})
     apart = "" if len(strides) == 1 else (
@@ -207,18 +207,16 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
 def _reading(ranked: Sequence[Candidate]) -> str:
     shown = []
     for each in ranked:
-        value, gain = each.value(each.kind, each.kind), each.gain(each.kind)[0]
-        if value is not None:
+        if (value := each.r2) is not None:
+            gain = each.gain(each.kind)[0]
             by = "" if gain is None else f" ({printed(gain, '+.2f')} against its best control)"
             shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
-    return (
-        f"Of the action's variance on held-out episodes {', '.join(shown)}." if shown else "The actions never change."
-    )
+    text = ", ".join(shown)
+    return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
 def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
-    best = ranked[0]
-    value = best.value(best.kind, best.kind)
+    best, value = ranked[0], ranked[0].r2
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
     doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
@@ -233,14 +231,13 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
         return Answer(QUESTION, False, f"{text} {shown}")
-    rivals = [(each, row) for each in ranked[1:] if (row := each.row(each.kind, each.kind)) is not None]
-    if not rivals:
+    if len(ranked) == 1:
         return Answer(QUESTION, against, f"{says} most about the action {shown}")
-    near, row = rivals[0]
-    gain, span = best.beyond(best.kind, row, near.bootstrap)
+    near = ranked[1]
+    gain, span = best.beyond(best.kind, near.probes[near.kind][0], near.bootstrap)
     holds = above_zero(gain or 0.0, span)
     between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
-    numbers = f"R² {printed(value, '.2f')} against {printed(row.value('linear', 0) or 0.0, '.2f')}{between}"
+    numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
     if holds:
         caveat = "" if against else " Mind that its lead over the best control is within the noise."
         return Answer(QUESTION, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
@@ -250,9 +247,9 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
 def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") -> Table:
     """Make the table of codes or of latents: R^2 of the model, over all tasks by dimensions, and of its controls."""
     of_tasks, groups, rows = probe != "linear", list(candidates[0].groups)[1:], []
-    for each in candidates:
+    for each in (candidate for candidate in candidates if kind in candidate.probes):
         own = each.own(kind, each.groups["all"], probe)
-        if kind not in each.probes or (of_tasks and own[0] is None):
+        if of_tasks and own[0] is None:
             continue
         parts = [each.own(kind, each.groups.get(name, [])) for name in groups]
         known = [(each.value(kind, kind), None)] if of_tasks else parts
@@ -281,7 +278,7 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
     bars = []
     for each in ranked[:MAX_BARS]:
         best = strongest(rivals_of(each.probes[each.kind]), "linear")
-        bars.append((each.name, "model", each.value(each.kind, each.kind)))
+        bars.append((each.name, "model", each.r2))
         bars.append(("its best control", "rival", None if best is None else best.value("linear", 0)))
     chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
     return Pictures(MEASURE, (chart,), wide=True, top=True)

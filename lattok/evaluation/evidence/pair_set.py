@@ -134,9 +134,7 @@ class PairSource:
 
     def chunks(self, pairs: PairSet) -> Tensor:
         """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
-        if self.action_key is None:
-            raise LattokError("`action_key`: expected a column of actions, got None.")
-        actions = read_vectors(self.dataset, "action_key", self.action_key, pairs.frames.episodes)
+        actions = read_vectors(self.dataset, "action_key", str(self.action_key), pairs.frames.episodes)
         return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(self.stride)])
 
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:

@@ -15,7 +15,7 @@ from lattok.evaluation.evidence.tokenizer_evidence import Scale
 from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
 from lattok.types import ActionTokenizer
-from tests.evaluation.worlds import World
+from tests.evaluation.worlds import World, answer_of
 
 
 class Steps(ActionTokenizer):
@@ -81,18 +81,16 @@ def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_wh
     world.actions = np.tanh(world.states).astype(np.float32)
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)), bins=32)
     report = evaluate(tokenizer, world, episodes=[9, 10, 11])
-    assert report.answer is not None
     figures = report.figures
     assert figures["policy_error"] < 0.35
     assert figures["policy_error/regression"] < 0.3
     assert figures["policy_error/mean"] > 0.8
     assert "A policy that acts by its codes errs by" in report.headline
-    assert "A policy will err by" in report.answer.text
+    assert "A policy will err by" in answer_of(report).text
     world.actions = rng.standard_normal((12, 40, 2)).astype(np.float32)
     lost = evaluate(tokenizer, world, episodes=[9, 10, 11])
-    assert lost.answer is not None
     assert lost.figures["policy_error"] > 0.9
-    assert (lost.answer.holds, lost.answer.text[:14]) == (False, "No: a policy t")
+    assert (answer_of(lost).holds, answer_of(lost).text[:14]) == (False, "No: a policy t")
 
 
 def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_said():
