@@ -41,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def short_reference_policies() -> Iterator[None]:
     """What they learn is tested in test_learnability, with more steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lattok.evaluation.evidence.reference_policy.STEPS", 5)
+        patch.setattr("lattok.evaluation.questions.learnability.STEPS", 5)
         yield
 
 

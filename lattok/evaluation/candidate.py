@@ -20,6 +20,7 @@ from lattok.nn.quantize import code_statistics
 from lattok.utils.devices import module_of
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
+FACTS = ("cameras", "stride_frames", "held_out_pairs")
 MIN_FRAMES, SECONDS, MAX_RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often
 
 
@@ -74,21 +75,21 @@ class Candidate(NamedTuple):
     figures: dict[str, float]
     verdicts: list[Verdict]
     cost: Cost
-    identity: dict[str, Any]
-    texts: dict[str, str]
+    facts: dict[str, Any]
 
-    def row(self, kind: str, key: str) -> ProbeRow | None:
-        """Find a row of codes or latents by its key."""
-        return next((row for row in self.probes.get(kind, ()) if row.key == key and row.scores), None)
+    @property
+    def r2(self) -> float | None:
+        """R^2 of its labels over all dimensions; None where the actions never change."""
+        return self.probes[self.kind][0].value("linear", 0)
 
     def value(self, kind: str, key: str, probe: str = "linear") -> float | None:
         """Return the mean R^2 of a row; None where there is none."""
-        return row.value(probe, 0) if (row := self.row(kind, key)) else None
+        return next((row.value(probe, 0) for row in self.probes.get(kind, ()) if row.key == key), None)
 
     def own(self, kind: str, dims: list[int], probe: str = "linear") -> tuple[float | None, Interval | None]:
         """Return R^2 of the model over some dimensions, with its interval."""
-        row = self.row(kind, kind)
-        if row is None or not dims or probe not in row.scores:
+        row = self.probes[kind][0]
+        if not dims or probe not in row.scores:
             return None, None
         found = row.scores[probe].probe
         value = float(found.r2[dims].nanmean())
@@ -97,16 +98,16 @@ class Candidate(NamedTuple):
 
     def gain(self, kind: str, probe: str = "linear") -> tuple[float | None, Interval | None]:
         """Return how much more of the action the model's codes or latents say than the best control."""
-        best = strongest(rivals_of(self.probes.get(kind, ())), probe)
+        best = strongest(rivals_of(self.probes[kind]), probe)
         return (None, None) if best is None else self.beyond(kind, best, self.bootstrap, probe)
 
     def beyond(
         self, kind: str, other: ProbeRow, bootstrap: Bootstrap, probe: str = "linear"
     ) -> tuple[float | None, Interval | None]:
         """Return how much more the model says than another row, with an interval where both see the same episodes."""
-        own = self.row(kind, kind)
-        values = [row.value(probe, 0) if row is not None else None for row in (own, other)]
-        if own is None or values[0] is None or values[1] is None:
+        own = self.probes[kind][0]
+        values = [row.value(probe, 0) for row in (own, other)]
+        if values[0] is None or values[1] is None:
             return None, None
         span = None
         if bootstrap.count == self.bootstrap.count:
@@ -121,34 +122,30 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
     assert target is not None  # `compare` asks for actions
     probes = probe_rows(evidence, target, hidden=False)
     kind = next(iter(probes))
-    bits = entropy = None
+    figures, bits, entropy = dict[str, float](), None, None
+    for what, rows in probes.items():
+        figures |= readout_figures(evidence, f"from_{what}", rows)
     if "codes" in probes:
         codes = evidence.held_out.latents.codes
-        bits = codes.shape[1] * math.log2(evidence.size)
-        statistics = code_statistics(codes, evidence.size)
+        bits, statistics = codes.shape[1] * math.log2(evidence.size), code_statistics(codes, evidence.size)
         entropy = statistics.joint_entropy, statistics.joint_ceiling
+        figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     groups = {
         "all": list(range(len(evidence.names))),
         "position": evidence.space,
         "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
         "gripper": gripper_dims(evidence.names),
     }
-    figures: dict[str, float] = {}
-    for what, rows in probes.items():
-        figures |= readout_figures(evidence, f"from_{what}", rows)
-    if entropy is not None:
-        figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     (against, *_) = readout_verdicts(evidence, kind, probes[kind])
     note("speed", 0, 1)
     cost = Cost.measure(evidence.model, evidence.held_out, evidence.source.stride)
     note("speed", 1, 1)
-    width = evidence.held_out.latents.latents.flatten(1).shape[1]
     found = Candidate(
         name=name,
         kind=kind,
         bits=bits,
         entropy=entropy,
-        width=width,
+        width=evidence.held_out.latents.latents.flatten(1).shape[1],
         source=evidence.source,
         probes=probes,
         bootstrap=evidence.bootstrap,
@@ -156,8 +153,7 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
         figures=figures,
         verdicts=[Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)],
         cost=cost,
-        identity=evidence.model.describe(),
-        texts={key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")},
+        facts={**evidence.model.describe(), **{key: evidence.provenance[key] for key in FACTS}},
     )
     for group, dims in found.groups.items():
         for what in probes:

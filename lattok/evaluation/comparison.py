@@ -76,14 +76,17 @@ def compare(
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+
+    def opened(model: Any, place: hub.Place | None) -> Any:
+        return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
+
     if of_actions:
-        report = compare_tokenizers({name: _opened(*each, device) for name, each in named.items()}, dataset, chosen)
+        report = compare_tokenizers({name: opened(*each) for name, each in named.items()}, dataset, chosen)
         return _kept(report, chosen)
-    split, decoded = chosen.split(dataset), {}
-    candidates, histories = list[Candidate](), list[Any]()
-    for name, (model, place) in named.items():
+    split, decoded, candidates, histories = chosen.split(dataset), {}, list[Candidate](), list[Any]()
+    for name, each in named.items():
         try:
-            loaded = _opened(model, place, device)
+            loaded = opened(*each)
             case = Case(loaded, dataset, split, _own_options(chosen, name, loaded))
             candidates.append(_candidate(name, case, decoded))
             histories.append(loaded.trained_on)
@@ -92,15 +95,11 @@ def compare(
         del loaded, case  # a model goes before the next one comes
     keys = {"action_key": action_key, "state_key": chosen.state_key}
     provenance = {
-        "models": {each.name: {**each.identity, **each.texts} for each in candidates},
+        "models": {each.name: each.facts for each in candidates},
         **provenance_of(dataset, split, seed=chosen.seed, **keys),
     }
     hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
     return _kept(_report(candidates, dataset.name, provenance, hold_out), chosen)
-
-
-def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
-    return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
 
 
 def _kept(report: Report, options: EvalOptions) -> Report:
@@ -164,7 +163,7 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
 
 def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
     """Put models next to each other; `hold_out` is what to do where a single episode judges."""
-    ranked = sorted(candidates, key=lambda each: -(each.value(each.kind, each.kind) or -math.inf))
+    ranked = sorted(candidates, key=lambda each: -(each.r2 or -math.inf))
     answer = _answer(ranked, hold_out)
     strides = sorted({each.source.stride for each in candidates})
     apart = "" if len(strides) == 1 else (
@@ -201,15 +200,15 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.cost.to_json() for each in candidates}
     steps = next_steps(answer, verdicts, f"Label data with {ranked[0].name}: {LatentEvidence.use.split(': ')[1]}")
-    report = (verdicts, figures, sections, provenance, answer, steps, speed)
-    return Report("comparison", title, _reading(ranked), *report)
+    found = (verdicts, figures, sections, provenance, answer, steps, speed)
+    return Report("comparison", title, _reading(ranked), *found)
 
 
 def _reading(ranked: Sequence[Candidate]) -> str:
     shown = []
     for each in ranked:
-        value, gain = each.value(each.kind, each.kind), each.gain(each.kind)[0]
-        if value is not None:
+        if (value := each.r2) is not None:
+            gain = each.gain(each.kind)[0]
             by = "" if gain is None else f" ({printed(gain, '+.2f')} against its best control)"
             shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
     text = ", ".join(shown)
@@ -217,33 +216,28 @@ def _reading(ranked: Sequence[Candidate]) -> str:
 
 
 def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
-    """Name the best model, or say why that cannot be told."""
-    best = ranked[0]
-    value = best.value(best.kind, best.kind)
+    best, value = ranked[0], ranked[0].r2
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
     doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
     if doubtful:
-        names = " and ".join(doubtful)
-        text = f"That cannot be told from this page: see the verdicts about {names}."
+        text = f"That cannot be told from this page: see the verdicts about {' and '.join(doubtful)}."
         return Answer(QUESTION, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
+    shown = f"(R² {printed(value, '.2f')})."
     if best.bootstrap.count < 2:
-        text = (
-            f"That cannot be told: only one episode was held out, and {ONE_EPISODE}. Here {says} most about the action"
-        )
-        return Answer(QUESTION, None, f"{text} (R² {printed(value, '.2f')}). {hold_out}".rstrip())
+        text = f"That cannot be told: only one episode was held out, and {ONE_EPISODE}."
+        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown} {hold_out}".rstrip())
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
-        return Answer(QUESTION, False, f"{text} (R² {printed(value, '.2f')}).")
-    rivals = [(each, row) for each in ranked[1:] if (row := each.row(each.kind, each.kind)) is not None]
-    if not rivals:
-        return Answer(QUESTION, against, f"{says} most about the action (R² {printed(value, '.2f')}).")
-    near, row = rivals[0]
-    gain, span = best.beyond(best.kind, row, near.bootstrap)
+        return Answer(QUESTION, False, f"{text} {shown}")
+    if len(ranked) == 1:
+        return Answer(QUESTION, against, f"{says} most about the action {shown}")
+    near = ranked[1]
+    gain, span = best.beyond(best.kind, near.probes[near.kind][0], near.bootstrap)
     holds = above_zero(gain or 0.0, span)
     between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
-    numbers = f"R² {printed(value, '.2f')} against {printed(row.value('linear', 0) or 0.0, '.2f')}{between}"
+    numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
     if holds:
         caveat = "" if against else " Mind that its lead over the best control is within the noise."
         return Answer(QUESTION, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
@@ -253,9 +247,9 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
 def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") -> Table:
     """Make the table of codes or of latents: R^2 of the model, over all tasks by dimensions, and of its controls."""
     of_tasks, groups, rows = probe != "linear", list(candidates[0].groups)[1:], []
-    for each in candidates:
+    for each in (candidate for candidate in candidates if kind in candidate.probes):
         own = each.own(kind, each.groups["all"], probe)
-        if kind not in each.probes or (of_tasks and own[0] is None):
+        if of_tasks and own[0] is None:
             continue
         parts = [each.own(kind, each.groups.get(name, [])) for name in groups]
         known = [(each.value(kind, kind), None)] if of_tasks else parts
@@ -263,8 +257,7 @@ def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") ->
         values, intervals = zip(own, each.gain(kind, probe), *known, *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
     first, *more = ("new tasks", "all tasks") if of_tasks else ("all", *groups)
-    title = "R² of codes" if kind == "codes" else "R² of latents before quantization"
-    title = f"R² of {kind} on new tasks" if of_tasks else title
+    title = f"R² of {kind}" + (" on new tasks" if of_tasks else " before quantization" * (kind == "latents"))
     columns = (first, "gain over the best control", *more, *CONTROLS[kind].values())
     return Table(title, columns, tuple(rows), better="higher", digits=".2f")
 
@@ -275,19 +268,17 @@ def _costs(candidates: Sequence[Candidate]) -> Table:
     digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
     rows = []
     for each in candidates:
-        cost, entropy = each.cost, each.entropy or (None, None)
-        facts = (each.bits, *entropy, each.width, each.source.stride, len(each.source.cameras))
-        values = (*facts, cost.parameters / 1e6, cost.megabytes)
+        facts = (each.bits, *(each.entropy or (None, None)), each.width, each.source.stride, len(each.source.cameras))
+        values = (*facts, each.cost.parameters / 1e6, each.cost.megabytes)
         rows.append(TableRow(each.name, each.name, values, control=False))
     return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
 
 def _bars(ranked: Sequence[Candidate]) -> Pictures:
-    """Draw R² of every model, best first, beside its best control."""
     bars = []
     for each in ranked[:MAX_BARS]:
-        best = strongest(rivals_of(each.probes.get(each.kind, ())), "linear")
-        bars.append((each.name, "model", each.value(each.kind, each.kind)))
+        best = strongest(rivals_of(each.probes[each.kind]), "linear")
+        bars.append((each.name, "model", each.r2))
         bars.append(("its best control", "rival", None if best is None else best.value("linear", 0)))
     chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
     return Pictures(MEASURE, (chart,), wide=True, top=True)

@@ -73,22 +73,16 @@ def evaluate(
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():
-        evidence = EVIDENCE[kind].gather(case)
-        outcomes = _outcomes(evidence, kind)
-    report = _report(evidence, outcomes, provenance)
+        evidence, found, questions = EVIDENCE[kind].gather(case), list[Outcome | None](), questions_of(kind)
+        for question in questions:
+            chosen.note("questions", len(found), len(questions))
+            found.append(question.ask(evidence))
+        chosen.note("questions", len(found), len(questions))
+    report = _report(evidence, [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)  # another process may have been here since
         write(report, chosen.folder)
     return report
-
-
-def _outcomes(evidence: Evidence, kind: str) -> list[Outcome]:
-    found, questions = [], questions_of(kind)
-    for done, question in enumerate(questions):
-        evidence.case.options.note("questions", done, len(questions))
-        found.append(question.ask(evidence))
-    evidence.case.options.note("questions", len(questions), len(questions))
-    return [outcome for outcome in found if outcome is not None]
 
 
 def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str, Any]) -> Report:

@@ -16,6 +16,8 @@ from lattok.utils import files
 SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
+Figures = Mapping[str, float]
+Names = Mapping[str, str]
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
 ONE_EPISODE = "one episode has no interval"
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
@@ -30,6 +32,11 @@ def printed(value: float, digits: str) -> str:
 def percent(share: float) -> str:
     """Print a share as a whole number of per cent."""
     return f"{printed(100 * share, '.0f')} %"
+
+
+def ends(interval: Interval, digits: str = "+.2f") -> str:
+    """Print both ends of an interval."""
+    return " … ".join(printed(end, digits) for end in interval)
 
 
 def explained_share(explained: float) -> str:
@@ -72,6 +79,20 @@ class Table:
     note: str = ""
     folded: bool = False  # opens on a click
 
+    @classmethod
+    def of(cls, title: str, figures: Figures, columns: Names, rows: Names, own: str = "model", **options: Any) -> Table:
+        """Lay out figures `quantity/whose`: titles of `columns` by quantity, names of `rows` by whose they are.
+
+        Columns of which row `own` has no figure are left out; `reference` is the row that stands for scale.
+        """
+        reference = options.pop("reference", "")
+        shown = {quantity: name for quantity, name in columns.items() if f"{quantity}/{own}" in figures}
+        lines = (
+            TableRow(key, name, tuple(figures.get(f"{each}/{key}") for each in shown), key != own, key == reference)
+            for key, name in rows.items()
+        )
+        return cls(title, tuple(shown.values()), tuple(lines), **{"digits": ".2f", **options})
+
     def shown(self, value: float | None, column: int) -> str:
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
         return "–" if value is None else printed(value, digits).rstrip(".")
@@ -88,14 +109,6 @@ class Table:
             return False
         own, other = first.values[column], row.values[column]
         return own is not None and other is not None and (other < own if self.better == "lower" else other > own)
-
-    def strongest(self, but: Sequence[str] = ()) -> TableRow | None:
-        """Find the control that does best in the column that decides; None where there is none to compare with."""
-        rows = [row for row in self.rows[1:] if row.control and not (row.reference or row.not_run or row.key in but)]
-        scored = [(value, row) for row in rows if (value := row.values[self.decides]) is not None]
-        if not scored or not self.better:
-            return None
-        return (min if self.better == "lower" else max)(scored, key=lambda pair: pair[0])[1]  # of equals the first
 
     def to_text(self) -> str:
         """Print as many columns as a terminal is wide, the one that decides first and always."""
@@ -120,27 +133,6 @@ class Table:
         rows = [row.as_dict(self.columns) for row in self.rows]
         winners = [row.key for row in self.rows if self.wins(row, self.decides)]
         return {"title": self.title, "better": self.better, "rows": rows, "controls_that_win": winners}
-
-
-def table_of(
-    title: str,
-    figures: Mapping[str, float],
-    columns: Mapping[str, str],
-    rows: Mapping[str, str],
-    own: str = "model",
-    reference: str = "",
-    **options: Any,
-) -> Table:
-    """Lay out figures `quantity/whose`: titles of `columns` by quantity, names of `rows` by whose they are.
-
-    Columns of which row `own` has no figure are left out.
-    """
-    shown = {quantity: name for quantity, name in columns.items() if f"{quantity}/{own}" in figures}
-    lines = (
-        TableRow(key, name, tuple(figures.get(f"{each}/{key}") for each in shown), key != own, key == reference)
-        for key, name in rows.items()
-    )
-    return Table(title, tuple(shown.values()), tuple(lines), **{"digits": ".2f", **options})
 
 
 @dataclass(frozen=True)

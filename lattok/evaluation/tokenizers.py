@@ -10,7 +10,7 @@ from lattok.data import RobotDataset
 from lattok.evaluation.evaluate import evaluate
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow
+from lattok.evaluation.report import Answer, Figures, Interval, Pictures, Report, Section, Table, TableRow
 from lattok.utils.checks import LattokError
 
 QUESTION = "Which of these tokenizers should a policy act by?"
@@ -28,14 +28,12 @@ BEHIND = {
     "rank_consistency": "ranks kept",
     "codes_used": "codes in use",
 }
-Figures = Mapping[str, float]
 
 
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
     """Evaluate each of the tokenizers, by name, and put their figures next to each other.
 
-    A tokenizer of another horizon has other chunks to predict; what regresses these
-    stands beside it.
+    A tokenizer of another horizon has other chunks to predict; what regresses these stands beside it.
     """
     alone: dict[str, Any] = vars(replace(options, out=None))
     reports = dict[str, Report]()
@@ -48,12 +46,18 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
     told = all("policy_error" in each for each in found.values())
     ranked = sorted(found, key=lambda name: found[name]["policy_error" if told else "normalised_mse"])
-    rows = tuple(
-        TableRow(name, name, _values(found[name], ACTED), control=False, intervals=(_span(found[name]), *[None] * 4))
-        for name in ranked
+    rows, more = (
+        tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
+        for columns in (ACTED, BEHIND)
     )
-    more = tuple(TableRow(name, name, _values(found[name], BEHIND), control=False) for name in ranked)
-    points = [(name, "model", each["bits_per_second"], *_explained(each)) for name, each in found.items()]
+    rows = tuple(replace(row, intervals=(_span(found[row.key]), *[None] * 4)) for row in rows)
+    errors = Table(
+        "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
+    )
+    points = []
+    for name, each in found.items():
+        explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
+        points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
     caption = "The share of the variance of actions that a policy explains which acts by the codes, against their cost."
     chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
     drawn = (Pictures(caption, (chart,), wide=True, top=True),)
@@ -62,12 +66,7 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
         "on held-out chunks; its error is divided by the variance of training actions, as the codec's own is, which "
         "decodes the right codes. What reconstructs best need not be what is learned best.",
-        (
-            Table(
-                "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
-            ),
-            Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True),
-        ),
+        (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
         drawn if told else (),
         open=True,
     )
@@ -79,21 +78,12 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
         sections=(section,),
         provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
-        answer=_answer(ranked, found) if told else Answer(QUESTION, None, _untold(ranked[0], found)),
+        answer=_answer(ranked, found),
     )
-
-
-def _values(figures: Figures, columns: Mapping[str, str]) -> tuple[float | None, ...]:
-    return tuple(figures.get(key) for key in columns)
 
 
 def _span(figures: Figures) -> Interval | None:
     return (figures["policy_error_low"], figures["policy_error_high"]) if "policy_error_low" in figures else None
-
-
-def _explained(figures: Figures) -> tuple[float, Interval | None]:
-    span = _span(figures)
-    return 1 - figures.get("policy_error", 1), None if span is None else (1 - span[1], 1 - span[0])
 
 
 def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
@@ -101,16 +91,13 @@ def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
     return f"Error of a policy that acts by codes, in units of the variance of actions: {each}."
 
 
-def _untold(best: str, found: Mapping[str, Figures]) -> str:
-    return (
-        "That cannot be told: the dataset has neither states nor several instructions, or a tokenizer has too many "
-        f"codes. {best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies."
-    )
-
-
 def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
     """Name the tokenizer by which a policy errs least, unless the next one's interval reaches it."""
     best, others = ranked[0], ranked[1:]
+    if not all("policy_error" in each for each in found.values()):
+        text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"
+        least = f"{best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies"
+        return Answer(QUESTION, None, f"That cannot be told: {text}. {least}.")
     error = found[best]["policy_error"]
     if error >= found[best]["policy_error/mean"]:
         return Answer(QUESTION, False, f"None of them: by {best}, the best, a policy errs as much as the mean action.")
@@ -120,7 +107,6 @@ def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
     near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
     against = f"{near} {found[near]['policy_error']:.3g}"
     if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
-        return Answer(
-            QUESTION, None, f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
-        )
+        text = f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
+        return Answer(QUESTION, None, text)
     return Answer(QUESTION, True, f"{said}, by {against}.")

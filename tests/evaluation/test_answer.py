@@ -17,7 +17,7 @@ from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import _decision as tokenizer_decision
 from lattok.evaluation.questions.structure import Match, _law_verdict
 from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
-from tests.evaluation.worlds import Oracle, World, tiny_lam
+from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
 
 FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
 pytestmark = pytest.mark.usefixtures("short_mlps")
@@ -45,11 +45,6 @@ def latent(decides: bool | None, *verdicts: Verdict, others: tuple[Decision, ...
     found: Any = latent_decision(None, own, best, asked)  # evidence is for one episode
     answered = answer("May I?", [found, *others], asked)
     return Report("image-lam", "my-lam on data", "H.", asked, {}, (Section("S", "", (TABLE,)),), {}, answered)
-
-
-def answer_of(report: Report) -> Answer:
-    assert report.answer is not None
-    return report.answer
 
 
 def tokenizer(own: float, used: bool = True, **controls: float) -> Answer | None:

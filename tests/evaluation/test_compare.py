@@ -18,7 +18,7 @@ from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
-from tests.evaluation.worlds import STRIDE, Oracle, World, rows, tiny_lam
+from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, rows, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 
 HELD_OUT = [3, 7]
@@ -90,10 +90,9 @@ def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
 
 def test_the_model_that_knows_the_action_is_named(found):
     report = found[0]
-    assert report.answer is not None
-    assert report.answer.text.startswith("continuous") is False
-    assert report.answer.text.startswith("oracle, whose codes say most about the action; ")
-    assert report.answer.holds is True
+    assert answer_of(report).text.startswith("continuous") is False
+    assert answer_of(report).text.startswith("oracle, whose codes say most about the action; ")
+    assert answer_of(report).holds is True
     assert list(rows(report, "R² of codes")) == ["oracle", "fresh"]  # as given, without the one that has none
     costs = rows(report, "Bits and size")
     assert costs["oracle"]["values"]["bits"] == 6
@@ -124,10 +123,9 @@ def test_a_speed_json_of_somebody_elses_stays(world, models, tmp_path):
 
 def test_a_single_held_out_episode_decides_nothing(world, models):
     report = compare(world, [models["oracle"]], episodes=[7])
-    assert report.answer is not None
-    assert report.answer.holds is None
-    assert report.answer.text.startswith("That cannot be told: only one episode was held out")
-    assert report.answer.text.endswith("Run: lattok compare ... --episodes test")  # two tasks: two episodes
+    assert answer_of(report).holds is None
+    assert answer_of(report).text.startswith("That cannot be told: only one episode was held out")
+    assert answer_of(report).text.endswith("Run: lattok compare ... --episodes test")  # two tasks: two episodes
 
 
 def _tensors() -> list[torch.Tensor]:
@@ -164,8 +162,7 @@ def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, mode
     seen.trained_on = {"dataset": world.name, "episodes": [[0, 9]], "loop": {"steps": 2, "trial": True}}
     report = compare(world, {"seen": seen}, **CHOSEN)
     assert [v.key for v in report.verdicts[:2]] == ["held_out_seen", "trial"]
-    assert report.answer is not None
-    assert report.answer.text == "That cannot be told from this page: see the verdicts about seen."
+    assert answer_of(report).text == "That cannot be told from this page: see the verdicts about seen."
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from lattok.evaluation.questions.inferred import cells_of, rank_correlation
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
-from tests.evaluation.worlds import SIDE, World, holds
+from tests.evaluation.worlds import SIDE, World, answer_of, holds
 
 SMALL = {"features": "pixels", "image_size": SIDE, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2}
 HELD_OUT = [6, 7, 8, 9]
@@ -89,9 +89,8 @@ def test_r2_is_that_of_numpy_and_its_interval_draws_episodes(world: World, knowi
     draws = (1 - errors.sum(1)[drawn].sum(1) / distances.sum(1)[drawn].sum(1)).mean(1)
     for end, share in (("low", 2.5), ("high", 97.5)):
         assert report.figures[f"r2_actions_{end}/model"] == pytest.approx(np.percentile(draws, share), abs=0.01)
-    assert report.answer is not None
-    assert report.answer.holds is True
-    assert report.answer.text.startswith("Yes: on held-out episodes its actions explain")
+    assert answer_of(report).holds is True
+    assert answer_of(report).text.startswith("Yes: on held-out episodes its actions explain")
     assert holds(report)["inferred_against_controls"] is holds(report)["inferred_against_controls_xyz"] is True
     assert "Controls learn from the 6 episodes that are not held out." in str(report.sections[0].tables[0].note)
 
@@ -158,9 +157,8 @@ def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     guessing.said = np.random.default_rng(7).standard_normal(knowing.said.shape).astype(np.float32)
     guessing.unsure = knowing.unsure
     report = evaluate(guessing, world, episodes=HELD_OUT)
-    assert report.answer is not None
-    assert report.answer.question == "May its actions stand in for unknown ones?"
-    assert report.answer.holds is False
+    assert answer_of(report).question == "May its actions stand in for unknown ones?"
+    assert answer_of(report).holds is False
     assert holds(report)["inferred_against_controls"] is False
     advice = {verdict.key: verdict.advice for verdict in report.verdicts}
     assert advice["inferred_against_controls"] == ("Train one on this dataset: lattok train idm.")
@@ -173,22 +171,19 @@ def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing)
     weak.unsure = knowing.unsure
     report = evaluate(weak, world, episodes=HELD_OUT)
     assert holds(report)["inferred_against_controls"] is True
-    assert report.answer is not None
-    assert report.answer.holds is None
-    assert report.answer.text.startswith("With care: it beats every control, but explains only 3")
+    assert answer_of(report).holds is None
+    assert answer_of(report).text.startswith("With care: it beats every control, but explains only 3")
 
 
 def test_one_episode_and_one_that_was_trained_on_decide_nothing(world: World, knowing: Knowing):
     report = evaluate(knowing, world, episodes=[9])
-    assert report.answer is not None
-    assert report.answer.holds is None
-    assert report.answer.text.startswith("That cannot be told: only one held-out episode has known actions")
+    assert answer_of(report).holds is None
+    assert answer_of(report).text.startswith("That cannot be told: only one held-out episode has known actions")
     seen = small(Knowing)
     seen.said, seen.unsure = knowing.said, knowing.unsure
     seen.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
     report = evaluate(seen, world, episodes=HELD_OUT)
-    assert report.answer is not None
-    assert report.answer.text.startswith("That cannot be told from this report: the model was trained on episodes")
+    assert answer_of(report).text.startswith("That cannot be told from this report: the model was trained on episodes")
 
 
 def gathered(model: Any, world: Any, **options: Any) -> ActionEvidence:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lattok.data import Feature, RobotDataset
 from lattok.evaluation import Report
+from lattok.evaluation.report import Answer
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, TrainedPairModel
 from lattok.types import Episode, LatentActions
 
@@ -161,6 +162,12 @@ class Symmetric(Linear):
 
     def predict(self, features: Tensor, latents: LatentActions, text: Any = None, text_mask: Any = None) -> Tensor:
         return features
+
+
+def answer_of(report: Report) -> Answer:
+    """Return the answer of a report that has one."""
+    assert report.answer is not None
+    return report.answer
 
 
 def holds(report: Report) -> dict[str, bool | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +20,17 @@ from lattok.utils import checks
 from lattok.version import __version__
 
 
-@dataclass(frozen=True)
-class Split:
-    """Episode indices of both halves, and how many there were before large datasets were thinned."""
+class Split(NamedTuple):
+    """Episode indices of both halves, and in words how many there were before large datasets were thinned."""
 
     train: list[int]
     held_out: list[int]
-    train_available: int
-    held_out_available: int
+    text: str
 
-    @property
-    def text(self) -> str:
-        halves = ((len(self.held_out), self.held_out_available), (len(self.train), self.train_available))
-        used = [f"{some}" if some == every else f"{some} of {every}" for some, every in halves]
-        return f"{used[0]} held-out episodes; {used[1]} others for probes and controls"
+
+def out_of(used: int, available: int) -> str:
+    """Say how many there are, and of how many where they are fewer."""
+    return f"{used}" if used == available else f"{used} of {available}"
 
 
 def evenly(count: int, most: int) -> torch.Tensor:
@@ -87,7 +84,9 @@ class EvalOptions:
             checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
         some_train = [train[i] for i in evenly(len(train), self.max_episodes)]
         some_held_out = [held_out[i] for i in evenly(len(held_out), max(1, self.max_episodes // 2))]
-        return Split(some_train, some_held_out, len(train), len(held_out))
+        used = [out_of(len(some), len(all_)) for some, all_ in ((some_held_out, held_out), (some_train, train))]
+        text = f"{used[0]} held-out episodes; {used[1]} others for probes and controls"
+        return Split(some_train, some_held_out, text)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from torch import Tensor
 from lattok.data import camera_keys, read_vectors, select_episodes
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
-from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence import Case, evenly, out_of
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, score, spread_of
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, one_hot_tasks, score, spread_of
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.report import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
@@ -47,29 +47,6 @@ from lattok.utils.checks import LattokError
 CODES, LEVELS = 16, 4  # of the k-means control
 AROUND = tuple(range(-2, 5))  # frames of the state differences
 CHANGES = Augmentation(crop=1.0, shift=0.125, brightness=0.2, contrast=0.2)  # of images, as the presets have it
-
-
-class FrameRows(NamedTuple):
-    """All frames of some episodes with known actions, F of them, and motion [F, k] by block matching."""
-
-    samples: PolicyWindows  # without pictures
-    flow: Tensor
-
-    @property
-    def actions(self) -> Tensor:
-        return self.samples.actions
-
-    @property
-    def differences(self) -> Tensor:
-        """How the state differs in frames around each, [F, 6 * s]."""
-        states = self.samples.proprio(torch.arange(len(self.flow))).unflatten(1, (len(AROUND), -1))
-        return state_changes(states, AROUND).flatten(1)
-
-    def known(self, tasks: dict[str, int]) -> Tensor:
-        """Return state and instruction, [F, s + tasks]."""
-        numbers = torch.tensor([tasks[each] for each in self.samples.tasks])[self.samples.task_of]
-        assert self.samples.states is not None
-        return torch.cat([self.samples.states, one_hot(numbers[:, None], len(tasks))], 1)
 
 
 @dataclass(frozen=True)
@@ -109,21 +86,19 @@ class ActionEvidence:
                 actions.append(torch.as_tensor(found.actions))
                 spread.append(torch.as_tensor(found.spread))
             note(done + 1)
-        judged, train = (
-            FrameRows(_vectors(source, chosen), torch.cat(flow))
-            for chosen, flow in ((held_out, flows[: len(held_out)]), (episodes, flows[len(held_out) :]))
-        )
+        judged, train = (_vectors(source, chosen) for chosen in (held_out, episodes))
+        motion = Coordinates.fit(*map(torch.cat, (flows[len(held_out) :], flows[: len(held_out)])))
         fitted = train.actions.double()
-        bootstrap = Bootstrap(judged.samples.episode_of, case.options.seed)
-        judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.samples.action_names))
+        bootstrap = Bootstrap(judged.episode_of, case.options.seed)
+        judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.action_names))
         own = score(torch.cat(actions).double(), judged.actions.double(), fitted.mean(0))
         rows = [
             ProbeRow("model", "inferred actions", {"linear": judge(own)}, control=False),
             _without_later(case, source, held_out, episodes, judge),
-            *_controls(train, judged, judge, case.options.seed),
+            *_controls(train, judged, motion, judge, case.options.seed),
         ]
         scale = spread_of(fitted)
-        return cls(case, source, judged.samples, torch.cat(spread), rows, fitted.mean(0), scale, bootstrap, known)
+        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), scale, bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,7 +156,7 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
         hint = "Controls learn from them: hold out fewer."
         checks.fail(str(source.action_key), "known actions in an episode that is not held out", "none", hint)
     used = [found[i] for i in evenly(len(found), case.options.max_episodes).tolist()]
-    count = f"{len(used)}" if len(used) == len(found) else f"{len(used)} of {len(found)}"
+    count = out_of(len(used), len(found))
     return used, f"{count} {'episode' if count == '1' else 'episodes'} {what}"
 
 
@@ -214,10 +189,16 @@ def _motion(model: Any, source: PairSource, frames: np.ndarray) -> Tensor:
     return torch.cat([block_flow(torch.from_numpy(block)) for block in blocks])
 
 
-def _controls(train: FrameRows, judged: FrameRows, judge: Callable[[Probe], Score], seed: int) -> list[ProbeRow]:
-    """Fit the controls that are quick."""
-    target, both = Target(train.actions, train.samples.episode_of, judged.actions), (train, judged)
-    flow = Coordinates.fit(train.flow, judged.flow)
+def _differences(samples: PolicyWindows, offsets: tuple[int, ...]) -> Tensor:
+    """Compute how the state differs `offsets` frames from each of F frames, [F, offsets but 0, s]."""
+    return state_changes(samples.proprio(torch.arange(len(samples))).unflatten(1, (len(offsets), -1)), offsets)
+
+
+def _controls(
+    train: PolicyWindows, judged: PolicyWindows, flow: Coordinates, judge: Callable[[Probe], Score], seed: int
+) -> list[ProbeRow]:
+    """Fit the controls that are quick; `flow` is the motion that block matching finds."""
+    target, both = Target(train.actions, train.episode_of, judged.actions), (train, judged)
     width = flow.best_size(target)
 
     def codes(width: int) -> list[Tensor]:
@@ -233,16 +214,16 @@ def _controls(train: FrameRows, judged: FrameRows, judge: Callable[[Probe], Scor
     found = [
         row("flow", f"motion by block matching (PCA {width})", flow.first(width)),
         row("flow_kmeans", f"its k-means codes, {LEVELS} of {CODES} (PCA {best})", coded[best]),
-        row("mean", "mean known action", [torch.zeros(len(each.actions), 1) for each in both]),
+        row("mean", "mean known action", [torch.zeros(len(each), 1) for each in both]),
     ]
-    if train.samples.states is None:
-        return [*found, ProbeRow("proprio", "state and instruction", {}, not_run="not run: the dataset has no states")]
-    tasks = {task: i for i, task in enumerate(dict.fromkeys([*train.samples.tasks, *judged.samples.tasks]))}
+    if train.states is None or judged.states is None:
+        return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
+    told = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
     name = f"state differences, {printed(AROUND[0], 'd')} to {AROUND[-1]} frames (read the robot's own sensors)"
     return [
         *found,
-        row("proprio", "state and instruction, without looking", [each.known(tasks) for each in both]),
-        row("proprio_change", name, [each.differences for each in both], reference=True),
+        row("proprio", "state and instruction, without looking", [torch.cat(each, 1) for each in told]),
+        row("proprio_change", name, [_differences(each, AROUND).flatten(1) for each in both], reference=True),
     ]
 
 
@@ -250,7 +231,7 @@ def _without_later(
     case: Case, source: PairSource, held_out: list[Episode], known: list[Episode], judge: Callable[[Probe], Score]
 ) -> ProbeRow:
     """Judge the same network with frames up to the moment only; it is trained, or read from the folder."""
-    model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames", {})
+    model, row = case.model, ProbeRow(NO_LATER, "same network, no later frames")
     if model.config.offsets[-1] == 0:
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
@@ -279,8 +260,7 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     control = InverseDynamics(config, model.features)
     control.set_range(samples.known_actions)
     if control.state_normalizer is not None:
-        states = samples.proprio(torch.arange(len(samples))).unflatten(1, (len(offsets), -1))
-        control.state_normalizer.fit(state_changes(states, offsets).flatten(0, 1))
+        control.state_normalizer.fit(_differences(samples, offsets).flatten(0, 1))
     batches = PolicyBatches(samples, training.options.batch_size, seed, changes=CHANGES)
     training.fit("the same network without later frames", control, batches, config.loss_weights, model)
     return control

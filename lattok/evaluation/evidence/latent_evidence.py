@@ -54,14 +54,14 @@ class ResidualKMeans:
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Turn vectors [N, d] into codes int64 [N, levels]."""
-        return torch.cat([self._encode(block) for block in vectors.float().split(BLOCK)])
-
-    def _encode(self, left: Tensor) -> Tensor:
-        codes = []
-        for book in self.books:
-            codes.append(nearest(left, book))
-            left = left - book[codes[-1]]
-        return torch.stack(codes, 1)
+        blocks = []
+        for left in vectors.float().split(BLOCK):
+            codes = []
+            for book in self.books:
+                codes.append(nearest(left, book))
+                left = left - book[codes[-1]]
+            blocks.append(torch.stack(codes, 1))
+        return torch.cat(blocks)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Turn codes [N, levels] into vectors [N, d]."""
@@ -135,14 +135,6 @@ def untrained_codes(train: LatentActions, held_out: LatentActions, config: Train
     return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
-def untrained_model(model: TrainedPairModel, seed: int) -> TrainedPairModel:
-    """Build a model of the same config with fresh weights; the frozen features are shared."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = model.fresh()
-    return fresh.to(model.features.mean.device).eval()
-
-
 class TaskFolds(NamedTuple):
     """Folds over tasks, or why there are none."""
 
@@ -154,11 +146,10 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
     """Make folds from the episodes of training pairs [n] and held-out pairs [N]."""
     task_of = {episode.index: episode.tasks for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
-    judged, known = sorted(set(held_tasks)), set(train_tasks)
-    if len(known | set(judged)) < 2:
+    judged, folds = sorted(set(held_tasks)), []
+    if len({*train_tasks, *judged}) < 2:
         return TaskFolds((), "not applicable: the dataset has one task")
     count = min(FOLDS, len(judged))
-    folds = []
     for i in range(count):
         group = set(judged[i::count])
         fit = torch.tensor([row for row, task in enumerate(train_tasks) if task not in group], dtype=torch.long)
@@ -207,7 +198,9 @@ class LatentEvidence:
         source = PairSource.of(case, decoded)
         if case.trains_controls:
             training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
-        fresh = untrained_model(model, options.seed + 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed + 1)
+            fresh = model.fresh().to(model.features.mean.device).eval()  # which shares the frozen features
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
         held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))
@@ -226,22 +219,10 @@ class LatentEvidence:
         if training is not None and target is not None:
             alone = labels_only(model, case.dataset, train, held_out, training)
         options.note("controls", 3, 3)
-        return cls(
-            case=case,
-            untrained=fresh,
-            source=source,
-            train=train,
-            held_out=held_out,
-            target=target,
-            names=names,
-            folds=task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of),
-            bootstrap=Bootstrap(held_out.episode_of, options.seed),
-            change=change,
-            flow=flow,
-            codes=codes,
-            labels_only=alone,
-            training=training,
-        )
+        folds = task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of)
+        draws = Bootstrap(held_out.episode_of, options.seed)
+        made = (folds, draws, change, flow, codes, alone, training)
+        return cls(case, fresh, source, train, held_out, target, names, *made)
 
     @property
     def model(self) -> Any:
@@ -292,15 +273,13 @@ class LatentEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        model, train, held_out = self.model, self.train, self.held_out
-        full = model.features.side
-        side = round((train.features.shape[1] / (len(model.cameras) * model.features.dim)) ** 0.5)
+        full, side = self.model.features.side, self.train.side(self.model)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         return {
             "stride_frames": self.source.stride,
             "cameras": list(self.source.cameras),
-            "held_out_pairs": held_out.text,
-            "training_pairs": train.text,
+            "held_out_pairs": self.held_out.text,
+            "training_pairs": self.train.text,
             "frame_controls_see": seen,
             "held_out_tasks": self.folds.text,
         }

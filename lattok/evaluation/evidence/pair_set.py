@@ -5,7 +5,7 @@ Full features are never kept: a grid of average-pooled ones stays for the probes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
-from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence import Case, evenly, out_of
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.losses import block_flow
@@ -55,8 +55,7 @@ class PairSet:
 
     @property
     def text(self) -> str:
-        used, available = len(self.rows), len(self.frames)
-        return f"{used}" if used == available else f"{used} of {available}, evenly spaced"
+        return out_of(len(self.rows), len(self.frames)) + ", evenly spaced" * (len(self.rows) < len(self.frames))
 
     @property
     def actions(self) -> Tensor:
@@ -67,6 +66,28 @@ class PairSet:
     def states(self) -> Tensor:
         """Proprioception at t, [n, s]."""
         return torch.from_numpy(self.frames.states[self.rows])
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """Return both frames of pairs `rows` [B], uint8 [B, 2, V, h, w, 3]."""
+        return torch.from_numpy(np.asarray(self.frames.frames[self.frames.frame_rows(self.rows[rows.numpy()])]))
+
+    def full_features(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
+        """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
+        return _features(model, self.frames, self.frames.frame_rows(self.rows[rows.numpy()]))
+
+    def targets(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
+        """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
+        return self.full_features(model, rows) if model.pixels is None else model.frame_targets(self.pictures(rows))
+
+    def encoded(self, model: TrainedPairModel) -> LatentActions:
+        """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
+        parts = torch.arange(len(self.rows)).split(BATCH)
+        with torch.no_grad():
+            return join([to_cpu(model.encode_features(self.full_features(model, rows))) for rows in parts])
+
+    def side(self, model: TrainedPairModel) -> int:
+        """Return the side of the grid over which the pooled features of a camera were averaged."""
+        return pooled_side(model, self.features.shape[1])
 
     @property
     def now(self) -> Tensor:
@@ -113,9 +134,7 @@ class PairSource:
 
     def chunks(self, pairs: PairSet) -> Tensor:
         """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
-        if self.action_key is None:
-            raise LattokError("`action_key`: expected a column of actions, got None.")
-        actions = read_vectors(self.dataset, "action_key", self.action_key, pairs.frames.episodes)
+        actions = read_vectors(self.dataset, "action_key", str(self.action_key), pairs.frames.episodes)
         return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(self.stride)])
 
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
@@ -139,33 +158,6 @@ class PairSource:
         key = (*sight, *episodes)
         pairs.frames = self.decoded[key] if key in self.decoded else self.decoded.setdefault(key, pairs.frames)
         return pairs
-
-
-@torch.no_grad()
-def encode_pairs(model: TrainedPairModel, pairs: PairSet) -> LatentActions:
-    """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
-    return join([to_cpu(model.encode_features(f)) for _, f in batches(model, pairs, torch.arange(len(pairs.rows)))])
-
-
-def batches(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of `rows` with the full features of these pairs."""
-    for chosen in rows.split(BATCH):
-        yield chosen, pair_features(model, pairs, chosen)
-
-
-def pair_features(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Tensor:
-    """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
-    frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
-    return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
-
-
-def pair_targets(model: TrainedPairModel, pairs: PairSet, rows: Tensor) -> Tensor:
-    """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
-    if model.pixels is None:
-        return pair_features(model, pairs, rows)
-    frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
-    both = frames.frames[np.stack([frames.first[chosen], frames.second[chosen]], 1)]
-    return model.frame_targets(torch.from_numpy(np.asarray(both)))
 
 
 def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
@@ -254,17 +246,12 @@ def to_cpu(latents: LatentActions) -> LatentActions:
 
 
 def exchange(
-    latents: LatentActions,
-    control: Tensor,
-    env: Tensor,
-    device: torch.device,
-    keep: float = 1.0,
-    keep_env: float = 1.0,
+    latents: LatentActions, control: Tensor, env: Tensor, device: torch.device, keep: float = 1.0, keep_env: float = 1.0
 ) -> LatentActions:
     """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
-    chosen = take_rows(latents, control)
-    other = None if latents.env is None else take_rows(latents.env, env)
-    if other is not None:
+    chosen, other = take_rows(latents, control), None
+    if latents.env is not None:
+        other = take_rows(latents.env, env)
         other = other._replace(quantized=other.quantized.to(device) * keep_env)
     return chosen._replace(quantized=chosen.quantized.to(device) * keep, env=other)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ class ProbeRow(NamedTuple):
 
     key: str
     name: str
-    scores: dict[str, Score]  # by `KINDS`: the last where there are several tasks, none where it was not run
+    scores: Mapping[str, Score] = {}  # by `KINDS`: the last where there are several tasks, none where it was not run
     control: bool = True
     reference: bool = False
     not_run: str = ""
@@ -90,15 +90,7 @@ class ProbeRow(NamedTuple):
         return replace(self.shown(""), values=tuple(means), intervals=tuple(spans))
 
 
-class Input(NamedTuple):
-    """What probes read on both splits, [n, d] and [N, d], and the row of a table that it becomes."""
-
-    key: str
-    name: str
-    rows: Sequence[Tensor]
-    control: bool = True
-    reference: bool = False
-    not_run: str = ""
+Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes read on both splits, [n, d] and [N, d]
 
 
 def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) -> dict[str, list[ProbeRow]]:
@@ -108,15 +100,17 @@ def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) ->
     """
     train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
     picks = {key: pick for key, pick in evidence.inputs.items() if key in OWN}
-    own = [Input(key, OWN[key], (picks[key](train), picks[key](held_out)), False) for key in OWN if key in picks]
+    own = [
+        (ProbeRow(key, name, control=False), (picks[key](train), picks[key](held_out)))
+        for key, name in OWN.items()
+        if key in picks
+    ]
     for kind, inputs in asked.items():
-        inputs[:0] = [each for each in own if (kind == "latents") == ("latents" in each.key)]
+        inputs[:0] = [each for each in own if (kind == "latents") == ("latents" in each[0].key)]
     every = {id(each): each for inputs in asked.values() for each in inputs}  # some stand in both tables
     rows: dict[int, ProbeRow] = {}
-    for number, each in every.items():
-        rows[number] = ProbeRow(each.key, each.name, {}, each.control, each.reference, each.not_run)
-        if not each.not_run:
-            rows[number] = rows[number]._replace(scores=_scores(evidence, target, each.rows, hidden))
+    for number, (row, inputs) in every.items():
+        rows[number] = row if row.not_run else row._replace(scores=_scores(evidence, target, inputs, hidden))
         evidence.case.options.note("probes", len(rows), len(every))
     return {kind: [rows[id(each)] for each in inputs] for kind, inputs in asked.items() if inputs}
 
@@ -150,29 +144,27 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
     fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
     equal = min(fresh[0].shape[1], change.train.shape[1])
-    unlimited = [
-        Input("current_frame", f"current frame only (PCA {scene_width})", scene.first(scene_width)),
-        Input("mean", "mean action", (torch.zeros(len(train.rows), 1), torch.zeros(len(held_out.rows), 1))),
+    unlimited: list[Input] = [
+        (ProbeRow("current_frame", f"current frame only (PCA {scene_width})"), scene.first(scene_width)),
+        (ProbeRow("mean", "mean action"), [torch.zeros(len(x.rows), 1) for x in (train, held_out)]),
     ]
-    name = "same encoder, labels alone"
-    labelled = [Input(LABELS_ONLY, name, (), not_run=NEEDS_TRAINING)] * 2
+    row = ProbeRow(LABELS_ONLY, "same encoder, labels alone")
+    labelled: list[Input] = [(row._replace(not_run=NEEDS_TRAINING), ())] * 2
     if alone is not None:
         codes = [one_hot(x, evidence.size) for x in (alone.train_codes, alone.held_out_codes)]
-        latents = (alone.train_latents, alone.held_out_latents)
-        labelled = [Input(LABELS_ONLY, name, rows) for rows in (codes, latents)]
-    discrete = [Input(stream.key, stream.name, stream.one_hot) for stream in evidence.codes.values()]
-    continuous = [
-        Input("pca_change", f"raw frame change (PCA {width})", change.first(width)),
-        Input("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})", change.first(equal)),
-        Input("pca_flow", f"block flow (PCA {flow_width})", evidence.flow.first(flow_width)),
-        Input("untrained", "untrained model, latents", fresh),
+        labelled = [(row, codes), (row, (alone.train_latents, alone.held_out_latents))]
+    discrete = [(ProbeRow(stream.key, stream.name), stream.one_hot) for stream in evidence.codes.values()]
+    continuous: list[Input] = [
+        (ProbeRow("pca_change", f"raw frame change (PCA {width})"), change.first(width)),
+        (ProbeRow("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})"), change.first(equal)),
+        (ProbeRow("pca_flow", f"block flow (PCA {flow_width})"), evidence.flow.first(flow_width)),
+        (ProbeRow("untrained", "untrained model, latents"), fresh),
         labelled[1],
     ]
+    row = ProbeRow("proprio", "proprioception at t")
     if train.state_change is None or held_out.state_change is None:
-        continuous.append(Input("proprio", "proprioception at t", (), not_run="not run: the dataset has no states"))
+        continuous.append((row._replace(not_run="not run: the dataset has no states"), ()))
     else:
-        moved = (train.state_change, held_out.state_change)
-        name = "change of proprioception (reads the robot's own sensors)"
-        continuous.append(Input("proprio", "proprioception at t", (train.states, held_out.states)))
-        continuous.append(Input("proprio_change", name, moved, reference=True))
+        moved = ProbeRow("proprio_change", "change of proprioception (reads the robot's own sensors)", reference=True)
+        continuous += [(row, (train.states, held_out.states)), (moved, (train.state_change, held_out.state_change))]
     return {"codes": [*discrete, labelled[0], *unlimited] if discrete else [], "latents": [*continuous, *unlimited]}

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lattok.evaluation.report import Interval
+from lattok.samples.policy import PolicyWindows
 
 RIDGES = tuple(10.0**i for i in range(-6, 3))
 COLUMNS = 4096
@@ -61,20 +62,14 @@ class Components(NamedTuple):
         return rows @ self.basis - self.mean @ self.basis
 
 
-def deviations(actual: Tensor, reference: Tensor) -> Tensor:
-    """Square the distances [N, m] of rows from `reference` [m]; NaN in dimensions that never leave it."""
-    squared = (actual - reference).double().square()
-    constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
-    return torch.where(constant, torch.nan, squared)
-
-
 def score(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
     """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action.
 
     A probe that only knows the training mean scores exactly 0, and one that is worse scores below.
     """
-    errors = (predicted - actual).double().square()
-    return Probe(predicted, errors, deviations(actual, reference), ridge, validation)
+    errors, squared = ((each - actual).double().square() for each in (predicted, reference))
+    constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
+    return Probe(predicted, errors, torch.where(constant, torch.nan, squared), ridge, validation)
 
 
 def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
@@ -171,8 +166,14 @@ def one_hot(codes: Tensor, size: int) -> Tensor:
     return F.one_hot(codes, size).flatten(1).float()
 
 
+def one_hot_tasks(*samples: PolicyWindows) -> list[Tensor]:
+    """Turn the instruction of every sample into a row, float [n, tasks]; `samples` have the same columns."""
+    tasks = {task: i for i, task in enumerate(dict.fromkeys(task for each in samples for task in each.tasks))}
+    numbers = (torch.tensor([tasks[task] for task in each.tasks])[each.task_of] for each in samples)
+    return [one_hot(each[:, None], len(tasks)) for each in numbers]
+
+
 DRAWS = 1000
-PERCENTILES = (0.025, 0.975)
 
 
 class Bootstrap:
@@ -206,7 +207,7 @@ class Bootstrap:
         values = values[values.isfinite()]
         if self.count < 2 or not len(values):
             return None
-        low, high = torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype)).tolist()
+        low, high = torch.quantile(values, torch.tensor((0.025, 0.975), dtype=values.dtype)).tolist()
         return low, high
 
 

@@ -132,7 +132,6 @@ class TokenizerEvidence:
     scale: Scale
     codes: Tensor  # [N, P] of the held-out windows
     known: Tensor  # [n, p] of the training windows
-    vocab_size: int
     methods: list[Method]  # the tokenizer first, then its controls
     rate: Rate
     decoded: Tensor  # [N, H, m] the tokenizer's version of every window
@@ -178,7 +177,7 @@ class TokenizerEvidence:
             shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))
         case.options.note("held-out windows", 1, 1)
         methods = [own, control, bins, fast, mean]
-        return cls(case, windows, training, scale, codes, known, size, methods, rate, decoded, shown)
+        return cls(case, windows, training, scale, codes, known, methods, rate, decoded, shown)
 
     @property
     def provenance(self) -> dict[str, Any]:

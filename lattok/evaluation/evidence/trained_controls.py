@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import PairSet, encode_pairs
+from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.batches import PairBatches
@@ -42,15 +42,6 @@ NO_LATER = "no_later_frames"  # see `action_evidence`
 USUAL = {"fraction": 0.05, "unit": "pairs", "per_batch": 8}  # where the model does not know, or had no labels
 
 
-def usual_loop(model: Any) -> LoopOptions:
-    """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
-    if model.trained_on is None:
-        return CONTROL_LOOP
-    loop, names = model.trained_on["loop"], {field.name for field in fields(LoopOptions)} - {"tracker"}
-    known = {name: value for name, value in loop.items() if name in names}
-    return LoopOptions(**{**known, "batch_size": model.trained_on["samples_per_step"]})
-
-
 @dataclass(frozen=True)
 class ControlTraining:
     """How controls are trained, and where their results are kept."""
@@ -61,7 +52,7 @@ class ControlTraining:
 
     @classmethod
     def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> ControlTraining:
-        """Train controls on the episodes of a case, as long as it says, or as the model itself was trained."""
+        """Train controls on the episodes of a case, as long as it says, or as the model itself says that it was."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
         chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
@@ -74,7 +65,12 @@ class ControlTraining:
             "cameras": cameras,
             "action_key": action_key,
         }
-        loop = replace(case.control_loop or usual_loop(case.model), seed=case.options.seed)
+        loop, trained = case.control_loop, case.model.trained_on
+        if loop is None and trained is not None:
+            names = {field.name for field in fields(LoopOptions)} - {"tracker", "batch_size"}
+            known = {name: value for name, value in trained["loop"].items() if name in names}
+            loop = LoopOptions(**known, batch_size=trained["samples_per_step"])
+        loop = replace(loop or CONTROL_LOOP, seed=case.options.seed)
         return cls(loop, None if folder is None else folder / "controls", identity)
 
     def text(self, pairs: PairSet) -> str:
@@ -87,18 +83,12 @@ class ControlTraining:
 
         `sizes`: how many samples there are to train, to probe and to judge; `more`: what else the result depends on.
         """
-        described = model.describe()
-        key = {
-            "control": control,
-            "model": [described["config_sha256"], described["weights_sha256"]],
-            "pairs": [*sizes],
-            "loop": asdict(self.options),
-            **self.identity,
-            **more,
-        }
-        text = json.dumps(key, sort_keys=True)
         if self.folder is None:
             return make()
+        described = model.describe()
+        identity = [described["config_sha256"], described["weights_sha256"]]
+        key = {"control": control, "model": identity, "pairs": [*sizes], "loop": asdict(self.options)}
+        text = json.dumps({**key, **self.identity, **more}, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not path.is_file():
             found = make()
@@ -107,12 +97,7 @@ class ControlTraining:
         return safetensors.torch.load_file(path)
 
     def fit(
-        self,
-        name: str,
-        module: nn.Module,
-        batches: Callable[[int, int, int], Any],
-        weights: Mapping[str, float],
-        model: Any,
+        self, name: str, module: nn.Module, batches: Callable[..., Any], weights: Mapping[str, float], model: Any
     ) -> None:
         """Train `module` in place on the device of `model`; nothing stays on disk. The progress bar shows `name`."""
         device = model.features.mean.device
@@ -144,13 +129,8 @@ def sizes_of(train: PairSet, held_out: PairSet) -> list[int]:
 def labels_of(model: TrainedPairModel) -> dict[str, Any]:
     """Tell which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
     known = model.trained_on or {}
-    return {**(_own(model) or USUAL), "seed": known.get("loop", {}).get("seed", 0)}
-
-
-def _own(model: TrainedPairModel) -> dict[str, Any]:
-    """Return the model's own labels; empty where it had none or does not know."""
-    labels = (model.trained_on or {}).get("labels") or {}
-    return labels if labels.get("fraction") else {}
+    own = known.get("labels") or {}
+    return {**(own if own.get("fraction") else USUAL), "seed": known.get("loop", {}).get("seed", 0)}
 
 
 def labels_only(
@@ -165,12 +145,12 @@ def labels_only(
 
     def make() -> dict[str, Tensor]:
         control = _trained(model, train, labelled, labels["per_batch"], training)
-        sets = {"train": encode_pairs(control, train), "held_out": encode_pairs(control, held_out)}
+        sets = {"train": train.encoded(control), "held_out": held_out.encoded(control)}
         tensors = {f"{name}_codes": latents.codes for name, latents in sets.items()}
         return tensors | {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
 
     tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
-    whose = "" if _own(model) else " (not the model's own)"
+    whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
     return LabelsOnly(**tensors, text=text)
 
@@ -204,14 +184,6 @@ def _trained(
 
 def control_config(model: TrainedPairModel) -> TrainedPairConfig:
     """Return the model's config without reconstruction and what belongs to it."""
-    return replaced(
-        model.config,
-        streams="control",
-        loss_prediction=0.0,
-        loss_additivity=0.0,
-        loss_flow=0.0,
-        extra_strides=(),
-        loss_action=model.config.loss.action or 1.0,
-        action_target="mean",
-        action_steps=1,
-    )
+    plain = {"streams": "control", "extra_strides": (), "action_target": "mean", "action_steps": 1}
+    losses = {"loss_prediction": 0.0, "loss_additivity": 0.0, "loss_flow": 0.0}
+    return replaced(model.config, **plain, **losses, loss_action=model.config.loss.action or 1.0)

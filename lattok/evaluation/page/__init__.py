@@ -90,7 +90,8 @@ def picture(report: Report) -> str | None:
     parts, y, width = [], PANEL_GAP, 0
     for group in groups:
         if not group.top:  # whose titles say it all, and whose captions are longer than a picture is wide
-            parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
+            words = unescape(re.sub(r"<[^>]*>|\{\w+\} ", "", group.caption))  # without markup and keys of colours
+            parts.append(f'<text class="t" x="{PANEL_GAP}" y="{y + 4:g}">{escape(words)}</text>')
             y += PANEL_GAP
         for start in range(0, len(group.panels), PANEL_COLUMNS):
             row = group.panels[start : start + PANEL_COLUMNS]
@@ -108,13 +109,7 @@ def picture(report: Report) -> str | None:
     return f"{head}<style>{CHARTS}</style>{sheet}{''.join(parts)}</svg>\n"
 
 
-def _words(caption: str) -> str:
-    """Return a caption without markup and keys of colours."""
-    return unescape(re.sub(r"<[^>]*>|\{\w+\} ", "", caption))
-
-
 def _answer(answer: Answer | None) -> str:
-    """Show the question that everybody asks first, and its answer."""
     if answer is None:
         return ""
     kind = {True: "yes", False: "no", None: "open"}[answer.holds]
@@ -220,7 +215,7 @@ def subject(provenance: Mapping[str, Any]) -> str:
 
 def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
     """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
-    readers = {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page, SPEED_JSON: _subject_of_speed}
+    readers = {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page, SPEED_JSON: _subject_of_json}
     Output(out).check_own(readers, subject(provenance), "report", "of another model or dataset", overwrite)
 
 
@@ -234,22 +229,16 @@ def write(report: Report, out: Path) -> None:
 
 
 def _subject_of_json(path: Path) -> str | None:
-    """Read what a report.json is about; None where it is not one of lattok's."""
+    """Read what a report.json or speed.json is about; None where it is not one of lattok's."""
     try:
         found = files.read_json(path)
+        if path.name == SPEED_JSON:
+            return found["subject"] if isinstance(found["subject"], str) else None
         provenance = found["provenance"]
         known = isinstance(found["schema"], int) and isinstance(found["kind"], str) and "lattok" in provenance
         return subject(provenance) if known else None
     except (LattokError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _subject_of_speed(path: Path) -> str | None:
-    try:
-        found = files.read_json(path).get("subject")
-    except LattokError:
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _subject_of_page(path: Path) -> str | None:

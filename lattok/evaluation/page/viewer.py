@@ -86,17 +86,14 @@ def episode_panel(
     `fps` is that of the dataset; films show the frames `moments[film_frames(T)]`. All texts may come from strangers.
     """
     step = -(-len(moments) // MAX_FILM_FRAMES) * (int(moments[1] - moments[0]) if len(moments) > 1 else 1)
-    parts = [f"<p>{escape(title)} · <b>{escape(task) or 'no task'}</b></p>"]
-    shown = []
+    shown = ""
     for camera, frames in films.items():
         source = base64.b64encode(film(frames, max(fps / step, 0.1))).decode()
-        shown.append(
-            f'<video controls muted playsinline preload="metadata" aria-label="{escape(camera, quote=True)}" '
-            f'src="data:video/mp4;base64,{source}"></video>'
-        )
-    parts.append(f'<div class="films">{"".join(shown)}</div>')
-    parts += [_timeline(each, moments, fps) for each in labels if each.codes.shape[1]]
-    return f'<div class="episode" data-task="{escape(task, quote=True)}">{"".join(parts)}</div>'
+        shown += f'<video controls muted playsinline preload="metadata" aria-label="{escape(camera)}" '
+        shown += f'src="data:video/mp4;base64,{source}"></video>'
+    head = f"<p>{escape(title)} · <b>{escape(task) or 'no task'}</b></p>"
+    timelines = "".join(_timeline(each, moments, fps) for each in labels if each.codes.shape[1])
+    return f'<div class="episode" data-task="{escape(task)}">{head}<div class="films">{shown}</div>{timelines}</div>'
 
 
 def _timeline(labels: EpisodeCodes, moments: np.ndarray, fps: float) -> str:
@@ -122,10 +119,9 @@ def codes_picture(labels: EpisodeCodes) -> str:
         for start, end in equal_runs(column[:, None], labels.valid):
             hue = int(column[start]) * HUE % 360
             x, width = LEFT + start * scale, (end - start) * scale
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{LINE - 2}" fill="hsl({hue:.0f} 55% 55%)"/>'
-            )
-    label = escape(f"{labels.name}: {codes.shape[1]} codes over {len(codes)} frames", quote=True)
+            place = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{LINE - 2}"'
+            parts.append(f'<rect {place} fill="hsl({hue:.0f} 55% 55%)"/>')
+    label = escape(f"{labels.name}: {codes.shape[1]} codes over {len(codes)} frames")
     opening = f'<svg viewBox="0 0 {WIDTH} {codes.shape[1] * LINE}" role="img" aria-label="{label}">'
     return f"{opening}{''.join(parts)}</svg>"
 
@@ -140,7 +136,6 @@ def equal_runs(codes: np.ndarray, valid: np.ndarray) -> Iterator[tuple[int, int]
 
 
 def _listed_runs(labels: EpisodeCodes, moments: np.ndarray) -> Iterator[str]:
-    """Say which codes were there when."""
     found = list(equal_runs(labels.codes, labels.valid))
     for start, end in found[:MAX_RUNS]:
         last = f" to {moments[end - 1]}" if end - start > 1 else ""
@@ -219,11 +214,12 @@ def prefixes(dataset: RobotDataset) -> list[str]:
 def by_task(episodes: Sequence[Episode]) -> list[Episode]:
     """Sort episodes so that the first of every task comes before any second one."""
     seen: Counter[tuple[str, ...]] = Counter()
-    turns = []
-    for episode in episodes:
-        turns.append(seen[episode.tasks])
+
+    def turn(episode: Episode) -> int:
         seen[episode.tasks] += 1
-    return [episode for _, episode in sorted(zip(turns, episodes, strict=True), key=lambda pair: pair[0])]
+        return seen[episode.tasks]
+
+    return sorted(episodes, key=turn)
 
 
 def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], names: Sequence[str]) -> str:
@@ -233,7 +229,7 @@ def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], na
         films = {short_name(camera): dataset.frames(episode.index, [camera], rows)[:, 0] for camera in cameras}
         labels = list(_labels(dataset, episode, names))
     except LattokError as error:  # others can be looked at
-        return f'<div class="episode" data-task="{escape(task, quote=True)}"><p>{title}: {escape(str(error))}</p></div>'
+        return f'<div class="episode" data-task="{escape(task)}"><p>{title}: {escape(str(error))}</p></div>'
     return episode_panel(title, task, films, labels, np.arange(episode.length), dataset.fps)
 
 

@@ -95,12 +95,11 @@ def information(
     train: Tensor, held_out: Tensor, size: int, found: Directions, target: Target, bootstrap: Bootstrap
 ) -> Information:
     """Measure what codes [n, P], [N, P] of `size` say about the direction of held-out pairs."""
-    y, episodes = found.held_out, range(bootstrap.count)
+    y = found.held_out
+    parts = [bootstrap.index != episode for episode in range(bootstrap.count)] if bootstrap.count > 1 else []
     positions, intervals = [], []
     for column in held_out.T:
-        value = corrected_information(column, y)
-        parts = [bootstrap.index != e for e in episodes] if bootstrap.count > 1 else []
-        positions.append(value)
+        positions.append(value := corrected_information(column, y))
         intervals.append(jackknife(value, [corrected_information(column[keep], y[keep]) for keep in parts]))
     return Information(positions, intervals, usable_bits(one_hot(train, size), one_hot(held_out, size), found, target))
 
@@ -145,35 +144,32 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
     span = evidence.bootstrap.interval(evidence.bootstrap.mean(own.usable - rival.usable))
     holds = above_zero(own.bits - rival.bits, span)
     word = {None: "no clear difference to", True: "more than", False: "less than"}[holds]
-    text = f"The codes say {own.bits:.2f} bits about the direction of the action, {word} simple clustering"
-    text += f" ({rival.bits:.2f})"
+    text = f"The codes say {own.bits:.2f} bits about the direction of the action, {word} simple clustering "
+    text += f"({rival.bits:.2f})"
     figures = {f"direction_bits/{key}": result.bits for key, result in results.items()}
     figures["direction_bits/entropy"] = code_statistics(found.held_out[:, None], len(found.names)).joint_entropy
     figures |= {f"direction_bits_best_position/{key}": max(result.positions) for key, result in results.items()}
     best = max(range(len(own.positions)), key=lambda i: own.positions[i])
+    rows = []
+    for key, name, *_, control in streams:
+        overall = evidence.bootstrap.interval(evidence.bootstrap.mean(results[key].usable))
+        values, intervals = (results[key].bits, *results[key].positions), (overall, *results[key].intervals)
+        rows.append(TableRow(key, name, values, control, intervals=intervals))
+    columns = ("all positions", *(f"position {i + 1}" for i in range(len(own.positions))))
+    table = Table("Bits about the direction of the action", columns, tuple(rows), better="higher", digits=".2f")
     section = Section(
         "Do the codes know the direction of the action?",
         "The direction is the axis along which the mean action departs most from its training mean, and its sign: "
         f"{', '.join(found.names)}. Per position: mutual information on held-out pairs, corrected by what codes "
         "shifted against the actions would show, with intervals over episodes (jackknife). All positions: the bits "
         "that a linear classifier gains, fitted on training episodes; what it cannot read is not counted.",
-        (_information_table(evidence, streams, results),),
+        (table,),
         (_direction_heat(evidence, found, best),),
         f"{text}, of {figures['direction_bits/entropy']:.2f} bits there are; position {best + 1} says most.",
         DIRECTION_REFERENCES,
     )
     known = figures["direction_bits/entropy"] > 0  # otherwise there is nothing to say
     return Outcome((section,), figures, [Verdict(text, holds, DIRECTION)] if known else [])
-
-
-def _information_table(evidence: LatentEvidence, streams: list[CodeStream], results: dict[str, Information]) -> Table:
-    rows = []
-    for key, name, *_, control in streams:
-        result = results[key]
-        intervals = (evidence.bootstrap.interval(evidence.bootstrap.mean(result.usable)), *result.intervals)
-        rows.append(TableRow(key, name, (result.bits, *result.positions), control, intervals=intervals))
-    columns = ("all positions", *(f"position {i + 1}" for i in range(len(results["model"].positions))))
-    return Table("Bits about the direction of the action", columns, tuple(rows), better="higher", digits=".2f")
 
 
 def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) -> Pictures:
@@ -185,10 +181,8 @@ def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) 
         counts.index_put_((found.held_out, codes[:, position]), torch.ones(len(codes)), accumulate=True)
         shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
         panels.append(svg.heat(f"{name}, position {position + 1}", shares, found.names))
-    return Pictures(
-        "Codes (columns) that go with each direction (rows): the fuller the colour of a cell, the more often.",
-        tuple(panels),
-    )
+    caption = "Codes (columns) that go with each direction (rows): the fuller the colour of a cell, the more often."
+    return Pictures(caption, tuple(panels))
 
 
 @question("usage", of=("pairs",), criteria=(IN_USE,), place=30)
@@ -203,7 +197,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     def rows(values: Callable[[CodeStatistics], list[float]]) -> tuple[TableRow, ...]:
         return tuple(TableRow(s.key, s.name, tuple(values(stats[s.key])), s.control) for s in streams)
 
-    per_position = tuple(f"position {i + 1}" for i in range(len(own.used)))
+    per_position, most = tuple(f"position {i + 1}" for i in range(len(own.used))), f"2 to the entropy; at most {size}."
     tables = (
         Table(
             "Joint code entropy, bits",
@@ -214,13 +208,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
             "have much. A row far below the ceiling whose positions are all in use repeats itself.",
         ),
         Table(f"Codes in use of {size}", per_position, rows(lambda s: [float(n) for n in s.used]), digits=".0f"),
-        Table(
-            "Perplexity",
-            per_position,
-            rows(lambda s: s.perplexity),
-            digits=".1f",
-            note=f"2 to the entropy; at most {size}.",
-        ),
+        Table("Perplexity", per_position, rows(lambda s: s.perplexity), digits=".1f", note=most),
     )
     text = (
         "Usage per position does not see tokens that repeat one another: every code can be in use at every position "
@@ -228,9 +216,8 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
     heat = _usage_heat([stream for stream in streams if stream.key != "untrained"])
-    verdict = collapse(streams[0], evidence.codes["residual_kmeans"])
+    verdict, figures = collapse(streams[0], evidence.codes["residual_kmeans"]), dict[str, float]()
     reading = f"{verdict.text}."
-    figures: dict[str, float] = {}
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
@@ -259,7 +246,6 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
 
 
 def _usage_heat(streams: list[CodeStream]) -> Pictures:
-    """Draw the share of every code at every position."""
     panels, size = [], max(stream.size for stream in streams)
     for key, name, _, codes, *_ in streams:
         shares = [(torch.bincount(column, minlength=size).double() / len(codes)).tolist() for column in codes.T]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, pair_targets
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange
 from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -26,6 +26,7 @@ from lattok.types import LossTerms
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
+Losses = dict[str, float | None]  # by `VARIANTS`; None: not run
 DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
 VARIANTS = {  # name in the table, name next to a bar
     "true": ("true latents", "true latents"),
@@ -89,10 +90,8 @@ def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dic
     neighbours = derangement(held_out.episode_of, generator)
     latents = held_out.latents
 
-    def variant(control: Tensor = order, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
-        return lambda now, rows: model.predict(
-            now, exchange(latents, control[rows], env[rows], now.device, keep, keep_env)
-        )
+    def variant(control: Tensor = order, env: Tensor = order, **kept: float) -> Predictor:
+        return lambda now, rows: model.predict(now, exchange(latents, control[rows], env[rows], now.device, **kept))
 
     predictors = {"true": variant(), "shuffled": variant(everyone)}
     predictors |= {"shuffled_in_episode": variant(neighbours), "zero": variant(keep=0.0)}
@@ -106,7 +105,7 @@ def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, P
     """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
     for rows in torch.arange(len(pairs.rows)).split(BATCH):
-        now, later = pair_targets(model, pairs, rows).unbind(1)
+        now, later = pairs.targets(model, rows).unbind(1)
         for name, predict in predictors.items():
             totals[name] += float((predict(now, rows) - later).square().mean()) * len(rows)
     return {name: total / len(pairs.rows) for name, total in totals.items()}
@@ -115,10 +114,7 @@ def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, P
 def loss_without_latents(
     model: TrainedPairModel, train: PairSet, held_out: PairSet, training: ControlTraining
 ) -> float:
-    """Train a decoder without latents on all pairs of the training episodes; return its held-out loss.
-
-    It is read from the folder where it is kept.
-    """
+    """Train a decoder without latents on all pairs of the training episodes, or read it; return its held-out loss."""
     options = training.options
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
@@ -139,7 +135,7 @@ def loss_without_latents(
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     """Compare the decoder's loss with true latents, wrong ones and none."""
     model, held_out, training = evidence.model, evidence.held_out, evidence.training
-    losses: dict[str, float | None] = {**variant_losses(model, held_out, evidence.seed), BLIND: None}
+    losses: Losses = {**variant_losses(model, held_out, evidence.seed), BLIND: None}
     if training is not None:
         losses[BLIND] = loss_without_latents(model, evidence.train, held_out, training)
     figures = _figures(losses)
@@ -156,7 +152,7 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     return Outcome((section,), figures, _verdicts(losses))
 
 
-def _figures(losses: dict[str, float | None]) -> dict[str, float]:
+def _figures(losses: Losses) -> dict[str, float]:
     figures = {f"prediction_loss/{key}": loss for key, loss in losses.items() if loss is not None}
     copy, blind, true = (losses[key] for key in ("copy", BLIND, "true"))
     if not true or not copy:
@@ -170,7 +166,6 @@ def _figures(losses: dict[str, float | None]) -> dict[str, float]:
 
 
 def _reading(figures: dict[str, float]) -> str:
-    """Say in one sentence what the losses mean."""
     if "prediction_ratio/true_to_copy" not in figures:
         return ""
     text = (
@@ -182,9 +177,7 @@ def _reading(figures: dict[str, float]) -> str:
     return text + "."
 
 
-def _table(
-    evidence: LatentEvidence, losses: dict[str, float | None]
-) -> tuple[Table, list[tuple[str, str, float | None]]]:
+def _table(evidence: LatentEvidence, losses: Losses) -> tuple[Table, list[tuple[str, str, float | None]]]:
     copy, true, blind = losses["copy"] or math.nan, losses["true"] or math.nan, losses[BLIND]
     rows, bars = [], []
     for key, (name, short) in VARIANTS.items():
@@ -200,19 +193,12 @@ def _table(
         note += f" The decoder without latents was trained with {evidence.training.text(evidence.train)}."
     if evidence.model.env:
         note += " Where one stream is exchanged, the other one stays true."
-    table = Table(
-        "Prediction loss on held-out pairs",
-        ("loss", "÷ copying", "÷ true latents", *(() if blind is None else ("÷ trained without latents",))),
-        tuple(rows),
-        better="lower",
-        decides=1,
-        digits=("#.3g", ".3f", ".3f", ".3f"),
-        note=note,
-    )
-    return table, bars
+    columns = ("loss", "÷ copying", "÷ true latents", *(() if blind is None else ("÷ trained without latents",)))
+    title, digits = "Prediction loss on held-out pairs", ("#.3g", ".3f", ".3f", ".3f")
+    return Table(title, columns, tuple(rows), better="lower", decides=1, digits=digits, note=note), bars
 
 
-def _verdicts(losses: dict[str, float | None]) -> list[Verdict]:
+def _verdicts(losses: Losses) -> list[Verdict]:
     true, wrong, blind = losses["true"], losses["shuffled_in_episode"], losses[BLIND]
     lines = []
     if true is not None and wrong:

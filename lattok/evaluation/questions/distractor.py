@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, pooled_side, take_rows, to_cpu
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, take_rows, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -125,8 +125,11 @@ class Estimate(NamedTuple):
     """A figure, its values per draw of held-out episodes, and its interval; none of either where it has none."""
 
     value: float
-    draws: Tensor
-    span: Interval | None
+    draws: Tensor = torch.empty(0)
+    span: Interval | None = None
+
+    def __str__(self) -> str:
+        return printed(self.value, ".2f")
 
 
 Reading = dict[str, Estimate]  # what an input carries, by the names of `COLUMNS`: nothing of actions without any
@@ -137,12 +140,10 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
     """Encode at most `most` pairs, evenly spaced, with the patch."""
     rows = evenly(len(pairs.rows), most)
     overlay = Overlay.random(len(rows), seed)
-    model = evidence.model
-    side = pooled_side(model, pairs.features.shape[1])  # the grid that the other controls see, too
+    model, side = evidence.model, pairs.side(evidence.model)  # the grid that the other controls see, too
     own, fresh, change = [], [], []
     for part in torch.arange(len(rows)).split(BATCH):
-        frames = pairs.frames.batch(torch.from_numpy(pairs.rows)[rows[part]]).frames
-        features = model.frame_features(overlay.draw(frames, part))
+        features = model.frame_features(overlay.draw(pairs.pictures(rows[part]), part))
         own.append(to_cpu(model.encode_features(features)))
         fresh.append(to_cpu(evidence.untrained.encode_features(features)))
         now, later = (pool(frame, model, side) for frame in features.unbind(1))
@@ -174,11 +175,10 @@ class PatchProbes(NamedTuple):
         found["distractor"] = self._estimate(distractor)
         if fixed:
             spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
-            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0), None)
+            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread))
         return found
 
     def _estimate(self, probe: Probe) -> Estimate:
-        """Average R^2 over all dimensions."""
         draws = self.bootstrap.r2(probe).nanmean(1)
         return Estimate(float(probe.r2.nanmean()), draws, self.bootstrap.interval(draws))
 
@@ -218,13 +218,13 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     if "action_kept" in own:
         verdicts.append(_action_verdict(own, name))
     elif "action_clean" in own:
-        clean = _r2(own, "action_clean")
+        clean = own["action_clean"]
         reading = f"The {name} say too little about the action to lose any of it (R² {clean} without the patch). "
     if "env_latents" in carried:
         verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes.bootstrap))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
-        shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
+        shown = [carried[key]["distractor"] for key in ("latents", "pca_change")]
         reading += f" The latents carry R² {shown[0]} of the distractor's motion, the raw frame change {shown[1]}."
     splits = (evidence.train, evidence.held_out)
     counts = [min(most, len(pairs.rows)) for most, pairs in zip(MAX_PAIRS, splits, strict=True)]
@@ -243,28 +243,24 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     return Outcome((section,), figures, verdicts)
 
 
-def _r2(found: Reading, name: str) -> str:
-    return printed(found[name].value, ".2f")
-
-
 def _action_verdict(own: Reading, name: str) -> Verdict:
     kept = own["action_kept"]
     between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
     text = (
         f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
-        f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be "
+        f"(R² {own['action_distracted']} of {own['action_clean']}{between}); it should be "
         f"{percent(MIN_KEPT)} at least"
     )
     return Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS)
 
 
 def _distractor_verdict(own: Reading, env: Reading, bootstrap: Bootstrap) -> Verdict:
-    (more, draws, _), (less, rest, _) = env["distractor"], own["distractor"]
-    holds = above_zero(more - less, bootstrap.interval(draws - rest))
+    theirs, ours = env["distractor"], own["distractor"]
+    holds = above_zero(theirs.value - ours.value, bootstrap.interval(theirs.draws - ours.draws))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
     text = (
-        f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "
-        f"controllable stream's {_r2(own, 'distractor')}: {word}"
+        f"The environment stream's latents carry R² {theirs} of the distractor's motion, the controllable stream's "
+        f"{ours}: {word}"
     )
     return Verdict(text, holds, ENV_STREAM)
 
@@ -273,7 +269,7 @@ def _table(carried: dict[str, Reading], size: int) -> Table:
     columns = [name for name in COLUMNS if any(name in found for found in carried.values())]
     rows = []
     for key, found in carried.items():
-        cells = [found.get(name, Estimate(math.nan, torch.empty(0), None)) for name in columns]
+        cells = [found.get(name, Estimate(math.nan)) for name in columns]
         values = tuple(None if math.isnan(each.value) else each.value for each in cells)
         name = INPUTS[key][0] + (f" (PCA {size})" if key == "pca_change" else "")
         rows.append(TableRow(key, name, values, key in CONTROLS, intervals=tuple(each.span for each in cells)))
@@ -289,7 +285,6 @@ def _table(carried: dict[str, Reading], size: int) -> Table:
 
 
 def _picture(carried: dict[str, Reading]) -> Pictures:
-    """Draw R² of the action and of the distractor side by side."""
     titles = {"action_distracted": "action, with a distractor", "distractor": "motion of the distractor"}
     panels = []
     for name, title in titles.items():

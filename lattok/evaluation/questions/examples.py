@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import PairSet, exchange, pair_targets
+from lattok.evaluation.evidence.pair_set import PairSet, exchange
 from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
@@ -62,7 +62,7 @@ def typical(evidence: LatentEvidence, position: int, code: int) -> list[int]:
 def _panel(evidence: LatentEvidence, position: int, code: int) -> str:
     held_out, cameras = evidence.held_out, evidence.model.cameras[:CAMERAS]
     rows = typical(evidence, position, code)
-    frames = held_out.frames.batch(torch.from_numpy(held_out.rows[rows])).frames  # b 2 v h w 3
+    frames = held_out.pictures(torch.tensor(rows))
     lines = []
     for row, pair in zip(rows, frames, strict=True):
         images = "".join(
@@ -100,7 +100,7 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
             continue
         tasks.add(episode.tasks)
         rows = held_out.rows[pairs]
-        frames = held_out.frames.batch(torch.from_numpy(rows[film_frames(len(rows))])).frames[:, 0].numpy()  # s v h w 3
+        frames = held_out.pictures(torch.from_numpy(pairs[film_frames(len(pairs))]))[:, 0].numpy()  # s v h w 3
         films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
         codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
         labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
@@ -113,13 +113,11 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         "when the robot does something else, and come back when it comes back."
     )
     shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
-    strip = Pictures(
+    caption = (
         "A held-out episode and, under it in time, the codes that the model gives it. A colour is a code: codes that "
-        "mean something change when the robot does something else.",
-        tuple(strips[:1]),
-        wide=True,
-        top=True,
+        "mean something change when the robot does something else."
     )
+    strip = Pictures(caption, tuple(strips[:1]), wide=True, top=True)
     return Outcome((Section("Codes over time", text, (), (strip, shown)),)) if panels else None
 
 
@@ -140,7 +138,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     model, held_out = evidence.model, evidence.held_out
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
-    frames = held_out.frames.batch(torch.from_numpy(held_out.rows)[rows]).frames  # b 2 v h w 3
+    frames = held_out.pictures(rows)
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
     if (model.pixels or model.features).decodes:
         columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
@@ -168,7 +166,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
 def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
     """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
     seen = model.pixels or model.features
-    now = pair_targets(model, held_out, rows)[:, 0]
+    now = held_out.targets(model, rows)[:, 0]
     patches = model.predict(now, exchange(held_out.latents, control, rows, now.device))
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
     shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
@@ -195,4 +193,4 @@ def _image(text: str, image: Tensor, height: int, quality: int) -> str:
         picture = picture.resize((round(height * picture.width / picture.height), height))
     picture.save(data, "JPEG", quality=quality)
     address = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{escape(text, quote=True)}" src="{address}">'
+    return f'<img alt="{escape(text)}" src="{address}">'

@@ -11,6 +11,7 @@ task is learned. Intervals draw whole episodes; for the rank correlation ranks s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,19 +24,19 @@ from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import DRAWN as NAMES
-from lattok.evaluation.questions.readout import MEASURE, comparison, dimension_pictures, readout_figures, undecided
+from lattok.evaluation.questions.readout import MEASURE, comparison, decision, dimension_pictures, readout_figures
 from lattok.evaluation.report import (
     NEEDS_TRAINING,
     ONE_EPISODE,
     Criterion,
     Decision,
-    Interval,
     Outcome,
     Pictures,
     Section,
     Table,
     TableRow,
     Verdict,
+    ends,
     explained_share,
     percent,
     printed,
@@ -79,14 +80,10 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     """Compare inferred actions with the known ones of held-out episodes, beside the controls."""
     own, rows = evidence.rows[0], evidence.rows
     best, later = strongest(rivals_of(rows), "linear"), next(row for row in rows if row.key == NO_LATER)
-    pairs = [(best, 0, "Inferred actions", ALL), (later, 0, "Inferred actions", LATER)]
+    pairs = [(best, "Inferred actions", 0, ALL), (later, "Inferred actions", 0, LATER)]
     if evidence.space:
-        pairs.insert(1, (strongest(rivals_of(rows), "linear", 1), 1, "Inferred movement (x, y, z)", SPACE))
-    compared = (
-        comparison(evidence, what, own, row, "linear", column, about)
-        for row, column, what, about in pairs
-        if row is not None
-    )
+        pairs.insert(1, (strongest(rivals_of(rows), "linear", 1), "Inferred movement (x, y, z)", 1, SPACE))
+    compared = (comparison(evidence, what, own, row, "linear", *rest) for row, what, *rest in pairs if row is not None)
     verdicts = [verdict for verdict in compared if verdict is not None]
     if later.not_run == NEEDS_TRAINING:
         verdicts.append(Verdict(f"Against the same network without later frames: {NEEDS_TRAINING}", None, LATER))
@@ -109,9 +106,8 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         (chart, *dimension_pictures(evidence.names, drawn, own, known, axes, caption)),
         _reading(own, best),
     )
-    return Outcome(
-        (section,), readout_figures(evidence, "actions", rows), verdicts, _decision(evidence, own, best, verdicts)
-    )
+    figures = readout_figures(evidence, "actions", rows)
+    return Outcome((section,), figures, verdicts, _decision(evidence, own, best, verdicts))
 
 
 def _reading(own: ProbeRow, best: ProbeRow | None) -> str:
@@ -119,8 +115,7 @@ def _reading(own: ProbeRow, best: ProbeRow | None) -> str:
     if value is None or rival is None or best is None:
         return "Held-out actions do not vary: nothing can be said about them."
     shares = explained_share(value), explained_share(rival)
-    text = f"Its actions explain {shares[0]} of the variance of held-out ones"
-    return f"{text}, {best.plain} {shares[1]}."
+    return f"Its actions explain {shares[0]} of the variance of held-out ones, {best.plain} {shares[1]}."
 
 
 def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, verdicts: Sequence[Verdict]) -> Decision:
@@ -130,21 +125,17 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
     numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
-    if ONE_EPISODE in against.text:
-        why = f"only one held-out episode has known actions, and {ONE_EPISODE} ({numbers})"
-        return undecided(evidence.case, why)
-    holds = against.holds
-    text = {
-        True: f"Yes: on held-out episodes its actions explain {percent(value)} of how the robot's actions differ",
+    share = f"{percent(value)} of how the robot's actions differ"
+    texts = {
+        True: f"Yes: on held-out episodes its actions explain {share}",
         None: f"It makes no clear difference: its actions are about as good as what {best.plain} gives",
         False: f"No: its actions are no better than what {best.plain} gives",
-    }[holds]
-    if holds and value < HALF:
-        holds = None
-        text = (
-            f"With care: it beats every control, but explains only {percent(value)} of how the robot's actions differ"
-        )
-    return Decision(20, holds, f"{text} ({numbers}).")
+    }
+    found = decision(evidence, against, texts, numbers, "only one held-out episode has known actions")
+    if found.holds and value < HALF:
+        text = f"With care: it beats every control, but explains only {share} ({numbers})."
+        return replace(found, holds=None, text=text)
+    return found
 
 
 @question("inferred_systematic", of=("actions",), criteria=(SYSTEMATIC,), place=20)
@@ -165,7 +156,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
         holds = above_zero(rival - own, span)
         word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"
-        beyond = ONE_EPISODE if span is None else f"difference {_ends(span)}"
+        beyond = ONE_EPISODE if span is None else f"difference {ends(span)}"
         text = f"Systematic error: {own:.2f} is {word} {rival:.2f} of {best.plain}; {beyond}"
         verdicts = [Verdict(text, holds, SYSTEMATIC)]
         reading += f", that of {best.plain} {rival:.2f}"
@@ -179,10 +170,6 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         "for controls as well. The columns of single dimensions are systematic errors, too."
     )
     return Outcome((Section("Are its errors systematic?", text, (table,), (), f"{reading}."),), figures, verdicts)
-
-
-def _ends(span: Interval) -> str:
-    return " … ".join(printed(end, "+.2f") for end in span)
 
 
 def cells_of(evidence: ActionEvidence) -> Tensor:
@@ -212,14 +199,10 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
     if evidence.case.model.config.members < 2:
         return None
     own, bootstrap = evidence.rows[0].scores["linear"].probe.predicted, evidence.bootstrap
-    errors, size = (
-        each.abs().mean(1) for each in (evidence.gaps(evidence.rows[0]), (own - evidence.mean) / evidence.scale)
-    )
+    errors, size = evidence.gaps(evidence.rows[0]).abs().mean(1), ((own - evidence.mean) / evidence.scale).abs().mean(1)
     rows, figures, quarter = [], dict[str, float](), max(1, len(errors) // 4)
-    for key, name, unsure in (
-        ("spread", "spread of its members", evidence.spread),
-        ("size", "size of the action", size),
-    ):
+    asked = {"spread": ("spread of its members", evidence.spread), "size": ("size of the action", size)}
+    for key, (name, unsure) in asked.items():
         order = unsure.argsort(stable=True)
         sure, least = (float(errors[part].mean()) for part in (order[:quarter], order[-quarter:]))
         rho, span = rank_correlation(unsure, errors), bootstrap.interval(rank_draws(unsure, errors, bootstrap))
@@ -230,7 +213,7 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
     span = rows[0].intervals[0]
     holds = above_zero(rho, span)
     says = {True: "tells where it is wrong", False: "points the wrong way", None: "may say nothing about errors"}[holds]
-    beyond = ONE_EPISODE if span is None else f"95 % {_ends(span)}"
+    beyond = ONE_EPISODE if span is None else f"95 % {ends(span)}"
     verdict = Verdict(f"Its confidence {says}: rank correlation {printed(rho, '.2f')}; {beyond}", holds, CONFIDENCE)
     columns = ("rank correlation with the error", "error of the least sure quarter ÷ of the surest")
     table = Table("What goes with the error", columns, tuple(rows), better="higher", digits=".2f")

@@ -2,27 +2,34 @@
 
     policy error = mean over valid steps and dimensions of ((decode(c^) - a) / σ)^2     c^: codes that a policy chose
 
-The policy is small, sees state and instruction alone, and learns for the same number of steps whatever the tokenizer
-(`reference_policy`); its control regresses the chunk. Beside it what is thought to matter: how often a choice of codes
-begins as no training chunk does, how far one replaced code moves a chunk, and whether chunks that are near one another
-stay so (OAT; ProAct; ActionPiece: their definitions in words, where these are all that is published).
+The policy is small, sees state and instruction alone, and learns for the same number of steps whatever the tokenizer,
+with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. Beside it what is
+thought to matter: how often a choice of codes begins as no training chunk does, how far one replaced code moves a
+chunk, and whether chunks that are near one another stay so (OAT; ProAct; ActionPiece: their definitions in words, where
+these are all that is published).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lattok.evaluation.evidence.probes import Bootstrap, above_zero
-from lattok.evaluation.evidence.reference_policy import ReferencePolicy, Seen, what_is_seen
+from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.reconstruction import codec_decision
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
+from lattok.nn.normalize import Normalizer
+from lattok.samples import ActionWindows
+from lattok.samples.policy import PolicyWindows
 from lattok.types import ActionTokenizer
+from lattok.vla.config import HeadConfig, TokenSpec, VLAConfig
+from lattok.vla.head import LayerStates
+from lattok.vla.model import HEADS
 
 ACTED_BY = Criterion(
     "acted_by",
@@ -31,6 +38,92 @@ ACTED_BY = Criterion(
 )
 CHUNKS, POSITIONS, CANDIDATES = 64, 8, 32  # whose codes are replaced, by how many others
 RANKED, NEIGHBOURS = 256, 16  # chunks, and those near each of them
+WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
+MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer: beyond, a minute is not enough
+MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
+
+
+class Seen(NamedTuple):
+    """What the policy sees, [n, k], the windows that start there, and their rows among these, [n]."""
+
+    inputs: Tensor
+    windows: ActionWindows
+    rows: Tensor
+
+
+def what_is_seen(case: Case, training: ActionWindows, held_out: ActionWindows) -> tuple[Seen, Seen] | None:
+    """Return state and instruction of these windows; None where there is neither, or a tokenizer has too many codes."""
+    tokenizer = case.model
+    if tokenizer.vocab_size > MOST_CODES or tokenizer.tokens_per_chunk > MOST_TOKENS:
+        return None
+    key = case.options.state_key if case.options.state_key in case.dataset.features else None
+    options: dict[str, Any] = {"cameras": (), "size": 1, "action_key": case.options.action_key, "state_key": key}
+    train, judged = (
+        PolicyWindows(case.dataset, tokenizer.horizon, episodes=episodes, **options)
+        for episodes in (case.split.train, case.split.held_out)
+    )
+    told = one_hot_tasks(train, judged)
+    if train.states is None and told[0].shape[1] < 2:
+        return None
+    scale = None if train.states is None else Normalizer(train.states.shape[1]).fit(train.states)
+
+    def seen(states: Tensor | None, told: Tensor, windows: ActionWindows, most: int) -> Seen:
+        rows = evenly(len(windows), most)
+        if scale is None or states is None:
+            return Seen(told[rows], windows, rows)
+        return Seen(torch.cat([scale(states[rows]).clamp(-10, 10), told[rows]], 1), windows, rows)
+
+    return seen(train.states, told[0], training, MOST_TRAINED), seen(judged.states, told[1], held_out, MOST_JUDGED)
+
+
+class ReferencePolicy(nn.Module):
+    """Inputs [B, k] to chunks, by the codes of a tokenizer, or without one: the same network, data and steps."""
+
+    def __init__(self, inputs: int, action_dim: int, horizon: int, tokenizer: ActionTokenizer | None):
+        super().__init__()
+        head = HeadConfig("regression" if tokenizer is None else "tokens", WIDTH, 4)
+        spec = None
+        if tokenizer is not None:  # which may be somebody's own, and no artefact
+            kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
+            spec = TokenSpec("", tokenizer.tokens_per_chunk, tokenizer.vocab_size, *kinds)
+        sizes: dict[str, Any] = {"action_dim": action_dim, "horizon": horizon, "cameras": (), "camera_sizes": ()}
+        config = VLAConfig(**sizes, head=head, tokens=spec, action_loss="l1")
+        self.read = nn.Sequential(nn.Linear(inputs, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.head = HEADS[head.name](WIDTH, LAYERS, config)
+        self.tokenizer = (tokenizer,)  # no submodule: it learns nothing
+
+    def states(self, inputs: Tensor) -> dict[int, LayerStates]:
+        """Return what the head sees."""
+        return dict.fromkeys(LAYERS, LayerStates(self.read(inputs)[:, None], None, None))
+
+    def fit(self, seen: Seen, codes: Tensor, normalizer: Normalizer, seed: int) -> ReferencePolicy:
+        """Learn the windows, or their `codes` [N, p] if it acts by a tokenizer, for STEPS batches."""
+        tokenizer, (batch, valid) = self.tokenizer[0], seen.windows.batch(seen.rows)
+        target = normalizer(batch) if tokenizer is None else codes[seen.rows]
+        if tokenizer is not None:  # rows of families of varying length end with the longest
+            target = nn.functional.pad(target, (0, tokenizer.tokens_per_chunk - target.shape[1]), value=-1)
+        generator, count = torch.Generator().manual_seed(seed), len(seen.rows)
+        optimizer = torch.optim.AdamW(self.parameters(), RATE, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+        for _ in range(STEPS):
+            rows = torch.randint(count, (min(BATCH, count),), generator=generator)
+            states = self.states(seen.inputs[rows])
+            loss = self.head.learn(states, None, target[rows], valid[rows])[0]["action"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        return self.eval()
+
+    @torch.no_grad()
+    def act(self, seen: Seen, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
+        """Return chunks [n, H, m] in physical units, and the codes that it chose."""
+        found = self.head.sample(self.states(seen.inputs), None, cast(Any, None), 0)
+        tokenizer = self.tokenizer[0]
+        if tokenizer is None:
+            return normalizer.inverse(found), None
+        return tokenizer.decode(found, repair=True).float().cpu(), found
 
 
 class Acted(NamedTuple):
@@ -95,7 +188,7 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
     `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all codes.
     """
     generator = torch.Generator().manual_seed(0)
-    nearest, all_of_them = list[Tensor](), list[Tensor]()
+    nearest, others_too = list[Tensor](), list[Tensor]()
     codes = codes[torch.linspace(0, len(codes) - 1, min(CHUNKS, len(codes))).long()]
     before = tokenizer.decode(codes).cpu()
     for place in torch.linspace(0, codes.shape[1] - 1, min(POSITIONS, codes.shape[1])).long().tolist():
@@ -106,16 +199,11 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
         others = others + (others >= codes[there, place, None])  # any but its own
         changed = codes[there].repeat_interleave(CANDIDATES, 0)
         changed[:, place] = others.flatten()
-        gaps = (
-            tokenizer.decode(changed, repair=True).cpu() - before[there].repeat_interleave(CANDIDATES, 0)
-        ) / scale.normalizer.scale
-        errors = gaps.square().flatten(1).mean(1).view(-1, CANDIDATES)
+        gaps = tokenizer.decode(changed, repair=True).cpu() - before[there].repeat_interleave(CANDIDATES, 0)
+        errors = (gaps / scale.normalizer.scale).square().flatten(1).mean(1).view(-1, CANDIDATES)
         nearest.append(errors.amin(1))
-        all_of_them.append(errors.mean(1))
-    return {
-        "neighbour_error": float(torch.cat(nearest).mean()),
-        "other_error": float(torch.cat(all_of_them).mean()),
-    }
+        others_too.append(errors.mean(1))
+    return {"neighbour_error": float(torch.cat(nearest).mean()), "other_error": float(torch.cat(others_too).mean())}
 
 
 def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:

@@ -97,17 +97,10 @@ class PolicyEvidence:
         config = policy.config
         key = config.action_key if action_key in (None, "action") else action_key
         options: dict[str, Any] = {"size": config.image_size, "action_key": key}
-        episodes = case.split.train
-        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=episodes, **options)
-        held_out = PolicyWindows(
-            dataset,
-            config.horizon,
-            cameras=config.cameras,
-            interpolation=config.interpolation,
-            state_key=config.state_key if config.proprio_dim else None,
-            episodes=case.split.held_out,
-            **options,
-        )
+        parts, state = (case.split.train, case.split.held_out), config.state_key if config.proprio_dim else None
+        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=parts[0], **options)
+        options |= {"cameras": config.cameras, "interpolation": config.interpolation}
+        held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=parts[1], **options)
         checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
         if held_out.camera_sizes != config.camera_sizes:
             expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
@@ -180,13 +173,11 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
     if found is None:
         return None
     scores = {"all": found["overall"], **found["tasks"]}
-    rows = []
+    rows, digits = [], (".2f", ".2f", ".1f", ".1%")
     for name, score in scores.items():
         values, spare = tuple(score[key] for key in COLUMNS), (None,) * (len(COLUMNS) - 1)
         rows.append(TableRow(name, name, values, name == "all", intervals=(tuple(score["interval"]), *spare)))
-    table = Table(
-        "Episodes", tuple(COLUMNS.values()), tuple(rows), digits=(".2f", ".2f", ".1f", ".1%"), note=_options(found)
-    )
+    table = Table("Episodes", tuple(COLUMNS.values()), tuple(rows), digits=digits, note=_options(found))
     every, seed = found["overall"], found["options"]["seed"]
     low, high = every["interval"]
     text = (
@@ -239,12 +230,9 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     section = Section("Are its actions those of held-out episodes?", text, (table,), (chart,), f"{errors.text}.")
     figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
     verdict = Verdict(errors.verdict["text"], errors.verdict["holds"], ACTION_ERROR)
-    text = "That cannot be told from actions" + ", though its own are nearer to held-out ones than their mean" * (
-        verdict.holds is True
-    )
-    decision = Decision(20, None, f"{text}. Let it act: lattok evaluate POLICY DATASET --env TASKS.")
     if verdict.holds is False:
-        decision = Decision(
-            20, False, "No: its actions are no nearer to those of held-out episodes than the mean action is."
-        )
-    return Outcome((section,), figures, [verdict], decision)
+        text = "No: its actions are no nearer to those of held-out episodes than the mean action is."
+        return Outcome((section,), figures, [verdict], Decision(20, False, text))
+    though = ", though its own are nearer to held-out ones than their mean" * (verdict.holds is True)
+    text = f"That cannot be told from actions{though}. Let it act: lattok evaluate POLICY DATASET --env TASKS."
+    return Outcome((section,), figures, [verdict], Decision(20, None, text))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import KINDS, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
@@ -26,6 +26,7 @@ from lattok.evaluation.report import (
     Table,
     TableRow,
     Verdict,
+    ends,
     explained_share,
     printed,
 )
@@ -119,22 +120,22 @@ MEASURE = (
 @question("readout", of=("pairs", "clips"), criteria=tuple(CRITERIA.values()), place=10)
 def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
-    unknown = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
+    text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
+    unknown = Decision(20, None, text, caveats=False)
     if evidence.target is None:
-        return Outcome(decision=Decision(20, None, unknown, caveats=False))
+        return Outcome(decision=unknown)
     probes = probe_rows(evidence, evidence.target)
-    figures: dict[str, float] = {}
-    verdicts: list[Verdict] = []
-    tables: list[Table] = []
+    figures, verdicts, tables = dict[str, float](), list[Verdict](), list[Table]()
     for kind, rows in probes.items():
         figures.update(readout_figures(evidence, f"from_{kind}", rows))
         verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
-    kind, drawn = (
-        next(iter(probes)),
-        {row.key: row for rows in probes.values() for row in rows},
-    )  # of equals the latents'
-    best = strongest(rivals_of(probes[kind]), "linear")
+    kind = next(iter(probes))
+    drawn = {row.key: row for rows in probes.values() for row in rows}  # of equals the latents'
+    best, actions = strongest(rivals_of(probes[kind]), "linear"), evidence.target.held_out
+    shown = [drawn[key] for key in PER_DIMENSION if key in drawn]
+    axes, caption = ("true", f"from the {kind}"), f"Mean action over the gap, read from the {kind} of held-out pairs."
+    pictures = dimension_pictures(evidence.names, shown, probes[kind][0], actions, axes, caption)
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
@@ -143,22 +144,11 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds.text}.",
         tuple(tables),
-        (
-            _overview(kind, probes[kind], best),
-            *dimension_pictures(
-                evidence.names,
-                [drawn[key] for key in PER_DIMENSION if key in drawn],
-                probes[kind][0],
-                evidence.target.held_out,
-                ("true", f"from the {kind}"),
-                f"Mean action over the gap, read from the {kind} of held-out pairs.",
-            ),
-        ),
+        (_overview(kind, probes[kind], best), *pictures),
         _reading(figures, kind, best),
         REFERENCES,
     )
-    decision = _decision(evidence, probes[kind][0], best, verdicts) or Decision(20, None, unknown, caveats=False)
-    return Outcome((section,), figures, verdicts, decision)
+    return Outcome((section,), figures, verdicts, _decision(evidence, probes[kind][0], best, verdicts) or unknown)
 
 
 def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
@@ -179,21 +169,21 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
     if against is None or best is None:
         return None
     value, rival = (printed(row.value("linear", 0) or 0.0, ".2f") for row in (own, best))
-    numbers = f"R² {value} against {rival}"
-    if ONE_EPISODE in against.text:
-        return undecided(evidence.case, f"only one episode was held out, and {ONE_EPISODE} ({numbers})")
-    text = {
+    texts = {
         True: f"Yes: on episodes it has not seen, its {kind} say more about the robot's action than {best.plain}",
         None: f"It makes no clear difference: its {kind} say about as much about the action as {best.plain}",
         False: f"No: {best.plain} says as much about the action as its {kind} do",
-    }[against.holds]
-    return Decision(20, against.holds, f"{text} ({numbers}).")
+    }
+    return decision(evidence, against, texts, f"R² {value} against {rival}", "only one episode was held out")
 
 
-def undecided(case: Case, why: str) -> Decision:
-    """Say that too few episodes judge, and how more of them do."""
+def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, single: str) -> Decision:
+    """Decide as the verdict against the best control does; where a `single` episode judges, say how more of them do."""
+    if ONE_EPISODE not in against.text:
+        return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).")
+    case = evidence.case
     hold_out = hold_out_more(case.dataset, "lattok evaluate ... --episodes", case.model.trained_on)
-    return Decision(20, None, f"That cannot be told: {why}.", way_out=hold_out)
+    return Decision(20, None, f"That cannot be told: {single}, and {ONE_EPISODE} ({numbers}).", way_out=hold_out)
 
 
 def _reading(figures: dict[str, float], kind: str, rival: ProbeRow | None) -> str:
@@ -250,8 +240,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     )
 
     def table(title: str, columns: Sequence[str], lines: list[TableRow], note: str = "", folded: bool = False) -> Table:
-        shown = (tuple(columns), tuple(lines))
-        return Table(f"{name}{title}", *shown, better="higher", digits=".2f", note=note, folded=folded)
+        return Table(f"{name}{title}", tuple(columns), tuple(lines), "higher", 0, ".2f", note, folded)
 
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
     lines = {probe: [row.shown(probe) for row in rows] for probe in probes}
@@ -288,9 +277,7 @@ def comparison(
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
     holds = above_zero(values[0] - values[1], span)
     word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
-    between = ONE_EPISODE
-    if span is not None:
-        between = "difference {} … {}".format(*(printed(end, "+.2f") for end in span))
+    between = ONE_EPISODE if span is None else f"difference {ends(span)}"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
     return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
 

@@ -67,10 +67,10 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     """Compare errors and codes of the tokenizer with those of its controls."""
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
-    sections = (_error_section(methods, names, shown), _code_section(methods, evidence.vocab_size, rate))
-    figures = _figures(methods, rate)
-    verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, evidence.vocab_size)]
-    return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, evidence.vocab_size))
+    figures, vocab = _figures(methods, rate), evidence.case.model.vocab_size
+    sections = (_error_section(methods, names, shown), _code_section(methods, vocab, rate))
+    verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
+    return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, vocab))
 
 
 def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
@@ -90,12 +90,9 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         return Table(title, (first, *names), tuple(rows), better="lower", note=note, folded=folded)
 
     note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare."
-    tables = [
-        per_dimension("Normalised squared error", "normalised", note),
-        per_dimension("Squared error, physical units", "mse"),
-        per_dimension("Absolute error, physical units", "l1"),
-        per_dimension("Largest error, physical units", "worst"),
-    ]
+    titles = {"mse": "Squared error", "l1": "Absolute error", "worst": "Largest error"}
+    tables = [per_dimension("Normalised squared error", "normalised", note)]
+    tables += [per_dimension(f"{title}, physical units", field) for field, title in titles.items()]
     if methods[0].errors and methods[0].errors.gripper is not None:
         rows = tuple(_row(m, (m.errors.gripper if m.errors else None,)) for m in methods)
         note = "Share of steps on the right side of the midpoint between the training split's 1st and 99th percentile."
@@ -107,14 +104,10 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         "codes of different lengths (the mean counts): where it wins, the tokenizer is a target for supervision but no "
         "codec, and ResidualVQ, FSQ or FAST are what to store or replay actions with."
     )
-    drawn = [  # the mean is in the table; its bar would flatten all others
-        (NAMES[m.key], KINDS[m.key], m.errors.normalised.tolist() if m.errors else None)
-        for m in methods
-        if m.key != "mean"
-    ]
-    bars = Pictures(
-        "Normalised squared error per dimension; shorter is better.", svg.bars_per_dimension(names, drawn, ".3g")
-    )
+    compared = [method for method in methods if method.key != "mean"]  # whose bar would flatten all others
+    drawn = [(NAMES[m.key], KINDS[m.key], m.errors.normalised.tolist() if m.errors else None) for m in compared]
+    caption = "Normalised squared error per dimension; shorter is better."
+    bars = Pictures(caption, svg.bars_per_dimension(names, drawn, ".3g"))
     overall = [(name, kind, None if errors is None else float(np.mean(errors))) for name, kind, errors in drawn]
     caption = "Held-out error; shorter is better, 1 is as far off as the mean action. All spend the same bits."
     chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
@@ -123,46 +116,36 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
 
 def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
     columns = ("used, held-out", "perplexity, held-out", "used, training", "perplexity, training", "codes")
-    rows = []
+    digits, rows = (".0f", ".1f", ".0f", ".1f", ".0f"), []
     for method in methods:
         if method.usage is not None:
-            counts = [value for _, value in _least(method.usage)]
-            rows.append(_row(method, (*counts, float(len(method.usage.shares)))))
+            rows.append(_row(method, (*_least(method.usage).values(), float(len(method.usage.shares)))))
         elif method.not_run:
             rows.append(_row(method, ()))
-    usage = Table(
-        "Code usage",
-        columns,
-        tuple(rows),
-        digits=(".0f", ".1f", ".0f", ".1f", ".0f"),
-        note="Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
-        "position has a codebook of its own, the least used and the least perplexity of all.",
+    note = (
+        "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
+        "position has a codebook of its own, the least used and the least perplexity of all."
     )
+    usage = Table("Code usage", columns, tuple(rows), digits=digits, note=note)
     own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
     bits = 32.0 * (len(methods[0].errors.mse) if methods[0].errors else 0)  # per step
     raw = TableRow("float32", "raw actions, float32", (None, None, bits * rate.fps, bits), reference=True)
-    rates = Table(
-        "Rate",
-        ("tokens per chunk", "tokens per second", "bits per second", "bits per step"),
-        (TableRow("model", NAMES["model"], own, control=False), raw),
-        digits=("#.3g", "#.3g", ",.0f", "#.3g"),
-    )
-    curves = [
-        (KINDS[m.key] + (" faint" if m.key != "model" else ""), m.usage.shares.tolist())
-        for m in reversed(methods)
-        if m.usage is not None
-    ]
+    columns = ("tokens per chunk", "tokens per second", "bits per second", "bits per step")
+    lines = (TableRow("model", NAMES["model"], own, control=False), raw)
+    rates = Table("Rate", columns, lines, digits=("#.3g", "#.3g", ",.0f", "#.3g"))
+    used = [(KINDS[m.key] + " faint" * (m.key != "model"), m.usage) for m in reversed(methods)]
+    curves = [(kind, counted.shares.tolist()) for kind, counted in used if counted is not None]
     panel = svg.plot("share of the held-out tokens", curves, f"codes, most used first (of {vocab})", 200)
     chart = Pictures("Sorted code usage: {model} tokenizer, {rival} k-means control.", (panel,), wide=True)
     text = "How many codes do the work, how evenly, and what they cost at the dataset's frame rate."
     return Section("Codes", text, (usage, rates), (chart,))
 
 
-def _least(usage: Usage) -> list[tuple[str, float]]:
+def _least(usage: Usage) -> dict[str, float]:
     """Name codes in use and perplexity of both splits, of the worst position."""
-    found = []
+    found: dict[str, float] = {}
     for suffix, counts in (("", usage.held_out), ("_train", usage.train)):
-        found += [(f"codes_used{suffix}", float(min(counts.used))), (f"perplexity{suffix}", min(counts.perplexity))]
+        found |= {f"codes_used{suffix}": float(min(counts.used)), f"perplexity{suffix}": min(counts.perplexity)}
     return found
 
 
@@ -177,21 +160,21 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
             if method.errors.gripper is not None:
                 figures[f"gripper_accuracy{suffix}"] = method.errors.gripper
         if method.usage is not None:
-            figures |= {f"{name}{suffix}": value for name, value in _least(method.usage)}
-    figures["tokens_per_second"] = rate.tokens_per_second
-    figures["bits_per_second"] = rate.bits_per_second
-    return figures
+            figures |= {f"{name}{suffix}": value for name, value in _least(method.usage).items()}
+    return figures | {"tokens_per_second": rate.tokens_per_second, "bits_per_second": rate.bits_per_second}
+
+
+def _rivals(figures: Mapping[str, float]) -> dict[str, float]:
+    """Name the errors of the controls at equal bits that were run."""
+    return {key: figures[f"normalised_mse/{key}"] for key in RIVALS if f"normalised_mse/{key}" in figures}
 
 
 def _headline(figures: dict[str, float], vocab: int) -> str:
-    """Compare the error with those of the controls, and say how many codes are in use."""
-    names = [key for key in RIVALS if f"normalised_mse/{key}" in figures]
-    rivals = "the controls at equal bits were not run"
-    if names:
-        others = [f"{NAMES[key]} {figures[f'normalised_mse/{key}']:.3g}" for key in names]
-        rivals = f"at equal bits {', '.join(others)}"
+    rivals, shown = _rivals(figures), "the controls at equal bits were not run"
+    if rivals:
+        shown = f"at equal bits {', '.join(f'{NAMES[key]} {error:.3g}' for key, error in rivals.items())}"
     return (
-        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {rivals}); "
+        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {shown}); "
         f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
     )
 
@@ -227,8 +210,7 @@ def codec_decision(evidence: TokenizerEvidence) -> Decision:
 
 
 def _decision(figures: Mapping[str, float]) -> Decision:
-    own = figures["normalised_mse"]
-    rivals = {key: figures[f"normalised_mse/{key}"] for key in RIVALS if f"normalised_mse/{key}" in figures}
+    own, rivals = figures["normalised_mse"], _rivals(figures)
     if figures["normalised_mse/mean"] == 0:
         return Decision(20, None, "That cannot be told: held-out actions never change.", caveats=False)
     if own >= figures["normalised_mse/mean"]:

@@ -15,6 +15,7 @@ direction. The control of a transfer is B's own latent: what the model would say
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,31 +24,10 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import (
-    BATCH,
-    PairSet,
-    batches,
-    derangement,
-    exchange,
-    pair_targets,
-    pool,
-    pooled_side,
-    take_rows,
-    to_cpu,
-)
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, pool, take_rows, to_cpu
 from lattok.evaluation.evidence.probes import linear_probe, pca, spread_of
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    Criterion,
-    Outcome,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-    explained_share,
-    printed,
-    table_of,
-)
+from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
@@ -115,15 +95,6 @@ class Match(NamedTuple):
     factor: float
 
 
-class Triples(NamedTuple):
-    """Vectors of every triple (a, b, c), [n, d] each."""
-
-    whole: Tensor  # a to c
-    first: Tensor  # a to b
-    second: Tensor  # b to c
-    back: Tensor  # c to a
-
-
 def match(left: Tensor, right: Tensor) -> Match:
     """Measure how well `right` [n, d] predicts `left` [n, d], both centred."""
     left, right = (x.double() - x.double().mean(0) for x in (left, right))
@@ -140,21 +111,24 @@ def law_matches(evidence: LatentEvidence) -> dict[str, dict[str, Match]]:
     """Test both laws on held-out pairs, one `Match` per row; a stride of one frame has no middle to add up at."""
     half = evidence.source.stride // 2
     rows = evenly(len(evidence.held_out.rows), MAX_PAIRS)
-    triples = _triples(evidence, rows, half)
+    whole, first, second, back = _changes(evidence, rows, half)
     partner = derangement(np.zeros(len(rows)), torch.Generator().manual_seed(evidence.seed))
 
-    def law(left: list[Tensor], right: list[Tensor]) -> dict[str, Match]:
+    def law(left: Sequence[Tensor], right: Sequence[Tensor]) -> dict[str, Match]:
         own, untrained, raw = map(match, left, right)
         random = match(left[0], right[0][partner])
         return {"model": own, "random": random, "untrained": untrained, "raw_change": raw}
 
-    laws = {"additivity": law([t.whole for t in triples], [t.first + t.second for t in triples])} if half else {}
-    return laws | {"reversal": law([t.back for t in triples], [-t.whole for t in triples])}
+    laws = {"additivity": law(whole, [a + b for a, b in zip(first, second, strict=True)])} if half else {}
+    return laws | {"reversal": law(back, [-each for each in whole])}
 
 
-def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]:
-    """Compute latents of the model and of the untrained one, and components of the raw frame change."""
-    side = pooled_side(evidence.model, evidence.held_out.features.shape[1])
+def _changes(evidence: LatentEvidence, rows: Tensor, half: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Compute what lies between frames a, b and c of every triple: from a to c, a to b, b to c and c to a.
+
+    Each is latents [n, d] of the model and of the untrained one, and components of the raw frame change.
+    """
+    side = evidence.held_out.side(evidence.model)
     own, fresh, frames = [], [], []
     for part in rows.split(BATCH):
         a, b, c = features = _moments(evidence, part, 0, half, evidence.source.stride)
@@ -163,8 +137,8 @@ def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]
         frames.append(torch.stack([pool(each, evidence.model, side) for each in features], 1))
     a, b, c = torch.cat(frames).unbind(1)
     basis = pca(c - a, CHANGE_COMPONENTS).basis
-    raw = Triples((c - a) @ basis, (b - a) @ basis, (c - b) @ basis, (a - c) @ basis)
-    return [*(Triples(*map(torch.cat, zip(*parts, strict=True))) for parts in (own, fresh)), raw]
+    latents = (map(torch.cat, zip(*parts, strict=True)) for parts in (own, fresh))
+    return zip(*latents, [change @ basis for change in (c - a, b - a, c - b, a - c)], strict=True)
 
 
 def _moments(evidence: LatentEvidence, rows: Tensor, *steps: int) -> list[Tensor]:
@@ -201,7 +175,7 @@ def structure_outcome(evidence: LatentEvidence) -> Outcome:
         text += " Additivity is not applicable: a stride of one frame has no middle."
     titles = ("explained variance", "explained, best factor", "best factor")
     columns = {name: dict(zip((name, f"{name}_scaled", f"{name}_factor"), titles, strict=True)) for name in laws}
-    tables = tuple(table_of(LAWS[name][0], figures, columns[name], LAW_ROWS, reference="raw_change") for name in laws)
+    tables = tuple(Table.of(LAWS[name][0], figures, columns[name], LAW_ROWS, reference="raw_change") for name in laws)
     reading = " ".join(f"{verdict.text}." for verdict in verdicts)
     section = Section("Do latents add up and reverse?", text, tables, (), reading, LAW_REFERENCES)
     return Outcome((section,), figures, verdicts)
@@ -254,7 +228,7 @@ def reencode(model: TrainedPairModel, pairs: PairSet, rows: Tensor, source: Tens
     """Encode (frame of pair B, what the decoder makes of it with the latents of pair A); B is `rows`, A `source`."""
     latents, found = pairs.latents, []
     for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):
-        now = pair_targets(model, pairs, part)[:, 0]
+        now = pairs.targets(model, part)[:, 0]
         predicted = model.predict(now, exchange(latents, given, part, now.device))
         both = torch.stack([model.features_of(each) for each in (now, predicted)], 1)
         found.append(to_cpu(model.encode_features(both)))
@@ -292,7 +266,7 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     columns = ("explained variance of A's latent", "codes equal to A's", "R² of A's action")  # as in `Agreement`
     shown = {f"transfer_{name}": title for name, title in zip(Agreement._fields, columns, strict=True)}
     options: dict[str, str] = {"reference": "same_scene", "better": "higher", "note": note}
-    table = table_of("Cycle consistency", figures, shown, TRANSFER_ROWS, **options)
+    table = Table.of("Cycle consistency", figures, shown, TRANSFER_ROWS, **options)
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
@@ -362,7 +336,8 @@ def slope(predicted: Tensor, actual: Tensor, scale: Tensor) -> float:
 def _identity(model: TrainedPairModel, known: LatentActions, pairs: PairSet, rows: Tensor) -> float:
     """Compare latents of a frame and itself with those `known` of the pairs."""
     still = 0.0
-    for _, features in batches(model, pairs, rows):
+    for part in rows.split(BATCH):
+        features = pairs.full_features(model, part)
         same = features[:, :1].expand_as(features)
         still += float(model.encode_features(same).latents.double().square().sum())
     return still / max(float(known.latents[rows].double().square().sum()), 1e-12)
@@ -371,7 +346,7 @@ def _identity(model: TrainedPairModel, known: LatentActions, pairs: PairSet, row
 def _controllability_section(figures: dict[str, float]) -> Section:
     columns = {f"controllability_{kind}": f"fitted on {name}" for kind, name in TRANSITIONS.items()}
     rows = {kind: f"judged on {name}" for kind, name in TRANSITIONS.items()}
-    probes = table_of("R² of the action, 2 × 2", figures, columns, rows, own="true")
+    probes = Table.of("R² of the action, 2 × 2", figures, columns, rows, own="true")
     names = {
         "identity/model": "size of the latent of no motion, against those of pairs (0: none)",
         "identity/untrained": "the same, untrained model",

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
-from lattok.evaluation.evidence.trained_controls import (
-    USUAL,
-    ControlTraining,
-    control_config,
-    labels_of,
-    labels_only,
-)
+from lattok.evaluation.evidence.trained_controls import USUAL, ControlTraining, control_config, labels_of, labels_only
 from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
 from tests.evaluation.worlds import World, tiny_lam

@@ -7,7 +7,7 @@ import torch
 
 from lattok.evaluation import evaluate
 from lattok.evaluation.questions.distractor import SIZE, Overlay
-from tests.evaluation.worlds import HELD_OUT, Oracle, World, holds, tiny_lam
+from tests.evaluation.worlds import HELD_OUT, Oracle, World, answer_of, holds, tiny_lam
 
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
@@ -61,7 +61,6 @@ def test_labels_that_say_nothing_lose_nothing(black_world: World):
     assert clean < 0.05
     assert "separation/action_kept/codes" not in report.figures
     assert "action_under_distractors" not in holds(report)
-    assert report.answer is not None
-    assert "suffer" not in report.answer.text
+    assert "suffer" not in answer_of(report).text
     (reading,) = [s.reading for s in report.sections if s.title == "Do labels survive something else that moves?"]
     assert reading.startswith("The one-hot codes say too little about the action to lose any of it")

@@ -11,11 +11,11 @@ from scipy.stats import spearmanr
 
 from lattok import UniformBins
 from lattok.evaluation import evaluate
-from lattok.evaluation.evidence import reference_policy
 from lattok.evaluation.evidence.tokenizer_evidence import Scale
+from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
 from lattok.types import ActionTokenizer
-from tests.evaluation.worlds import World
+from tests.evaluation.worlds import World, answer_of
 
 
 class Steps(ActionTokenizer):
@@ -69,8 +69,8 @@ def test_ranks_are_kept_as_far_as_distances_are():
 
 @pytest.fixture
 def long_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_policy, "STEPS", 200)
-    monkeypatch.setattr(reference_policy, "WIDTH", 48)
+    monkeypatch.setattr(learnability, "STEPS", 200)
+    monkeypatch.setattr(learnability, "WIDTH", 48)
 
 
 @pytest.mark.usefixtures("long_training")
@@ -81,18 +81,16 @@ def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_wh
     world.actions = np.tanh(world.states).astype(np.float32)
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)), bins=32)
     report = evaluate(tokenizer, world, episodes=[9, 10, 11])
-    assert report.answer is not None
     figures = report.figures
     assert figures["policy_error"] < 0.35
     assert figures["policy_error/regression"] < 0.3
     assert figures["policy_error/mean"] > 0.8
     assert "A policy that acts by its codes errs by" in report.headline
-    assert "A policy will err by" in report.answer.text
+    assert "A policy will err by" in answer_of(report).text
     world.actions = rng.standard_normal((12, 40, 2)).astype(np.float32)
     lost = evaluate(tokenizer, world, episodes=[9, 10, 11])
-    assert lost.answer is not None
     assert lost.figures["policy_error"] > 0.9
-    assert (lost.answer.holds, lost.answer.text[:14]) == (False, "No: a policy t")
+    assert (answer_of(lost).holds, answer_of(lost).text[:14]) == (False, "No: a policy t")
 
 
 def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_said():
@@ -100,4 +98,4 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_s
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
     assert "policy_error" not in evaluate(tokenizer, world, episodes=[5], state_key=None).figures
     tokenizer.vocab_size = 2**20
-    assert reference_policy.MOST_CODES < 2**20
+    assert learnability.MOST_CODES < 2**20

@@ -22,7 +22,7 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
+from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
@@ -148,7 +148,7 @@ def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp
     assert torch.equal(got.flow, expected.flow)
     rows = torch.tensor([3, 0, 17])
     monkeypatch.undo()
-    assert torch.equal(pair_features(model, got, rows), pair_features(model, expected, rows))
+    assert torch.equal(got.full_features(model, rows), expected.full_features(model, rows))
 
 
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
@@ -166,7 +166,7 @@ import sys, numpy as np
 from pathlib import Path
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
+from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import FrozenFeatures
 dataset = open_dataset(sys.argv[1])
