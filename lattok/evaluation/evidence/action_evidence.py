@@ -87,7 +87,7 @@ class ActionEvidence:
                 spread.append(torch.as_tensor(found.spread))
             note(done + 1)
         judged, train = (_vectors(source, chosen) for chosen in (held_out, episodes))
-        motion = Coordinates.fit(*map(torch.cat, (flows[len(held_out) :], flows[: len(held_out)])))
+        motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
         fitted = train.actions.double()
         bootstrap = Bootstrap(judged.episode_of, case.options.seed)
         judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.action_names))

@@ -19,18 +19,7 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, take_rows,
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    Criterion,
-    Interval,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-    percent,
-    printed,
-)
+from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
 from lattok.types import LatentActions, join
 from lattok.utils.seeds import derive_seed
 
@@ -126,7 +115,7 @@ class Estimate(NamedTuple):
 
     value: float
     draws: Tensor = torch.empty(0)
-    span: Interval | None = None
+    span: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         return printed(self.value, ".2f")
