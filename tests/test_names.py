@@ -17,7 +17,6 @@ MODULES = {
     "convert": f"{FAMILY}; {VERB}",
     "labels": VERB,
     "lara": METHOD,
-    "latbot": METHOD,
     "losses": FAMILY,
     "model": FAMILY,
 }

@@ -19,7 +19,7 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, moved
 from lattok.vla import LatentVLA
-from lattok.vla.observations import from_robot, robot_spaces, to_robot
+from lattok.vla.spaces import from_robot, robot_spaces, to_robot
 
 Observation = Mapping[str, Any]
 SIZE = 128  # pixels of images for a function

@@ -148,7 +148,7 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"camera_sizes": (24, 32)}, r"`camera_sizes`: expected a pair \(H, W\) for each camera"),
         ({"head_layers": 5}, "`head_layers`: expected indices of hidden states, got 5"),
         ({"head_layers": (2, 2)}, "`head_layers`: expected different hidden states in ascending order"),
-        ({"backbone_lora_dropout": 1.5}, "`backbone_lora_dropout`: expected a number below 1"),
+        ({"backbone_lora_dropout": 1.5}, r"`backbone_lora_dropout`: expected a number in \[0, 1\), got 1.5"),
         ({"backbone_train": "frozen"}, "`backbone_train`: expected one of full, got 'frozen'"),
         ({"backbone_train": "lora"}, "`backbone_train`: expected one of full, got 'lora'"),
         ({"head_heads": 5}, "`head_heads`: expected a divisor of head_dim 32"),
