@@ -20,7 +20,7 @@ from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent
 from lattok.vla import LatentVLA
 from lattok.vla.latbot import taught_by
-from lattok.vla.observations import robot_spaces
+from lattok.vla.spaces import robot_spaces
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES, clip_lam
 from tests.recipes.policies import SIZES as POLICY

@@ -10,7 +10,7 @@ from lattok import LattokError
 from lattok.data import ActionSpace
 from lattok.data.views import trained_space
 from lattok.vla import LatentVLA
-from lattok.vla.observations import robot_spaces
+from lattok.vla.spaces import robot_spaces
 from tests.vla.fakes import config
 
 OWN = {"actions": [{"part": "position", "arm": "left"}], "state": [{"part": "position", "mode": "absolute"}]}

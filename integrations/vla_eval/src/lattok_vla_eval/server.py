@@ -32,7 +32,8 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 from lattok.vla import LatentVLA
-from lattok.vla.observations import ActionQueues, from_robot, policy_batch, to_robot
+from lattok.vla.observations import ActionQueues, policy_batch
+from lattok.vla.spaces import from_robot, to_robot
 
 try:
     from anyio.to_thread import run_sync
