@@ -147,6 +147,7 @@ class BEAST(ChunkTokenizer):
     """
 
     type = "beast"
+    arxiv = "2506.06072"
     config_class = BEASTConfig
     config: BEASTConfig
     fit_options = SeededFit

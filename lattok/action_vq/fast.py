@@ -50,6 +50,7 @@ class FAST(DCTTokenizer):
     """
 
     type = "fast"
+    arxiv = "2501.09747"
     config_class = FASTConfig
     subwords_class = CoefficientBPE
     by_dimension = False
@@ -119,6 +120,7 @@ class TOAST(DCTTokenizer):
     """
 
     type = "toast"
+    arxiv = "2610.00899"
     config_class = TOASTConfig
     subwords_class = CoefficientUnigram
     by_dimension = True

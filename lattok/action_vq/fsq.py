@@ -122,6 +122,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
     """
 
     type = "fsq"
+    arxiv = "2309.15505"
     config_class = FSQConfig
     config: FSQConfig
     fit_options = FSQFit

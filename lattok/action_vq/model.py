@@ -209,6 +209,7 @@ class P2TActionVQ(TrainedTokenizer):
     """
 
     type = "action-vq"
+    arxiv = "2605.04678"
     per_step = True
     config_class = ActionVQConfig
     config: ActionVQConfig

@@ -101,6 +101,7 @@ class OAT(LevelTokenizer, CoarseToFine):
     """
 
     type = "oat"
+    arxiv = "2602.04215"
     config_class = OATConfig
     config: OATConfig
 

@@ -102,6 +102,7 @@ class QueST(LevelTokenizer):
     """
 
     type = "quest"
+    arxiv = "2407.15840"
     config_class = QueSTConfig
     config: QueSTConfig
     loss = "l1"

@@ -77,6 +77,7 @@ class VQBeT(TrainedTokenizer, CoarseToFine):
     """
 
     type = "vqbet"
+    arxiv = "2403.03181"
     config_class = VQBeTConfig
     config: VQBeTConfig
     loop_options = MappingProxyType({"weight_decay": 1e-4})  # published, as the learning rate is

@@ -122,8 +122,11 @@ def run_words(words: Sequence[str]) -> int | None:
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
         return _call(command, verb, rest)
-    if name == "train" and asked and "--preset" not in " ".join(rest) and (page := flags.stored(rest[0])) is not None:
-        print(page.render(f"{command} {rest[0]}", HELP_ALL in rest))
+    pages = flags.stored() if name == "train" and asked and "--preset" not in " ".join(rest) else {}
+    if pages and rest[0] in HELP:
+        return _list(command, verb.text, {kind: page.about.partition("\n")[0] for kind, page in pages.items()})
+    if rest and rest[0] in pages:
+        print(pages[rest[0]].render(f"{command} {rest[0]}", HELP_ALL in rest))
         return None
     _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:

@@ -327,15 +327,15 @@ class Page(NamedTuple):
         return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
 
 
-def stored(kind: str) -> Page | None:
-    """Return the help of `lattok train KIND`, where it is known without its recipe."""
+def stored() -> dict[str, Page]:
+    """Return the help of `lattok train KIND` for every kind, where it is known without the recipes."""
     if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
-        return None  # a package may add kinds, options and choices; what is imported already costs nothing
+        return {}  # a package may add kinds, options and choices; what is imported already costs nothing
     known = json.loads(STORED.read_text(encoding="utf-8"))
-    if kind not in known["kinds"]:
-        return None
-    about, rows = known["kinds"][kind]
-    return Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
+    pages = {}
+    for kind, (about, rows) in known["kinds"].items():
+        pages[kind] = Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
+    return pages
 
 
 def to_store(pages: dict[str, Page]) -> str:

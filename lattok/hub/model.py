@@ -97,6 +97,7 @@ class HubModel(nn.Module):
     type: ClassVar[str]
     config_class: ClassVar[Any]
     label_source: ClassVar[str | None] = None  # what it labels: "actions", "video", or nothing
+    arxiv: str = ""  # number of the paper that it comes from; the Hub links the model there
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
     picture: str | None = None  # SVG of the same evaluation, shown there

@@ -249,7 +249,7 @@ def _front(model: Any, name: str) -> str:
     data = ModelCardData(
         library_name="lattok",
         pipeline_tag="robotics",
-        tags=[*TAGS, model.type],
+        tags=[*TAGS, model.type, *([f"arxiv:{model.arxiv}"] if model.arxiv else [])],
         license=model.license,
         base_model=model.base_model,
         datasets=[one for one in dict.fromkeys(datasets_of(model.trained_on)) if HUB_ID.fullmatch(one)] or None,

@@ -202,7 +202,8 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
 
         @classmethod
         def about(cls) -> str:
-            return f"Fit {family.__name__}: {inspect.getdoc(family) or 'a tokenizer of actions.'}"
+            said = inspect.getdoc(family) or "a tokenizer of actions."
+            return f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
 
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place

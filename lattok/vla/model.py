@@ -40,6 +40,7 @@ from lattok.vla.strategies import build_supervision
 from lattok.vla.tokens import TOKENIZER, TokenHead, coded, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
+PAPERS = {"latbot": "2511.23034"}  # of strategies that are not of the P2T paper
 BACKBONE_INPUTS = ("cameras", "image_size", "interpolation", "prompt")  # what a backbone sees
 
 
@@ -70,6 +71,7 @@ class LatentVLA(BackboneModel):
         super().__init__()
         check_knows_data(config)
         self.config = config
+        self.arxiv = PAPERS.get(config.strategy.name, "2605.04678")
         if config.cameras and not getattr(backbone, "reads_images", True):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         base = config.backbone

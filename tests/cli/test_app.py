@@ -337,11 +337,14 @@ def test_stored_help_is_what_the_recipes_say():
     assert STORED.read_text(encoding="utf-8") == make_help.text(), "run python scripts/make_help.py"
 
 
-def test_help_of_training_imports_no_torch():
-    code = "import sys; from lattok.cli import main; main(['train', 'vla', '--help']); print('torch' in sys.modules)"
+@pytest.mark.parametrize(("words", "said"), [(["vla"], "--strategy {baseline,"), ([], "Train a latent action model")])
+def test_help_of_training_imports_no_torch_and_says_the_same(words, said, capsys):
+    words = ["train", *words, "--help"]
+    code = f"import sys; from lattok.cli import main; main({words}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--strategy {baseline," in done.stdout
+    assert said in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
+    assert done.stdout.rpartition("False\n")[0] == help_of(words[:-1], capsys, "--help")
 
 
 def test_help_of_a_word_lists_what_follows_it_and_points_to_its_help(capsys):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from huggingface_hub import ModelCard
 
 from lattok.hub import HubModel
+from lattok.hub.checkpoint import IMPORTERS
+from lattok.hub.model import FAMILIES
 from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import small_models
 
@@ -37,7 +40,17 @@ def test_facts_are_those_that_the_hub_lists(models):
     assert {one["type"]: one["value"] for one in result["metrics"]} == numbers
     assert known["metrics"] == list(numbers)
     assert (known["library_name"], known["license"], known["datasets"]) == ("lattok", "apache-2.0", ["org/one"])
-    assert {"latent-action-model", "lattok", "robotics", "fsq"} <= set(known["tags"])
+    assert {"latent-action-model", "lattok", "robotics", "fsq", "arxiv:2309.15505"} <= set(known["tags"])
+
+
+def test_the_hub_links_a_model_to_the_paper_that_it_comes_from(models):
+    """By the tag that the Hub knows; the papers are those that the importers name."""
+    tags = {name: [tag for tag in facts(model.card("x"))["tags"] if ":" in tag] for name, model in models.items()}
+    assert tags["policy"] == tags["action-vq"] == ["arxiv:2605.04678"]
+    assert tags["uniform-bins"] == []
+    named = {number for each in IMPORTERS.values() for number in re.findall(r"abs/(\d{4}\.\d{5})", each.paper)}
+    versions = {"2505.06111", "2606.07100"}  # UniVLA and LARA: the families of P2T and of Moto read them
+    assert named - versions <= {getattr(family, "arxiv", "") for family in FAMILIES.values()}
 
 
 def test_a_card_without_figures_claims_no_results(models):

@@ -49,6 +49,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
     """
 
     type = "clip-lam"
+    arxiv = "2511.23034"
     config_class = ClipLAMConfig
     config: ClipLAMConfig
     evidence = "clips"  # no half and no way back, and a patch would have to move through all of their frames

@@ -200,6 +200,7 @@ class MotoLAM(TrainedPairModel):
     """
 
     type = "moto-lam"
+    arxiv = "2412.04445"
     config_class = MotoLAMConfig
 
     def __init__(self, config: MotoLAMConfig, features: FrozenFeatures | None = None):

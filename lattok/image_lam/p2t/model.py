@@ -299,6 +299,7 @@ class ImageLAM(TrainedPairModel):
     """
 
     type = "image-lam"
+    arxiv = "2605.04678"
     config_class = ImageLAMConfig
 
     def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):

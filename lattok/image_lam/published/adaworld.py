@@ -100,6 +100,7 @@ class AdaWorldLAM(PublishedLAM):
     """
 
     type = "adaworld-lam"
+    arxiv = "2503.18938"
     config_class = AdaWorldConfig
     config: AdaWorldConfig
     cut = CentredPixels

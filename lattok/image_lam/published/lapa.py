@@ -242,6 +242,7 @@ class LapaLAQ(LAQ):
     """
 
     type = "lapa-laq"
+    arxiv = "2410.11758"
     config_class = LapaConfig
     config: LapaConfig
 

@@ -51,6 +51,7 @@ class LaryLAQ(LAQ):
     """LARYBench's quantizer of a pair of images, over features of a frozen DINO."""
 
     type = "lary-laq"
+    arxiv = "2604.11689"
     config_class = LaryConfig
     config: LaryConfig
 

@@ -159,6 +159,7 @@ class LawamLAM(PublishedLAM):
     """LaWAM's latent action model: one continuous latent of a pair, over features of its own DINOv3."""
 
     type = "lawam-lam"
+    arxiv = "2606.15768"
     config_class = LawamConfig
     config: LawamConfig
 

@@ -176,6 +176,7 @@ class VillaXLAM(PublishedLAM):
     """villa-X's latent action model of a pair of images. Features are its normalised pixels in patches."""
 
     type = "villax-lam"
+    arxiv = "2507.23682"
     config_class = VillaXConfig
     config: VillaXConfig
 

@@ -167,6 +167,7 @@ class ReleasedVLA(HubModel):
     """
 
     type = "p2t-released-vla"
+    arxiv = "2605.04678"
     config_class = ReleasedVLAConfig
     config: ReleasedVLAConfig
 
