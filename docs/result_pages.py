@@ -66,7 +66,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "annotate_speed": {"869ef0c+": CHANGED},
     "closed_loop_labels": {"e0acf30+": CHANGED},
     "fast_speed": {"1c8dde6+": CHANGED},
-    "lam_labels": {"07ae6d4+": CHANGED},
     "video_decode": {"07ae6d4+": CHANGED},
     "action_tokenizer_speed": {"63605ba": REWRITTEN},
     "clip_step": {"63605ba": REWRITTEN},
@@ -80,7 +79,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
 MOVED = {"8817ab5": "Adam is torch's fused one", "ad8f7f4": "dead codes are revived by other draws"}
 EARLIER = (  # results of training, from before both
     "tokenizers",
-    "lam_labels",
     "vla_study",
 )
 COMMIT = re.compile(r"[0-9a-f]{7,40}\+?")

@@ -232,6 +232,17 @@ def check_codec(codec: str, size: tuple[int, ...]) -> None:
         checks.fail("video_codec", f"h264 for frames below {SMALLEST_AV1} pixels a side, or PyAV 17", got)
 
 
+@contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Undo what the AV1 encoder does for root: it makes whoever opens it real-time, which starves other processes."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    os.sched_setscheduler(0, policy, priority)
+
+
 class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
@@ -249,6 +260,8 @@ class VideoWriter:
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size
+        with _same_scheduling():
+            self._container.start_encoding()
         self._size = size
         self.frames = 0  # frames written
         self.bytes = 0  # bytes that left the encoder so far

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -184,6 +185,16 @@ def test_the_same_bytes_again(stored, tmp_path):
     for name in ("one", "two"):
         export(with_labels(stored, labels_for(stored, tmp_path / f"l{name}")), tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="of Linux")
+def test_encoding_av1_leaves_the_scheduling_of_our_process_alone(tmp_path):
+    """SVT-AV1 makes it real-time where root encodes, as in containers: it then starves other processes."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    encoder = VideoWriter(tmp_path / "a.mp4", 10, (64, 64), "libsvtav1", 1)
+    encoder.add(moving_square(np.random.default_rng(3), 3, 64))
+    encoder.close()
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 @pytest.fixture
