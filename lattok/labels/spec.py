@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from typing_extensions import TypedDict
 
+from lattok.data.episodes import read_vectors
 from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.hub import parse_config
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
@@ -188,6 +189,13 @@ def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
     """Find the episodes whose values of a column a model inferred (annotate --as actions): they were not measured."""
     found = confidences(dataset, key, episodes)
     return [episode.index for episode in episodes if episode.index in found]
+
+
+def measured_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[Episode]:
+    """Choose the episodes whose actions are known: not NaN, nor what a model inferred."""
+    inferred = {*inferred_episodes(dataset, key, episodes)}
+    told = [each for each in episodes if each.index not in inferred]
+    return [each for each in told if np.isfinite(read_vectors(dataset, "action_key", key, [each], missing=True)).all()]
 
 
 def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> dict[int, np.ndarray]:

@@ -12,7 +12,7 @@ from lattok.data.episodes import EpisodeSpec
 from lattok.data.schema import vector_key
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
-from lattok.labels.spec import provenance_of
+from lattok.labels.spec import measured_episodes, provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
@@ -159,12 +159,14 @@ def policy_config(
     )
 
 
-def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec) -> list[int]:
+def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec, key: str) -> list[int]:
     """Return what a policy that is trained on `episodes` is judged on: the test episodes that are not among them, so
-    that runs on different shares of the others are judged on the same ones; where none is left, all others."""
-    chosen = {episode.index for episode in select_episodes(dataset, episodes)}
-    test = [index for index in split_by_task(dataset)[1] if index not in chosen]
-    return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
+    that runs on different shares of the others are judged on the same ones; where none is left, all others. Only
+    those in which the column `key` was measured: nobody knows what is right in the others."""
+    chosen, test = {episode.index for episode in select_episodes(dataset, episodes)}, {*split_by_task(dataset)[1]}
+    others = [episode for episode in dataset.episodes if episode.index not in chosen]
+    left = [episode.index for episode in measured_episodes(dataset, key, others)]
+    return [index for index in left if index in test] or left
 
 
 def windows_of(recipe: Recipe[Any], config: Any, dataset: RobotDataset, horizon: int, **more: Any) -> PolicyWindows:

@@ -100,8 +100,9 @@ def train_study(
             raise LattokError(f"`{name}` cannot be set in a study, {hint} (got {value}).")
     sources = recipe.open()
     dataset = sources[0].dataset if data.labels is None else with_labels(sources[0].dataset, data.labels)
-    if not held_out_episodes(dataset, data.episodes):
-        checks.fail("episodes", "some that leave others", data.episodes, "A study compares on held-out episodes.")
+    if not held_out_episodes(dataset, data.episodes, data.compared_key):
+        hint = "A study compares on held-out episodes whose actions are known."
+        checks.fail("episodes", "some that leave others", data.episodes, hint)
     runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
@@ -157,8 +158,9 @@ def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     fit(model, policy_batches(unseeing, windows), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():
         return
-    held_out = read_windows(unseeing, source, episodes=held_out_episodes(source.dataset, recipe.data.episodes))
-    errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.compared_key)
+    key = recipe.data.compared_key
+    others = held_out_episodes(source.dataset, recipe.data.episodes, key)
+    errors = policy_errors(model.cpu().predict_chunk, windows, read_windows(unseeing, source, episodes=others), key)
     files.write_json(out / HELD_OUT, errors.to_json())
     print(errors.text)
 

@@ -298,7 +298,7 @@ class VLARecipe(Recipe[LatentVLA]):
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):
             name = source.dataset.name
-            if not (others := held_out_episodes(source.dataset, self.data.episodes)):
+            if not (others := held_out_episodes(source.dataset, self.data.episodes, self.data.compared_key)):
                 continue
             errors, report = _errors(self, for_dataset(policy, name), source, part, others)
             reports[name] = report
@@ -308,6 +308,7 @@ class VLARecipe(Recipe[LatentVLA]):
             verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
             texts.append(where + errors.text)
         if not reports:
+            print("Not judged: no episode is left out whose actions were measured.")
             return
         written = {"mixture": reports} if policy.datasets else next(iter(reports.values()))
         files.write_json(Path(self.out) / HELD_OUT, written)

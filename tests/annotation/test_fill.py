@@ -180,6 +180,30 @@ def test_policies_learn_from_a_filled_dataset(tmp_path):
     assert said in {verdict.text for verdict in report.verdicts}
 
 
+@pytest.mark.parametrize("filled", [False, True])
+def test_policies_are_judged_by_what_was_measured_alone(filled, tmp_path):
+    data = write(tmp_path / "data", {0, 1})
+    data = annotate(data, model(), tmp_path / "filled", fill=True) if filled else data
+    options = {"strategy": "baseline", "steps": 1, "batch_size": 4, "horizon": 4, "device": "cpu"}
+
+    def held_out(episodes: str) -> dict | None:
+        out = tmp_path / f"policy-{episodes}"
+        lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **options, episodes=episodes))
+        return json.loads((out / "held_out.json").read_text()) if (out / "held_out.json").exists() else None
+
+    found = held_out("0,2")  # the last one is held out by default, but nobody knows its actions
+    assert found is not None
+    assert (found["episodes"], found["windows"]) == ([[1, 1]], LENGTHS[1])
+    assert held_out("0,1") is None
+    policy = lattok.load(tmp_path / "policy-0,2")
+    report = lattok.evaluate(policy, data, episodes="1:3")
+    assert json.loads(report.to_json())["provenance"]["held_out_windows"] == LENGTHS[1]
+    with pytest.raises(
+        LattokError, match="`action`: expected known actions in a held-out episode, got none: they are NaN"
+    ):
+        lattok.evaluate(policy, data, episodes="3")
+
+
 def test_an_inverse_model_does_not_learn_from_what_another_one_inferred(tmp_path):
     data, idm = write(tmp_path / "data"), model()
     filled = annotate(data, idm, tmp_path / "filled", fill=True)

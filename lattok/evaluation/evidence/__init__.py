@@ -15,7 +15,9 @@ import torch
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
 from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.labels.spec import measured_episodes
 from lattok.training import LoopOptions
+from lattok.types import Episode
 from lattok.utils import checks
 from lattok.version import __version__
 
@@ -87,6 +89,15 @@ class EvalOptions:
         used = [out_of(len(some), len(all_)) for some, all_ in ((some_held_out, held_out), (some_train, train))]
         text = f"{used[0]} held-out episodes; {used[1]} others for probes and controls"
         return Split(some_train, some_held_out, text)
+
+
+def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) -> list[Episode]:
+    """Choose the held-out episodes in which the actions of column `key` were measured; at least one."""
+    found = measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in held_out])
+    if not found:
+        hint = "Hold out episodes whose actions are known: episodes=..."
+        checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from lattok.data import camera_keys, read_vectors, select_episodes
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
-from lattok.evaluation.evidence import Case, evenly, out_of
+from lattok.evaluation.evidence import Case, evenly, judged_episodes, out_of
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
@@ -34,7 +34,7 @@ from lattok.evaluation.report import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.image_lam.inverse.model import state_changes
-from lattok.labels.spec import inferred_episodes
+from lattok.labels.spec import measured_episodes
 from lattok.nn.normalize import space_dims
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PolicyBatches
@@ -71,11 +71,7 @@ class ActionEvidence:
     def gather(cls, case: Case) -> ActionEvidence:
         """Infer the actions of held-out episodes and fit the controls, with a training run where that is asked for."""
         source = _source(case)
-        held_out = measured(source, case.split.held_out)
-        if not held_out:
-            hint = "Hold out episodes whose actions are known: episodes=..."
-            got = "none: they are NaN, or a model inferred them"
-            checks.fail(str(source.action_key), "known actions in a held-out episode", got, hint)
+        held_out = judged_episodes(source.dataset, str(source.action_key), case.split.held_out)
         episodes, known = known_episodes(case, source)
         note = partial(case.options.note, "episodes", total=len(held_out) + len(episodes))
         flows, actions, spread = [], [], []
@@ -132,12 +128,9 @@ def _source(case: Case) -> PairSource:
 
 
 def measured(source: PairSource, indices: Collection[int]) -> list[Episode]:
-    """Choose the episodes whose actions are known: not NaN, nor what a model inferred (annotate --as actions)."""
-    dataset, key = source.dataset, str(source.action_key)
-    asked = [each for each in dataset.episodes if each.index in indices]
-    inferred = {*inferred_episodes(dataset, key, asked)}
-    told = [each for each in asked if each.index not in inferred]
-    return [e for e in told if np.isfinite(read_vectors(dataset, "action_key", key, [e], missing=True)).all()]
+    """Choose the episodes whose actions are known."""
+    asked = [each for each in source.dataset.episodes if each.index in indices]
+    return measured_episodes(source.dataset, str(source.action_key), asked)
 
 
 def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:

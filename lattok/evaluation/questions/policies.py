@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import Progress
-from lattok.evaluation.evidence import Case, evenly
+from lattok.evaluation.evidence import Case, evenly, judged_episodes
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, percent
@@ -97,10 +97,11 @@ class PolicyEvidence:
         config = policy.config
         key = config.action_key if action_key in (None, "action") else action_key
         options: dict[str, Any] = {"size": config.image_size, "action_key": key}
-        parts, state = (case.split.train, case.split.held_out), config.state_key if config.proprio_dim else None
-        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=parts[0], **options)
+        state, train = config.state_key if config.proprio_dim else None, case.split.train
+        judged = [each.index for each in judged_episodes(dataset, key, case.split.held_out)]
+        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=train, **options)
         options |= {"cameras": config.cameras, "interpolation": config.interpolation}
-        held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=parts[1], **options)
+        held_out = PolicyWindows(dataset, config.horizon, state_key=state, episodes=judged, **options)
         checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
         if held_out.camera_sizes != config.camera_sizes:
             expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
