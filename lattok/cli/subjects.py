@@ -55,7 +55,7 @@ NO_COLUMNS = Problem(
 OTHER_DATASET = Problem(
     "warning",
     "`{prefix}` was made for {labelled} episodes, the dataset has {episodes}.",
-    "Check it: lattok verify {dataset}",
+    "Check it: lattok verify {dataset} --model MODEL",
 )
 ODD_GAPS = Problem("error", "`{prefix}`: `unlabelled` lists no episodes: {got!r:.80}", "Annotate again.")
 UNLABELLED = Problem(
@@ -168,7 +168,7 @@ def dataset(subject: str, revision: str | None) -> Found:
 def sidecar(subject: str, revision: str | None) -> Found:
     """Examine a folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
-    yield "labels", "of a dataset that is not LeRobot; join both with lattok export SOURCE --labels " + subject
+    yield "labels", f"of a dataset that is not LeRobot; join both: lattok export SOURCE --labels {subject} --out NEW"
     tables = sorted((root / "labels").glob("*.parquet"))
     if not tables:
         yield NO_LABELS.finding(folder=root / "labels")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, RLock
@@ -79,11 +80,21 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise LattokError(f"cannot read {path}: truncated or damaged. Copy it again.") from None
 
 
+@contextmanager
+def damaged_values(where: object) -> Iterator[None]:
+    """Say where values are no values: text that is no UTF-8, times that no calendar has."""
+    try:
+        yield
+    except (*DAMAGE, ArithmeticError):
+        raise LattokError(f"{where}: expected values, got damaged ones. {AGAIN}") from None
+
+
 def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarray:
     """A column of T values as [T] (shape (1,)) or [T, *shape]. `where` names file and column in errors."""
     if feature.dtype == LANGUAGE:
         values = np.empty(len(column), dtype=object)
-        values[:] = column.to_pylist()
+        with damaged_values(where):
+            values[:] = column.to_pylist()
         return values
     parts, shape = [], feature.shape
     for chunk in column.chunks:
@@ -101,7 +112,8 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
         if feature.dtype == "string" and not text:
             raise LattokError(f"{where}: expected text as info.json says, got {str(column.type)[:60]}. {AGAIN}")
-        parts.append(values.to_numpy(zero_copy_only=False))
+        with damaged_values(where):
+            parts.append(values.to_numpy(zero_copy_only=False))
     flat = np.concatenate(parts) if parts else np.empty(0)
     expected = len(column) * math.prod(shape)
     if flat.size != expected:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lattok.cli import main
+import lattok
+from lattok.cli import VERBS, Group, main
 from lattok.data import open_dataset
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
@@ -51,6 +54,48 @@ def after(label: str, text: str) -> str:
     """The command behind a label."""
     (command,) = re.findall(rf"{label}: (lattok [^\n]*)", text)
     return command
+
+
+COMMAND = re.compile(
+    r"(^|[`:] ?|[Rr]un )?lattok ([a-z]+)((?: (?:--[a-z-]+|[A-Z]+|\{\w*\}|[a-z0-9-]+|\.\.\.)(?![\w/]))*)"
+)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """All texts of a file, with X for what is filled in when it runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = {part for text in ast.walk(tree) if isinstance(text, ast.JoinedStr) for part in text.values}
+    for node in set(ast.walk(tree)) - parts:
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_command_that_a_text_of_lattok_names_is_one(said: Said):
+    """Its verb and flags are there, and where it names what it is about it has all that the verb must be given."""
+    files = Path(lattok.__file__).parent.rglob("*.py")
+    found = {match.groups() for path in files for text in texts(path) for match in COMMAND.finditer(text)}
+    page = cache(lambda *words: said([*words, "--help-all" if words[0] == "train" else "--help"]))
+    complete = 0
+    for before, verb, rest in sorted(found, key=str):
+        words = [verb, *rest.split()]
+        if verb not in VERBS:
+            assert not before, f"lattok {verb}"
+            continue
+        group = VERBS[verb] if isinstance(VERBS[verb], Group) else None
+        if group and not (len(words) > 1 and re.fullmatch("[a-z0-9][a-z0-9-]*", words[1])):
+            continue
+        assert group is None or words[1] in group.names(), words
+        given = 1 + (group is not None)
+        text, arguments = page(*words[:given]), words[given:]
+        flags = [word for word in arguments if word.startswith("--")]
+        assert all(re.search(rf"^  {flag.replace('--no-', '--')}\b", text, re.M) for flag in flags), words
+        if arguments and re.fullmatch(r"[A-Z]+|\{\w*\}", arguments[0]):
+            complete += 1
+            needed = re.findall("--[a-z-]+", text.splitlines()[0])
+            assert set(needed) <= set(flags), f"{words}: needs {needed}"
+    assert complete > 10
 
 
 def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: str, said: Said):

@@ -240,6 +240,7 @@ def odd_column(root: Path, rng: random.Random, outside: Path) -> str:
     table = pq.read_table(path)
     n = table.num_rows
     nested: Any = 1
+    ends = pa.py_buffer(np.arange(n + 1, dtype=np.int32).tobytes())
     for _ in range(60):
         nested = [nested]
     makers: dict[str, Callable[[], pa.Array]] = {
@@ -254,6 +255,8 @@ def odd_column(root: Path, rng: random.Random, outside: Path) -> str:
         "decimal": lambda: pa.nulls(n, pa.decimal128(10, 2)),
         "times": lambda: pa.array([2**62] * n, pa.timestamp("ns")),
         "duration": lambda: pa.array([2**62] * n, pa.duration("s")),
+        "days": lambda: pa.array([2**31 - 1] * n, pa.int32()).cast(pa.date32()),
+        "broken text": lambda: pa.StringArray.from_buffers(n, ends, pa.py_buffer(b"\xff" * n)),
         "half": lambda: pa.array(np.zeros(n, np.float16)),
         "map": lambda: pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int64())),
         "wide": lambda: pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n * 4096, np.float32)), 4096),

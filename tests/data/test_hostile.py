@@ -21,9 +21,10 @@ from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 from tests.data import hostile_runs
-from tests.data.attacks import png
+from tests.data.attacks import CAMERA, png
 from tests.data.edits import add_feature, edit_info, set_column
 from tests.data.fuzz import summary
+from tests.data.specimens import write_originals
 
 MODELS = {"tok": FakeTokenizer()}
 
@@ -352,6 +353,55 @@ def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
     add_feature(root, "note", "string", [1])
     with pytest.raises(LattokError, match="`note`: expected text as info.json says, got uint64"):
         export(open_dataset(root), tmp_path / "out")
+
+
+def broken_text(count: int) -> pa.Array:
+    ends = pa.py_buffer(np.arange(count + 1, dtype=np.int32).tobytes())
+    return pa.StringArray.from_buffers(count, ends, pa.py_buffer(b"\xff" * count))
+
+
+UNREADABLE = {
+    "text that is no UTF-8": broken_text,
+    "times that no calendar has": lambda count: pa.array([2**62] * count, pa.duration("s")),
+    "days that no calendar has": lambda count: pa.array([2**31 - 1] * count, pa.int32()).cast(pa.date32()),
+    "a zone that no clock has": lambda count: pa.array([0] * count, pa.timestamp("ns", "Nowhere/City")),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_values_that_are_none_are_refused_wherever_they_stand(tmp_path, kind):
+    """pyarrow reads them from the file, and raises what is no LattokError once they become Python's."""
+    make, refused = UNREADABLE[kind], "expected values, got damaged ones"
+    root = write_dataset(tmp_path / "tasks", [12], cameras=False)
+    tasks = root / "meta" / "tasks.parquet"
+    set_column(tasks, "task", make(pq.read_metadata(tasks).num_rows))
+    with pytest.raises(LattokError, match=f"tasks.parquet: {refused}"):
+        open_dataset(root)
+    root = write_dataset(tmp_path / "messages", [12], cameras=False)
+    (data,) = (root / "data").rglob("*.parquet")
+    set_column(data, "note", make(12))
+    add_feature(root, "note", "language", [1])
+    with pytest.raises(LattokError, match=f"`note`: {refused}"):
+        open_dataset(root).columns(0, ["note"])
+    images = write_originals(tmp_path / "originals")["lerobot_images"]
+    data = min((images / "data").rglob("*.parquet"))
+    set_column(data, CAMERA, make(pq.read_metadata(data).num_rows))
+    with pytest.raises(LattokError, match=f"`{CAMERA}` of episode 0, frame 0: {refused}"):
+        list(open_dataset(images).frames(0, indices=[0]))
+
+
+def test_broken_text_in_lists_and_where_numbers_belong_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12], cameras=False)
+    (episodes,) = (root / "meta" / "episodes").rglob("*.parquet")
+    whole = episodes.read_bytes()
+    set_column(episodes, "tasks", pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), broken_text(1)))
+    with pytest.raises(LattokError, match="meta/episodes: expected values, got damaged ones"):
+        open_dataset(root)
+    episodes.write_bytes(whole)
+    (data,) = (root / "data").rglob("*.parquet")
+    set_column(data, "action", broken_text(12))
+    with pytest.raises(LattokError, match="`action`: expected values, got damaged ones"):
+        open_dataset(root).columns(0, ["action"])
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):

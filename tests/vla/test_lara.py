@@ -569,9 +569,14 @@ def test_figures_beside_the_loss_teach_nothing_and_do_not_depend_on_its_reductio
         assert [name for name, term in terms.items() if term.requires_grad] == ["latent"]
     torch.testing.assert_close(each["latent_cosine"], whole["latent_cosine"])
     torch.testing.assert_close(each["latent"], whole["latent"] * torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    several = loss.target_of(frames_batch(), LatentSpec())
+    cosines = [float(loss(states, several, reduction)["latent_cosine"]) for reduction in ("mean", "none")]
+    assert cosines[0] == pytest.approx(cosines[1], abs=1e-6)
+    assert loss.labels == LatentSpec(vectors=1, latent_dim=loss.live.latent_dim)
     for changed, reduction, text in (
         (states, "median", "`reduction`: expected one of"),
         (states[:, 0], "mean", "`states`: expected"),
+        (states[:, :0], "mean", "`states of a sample`: expected a whole number of at least 1, got 0"),
         (
             states[..., 1:],
             "mean",
@@ -677,8 +682,9 @@ def test_a_later_frame_is_there_where_all_cameras_have_it():
     assert out[VALID].tolist() == [[True, True], [True, False], [False, True], [True, True]]
     assert out.keys() == {*cameras, "action_is_pad", FRAMES, VALID}
     assert all(torch.equal(out[name], given[name][:, 0]) for name in cameras)
-    with pytest.raises(LattokError, match="`a`: expected"):
-        keep_pairs(dict, ["a"])({"a": torch.rand(4, 3, 6, 8)})
+    for names in (["a"], ["a", "b"]):
+        with pytest.raises(LattokError, match="`a`: expected"):
+            keep_pairs(dict, names)({name: torch.rand(4, 3, 6, 8) for name in names})
 
 
 def test_configs_of_lam_stay_as_they_are():

@@ -16,7 +16,7 @@ import pyarrow as pa
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
-from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy
+from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import OnDisk
 from lattok.types import Episode
@@ -233,8 +233,10 @@ class LeRobotV3(RobotDataset):
         """Yield encoded images of one camera, bytes or files of the dataset, each with its place for errors."""
         path, first, _ = self._rows(episode_index)
         for index in indices.tolist():
-            (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
             where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
+            column = self._reader.read(path, key, first + index, first + index + 1)
+            with damaged_values(where):
+                (cell,) = column.to_pylist()
             yield self._image(cell, where), where
 
     def _image(self, cell: Any, where: str) -> bytes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lattok.data.schema import Feature
-from lattok.data.tables import read_table
+from lattok.data.tables import damaged_values, read_table
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate
 from lattok.utils.files import read_json
@@ -103,7 +103,8 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
         got = ", ".join(table.column_names[:6])
         raise LattokError(f"{path}: expected columns {kind}_index and {kind}, got {got[:200]}. {_AGAIN}")
     numbers = _numbers(table, f"{kind}_index", path)
-    tasks = table[text].to_pylist()
+    with damaged_values(path):
+        tasks = table[text].to_pylist()
     if not all(isinstance(task, str) for task in tasks) or sorted(numbers.tolist()) != list(range(len(tasks))):
         raise LattokError(f"{path}: expected one text for each {kind}_index from 0. {_AGAIN}")
     return tuple(tasks[row] for row in np.argsort(numbers).tolist())
@@ -203,7 +204,8 @@ def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str,
     encoded = flat.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
-    words, codes, sizes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), counts.to_numpy()
+    with damaged_values(where):
+        words, codes, sizes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), counts.to_numpy()
     if (sizes == 1).all():
         return [(word,) for word in words], codes.astype(np.int32)
     kinds: dict[tuple[str, ...], int] = {}
