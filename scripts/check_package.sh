@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Are wheel and sdist what users get? Builds both, checks them, and tries the wheel in a fresh environment outside the clone:
-# the README's first lines, the sample, its models, the demo; and tests out of the unpacked sdist.
+# Are wheel and sdist what users get? Builds both, and those of the LeRobot plugin, checks them, and tries the wheels in a fresh
+# environment outside the clone: the README's first lines, the sample, its models, the demo; and tests out of the unpacked sdist.
 #   usage: scripts/check_package.sh [FOLDER]     keeps wheel and sdist in FOLDER
 # REUSE=1 takes the packages that lattok needs from the current environment instead of installing them.
 set -euo pipefail
@@ -16,8 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$python" -m venv "$tmp/tools"
 "$tmp/tools/bin/pip" install --quiet build twine
 rm -f "$out"/lattok-*
-"$tmp/tools/bin/python" -m build --outdir "$out" "$root" >"$tmp/build.log" 2>&1 || { cat "$tmp/build.log"; exit 1; } # the wheel out of the sdist
-"$tmp/tools/bin/twine" check --strict "$out"/lattok-*
+build() { "$tmp/tools/bin/python" -m build --outdir "$1" "$2" >"$tmp/build.log" 2>&1 || { cat "$tmp/build.log"; exit 1; }; }
+build "$out" "$root" # the wheel out of the sdist
+build "$tmp/plugin" "$root/integrations/lerobot_policy_lattok"
+"$tmp/tools/bin/twine" check --strict "$out"/lattok-* "$tmp/plugin"/*
 ls -l "$out"
 
 "$python" -m venv "$tmp/env"
@@ -27,12 +29,12 @@ if [[ ${REUSE:-} ]]; then
 else
     "$tmp/env/bin/pip" install --quiet "$out"/lattok-*.whl pytest
 fi
-"$tmp/env/bin/pip" install --quiet --no-deps "$root"/integrations/{larybench,p2t_policy,vla_eval}
+"$tmp/env/bin/pip" install --quiet --no-deps "$root"/integrations/{larybench,p2t_policy,vla_eval} "$tmp"/plugin/*.whl
 mkdir "$tmp/user"
 cd "$tmp/user"
 PATH="$tmp/env/bin:$PATH"
 lattok --version
-python -c 'import lattok; assert "p2t-released-vla" in lattok.list_models(), "what a package registers is not found"'
+python -c 'import lattok; assert "p2t-released-vla" in lattok.list_families(), "what a package registers is not found"'
 python -m lattok_larybench sample/dataset --models sample/lam --out tokens | tail -1
 python - "$root" <<'PY'
 import pathlib, sys, lattok
