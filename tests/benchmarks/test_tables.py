@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from PIL import Image
 from scipy import stats
 
@@ -178,6 +177,7 @@ def test_success_where_the_scene_is_changed_has_a_table():
 
 
 def test_the_picture_has_a_panel_for_each_regime_and_a_point_for_each_row(folder, tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
     figures = summary(read(folder)["action-free"])
     few = {row: figures[row] for row in ("baseline", "la_align", "flow")}
     found = {"plentiful": few, "action-free": figures, "scarce": few}
