@@ -82,6 +82,7 @@ TESTS = {  # where not the mirror alone
         "tests/samples/test_policy.py",
     ),
     "lattok/labels/sharing.py": ("tests/labels/test_sharing_labels.py",),
+    "lattok/labels/sidecar.py": ("tests/labels/test_sidecar.py", "tests/annotation/test_fill_formats.py"),
     "lattok/labels/spec.py": ("tests/labels/test_columns.py", "tests/labels/test_reader.py"),
     "lattok/samples/frames.py": (
         "tests/samples/test_windows.py",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from benchmarks.closed_loop import tables
@@ -152,6 +153,9 @@ def test_tables_say_what_was_found(folder):
     assert difference.text(signed=True) in line
     assert f"| {seen[0]:.2f} ({seen[1]:.2f}) |" in line
     assert "`abcdef1`: Baseline (0, 1, 2); LA-Align (0, 1, 2);" in pages[""]
+    signed = [f["difference"].text(signed=True) for f in figures.values() if "difference" in f]
+    assert {text[0] for text in signed} == {"+", "-"}
+    assert all(f"| {text} |" in pages[""] for text in signed)
     gains = figures["la_align"]["by_task"].values()
     cells = " | ".join(f"{gain:+.3f}" for gain in gains)
     assert f"| LA-Align | Baseline | {cells} | {tables.p_text(figures['la_align']['tasks_p'])} |" in pages["_tasks"]
@@ -159,6 +163,42 @@ def test_tables_say_what_was_found(folder):
     models = [figures["la_align"][name] for name in tables.MODELS]
     cells = " | ".join(f"± {model.half:.3f}, {tables.p_text(model.p)}" for model in models)
     assert f"| LA-Align | Baseline | {difference.mean:+.3f} | {cells} |" in pages["_tasks"]
+
+
+def test_success_where_the_scene_is_changed_has_a_table():
+    rows = {row: {seed: cell(row, seed, [20, 20, 20]) for seed in range(3)} for row in ("baseline", "flow")}
+    figures = summary(rows)
+    assert tables.shift_table(figures) == ""
+    figures["flow"]["shift"] = {"light": 0.25, "camera": 0.125}
+    title, _, head, rule, line = tables.shift_table(figures).splitlines()
+    assert title == "Success where the scene is changed:"
+    assert (head, rule) == ("| row | unchanged | light | camera |", "|---|---|---|---|")
+    assert line == f"| {figures['flow']['title']} | 0.50 | 0.25 | 0.12 |"
+
+
+def test_the_picture_has_a_panel_for_each_regime_and_a_point_for_each_row(folder, tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    figures = summary(read(folder)["action-free"])
+    few = {row: figures[row] for row in ("baseline", "la_align", "flow")}
+    found = {"plentiful": few, "action-free": figures, "scarce": few}
+    tables.plot(found, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as stored:
+        assert stored.width > 1000
+    picture = plt.gcf()
+    assert [axis.get_title() for axis in picture.axes] == [REGIMES[regime].title for regime in found]
+    assert picture.get_size_inches() == pytest.approx((10.8, 2 + 0.32 * (len(figures) + len(few))))
+    for axis, rows in zip(picture.axes, found.values(), strict=True):
+        (bars,) = axis.containers
+        drawn = np.array(list(bars[2][0].get_segments()))  # row end xy
+        assert drawn[:, :, 1].tolist() == [[place, place] for place in range(len(rows))]
+        expected = [
+            (row["success"].mean - row["success"].half, row["success"].mean + row["success"].half)
+            for row in rows.values()
+        ]
+        np.testing.assert_allclose(drawn[:, :, 0], expected)
+        assert axis.get_ylim() == (len(rows) - 0.5, -0.5)
+        assert axis.get_xlim() == (0, 1)
+    plt.close(picture)
 
 
 @pytest.mark.parametrize(

@@ -212,17 +212,17 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "target", "column", "facts"),
+    ("prefix", "target", "column", "facts", "numbers"),
     [
-        ("latent", "steps", "embedding", {"vectors": 2}),
-        ("smooth", "steps", "codes", {"codes": 1}),
-        ("tok", "chunk", "codes", {"steps": 5}),
-        ("tok", "chunk", "embedding", {"latent_dim": 3}),
+        ("latent", "steps", "embedding", {"vectors": 2}, "4 numbers a row, as .* says, got 2"),
+        ("smooth", "steps", "codes", {"codes": 1}, "1 numbers a row, as .* says, got 0"),
+        ("tok", "chunk", "codes", {"steps": 5}, "5 numbers a row, as .* says, got 4"),
+        ("tok", "chunk", "embedding", {"latent_dim": 3}, "12 numbers a row, as .* says, got 16"),
     ],
 )
-def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, facts):
+def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, facts, numbers):
     dataset = rewritten(lambda known: known[prefix]["spec"].update(facts))
-    with pytest.raises(LattokError, match=f"`{prefix}.{column}`: expected .* numbers a row.*annotate again"):
+    with pytest.raises(LattokError, match=f"`{prefix}.{column}`: expected {numbers}.*annotate again"):
         latent_spec(dataset, prefix, target, 4)
 
 
