@@ -136,6 +136,11 @@ def test_models_are_listed_by_names_that_load_takes(places, tmp_path, monkeypatc
     assert lattok.list_models(folder=tmp_path / "model") == lattok.list_models("sample/*")
 
 
+def test_a_policy_says_what_it_is():
+    said = repr(lattok.load("sample/policy"))
+    assert "la_direct: 8 actions of x, y, z, gripper, from observation.images.corner2, observation.images.grip" in said
+
+
 def test_a_model_of_video_says_what_it_is_and_predicts_later_frames():
     lam: Any = lattok.load("sample/lam")
     dataset = lattok.open_dataset("sample/dataset")

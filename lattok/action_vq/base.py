@@ -53,10 +53,10 @@ class ChunkConfig(NormalizedActions):
     Attributes:
         horizon: steps of a chunk
         normalize: how actions are normalised
-        normalize_exceptions: dimensions that are normalised otherwise, by name, pattern (*) or index, such as
+        normalize_exceptions: dimensions with another normalisation, by name, pattern (*) or index, such as
             "gripper=min_max"
-        normalize_clip: normalised actions end at -1 and 1, for the kinds that have such a range
-        action_kind: what actions are; of "relative" ones errors add up over a chunk, and a missing step is no motion
+        normalize_clip: clips normalised actions to [-1, 1], for kinds of normalisation with such a range
+        action_kind: meaning of actions; with "relative", errors add up over a chunk, and a missing step is no motion
         normalizers: datasets with a normaliser of their own; none: one normaliser for all
     """
 

@@ -99,7 +99,7 @@ class BEASTConfig(ChunkConfig):
         degree: degree of the splines, the higher the smoother; 0: steps
         bins: bins of each coefficient
         stepped: dimensions of degree 0, by name, pattern (*) or index
-        ridge: what is added to M'M, to keep coefficients small where the steps hardly tell them
+        ridge: is added to M'M, and keeps coefficients small that the steps hardly determine
     """
 
     bases: int = 5

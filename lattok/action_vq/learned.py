@@ -44,8 +44,8 @@ class TrainedConfig(ChunkConfig):
     """What is trained besides reconstruction.
 
     Attributes:
-        perturb: share of the codes that are replaced by near ones in a second reconstruction; 0: there is none
-        balance: how far gradients are evened out over the directions of what layers read, below 1; 0: not at all
+        perturb: share of the codes that are replaced by near ones in a second reconstruction; 0 switches it off
+        balance: how much gradients are balanced over the directions of each layer's input, below 1; 0: not at all
     """
 
     perturb: float = field(default=0.0, metadata=ADDED)

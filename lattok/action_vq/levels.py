@@ -39,7 +39,7 @@ class LevelsConfig(TrainedConfig):
         heads: attention heads of the Transformers
         encoder_depth: layers of the encoder
         decoder_depth: layers of the decoder
-        causal_decoder: a step of the decoder looks at no later one
+        causal_decoder: steps of the decoder do not see later ones
         dropout: dropout in all layers, in training
     """
 

@@ -52,7 +52,7 @@ class ActionVQConfig(TrainedConfig):
         mask_ratio: share of the steps that the mask loss leaves out
         mask_passes: passes of the mask loss; 2: Eq. 16 from unmasked latents; 1: as the published code, one masked pass
             for everything
-        mask_detach_target: the mask loss does not move what it compares with
+        mask_detach_target: gives the target of the mask loss no gradient
         codebook_start: how the codebook begins: from the first latents ("kmeans"), or at random, "uniform" in ±1/K or
             "normal" with deviation 1
         continuous_steps: training steps that pass latents through before the codebook starts

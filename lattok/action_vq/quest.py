@@ -36,8 +36,8 @@ class QueSTConfig(LevelsConfig):
     """Architecture of `QueST`. Defaults: as published but for `published`; its chunks have 32 steps.
 
     Attributes:
-        downsample: steps that a code stands for, a power of two
-        causal_encoder: a code says nothing of later steps
+        downsample: steps that a code describes, a power of two
+        causal_encoder: codes do not depend on later steps
         decoder_heads: attention heads of the decoder; `heads` are those of the encoder
         published: as published: norms over all steps, so that no code is causal, and a last action that none depends on
     """

@@ -44,7 +44,7 @@ class VQBeTConfig(TrainedConfig):
         dim: width of the latent and of a code
         hidden: width inside the MLPs
         reconstruction_weight: weight of the absolute error of the decoded chunk
-        commitment_weight: weight of the loss that keeps what levels leave near their codes
+        commitment_weight: weight of the loss that keeps residuals near their codes
         decay: decay per step of the moving averages that codebooks are made of
         revive_below: a code is dead below this share of the mean use; 0 switches revival off
     """

@@ -198,7 +198,7 @@ def _word(name: str, hint: Any, default: Any, said: str) -> Word:
     metavar = "" if kind is bool else marked("metavar", METAVARS.get(kind, "TEXT"))
     text = marked("help", said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
-    hint = marked("help_behavior_hint", "" if required or default is None else f"(default: {text_of(default)})")
+    hint = marked("help_behavior_hint", "" if required or default in (None, ()) else f"(default: {text_of(default)})")
     return Word(f"{flag} {metavar}".strip(), f"{text} {hint}".strip(), "", False, required, name, kind, positional)
 
 

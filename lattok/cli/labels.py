@@ -67,7 +67,7 @@ def annotate(
     Args:
         model: One or more models (folders or Hub ids).
         out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
-        as_: actions fills the column of actions where nobody knows them, with what an inverse dynamics model reads.
+        as_: With actions, an inverse dynamics model fills the column of actions in episodes that have none.
         prefix: Column prefix of each model (default: latent for the only one, inferred with --as actions).
         action_key: Column with the actions, for tokenizers and to be filled.
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).

@@ -189,7 +189,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
 
 
 def doctor(
-    subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL|DATASET ...]")] = (),
+    subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATASET ...")] = (),
     revision: Text = None,
     preset: Text = None,
 ) -> int:

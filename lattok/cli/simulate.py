@@ -27,7 +27,7 @@ def collect(
     size: int = 128,
     repeat: Number = None,
     variation: Names = (),
-    codec: str = "libsvtav1",
+    codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
     workers: Number = None,
 ) -> None:
     """Record demonstrations of scripted experts in a simulator as a LeRobot v3 dataset.
@@ -41,8 +41,8 @@ def collect(
         seed: Seed of the first attempt; the next ones follow.
         size: Pixels of the sides of an image.
         repeat: Steps of the simulator that an action is held (default: as the world has it).
-        variation: What of the scene changes with each episode: background, light, camera, distractors=N.
-        codec: libsvtav1 or h264.
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
+        codec: Codec of the videos.
         workers: Processes (default: one for each core); the dataset is the same with any number.
     """
     import lattok.sim as sim
@@ -66,7 +66,7 @@ def rollout(
     execute: Number = None,
     repeat: Number = None,
     ensemble: Real = None,
-    instruction: str = "own",
+    instruction: Annotated[str, arg(metavar="{own,swapped,blank}")] = "own",
     variation: Names = (),
     batch: int = 8,
     workers: int = 0,
@@ -79,18 +79,18 @@ def rollout(
     Example: lattok rollout my-policy --env metaworld-pairs --episodes 10
 
     Args:
-        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with the
-            instructions and the pace of what the policy was trained on).
+        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with instructions
+            and the frame rate that the policy was trained on).
         episodes: Episodes of each task.
         out: Folder for results and videos (default: rollouts/ in the model's folder).
-        seed: That of the first start state; the next follow. Demonstrations are collected from 0 on.
+        seed: Seed of the first start state; the next follow. Demonstrations are collected from 0 on.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held (default: the world's own).
         ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
-        instruction: own, swapped (that of the other task in the scene) or blank.
-        variation: What of the scene changes with each episode: background, light, camera, distractors=N.
+        instruction: Instruction of the task, that of the other task in the scene (swapped), or none (blank).
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
         batch: Environments side by side, whose plans are made together.
-        workers: Processes for the environments; 0: none but this one.
+        workers: Processes for the environments; 0: only this one.
         videos: Episodes of each task that are filmed.
     """
     import lattok.sim as sim

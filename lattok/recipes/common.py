@@ -71,7 +71,7 @@ class ImageOptions(DataOptions):
 
     Attributes:
         cameras: cameras to look at, in this order; short names will do; left out: all
-        shuffle_window: frames that samples are shuffled among, the same on any machine; 0: as many as take 8 GB
+        shuffle_window: number of frames among which samples are shuffled; 0: as many as take 8 GB
         memory_gb: GB of memory for frames on a machine; others are decoded when they are needed; 0: half of its memory
         crop: least share of the image that a random crop keeps; 1: all of it
         crop_most: greatest share of the image that a random crop keeps

@@ -63,14 +63,14 @@ class LARAOptions(PolicyOptions):
     """What a policy and a latent action model learn from.
 
     Attributes:
-        lam: image latent action model that learns too, a folder or a Hub id; cannot be left out
-        init: policy to go on with, a folder or a Hub id; its architecture stays
-        gaps: how much later further frames are: "15" (frames) or "0.5s"; left out: the latent action model's stride
+        lam: image latent action model that also learns, a folder or a Hub id (required)
+        init: policy to train further, a folder or a Hub id; its architecture stays
+        gaps: strides to the later frames: "15" (frames) or "0.5s"; left out: the latent action model's stride
         align_on: whose state is aligned: the flow "head"'s, which sees noised actions, or the "placeholder"'s
         align_layer: layer that is aligned: index, or fraction of the head's blocks or the backbone's layers
         align_weight: weight of the alignment, 1 - cos(W h, e)
         lam_weight: weight of the latent action model's own loss
-        detach: who gets no gradient of the alignment: "none" of both, the latent action model ("lam") or the "policy"
+        detach: which model gets no gradient of the alignment: "none", the latent action model ("lam"), or the "policy"
         lam_rate: learning rate of the latent action model, times lr; 0: it stays as it is
         backbone_rate: learning rate of the backbone, times lr; 0: it stays as it is
     """
@@ -245,11 +245,11 @@ class LatBotOptions(PolicyOptions):
     """What a policy is distilled from, or goes on from.
 
     Attributes:
-        phase: "distill", or "finetune", which goes on with a distilled policy and learns to act
+        phase: "distill", or "finetune", which trains a distilled policy to act
         teacher: model of `lattok train clip-lam` that phase distill learns from, a folder or a Hub id
-        whole_clips: in phase distill, clips that reach beyond their episode teach nothing
+        whole_clips: in phase distill, leaves out clips that reach beyond their episode
         text_weight: weight of L_r in phase distill: texts of sub-tasks, where the dataset has them
-        student: policy of phase distill that phase finetune goes on with, a folder or a Hub id
+        student: policy of phase distill that phase finetune trains further, a folder or a Hub id
     """
 
     phase: Phase = "distill"

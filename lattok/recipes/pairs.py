@@ -74,10 +74,10 @@ class PairOptions(ImageOptions, MixOptions):
     """What is read from the dataset, which actions may supervise, and which earlier model is gone on with.
 
     Attributes:
-        camera_count: how many cameras of the dataset are taken where `cameras` names none, the first ones; 0: all
-        labelled_fraction: share of the pairs whose actions supervise
-        action_episodes: episodes whose actions are known, and so share out labels (default: all)
-        labelled: what is drawn to be labelled: pairs, or whole episodes, for people who have only some labelled ones
+        camera_count: how many cameras to use if `cameras` names none: the first ones; 0: all
+        labelled_fraction: share of the pairs whose actions are labels
+        action_episodes: episodes whose actions may be labels (default: all)
+        labelled: what is drawn to be labelled: "pairs", or whole "episodes", for data in which only some have actions
         labelled_per_batch: extra labelled pairs in every batch, beyond those drawn by chance
         init: model to fine-tune, a folder or a Hub id; its architecture stays
         feature_cache: folder that keeps frozen features for all runs; left out: computed at each step

@@ -33,7 +33,7 @@ class ActedOptions(ImageOptions, MixOptions):
 
     Attributes:
         action_episodes: episodes whose actions are known; others teach by labels, or by frames alone (default: all)
-        acted_share: share of a batch that comes from episodes with known, measured actions; 0: as they come
+        acted_share: share of a batch that comes from episodes with known, measured actions; 0: as in the data
         confident_share: share of inferred actions that teach, the most confident first; 1: all
     """
 

@@ -71,8 +71,8 @@ class PolicyOptions(ActedOptions):
         labels: folder of labels that `lattok annotate` wrote for a dataset of another format
         tokenizer: action tokenizer: with head=tokens its codes are what the policy predicts and acts by; with la_tok it
             labels while the policy trains, in place of columns
-        decoder: the inverse dynamics model that labelled: the policy predicts its latents, which it turns into actions
-        init: a policy to begin with, a folder or a Hub id: all its weights that this one has too, in the same shape
+        decoder: inverse dynamics model that made the labels; it turns latents that the policy predicts into actions
+        init: policy to start from, a folder or a Hub id; all of its weights that fit are copied
         latent_stride: stride that labels must have
         proprio: the policy sees the robot's state; --no-proprio: it does not
         eval_key: column with held-out actions to compare with; left out: that of action_key

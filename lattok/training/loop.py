@@ -49,8 +49,8 @@ class LoopOptions:
         batch_size: samples in a step, over all processes and accumulated parts
         accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see the parts
         lr: learning rate
-        schedule: how the learning rate goes: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
-            decay_factor now and then; "cosine": after warmup_steps down to min_lr
+        schedule: course of the learning rate: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
+            decay_factor after every decay_every steps; "cosine": warm-up, then down to min_lr
         decay_every: steps after which schedule "step" lowers the learning rate
         decay_factor: factor by which schedule "step" lowers the learning rate
         warmup_steps: steps in which schedule "cosine" rises to lr, before it falls to min_lr
@@ -64,9 +64,9 @@ class LoopOptions:
         device: where it computes; "auto" takes a GPU where there is one
         precision: "bf16" computes in mixed precision, "no" in float32
         log_every: steps between two lines of the log
-        save_every: steps between checkpoints; a run that is stopped goes on from the last one
-        threads: threads of torch on a CPU, which are part of the result; 0: torch's own choice
-        tracker: where figures go besides the folder: "wandb", or "none"
+        save_every: steps between checkpoints; a stopped run continues from the last one
+        threads: torch's threads on a CPU, which the result depends on; 0: torch's own choice
+        tracker: where figures go in addition to the run folder: "wandb" or "none"
         trial: marks a run of a few steps to see that it works: every report on the model says so
     """
 

@@ -115,8 +115,8 @@ class VLAConfig(NormalizedActions):
             take; "l2_bce", grippers by cross-entropy
         loss_reduction: how losses are reduced; "sum" over steps, codes and dimensions is Eq. 4 and 7 as printed
         normalize: how actions and proprio are normalised
-        normalize_exceptions: dimensions of actions that are normalised otherwise, such as "*gripper*=bounded"
-        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+        normalize_exceptions: dimensions of actions with another normalisation, such as "*gripper*=bounded"
+        normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
     """
 
     action_dim: int = field(default=0, metadata=REQUIRED)

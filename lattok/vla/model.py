@@ -117,6 +117,12 @@ class LatentVLA(BackboneModel):
             self.decoder.eval()
         return self
 
+    def extra_repr(self) -> str:
+        c = self.config
+        what = ", ".join(c.action_names or map(str, range(c.action_dim)))
+        sees = ", ".join((*c.cameras, *[c.state_key] * (c.proprio_dim > 0)))
+        return f"{c.strategy.name}: {c.horizon} actions of {what}, from {sees}\n{super().extra_repr()}"
+
     @property
     def judged_by(self) -> str:
         return super().judged_by if self.config.strategy.acts else "it has not learned to act"

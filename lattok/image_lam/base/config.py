@@ -42,12 +42,12 @@ class LossConfig:
     """Weights of the terms of the loss (Eq. 11 and 15).
 
     Attributes:
-        prediction: weight of what the decoder predicts; 0: the encoder learns from labels alone
-        codebook: weight of what moves codes to latents, with codebook_update "gradient"
-        commitment: weight of what keeps latents near their codes
+        prediction: weight of the decoder's error; 0: the encoder learns from labels alone
+        codebook: weight of the loss that moves codes to latents, with codebook_update "gradient"
+        commitment: weight of the loss that keeps latents near their codes
         action: weight of the loss of labelled pairs
-        decorrelation: weight of what makes the tokens of a pair say different things
-        additivity: weight of what makes latents of consecutive gaps add up; needs extra_strides
+        decorrelation: weight of the loss that makes the tokens of a pair say different things
+        additivity: weight of the loss that makes latents of consecutive strides add up; needs extra_strides
         flow: weight of a loss by which the codes alone say how the pixels move; of two streams, those of `env`
         kl: weight of a variational bottleneck, for quantizer "none"
     """
@@ -71,8 +71,8 @@ class TrainedPairConfig:
 
     Attributes:
         cameras: in the order of the V axis
-        stride: gap of a pair, in frames ("32") or seconds ("0.2s")
-        extra_strides: further strides that are trained along; labels are always those of `stride`
+        stride: time between the frames of a pair, in frames ("32") or seconds ("0.2s")
+        extra_strides: further strides to train on; labels are always those of `stride`
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels

@@ -57,8 +57,8 @@ class ClipDecoderConfig:
         name: "compact", or "sana:MODEL": SANA of diffusers, in a folder or on the Hub, which it begins with
         sana: sizes of that transformer
         sees_now: the decoder sees the first frame
-        exchange: streams of scene and motion look at each other in every layer of the decoder
-        output: what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
+        exchange: streams of scene and motion attend to each other in every layer of the decoder
+        output: what the decoder predicts: the "change" of the frame, the "frame" itself, or its "velocity"
         width: width of the decoder; with SANA that of its motion stream
         depth: layers of the compact decoder; SANA has its own
         heads: attention heads of the decoder
@@ -114,10 +114,10 @@ class ClipLAMConfig(NormalizedActions):
         backbone: that encodes
         frame_weight: weight of the loss of the predicted frame
         action_weight: weight of the loss of the actions; 0: the decoder does not see them either
-        separation_weight: weight of the loss on what scene latents share with motion latents
+        separation_weight: weight of the loss on the correlation of scene latents with motion latents
         normalize: how actions are normalised
-        normalize_exceptions: dimensions that are normalised otherwise, such as "*gripper*=bounded"
-        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+        normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
+        normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
         normalizers: datasets of a mixture, each with its own
     """
 

@@ -27,33 +27,33 @@ class InverseDynamicsConfig(NormalizedActions):
         tasks: instructions that it knows, with task_given
         state_dim: numbers of proprio at a moment, with proprio
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
-        offsets: frames that are looked at, around the moment of the action: 0 and others, in order
+        offsets: frames to read, counted from that of the action: 0 and others, in order
         features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
         interpolation: how frames are resized
-        projection: numbers that each patch of frozen features is brought to; pixels stay as they are
+        projection: numbers to which each patch of frozen features is reduced; pixels stay as they are
         channels: channels of the convolutions, each with half the resolution of the one before it as long as that is
             above 4
-        latent_dim: numbers by which each member says what happened in a clip (d)
-        quantizer: what becomes of those numbers: they stay ("none"), or become codes
+        latent_dim: numbers in which each member describes a clip (d)
+        quantizer: how those numbers become codes; "none": they do not
         tokens: codes of a clip, of each member; d is divided among them
         hidden: width of the layer between those numbers and the action
-        members: networks that learn apart; how far they are from each other says how sure they are
-        frame_seen: networks see the frame of the moment next to the differences to others
-        task_given: the action is read with the instruction as well
-        proprio: the action is read with how the robot's own state differs at `offsets` as well
+        members: networks that are trained separately; their disagreement gives the confidence
+        frame_seen: networks see the current frame in addition to its differences to the others
+        task_given: the model also reads the instruction
+        proprio: the model also reads how the robot's own state differs at `offsets`
         loss_action: weight of the error of known actions
-        loss_flow: weight of a second reading from the same numbers, of how pixels move, in all videos
-        loss_forward: weight of predicting the last frame from that of the moment and the same numbers, in all videos
-        loss_kl: weight of what limits the numbers to what is needed (a variational bottleneck), with quantizer "none"
-        loss_reversal: weight of what makes a clip that is shown backwards the opposite motion, in all videos; for
-            actions that say by how much, and offsets from 0 on
-        unreversed: dimensions that are the same backwards, by name or pattern
+        loss_flow: weight of predicting from the same numbers how pixels move, in all videos
+        loss_forward: weight of predicting the last frame from the current one and the same numbers, in all videos
+        loss_kl: weight of a variational bottleneck, which limits what the numbers can say; for quantizer "none"
+        loss_reversal: weight of the loss that makes a clip played backwards the opposite motion, in all videos; for
+            actions that are increments, and offsets from 0 on
+        unreversed: dimensions that stay the same when a clip is played backwards, by name or pattern
         action_loss: how errors of actions are measured
         normalize: how actions are normalised
-        normalize_exceptions: dimensions that are normalised otherwise, such as "*gripper*=bounded"
-        normalize_clip: what is normalised ends at -1 and 1, for the kinds that have such a range
+        normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
+        normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
         state_key: column with the proprio
     """
 

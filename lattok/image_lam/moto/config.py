@@ -70,7 +70,7 @@ class PatchDecoderConfig:
         conditioning: how the decoder sees latents: one map of all added to each patch ("pool"), or before the patches
             ("tokens")
         mask_tokens: patches are predicted in the place of learned tokens
-        predict_change: the decoder adds to the current pixels, from a zero start
+        predict_change: the decoder predicts the change of the current pixels, from zero on
     """
 
     depth: int = 12
