@@ -51,7 +51,7 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
         bad, known = np.flatnonzero(~finite & ~unknown), np.flatnonzero(finite)
         if len(bad):
             facts = {"column": key, "dimension": name, "count": len(bad)}
-            yield problems.NOT_FINITE.finding(**facts, place=rows.place(bad[0]))
+            yield problems.NOT_FINITE.finding(**facts, place=rows.place(int(bad[0])))
         if not len(known):
             continue
         numbers = column[known].astype(np.float64)
@@ -60,7 +60,7 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
         if numbers[low] == numbers[high]:
             constant.append(name)
         elif found := _wild(numbers, low, high):
-            facts = {"column": key, "dimension": name, "place": rows.place(known[found.pop("at")])}
+            facts = {"column": key, "dimension": name, "place": rows.place(int(known[found.pop("at")]))}
             wild.append(problems.WILD.finding(**facts, **found))
     if constant:
         problem = problems.CONSTANT_ACTIONS if key.startswith("action") else problems.CONSTANT
