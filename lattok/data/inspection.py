@@ -317,7 +317,10 @@ def _check_camera(
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
     """Return for every file that a camera's frames come from the episode that ends last in it."""
-    source = behind(dataset)
-    if isinstance(source, LeRobotV3):
-        return source.last_in_files(dataset.original_camera(key), chosen)
-    return {dataset.files_of(episode.index)[0]: episode for episode in chosen}
+    found: dict[Path, tuple[float, Episode]] = {}
+    for episode in chosen:
+        span = dataset.video_span(episode.index, key) if dataset.features[key].dtype == "video" else None
+        path, _, stop = span or (dataset.files_of(episode.index)[0], 0.0, 0.0)
+        if path not in found or stop >= found[path][0]:
+            found[path] = stop, episode
+    return {path: episode for path, (_, episode) in found.items()}
