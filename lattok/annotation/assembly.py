@@ -6,12 +6,12 @@ Unknown actions are filled in: a column of the dataset with what a model inferre
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,13 +30,11 @@ from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, whole_file, write_json, write_text
-from lattok.utils.parallel import Processes
-from lattok.utils.untrusted import followed, inside, parse_json
+from lattok.utils.untrusted import inside, parse_json
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column
 FileResult = tuple[list["UnreadableRows"], list[dict[str, Stats]]]
 INFO, STATS = "meta/info.json", "meta/stats.json"
-ROWS_PER_PROCESS = 2**18  # at least, to write: a start takes two seconds, these rows five to ten
 
 
 class Job(NamedTuple):
@@ -58,10 +56,7 @@ class UnreadableRows(NamedTuple):
 
 
 def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
-    """Write the output into the staging folder, but for files that an interrupted run finished.
-
-    Returns what of the source could not be copied into it.
-    """
+    """Write the output into the staging folder; return what of the source could not be copied into it."""
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
     shapes, root, fill = _shapes(job, keys), job.work.dataset.root, fill_of(job.work)
     measured = not sidecar and (root / STATS).exists()
@@ -157,9 +152,6 @@ class Piece(NamedTuple):
     units: tuple[Unit, ...]
     keys: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return self.file
-
 
 class Fill(NamedTuple):
     """A column that gets what a model inferred, in the rows that its labels name."""
@@ -202,31 +194,16 @@ class Assembly(NamedTuple):
     measured: bool  # whether the source has statistics, so that the labels get some
     fill: Fill | None = None
 
-    def writer(self) -> Callable[[Piece], FileResult | Exception]:
-        """Return what writes a file, and returns what went wrong: other processes would make a text of it."""
-
-        def write(piece: Piece) -> FileResult | Exception:
-            try:
-                return self._write(piece), self._measure(piece)
-            except (LattokError, OSError, pa.ArrowException) as error:
-                return error
-
-        return write
-
-    def _write(self, piece: Piece) -> list[UnreadableRows]:
-        """Write a file unless an interrupted run did; return what of the source could not be copied into it."""
-        staging = self.staging
+    def write(self, piece: Piece) -> FileResult:
+        """Write a file of the output."""
+        staging, damage = self.staging, list[UnreadableRows]()
         target = inside(staging.made, piece.file, f"{staging.place}, a file of it")
         rows = staging.row_reader(piece.units, piece.keys, self.shapes)
         if self.sidecar:
-            if not target.exists():
-                write_sidecar(target, self.shapes, piece.units, rows)
-            return []
-        noted = staging.unreadable / f"{hashlib.sha256(piece.file.encode()).hexdigest()}.json"
-        if not (target.exists() and noted.exists()):
+            write_sidecar(target, self.shapes, piece.units, rows)
+        else:
             damage = append_columns(self.root / piece.file, target, self.shapes, rows, self.fill)
-            write_json(noted, {"damage": damage})
-        return [UnreadableRows(piece.file, *part[1:]) for part in read_json(noted)["damage"]]
+        return [part._replace(file=piece.file) for part in damage], self._measure(piece)
 
     def _measure(self, piece: Piece) -> list[dict[str, Stats]]:
         """Return statistics of the label columns of each unit, over the episodes that have labels."""
@@ -245,48 +222,35 @@ class Assembly(NamedTuple):
 def _write_files(
     units: Sequence[Unit], keys: Sequence[str], assembly: Assembly
 ) -> tuple[list[UnreadableRows], dict[str, Any]]:
-    """Write every file with labels, each by one of several processes; return what they return, of all files."""
+    """Write every file with labels, several at once; return what comes of them, in the order of the units."""
     by_file: dict[str, list[tuple[Unit, str]]] = {}
     for unit, key in zip(units, keys, strict=True):
         by_file.setdefault(unit.file, []).append((unit, key))
     pieces = [Piece(file, *zip(*members, strict=True)) for file, members in by_file.items()]
     unreadable: list[UnreadableRows] = []
     parts: dict[str, list[Stats]] = {}
-    with closing(_by_processes(assembly, pieces)) as results:  # an interrupt between two of them ends the processes too
-        for written in results:
-            if isinstance(written, Exception):
-                raise written
-            unreadable += written[0]
-            for statistics in written[1]:  # in the order of the units, whoever measured them
-                for name, stats in statistics.items():
-                    kept = [*parts.get(name, []), stats]
-                    parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
+    pool = ThreadPoolExecutor(cores())
+    try:
+        for damage, measured in pool.map(assembly.write, pieces):
+            unreadable += damage
+            for name, stats in (named for statistics in measured for named in statistics.items()):
+                kept = [*parts.get(name, []), stats]
+                parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
+    finally:
+        pool.shutdown(cancel_futures=True)
     merged = {name: merge_stats(stats) for name, stats in parts.items()}
     return unreadable, {name: {k: np.asarray(v).tolist() for k, v in stats.items()} for name, stats in merged.items()}
 
 
-def _by_processes(assembly: Assembly, pieces: Sequence[Piece]) -> Generator[FileResult | Exception]:
-    """Yield what comes of each file, in order; processes start where each has enough to do."""
-    rows = sum(piece.units[-1].last for piece in pieces)
-    count = min(cores(), len(pieces), rows // ROWS_PER_PROCESS)
-    if count < 2:
-        yield from map(assembly.writer(), pieces)
-        return
-    with Processes(assembly.writer, count) as processes:
-        yield from processes.map(pieces)
-
-
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
-    """Put every file of `source` except `without` (relative paths) into `target`; files already there are kept.
+    """Put every file of `source` except `without` (relative paths) into `target`.
 
     Videos are hard links where the file system allows it, so that a copy takes no room for them. Everything else is
     copied, because LeRobot rewrites its metadata in place, and through a link that would change the source.
     """
     for path in dataset_files(source):
-        if path in without:
-            continue
-        place, original = followed(target, target / path, str(target)), (source / path).resolve()  # of links to blobs
-        if place.exists() or not original.exists():  # whoever needs what was never fetched has said so
+        place, original = target / path, (source / path).resolve()  # of links to blobs
+        if path in without or not original.exists():  # whoever needs what was never fetched has said so
             continue
         if path.parts[0] == "videos":
             place.parent.mkdir(parents=True, exist_ok=True)

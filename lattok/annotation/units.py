@@ -2,7 +2,6 @@
 
 .<out>.partial/lock                held by the process that works here
 .<out>.partial/units/<request>/    labels of the finished units, by what was asked for
-.<out>.partial/unreadable/         what of the source could not be copied, by file
 .<out>.partial/dataset/            the output while it is put together; after an exchange what it replaced
 .<out>.partial/done                written when the output is complete, before it takes its place
 """
@@ -13,8 +12,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,7 +23,7 @@ from lattok.data.content import facts_of, fingerprint
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import RobotDataset
 from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json, sweep, whole_file, write_json, write_text
+from lattok.utils.files import read_json, whole_file, write_json
 from lattok.utils.output import DONE, MARK, Output
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
@@ -121,7 +119,6 @@ class Staging(Output):
     def __init__(self, out: Path, request: str):
         super().__init__(out)
         self.request = request
-        self.unreadable = self.work / "unreadable"
         self.units = self.work / UNITS / request[:16]
 
     def has(self, key: str) -> bool:
@@ -171,16 +168,10 @@ class Staging(Output):
 
         return rows
 
-    def begin_assembly(self, state: str) -> None:
-        """Keep files that were put together from this same state of source and labels, and only those."""
-        mark = self.work / "assembled"
-        if not (mark.is_file() and mark.read_text() == state):
-            for folder in (self.made, self.unreadable):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            write_text(mark, state)
-        for folder in (self.made, self.unreadable):  # what is in there will be published
-            sweep(folder, below=True)
+    def begin_assembly(self) -> None:
+        """Drop what an interrupted run put together: that takes no time beside the labels."""
+        if self.made.exists():
+            shutil.rmtree(self.made)
 
     def publish_as(self, record: Mapping[str, Any]) -> None:
         """Publish the dataset, about which `record` says more.
@@ -201,12 +192,6 @@ class Staging(Output):
         done, mark = read_json(self.work / DONE), fingerprint(self.place, linked=True)
         records = [done, *([done["replaced"]] if "replaced" in done else [])] if done["request"] == self.request else []
         return next((record for record in records if record["mark"] == mark), None)
-
-    def remove(self, but: Collection[str] = ()) -> None:
-        """Delete the folder; `but` the labels (`UNITS`), for a run that fills gaps."""
-        with suppress(OSError):  # not there, or a disk that refuses
-            (self.work / "assembled").unlink()
-        super().remove(but)
 
     def holds_labels(self) -> bool:
         """Tell whether any unit of this request is there."""

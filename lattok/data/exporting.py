@@ -19,7 +19,7 @@ import pyarrow as pa
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
-from lattok.data.image_writer import EpisodeFrames, Frames, Sink, decode_image
+from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
@@ -235,23 +235,13 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 
 
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
-    """Return encoded images, or a function that hands over blocks of pixels as they are decoded."""
+    """Return encoded images, or blocks of pixels as they are decoded."""
     if camera.verbatim:
         if (stored := plan.dataset.encoded_images(episode.index, camera.key)) is None:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
-
-    return lambda sink: _each_block(plan, camera, episode, lambda block: sink(_fitted(plan, camera, block, episode)))
-
-
-def _each_block(plan: _Plan, camera: _Camera, episode: Episode, see: Sink) -> None:
-    """Decode an episode block by block and keep next to nothing of it."""
-
-    def take(block: np.ndarray) -> np.ndarray:
-        see(block)
-        return block[:, :1, :1]
-
-    plan.dataset.frames(episode.index, (camera.key,), transform=take)
+    blocks = plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length))
+    return (_fitted(plan, camera, block, episode) for block in blocks)
 
 
 def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
@@ -280,7 +270,8 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
                 stored = _frames(plan, camera, episode)
                 EpisodeFrames(camera.key, camera.feature.shape, stored, episode.length).images()
             else:
-                _each_block(plan, camera, episode, lambda _: None)
+                for _ in plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length)):
+                    pass
     except LattokError as error:
         return str(error)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +21,6 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
 FORMATS = ("JPEG", "PNG")
 _ORIENTATION = 0x0112  # tag of Exif
-
-Sink = Callable[[np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -47,43 +45,35 @@ def encode_clip(path: Path, frames: np.ndarray, fps: float, codec: str) -> Clip:
     return Clip(path, len(frames), stats.result())
 
 
-Frames = np.ndarray | Sequence[bytes] | Callable[[Sink], None] | Clip
+Frames = np.ndarray | Sequence[bytes] | Iterator[np.ndarray] | Clip
 
 
 class EpisodeFrames:
     """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured.
 
-    `frames` are uint8 [T, H, W, 3], or a function that hands blocks of them to its argument in order, or T encoded
-    images, or a clip. `shape` is (H, W, 3).
+    `frames` are uint8 [T, H, W, 3], or blocks of them in order, or T encoded images, or a clip. `shape` is (H, W, 3).
     """
 
     def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
         self.key, self.size = key, (shape[0], shape[1])
-        self.encoded = not isinstance(frames, np.ndarray) and not callable(frames)
+        self.encoded = not isinstance(frames, np.ndarray | Iterator)
         self._frames, self._length, self._seen = frames, length, 0
         self._stats = ImageStats(length)
 
-    def run(self, sink: Sink) -> None:
-        """Hand all frames to `sink`, block by block."""
-
-        def both(block: np.ndarray) -> None:
-            self._see(block)
-            sink(block)
-
-        if isinstance(self._frames, np.ndarray):
-            both(self._frames)
-        elif callable(self._frames):
-            self._frames(both)
-        else:
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all frames, block by block."""
+        if self.encoded:
             checks.fail(self.key, "uint8 frames for a video", "encoded images", 'Declare its dtype "image".')
+        given: Any = [self._frames] if isinstance(self._frames, np.ndarray) else self._frames
+        for block in given:
+            self._see(block)
+            yield block
         checks.size(self.key, "frames", self._seen, self._length)
 
     def images(self) -> list[bytes]:
         """All frames as encoded images: pixels become PNG, images that are encoded already stay as they are."""
         if not self.encoded:
-            images: list[bytes] = []
-            self.run(lambda block: images.extend(map(encode_png, block)))
-            return images
+            return [encode_png(image) for block in self.blocks() for image in block]
         if self.clip:
             checks.fail(self.key, "images", "a video", 'Declare its dtype "video".')
         for number, data in enumerate(self._frames):  # type: ignore[arg-type]
@@ -136,7 +126,8 @@ class RollingVideos:
             self._file = kind(self._folder / path, self._fps, frames.size, self._codec, *options)
         first = self._file.frames
         if isinstance(self._file, VideoWriter):
-            frames.run(self._file.add)
+            for block in frames.blocks():
+                self._file.add(block)
         elif clip:
             self._file.add(clip.path)
             checks.size(self._key, "frames", self._file.frames - first, len(clip))

@@ -17,8 +17,8 @@ from lattok.data import problems
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
-from lattok.data.schema import INDEX_KEYS, Damage, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.data.stats import Block, Dimension, RunningFigures, scan
+from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, behind
 from lattok.types import Episode
@@ -29,8 +29,8 @@ from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 DIMENSIONS_SHOWN = 12
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
-ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
-ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
+ALL_NUMBERS = 2**26  # in columns; of larger datasets, runs of episodes are looked at
+ALL_FRAMES_BY_ROW = 50_000  # the same where columns lie among the images, all of which must be read
 EPISODES_PER_RUN = 100  # episodes in a run
 MAX_DIMENSIONS = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
@@ -120,18 +120,17 @@ def inspect_dataset(
     """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
 
     `columns` must be there; `stride` (frames or "0.2s") and `horizon` add what they would do to these episodes. Of more
-    than 4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are
-    read, and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the Hub.
+    than 64 million numbers (50,000 frames in formats that keep columns among images), evenly spread runs of 100
+    episodes are read, and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the
+    Hub.
     """
     dataset = as_dataset(dataset)
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
-    looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
-    runs = f"from {len(looked_at):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
-    scope = [runs] if len(looked_at) < len(chosen) else []
-    running = list(_check_values(dataset, looked_at, findings))
+    scope: list[str] = []
+    dimensions = _check_values(dataset, chosen, findings, scope)
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
@@ -149,7 +148,7 @@ def inspect_dataset(
         tasks=tuple(Counter(chain.from_iterable(episode.tasks for episode in chosen)).items()),
         lengths=np.array([episode.length for episode in chosen], dtype=np.int64),
         cameras=seen,
-        dimensions=tuple(chain.from_iterable(column.dimensions() for column in running)),
+        dimensions=tuple(dimensions),
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
         spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
@@ -227,55 +226,60 @@ def _check_lengths(
         yield problems.PADDED.finding(horizon=horizon, share=padded)
 
 
-def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[RunningFigures]:
-    rows = sum(episode.length for episode in chosen)
-    running = {
-        key: RunningFigures(key, dimension_names(feature), rows)
+def _check_values(
+    dataset: RobotDataset, chosen: list[Episode], findings: list[Finding], scope: list[str]
+) -> list[Dimension]:
+    """Read the vectors and timestamps of episodes, of large datasets of some, and sum up each dimension."""
+    columns = {
+        key: dimension_names(feature)
         for key, feature in dataset.features.items()
         if feature.dtype.startswith("float") and len(feature.shape) == 1
         if key not in INDEX_KEYS and feature.shape[0] <= MAX_DIMENSIONS
     }
-    keys = [*running, *(["timestamp"] if "timestamp" in dataset.features else [])]
-    times, unreadable = _Times(dataset.fps), []
-    for block in scan(dataset, chosen, keys) if keys else ():
-        if isinstance(block, Damage):
-            unreadable.append(Finding("error", block.reason, ""))
-            continue
-        for column in running.values():
-            column.add(block)
-        if "timestamp" in block.columns:
-            times.add(block)
+    keys = [*columns, *(["timestamp"] if "timestamp" in dataset.features else [])]
+    if not keys:
+        return []
+    most = ALL_NUMBERS // (1 + sum(map(len, columns.values())))
+    looked_at = _spread(chosen, most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW))
+    if len(looked_at) < len(chosen):
+        runs = f"runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
+        scope.append(f"from {len(looked_at):,} episodes, {runs}")
+    rows, unreadable = _read(dataset, looked_at, keys)
     findings += some_of(unreadable, "unreadable episodes")
-    findings += times.findings()
-    for column in running.values():
-        findings += [*column.plain_findings(), *column.wild_findings()]
-        yield column
+    if rows is None:
+        return []
+    if "timestamp" in keys:
+        findings += _check_times(rows, dataset.fps)
+    found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
+    findings += [each for each in found if isinstance(each, Finding)]
+    return [each for each in found if isinstance(each, Dimension)]
 
 
-class _Times:
-    """Timestamps must advance by 1 / fps from 0."""
+def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> tuple[Rows | None, list[Finding]]:
+    """Read columns of all episodes that can be read, and why others cannot."""
+    parts, unreadable = dict[int, dict[str, np.ndarray]](), list[Finding]()
+    for index, columns in dataset.columns_of(episodes, keys):
+        if isinstance(columns, LattokError):
+            unreadable.append(Finding("error", str(columns), ""))
+        else:
+            parts[index] = columns
+    if not parts:
+        return None, unreadable
+    lengths = np.array([len(columns[keys[0]]) for columns in parts.values()])
+    frames = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    joined = {key: np.concatenate([columns[key] for columns in parts.values()]) for key in keys}
+    return Rows(np.repeat(list(parts), lengths), frames, joined), unreadable
 
-    def __init__(self, fps: float):
-        self._fps, self._wrong = fps, set[int]()
-        self._gaps: np.ndarray | None = None  # seconds between the frames of the first wrong episodes
 
-    def add(self, block: Block) -> None:
-        times = block.columns["timestamp"].astype(np.float64)
-        off = ~(np.abs(times - block.frames / self._fps) <= TIME_TOLERANCE / self._fps)
-        if not off.any():
-            return
-        wrong = np.unique(block.episodes[off])
-        self._wrong.update(wrong.tolist())
-        if self._gaps is None:
-            inside = (np.diff(block.episodes) == 0) & np.isin(block.episodes[1:], wrong)
-            self._gaps = np.diff(times)[inside]
-
-    def findings(self) -> Iterator[Finding]:
-        if self._wrong:
-            gap = float(np.median(self._gaps)) if self._gaps is not None and len(self._gaps) else 0.0
-            measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
-            count, first = len(self._wrong), min(self._wrong)
-            yield problems.OTHER_RATE.finding(count=count, first=first, fps=self._fps, measured=measured)
+def _check_times(rows: Rows, fps: float) -> Iterator[Finding]:
+    """Check that timestamps advance by 1 / fps from 0."""
+    times = rows.columns["timestamp"].astype(np.float64)
+    wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / fps) <= TIME_TOLERANCE / fps)])
+    if len(wrong):
+        gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
+        gap = float(np.median(gaps)) if len(gaps) else 0.0
+        measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
+        yield problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], fps=fps, measured=measured)
 
 
 def _check_camera(
@@ -313,7 +317,10 @@ def _check_camera(
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
     """Return for every file that a camera's frames come from the episode that ends last in it."""
-    source = behind(dataset)
-    if isinstance(source, LeRobotV3):
-        return source.last_in_files(dataset.original_camera(key), chosen)
-    return {dataset.files_of(episode.index)[0]: episode for episode in chosen}
+    found: dict[Path, tuple[float, Episode]] = {}
+    for episode in chosen:
+        span = dataset.video_span(episode.index, key) if dataset.features[key].dtype == "video" else None
+        path, _, stop = span or (dataset.files_of(episode.index)[0], 0.0, 0.0)
+        if path not in found or stop >= found[path][0]:
+            found[path] = stop, episode
+    return {path: episode for path, (_, episode) in found.items()}

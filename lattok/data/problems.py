@@ -73,7 +73,7 @@ CONSTANT = Problem(
 CONSTANT_ACTIONS = CONSTANT._replace(severity="warning")
 WILD = Problem(
     "warning",
-    "`{column}` ({dimension}) holds {count}wild values, the worst {worst:.4g} in {place} ({away:.0f} robust standard "
+    "`{column}` ({dimension}) holds {count} wild values, the worst {worst:.4g} in {place} ({away:.0f} robust standard "
     "deviations from the median {median:.4g}).",
     "Look at it; leave the episode out, or normalise with quantiles.",
 )

@@ -1,64 +1,30 @@
-"""Figures of numeric columns and pixels: those of an episode as LeRobot stores them, and a dataset's in one pass.
-
-That pass takes blocks of rows of many episodes: range, moments, what is not finite, what is far outside the bulk. Its
-figures are exact except quantiles, which come from at most 262,144 rows drawn with a fixed seed.
-"""
+"""Figures of numeric columns and pixels: what inspection says of rows, and an episode's as LeRobot stores them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.data import problems
-from lattok.data.schema import Damage, RobotDataset
-from lattok.types import Episode
-from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 
-BLOCK_ROWS = 16_384  # about so many in a block
-BLOCK_VALUES = 2**20  # and no more numbers than about these
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
-SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
+SAMPLE_ROWS = 2**18  # that quantiles are taken of
 NAMED = 8  # dimensions named in a finding
 
 
-class Block(NamedTuple):
+class Rows(NamedTuple):
     """Rows of several episodes, one after the other."""
 
     episodes: np.ndarray  # [n] int64, episode of each row
     frames: np.ndarray  # [n] int64, its frame in the episode
     columns: dict[str, np.ndarray]  # by key [n] or [n, ...]
 
-
-def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[Block | Damage]:
-    """All rows of `episodes` under `keys`; an episode that cannot be read comes as `Damage`.
-
-    Memory is one block, or one file where a format reads that as a whole, for a dataset of any size.
-    """
-    width = sum(int(np.prod(dataset.features[key].shape)) for key in keys)
-    limit = int(np.clip(BLOCK_VALUES // max(1, width), 256, BLOCK_ROWS))
-    parts, rows = dict[int, dict[str, np.ndarray]](), 0
-    for index, columns in dataset.columns_of(episodes, keys):
-        if isinstance(columns, LattokError):
-            yield Damage(index, str(columns))
-            continue
-        parts[index] = columns
-        rows += len(columns[keys[0]])
-        if rows >= limit:
-            yield _joined(parts, keys)
-            parts, rows = {}, 0
-    if parts:
-        yield _joined(parts, keys)
-
-
-def _joined(parts: Mapping[int, dict[str, np.ndarray]], keys: Sequence[str]) -> Block:
-    lengths = np.array([len(columns[keys[0]]) for columns in parts.values()])
-    frames = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    columns = {key: np.concatenate([columns[key] for columns in parts.values()]) for key in keys}
-    return Block(np.repeat(list(parts), lengths), frames, columns)
+    def place(self, row: int) -> str:
+        return f"episode {self.episodes[row]}, frame {self.frames[row]}"
 
 
 class Dimension(NamedTuple):
@@ -72,97 +38,55 @@ class Dimension(NamedTuple):
     maximum: float
 
 
-class RunningFigures:
-    """Figures of one column [n, D] over blocks; D dimensions side by side."""
-
-    def __init__(self, key: str, names: tuple[str, ...], rows: int):
-        self.key, self.names = key, names
-        width = len(names)
-        wanted = min(SAMPLE_ROWS, SAMPLE_VALUES // width)
-        self._share, self._draw = min(1.0, wanted / max(1, rows)), np.random.default_rng(0)
-        self._sample: list[np.ndarray] = []
-        self.count, self.bad = np.zeros(width), np.zeros(width, dtype=np.int64)
-        self.mean, self._squares = np.zeros(width), np.zeros(width)
-        self.unknown: list[int] = []  # episodes
-        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self.low_at, self.high_at, self.bad_at = (np.zeros((width, 2), dtype=np.int64) for _ in range(3))
-
-    def add(self, block: Block) -> None:
-        values = block.columns[self.key].reshape(len(block.frames), -1)
-        self._sample.append(values if self._share == 1 else values[self._draw.random(len(values)) < self._share])
-        values = values.astype(np.float64)
-        finite = np.isfinite(values)
-        where = np.stack([block.episodes, block.frames], axis=1)  # n 2
-        if not finite.all():
-            good = finite | self._unknown(block.episodes, values)[:, None]
-            fresh = (self.bad == 0) & ~good.all(axis=0)
-            self.bad_at[fresh] = where[np.argmin(good, axis=0)[fresh]]
-            self.bad += (~good).sum(axis=0)
-        for sign, least, at in ((1, self.low, self.low_at), (-1, self.high, self.high_at)):
-            signed = np.where(finite, sign * values, np.inf)
-            row = signed.argmin(axis=0)
-            found = signed[row, np.arange(len(row))]
-            better = found < sign * least
-            least[better], at[better] = sign * found[better], where[row[better]]
-        count = finite.sum(axis=0)
-        mean = np.where(finite, values, 0).sum(axis=0) / np.maximum(count, 1)
-        squares = (np.where(finite, values - mean, 0) ** 2).sum(axis=0)
-        total, step = np.maximum(self.count + count, 1), mean - self.mean  # moments of both parts together
-        self._squares += squares + step**2 * self.count * count / total
-        self.mean += step * count / total
-        self.count += count
-
-    def _unknown(self, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
-        if "action" not in self.key:
-            return np.zeros(len(values), dtype=bool)
-        some = np.unique(episodes[~np.isnan(values).all(axis=1)])
-        rows = ~np.isin(episodes, some)
-        self.unknown += np.unique(episodes[rows]).tolist()
-        return rows
-
-    def dimensions(self) -> Iterator[Dimension]:
-        """Sum up the dimensions that hold any finite value."""
-        std = np.sqrt(self._squares / np.maximum(self.count, 1))
-        for d in np.flatnonzero(self.count).tolist():
-            figures = (float(values[d]) for values in (self.low, self.mean, std, self.high))
-            yield Dimension(self.key, self.names[d], *figures)
-
-    def plain_findings(self) -> Iterator[Finding]:
-        """Values that are not finite or not known, and dimensions that never change."""
-        if self.unknown:
-            facts = {"column": self.key, "count": len(self.unknown), "first": self.unknown[0]}
-            yield problems.UNKNOWN_ACTIONS.finding(**facts)
-        for d in np.flatnonzero(self.bad).tolist():
-            facts = {"column": self.key, "dimension": self.names[d], "place": _where(self.bad_at[d])}
-            yield problems.NOT_FINITE.finding(count=self.bad[d], **facts)
-        if constant := [self.names[d] for d in np.flatnonzero((self.count > 0) & (self.low == self.high)).tolist()]:
-            problem = problems.CONSTANT_ACTIONS if self.key.startswith("action") else problems.CONSTANT
-            names = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
-            yield problem.finding(column=self.key, count=len(constant), all=len(self.names), names=names)
-
-    def wild_findings(self) -> Iterator[Finding]:
-        """Report values far outside the bulk, in units of its spread; they are counted where no row was left out."""
-        sample = np.concatenate(self._sample) if self._sample else np.empty((0, len(self.names)))
-        for d in np.flatnonzero((self.count > 0) & (self.low < self.high)).tolist():
-            values = sample[:, d][np.isfinite(sample[:, d])].astype(np.float64)
-            if not len(values):
-                continue
-            low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
-            # the wider of two robust scales: the MAD alone is zero or tiny for grippers and resting joints
-            away = np.abs(values - middle)
-            scale = max(1.4826 * float(np.median(away)), (high - low) / 4.65)
-            above = self.high[d] - middle > middle - self.low[d]
-            worst, at = (self.high[d], self.high_at[d]) if above else (self.low[d], self.low_at[d])
-            if scale <= 0 or abs(worst - middle) <= WILD_Z * scale:
-                continue
-            count = f"{(away > WILD_Z * scale).sum()} " if self._share == 1 else ""
-            facts = {"column": self.key, "dimension": self.names[d], "count": count, "place": _where(at)}
-            yield problems.WILD.finding(worst=worst, away=abs(worst - middle) / scale, median=middle, **facts)
+def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
+    """Sum up the dimensions of a column that hold any finite value, and report what is odd in them."""
+    values = rows.columns[key].reshape(len(rows.frames), -1)
+    unknown = _unknown(key, rows.episodes, values)
+    if unknown.any():
+        episodes = np.unique(rows.episodes[unknown])
+        yield problems.UNKNOWN_ACTIONS.finding(column=key, count=len(episodes), first=episodes[0])
+    constant, wild = [], []
+    for name, column in zip(names, values.T, strict=True):
+        finite = np.isfinite(column)
+        bad, known = np.flatnonzero(~finite & ~unknown), np.flatnonzero(finite)
+        if len(bad):
+            facts = {"column": key, "dimension": name, "count": len(bad)}
+            yield problems.NOT_FINITE.finding(**facts, place=rows.place(int(bad[0])))
+        if not len(known):
+            continue
+        numbers = column[known].astype(np.float64)
+        low, high = int(numbers.argmin()), int(numbers.argmax())
+        yield Dimension(key, name, numbers[low], numbers.mean(), numbers.std(), numbers[high])
+        if numbers[low] == numbers[high]:
+            constant.append(name)
+        elif found := _wild(numbers, low, high):
+            facts = {"column": key, "dimension": name, "place": rows.place(int(known[found.pop("at")]))}
+            wild.append(problems.WILD.finding(**facts, **found))
+    if constant:
+        problem = problems.CONSTANT_ACTIONS if key.startswith("action") else problems.CONSTANT
+        shown = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
+        yield problem.finding(column=key, count=len(constant), all=len(names), names=shown)
+    yield from wild
 
 
-def _where(at: np.ndarray) -> str:
-    return f"episode {at[0]}, frame {at[1]}"
+def _unknown(key: str, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
+    if "action" not in key:
+        return np.zeros(len(values), dtype=bool)
+    return ~np.isin(episodes, episodes[~np.isnan(values).all(axis=1)])
+
+
+def _wild(numbers: np.ndarray, low: int, high: int) -> dict[str, Any]:
+    """Look for values far outside the bulk, in units of its spread; of their ends `low` and `high` one is the worst."""
+    first, middle, last = np.quantile(numbers[:: len(numbers) // SAMPLE_ROWS + 1], [0.01, 0.5, 0.99])
+    # the wider of two robust scales: the MAD alone is zero or tiny for grippers and resting joints
+    away = np.abs(numbers - middle)
+    scale = max(1.4826 * float(np.median(away)), (last - first) / 4.65)
+    at = high if numbers[high] - middle > middle - numbers[low] else low
+    if scale <= 0 or away[at] <= WILD_Z * scale:
+        return {}
+    count = int((away > WILD_Z * scale).sum())
+    return {"at": at, "count": count, "worst": numbers[at], "away": away[at] / scale, "median": middle}
 
 
 Stats = dict[str, np.ndarray]  # "min", "max", "mean", "std", "count", "q01" ... "q99"

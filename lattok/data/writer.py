@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,10 @@ class LeRobotWriter:
     ) -> None:
         """Append an episode of T frames: columns [T, *shape] ([T] for shape (1,)), frames uint8 [T, H, W, 3].
 
-        Instead of an array, frames may be a function that hands blocks uint8 [n, H, W, 3] to its argument in order,
-        so that a long video is never in memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG
-        images (bytes), which are stored as they are; or a `Clip`, which is not encoded again. `length` is T where
-        nothing else tells it. `task` is one instruction, or one per frame.
+        Instead of an array, frames may be an iterator of blocks uint8 [n, H, W, 3], so that a long video is never in
+        memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG images (bytes), which are stored as
+        they are; or a `Clip`, which is not encoded again. `length` is T where nothing else tells it. `task` is one
+        instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
         tasks = [task] * length if isinstance(task, str) else list(task or ())
@@ -212,9 +212,10 @@ class LeRobotWriter:
         if set(frames) != set(self._cameras):
             checks.fail("frames", ", ".join(self._cameras) or "none", ", ".join(frames) or "none")
         for key, value in frames.items():
-            if not callable(value) and not hasattr(value, "__len__"):
-                checks.fail(key, "an array, a list of encoded images, a clip or a function", type(value).__name__)
-        lengths = {len(value) for value in (*columns.values(), *frames.values()) if not callable(value)}
+            if not isinstance(value, Iterator) and not hasattr(value, "__len__"):
+                checks.fail(key, "an array, a list of encoded images, a clip or blocks", type(value).__name__)
+        given = (*columns.values(), *frames.values())
+        lengths = {len(value) for value in given if not isinstance(value, Iterator)}
         lengths |= set() if length is None else {length}
         if len(lengths) != 1 or 0 in lengths:
             checks.fail("columns", "arrays and frames of one length of at least 1", f"lengths {sorted(lengths)}")

@@ -13,12 +13,8 @@ import torch
 
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.bins import UniformBinsConfig
 from lattok.action_vq.chunks import SeededFit
-from lattok.action_vq.fast import FASTConfig, TOASTConfig
-from lattok.action_vq.fsq import FSQConfig, FSQFit
 from lattok.action_vq.model import QUICK_MODEL
-from lattok.action_vq.residual import ResidualFit, ResidualVQConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
@@ -114,7 +110,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
 class FitRecipe(Recipe[Tokenizer]):
     """A tokenizer that is fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`.
 
-    A family without a recipe of its own has the one that `recipe_for` makes.
+    A family has the one that `recipe_for` makes, unless it brings its own.
     """
 
     family: ClassVar[type[ChunkTokenizer]]
@@ -143,56 +139,9 @@ class FitRecipe(Recipe[Tokenizer]):
             return finish({"": model}, out)[""]
 
 
-@dataclass(frozen=True)
-class FASTRecipe(FitRecipe[FAST]):
-    """Fit FAST: chunks to rows of codes of different lengths, padded with -1."""
-
-    kind, family = "fast", FAST
-    model: FASTConfig = field(default_factory=FASTConfig)
-    common = ("horizon", "vocab_size", "scale", *Recipe.common)
-
-
-@dataclass(frozen=True)
-class TOASTRecipe(FitRecipe[TOAST]):
-    """Fit TOAST: chunks to rows of codes of different lengths, padded with -1."""
-
-    kind, family = "toast", TOAST
-    model: TOASTConfig = field(default_factory=TOASTConfig)
-    common = ("horizon", "vocab_size", "scale", *Recipe.common)
-
-
-@dataclass(frozen=True)
-class FSQRecipe(FitRecipe[FSQ]):
-    """Fit FSQ: chunks to `tokens` codes each, coarse to fine."""
-
-    kind, family = "fsq", FSQ
-    loop: FSQFit = field(default_factory=FSQFit)
-    model: FSQConfig = field(default_factory=FSQConfig)
-    common = ("horizon", "tokens", "codebook_size", "hidden", *Recipe.common)
-
-
-@dataclass(frozen=True)
-class ResidualVQRecipe(FitRecipe[ResidualVQ]):
-    """Fit ResidualVQ: chunks to `tokens` codes each, coarse to fine."""
-
-    kind, family = "residual-vq", ResidualVQ
-    loop: ResidualFit = field(default_factory=ResidualFit)
-    model: ResidualVQConfig = field(default_factory=ResidualVQConfig)
-    common = ("horizon", "tokens", "codebook_size", "beams", *Recipe.common)
-
-
-@dataclass(frozen=True)
-class UniformBinsRecipe(FitRecipe[UniformBins]):
-    """Fit UniformBins: chunks to a code for each step and dimension."""
-
-    kind, family = "uniform-bins", UniformBins
-    model: UniformBinsConfig = field(default_factory=UniformBinsConfig)
-    common = ("horizon", "bins", *Recipe.common)
-
-
 @cache  # one class of a family: recipes of equal options are equal
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
-    """Return the recipe of a family of action tokenizers that brings none: its configuration and `fit_options`."""
+    """Return the recipe of a family of action tokenizers that is fitted: its configuration and `fit_options`."""
     shared = {each.name for each in fields(ChunkConfig)}
 
     @dataclass(frozen=True)
@@ -205,11 +154,21 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
             said = inspect.getdoc(family) or "a tokenizer of actions."
             return f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
 
+    FamilyRecipe.__name__ = f"{family.__name__}Recipe"
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place
     FamilyRecipe.common = ("horizon", *(f.name for f in fields(family.config_class) if f.name not in shared))
     FamilyRecipe.common += Recipe.common
     return FamilyRecipe
+
+
+FASTRecipe: type[FitRecipe[FAST]] = recipe_for(FAST)
+TOASTRecipe: type[FitRecipe[TOAST]] = recipe_for(TOAST)
+FSQRecipe: type[FitRecipe[FSQ]] = recipe_for(FSQ)
+ResidualVQRecipe: type[FitRecipe[ResidualVQ]] = recipe_for(ResidualVQ)
+UniformBinsRecipe: type[FitRecipe[UniformBins]] = recipe_for(UniformBins)
+for _made in (FASTRecipe, TOASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe):
+    _made.__qualname__ = _made.__name__  # where pickle finds it
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:

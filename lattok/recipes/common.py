@@ -66,44 +66,27 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class ImageOptions(DataOptions):
+class ImageOptions(Augmentation, DataOptions):
     """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does.
 
     Attributes:
         cameras: cameras to look at, in this order; short names will do; left out: all
         shuffle_window: number of frames among which samples are shuffled; 0: as many as take 8 GB
         memory_gb: GB of memory for frames on a machine; others are decoded when they are needed; 0: half of its memory
-        crop: least share of the image that a random crop keeps; 1: all of it
-        crop_most: greatest share of the image that a random crop keeps
-        brightness: brightness changes by a factor from 1 - b to 1 + b; 0: not at all
-        contrast: contrast changes by a factor from 1 - c to 1 + c, around the mean grey of the image; 0: not at all
-        saturation: saturation changes by a factor from 1 - s to 1 + s, around the grey of each pixel; 0: not at all
-        hue: hue turns around the grey axis by -h to h; 0: not at all
-        shift: images move by up to this share of their side; 0: not at all
     """
 
     cameras: tuple[str, ...] | None = None
     shuffle_window: int = 0
     memory_gb: float = 0.0
     crop: float = 1.0
-    crop_most: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    shift: float = 0.0
-
-    @property
-    def augmentation(self) -> Augmentation:
-        return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
 
     def window(self, image_size: int, cameras: Sequence[str]) -> int | None:
         """Return how many frames samples are shuffled among, the same on any machine; None for samples without any."""
         return (self.shuffle_window or int(WINDOW_BYTES // (3 * len(cameras) * image_size**2))) if cameras else None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.whole(shuffle_window=self.shuffle_window)
-        _ = self.augmentation  # which checks its own numbers
 
 
 @dataclass(frozen=True)

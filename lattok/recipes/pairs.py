@@ -98,7 +98,7 @@ class PairOptions(ImageOptions, MixOptions):
         super().__post_init__()
         self.cache()
         checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
-        if self.feature_cache is not None and self.augmentation.changes:
+        if self.feature_cache is not None and self.changes:
             hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
             raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
 
@@ -196,7 +196,7 @@ class PairRecipe(Recipe[Model]):
                     learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
             learner.open_perceptual()
             size, seed = self.loop.batch_size, self.loop.seed
-            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
+            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data, window, memory)
             model.trained_on = self._history(contents, sources, batches.samples, before)
             weights = model.config.loss_weights
             fit(learner, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)

@@ -208,7 +208,7 @@ def policy_batches(
     out: as the head needs them. `more` are other options of `PolicyBatches`."""
     data, loop = recipe.data, recipe.loop
     flows = recipe.model.head.name == "flow" if flows is None else flows
-    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows, **more}
+    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data, "flows": flows, **more}
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
     memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
     return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, **options)

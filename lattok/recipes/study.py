@@ -25,7 +25,6 @@ from lattok.nn.normalize import Normalizer
 from lattok.recipes.policy_data import find_labels, held_out_episodes, policy_batches, policy_config, read_windows
 from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe
-from lattok.samples.frames import read_once
 from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import LossTerms, PolicyBatch
@@ -108,7 +107,7 @@ def train_study(
         find_labels(member, dataset)
     prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
-    with recipe.begin(resume, sources, resume_command=resume_command), read_once():
+    with recipe.begin(resume, sources, resume_command=resume_command):
         names = [*runs, *[PROPRIO] * data.proprio]
         for name in (name for name in names if not (out / name / HELD_OUT).is_file()):
             if first_process():

@@ -26,15 +26,25 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much images may change, each camera of each sample by itself. The defaults only crop."""
+    """How much images may change, each camera of each sample by itself. The defaults only crop.
 
-    crop: float = 0.9  # smallest share of the area that a crop keeps, resized back; 1: off
-    brightness: float = 0.0  # factor from 1 - b to 1 + b; 0: off, as everywhere below
-    contrast: float = 0.0  # factor, around the mean grey of the image
-    saturation: float = 0.0  # factor, around the grey of the pixel
-    hue: float = 0.0  # turns around the grey axis, from -h to h, at most 0.5
-    crop_most: float = 1.0  # greatest share that a crop keeps; as much as `crop`: all have that size
-    shift: float = 0.0  # images move by up to this share of their side, their edges repeated
+    Attributes:
+        crop: least share of the image that a random crop keeps; 1: all of it
+        brightness: brightness changes by a factor from 1 - b to 1 + b; 0: not at all
+        contrast: contrast changes by a factor from 1 - c to 1 + c, around the mean grey of the image; 0: not at all
+        saturation: saturation changes by a factor from 1 - s to 1 + s, around the grey of each pixel; 0: not at all
+        hue: hue turns around the grey axis by -h to h; 0: not at all
+        crop_most: greatest share of the image that a random crop keeps
+        shift: images move by up to this share of their side; 0: not at all
+    """
+
+    crop: float = 0.9
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    crop_most: float = 1.0
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         checks.positive(crop=self.crop, crop_most=self.crop_most)

@@ -13,9 +13,8 @@ import secrets
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,19 +138,8 @@ class FrameReader(Reader):
     ) -> np.ndarray:
         """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`.
 
-        Under `read_once` the same frames are the same array. `shared`: all training processes ask at once; those of a
-        machine decode a part each and have one array.
+        `shared`: all training processes ask at once; those of a machine decode a part each and have one array.
         """
-        kept, dataset = _KEPT.get(), self.dataset
-        if kept is None:
-            return self._all(cache_dir, progress, shared)
-        seen = tuple(dataset.original_camera(camera) for camera in self.cameras)
-        same = (dataset.kind, dataset.root, dataset.split, dataset.fps, seen, tuple(self.episodes), self._transform)
-        if same not in kept:
-            kept[same] = self._all(cache_dir, progress, shared)
-        return kept[same]
-
-    def _all(self, cache_dir: str | Path | None, progress: Progress | None, shared: bool) -> np.ndarray:
         if shared:
             with shared_array((len(self), *self.shape)) as (store, index, count):
                 self._fill(store, range(index, len(self.episodes), count), max(1, cores() // count), progress)
@@ -194,22 +182,6 @@ class FrameReader(Reader):
         if frames.shape[1:] != self.shape:
             hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
             checks.fail("frames", f"shape {self.shape}", f"{frames.shape[1:]} in episode {index}", hint)
-
-
-_KEPT: ContextVar[dict[tuple[Hashable, ...], np.ndarray] | None] = ContextVar("frames that are read once", default=None)
-
-
-@contextmanager
-def read_once() -> Iterator[None]:
-    """Keep what `FrameReader.all` reads as long as this lasts: who asks for the same frames gets the same array.
-
-    The same are those of equal episodes, cameras and transforms, from one place.
-    """
-    token = _KEPT.set({})
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
 
 
 class SampleSet(Dataset[dict[str, Any]], ABC):

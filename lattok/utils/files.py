@@ -59,10 +59,10 @@ def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
-def sweep(folder: Path, below: bool = False) -> None:
-    """Remove temporary files in `folder` that no process writes any more; with `below` also in all folders in it."""
+def sweep(folder: Path) -> None:
+    """Remove temporary files in `folder` that no process writes any more."""
     with suppress(OSError):  # a folder that may not be listed or changed
-        for path in [path for path in (folder.rglob("*") if below else folder.iterdir()) if is_temporary(path)]:
+        for path in [path for path in folder.iterdir() if is_temporary(path)]:
             with suppress(OSError), open(path, "rb") as file:
                 if lock(file, wait=False):
                     path.unlink()

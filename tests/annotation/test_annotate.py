@@ -161,7 +161,7 @@ def interrupted(monkeypatch, function: str, after: int) -> None:
     monkeypatch.setattr(owner, name, wrapper)
 
 
-POINTS = [("label_decoded", 0), ("label_decoded", 3), *(("replace", n) for n in (0, 4, 7, 9, 12))]
+POINTS = [("label_decoded", 0), ("label_decoded", 3), *(("replace", n) for n in (0, 4, 7, 9))]
 POINTS += [("append_columns", 1), ("link", 1), ("copy_other_files", 0), ("rename", 0)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import Damage
-from lattok.data.stats import Block, RunningFigures, scan
+from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -263,72 +262,29 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
     assert len(inspection.lengths) == 40
 
 
-@pytest.mark.parametrize(("sample", "count"), [(500, ""), (3000, "1 ")])
-def test_running_figures_against_numpy(monkeypatch, rng, sample, count):
-    """Blocks of any size give what numpy gives on all rows; outliers are counted where that is all of the sample."""
+@pytest.mark.parametrize("sample", [500, 3000])
+def test_figures_against_numpy(monkeypatch, rng, sample):
+    """Quantiles of some rows tell outliers as those of all do."""
     monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", sample)
     values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
     values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
-    running = RunningFigures("action", ("x", "y"), len(values))
-    blocks = [
-        Block(np.arange(a, b) // 100, np.arange(a, b) % 100, {"action": values[a:b]})
-        for a, b in [(0, 1), (1, 1300), (1300, 3000)]
-    ]
-    for block in blocks:
-        running.add(block)
-    finite = [values[np.isfinite(values[:, d]), d] for d in range(2)]
-    for d, found in enumerate(running.dimensions()):
-        expected = [finite[d].min(), finite[d].mean(), finite[d].std(), finite[d].max()]
-        np.testing.assert_allclose(found[2:], expected, rtol=1e-12)
-    assert [f.what for f in running.plain_findings()] == [
-        "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
-    ]
-    (wild,) = running.wild_findings()
-    assert f"`action` (x) holds {count}wild values, the worst 900 in episode 12, frame 34" in wild.what
+    rows = Rows(np.arange(3000) // 100, np.arange(3000) % 100, {"action": values})
+    found = list(column_figures("action", ("x", "y"), rows))
+    for d, figures in enumerate(each for each in found if isinstance(each, Dimension)):
+        finite = values[np.isfinite(values[:, d]), d]
+        np.testing.assert_allclose(figures[2:], [finite.min(), finite.mean(), finite.std(), finite.max()], rtol=1e-12)
+    bad, wild = (each.what for each in found if not isinstance(each, Dimension))
+    assert bad == "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
+    assert "`action` (x) holds 1 wild values, the worst 900 in episode 12, frame 34" in wild
 
 
-@pytest.mark.parametrize("rows", [256, 300, 16384])
-def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
-    """File by file against episode by episode, with episodes left out, across files and row groups."""
-    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", rows)
-    dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
-    assert len(dataset.by_data_file()) > 1
-    chosen = [dataset.episodes[i] for i in (0, 2, 3)]
+def test_a_corrupt_page_costs_its_episodes_only(make_dataset, monkeypatch):
+    """The writer's page checksums tell damage in the values themselves; all others are read as single episodes are."""
+    dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
+    expected = {index: dataset.columns(index, ["action"])["action"] for index in (0, 1, 2, 4)}
     with monkeypatch.context() as patch:
         patch.setattr(LeRobotV3, "columns", lambda *_: pytest.fail("read episode by episode"))
-        blocks = list(scan(dataset, chosen, ["action", "timestamp"]))
-    for key in ("action", "timestamp"):
-        expected = np.concatenate([dataset.columns(e.index, [key])[key] for e in chosen])
-        np.testing.assert_array_equal(np.concatenate([b.columns[key] for b in blocks]), expected)
-    np.testing.assert_array_equal(np.concatenate([b.episodes for b in blocks]), np.repeat([0, 2, 3], [40, 300, 25]))
-    np.testing.assert_array_equal(
-        np.concatenate([b.frames for b in blocks]), np.concatenate([np.arange(e.length) for e in chosen])
-    )
-
-
-def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
-    """The writer's page checksums tell damage in the values themselves; file and column are named."""
-    dataset = make_dataset([40, 50, 60], cameras=False)
-    path = dataset.data_file(0)
-    actions = dataset.columns(1, ["action"])["action"]
-    content = bytearray(path.read_bytes())
-    at = bytes(content).find(actions[20].tobytes())
-    assert at > 0
-    content[at] ^= 1
-    path.write_bytes(content)
-    damaged = open_dataset(dataset.root)
-    parts = list(scan(damaged, damaged.episodes, ["action"]))
-    assert [part.episode_index for part in parts if isinstance(part, Damage)] == [1]
-    assert sum(len(part.frames) for part in parts if isinstance(part, Block)) == 100
-    text = found(damaged)
-    assert f"error: cannot read `action` from {path} (" in text
-    assert "CRC" in text
-
-
-def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
-    """Rows that came before the damage was met are not read again with their episode."""
-    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", 256)
-    dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
+        assert len(dict(dataset.columns_of(dataset.episodes, ["action"]))) == 5
     path = dataset.data_file(0)
     pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
     value = open_dataset(dataset.root).columns(3, ["action"])["action"][120]
@@ -336,12 +292,13 @@ def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypa
     content[bytes(content).find(value.tobytes())] ^= 1
     path.write_bytes(content)
     damaged = open_dataset(dataset.root)
-    parts = list(scan(damaged, damaged.episodes, ["action"]))
-    assert [part.episode_index for part in parts if isinstance(part, Damage)] == [3]
-    blocks = [part for part in parts if isinstance(part, Block)]
-    rows = list(zip(*(np.concatenate([block[i] for block in blocks]).tolist() for i in (0, 1)), strict=True))
-    assert len(rows) == len(set(rows))
-    assert {(e, t) for e, n in enumerate([200, 100, 150, 0, 90]) for t in range(n)} <= set(rows)
+    known = dict(damaged.columns_of(damaged.episodes, ["action"]))
+    assert isinstance(known[3], LattokError)
+    for index, values in expected.items():
+        np.testing.assert_array_equal(known[index]["action"], values)
+    text = found(damaged)
+    assert f"error: cannot read `action` from {path} (" in text
+    assert "CRC" in text
 
 
 def test_files_and_rows_that_nothing_lists(make_dataset):
@@ -354,25 +311,6 @@ def test_files_and_rows_that_nothing_lists(make_dataset):
     text = found(open_dataset(dataset.root))
     assert "file-009.parquet belongs to no episode of meta/episodes. Remove it" in text
     assert f"error: {path} holds rows of episode 7, which meta/episodes does not place there." in text
-
-
-def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
-    monkeypatch.setattr("lattok.data.stats.BLOCK_ROWS", 512)
-    monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", 512)
-
-    def peak(episodes: int) -> int:
-        source = Memory([100] * episodes)
-        source.kind = "lerobot"
-        tracemalloc.start()
-        inspect_dataset(source)
-        size = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return size
-
-    def least(episodes: int) -> int:  # what is imported on the way and what other threads do comes once, if at all
-        return min(peak(episodes) for _ in range(3))
-
-    assert least(400) < 1.5 * least(100)
 
 
 @needs_real

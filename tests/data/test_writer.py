@@ -351,11 +351,8 @@ def test_frames_in_blocks_and_the_same_bytes_again(tmp_path, rng):
     frames = {key: rng.integers(0, 256, (150, 8, 12, 3), dtype=np.uint8) for key in ("image", "video")}
     features = {key: Feature(key, (8, 12, 3), None) for key in frames}
 
-    def blocks_of(video):
-        return lambda sink: [sink(block) for block in np.split(video, [64, 128])]
-
     for name in ("whole", "blocks", "again"):
-        given = frames if name == "whole" else {key: blocks_of(video) for key, video in frames.items()}
+        given = frames if name == "whole" else {key: iter(np.split(video, [64, 128])) for key, video in frames.items()}
         with LeRobotWriter.create(tmp_path / name, 5, features, video_codec="h264", encoder_threads=1) as writer:
             writer.add_episode({}, given, ["push"] * 100 + ["lift"] * 50, length=150)
     assert contents(tmp_path / "whole") == contents(tmp_path / "blocks") == contents(tmp_path / "again")
@@ -417,7 +414,7 @@ def test_columns_of_all_shapes_and_types(tmp_path, rng):
             r"`kept`: expected frames of shape \[8, 10, 3\], got \[8, 12, 3\]",
         ),
         (lambda f: f.update(video=encoded(f["video"])), "`video`: expected uint8 frames for a video"),
-        (lambda f: f.update(video=lambda sink: sink(f["given"][:4])), "`video`: expected 5 frames, got 4"),
+        (lambda f: f.update(video=iter([f["given"][:4]])), "`video`: expected 5 frames, got 4"),
     ],
 )
 def test_images_that_do_not_fit(tmp_path, rng, change, says):

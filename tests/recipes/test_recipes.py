@@ -76,11 +76,11 @@ def test_paper_presets_hold_the_papers_numbers():
 def test_the_full_preset_trains_as_published():
     made = ImageLAMRecipe.from_preset("d", "o", "full+p2t+p2t_code")
     assert (made.loop.weight_decay, made.loop.clip_norm, made.loop.lr, made.loop.batch_size) == (0.01, 0.1, 1e-4, 64)
-    changes = made.data.augmentation
+    changes = made.data
     assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
     head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5}
     assert made.options().items() >= head.items()
-    assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
+    assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.changes
     with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
         ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")
 

@@ -20,7 +20,7 @@ from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.video import VERSION, VideoWriter, decode_at, probe
 from lattok.samples import FramePairs
 from lattok.samples import frames as frames_module
-from lattok.samples.frames import FrameReader, read_once
+from lattok.samples.frames import FrameReader
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Abandoned
 from tests.conftest import put_video
@@ -401,27 +401,6 @@ def test_files_are_numbered_as_the_first_camera_has_them():
     dataset.video_span = lambda index, camera: own[camera][index] and (Path(own[camera][index]), 0.0, 1.0)
     dataset.files_of = lambda index: (Path("0.parquet"), Path("c"))
     assert reader.fetched_file_of(episodes).tolist() == [1, 2, 2, 2, 0, 1]
-
-
-def test_what_is_read_once_is_the_same_array():
-    dataset = Demonstrations(Path(), [3, 2])
-
-    def mirrored(block):
-        return block[:, :, ::-1]
-
-    others = [reader_of(dataset, CAMERAS[1:]), reader_of(dataset, transform=mirrored)]
-    others.append(FrameReader(dataset, dataset.episodes[:1], CAMERAS[:1]))
-    moved = Demonstrations(Path("elsewhere"), [3, 2])
-    with read_once():
-        first = reader_of(dataset).all()
-        assert reader_of(dataset).all() is first
-        again = reader_of(dataset, transform=mirrored)
-        assert again.all() is others[1].all()
-        assert all(reader.all() is not first for reader in [*others, reader_of(moved)])
-        with read_once():
-            assert reader_of(dataset).all() is not first
-        assert reader_of(dataset).all() is first
-    assert reader_of(dataset).all() is not first
 
 
 EPISODES = [12, 15, 9, 11, 13]

@@ -149,19 +149,6 @@ class LeRobotV3(RobotDataset):
             found.setdefault((chunk, file), []).append(index)
         return {self._file("data_path", chunk, file): found[chunk, file] for chunk, file in found}
 
-    def last_in_files(self, camera: str, episodes: Sequence[Episode]) -> dict[Path, Episode]:
-        """For every file that holds frames of a camera, the one of `episodes` that ends last in it."""
-        by_index = {episode.index: episode for episode in episodes}
-        if camera not in self.videos:
-            return {path: by_index[members[-1]] for path, members in self.by_data_file(list(by_index)).items()}
-        table = self._table
-        rows = np.searchsorted(table.indices, list(by_index))
-        stops = table.column(f"videos/{camera}/to_timestamp")[rows]
-        order = np.argsort(stops, kind="stable")
-        chunks, files = (table.column(f"videos/{camera}/{name}")[rows][order].tolist() for name in PLACE)
-        last = dict(zip(zip(chunks, files, strict=True), table.indices[rows][order].tolist(), strict=True))
-        return {self.video_span(last[place], camera)[0]: by_index[last[place]] for place in sorted(last)}
-
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:

@@ -228,7 +228,7 @@ class VideoFolder(RobotDataset):
         self._schedule = dict[int, Schedule]()
         for index, video in read.items():
             try:
-                self._schedule[index] = schedule(video.unpacked(), self.fps)
+                self._schedule[index] = schedule(video, self.fps)
             except LattokError as error:
                 reasons[index] = f"{self.root / self._files[index]}: {error}"
         if not self._schedule:

@@ -40,47 +40,39 @@ MIN_CACHED_VIDEOS = 1000  # videos of which a progress bar tells and a cache is 
 
 
 class VideoTimes(NamedTuple):
-    """What the packets of a video file say."""
+    """What the packets of a video file say, in a few bytes, as most frames are equally far apart; and which file."""
 
-    ticks: np.ndarray  # [n] int64: when each frame is shown, ascending, by the file's clock
-    end: float  # when the last frame stops being shown
+    first: int  # when the first frame is shown, by the file's clock
+    gaps: bytes  # between frames, int64, by zlib
+    end: float  # when the last frame stops being shown, in seconds
     tick: float  # resolution of the file's clock, in seconds
     rate: float  # frames per second; of a variable rate the average, rounded; 0 where nothing tells
-    size: tuple[int, int]  # height and width as coded
+    height: int  # as coded
+    width: int
+    file: bytes = b""  # its path
+    bytes: int = 0
+    modified_ns: int = 0
+
+    @classmethod
+    def of(cls, ticks: np.ndarray, end: float, tick: float, rate: float, size: tuple[int, int]) -> VideoTimes:
+        """Pack the times [n] int64 of frames, ascending, by the file's clock."""
+        gaps = zlib.compress(np.diff(ticks).astype("<i8").tobytes(), 1)
+        return cls(int(ticks[0]), gaps, end, tick, rate, *size)
 
     @property
     def times(self) -> np.ndarray:
         """When each frame is shown, in seconds, float64 [n]."""
-        return self.ticks * self.tick
-
-
-class PackedTimes(NamedTuple):
-    """The same in a few bytes, as most frames are equally far apart; and which file it was read from."""
-
-    file: bytes  # its path
-    bytes: int
-    modified_ns: int
-    first: int  # of the ticks
-    gaps: bytes  # between ticks, int64, by zlib
-    end: float
-    tick: float
-    rate: float
-    height: int
-    width: int
+        gaps = np.frombuffer(zlib.decompress(self.gaps), dtype="<i8")
+        return np.cumsum(np.append(self.first, gaps)) * self.tick
 
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
 
-    def unpacked(self) -> VideoTimes:
-        """Return what it was made from."""
-        gaps = np.frombuffer(zlib.decompress(self.gaps), dtype="<i8")
-        return VideoTimes(np.cumsum(np.append(self.first, gaps)), self.end, self.tick, self.rate, self.size)
-
 
 WHOLE, REAL = pa.int64(), pa.float64()
-KINDS = (pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE)
-SCHEMA = pa.schema(zip(PackedTimes._fields, KINDS, strict=True))
+KINDS = (WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE, pa.binary(), WHOLE, WHOLE)
+SCHEMA = pa.schema(zip(VideoTimes._fields, KINDS, strict=True))
 
 
 def read_times(path: Path) -> VideoTimes:
@@ -100,7 +92,7 @@ def read_times(path: Path) -> VideoTimes:
         last = durations[order[-1]] * tick or (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
         rates = [float(rate or 0) for rate in (stream.base_rate, stream.average_rate)]
         size = (stream.codec_context.height, stream.codec_context.width)
-    return VideoTimes(ordered, float(times[-1]) + last, tick, _rate(times, rates), size)
+    return VideoTimes.of(ordered, float(times[-1]) + last, tick, _rate(times, rates), size)
 
 
 def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int], float]:
@@ -164,17 +156,17 @@ def keeps_to(times: np.ndarray, fps: float) -> bool:
     return fps > 0 and bool(np.all(np.abs((times - times[0]) * fps - np.arange(len(times))) <= IRREGULAR))
 
 
-def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], dict[int, str]]:
+def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], dict[int, str]]:
     """Return what the packets of every readable video say, and why the others are not; by their numbers.
 
     Reads several files at once. What is read is kept for the next time, also when an interrupt ends it.
     """
     known = _kept(root) if len(files) >= MIN_CACHED_VIDEOS else {}
-    read: dict[int, PackedTimes] = {}
+    read: dict[int, VideoTimes] = {}
     reasons: dict[int, str] = {}
 
-    def task(start: int) -> list[PackedTimes | str]:
-        return [_packed(root, file, known) for file in files[start : start + FILES_PER_TASK]]
+    def task(start: int) -> list[VideoTimes | str]:
+        return [_read(root, file, known) for file in files[start : start + FILES_PER_TASK]]
 
     pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
     starts = range(0, len(files), FILES_PER_TASK)
@@ -183,7 +175,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], 
         with bar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
             for start, part in zip(starts, parts, strict=True):
                 for number, found in enumerate(part.result(), start):
-                    if isinstance(found, PackedTimes):
+                    if isinstance(found, VideoTimes):
                         read[number] = found
                     else:
                         reasons[number] = found
@@ -197,7 +189,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], 
     return read, reasons
 
 
-def _packed(root: Path, file: str, known: Mapping[bytes, PackedTimes]) -> PackedTimes | str:
+def _read(root: Path, file: str, known: Mapping[bytes, VideoTimes]) -> VideoTimes | str:
     """Return what the packets of a file say, or why it cannot be read."""
     name = os.fsencode(file)
     try:
@@ -205,14 +197,11 @@ def _packed(root: Path, file: str, known: Mapping[bytes, PackedTimes]) -> Packed
         before = known.get(name)
         if before is not None and (before.bytes, before.modified_ns) == (facts.st_size, facts.st_mtime_ns):
             return before
-        video = read_times(root / file)
+        return read_times(root / file)._replace(file=name, bytes=facts.st_size, modified_ns=facts.st_mtime_ns)
     except LattokError as error:
         return str(error)
     except OSError as error:
         return f"cannot read {root / file} ({error.strerror}). Copy it again or remove it."
-    gaps = zlib.compress(np.diff(video.ticks).astype("<i8").tobytes(), 1)
-    clock = (video.end, video.tick, video.rate, *video.size)
-    return PackedTimes(name, facts.st_size, facts.st_mtime_ns, int(video.ticks[0]), gaps, *clock)
 
 
 def _place(root: Path) -> Path:
@@ -222,17 +211,17 @@ def _place(root: Path) -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "lattok" / "videos" / f"{name}.parquet"
 
 
-def _kept(root: Path) -> dict[bytes, PackedTimes]:
+def _kept(root: Path) -> dict[bytes, VideoTimes]:
     """Return what an earlier opening kept, by path; nothing where that is damaged or of another version."""
     with suppress(LattokError, *DAMAGE):
         table = read_table(_place(root))
         if table.schema.equals(SCHEMA):
-            columns = [table[name].to_pylist() for name in PackedTimes._fields]
-            return {video.file: video for video in map(PackedTimes, *columns)}
+            columns = [table[name].to_pylist() for name in VideoTimes._fields]
+            return {video.file: video for video in map(VideoTimes, *columns)}
     return {}
 
 
-def _keep(root: Path, videos: Collection[PackedTimes]) -> None:
-    columns = dict(zip(PackedTimes._fields, map(list, zip(*videos, strict=True)), strict=True))
+def _keep(root: Path, videos: Collection[VideoTimes]) -> None:
+    columns = dict(zip(VideoTimes._fields, map(list, zip(*videos, strict=True)), strict=True))
     with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
         pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)

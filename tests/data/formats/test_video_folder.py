@@ -191,13 +191,13 @@ def test_another_rate_is_resampled(tmp_path: Path, fps: float, length: int):
 def test_a_coarse_clock_makes_no_frames():
     """A tick of the file's clock may be longer than a frame of the wanted rate."""
     for rate, fps, length in ((30, 60, 180), (30, 300, 900), (30, 29.97, 90), (10, 25, 225)):
-        video = VideoTimes(np.arange(90), 90 / rate, 1 / rate, rate, (32, 32))
+        video = VideoTimes.of(np.arange(90), 90 / rate, 1 / rate, rate, (32, 32))
         assert schedule(video, fps).length == length
 
 
 def test_a_rate_that_would_repeat_each_frame_for_ever_takes_no_memory(tmp_path: Path):
     """A description file, or the header of one video, may say any rate; the other videos stay."""
-    video = VideoTimes(np.arange(100), 10, 0.1, 10, (32, 32))
+    video = VideoTimes.of(np.arange(100), 10, 0.1, 10, (32, 32))
     with pytest.raises(LattokError, match="`fps`: expected a rate at which 100 frames are not 1e.10, got 1e.09"):
         schedule(video, 1e9)
     write_video(tmp_path / "a.mp4", 4)
@@ -580,15 +580,6 @@ def told(dataset: VideoFolder) -> list:
     return [dataset.episodes, dataset.damaged, dataset.fps, dataset._sizes, plans]
 
 
-def test_times_come_out_as_they_were_packed(many: Path):
-    for file in sorted(many.glob("[0-4].*")):
-        packed = video_times._packed(many, file.name, {})
-        got, expected = packed.unpacked(), read_times(file)
-        np.testing.assert_array_equal(got.times, expected.times)
-        assert got[1:] == expected[1:]
-        np.testing.assert_allclose(got.times, decoded(file)[0], atol=1e-9)
-
-
 def test_many_videos_are_read_once(many: Path, monkeypatch: pytest.MonkeyPatch):
     first, read = opened(many, monkeypatch)
     assert read == ["0.mp4", "1.mp4", "2.mp4", "3.mkv", "4.mkv", "5.mp4"]
@@ -611,7 +602,7 @@ def test_what_was_kept_and_is_damaged_counts_as_nothing(many: Path, monkeypatch:
     (file,) = (many.parent / "cache").rglob("*.parquet")
     data = file.read_bytes()
     if damage == "flipped":
-        middle = len(data) // 3
+        middle = len(data) // 2
         file.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
     elif damage == "cut":
         file.write_bytes(data[:100])
