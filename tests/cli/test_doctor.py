@@ -178,13 +178,13 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     assert "holds no verdicts" in about(folder)
     verdicts = [
         {"text": "Codes fine", "holds": True, "key": "codes_in_use"},
-        {"text": "Does not add up", "holds": False, "key": "additive"},
+        {"text": "No better", "holds": False, "key": "latents_against_controls"},
         {"text": f"Labels alone: {NEEDS_TRAINING}", "holds": None, "key": "trained_controls"},
     ]
     evaluated(folder, verdicts=verdicts)
     text = about(folder)
     assert "evaluated Fair. holds Codes fine" in text
-    assert f"warning Falls short: Does not add up. {criteria()['additive'].elsewhere}" in text
+    assert f"warning Falls short: No better. {criteria()['latents_against_controls'].elsewhere}" in text
     assert "Run: lattok evaluate MODEL DATASET --controls trained." in text
     assert "1 holds up, 1 falls short, 1 is unclear." in text
 
@@ -203,7 +203,7 @@ def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path):
 
 def test_what_holds_or_is_not_known_gets_no_advice():
     known = criteria()
-    assert Subject().advice(known["additive"], True, "") == ""
+    assert Subject().advice(known["transfers"], True, "") == ""
     assert Subject().advice(Criterion("of a later version"), False, "") == ""
     assert "Hold out more episodes" in Subject().advice(
         known["codes_new_tasks"], None, "0.50 is within the noise of 0.49"
