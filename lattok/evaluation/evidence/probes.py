@@ -216,15 +216,6 @@ def above_zero(gain: float, interval: Interval | None) -> bool | None:
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
 
 
-def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
-    """Compute a normal interval from estimates without one episode each; None for a single episode."""
-    if len(without) < 2:
-        return None
-    left = np.asarray(without)
-    error = float(np.sqrt((len(left) - 1) * left.var()))
-    return estimate - 1.96 * error, estimate + 1.96 * error
-
-
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
 STEPS, BATCH, LR, BETAS, EPSILON = 300, 256, 0.01, (0.9, 0.999), 1e-8
 

@@ -131,24 +131,6 @@ def pareto(
     return _svg(parts, max(PARETO, max((base for *_, base in taken), default=0) + 6), f"{title}: {said}")
 
 
-def heat(title: str, rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
-    """Draw cells [P][K] shaded by their share of the row; an even row is a third as dark as a full cell."""
-    count = len(rows[0])
-    left, side = 34, (WIDTH - 40) / count
-    inner = max(side - 1, side * 0.8)
-    parts = [_text(0, 14, title, "t")]
-    for i, row in enumerate(rows):
-        y = TOP + i * 24
-        parts.append(_text(left - 8, y + 15, names[i], "n", "end"))
-        for k, share in enumerate(row):
-            shade = 0.08 + 0.92 * min(1.0, share * count / 3)
-            kind = f'"model" fill-opacity="{shade:.2f}"' if share > 0 else '"empty"'
-            parts.append(f'<rect class={kind} x="{left + k * side:.1f}" y="{y}" width="{inner:.1f}" height="21"/>')
-    height = TOP + len(rows) * 24 + 14
-    parts.append(_text(left, height - 2, f"codes 0 to {count - 1}", "m"))
-    return _svg(parts, height, title)
-
-
 class _Frame:
     """A plotting area with rounded ranges."""
 

@@ -13,7 +13,6 @@ from lattok.evaluation.evidence.probes import (
     Bootstrap,
     Fold,
     Probe,
-    jackknife,
     linear_probe,
     merge_folds,
     mlp_probe,
@@ -116,7 +115,6 @@ def test_a_single_episode_has_no_interval(rng: np.random.Generator):
     bootstrap = Bootstrap(np.zeros(5), 0)
     found = score(*torch.from_numpy(rng.standard_normal((2, 5, 1))), torch.zeros(1))
     assert bootstrap.interval(bootstrap.r2(found)[:, 0]) is None
-    assert jackknife(1.0, [1.0]) is None
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Generator):
@@ -131,13 +129,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Gen
         low, high = bootstrap.interval(bootstrap.r2(found)[:, 0]) or (0.0, 0.0)
         covered += low <= truth <= high
     assert 0.86 <= covered / trials <= 0.99
-
-
-def test_jackknife_of_a_mean_is_its_standard_error(rng: np.random.Generator):
-    values = rng.standard_normal(12)
-    low, high = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(12)]) or (0.0, 0.0)
-    expected = 1.96 * values.std(ddof=1) / np.sqrt(12)
-    np.testing.assert_allclose([low, high], [values.mean() - expected, values.mean() + expected], rtol=1e-9)
 
 
 ROWS, JUDGED = 600, 200
