@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence import probes
 from lattok.evaluation.evidence.probes import (
-    CHOICES,
     Bootstrap,
     Fold,
     Probe,
@@ -20,7 +18,6 @@ from lattok.evaluation.evidence.probes import (
     pca,
     ridge_weights,
     score,
-    train_networks,
     validation_rows,
 )
 
@@ -185,29 +182,3 @@ def test_folds_put_together_are_in_the_order_of_the_rows(x: Tensor):
     spoiled[ROWS // 2 : ROWS] = 1000.0
     assert torch.equal(predicted(y)[::2], predicted(spoiled)[::2])
     assert not torch.equal(predicted(y)[1::2], predicted(spoiled)[1::2])
-
-
-def test_networks_side_by_side_equal_one_that_torch_differentiates_and_steps(x: Tensor):
-    """A hidden layer by autograd and torch's Adam, with the same first weights, batches, rates and decay."""
-    rows, targets, judged = x[:100].double(), x[:100, :2].square().double(), x[:5].double()
-    together = train_networks(rows, targets, judged, CHOICES, seed=3)
-    scaled = ((rows - rows.mean(0)) / rows.std(0, unbiased=False)).float()
-    for (hidden, decay), found in zip(CHOICES, together, strict=True):
-        generator = torch.Generator().manual_seed(3)
-        first = torch.randn(4, 64, generator=generator)[:, :hidden] / 2
-        layers = torch.nn.Sequential(torch.nn.Linear(4, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 2))
-        for weights in layers.parameters():
-            torch.nn.init.zeros_(weights)
-        layers[0].weight.data = first.T.contiguous()
-        optimizer = torch.optim.Adam(layers.parameters())
-        for step in range(probes.STEPS):
-            rate = probes.LR * (1 + np.cos(np.pi * step / probes.STEPS)) / 2
-            drawn = (torch.rand(probes.BATCH, generator=generator) * 100).long()
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.zero_grad()
-            torch.nn.functional.mse_loss(layers(scaled[drawn]), targets[drawn].float()).backward()
-            optimizer.step()
-            for weights in layers.parameters():
-                weights.data.mul_(1 - rate * decay)
-        expected = layers(((judged - rows.mean(0)) / rows.std(0, unbiased=False)).float()).double()
-        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
