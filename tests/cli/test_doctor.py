@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
 
 from lattok.cli import doctor, main
@@ -135,12 +136,11 @@ def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
 SIM = "For closed-loop work: pip install 'lattok[sim]'"
 
 
-def test_a_missing_encoder_and_a_decoder_that_lies(monkeypatch):
-    monkeypatch.setitem(doctor.CODECS, "h264", (("no such encoder",), "mp4"))
-    monkeypatch.setattr(doctor, "_encode", lambda encoder, container: b"no video")
-    text = " ".join(f.what for f in doctor.media() if isinstance(f, Finding))
-    assert "has no encoder for h264" in text
-    assert "cannot write or read av1" in text
+def test_a_missing_encoder(monkeypatch):
+    monkeypatch.setitem(doctor.CODECS, "h264", ("no such encoder",))
+    assert [f.what for f in doctor.media() if isinstance(f, Finding)] == [
+        f"PyAV {av.__version__} has no encoder for h264."
+    ]
 
 
 @pytest.mark.usefixtures("healthy")
