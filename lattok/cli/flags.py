@@ -336,15 +336,3 @@ def stored() -> dict[str, Page]:
     for kind, (about, rows) in known["kinds"].items():
         pages[kind] = Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
     return pages
-
-
-def to_store(pages: dict[str, Page]) -> str:
-    """Return what help.json holds: each option once, since kinds have most of them in common."""
-    row_of: dict[tuple[str, str], int] = {}
-    kinds = {}
-    for kind, page in pages.items():
-        rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
-        kinds[kind] = [page.about, rows]
-    lines = [",\n".join(f"  {json.dumps(each)}" for each in row_of)]
-    lines.append(",\n".join(f"  {json.dumps(kind)}: {json.dumps(value)}" for kind, value in kinds.items()))
-    return f'{{"options": [\n{lines[0]}\n],\n"kinds": {{\n{lines[1]}\n}}}}\n'
