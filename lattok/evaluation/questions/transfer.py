@@ -18,7 +18,7 @@ from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, take_rows, to_cpu
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Outcome, Section, Table, Verdict, explained_share, printed
+from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.types import LatentActions, join
 
@@ -112,9 +112,12 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
         figures["transfer_action/of_b"] = own_action
         note = f"R² of B's action from what comes back: {printed(own_action, '.2f')}."
     columns = ("explained variance of A's latent", "codes equal to A's", "R² of A's action")  # as in `Agreement`
-    shown = {f"transfer_{name}": title for name, title in zip(Agreement._fields, columns, strict=True)}
-    options: dict[str, str] = {"reference": "same_scene", "better": "higher", "note": note}
-    table = Table.of("Cycle consistency", figures, shown, ROWS, **options)
+    shown = [i for i, value in enumerate(found["model"]) if value is not None]
+    rows = tuple(
+        TableRow(key, name, tuple(found[key][i] for i in shown), key != "model", key == "same_scene")
+        for key, name in ROWS.items()
+    )
+    table = Table("Cycle consistency", tuple(columns[i] for i in shown), rows, "higher", digits=".2f", note=note)
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
