@@ -64,7 +64,6 @@ def test_text_is_escaped():
         svg.bars("t", [("a", "model", 0.0)], ".2f"),
         svg.plot("t", [("truth", [1.0, 1.0, 1.0])]),
         svg.plot("t", [("truth", [1.0])]),
-        svg.scatter("t", [0.0, 0.0], [0.0, 0.0], ("x", "y")),
     ],
 )
 def test_pictures_are_whole_even_for_odd_numbers(picture: str):

@@ -15,7 +15,7 @@ WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 PANELS = 16  # of one picture: what fits on a page
 LABEL, NAME = 104, 18  # room for the names of bars, and their letters
-SCATTER, PARETO = 260, 240  # heights
+PARETO = 240  # height
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
 
@@ -64,25 +64,6 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
     return _svg(parts, height, title, frame.text)
-
-
-def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str]) -> str:
-    """Draw points and the diagonal; both axes share one range."""
-    low, high = min(*x, *y), max(*x, *y)
-    frame = _Frame(low, high, low, high, SCATTER)
-    dots = "".join(f"M{frame.x(a):.1f} {frame.y(b):.1f}h0" for a, b in zip(x, y, strict=True))
-    a, b = frame.low_x, frame.high_x
-    return _svg(
-        [
-            _text(0, 14, title, "t"),
-            *frame.axes(f"{names[0]} →", x_ticks=True),
-            _text(WIDTH - 6, 14, f"↑ {names[1]}", "m", "end"),
-            f'<path class="axis" d="M{frame.x(a):.1f} {frame.y(a):.1f}L{frame.x(b):.1f} {frame.y(b):.1f}"/>',
-            f'<path class="dots" d="{dots}"/>',
-        ],
-        SCATTER,
-        title,
-    )
 
 
 def pareto(

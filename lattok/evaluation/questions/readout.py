@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
@@ -52,7 +49,6 @@ REFERENCES = (
     "Zhang et al. 2025, What do latent action models actually learn? (the frame change's PCA as what they reduce to)",
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
-MAX_POINTS = 400  # what fits on a page
 CRITERIA = {
     each.key: each
     for each in (
@@ -124,10 +120,9 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         tables += _tables(evidence, kind, rows)
     kind = next(iter(probes))
     drawn = {row.key: row for rows in probes.values() for row in rows}  # of equals the latents'
-    best, actions = strongest(rivals_of(probes[kind]), "linear"), evidence.target.held_out
+    best = strongest(rivals_of(probes[kind]), "linear")
     shown = [drawn[key] for key in PER_DIMENSION if key in drawn]
-    axes, caption = ("true", f"from the {kind}"), f"Mean action over the gap, read from the {kind} of held-out pairs."
-    pictures = dimension_pictures(evidence.names, shown, probes[kind][0], actions, axes, caption)
+    pictures = (_overview(kind, probes[kind], best), dimension_pictures(evidence.names, shown))
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
@@ -136,7 +131,7 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds.text}.",
         tuple(tables),
-        (_overview(kind, probes[kind], best), *pictures),
+        pictures,
         _reading(figures, kind, best),
         REFERENCES,
     )
@@ -265,13 +260,8 @@ def comparison(
     return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
 
 
-def dimension_pictures(
-    names: Sequence[str], drawn: Sequence[ProbeRow], own: ProbeRow, actual: Tensor, axes: tuple[str, str], caption: str
-) -> tuple[Pictures, Pictures]:
-    """Draw R^2 of rows per dimension, and what `own` predicts against the actual values [N, m]."""
+def dimension_pictures(names: Sequence[str], drawn: Sequence[ProbeRow]) -> Pictures:
+    """Draw R^2 of rows per dimension."""
     found = [(*DRAWN[row.key], row.scores["linear"].probe.r2.tolist()) for row in drawn if row.scores]
-    chosen = evenly(len(actual), MAX_POINTS)
-    x, y = (part[chosen].T.tolist() for part in (actual, own.scores["linear"].probe.predicted))
-    points = [svg.scatter(name, x[i], y[i], axes) for i, name in enumerate(names[: svg.PANELS])]
     panels = svg.bars_per_dimension(names, found, ".2f")
-    return Pictures("Held-out R² per action dimension; longer is better.", panels), Pictures(caption, tuple(points))
+    return Pictures("Held-out R² per action dimension; longer is better.", panels)
