@@ -217,7 +217,7 @@ def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
         "model": {"type": "image-lam", "model": "my-lam", "weights_sha256": "ab" * 32},
         "columns": {"latent.codes": {"dtype": "int64", "shape": [4]}},
         "dataset": {"episodes": 3},
-        "unlabelled": [{"episodes": [1], "reason": "its video is truncated"}, 7],
+        "unlabelled": [{"episodes": [1], "reason": "its video is truncated"}],
         "unreadable": [{"file": "data/x.parquet", "first": 20, "last": 50, "column": "reward"}],
         "versions": {"lattok": "0.1.0", "torch": "2.15.0"},
     }
@@ -229,9 +229,10 @@ def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
     assert "`latent`: 1 episodes have no labels (1): its video is truncated" in text
     assert "`reward` of data/x.parquet could not be copied for rows 20 to 50" in text
     assert "made with lattok 0.1.0, torch 2.15.0" in text
-    assert "`unlabelled` lists no episodes: 7" in text
     assert "made for 3 episodes, the dataset has 2" in text
     assert "`other` declares no model and columns" in text
+    (dataset.root / "meta" / "lattok.json").write_text(json.dumps({"latent": {**entry, "unlabelled": [7]}}))
+    assert "latent.unlabelled[0]` in" in about(dataset.root)
 
 
 @pytest.mark.usefixtures("healthy")
