@@ -1,13 +1,24 @@
 """Write what `lattok train KIND --help` prints, so that it need not import torch: python scripts/make_help.py"""
 
-from lattok.cli.flags import STORED, Page, to_store
+import json
+
+from lattok.cli.flags import STORED, Page
 from lattok.cli.models import train_verb
 from lattok.recipes import kinds
 
 
 def text() -> str:
-    """Return what the file holds."""
-    return to_store({kind: Page.of(verb) for kind in kinds() if (verb := train_verb(kind, [])) is not None})
+    """Return what the file holds: each option once, since kinds have most of them in common."""
+    row_of: dict[tuple[str, str], int] = {}
+    pages = {}
+    for kind in kinds():
+        if (verb := train_verb(kind, [])) is not None:
+            page = Page.of(verb)
+            rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
+            pages[kind] = [page.about, rows]
+    options = ",\n".join(f"  {json.dumps(each)}" for each in row_of)
+    lines = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(page)}" for kind, page in pages.items())
+    return f'{{"options": [\n{options}\n],\n"kinds": {{\n{lines}\n}}}}\n'
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`lattok demo`: the main job on the bundled robot demonstrations, each part as the other verbs do it.
 
-With `--policy` a robot in a simulator learns to do what it is told.
-
 Every part leaves its result in the folder; run again after an interruption, the demo goes on where it was.
 """
 
@@ -23,9 +21,6 @@ from lattok.utils.progress import bar
 
 MARK = "demo.json"
 FAST_STEPS = 60
-WORLD: str | tuple[str, ...] = "metaworld-pairs"  # where the robot acts, as in the closed-loop study
-DEMONSTRATIONS, STARTS, FILMED = 20, 10, 2  # of each task: to learn from, to act from, and of these on film
-EXECUTED = 4  # actions of a chunk
 SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled policy is filmed at
 
 
@@ -33,7 +28,6 @@ def demo(
     out: str = "lattok-demo",
     features: str = "pixels",
     seed: int = 0,
-    policy: bool = False,
     fast: bool = False,
     device: Device = "auto",
 ) -> None:
@@ -45,8 +39,6 @@ def demo(
         out: Folder for models, reports and the annotated dataset. Run again with the same folder to continue.
         features: Frozen image features: pixels, or timm:MODEL such as timm:vit_small_patch14_reg4_dinov2.lvd142m.
         seed: Seed of everything random.
-        policy: Instead collect demonstrations in a simulator, train a policy on them, and let it act: success rates and
-            films. Needs the extra `sim`; six minutes of an idle core.
         fast: A few steps only, to see that it runs; the figures then mean nothing.
     """
     import torch
@@ -55,23 +47,18 @@ def demo(
 
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
-    again += f" --device {device}" + " --policy" * policy + " --fast" * fast
+    again += f" --device {device}" + " --fast" * fast
     common: dict[str, Any] = {"seed": seed, "device": device}
     short = {"steps": FAST_STEPS, "log_every": 20, "trial": True} if fast else {}
-    if policy:
-        lattok.sim.find_tasks(WORLD)  # refuses before anything is made, where a package is missing
     if device_called(device).type == "cpu":
         torch.set_num_threads(1)
         print("One thread of torch on the CPU: a second one helps on idle cores, and harms on shared machines.")
     _mark(folder, {"features": features, "seed": seed, "fast": fast})
-    if policy:
-        _act(folder, {**common, **short}, again)
-        _took(begun, fast)
-        _next_policies(folder, features)
-        return
     _label(folder, features, common, short, again)
     _show(folder, device)
-    _took(begun, fast)
+    print(f"This took {time.monotonic() - begun:.0f} s.")
+    if fast:
+        print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
     _what_next(features)
 
 
@@ -118,26 +105,6 @@ def _show(folder: Path, device: str) -> None:
         print(f"\nNo film of a robot: {checks.printable(str(error))}")
 
 
-def _act(folder: Path, options: dict[str, Any], again: str) -> None:
-    """Collect demonstrations, train a policy on them and let it act, from start states that it has not seen."""
-    from lattok import sim
-
-    fast = "trial" in options
-    dataset, results = folder / "demonstrations", folder / "rollouts"
-    _say("Demonstrations of scripted experts: four scenes with two opposite instructions each")
-    if not dataset.exists() or Output(dataset, kind="collecting").work.exists():  # or killed when all was done
-        with bar("collect") as progress:
-            sim.collect(WORLD, dataset, episodes=2 if fast else DEMONSTRATIONS, progress=progress)
-    _say("A policy that learns from them, two cameras and the instruction to chunks of 8 actions")
-    options |= {"action_key": "expert_action", "n_action_steps": EXECUTED}
-    policy = _train(lattok.VLARecipe.from_preset(dataset, folder / "policy", "scratch", **options), again)
-    _say("It acts, from start states that it has not seen")
-    starts, filmed = (1, 1) if fast else (STARTS, FILMED)
-    print(act(policy, WORLD, starts, results, options["device"], filmed).to_text())
-    print("\nOpposite first: it did what the other instruction of its scene says.")
-    print(f"Watch it: {results / 'sheet.png'} and the films next to it")
-
-
 def _mark(out: Path, options: dict[str, Any]) -> None:
     """Mark the folder, which must be new or belong to a demo with the same options."""
     options, output = {"made_by": "lattok demo", **options}, Output(out)
@@ -177,48 +144,18 @@ def _summary(reports: list[Any], out: Path, annotated: Path) -> None:
     print(f"Annotated dataset, opens in LeRobot, with columns latent.* and tokens.*:\n  {annotated}")
 
 
-def _took(begun: float, fast: bool) -> None:
-    print(f"This took {time.monotonic() - begun:.0f} s.")
-    if fast:
-        print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
-
-
 def _what_next(features: str) -> None:
     """Print commands that run on this machine as they stand, but for the dataset."""
-    size = _size(features)
+    import torch
+
+    size = [] if torch.cuda.is_available() else ["--preset", "tiny+robust", "--features", features]
     print("\nType next, with your own dataset in place of DATASET:\n")
-    _print_commands(
+    for words in (
         ["inspect", "DATASET"],
         ["train", "image-lam", "DATASET", "--out", "my-lam", *size],
         ["annotate", "DATASET", "--model", "my-lam", "--out", "my-annotated-dataset"],
         ["train", "vla", "my-annotated-dataset", "--out", "my-policy", "--backbone", "scratch"],
-    )
+    ):
+        print("  " + shlex.join(["lattok", *words]))
     if size:
         print("\nWith a GPU leave out --preset and --features: you get DINOv2 features and a larger model.")
-
-
-def _next_policies(out: Path, features: str) -> None:
-    """Print commands that run as they stand: does it read, and do latent actions help?"""
-    policy, data, learn = str(out / "policy"), str(out / "demonstrations"), ["train", "vla", "annotated", "--out"]
-    options = ["--backbone", "scratch", "--action-key", "expert_action", "--n-action-steps", str(EXECUTED)]
-    print("\nType next: does it read, how well does it imitate, and do latent actions help?\n")
-    _print_commands(
-        ["rollout", policy, "--env", "metaworld-pairs", "--instruction", "swapped", "--out", "swapped"],
-        ["evaluate", policy, data, "--env", "metaworld-pairs"],
-        ["train", "image-lam", data, "--out", "my-lam", *_size(features)],
-        ["annotate", data, "--model", "my-lam", "--out", "annotated"],
-        [*learn, "my-policy", "--strategy", "la_direct", *options],
-        ["rollout", "my-policy", "--env", "metaworld-pairs"],
-    )
-
-
-def _size(features: str) -> list[str]:
-    """Return flags for a latent action model that this machine can train, none where that is the default."""
-    import torch
-
-    return [] if torch.cuda.is_available() else ["--preset", "tiny+robust", "--features", features]
-
-
-def _print_commands(*commands: list[str]) -> None:
-    for words in commands:
-        print("  " + shlex.join(["lattok", *words]))

@@ -12,12 +12,10 @@ import os
 import platform
 import shutil
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +32,10 @@ COUNTED = Path(__file__).parents[1] / "assets" / "memory.json"
 SPARE = 1e9  # bytes that a driver, its libraries and fragments take
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
-FRAMES, SIDE = 4, 64
-IMAGES = 10
-CODECS = {  # decoder: encoders that can make a clip for it, container
-    "h264": (("libx264", "libopenh264", "h264"), "mp4"),
-    "av1": (("libsvtav1", "libaom-av1"), "mp4"),
-    "vp9": (("libvpx-vp9",), "webm"),
+CODECS = {  # that datasets come in, and encoders that make them
+    "h264": ("libx264", "libopenh264", "h264"),
+    "av1": ("libsvtav1", "libaom-av1"),
+    "vp9": ("libvpx-vp9",),
 }
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
@@ -80,7 +76,6 @@ NO_ENCODER = Problem(
     "PyAV {version} has no encoder for {codec}.",
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
 )
-BROKEN_CODEC = Problem("error", "PyAV {version} cannot write or read {codec}: {reason}.", NO_ENCODER.advice)
 PART_OF_SIM = Problem(
     "note", "{names} of the extra sim is not installed.", "For closed-loop work: pip install 'lattok[sim]'"
 )
@@ -291,30 +286,19 @@ def training_fits(preset: str) -> Found:
 
 
 def media() -> Found:
-    """Send a tiny clip through each encoder and back: do encoders encode and decoders decode?"""
+    """Name the video codecs that PyAV brings."""
     import av
 
-    decoders, encoders = [], []
-    for codec, (names, container) in CODECS.items():
-        encoder = next((name for name in names if name in av.codecs_available), None)
-        if encoder is None:
-            there = codec in av.codecs_available
-            decoders += [f"{codec} (not tried)"] if there else []
+    there = {codec: [name for name in names if name in av.codecs_available] for codec, names in CODECS.items()}
+    yield "decoders", f"{', '.join(codec for codec in there if codec in av.codecs_available)} (PyAV {av.__version__})"
+    yield "encoders", ", ".join(names[0] for names in there.values() if names) or "none"
+    for codec, names in there.items():
+        if not names:
             yield NO_ENCODER.finding(version=av.__version__, codec=codec)
-            continue
-        try:
-            clip = _encode(encoder, container)
-            encoders.append(encoder)
-            _decode(codec, clip)
-            decoders.append(codec)
-        except Exception as error:
-            yield BROKEN_CODEC.finding(version=av.__version__, codec=codec, reason=first_line(error).rstrip("."))
-    yield "decoders", f"{', '.join(decoders) or 'none'} (PyAV {av.__version__})"
-    yield "encoders", ", ".join(encoders) or "none"
 
 
 def simulation() -> Found:
-    """Simulators, and how long an image of one takes."""
+    """Simulators, and whether one of them draws."""
     there = installed(SIMULATORS)
     missing = [name for name in SIMULATORS if name not in there]
     yield "simulator", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
@@ -328,42 +312,11 @@ def simulation() -> Found:
 
             with closing(make("metaworld-pairs/drawer-open")) as env:
                 env.start(0)
-                env.render()  # the first one opens the renderer
-                began = time.perf_counter()
-                for _ in range(IMAGES):
-                    env.render()
-                took = (time.perf_counter() - began) / IMAGES
-        yield "rendering", f"{1000 * took:.1f} ms for an image of 128 x 128 (Meta-World)"
+                env.render()
+        yield "rendering", "works (Meta-World)"
     except LattokError as error:
         what, _, advice = str(error).partition(". ")
         yield NO_RENDERING.finding(reason=what[0].upper() + what[1:], advice=advice or BROKEN.advice)
-
-
-def _encode(encoder: str, container: str) -> bytes:
-    """Return a clip of frames that get brighter."""
-    import av
-    import numpy as np
-
-    os.environ.setdefault("SVT_LOG", "1")  # errors only
-    target = BytesIO()
-    with av.open(target, "w", format=container) as file:
-        stream = file.add_stream(encoder, rate=10)
-        stream.pix_fmt, stream.width, stream.height = "yuv420p", SIDE, SIDE
-        for t in range(FRAMES):
-            image = np.full((SIDE, SIDE, 3), 40 * (t + 1), dtype=np.uint8)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        file.mux(stream.encode())
-    return target.getvalue()
-
-
-def _decode(codec: str, clip: bytes) -> None:
-    import av
-
-    with av.open(BytesIO(clip)) as file:
-        levels = [float(frame.to_ndarray(format="rgb24").mean()) for frame in file.decode(video=0)]
-    expected = [40.0 * (t + 1) for t in range(FRAMES)]
-    if len(levels) != FRAMES or max(abs(a - b) for a, b in zip(levels, expected, strict=True)) > 12:
-        raise ValueError(f"a clip came back as {[round(level) for level in levels]} instead of {expected} ({codec})")
 
 
 def disks() -> Found:

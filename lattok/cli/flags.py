@@ -43,7 +43,6 @@ Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
-MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 Device = Annotated[
     str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
 ]
@@ -336,15 +335,3 @@ def stored() -> dict[str, Page]:
     for kind, (about, rows) in known["kinds"].items():
         pages[kind] = Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
     return pages
-
-
-def to_store(pages: dict[str, Page]) -> str:
-    """Return what help.json holds: each option once, since kinds have most of them in common."""
-    row_of: dict[tuple[str, str], int] = {}
-    kinds = {}
-    for kind, page in pages.items():
-        rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
-        kinds[kind] = [page.about, rows]
-    lines = [",\n".join(f"  {json.dumps(each)}" for each in row_of)]
-    lines.append(",\n".join(f"  {json.dumps(kind)}: {json.dumps(value)}" for kind, value in kinds.items()))
-    return f'{{"options": [\n{lines[0]}\n],\n"kinds": {{\n{lines[1]}\n}}}}\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from lattok.evaluation.questions.history import training_entries
 from lattok.evaluation.report import Criterion, tally
 from lattok.hub.client import HUB_ID, download, here
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
+from lattok.labels.spec import check_records
 from lattok.loading import load
 from lattok.training import RUN
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.findings import Finding, Found, Problem
+from lattok.utils.findings import Found, Problem
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding
@@ -57,7 +58,6 @@ OTHER_DATASET = Problem(
     "`{prefix}` was made for {labelled} episodes, the dataset has {episodes}.",
     "Check it: lattok verify {dataset} --model MODEL",
 )
-ODD_GAPS = Problem("error", "`{prefix}`: `unlabelled` lists no episodes: {got!r:.80}", "Annotate again.")
 UNLABELLED = Problem(
     "warning",
     "`{prefix}`: {count} episodes have no labels ({episodes}): {reason}",
@@ -178,34 +178,23 @@ def sidecar(subject: str, revision: str | None) -> Found:
 
 def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found:
     """Examine each set of labels: its model, the columns it declares, the episodes it has none for."""
-    for prefix, entry in files.read_json(path).items():
-        declared, identity = (entry.get(k) if isinstance(entry, Mapping) else None for k in ("columns", "model"))
-        if not isinstance(declared, Mapping) or not isinstance(identity, Mapping):
+    for prefix, entry in check_records(files.read_json(path), str(path)).items():
+        if not isinstance(entry, Mapping) or not {"columns", "model"} <= entry.keys():
             yield NO_DECLARATION.finding(file=path, prefix=prefix)
             continue
+        identity, facts = entry["model"], entry.get("dataset", {})
         name = identity.get("model") or "a model without a name"
         yield "labels", f"{prefix}.*: {identity.get('type')} {name}, weights {str(identity.get('weights_sha256'))[:12]}"
-        missing = [column for column in declared if column not in columns]
+        missing = [column for column in entry["columns"] if column not in columns]
         if missing:
             yield NO_COLUMNS.finding(file=path, columns=", ".join(missing[:MAX_NAMED]))
-        made_with = entry.get("versions")
-        if isinstance(made_with, Mapping):
-            yield "", "made with " + ", ".join(f"{package} {found}" for package, found in made_with.items())
-        yield from _gaps(prefix, entry)
-        facts = entry.get("dataset")
-        if isinstance(facts, Mapping) and source is not None and facts.get("episodes") != len(source.episodes):
-            counts = {"labelled": facts.get("episodes"), "episodes": len(source.episodes)}
+        if "versions" in entry:
+            yield "", "made with " + ", ".join(f"{package} {found}" for package, found in entry["versions"].items())
+        for group in entry.get("unlabelled", ()):
+            episodes, reason = group["episodes"], group.get("reason", "no reason given")
+            yield UNLABELLED.finding(prefix=prefix, count=len(episodes), episodes=_some(episodes), reason=reason)
+        for part in entry.get("unreadable", ()):
+            yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})
+        if source is not None and facts.get("episodes", len(source.episodes)) != len(source.episodes):
+            counts = {"labelled": facts["episodes"], "episodes": len(source.episodes)}
             yield OTHER_DATASET.finding(prefix=prefix, dataset=source.root, **counts)
-
-
-def _gaps(prefix: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
-    """Name what has no labels, and what could not be copied."""
-    groups, parts = (found if isinstance(found := entry.get(k), list) else () for k in ("unlabelled", "unreadable"))
-    for group in groups:
-        if not isinstance(group, Mapping) or not isinstance(group.get("episodes"), list):
-            yield ODD_GAPS.finding(prefix=prefix, got=group)
-            continue
-        episodes, reason = group["episodes"], group.get("reason", "no reason given")
-        yield UNLABELLED.finding(prefix=prefix, count=len(episodes), episodes=_some(episodes), reason=reason)
-    for part in [part for part in parts if isinstance(part, Mapping)]:
-        yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})

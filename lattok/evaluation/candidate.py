@@ -120,7 +120,7 @@ def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
     """Probe one model, and time it."""
     target, note = evidence.target, evidence.case.options.note
     assert target is not None  # `compare` asks for actions
-    probes = probe_rows(evidence, target, hidden=False)
+    probes = probe_rows(evidence, target)
     kind = next(iter(probes))
     figures, bits, entropy = dict[str, float](), None, None
     for what, rows in probes.items():

@@ -17,7 +17,6 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
 Figures = Mapping[str, float]
-Names = Mapping[str, str]
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
 ONE_EPISODE = "one episode has no interval"
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
@@ -78,20 +77,6 @@ class Table:
     digits: str | tuple[str, ...] = "#.3g"  # format of all columns, or of each
     note: str = ""
     folded: bool = False  # opens on a click
-
-    @classmethod
-    def of(cls, title: str, figures: Figures, columns: Names, rows: Names, own: str = "model", **options: Any) -> Table:
-        """Lay out figures `quantity/whose`: titles of `columns` by quantity, names of `rows` by whose they are.
-
-        Columns of which row `own` has no figure are left out; `reference` is the row that stands for scale.
-        """
-        reference = options.pop("reference", "")
-        shown = {quantity: name for quantity, name in columns.items() if f"{quantity}/{own}" in figures}
-        lines = (
-            TableRow(key, name, tuple(figures.get(f"{each}/{key}") for each in shown), key != own, key == reference)
-            for key, name in rows.items()
-        )
-        return cls(title, tuple(shown.values()), tuple(lines), **{"digits": ".2f", **options})
 
     def shown(self, value: float | None, column: int) -> str:
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]

@@ -292,7 +292,7 @@ def _contents(value: Any) -> str:
 def read_pickled(path: Path, inert: bool) -> Any:
     """Read what torch.save wrote, to the CPU; if `inert`, classes that it does not know become ones that do nothing.
 
-    Raises `LattokError`: what the file holds besides tensors and containers, and where, or what is damaged.
+    Raises `LattokError`: what the file holds besides tensors and containers, or what is damaged.
     """
     _check_stored(path)
     try:
@@ -306,7 +306,7 @@ def read_pickled(path: Path, inert: bool) -> Any:
         text = str(error)
         code = re.search(r"GLOBAL (\S+)", text)
         if code:
-            got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
+            got = f"a pickled {code[1]}, whose loading runs code"
             raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
@@ -352,40 +352,21 @@ def _stand_ins(path: Path) -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _operations(path: Path) -> list[tuple[str, Any]]:
-    """Return name and argument of each step of the pickle in a file of torch.save; none of an older or damaged one."""
+def _named(path: Path) -> set[str]:
+    """Find the classes and functions that a pickle of torch.save asks for; none of an older or damaged file."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        return [(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
+        steps = [(step.name, asked) for step, asked, _ in pickletools.genops(pickled)]
     except Exception:  # damaged bytes fail anywhere in these readers, with any type
-        return []
-
-
-def _named(path: Path) -> set[str]:
-    """Find the classes and functions that a pickle asks for."""
-    return {name for step, asked in _operations(path) if step == "GLOBAL" for name in _spellings(asked)}
+        return set()
+    return {name for step, asked in steps if step == "GLOBAL" for name in _spellings(asked)}
 
 
 def _spellings(argument: Any) -> set[str]:
     """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
     module, _, name = str(argument).partition(" ")
     return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
-
-
-def _place(path: Path, name: str) -> str:
-    """Say under which key a pickle first asks for the class or function `name`, where that can be told."""
-    key, memo = "", {}  # the last text, and which of them numbers stand for
-    for operation, argument in _operations(path):
-        if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
-            return f" at {key}" if key else ""
-        if "UNICODE" in operation:
-            key = str(argument)
-        elif "PUT" in operation:
-            memo[argument] = key
-        elif "GET" in operation:
-            key = memo.get(argument, "")
-    return ""
 
 
 def what_failed(error: Exception) -> str:

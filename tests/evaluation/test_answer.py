@@ -15,7 +15,7 @@ from lattok.evaluation.page import render
 from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
 from lattok.evaluation.questions.readout import _decision as latent_decision
 from lattok.evaluation.questions.reconstruction import _decision as tokenizer_decision
-from lattok.evaluation.questions.structure import Match, _law_verdict
+from lattok.evaluation.questions.transfer import Agreement, _transfer_verdict
 from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
 from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
 
@@ -138,7 +138,7 @@ def test_models_with_known_answers(tmp_path):
 
 
 def test_text_is_no_wider_than_a_terminal_and_says_what_its_marks_mean():
-    report = latent(False, verdict("additive", None, "word " * 80))
+    report = latent(False, verdict("transfers", None, "word " * 80))
     assert max(map(len, report.to_text().splitlines())) <= 96
     assert "+ beats what learned nothing" in report.to_text()
     assert max(map(len, report.overview().splitlines())) <= 96
@@ -154,9 +154,9 @@ def test_verdicts_are_counted_in_english():
 
 
 def test_what_explains_less_than_nothing_is_said_in_words():
-    match = [Match(value, scaled=0.07, factor=1.0) for value in (-1.71, -1.16)]
-    text = _law_verdict("additivity", {"model": match[0], "random": match[1]}).text
-    assert "the sum explains none of its variance (with latents of other clips none; scaled to fit best 7 %)" in text
+    found = {key: Agreement(value, None, None) for key, value in (("model", -1.7), ("own", -1.2), ("same_scene", 0.07))}
+    text = _transfer_verdict(found).text
+    assert text.endswith("none of its variance (of the other clip's own latent none, in the same clip 7 %)")
 
 
 def test_one_episode_is_no_reason_for_any_difference(tmp_path):
@@ -216,6 +216,6 @@ def test_advice_fits_the_model_it_is_about():
         forbidden = ("labelled_fraction", "preset", "Train longer", "codebook_start", "{")
         assert not any(word in text for word in forbidden), key
         assert "{" not in said(key, labels={"fraction": 0.0}), key
-    (open_, short) = with_advice([verdict("decoder_depends", None), verdict("additive", False)], tiny_lam())
+    (open_, short) = with_advice([verdict("decoder_depends", None), verdict("transfers", False)], tiny_lam())
     assert open_.advice == "Hold out more episodes, or average several seeds."
-    assert short.advice == "Do not add up latents of consecutive gaps."
+    assert short.advice == criteria()["transfers"].advice

@@ -156,10 +156,10 @@ def holds_itself():
         ({"vq": {"decay": 0.99}}, "got float 0.99 at vq.decay"),
         ({"vq": None}, "got NoneType at vq"),
         ({"used": [torch.ones(1), "x"]}, "got str 'x' at used.1"),
-        ({"vq": {"w": Custom()}}, "Custom at w, whose loading runs code"),
-        ({"w": print}, "holds a pickled print at w, whose loading runs code"),
-        ({"w": np.float64(1)}, "multiarray.scalar at w, whose loading runs code"),
-        ({"a": {"w": torch.ones(1)}, "b": {"w": np.ones(2)}}, "multiarray._reconstruct at w, whose loading runs code"),
+        ({"vq": {"w": Custom()}}, "Custom, whose loading runs code"),
+        ({"w": print}, "holds a pickled print, whose loading runs code"),
+        ({"w": np.float64(1)}, "multiarray.scalar, whose loading runs code"),
+        ({"a": {"w": torch.ones(1)}, "b": {"w": np.ones(2)}}, "multiarray._reconstruct, whose loading runs code"),
         (torch.nn.Linear(1, 1), "holds a pickled torch.nn.modules.linear.Linear, whose loading runs code"),
         ({"w": torch.ones(1, device="meta")}, "got a tensor (strided, meta) at w"),
         ({"w": torch.eye(2).to_sparse()}, "got a tensor (sparse_coo, cpu) at w"),
@@ -180,7 +180,7 @@ def test_anything_but_tensors_is_refused_with_the_reason(content, text, tmp_path
 
 def test_nothing_in_a_file_is_run(tmp_path):
     torch.save({"w": Touch(tmp_path / "made")}, tmp_path / "x.pt")
-    with pytest.raises(LattokError, match=re.escape(f"{os.mkdir.__module__}.mkdir at w, whose loading runs code")):
+    with pytest.raises(LattokError, match=re.escape(f"{os.mkdir.__module__}.mkdir, whose loading runs code")):
         read_checkpoint(tmp_path / "x.pt")
     assert not (tmp_path / "made").exists()
 

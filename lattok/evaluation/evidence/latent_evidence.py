@@ -264,7 +264,6 @@ class LatentEvidence:
         found: dict[str, Callable[[Any], Tensor]] = {"latents": lambda x: x.latents.flatten(1)}
         if self.codes:
             found["codes"] = lambda x: one_hot(x.codes, self.size)
-            found["quantized"] = lambda x: x.quantized.flatten(1)
         if self.held_out.latents.env is not None:
             found["env_latents"] = lambda x: x.env.latents.flatten(1)
         if self.held_out.latents.env is not None and self.codes:

@@ -1,28 +1,22 @@
-"""What linear and MLP probes read of the action from a model's codes and latents, and from the controls of either."""
+"""What linear probes read of the action from a model's codes and latents, and from the controls of either."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, mlp_probe, one_hot
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
 from lattok.evaluation.report import NEEDS_TRAINING, Interval, TableRow
 
-KINDS = {  # of probes: prefix of its figures, title of a table, and of a column
-    "linear": ("", "linear probe, held-out episodes", "linear"),
-    "mlp": ("mlp_", "MLP probe, held-out episodes", "MLP"),
-    "task_linear": ("task_", "linear probe, held-out tasks", "linear, new tasks"),
-}
+PREFIXES = {"linear": "", "task_linear": "task_"}  # of figures, by kind of probe: all held-out episodes, new tasks
 OWN = {  # what is read of the model itself
     "codes": "one-hot codes",
-    "quantized": "quantized vectors",
     "env_codes": "environment codes, one-hot",
     "latents": "latents before quantization",
     "env_latents": "environment latents",
@@ -66,7 +60,7 @@ class ProbeRow(NamedTuple):
 
     key: str
     name: str
-    scores: Mapping[str, Score] = {}  # by `KINDS`: the last where there are several tasks, none where it was not run
+    scores: Mapping[str, Score] = {}  # by `PREFIXES`: the last where there are several tasks, none where it was not run
     control: bool = True
     reference: bool = False
     not_run: str = ""
@@ -84,20 +78,12 @@ class ProbeRow(NamedTuple):
         _, values, intervals = self.scores.get(kind, (None, (), ()))
         return TableRow(self.key, self.name, values, self.control, self.reference, self.not_run, intervals)
 
-    def overview(self) -> TableRow:
-        """Return the line of a table with every kind of probe, over all dimensions."""
-        means, spans = ([score[i][0] for score in self.scores.values()] for i in (1, 2))
-        return replace(self.shown(""), values=tuple(means), intervals=tuple(spans))
-
 
 Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes read on both splits, [n, d] and [N, d]
 
 
-def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) -> dict[str, list[ProbeRow]]:
-    """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow.
-
-    Without `hidden` only linear ones.
-    """
+def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
+    """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
     train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
     picks = {key: pick for key, pick in evidence.inputs.items() if key in OWN}
     own = [
@@ -110,17 +96,15 @@ def probe_rows(evidence: LatentEvidence, target: Target, hidden: bool = True) ->
     every = {id(each): each for inputs in asked.values() for each in inputs}  # some stand in both tables
     rows: dict[int, ProbeRow] = {}
     for number, (row, inputs) in every.items():
-        rows[number] = row if row.not_run else row._replace(scores=_scores(evidence, target, inputs, hidden))
+        rows[number] = row if row.not_run else row._replace(scores=_scores(evidence, target, inputs))
         evidence.case.options.note("probes", len(rows), len(every))
     return {kind: [rows[id(each)] for each in inputs] for kind, inputs in asked.items() if inputs}
 
 
-def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor], hidden: bool) -> dict[str, Score]:
+def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor]) -> dict[str, Score]:
     """Fit the probes of an input on [n, d] and judge them on [N, d]."""
     (x, x_test), y, groups, y_test = rows, target.train, target.episodes, target.held_out
     found = {"linear": target.probe(*rows)}
-    if hidden:
-        found["mlp"] = mlp_probe(x, y, groups, x_test, y_test, found["linear"], evidence.seed)
     if folds := evidence.folds.folds:
         parts = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
         found["task_linear"] = merge_folds(parts, folds)

@@ -216,17 +216,8 @@ def above_zero(gain: float, interval: Interval | None) -> bool | None:
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
 
 
-def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
-    """Compute a normal interval from estimates without one episode each; None for a single episode."""
-    if len(without) < 2:
-        return None
-    left = np.asarray(without)
-    error = float(np.sqrt((len(left) - 1) * left.var()))
-    return estimate - 1.96 * error, estimate + 1.96 * error
-
-
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
-STEPS, BATCH, LR, BETAS, EPSILON = 300, 256, 0.01, (0.9, 0.999), 1e-8
+STEPS, BATCH, LR = 300, 256, 0.01
 
 
 class Base(NamedTuple):
@@ -267,55 +258,31 @@ def mlp_probe(
     return score(predicted, y_test, y.mean(0), linear.ridge, scores[best])
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def train_networks(
     x: Tensor, targets: Tensor, x_test: Tensor, choices: Sequence[tuple[int, float]], seed: int
 ) -> list[Tensor]:
     """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64.
 
-    They see the same batches and share every product: their hidden units stand side by side, and a mask keeps each
-    one's outputs to its own. Gradients are written out, since bookkeeping would take most of the time.
+    All see the same batches and begin with the same first weights, as many as they have hidden units.
     """
-    if not choices:
-        return []
-    generator, (inputs, outputs) = torch.Generator().manual_seed(seed), (x.shape[1], targets.shape[1])
-    first = torch.randn(inputs, CHOICES[-1][0], generator=generator) / math.sqrt(inputs)
-    whose = torch.arange(len(choices)).repeat_interleave(torch.tensor([hidden for hidden, _ in choices]))
-    columns = torch.arange(len(choices)).repeat_interleave(outputs)
-    mask = (whose[:, None] == columns).float()
-    shapes = [(inputs, len(whose)), (len(whose),), mask.shape, mask.shape[1:]]
-    numbers = torch.zeros(4, sum(map(math.prod, shapes)))  # weights, gradients, their means and mean squares
-    (w1, b1, w2, b2), (g1, c1, g2, c2) = (
-        [part.view(shape) for part, shape in zip(row.split([*map(math.prod, shapes)]), shapes, strict=True)]
-        for row in numbers[:2]
-    )
-    w1.copy_(torch.cat([first[:, :hidden] for hidden, _ in choices], 1))
-    rates = torch.tensor([decay for _, decay in choices])
-    owners = (whose.expand(shapes[0]), whose, whose[:, None].expand(shapes[2]), columns)
-    decay = torch.cat([rates[each].flatten() for each in owners])
-    shift, scale = x.mean(0).float(), spread_of(x).float()
-    rows, wanted = (x.float() - shift) / scale, targets.float().repeat(1, len(choices))
-    for step in range(STEPS):
-        rate = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
-        drawn = (torch.rand(BATCH, generator=generator) * len(rows)).long()
-        batch = rows[drawn]
-        hidden = torch.addmm(b1, batch, w1).relu_()
-        slope = (torch.addmm(b2, hidden, w2) - wanted[drawn]).mul_(2 / (BATCH * outputs))
-        torch.mm(hidden.T, slope, out=g2).mul_(mask)
-        torch.sum(slope, 0, out=c2)
-        slope = (slope @ w2.T).mul_(hidden > 0)
-        torch.mm(batch.T, slope, out=g1)
-        torch.sum(slope, 0, out=c1)
-        _adam(numbers, step + 1, rate)
-        numbers[0].mul_(1 - rate * decay)
-    hidden = torch.addmm(b1, (x_test.float() - shift) / scale, w1).relu_()
-    return [part.double() for part in torch.addmm(b2, hidden, w2).split(outputs, 1)]
-
-
-def _adam(numbers: Tensor, step: int, rate: float) -> None:
-    """Take a step of Adam in place: rows of `numbers` [4, w] are weights, gradients, their means and mean squares."""
-    weights, gradients, mean, square = numbers
-    mean.lerp_(gradients, 1 - BETAS[0])
-    square.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
-    size = (square.sqrt() / math.sqrt(1 - BETAS[1] ** step)).add_(EPSILON)
-    weights.addcdiv_(mean, size, value=-rate / (1 - BETAS[0] ** step))
+    shift, scale, targets = x.mean(0).float(), spread_of(x).float(), targets.float()
+    rows, judged = ((each.float() - shift) / scale for each in (x, x_test))
+    found = []
+    for hidden, decay in choices:
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn(x.shape[1], CHOICES[-1][0], generator=generator)[:, :hidden] / math.sqrt(x.shape[1])
+        zeros = (torch.zeros(size) for size in ((hidden,), (hidden, targets.shape[1]), targets.shape[1:]))
+        w1, b1, w2, b2 = weights = [part.requires_grad_() for part in (first.contiguous(), *zeros)]
+        optimizer = torch.optim.Adam(weights, LR, fused=True)
+        for step in range(STEPS):
+            rate = optimizer.param_groups[0]["lr"] = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
+            drawn = (torch.rand(BATCH, generator=generator) * len(rows)).long()
+            output = torch.addmm(b2, torch.addmm(b1, rows[drawn], w1).relu(), w2)
+            optimizer.zero_grad()
+            F.mse_loss(output, targets[drawn]).backward()
+            optimizer.step()
+            for part in weights:
+                part.detach().mul_(1 - rate * decay)
+        found.append(torch.addmm(b2, torch.addmm(b1, judged, w1).relu(), w2).detach().double())
+    return found

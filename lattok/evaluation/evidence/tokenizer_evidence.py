@@ -36,28 +36,24 @@ class Errors:
     """How far a reconstruction is from the actions, over valid steps; per dimension [m] unless said otherwise."""
 
     mse: Tensor  # physical units squared
-    l1: Tensor  # physical units
-    worst: Tensor  # physical units
     normalised: Tensor  # MSE in units of the training split's standard deviation, squared
     normalised_l1: float  # mean over dimensions
     gripper: float | None  # share of steps on the right side of the gripper's midpoint
 
 
 class Usage(NamedTuple):
-    """How codes are used on both splits, and their sorted shares on the held-out one, [K]."""
+    """How codes of a `size` are used on both splits."""
 
     held_out: CodeStatistics
     train: CodeStatistics
-    shares: Tensor
+    size: int
 
     @classmethod
     def measure(cls, held_out: Tensor, train: Tensor, size: int, shared: bool = True) -> Usage:
         """Count codes [N, P] and [n, P], of which -1 pads; positions with codebooks of their own are not `shared`."""
         if shared:
             held_out, train = (codes[codes >= 0][:, None] for codes in (held_out, train))
-        counts = torch.stack([torch.bincount(column, minlength=size) for column in held_out.T]).double()
-        shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
-        return cls(code_statistics(held_out, size), code_statistics(train, size), shares)
+        return cls(code_statistics(held_out, size), code_statistics(train, size), size)
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,6 @@ class Scale:
         sides = [(x > self.threshold)[:, self.gripper] for x in (predicted, actual)]
         return Errors(
             mse=gap.square().mean(0),
-            l1=gap.abs().mean(0),
-            worst=gap.abs().amax(0),
             normalised=scaled.square().mean(0),
             normalised_l1=float(scaled.abs().mean()),
             gripper=float((sides[0] == sides[1]).double().mean()) if self.gripper else None,

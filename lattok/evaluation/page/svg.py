@@ -15,7 +15,7 @@ WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 PANELS = 16  # of one picture: what fits on a page
 LABEL, NAME = 104, 18  # room for the names of bars, and their letters
-SCATTER, PARETO = 260, 240  # heights
+PARETO = 240  # height
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
 
@@ -66,25 +66,6 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     return _svg(parts, height, title, frame.text)
 
 
-def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str]) -> str:
-    """Draw points and the diagonal; both axes share one range."""
-    low, high = min(*x, *y), max(*x, *y)
-    frame = _Frame(low, high, low, high, SCATTER)
-    dots = "".join(f"M{frame.x(a):.1f} {frame.y(b):.1f}h0" for a, b in zip(x, y, strict=True))
-    a, b = frame.low_x, frame.high_x
-    return _svg(
-        [
-            _text(0, 14, title, "t"),
-            *frame.axes(f"{names[0]} →", x_ticks=True),
-            _text(WIDTH - 6, 14, f"↑ {names[1]}", "m", "end"),
-            f'<path class="axis" d="M{frame.x(a):.1f} {frame.y(a):.1f}L{frame.x(b):.1f} {frame.y(b):.1f}"/>',
-            f'<path class="dots" d="{dots}"/>',
-        ],
-        SCATTER,
-        title,
-    )
-
-
 def pareto(
     title: str,
     points: Sequence[tuple[str, str, float | None, float, tuple[float, float] | None]],
@@ -129,24 +110,6 @@ def pareto(
         parts.append(_text(at + 7 if left else at - 7, base, shown, "n", "start" if left else "end"))
     said = ", ".join(f"{name} {'' if x is None else f'{x:.3g}, '}{y:.2f}" for name, _, x, y, _ in points)
     return _svg(parts, max(PARETO, max((base for *_, base in taken), default=0) + 6), f"{title}: {said}")
-
-
-def heat(title: str, rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
-    """Draw cells [P][K] shaded by their share of the row; an even row is a third as dark as a full cell."""
-    count = len(rows[0])
-    left, side = 34, (WIDTH - 40) / count
-    inner = max(side - 1, side * 0.8)
-    parts = [_text(0, 14, title, "t")]
-    for i, row in enumerate(rows):
-        y = TOP + i * 24
-        parts.append(_text(left - 8, y + 15, names[i], "n", "end"))
-        for k, share in enumerate(row):
-            shade = 0.08 + 0.92 * min(1.0, share * count / 3)
-            kind = f'"model" fill-opacity="{shade:.2f}"' if share > 0 else '"empty"'
-            parts.append(f'<rect class={kind} x="{left + k * side:.1f}" y="{y}" width="{inner:.1f}" height="21"/>')
-    height = TOP + len(rows) * 24 + 14
-    parts.append(_text(left, height - 2, f"codes 0 to {count - 1}", "m"))
-    return _svg(parts, height, title)
 
 
 class _Frame:

@@ -40,9 +40,7 @@ COLUMNS = {  # figures, and columns of the table
     "action_clean": "action, without it",
     "action_distracted": "action, with it",
     "action_kept": "share kept",
-    "action_fixed": "action, old probe",  # the one that was fitted without it
     "distractor": "motion of the distractor",
-    "changed": "changed by it",
 }
 UNDER_DISTRACTORS = Criterion(
     "action_under_distractors",
@@ -148,23 +146,18 @@ class PatchProbes(NamedTuple):
     bootstrap: Bootstrap
     seed: int
 
-    def read(self, clean: Sequence[Tensor], seen: Sequence[Tensor], fixed: bool = True) -> Reading:
-        """Probe inputs [k, d] of both splits without the patch, and with it; `fixed`: in the same coordinates."""
+    def read(self, clean: Sequence[Tensor], seen: Sequence[Tensor]) -> Reading:
+        """Probe inputs [k, d] of both splits without the patch, and with it."""
         motion, found = self.motion, Reading()
         if self.action is not None:
             found["action_clean"] = before = self._estimate(self.action.probe(*clean))
             found["action_distracted"] = now = self._estimate(self.action.probe(*seen))
-            if fixed:
-                found["action_fixed"] = self._estimate(self.action.probe(clean[0], seen[1]))
             if before.value >= MIN_R2 and (before.span or (1,))[0] > 0:  # labels say something that they could lose
                 kept = now.draws / before.draws
                 found["action_kept"] = Estimate(now.value / before.value, kept, self.bootstrap.interval(kept))
         linear = motion.probe(*seen)  # a straight line hardly sees the motion of something that can be anywhere
         distractor = mlp_probe(seen[0], motion.train, motion.episodes, seen[1], motion.held_out, linear, self.seed)
         found["distractor"] = self._estimate(distractor)
-        if fixed:
-            spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
-            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread))
         return found
 
     def _estimate(self, probe: Probe) -> Estimate:
@@ -192,7 +185,7 @@ def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], PatchProbe
     clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
     size = seen.best_size(probes.action or probes.motion)
-    found["pca_change"] = probes.read(clean.first(size), seen.first(size), fixed=False)
+    found["pca_change"] = probes.read(clean.first(size), seen.first(size))
     found["untrained"] = probes.read(*both(picks["latents"], "untrained"))
     return found, probes, size
 
@@ -268,8 +261,7 @@ def _table(carried: dict[str, Reading], size: int) -> Table:
         tuple(rows),
         digits=".2f",
         note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
-        "still there. Old probe: fitted without the patch, judged with it: whether the labels still mean the same. "
-        "Changed by it: squared change of the labels ÷ their variance; 0 is untouched, 2 as far as another pair's.",
+        "still there.",
     )
 
 

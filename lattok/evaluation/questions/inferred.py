@@ -95,7 +95,6 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     drawn = [row for row in rows if row.key in DRAWN and row.scores]
     overall = [(*NAMES[row.key], row.value("linear", 0)) for row in drawn]
     chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
-    known, axes, caption = evidence.held_out.actions, ("known", "inferred"), "Inferred actions against the known ones."
     section = Section(
         "Does it say what the robot did?",
         f"Actions are inferred for all {len(evidence.held_out):,} frames of {judged} held-out episodes{others} and "
@@ -103,7 +102,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         "action, with 95 % intervals over episodes. Differences of the robot's state are there for scale: video need "
         "not beat what its own sensors say.",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
-        (chart, *dimension_pictures(evidence.names, drawn, own, known, axes, caption)),
+        (chart, dimension_pictures(evidence.names, drawn)),
         _reading(own, best),
     )
     figures = readout_figures(evidence, "actions", rows)

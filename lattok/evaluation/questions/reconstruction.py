@@ -68,7 +68,7 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
     figures, vocab = _figures(methods, rate), evidence.case.model.vocab_size
-    sections = (_error_section(methods, names, shown), _code_section(methods, vocab, rate))
+    sections = (_error_section(methods, names, shown), _code_section(methods, rate))
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
     return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, vocab))
 
@@ -83,16 +83,12 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         rows = []
         for method in methods:
             each = getattr(method.errors, field).tolist() if method.errors else []
-            mean = (max(each) if field == "worst" else float(np.mean(each))) if each else 0.0
-            rows.append(_row(method, (mean, *each)))
-        first = "largest" if field == "worst" else "mean"
-        folded = field in ("l1", "worst")
-        return Table(title, (first, *names), tuple(rows), better="lower", note=note, folded=folded)
+            rows.append(_row(method, (float(np.mean(each)) if each else 0.0, *each)))
+        return Table(title, ("mean", *names), tuple(rows), better="lower", note=note)
 
     note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare."
-    titles = {"mse": "Squared error", "l1": "Absolute error", "worst": "Largest error"}
     tables = [per_dimension("Normalised squared error", "normalised", note)]
-    tables += [per_dimension(f"{title}, physical units", field) for field, title in titles.items()]
+    tables.append(per_dimension("Squared error, physical units", "mse"))
     if methods[0].errors and methods[0].errors.gripper is not None:
         rows = tuple(_row(m, (m.errors.gripper if m.errors else None,)) for m in methods)
         note = "Share of steps on the right side of the midpoint between the training split's 1st and 99th percentile."
@@ -114,12 +110,12 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
     return Section("Reconstruction", text, tuple(tables), (chart, *shown[:1], bars, *shown[1:]))
 
 
-def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
+def _code_section(methods: list[Method], rate: Rate) -> Section:
     columns = ("used, held-out", "perplexity, held-out", "used, training", "perplexity, training", "codes")
     digits, rows = (".0f", ".1f", ".0f", ".1f", ".0f"), []
     for method in methods:
         if method.usage is not None:
-            rows.append(_row(method, (*_least(method.usage).values(), float(len(method.usage.shares)))))
+            rows.append(_row(method, (*_least(method.usage).values(), float(method.usage.size))))
         elif method.not_run:
             rows.append(_row(method, ()))
     note = (
@@ -133,12 +129,8 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
     columns = ("tokens per chunk", "tokens per second", "bits per second", "bits per step")
     lines = (TableRow("model", NAMES["model"], own, control=False), raw)
     rates = Table("Rate", columns, lines, digits=("#.3g", "#.3g", ",.0f", "#.3g"))
-    used = [(KINDS[m.key] + " faint" * (m.key != "model"), m.usage) for m in reversed(methods)]
-    curves = [(kind, counted.shares.tolist()) for kind, counted in used if counted is not None]
-    panel = svg.plot("share of the held-out tokens", curves, f"codes, most used first (of {vocab})", 200)
-    chart = Pictures("Sorted code usage: {model} tokenizer, {rival} k-means control.", (panel,), wide=True)
     text = "How many codes do the work, how evenly, and what they cost at the dataset's frame rate."
-    return Section("Codes", text, (usage, rates), (chart,))
+    return Section("Codes", text, (usage, rates))
 
 
 def _least(usage: Usage) -> dict[str, float]:

@@ -56,7 +56,6 @@ def test_padding_is_not_a_code():
     usage = Usage.measure(codes, codes, 8)
     assert usage.held_out.used == usage.train.used == [3]
     assert usage.held_out.perplexity[0] == pytest.approx(3)
-    assert usage.shares.tolist() == pytest.approx([1 / 3] * 3 + [0] * 5)
 
 
 def test_a_position_with_a_codebook_of_its_own_is_counted_by_itself():

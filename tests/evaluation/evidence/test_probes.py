@@ -7,13 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence import probes
 from lattok.evaluation.evidence.probes import (
-    CHOICES,
     Bootstrap,
     Fold,
     Probe,
-    jackknife,
     linear_probe,
     merge_folds,
     mlp_probe,
@@ -21,7 +18,6 @@ from lattok.evaluation.evidence.probes import (
     pca,
     ridge_weights,
     score,
-    train_networks,
     validation_rows,
 )
 
@@ -116,7 +112,6 @@ def test_a_single_episode_has_no_interval(rng: np.random.Generator):
     bootstrap = Bootstrap(np.zeros(5), 0)
     found = score(*torch.from_numpy(rng.standard_normal((2, 5, 1))), torch.zeros(1))
     assert bootstrap.interval(bootstrap.r2(found)[:, 0]) is None
-    assert jackknife(1.0, [1.0]) is None
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Generator):
@@ -131,13 +126,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Gen
         low, high = bootstrap.interval(bootstrap.r2(found)[:, 0]) or (0.0, 0.0)
         covered += low <= truth <= high
     assert 0.86 <= covered / trials <= 0.99
-
-
-def test_jackknife_of_a_mean_is_its_standard_error(rng: np.random.Generator):
-    values = rng.standard_normal(12)
-    low, high = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(12)]) or (0.0, 0.0)
-    expected = 1.96 * values.std(ddof=1) / np.sqrt(12)
-    np.testing.assert_allclose([low, high], [values.mean() - expected, values.mean() + expected], rtol=1e-9)
 
 
 ROWS, JUDGED = 600, 200
@@ -194,29 +182,3 @@ def test_folds_put_together_are_in_the_order_of_the_rows(x: Tensor):
     spoiled[ROWS // 2 : ROWS] = 1000.0
     assert torch.equal(predicted(y)[::2], predicted(spoiled)[::2])
     assert not torch.equal(predicted(y)[1::2], predicted(spoiled)[1::2])
-
-
-def test_networks_side_by_side_equal_one_that_torch_differentiates_and_steps(x: Tensor):
-    """A hidden layer by autograd and torch's Adam, with the same first weights, batches, rates and decay."""
-    rows, targets, judged = x[:100].double(), x[:100, :2].square().double(), x[:5].double()
-    together = train_networks(rows, targets, judged, CHOICES, seed=3)
-    scaled = ((rows - rows.mean(0)) / rows.std(0, unbiased=False)).float()
-    for (hidden, decay), found in zip(CHOICES, together, strict=True):
-        generator = torch.Generator().manual_seed(3)
-        first = torch.randn(4, 64, generator=generator)[:, :hidden] / 2
-        layers = torch.nn.Sequential(torch.nn.Linear(4, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 2))
-        for weights in layers.parameters():
-            torch.nn.init.zeros_(weights)
-        layers[0].weight.data = first.T.contiguous()
-        optimizer = torch.optim.Adam(layers.parameters())
-        for step in range(probes.STEPS):
-            rate = probes.LR * (1 + np.cos(np.pi * step / probes.STEPS)) / 2
-            drawn = (torch.rand(probes.BATCH, generator=generator) * 100).long()
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.zero_grad()
-            torch.nn.functional.mse_loss(layers(scaled[drawn]), targets[drawn].float()).backward()
-            optimizer.step()
-            for weights in layers.parameters():
-                weights.data.mul_(1 - rate * decay)
-        expected = layers(((judged - rows.mean(0)) / rows.std(0, unbiased=False)).float()).double()
-        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
