@@ -43,6 +43,7 @@ Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
+MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 Device = Annotated[
     str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
 ]

@@ -46,17 +46,17 @@ def inspect(
 
 def view(
     dataset: Dataset,
-    out: Annotated[str, arg(metavar="FILE")] = "view.html",
+    out: flags.MaybeFile = None,
     labels: Text = None,
     cameras: Names = (),
     episodes: Episodes = None,
 ) -> None:
-    """Show episodes with their codes over time, on a page of one file.
+    """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
 
     Example: lattok view path/to/annotated --out view.html
 
     Args:
-        out: FILE.html for the page.
+        out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
         labels: Folder of labels that belongs to the dataset.
         cameras: Cameras to show, short names allowed (default: the first two).
     """
@@ -67,7 +67,8 @@ def view(
     opened = opened if labels is None else with_labels(opened, labels)
     with bar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
-    print(f"Page: {path}")
+    if path is not None:
+        print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
 
 
 @dataclass(frozen=True)

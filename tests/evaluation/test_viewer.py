@@ -150,7 +150,7 @@ def test_the_page(labelled, tmp_path, capsys):
     assert main(["view", str(labelled), "--out", str(out)]) == 2
     assert "is not a page of lattok's" in capsys.readouterr().err
     assert out.read_text() == "mine"
-    with pytest.raises(LattokError, match=r"`out`: expected FILE.html"):
+    with pytest.raises(LattokError, match=r"`out`: expected FILE.html, a page, or FILE.rrd"):
         viewer.view(source, tmp_path / "view.txt")
 
 
@@ -180,6 +180,22 @@ def test_a_damaged_episode_leaves_the_others(labelled, monkeypatch):
     page = asks_for_nothing(viewer.page(source, source.episodes, source.cameras, lambda *_: None))
     assert "cannot decode" in "".join(page.text)
     assert len(page.of("video")) == 2 * len(source.cameras)
+
+
+def test_rerun(labelled, tmp_path, monkeypatch, capsys):
+    """A recording where rerun is installed, one line where it is not."""
+    out = tmp_path / "view.rrd"
+    monkeypatch.setattr(viewer, "find_spec", lambda name: None)
+    assert main(["view", str(labelled), "--out", str(out)]) == 2
+    assert "need rerun-sdk. Install it: pip install 'lattok[rerun]'" in capsys.readouterr().err
+    monkeypatch.undo()
+    pytest.importorskip("rerun")
+    source = lattok.open_dataset(labelled)
+    folder = labels_for(source, tmp_path / "labels", spec=SPEC.to_json())
+    assert viewer.view(lattok.labels.with_labels(source, folder), out) == out
+    assert out.stat().st_size > 1000
+    with pytest.raises(LattokError, match="`out`: expected a new file"):
+        viewer.view(source, out)
 
 
 def test_figures_under_the_pointer_are_those_that_were_drawn():

@@ -1,4 +1,4 @@
-"""Episodes to look at: films with their codes over time, in reports and on a page for a whole dataset.
+"""Episodes to look at: films with their codes over time, in reports and for a whole dataset, on one page or in rerun.
 
 The page of a dataset is one file that asks for nothing, below 3 MB: episodes of different tasks first, as many as there
 is room for. It is readable without JavaScript: a film has the browser's own controls, codes are a picture and, folded,
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from html import escape
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -145,23 +148,34 @@ def _listed_runs(labels: EpisodeCodes, moments: np.ndarray) -> Iterator[str]:
 
 def view(
     dataset: RobotDataset,
-    out: str | os.PathLike[str] = "view.html",
+    out: str | os.PathLike[str] | None = None,
     *,
     episodes: str | Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> Path:
-    """Show episodes with their label columns on a page; returns its file.
+) -> Path | None:
+    """Show episodes with their label columns; returns the file, or None where rerun was opened.
 
-    Raises `LattokError` where another file is in the way.
+    `out` is a page (FILE.html) or a recording for rerun (FILE.rrd). Without it rerun opens, where it is installed and
+    there is a screen; otherwise the page is view.html. Raises `LattokError` where another file is in the way.
     """
     chosen = select_episodes(dataset, episodes)
     views = camera_keys(dataset, cameras) if cameras else dataset.cameras[:CAMERAS]
-    path = Path(out)
-    if path.suffix != ".html":
-        checks.fail("out", "FILE.html", path)
+    note: Progress = progress or (lambda stage, done, total: None)
+    if out is None and find_spec("rerun") and has_screen():
+        to_rerun(dataset, chosen, views, None, note)
+        return None
+    path = Path("view.html" if out is None else out)
+    if path.suffix not in (".html", ".rrd"):
+        checks.fail("out", "FILE.html, a page, or FILE.rrd, a recording for rerun", path)
+    if path.suffix == ".rrd":
+        if path.exists():
+            checks.fail("out", "a new file", path)
+        with files.whole_file(path) as place:
+            to_rerun(dataset, chosen, views, place, note)
+        return path
     Output(path.parent).check_own({path.name: _is_page}, True, "page")
-    files.write_text(path, page(dataset, chosen, views, progress or (lambda stage, done, total: None)))
+    files.write_text(path, page(dataset, chosen, views, note))
     return path
 
 
@@ -237,3 +251,40 @@ def _is_page(path: Path) -> bool | None:
         return None
     with path.open("rb") as file:
         return MARK.encode() in file.read(4096) or None
+
+
+def has_screen() -> bool:
+    """Tell whether a window could open here."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def to_rerun(
+    dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str], path: Path | None, note: Progress
+) -> None:
+    """Log episodes to rerun: images, and a curve for each code; into the recording `path`, or its own viewer."""
+    if find_spec("rerun") is None:
+        raise LattokError("recordings for rerun need rerun-sdk. Install it: pip install 'lattok[rerun]'")
+    rerun: Any = import_module("rerun")
+    recording = rerun.RecordingStream("lattok")
+    recording.save(str(path)) if path else recording.spawn()
+    names = prefixes(dataset)
+    for done, episode in enumerate(episodes):
+        note("episodes", done, len(episodes))
+        place = [f"episode {episode.index}"]  # parts of a path: rerun escapes each
+        recording.log(place, rerun.TextDocument(", ".join(episode.tasks)), static=True)
+        labels = list(_labels(dataset, episode, names))
+        for camera in cameras:
+            start = 0
+            for block in dataset.blocks(episode.index, camera, np.arange(episode.length)):
+                for t, image in enumerate(block, start):
+                    recording.set_time("frame", sequence=t)
+                    recording.log([*place, short_name(camera)], rerun.Image(image).compress(jpeg_quality=80))
+                start += len(block)
+        for each in labels:
+            for t in np.flatnonzero(each.valid).tolist():
+                recording.set_time("frame", sequence=t)
+                for position, code in enumerate(each.codes[t].tolist()):
+                    recording.log([*place, each.name, f"code {position + 1}"], rerun.Scalars(code))
+        recording.reset_time()
+    recording.flush()
+    note("episodes", len(episodes), len(episodes))
