@@ -57,7 +57,7 @@ PUBLIC = (
 
 def pages() -> dict[str, str]:
     """Return the text of every page, by its name."""
-    tables = {"commands": commands(), "presets": presets(), "configurations": configurations(), "lattok": top()}
+    tables = {**commands(), "presets": presets(), "configurations": configurations(), "lattok": top()}
     modules = {name: module(name) for name in PUBLIC if _exists(name)}
     return {**tables, **{name.replace("cli.", ""): text for name, text in modules.items()}}
 
@@ -202,27 +202,29 @@ def _value(options: Mapping[str, Any], name: str) -> str:
     return code(", ".join(map(str, value))) if isinstance(value, list | tuple) else code(str(value))
 
 
-def commands() -> str:
-    """Return every command with its options."""
-    parts = [
-        "# Commands",
-        (
-            "`lattok VERB --help` prints the same. A value follows its flag; flags with several values take all that "
-            "follow. Exit codes: 0, or 1 for a finding such as labels that differ, 2 for bad input, 128 + the signal's "
-            "number after a signal."
-        ),
-    ]
+def commands() -> dict[str, str]:
+    """Return all commands with their options: a page of each `train KIND`, one of `convert`, and one of the others."""
+    said = (
+        "`lattok VERB --help` prints the same. A value follows its flag; flags with several values take all that "
+        "follow. Exit codes: 0, or 1 for a finding such as labels that differ, 2 for bad input, 128 + the signal's "
+        "number after a signal."
+    )
+    found = {"commands": ["# Commands", said]}
     for name, verb in VERBS.items():
         if not isinstance(verb, Group):
-            parts += [f"## {name}", *_command(f"lattok {name}", verb)]
+            found["commands"] += [f"## {name}", *_command(f"lattok {name}", verb)]
             continue
-        parts += [f"## {name}", verb.text]
+        found["commands"] += [f"## {name}", verb.text]
+        links = []
         for below in verb.names():
-            command = f"lattok {name} {below}"
-            found = verb.find(below, ["--help"])
-            assert found is not None
-            parts += [f"### {name} {below}", *_command(command, found)]
-    return "\n\n".join(parts) + "\n"
+            page, level = (f"train-{below}", "#") if name == "train" else (f"commands-{name}", "##")
+            parts = found.setdefault(page, [] if name == "train" else [f"# {name}", verb.text])
+            made = verb.find(below, ["--help"])
+            assert made is not None
+            parts += [f"{level} {name} {below}", *_command(f"lattok {name} {below}", made)]
+            links.append(f"[{below}]({page}.md{'' if name == 'train' else f'#{name}-{below}'})")
+        found["commands"].append(", ".join(links) + ".")
+    return {page: "\n\n".join(parts) + "\n" for page, parts in found.items()}
 
 
 def _command(command: str, verb: Verb) -> Iterator[str]:
@@ -250,10 +252,12 @@ def cell(text: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Add the pages to the navigation."""
-    titles = {"commands": "Commands", "presets": "Presets", "configurations": "Configurations", "lattok": "lattok"}
+    titles = {"presets": "Presets", "configurations": "Configurations", "lattok": "lattok"}
+    first, *others = commands()
+    typed = [{page.removeprefix("commands-").replace("-", " ", 1): f"reference/{page}.md"} for page in others]
     names = [*titles, *(name.replace("cli.", "") for name in PUBLIC if _exists(name))]
     reference = [{titles.get(name, f"lattok.{name}"): f"reference/{name}.md"} for name in names]
-    config.nav = [*config.nav, {"Reference": reference}]
+    config.nav = [*config.nav, {"Reference": [{"Commands": [f"reference/{first}.md", *typed]}, *reference]}]
     return config
 
 

@@ -137,12 +137,13 @@ def test_every_importer_is_on_the_page_of_models():
 def test_the_reference_leaves_nothing_out():
     pages = reference_pages.pages()
     for name, verb in VERBS.items():
-        below = [f"### {name} {kind}" for kind in verb.names()] if isinstance(verb, cli.Group) else [f"## {name}"]
-        assert all(f"\n{title}\n" in pages["commands"] for title in below)
+        assert f"\n## {name}\n" in pages["commands"]
+        below = verb.names() if isinstance(verb, cli.Group) else ()
+        assert all(f"# {name} {kind}\n" in pages.get(f"{name}-{kind}", pages["commands-convert"]) for kind in below)
     for kind in kinds():
         recipe = recipe_of(kind)
         for option in recipe.from_preset("d", "o").options():
-            assert f"`--{option.replace('_', '-')}`" in pages["commands"], option
+            assert f"`--{option.replace('_', '-')}`" in pages[f"train-{kind}"], option
         for preset, options in recipe.presets.items():
             assert f"`{preset}`" in pages["presets"]
             assert all(f"| `{option}` |" in pages["presets"] for option in options)
@@ -153,6 +154,7 @@ def test_the_reference_leaves_nothing_out():
             name
         )
     assert "| `--cameras` | `NAME ...` |" in pages["commands"]
+    assert "[vla](train-vla.md)" in pages["commands"]
     for name in lattok.__all__:
         assert name in ("__version__", "convert") or f"| [`lattok.{name}`][lattok." in pages["lattok"], name
     assert "::: lattok.evaluation.evaluate.evaluate" in pages["evaluation"]  # not hidden by the module of that name

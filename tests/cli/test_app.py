@@ -86,7 +86,7 @@ def test_flags_stand_in_groups_the_common_ones_first_with_what_the_preset_sets(c
     common = text[text.index("common options") : text.index("data options")]
     assert re.findall(r"--([a-z][a-z-]*) ", common)[:4] == ["features", "stride", "cameras", "tokens"]
     assert "(default: 30000)" in common
-    assert "Share of the pairs whose actions supervise" in " ".join(common.split())
+    assert "Share of the pairs whose actions are labels" in " ".join(common.split())
     assert "(default: 1200)" in help_of(["train", "image-lam", "--preset", "tiny+robust"], capsys)
     assert "(default: 30000)" in help_of(["train", "image-lam", "--preset", "huge"], capsys)
 
