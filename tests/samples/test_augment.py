@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import adjust_contrast, adjust_saturat
 
 from lattok.samples.augment import Augmentation, Draws, augment, draw
 from lattok.utils.checks import LattokError
+from lattok.utils.seeds import derive_seed
 
 
 @pytest.fixture
@@ -61,6 +62,26 @@ def test_crops_keep_a_share_of_the_area_and_stay_inside():
     assert (boxes[..., :2] + boxes[..., 2:]).max() <= 1 + 1e-6
     assert not torch.equal(boxes[:, 0], boxes[:, 1])  # each camera its own
     assert (boxes[..., 0] / (1 - boxes[..., 2])).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_seed_and_a_step_draw_what_they_always_drew():
+    """So that a run that goes on with a later version goes on with the same images."""
+    options = Augmentation(crop=0.6, brightness=0.2, contrast=0.3, saturation=0.4, hue=0.05)
+    drawn = draw(options, 3, 2, 3, 5)
+    uniform = torch.rand(3, 2, 7, generator=torch.Generator().manual_seed(derive_seed(3, 5, 1)))
+    side = (0.6 + 0.4 * uniform[..., 0]).sqrt()
+    torch.testing.assert_close(drawn.boxes[..., 2], side)
+    torch.testing.assert_close(drawn.boxes[..., :2], uniform[..., 1:3] * (1 - side)[..., None])
+    spread = torch.tensor([0.2, 0.3, 0.4, 0.05]) * (2 * uniform[..., 3:] - 1)
+    torch.testing.assert_close(drawn.colours, spread + torch.tensor([1.0, 1.0, 1.0, 0.0]))
+
+
+def test_a_shift_moves_whole_pixels_and_a_crop_is_resized(images):
+    known = {tuple(pixel) for pixel in images.reshape(-1, 3).tolist()}
+    for options, moved in ((Augmentation(crop=1.0, shift=0.2), True), (Augmentation(crop=0.6), False)):
+        got = augment(images, draw(options, 3, 2, 0, 0))
+        assert not torch.equal(got, images)
+        assert ({tuple(pixel) for pixel in got.reshape(-1, 3).tolist()} <= known) == moved
 
 
 def test_crops_may_all_have_one_size():

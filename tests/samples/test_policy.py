@@ -76,6 +76,10 @@ def test_actions_of_other_episodes_are_not_known():
     assert torch.equal(made.valid.any(1), torch.tensor([e == 0 for e, _ in places(dataset)]))  # from actions
     with pytest.raises(LattokError, match="`action_episodes`: expected at least one of the episodes"):
         windows(dataset, episodes=[0], action_episodes="1")
+    samples.check_share(0.5)
+    whole.check_share(0.0)
+    with pytest.raises(LattokError, match=r"`acted_share` was given, but all actions are known\. Name those episodes"):
+        whole.check_share(0.5)
 
 
 def test_a_batch_may_look_again_later():

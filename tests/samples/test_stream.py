@@ -177,6 +177,8 @@ def test_files_of_the_hub_are_needed_one_group_after_the_other():
     assert last <= 2 * FILES_PER_GROUP
     assert set(fetched) == set(range(files))
     assert sum(fetched.values()) <= 2 * files + FILES_PER_GROUP
+    later = {one(lanes, lane, draw) // 2000 for lane in range(0, LANES, 5) for draw in range(200, 260)}
+    assert len(later) == 8  # of the fourth group: 1, 2, 4, 8, ...
     order = [[one(lanes, 7, number * size + draw) // 2000 for draw in range(0, size, 20)] for number in (1, 2)]
     assert order[0] != order[1]
 
