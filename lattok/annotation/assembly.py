@@ -31,7 +31,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, whole_file, write_json, write_text
 from lattok.utils.parallel import Processes
-from lattok.utils.untrusted import followed, inside, parse_json
+from lattok.utils.untrusted import inside, parse_json, safe_path
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column
 FileResult = tuple[list["UnreadableRows"], list[dict[str, Stats]]]
@@ -285,7 +285,7 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
     for path in dataset_files(source):
         if path in without:
             continue
-        place, original = followed(target, target / path, str(target)), (source / path).resolve()  # of links to blobs
+        place, original = safe_path(target, target / path, str(target)), (source / path).resolve()  # of links to blobs
         if place.exists() or not original.exists():  # whoever needs what was never fetched has said so
             continue
         if path.parts[0] == "videos":

@@ -19,7 +19,7 @@ from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 MARK = "demo.json"
 FAST_STEPS = 60
@@ -100,7 +100,7 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
     _say("The dataset with latent actions as columns")
     annotated = folder / "dataset"
     if not annotated.exists() or Output(annotated).work.exists():  # or killed when all was done
-        with bar("annotate") as progress:
+        with ProgressBar("annotate") as progress:
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
     _summary(reports, folder, annotated)
@@ -126,7 +126,7 @@ def _act(folder: Path, options: dict[str, Any], again: str) -> None:
     dataset, results = folder / "demonstrations", folder / "rollouts"
     _say("Demonstrations of scripted experts: four scenes with two opposite instructions each")
     if not dataset.exists() or Output(dataset, kind="collecting").work.exists():  # or killed when all was done
-        with bar("collect") as progress:
+        with ProgressBar("collect") as progress:
             sim.collect(WORLD, dataset, episodes=2 if fast else DEMONSTRATIONS, progress=progress)
     _say("A policy that learns from them, two cameras and the instruction to chunks of 8 actions")
     options |= {"action_key": "expert_action", "n_action_steps": EXECUTED}

@@ -20,7 +20,7 @@ from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, Damage, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.stats import Block, Dimension, RunningFigures, scan
 from lattok.data.video import VideoFacts, probe
-from lattok.data.views import action_spaces, behind
+from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -189,7 +189,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
-    source = behind(dataset)
+    source = unwrap(dataset)
     if not isinstance(source, LeRobotV3):
         return
     known = source.by_data_file()
@@ -313,7 +313,7 @@ def _check_camera(
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
     """Return for every file that a camera's frames come from the episode that ends last in it."""
-    source = behind(dataset)
+    source = unwrap(dataset)
     if isinstance(source, LeRobotV3):
         return source.last_in_files(dataset.original_camera(key), chosen)
     return {dataset.files_of(episode.index)[0]: episode for episode in chosen}
