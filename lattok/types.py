@@ -41,7 +41,7 @@ class PairBatch(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns."""
+    """Output of a quantizer."""
 
     vectors: Tensor  # [..., d] straight-through: values of the codebook, gradient of the input
     codes: Tensor  # [...] int64 (residual: [..., levels])

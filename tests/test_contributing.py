@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -203,6 +204,23 @@ def test_a_bottleneck_of_another_package_is_found(site, tmp_path):
 
 def test_a_world_and_a_recipe_of_another_package_are_found(site, tmp_path):
     afresh(SIMULATE, tmp_path, site)
+
+
+def test_files_and_functions_are_as_short_as_it_says():
+    most = re.search(
+        r"longer than (\d+) lines and no function longer than (\d+)", (ROOT / "CONTRIBUTING.md").read_text()
+    )
+    assert most is not None
+    lines, of_a_function = map(int, most.groups())
+    long = []
+    for path in (ROOT / "lattok").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        spans = {"the file": text.count("\n") - lines}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                spans[node.name] = node.end_lineno - node.lineno + 1 - of_a_function
+        long += [f"{path}: {name} is {over} lines too long" for name, over in spans.items() if over > 0]
+    assert not long, "\n".join(long)
 
 
 def test_the_map_and_the_pages_at_the_root_name_files_that_are_there():

@@ -31,7 +31,7 @@ from lattok.action_vq.chunks import (
 )
 from lattok.hub import FAMILIES, HubModel
 from lattok.nn.blocks import same_precision
-from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, Unchosen, gripper_dims
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, Normalizer, OpenChoice, gripper_dims
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
@@ -99,7 +99,7 @@ class ChunkConfig(NormalizedActions):
         return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
 
 
-class Repaired(NamedTuple):
+class Repair(NamedTuple):
     """Codes that can be decoded, made from any integers."""
 
     codes: Tensor  # [B, P] legal
@@ -177,7 +177,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """Turn legal codes [B, P] into normalised actions [B, H, m]."""
 
     @abstractmethod
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Make codes that `_decode` takes of any integers [B, L]."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -190,7 +190,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def choose_normalizer(self) -> None:
         """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
         if len(self.normalizers):
-            chosen = Unchosen(self.config.normalizers) if len(self.normalizers) > 1 else self.normalizers[0]
+            chosen = OpenChoice(self.config.normalizers) if len(self.normalizers) > 1 else self.normalizers[0]
             self.normalizer = cast(Normalizer, chosen)
 
     def for_dataset(self, name: str) -> Self:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import SeededFit, examine, held_from_neighbours, share_of
 from lattok.action_vq.residual import value_range
 from lattok.hub import checkpoint
@@ -80,11 +80,11 @@ class UniformBins(ChunkTokenizer):
         centres = (codes + 0.5) / self.config.bins * 2 - 1
         return centres.view(-1, self.horizon, self.action_dim)
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Hold a code that is missing or outside the bins: its dimension keeps its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         missing = bad.view(-1, self.horizon, self.action_dim)
-        return Repaired(codes.clamp(0, self.vocab_size - 1), missing, notes)
+        return Repair(codes.clamp(0, self.vocab_size - 1), missing, notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return share_of(actions.abs() > 1 + 1e-6, valid)
@@ -201,14 +201,14 @@ class BEAST(ChunkTokenizer):
     def _decode(self, codes: Tensor) -> Tensor:
         return (self._values_of(codes) @ self.to_actions).view(-1, self.horizon, self.action_dim)
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Let a coefficient whose code is missing or outside the bins repeat its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         if not notes:
-            return Repaired(codes, bad[:, None, :1], notes)
+            return Repair(codes, bad[:, None, :1], notes)
         codes, bad = codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.config.bases, self.action_dim)
         held = self._bins_of(held_from_neighbours(self._values_of(codes).view_as(bad), bad).flatten(1))
-        return Repaired(torch.where(bad.flatten(1), held, codes), bad.all(1, keepdim=True), notes)
+        return Repair(torch.where(bad.flatten(1), held, codes), bad.all(1, keepdim=True), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         found, slack = self._coefficients(actions), 1e-5 * (self.high - self.low)

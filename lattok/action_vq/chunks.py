@@ -206,7 +206,6 @@ class ErrorReport:
 
     @property
     def worst_dimension(self) -> int:
-        """The dimension with the greatest error."""
         return int(self.worst.nan_to_num(-1.0).argmax())
 
     def to_text(self) -> str:

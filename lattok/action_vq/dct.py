@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import SeededFit
-from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
+from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trim
 from lattok.hub.weights import Size, Sizes
 from lattok.types import ActionBatch
 from lattok.utils import checks
@@ -211,23 +211,23 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         numbers = self.subwords.decode(codes.cpu().numpy(), self.horizon * self.action_dim).astype(np.float32)
         return torch.from_numpy(self._inverse_dct @ self._per_dimension(numbers)).to(codes.device)
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
 
         The readable coefficients are kept from the first on; missing ones are 0, and those beyond the last are dropped.
         A dimension without any coefficient is not known at all.
         """
         size = self.horizon * self.action_dim
-        rows = trimmed(codes.cpu().numpy())
+        rows = trim(codes.cpu().numpy())
         whole = self.subwords.plainly_whole(rows, size)
         if whole.all():
-            return Repaired(codes, codes < 0, [])
+            return Repair(codes, codes < 0, [])
         doubtful = np.flatnonzero(~whole).tolist()
         readings = {i: self.subwords.read(rows[i]) for i in doubtful}
         broken = {i: note for i, reading in readings.items() if (note := _note(reading, size, self.vocab_size))}
         missing = np.zeros((len(rows), 1, self.action_dim), dtype=bool)
         if not broken:
-            return Repaired(codes, torch.from_numpy(missing), [])
+            return Repair(codes, torch.from_numpy(missing), [])
         numbers = np.zeros((len(broken), size))
         for row, i in zip(numbers, broken, strict=True):
             kept = readings[i].coefficients[:size]
@@ -237,7 +237,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         legal = torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1)
         legal[list(broken)] = padded(self.subwords.encode(numbers), width).to(codes.device)
         notes = [broken.get(i, "") for i in range(len(rows))]
-        return Repaired(legal, torch.from_numpy(missing).to(codes.device), notes)
+        return Repair(legal, torch.from_numpy(missing).to(codes.device), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Count coefficients; a dimension that a chunk does not have has none."""

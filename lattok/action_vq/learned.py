@@ -34,7 +34,7 @@ from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
 from lattok.utils.options import ADDED
-from lattok.utils.signals import Interrupted, restated
+from lattok.utils.signals import Interrupted, restate
 
 NEAR = 4  # rows of a codebook that are neighbours of one
 
@@ -57,7 +57,6 @@ class TrainedConfig(ChunkConfig):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each loss term."""
         return self.weighted(reconstruction=1.0)
 
     def weighted(self, **weights: float) -> dict[str, float]:
@@ -122,7 +121,7 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
                 run_loop(self, batches, loop, place, loss_weights=self.config.loss_weights)
             except Interrupted as stop:
                 text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
-                raise restated(stop, text) from None
+                raise restate(stop, text) from None
         return self.cpu().eval()
 
     def forward(self, batch: ActionBatch, *given: Any, **named: Any) -> LossTerms:

@@ -20,10 +20,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.action_vq.base import Repaired
+from lattok.action_vq.base import Repair
 from lattok.action_vq.chunks import TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
-from lattok.nn.blocks import PostNormBlock, widened
+from lattok.nn.blocks import PostNormBlock, upcast
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
@@ -110,17 +110,17 @@ class ActionVQFit(TrainedFit):
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
     """Return the squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
-    return _reduced((widened(predicted) - actions).square(), valid, reduction)
+    return _reduced((upcast(predicted) - actions).square(), valid, reduction)
 
 
 def commitment(latents: Tensor, rows: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
     """Return |latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: only the encoder moves."""
-    return _reduced((widened(latents) - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
+    return _reduced((upcast(latents) - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
 
 
 def masked_consistency(re_encoded: Tensor, latents: Tensor, masked: Tensor, reduction: str = "mean") -> Tensor:
     """Compare re-encoded with original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
-    return _reduced((widened(re_encoded) - widened(latents)).square(), masked[..., None].expand_as(latents), reduction)
+    return _reduced((upcast(re_encoded) - upcast(latents)).square(), masked[..., None].expand_as(latents), reduction)
 
 
 def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:
@@ -239,10 +239,10 @@ class P2TActionVQ(TrainedTokenizer):
     def _decode(self, codes: Tensor) -> Tensor:
         return self.decoder(self.quantizer.lookup(codes))
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Let a code that is missing or outside 0..K-1 repeat its neighbour."""
         codes, bad, notes = self._held(codes)
-        return Repaired(codes, bad[..., None], notes)
+        return Repair(codes, bad[..., None], notes)
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         latents = self.encoder(actions)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.action_vq.base import MAX_HORIZON, Repaired
+from lattok.action_vq.base import MAX_HORIZON, Repair
 from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
@@ -141,11 +141,11 @@ class QueST(LevelTokenizer):
     def _actions(self, quantized: Tensor) -> Tensor:
         return self.head(self.decoder(self.from_quantized(quantized)))
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Let a code that is missing or out of range repeat its neighbour, and hold the steps that it stands for."""
         codes, bad, notes = self._held(codes)
         steps = bad.repeat_interleave(self.config.downsample, 1)[:, : self.horizon]
-        return Repaired(codes, steps[..., None], notes)
+        return Repair(codes, steps[..., None], notes)
 
 
 def quest(

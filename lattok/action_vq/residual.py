@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repaired
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import Arrays, SeededFit, examine, share_of
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
@@ -109,7 +109,7 @@ class CoarseToFine(ChunkTokenizer, ABC):
         model.limits.fit(*model._prepare(*batch))
         return model, batch
 
-    def _repair(self, codes: Tensor) -> Repaired:
+    def _repair(self, codes: Tensor) -> Repair:
         """Decode a row up to its first code that is missing or out of range; -1 from there on."""
         length = self.tokens_per_chunk
         codes, bad, notes = examine(codes, length, self.vocab_size)
@@ -118,7 +118,7 @@ class CoarseToFine(ChunkTokenizer, ABC):
         if notes:
             pairs = zip(notes, known.tolist(), strict=True)
             notes = [f"{note}; decoded from the first {p}" if p < length else note for note, p in pairs]
-        return Repaired(codes, (known == 0)[:, None, None], notes)
+        return Repair(codes, (known == 0)[:, None, None], notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return self.limits.beyond(actions, valid)

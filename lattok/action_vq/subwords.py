@@ -332,7 +332,7 @@ def written_with(alphabet: Collection[int]) -> np.ndarray:
     return np.logical_and.reduceat(np.isin(np.arange(256), list(alphabet))[written], begins)
 
 
-def trimmed(codes: np.ndarray) -> np.ndarray:
+def trim(codes: np.ndarray) -> np.ndarray:
     """Cut off the columns on the right of codes [B, L] that are only padding; most rows are far shorter than P."""
     used = np.flatnonzero((codes >= 0).any(0))
     return codes[:, : used[-1] + 1 if len(used) else 0]

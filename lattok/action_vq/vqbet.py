@@ -66,7 +66,6 @@ class VQBeTConfig(TrainedConfig):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each loss term."""
         return self.weighted(reconstruction=self.reconstruction_weight, commitment=self.commitment_weight)
 
 

@@ -29,7 +29,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room
 from lattok.utils.output import Busy
-from lattok.utils.signals import restated
+from lattok.utils.signals import restate
 
 __all__ = [
     "INFERRED",
@@ -137,7 +137,7 @@ def label(
         raise
     except KeyboardInterrupt as stop:
         wait = f"finished labels wait in {staging.work}. " if staging.holds_labels() else ""
-        raise restated(stop, f"annotation interrupted; {wait}Run the same command to continue.") from None
+        raise restate(stop, f"annotation interrupted; {wait}Run the same command to continue.") from None
     except LattokError:
         if staging.is_new():
             staging.remove()

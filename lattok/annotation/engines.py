@@ -21,7 +21,7 @@ from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, la
 from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Ahead
+from lattok.utils.parallel import Prefetcher
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines
@@ -44,7 +44,7 @@ class LocalEngine:
     device: str | None = None
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
-        with Ahead(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
+        with Prefetcher(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
             for unit in units:
                 yield unit, label_decoded(work, unit, frames_of)
 

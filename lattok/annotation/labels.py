@@ -31,7 +31,7 @@ from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer
@@ -135,13 +135,13 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
 def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> UnitLabels:
     """Label a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
     with (
-        Ahead(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
+        Prefetcher(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
         turn or nullcontext(),
     ):
         return label_decoded(work, unit, frames_of)
 
 
-def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> UnitLabels:
+def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> UnitLabels:
     """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
 
     What fails is tried once more from its start (file systems fail now and then), then given up: for this episode and

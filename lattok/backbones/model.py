@@ -58,7 +58,6 @@ class BackboneModel(HubModel, ABC):
 
     @classmethod
     def open_base(cls, config: Any, folder: Path | None = None) -> Any:
-        """Open the base model."""
         return open_backbone(config, folder)
 
     @classmethod

@@ -119,7 +119,7 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         reader = transformers.AutoTokenizer if text else transformers.AutoProcessor
         processor = from_pretrained("backbone", reader, folder)
         kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
-        weights.planned(lambda: kind.from_config(config), sizes, str(folder))
+        weights.plan_module(lambda: kind.from_config(config), sizes, str(folder))
         options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
         model, report = from_pretrained("backbone", kind, folder, **options)
     except checks.LattokError:
@@ -168,7 +168,7 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str]:
     commit it names, or by the Hub id of a model with the fingerprint it names.
     """
     is_fingerprint = (revision or "").startswith(FINGERPRINT)
-    local = client.here_or_hub("backbone", name, EXPECTED)
+    local = client.find_local_or_hub("backbone", name, EXPECTED)
     if local is not None and not (local / "config.json").is_file():
         checks.fail("backbone", EXPECTED, f"{name} without it")
     folder = local or client.download("backbone", name, None if is_fingerprint else revision, MODEL_FILES)

@@ -155,7 +155,7 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     if any(word in HELP for word in words):
         print(Page.of(verb).render(command, HELP_ALL in words))
         return None
-    words = flags.switched(verb.run, flags.plain_words(words))
+    words = flags.expand_switches(verb.run, flags.plain_words(words))
     flags.check_words(command, verb.run, words)
     _load(verb.needs)
     try:

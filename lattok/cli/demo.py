@@ -17,7 +17,7 @@ from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 MARK = "demo.json"
 FAST_STEPS = 60
@@ -87,7 +87,7 @@ def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str,
     _say("The dataset with latent actions as columns")
     annotated = folder / "dataset"
     if not annotated.exists() or Output(annotated).work.exists():  # or killed when all was done
-        with bar("annotate") as progress:
+        with ProgressBar("annotate") as progress:
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
     _summary(reports, folder, annotated)

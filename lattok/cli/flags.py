@@ -222,7 +222,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
     return plain
 
 
-def switched(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
+def expand_switches(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Return words with `--switch off`, or `--switch=none`, as `--no-switch`."""
     switches, found = {word.shown for word in words_of(verb) if word.kind is bool}, list[str]()
     for word in words:

@@ -14,7 +14,7 @@ import lattok
 from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Number, Revision, Text
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def annotate(
     options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
     place = (engine.device and "cpu") or device  # workers move it themselves
     loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}
-    with bar("annotate") as progress:
+    with ProgressBar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
@@ -174,7 +174,7 @@ def export(
     source = lattok.open_dataset(dataset)
     source = source if labels is None else with_labels(source, labels)
     options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
-    with bar("export") as progress:
+    with ProgressBar("export") as progress:
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
     for damage in done.left_out:
         print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)

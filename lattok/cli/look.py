@@ -14,7 +14,7 @@ from lattok.cli import flags
 from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Model, Models, Names, Revision, Text
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 
 def inspect(
@@ -65,7 +65,7 @@ def view(
 
     opened = lattok.open_dataset(dataset)
     opened = opened if labels is None else with_labels(opened, labels)
-    with bar("view") as progress:
+    with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
     if path is not None:
         print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
@@ -157,7 +157,7 @@ def compare(
     """
     files.check_writable(Path(out))
     options = {**evaluation.keywords, "stride": stride, "device": device}
-    with bar("compare") as progress:
+    with ProgressBar("compare") as progress:
         report = lattok.compare(dataset, models, out=out, progress=progress.stage, **options)
     print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
     if report.speed:
@@ -176,7 +176,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     files.check_writable(out)
     moved(model, device)
     own = folder is not None and out.resolve().parent == folder.resolve()  # its last report, as its card
-    with bar("evaluate") as progress:
+    with ProgressBar("evaluate") as progress:
         report = lattok.evaluate(model, source, out=out, progress=progress.stage, overwrite=own, **options)
     if folder is not None:
         model.evaluation, model.picture = files.finite(report.summary()), picture(report)

@@ -106,7 +106,7 @@ def _choices() -> dict[str, Sequence[str]]:
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
-    from lattok.hub.weights import way_in
+    from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import read_options
 
     stored, preset = read_options(run.config)
@@ -123,7 +123,7 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
         train_study(recipe, run.resume, shlex.join([*words, "--study"]))
         return
     model = recipe.train(run.resume, shlex.join(words))
-    named = way_in(getattr(model, "config", None))  # recipes of others may return anything
+    named = trust_hint(getattr(model, "config", None))  # recipes of others may return anything
     print(f"Saved in {run.out}. {recipe.next_step()}{named}")
 
 
@@ -190,7 +190,7 @@ def convert_verb(name: str) -> Verb | None:
     """Return the verb `lattok convert NAME`, if there is one: its options are the keywords of the importer."""
     from lattok.hub import OWN
     from lattok.hub.checkpoint import IMPORTERS
-    from lattok.hub.weights import way_in
+    from lattok.hub.weights import trust_hint
 
     if name not in IMPORTERS:
         return None
@@ -212,7 +212,7 @@ def convert_verb(name: str) -> Verb | None:
             print(importer.mind.replace("`", ""))
         with place.filled(OWN):
             converted.save_pretrained(place.place)
-        print(f"Saved in {out}. {converted.next_step(out)}{way_in(converted.config)}")
+        print(f"Saved in {out}. {converted.next_step(out)}{trust_hint(converted.config)}")
 
     return Verb(verb, text=f"{about}\n\nExample: {example}")
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from lattok.cli.flags import Device, Folder, MaybeFolder, Model, Names, Number, Revision
 from lattok.utils import checks
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
@@ -49,7 +49,7 @@ def collect(
 
     options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
     options |= {"variation": _variation(sim, variation), "codec": codec, "workers": workers}
-    with bar("collect") as progress:
+    with ProgressBar("collect") as progress:
         done = sim.collect(tasks, out, **options, progress=progress)
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
@@ -105,7 +105,7 @@ def rollout(
     if not env:
         env = tuple(tasks_told(agent.instructions, agent.fps))
         print(f"Tasks with instructions that the policy knows: {', '.join(env) or 'none'}")
-    with bar("rollout") as progress:
+    with ProgressBar("rollout") as progress:
         found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -120,7 +120,7 @@ def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, dev
     import lattok.sim as sim
     from lattok.utils.devices import moved
 
-    with bar("rollout") as progress:
+    with ProgressBar("rollout") as progress:
         return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)
 
 

@@ -14,7 +14,7 @@ from lattok.data.tables import open_table
 from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.questions.history import training_entries
 from lattok.evaluation.report import Criterion, tally
-from lattok.hub.client import HUB_ID, download, here
+from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
@@ -72,7 +72,7 @@ NOT_COPIED = Problem(
 
 def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     """Choose what to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
-    place = here(subject) or Path(subject).expanduser()
+    place = find_local(subject) or Path(subject).expanduser()
     if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():

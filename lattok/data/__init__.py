@@ -3,7 +3,7 @@
 from lattok.data.actions.convert import convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import ActionSpace
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
-from lattok.data.exporting import Exported, export
+from lattok.data.exporting import ExportResult, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
@@ -15,7 +15,7 @@ from lattok.utils.findings import Finding
 
 __all__ = [
     "ActionSpace",
-    "Exported",
+    "ExportResult",
     "Feature",
     "Finding",
     "FrameTransform",

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
-from lattok.data.views import action_spaces, behind
-from lattok.hub.fetching import OnHub
+from lattok.data.views import action_spaces, unwrap
+from lattok.hub.fetching import HubFiles
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -62,7 +62,7 @@ def content_of(
     dataset: RobotDataset, episodes: Sequence[Episode], columns: Iterable[str] = (), cameras: Sequence[str] = ()
 ) -> Content:
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
-    source = behind(dataset)
+    source = unwrap(dataset)
     keys = _columns(source, [name for key in columns for name in dataset.joined.get(key, (key,))])
     facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
     facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
@@ -87,7 +87,7 @@ def content_of(
 def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Digests]:
     """Digests of some episodes, of their "actions" or of the "videos" of each camera, any of which may be the one that
     was looked at. Episodes that cannot be told from others have none."""
-    source, wanted = behind(dataset), set(indices)
+    source, wanted = unwrap(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
         with suppress(LattokError):  # of videos on the Hub, which cannot be asked
@@ -185,7 +185,7 @@ def _digests_of_videos(source: RobotDataset, camera: str, episodes: Iterable[Epi
     spans = {episode.index: source.video_span(episode.index, camera) for episode in episodes}
     places = {index: span[:2] for index, span in spans.items() if span is not None}
     files = list(dict.fromkeys(path for path, _ in places.values()))  # each may hold many episodes
-    if isinstance(source.files, OnHub):
+    if isinstance(source.files, HubFiles):
         stored = source.files.stored(files)
         stamps = {path: repr(tuple(stored.get(path, ("missing",)))).encode() for path in files}
     else:
@@ -228,7 +228,7 @@ def dataset_files(root: Path) -> Iterator[Path]:
 
 def dataset_fingerprint(dataset: RobotDataset) -> str:
     """Tell what a dataset is made of: a folder of a commit on the Hub, or the files here by their `fingerprint`."""
-    if isinstance(dataset.files, OnHub):
+    if isinstance(dataset.files, HubFiles):
         return f"{dataset.files.commit} {os.path.relpath(dataset.root, dataset.files.folder)}"
     return fingerprint(dataset.root)
 

@@ -30,7 +30,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json
 from lattok.utils.output import Output
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
@@ -38,7 +38,7 @@ RECORD = "export.json"  # in meta/
 MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
-class Exported(NamedTuple):
+class ExportResult(NamedTuple):
     """A finished export."""
 
     path: Path
@@ -78,7 +78,7 @@ def export(
     size: tuple[int, int] | None = None,
     skip_damaged: bool = False,
     progress: Progress | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write `dataset` as LeRobot v3 to the new folder `out`, with its label columns.
 
     `format` "rlds" writes what TFDS reads, `out`/1.0.0, for code that is tied to it: `tfds.builder_from_directory`. It
@@ -126,7 +126,7 @@ def export(
         why = getattr(error, "strerror", None) or first_line(error)
         hint = f"{make_room(error)}, check the permissions, or choose another `out`."
         raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
-    return Exported(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
+    return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
 def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: tuple[int, int] | None) -> None:
@@ -289,7 +289,7 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     known = dataset.root / PROVENANCE
     annotated = dataset.kind == "lerobot" and known.is_file()
-    entries = read_json(followed(dataset.root, known, str(known))) if annotated else {}
+    entries = read_json(safe_path(dataset.root, known, str(known))) if annotated else {}
     entries |= {} if dataset.labels is None else dataset.labels.provenance
     if entries:
         made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}

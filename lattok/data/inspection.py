@@ -20,7 +20,7 @@ from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.video import VideoFacts, probe
-from lattok.data.views import action_spaces, behind
+from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -188,7 +188,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
-    source = behind(dataset)
+    source = unwrap(dataset)
     if not isinstance(source, LeRobotV3):
         return
     known = source.by_data_file()

@@ -11,11 +11,11 @@ from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
 from lattok.data.views import declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
-from lattok.hub.fetching import OnDisk, OnHub
+from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 
 
 def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
@@ -55,8 +55,8 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
         checks.positive(cache_gb=bound)
     hint = f"Recognised are {', '.join(each.text for each in formats())}."
     expected = "a folder, a description file, or a Hub id such as org/name"
-    missing = str(path).endswith(".json") and client.here(path) is None
-    place = Path(path) if missing else client.here_or_hub("dataset", path, expected, hint)
+    missing = str(path).endswith(".json") and client.find_local(path) is None
+    place = Path(path) if missing else client.find_local_or_hub("dataset", path, expected, hint)
     if place is None:
         return _open_from_hub(str(path), revision, options)
     if place.suffix == ".json":
@@ -97,12 +97,12 @@ def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
     few = {pattern: each for each in formats() for pattern in each.opens_with}
-    files, folder = OnDisk(), None
+    files, folder = LocalFiles(), None
     if not asked.get("force_download"):
         folder = client.download("dataset", hub_id, revision, list(few), asked, "dataset")
         place = folder / (asked.get("subfolder") or "")
         if place.is_dir() and any(each.recognise(place) for each in few.values()):
-            files = OnHub(hub_id, folder, asked, options.get("cache_gb"))
+            files = HubFiles(hub_id, folder, asked, options.get("cache_gb"))
         revision = folder.name  # whatever is uploaded meanwhile
     if files.commit is None:
         folder = client.download("dataset", hub_id, revision, None, asked, "dataset")
@@ -123,17 +123,17 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     if not isinstance(target, str) or not target or target.endswith(".json"):
         checks.fail(f"dataset` of `{file}", expected, repr(target))
     for name in [name for name, kind in kinds.items() if kind is Path and isinstance(entry.get(name), str)]:
-        place = client.here(entry[name], file.parent) or file.parent / entry[name]
-        entry[name] = followed(file.parent, place, f"`{name}` of `{file}`")
+        place = client.find_local(entry[name], file.parent) or file.parent / entry[name]
+        entry[name] = safe_path(file.parent, place, f"`{name}` of `{file}`")
     hint = f"There is no {file.parent / target}."
-    local = client.here_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
+    local = client.find_local_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
     if local is None:
         return _open_from_hub(target, entry.pop("revision", None), entry | options)
-    followed(file.parent, local, f"`dataset` of `{file}`")
+    safe_path(file.parent, local, f"`dataset` of `{file}`")
     return open_dataset(local, **entry, **options)
 
 
-def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> RobotDataset:
+def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None) -> RobotDataset:
     try:
         format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
     except OSError as error:

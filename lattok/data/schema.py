@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from lattok.hub.fetching import OnDisk
+from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -83,7 +83,7 @@ class RobotDataset(ABC):
     left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
     findings: tuple[Finding, ...] = ()  # what inspection should say
     columns_apart: bool = False  # from the images: reading columns is cheap
-    files: OnDisk = OnDisk()  # all here, or fetched from the Hub when they are read
+    files: LocalFiles = LocalFiles()  # all here, or fetched from the Hub when they are read
     labels: Any = None  # labels from another folder, whose columns are among the features
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.data.schema import Feature
-from lattok.hub.fetching import OnDisk
+from lattok.hub.fetching import LocalFiles
 from lattok.utils.checks import LattokError, first_line
 
 AGAIN = "Copy the file again, or write it again."
@@ -183,8 +183,8 @@ class ColumnReader:
     empty.
     """
 
-    def __init__(self, files: OnDisk | None = None):
-        self._at = files or OnDisk()
+    def __init__(self, files: LocalFiles | None = None):
+        self._at = files or LocalFiles()
         self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
@@ -192,10 +192,10 @@ class ColumnReader:
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
-    def __getstate__(self) -> dict[str, OnDisk]:
+    def __getstate__(self) -> dict[str, LocalFiles]:
         return {"files": self._at}
 
-    def __setstate__(self, state: dict[str, OnDisk]) -> None:
+    def __setstate__(self, state: dict[str, LocalFiles]) -> None:
         self.__init__(**state)
 
     def file(self, path: Path) -> DataFile:

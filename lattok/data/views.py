@@ -74,7 +74,7 @@ class View(RobotDataset):
     original_camera = _passed_on("original_camera")
 
 
-def behind(dataset: RobotDataset) -> RobotDataset:
+def unwrap(dataset: RobotDataset) -> RobotDataset:
     """Return the dataset behind all views of it."""
     while isinstance(dataset, View):
         dataset = dataset.dataset
@@ -126,7 +126,7 @@ def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) ->
 
     `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column.
     """
-    return _Joined(dataset, columns)
+    return _JoinedColumns(dataset, columns)
 
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
@@ -141,7 +141,7 @@ def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
 
 def declare(dataset: RobotDataset, spaces: Mapping[str, Space]) -> RobotDataset:
     """The dataset with spaces for some of its columns, such as {"action": "bridge"}, over those it declares itself."""
-    return _Declared(dataset, action_spaces(dataset) | _declared(dataset, spaces, "action_space"))
+    return _Declaration(dataset, action_spaces(dataset) | _declared(dataset, spaces, "action_space"))
 
 
 def with_actions(
@@ -170,7 +170,7 @@ def with_actions(
     declared, target = action_spaces(dataset), ActionSpace.of(space)
     if target != UNIFIED:
         convert = partial(convert_actions, source=declared[key], target=target, fps=dataset.fps, drop=tuple(drop))
-        return _Converted(dataset, target, key, convert, state_key)
+        return _Conversion(dataset, target, key, convert, state_key)
     named = {column: of_arm(declared[column], column, arm) for column in (key, state_key) if column in declared}
     dataset = declare(dataset, named)
     for column, target, dropped in ((key, UNIFIED, drop), (state_key, UNIFIED_STATE, state_drop)):
@@ -178,7 +178,7 @@ def with_actions(
             options: dict[str, Any] = {"source": named[column], "unified": target, "drop": tuple(dropped)}
             absent = np.flatnonzero(~known_dimensions(**options)).tolist()
             convert = partial(to_unified, fps=dataset.fps, **options)
-            dataset = _Converted(dataset, target, column, convert, None if column == state_key else state_key, absent)
+            dataset = _Conversion(dataset, target, column, convert, None if column == state_key else state_key, absent)
     return dataset
 
 
@@ -204,7 +204,7 @@ def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotData
         checks.fail("action_space", expected, got, hint)
 
 
-class _Declared(View):
+class _Declaration(View):
     def __init__(self, dataset: RobotDataset, spaces: dict[str, ActionSpace]):
         super().__init__(dataset)
         self.action_spaces = spaces
@@ -237,7 +237,7 @@ class _Columns(View, ABC):
                 yield index, error
 
 
-class _Joined(_Columns):
+class _JoinedColumns(_Columns):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
@@ -265,7 +265,7 @@ def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
     return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
 
 
-class _Converted(_Columns):
+class _Conversion(_Columns):
     def __init__(
         self,
         dataset: RobotDataset,

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from lattok.hub.model import HubModel
-from lattok.hub.weights import Size, planned, read_tensors
+from lattok.hub.weights import Size, plan_module, read_tensors
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.registry import Registry
@@ -90,7 +90,7 @@ def converted(
 
     `names`, `unused` and the errors are those of `translate`; ours that end in one of `kept` keep their values.
     """
-    planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, where)
+    plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, where)
     model = build()
     ours = model.saved_tensors()
     left = [name for name in ours if name.endswith(kept)]

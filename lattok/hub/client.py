@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device
-from lattok.utils.untrusted import followed, typed
+from lattok.utils.untrusted import safe_path, typed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -91,7 +91,7 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
         _check_subfolder(str(given["subfolder"]))
 
 
-def here(name: Any, folder: Path = Path()) -> Path | None:
+def find_local(name: Any, folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`, which may be relative to a folder or one of SAMPLES; else None."""
     try:
         path = folder / Path(name).expanduser()
@@ -102,9 +102,9 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
         return None
 
 
-def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
+def find_local_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
-    place = here(name, folder)
+    place = find_local(name, folder)
     if place is None and str(name).split("/")[0] == "sample":
         checks.fail(argument, f"one of {', '.join(SAMPLES)}, or {expected}", repr(name)[:200])
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
@@ -212,11 +212,11 @@ def download(
 
 
 def inside(folder: Path, subfolder: str | None) -> Path:
-    """Return the folder, or one below it."""
+    """Return `folder/subfolder`, which must be there and may not lead out of the folder."""
     if not subfolder:
         return folder
     _check_subfolder(subfolder)
-    place = followed(folder, folder / subfolder, "`subfolder`")
+    place = safe_path(folder, folder / subfolder, "`subfolder`")
     if not place.is_dir():
         checks.fail("subfolder", f"a folder in {folder}", repr(subfolder))
     return place

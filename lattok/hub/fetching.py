@@ -25,7 +25,7 @@ from lattok.hub import client
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Abandoned, check_wanted
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 
 OWN = "lattok-bounded"  # folder of what may be removed again, below that of the client
 ASKED_AT_ONCE = 1000  # files in a question to the Hub
@@ -36,14 +36,14 @@ DIGEST = re.compile("[0-9a-f]{40,64}")
 BLOB = re.compile(rf"{DIGEST.pattern}(\.[0-9a-f]+)?(\.incomplete)?")
 
 
-class Stored(NamedTuple):
+class RemoteFile(NamedTuple):
     """A file as the Hub has it."""
 
     size: int
     digest: str  # of its content
 
 
-class OnDisk:
+class LocalFiles:
     """Where the files of a dataset are: all of them on this machine."""
 
     commit: str | None = None  # of the Hub
@@ -60,14 +60,14 @@ class OnDisk:
         return {path: path.stat().st_size for path in paths if path.is_file()}
 
 
-class OnHub(OnDisk):
+class HubFiles(LocalFiles):
     """Files of a commit on the Hub, some of them here: below `folder`, the snapshot that the client made of it."""
 
     def __init__(self, repo_id: str, folder: Path, options: Mapping[str, Any], cache_gb: float | None = None):
         """`options` are keywords of huggingface_hub; of what is fetched at most `cache_gb` of 10^9 bytes are kept."""
         self.repo_id, self.folder, self.commit = repo_id, folder, folder.name
         self._options, self._limit = dict(options), None if cache_gb is None else int(cache_gb * 1e9)
-        self._known: dict[Path, Stored] = {}
+        self._known: dict[Path, RemoteFile] = {}
         self._failed: dict[Path, tuple[float, str]] = {}  # when, and why
         if self._limit is not None:
             self._check_locks()
@@ -98,7 +98,7 @@ class OnHub(OnDisk):
         except LattokError:
             return super().sizes(paths)
 
-    def stored(self, paths: Iterable[Path]) -> dict[Path, Stored]:
+    def stored(self, paths: Iterable[Path]) -> dict[Path, RemoteFile]:
         """Return what the Hub says of files, fetching none; those that it does not have are left out."""
         paths = list(dict.fromkeys(paths))
         self._known |= {path: found for path in paths if path not in self._known and (found := self._seen(path))}
@@ -108,7 +108,7 @@ class OnHub(OnDisk):
             self._known |= {names[name]: found for name, found in self._asked(list(names)) if name in names}
         return {path: self._known[path] for path in paths if path in self._known}
 
-    def _asked(self, names: list[str]) -> Iterator[tuple[str, Stored]]:
+    def _asked(self, names: list[str]) -> Iterator[tuple[str, RemoteFile]]:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
@@ -120,7 +120,7 @@ class OnHub(OnDisk):
             client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=names[0])
         for each in found:
             if isinstance(each, RepoFile):
-                yield each.path, Stored(each.size, each.blob_id if each.lfs is None else each.lfs.sha256)
+                yield each.path, RemoteFile(each.size, each.blob_id if each.lfs is None else each.lfs.sha256)
 
     def _check_online(self) -> None:
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -141,13 +141,13 @@ class OnHub(OnDisk):
             self._failed[path] = time.time(), str(said)
             raise
 
-    def _seen(self, path: Path) -> Stored | None:
+    def _seen(self, path: Path) -> RemoteFile | None:
         """Return what a cache says of a file: it is a link there, to one that is called by its digest."""
         place = path if path.exists() or self._limit is None else self._kept(path)
         if place is None or not place.is_symlink() or not place.exists():
             return None
         digest = Path(os.readlink(place)).name
-        return Stored(place.stat().st_size, digest) if DIGEST.fullmatch(digest) else None
+        return RemoteFile(place.stat().st_size, digest) if DIGEST.fullmatch(digest) else None
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -165,7 +165,7 @@ class OnHub(OnDisk):
             raise
         except Exception as error:  # see lattok.hub.client
             self._fail(path, error)
-        return followed(place.parents[name.count("/")], place, str(path))
+        return safe_path(place.parents[name.count("/")], place, str(path))
 
     @contextmanager
     def _held(self, path: Path) -> Iterator[Path]:
@@ -213,7 +213,7 @@ class OnHub(OnDisk):
         except OSError as error:
             self._fail(path, error)
 
-    def _size_of(self, path: Path) -> Stored:
+    def _size_of(self, path: Path) -> RemoteFile:
         """Ask for one file, which has a time limit; asking for many has none."""
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
@@ -225,14 +225,14 @@ class OnHub(OnDisk):
             facts = get_hf_file_metadata(url, token=token, timeout=limit)
         except Exception as error:  # see lattok.hub.client
             self._fail(path, error)
-        return Stored(facts.size or 0, facts.etag or "")
+        return RemoteFile(facts.size or 0, facts.etag or "")
 
     def _kept(self, path: Path) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         name = self._name(path)
         found = try_to_load_from_cache(self.repo_id, name, self._cache, self.commit, repo_type="dataset")
-        return followed(Path(found).parents[name.count("/")], Path(found), name) if isinstance(found, str) else None
+        return safe_path(Path(found).parents[name.count("/")], Path(found), name) if isinstance(found, str) else None
 
     @property
     def _cache(self) -> Path:

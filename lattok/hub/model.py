@@ -28,11 +28,11 @@ from typing_extensions import Self, Unpack
 from lattok.hub import client, records, weights
 from lattok.hub.client import LoadOptions, PushOptions
 from lattok.hub.records import CONFIG, EvaluationRecord, TrainingRecord, parse_config, read_config, read_record
-from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, planned, read_sizes, read_tensors
+from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, plan_module, read_sizes, read_tensors
 from lattok.utils import checks, devices, files
 from lattok.utils.options import identity
 from lattok.utils.registry import Registry
-from lattok.utils.untrusted import followed, walk
+from lattok.utils.untrusted import safe_path, walk
 from lattok.version import __version__
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -68,7 +68,7 @@ def resolve(
     options = options or {}
     client.check_options(options, KEYWORDS)
     subfolder = options.get("subfolder")
-    path = client.here_or_hub(argument, name_or_path, EXPECTED)
+    path = client.find_local_or_hub(argument, name_or_path, EXPECTED)
     if path is not None and path.is_dir():
         sample = os.fspath(name_or_path) if path.is_relative_to(client.ASSETS) else None
         return Place(client.inside(path, subfolder), sample if sample in client.SAMPLES else None)
@@ -235,7 +235,7 @@ class HubModel(nn.Module):
             checks.fail("dtype", f"to be left out: {cls.__name__} is float32", repr(dtype), ROUNDED)
         config = parse_config(cls.config_class, raw, folder / CONFIG)
         for name in OWN:  # a link would read what lies elsewhere, and saving write there
-            followed(folder, folder / name, f"`model`: {name}")
+            safe_path(folder, folder / name, f"`model`: {name}")
         for _ in walk(folder, lambda path: path.parts[0] != PARTS):  # refuses links that leave it
             pass
         check_named(config, folder, () if backbone is None else ("backbone",))
@@ -244,7 +244,7 @@ class HubModel(nn.Module):
             checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")
         sizes = read_sizes(folder / WEIGHTS)
         config, parts = cls.opened(config, folder, backbone)
-        planned(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
+        plan_module(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
         model = cls.build(config, **parts)
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
         model.evaluation = read_record(folder / EVALUATION, EvaluationRecord)

@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 from lattok.hub.client import HUB_ID
 from lattok.utils import checks, files
 from lattok.utils.options import check_knows_data, required
-from lattok.utils.untrusted import Rule, followed, typed
+from lattok.utils.untrusted import Rule, safe_path, typed
 from lattok.version import INSTALL, __version__
 
 CONFIG = "config.json"
@@ -141,7 +141,7 @@ def _line(text: Any) -> str:
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """Read config.json of an artefact; check that it is whole, and its version."""
-    path = followed(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
+    path = safe_path(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
     if not path.is_file():
         known = {"meta/info.json": "It holds a dataset.", "run/recipe.json": "Its training has not ended: see resume."}
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")

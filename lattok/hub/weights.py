@@ -1,8 +1,8 @@
 """What a configuration, which is a stranger's text, may ask for: memory, weights and networks of others.
 
-It may ask for a billion codes or a million layers. So a model is first built without memory (`planned`, torch's device
-"meta"), stopped as soon as it outgrows model.safetensors, and compared with names, shapes and dtypes in the header of
-that file. Only then is it built and filled.
+It may ask for a billion codes or a million layers. So a model is first built without memory (`plan_module`, torch's
+device "meta"), stopped as soon as it outgrows model.safetensors, and compared with names, shapes and dtypes in the
+header of that file. Only then is it built and filled.
 
 It may name networks that the model is built on. Those on the Hub are opened without code of theirs. A folder of this
 machine it may name only where the user does as well: a stranger must not choose what is read here.
@@ -30,7 +30,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook 
 
 from lattok.hub import client
 from lattok.utils import checks
-from lattok.utils.untrusted import TRUSTED, followed
+from lattok.utils.untrusted import TRUSTED, safe_path
 
 MAX_HEADER_BYTES = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
@@ -84,22 +84,22 @@ def _readable(path: Path) -> Iterator[None]:
         checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})", DAMAGED)
 
 
-def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
+def plan_module(build: Callable[[], Built], file: Sizes, where: str) -> Built:
     """Return what `build` makes, without memory: every tensor on the device "meta", no random numbers drawn.
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """
     sizes = [math.prod(size.shape) for size in file.values()]
     largest, most = SPARE_NUMBERS + max(sizes, default=0), SPARE_NUMBERS + 4 * sum(sizes)
-    return _outlined(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
+    return _plan(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
 
 
-def outlined(build: Callable[[], Built], where: str) -> Built:
+def plan_network(build: Callable[[], Built], where: str) -> Built:
     """Return the same of a network that no file is at hand of; `LattokError` where it is beyond all that there are."""
-    return _outlined(build, where, "a network has", MAX_TENSORS, MAX_NUMBERS, MAX_NUMBERS)
+    return _plan(build, where, "a network has", MAX_TENSORS, MAX_NUMBERS, MAX_NUMBERS)
 
 
-def _outlined(build: Callable[[], Built], where: str, known: str, tensors: int, largest: int, numbers: int) -> Built:
+def _plan(build: Callable[[], Built], where: str, known: str, tensors: int, largest: int, numbers: int) -> Built:
     left, made = tensors, set[int]()
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -145,7 +145,7 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
 
 
 def listed_problems(problems: list[str]) -> str:
-    """Return as many as one reads."""
+    """Join problems to one text; of many only the first, and how many more there are."""
     more = [f"and {len(problems) - SHOWN_TENSORS} more"] * (len(problems) > SHOWN_TENSORS)
     return "; ".join([*problems[:SHOWN_TENSORS], *more])
 
@@ -231,7 +231,7 @@ def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:
     """
     for field, place in folders_of(config).items():
         try:
-            _ = None if field in given else followed(folder, Path(place).expanduser(), field)
+            _ = None if field in given else safe_path(folder, Path(place).expanduser(), field)
         except (checks.LattokError, RuntimeError):  # "~" of a user who is not there
             say = f"{field}=FOLDER when you load it, or " if field == "backbone" else ""
             hint = f"If you trust it, say so: {say}{TRUSTED}={place} (environment)."
@@ -246,7 +246,7 @@ def folders_of(config: Any) -> dict[str, str]:
     return {field: place for field, place in places.items() if place}
 
 
-def way_in(config: Any) -> str:
+def trust_hint(config: Any) -> str:
     """Return what to tell the maker of a model that names folders: it must not open them by itself."""
     folders = os.pathsep.join(dict.fromkeys(folders_of(config).values()))
     if not folders or TRUSTED in os.environ:
@@ -278,4 +278,4 @@ def _local(field: str, name: str) -> str | None:
         return path if scheme.lower().startswith("local") else None
     elif source not in NETWORK_SOURCES:
         return None
-    return model if model and (client.here(model) or not client.REPO.fullmatch(model)) else None
+    return model if model and (client.find_local(model) or not client.REPO.fullmatch(model)) else None

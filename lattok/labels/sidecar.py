@@ -24,7 +24,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import followed, inside
+from lattok.utils.untrusted import inside, safe_path
 
 INDEX = ("episode_index", "frame_index")
 
@@ -37,7 +37,7 @@ class Sidecar:
         if (self.root / "meta" / "info.json").is_file():
             hint = "Its labels are columns of its own: use it as it is."
             checks.fail("labels", "a folder of labels", f"the LeRobot dataset {self.root}", hint)
-        self._files = [followed(root, path, str(path)) for path in sorted(root.glob("labels/file-*.parquet"))]
+        self._files = [safe_path(root, path, str(path)) for path in sorted(root.glob("labels/file-*.parquet"))]
         if not self._files or not (self.root / PROVENANCE).is_file():
             expected = f"a folder with {PROVENANCE} and labels/file-*.parquet, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))

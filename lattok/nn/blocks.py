@@ -162,7 +162,7 @@ def onto(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=non_blocking(device))
 
 
-def widened(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """Return what autocast rounded in float32, other tensors as they are: for statistics and losses."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 

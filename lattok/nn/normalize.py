@@ -178,7 +178,7 @@ def named_dims(argument: str, name: str, names: Sequence[str], dim: int, text: s
     return [int(name)]
 
 
-class Unchosen(nn.Module):
+class OpenChoice(nn.Module):
     """Stands where one of several normalisers has to be chosen: every use is an error that lists them."""
 
     def __init__(self, names: Sequence[str], owner: str = "tokenizer"):

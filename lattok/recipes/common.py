@@ -33,7 +33,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.options import Option, as_option, built, flat, options_of
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
-from lattok.utils.signals import restated
+from lattok.utils.signals import restate
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
 
@@ -298,7 +298,7 @@ class Recipe(ABC, Generic[Model]):
                 yield contents
             except KeyboardInterrupt as stop:
                 again = resume_command or "the same call with resume=True"
-                raise stop if str(stop) else restated(stop, f"interrupted. Continue with: {again}") from None
+                raise stop if str(stop) else restate(stop, f"interrupted. Continue with: {again}") from None
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""

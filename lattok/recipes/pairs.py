@@ -35,7 +35,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called
 from lattok.utils.options import flat, options_of
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
@@ -315,7 +315,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     def compute() -> None:
         for pairs in parts:
             where = pairs.frame_reader.dataset, pairs.episodes, pairs.cameras
-            with bar("features") as progress:
+            with ProgressBar("features") as progress:
                 known = _decoded(pairs) if looks and memory is None else None
                 pairs.features = cache.features(frozen, *where, known, progress)
             if not looks:

@@ -37,9 +37,9 @@ from lattok.training.loop import one_group
 from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.model import based_as, kept_of
+from lattok.vla.model import share_backbone, shared_options
 
 HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
@@ -209,7 +209,7 @@ class VLARecipe(Recipe[LatentVLA]):
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
         """Return the options that a policy keeps of the one that it goes on with: its backbone, and what that sees."""
-        return kept_of(config)
+        return shared_options(config)
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
@@ -244,13 +244,13 @@ class VLARecipe(Recipe[LatentVLA]):
             return policy
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
-        """Return what is trained on this data."""
+        """Build the policy for this data, with what it takes from `init` and `decoder`; here it is trained alone."""
         inputs: dict[str, str] = {}
         decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
         config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)
-            config = based_as(config, before.config)
+            config = share_backbone(config, before.config)
         policy = LatentVLA(*with_base(config), tokenizer)
         if before is not None:
             policy.begin_with(before)
@@ -369,7 +369,7 @@ def _errors(
         return chunk
 
     moved(policy, recipe.loop.device)
-    with bar("judge") as progress:
+    with ProgressBar("judge") as progress:
         errors = policy_errors(predict, windows, held_out, recipe.data.compared_key, progress)
     policy.cpu()
     latent = {name: value / labelled for name, value in sorted(sums.items()) if name != "action" and labelled}

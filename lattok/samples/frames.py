@@ -30,7 +30,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
-from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 AHEAD = 2**28  # bytes of frames decoded before their turn
@@ -156,7 +156,7 @@ class FrameReader(Reader):
             return self._read(index, None, stopped)
 
         jobs = (Request((episode.index,), episode.length * size) for episode in chosen)
-        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
+        with Prefetcher(decode, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
             for number, episode in zip(numbers, chosen, strict=True):
                 frames = decoded(episode.index)
                 self._check_size(frames, episode.index)

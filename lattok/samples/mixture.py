@@ -50,7 +50,7 @@ def parse_source(text: str) -> tuple[str, float]:
     return path, weight
 
 
-class Mixed:
+class MixedSamples:
     """Samples of several datasets under one numbering, one dataset after the other."""
 
     def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[..., Any]]):
@@ -83,7 +83,7 @@ def _joined(parts: Sequence[Any], place: Tensor) -> Any:
     return [listed[i] for i in place.tolist()]
 
 
-class MixedWindows(Mixed):
+class MixedWindows(MixedSamples):
     """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
 
     def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
@@ -97,7 +97,7 @@ class MixedWindows(Mixed):
         super().__init__([len(part) for part in windows], batches)
 
 
-class MixedPairs(Mixed):
+class MixedPairs(MixedSamples):
     """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
 
     Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are

@@ -23,7 +23,7 @@ from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_na
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
 from lattok.samples.frames import FrameReader, Samples
-from lattok.samples.mixture import Mixed
+from lattok.samples.mixture import MixedSamples
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
@@ -247,7 +247,7 @@ class PolicyWindows(Samples):
         return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
 
 
-class MixedPolicyWindows(Mixed):
+class MixedPolicyWindows(MixedSamples):
     """Samples of several datasets; actions and proprio are normalised, those of each dataset by maps of its own."""
 
     def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):

@@ -27,8 +27,8 @@ from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
-from lattok.utils.parallel import Ahead, Request, Stopped
-from lattok.utils.progress import bar
+from lattok.utils.parallel import Prefetcher, Request, Stopped
+from lattok.utils.progress import ProgressBar
 
 MEMORY_SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
 WINDOW_BYTES = 8e9  # of the frames that samples are shuffled among: what a machine of 16 GB keeps
@@ -119,7 +119,7 @@ class FrameStream:
         here = _processes_here()
         threads = max(1, min(DECODERS, cores() // here))
         try:
-            with Ahead(self._decode, self._jobs(first, last, own, shares), self._room() // here, threads) as ahead:
+            with Prefetcher(self._decode, self._jobs(first, last, own, shares), self._room() // here, threads) as ahead:
                 self._ahead = ahead
                 yield
         finally:
@@ -272,7 +272,7 @@ def keep_frames(
         return None
     try:
         for part in different:
-            with bar("decode") as progress:
+            with ProgressBar("decode") as progress:
                 part.frames = part.reader.all(progress=progress, shared=True)
     except LattokError as error:
         for part in different:

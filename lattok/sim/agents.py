@@ -43,7 +43,7 @@ class Agent(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what tells it from others."""
+        """Return facts for rollouts.json that identify the agent."""
 
     def check(self, facts: TaskFacts) -> None:
         """Raise `LattokError` where it cannot act in a task: compare what it reads and writes with what is there."""

@@ -32,7 +32,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json, whole_file
 from lattok.utils.output import Output
-from lattok.utils.signals import restated
+from lattok.utils.signals import restate
 from lattok.version import __version__, installed
 
 RECORD = "simulation.json"  # in meta/
@@ -126,7 +126,7 @@ class _Collection(Output):
                 done = True
             except KeyboardInterrupt as stop:
                 wait = f"finished episodes wait in {self.work}. " if self._any() else ""
-                raise restated(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
+                raise restate(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
             except (OSError, pa.ArrowException) as error:
                 why = f"cannot write {self.place}: {getattr(error, 'strerror', None) or first_line(error)}"
                 way_out = f"{make_room(error)} and run the same command, or choose another `out`."

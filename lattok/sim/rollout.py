@@ -35,7 +35,7 @@ INSTRUCTIONS = ("own", "swapped", "blank")
 
 
 class Turn(NamedTuple):
-    """What there is when a plan was carried out."""
+    """State of an episode after a plan was carried out."""
 
     observation: dict[str, Any] | None  # None: the episode is over
     frames: list[np.ndarray]  # uint8 [H, V W, 3]: all cameras side by side, after each decision; none without a film

@@ -89,7 +89,6 @@ class Rollouts:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks."""
         return tuple(dict.fromkeys(result.task for result in self.episodes))
 
     def score(self, task: str | None = None) -> RolloutScore:

@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from typing_extensions import Self
 
 from lattok.utils.devices import module_of
-from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
 
 Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the samples of a step
 DEPTH = 3  # batches that wait
@@ -54,7 +54,7 @@ class Feed:
             if isinstance(self._batches, BatchSource):
                 stack.enter_context(self._batches.started(*self._steps, self._own, self._shares))
             jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
-            self._ahead = stack.enter_context(Ahead(self._make, jobs, DEPTH, threads=1))
+            self._ahead = stack.enter_context(Prefetcher(self._make, jobs, DEPTH, threads=1))
             self._stack = stack.pop_all()
         return self
 

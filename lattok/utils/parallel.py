@@ -8,7 +8,7 @@
 its name, so it stands in a module. A process ends when the pipe from its parent does: however the parent dies, none is
 left.
 
-`Ahead` computes in order and within a bound: decoding while a model labels.
+`Prefetcher` computes in order and within a bound: decoding while a model labels.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Request(NamedTuple):
     size: int  # in the unit of the limit
 
 
-class Ahead(Generic[Value]):
+class Prefetcher(Generic[Value]):
     """Results of `work(*arguments, stopped)`, asked for in the order of `jobs` and computed before they are.
 
     What was computed and not yet taken is at most `limit` in size, or one job. An error in the work appears where its

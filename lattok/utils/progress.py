@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 EVERY_S = 30.0  # between two lines
 
 
-class bar:
+class ProgressBar:
     """Progress as a callable, (done, total) or (stage, done, total), with the time left; silent if `quiet`."""
 
     def __init__(self, title: str, quiet: bool = False):
@@ -20,7 +20,7 @@ class bar:
         self._lines, self._title, self._first = not (quiet or terminal), title, -1
         self._begun = self._said = time.monotonic()
 
-    def __enter__(self) -> bar:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def stage(self, stage: str, done: int, total: int) -> None:
@@ -46,8 +46,8 @@ class bar:
 
 
 def counted(title: str, total: int) -> Iterator[int]:
-    """Count 0 .. total - 1 with a `bar`."""
-    with bar(title) as progress:
+    """Count 0 .. total - 1 with a `ProgressBar`."""
+    with ProgressBar(title) as progress:
         for i in range(total):
             yield i
             progress(i + 1, total)

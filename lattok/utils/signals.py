@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = int(number)  # of the signal
 
 
-def restated(stop: KeyboardInterrupt, text: str) -> Interrupted:
+def restate(stop: KeyboardInterrupt, text: str) -> Interrupted:
     return Interrupted(text, number_of(stop))
 
 

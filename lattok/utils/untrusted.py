@@ -47,10 +47,10 @@ def inside(root: Path, relative: Any, what: str) -> Path:
     text = os.fspath(relative) if isinstance(relative, str | os.PathLike) else None
     if not isinstance(text, str) or not _is_relative(text):
         raise LattokError(f"{what}: expected a path below {root}, got {relative!a:.80}.")
-    return followed(root, root / text, what)
+    return safe_path(root, root / text, what)
 
 
-def followed(root: Path, path: Path, what: str) -> Path:
+def safe_path(root: Path, path: Path, what: str) -> Path:
     """Return `path`, which must be below `root` after links are followed, and no device or pipe. It need not exist."""
     try:
         real = os.path.realpath(path)
@@ -89,7 +89,7 @@ def walk(root: Path, skip: Callable[[Path], bool], once: bool = False) -> Iterat
             if skip(path):
                 continue
             if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
-                followed(root, root / path, str(root / path))
+                safe_path(root, root / path, str(root / path))
             if not entry.is_dir():
                 yield path
                 continue

@@ -15,7 +15,7 @@ from lattok.vla.strategies import strategy_of as strategy_of
 from lattok.vla.supervision import AlignLoss as AlignLoss
 from lattok.vla.supervision import CodeCrossEntropy as CodeCrossEntropy
 from lattok.vla.supervision import LatentSupervision as LatentSupervision
-from lattok.vla.supervision import Regress as Regress
+from lattok.vla.supervision import RegressionLoss as RegressionLoss
 from lattok.vla.tap import Supervised as Supervised
 from lattok.vla.tap import Tap as Tap
 from lattok.vla.tap import keep_labels as keep_labels

@@ -48,7 +48,7 @@ class LayerStates(NamedTuple):
 States = Mapping[int, LayerStates]  # by layer
 
 
-class Fixed(NamedTuple):
+class KeyValueCache(NamedTuple):
     """Keys and values of a block that do not change from step to step."""
 
     others: Tensor  # of placeholders and proprio
@@ -85,14 +85,14 @@ class HeadBlock(nn.Module):
             x = x + self.image_gate.tanh() * self.image_attention(self.norm_image(x), image, states.image_valid)
         return x + self.ff(self.norm_ff(x))
 
-    def fixed(self, states: LayerStates, proprio: Tensor | None) -> Fixed:
+    def fixed(self, states: LayerStates, proprio: Tensor | None) -> KeyValueCache:
         """Return what every step sees besides other steps."""
         keys = torch.cat([self.project(states.placeholders), *([] if proprio is None else [proprio])], 1)
         image = states.image
         seen = None if image is None else self.image_attention.keys_and_values(self.project_image(image))
-        return Fixed(self.attention.keys_and_values(keys), seen, states.image_valid)
+        return KeyValueCache(self.attention.keys_and_values(keys), seen, states.image_valid)
 
-    def advance(self, x: Tensor, fixed: Fixed, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, fixed: KeyValueCache, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Update the next step [B, 1, d] as `forward` with `causal` would; also return what later steps see of all."""
         step = self.norm(x)
         own = self.attention.keys_and_values(step)

@@ -24,9 +24,9 @@ from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.vla import LatentVLA, Strategy, VLAConfig
 from lattok.vla.lara import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
-from lattok.vla.model import based_as
+from lattok.vla.model import share_backbone
 from lattok.vla.strategies import ACTION, LatentLoss, Span
-from lattok.vla.supervision import Distill
+from lattok.vla.supervision import DistillationLoss
 
 NAME, TITLE = "latbot", "LatBot"  # of the strategy
 GO_ON = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
@@ -88,7 +88,7 @@ class LatBotLoss(FrameSupervision):
         config, count = teacher.config, teacher.config.scene_tokens + teacher.config.motion_tokens
         super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
         self.teacher = teacher.requires_grad_(False).eval()
-        self.match, self.whole_clips = Distill(dim, config.latent_dim, count), whole_clips
+        self.match, self.whole_clips = DistillationLoss(dim, config.latent_dim, count), whole_clips
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -132,7 +132,7 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
         got = "one of phase finetune, which acts already" if name == NAME else f"one of {name}"
         checks.fail("student", "a policy of phase distill", got)
     spans = Span("latent", 1, teacher.latent.steps), ACTION
-    return replace(based_as(config, teacher), strategy=Strategy(NAME, spans, title=TITLE), latent=None)
+    return replace(share_backbone(config, teacher), strategy=Strategy(NAME, spans, title=TITLE), latent=None)
 
 
 def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:

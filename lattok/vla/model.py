@@ -28,7 +28,7 @@ from lattok.hub.records import quoted
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import non_blocking, onto
 from lattok.nn.losses import of_share
-from lattok.nn.normalize import Normalizer, Unchosen
+from lattok.nn.normalize import Normalizer, OpenChoice
 from lattok.types import ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -147,7 +147,7 @@ class LatentVLA(BackboneModel):
 
     def unchosen(self) -> dict[str, Any]:
         """Return what stands in their place until `for_dataset` names one of several datasets."""
-        return {part: Unchosen(self.config.normalizers, "policy") for part in self.new_normalizers()}
+        return {part: OpenChoice(self.config.normalizers, "policy") for part in self.new_normalizers()}
 
     def use_normalizers(self, maps: Mapping[str, Any]) -> None:
         """Map actions and, where it sees it, proprio by these from now on."""
@@ -353,18 +353,18 @@ class LatentVLA(BackboneModel):
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
 
-def kept_of(config: VLAConfig) -> dict[str, Any]:
+def shared_options(config: VLAConfig) -> dict[str, Any]:
     """Return what a policy has of the one that it goes on from: its backbone, and what that sees, by flat names."""
     shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
     return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
 
 
-def based_as(config: VLAConfig, before: VLAConfig) -> VLAConfig:
+def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
     """Return the configuration of a policy that goes on from another, whose backbone it must share."""
     base = config.backbone
     config = with_backbone(config, name=from_root(base.name), revision=base.revision or before.backbone.revision)
     own = flat(config)
-    for name, theirs in kept_of(before).items():
+    for name, theirs in shared_options(before).items():
         if own[name] != theirs:
             checks.fail(name, f"{theirs!r}, as the policy has that it goes on from", repr(own[name]))
     return config

@@ -197,7 +197,7 @@ class CodeCrossEntropy(LatentSupervision):
             checks.fail("codes", f"0 to {self.codebook_size - 1}", got, hint)
 
 
-class Regress(LatentSupervision):
+class RegressionLoss(LatentSupervision):
     """LA-Direct(C), LA-Tok(C) (section 5.4): a two-layer MLP predicts the latent actions, squared error.
 
     As many states as vectors in a step: each state predicts its own. Otherwise (a residual quantizer has several codes
@@ -224,7 +224,7 @@ class Regress(LatentSupervision):
         return {"latent": loss, "latent_cosine": _cosine(predicted, embedding, target.valid)}
 
 
-class Distill(Regress):
+class DistillationLoss(RegressionLoss):
     """LatBot (Eq. 4): the same head, squared error and Kullback-Leibler divergence."""
 
     kind = "distill"
@@ -238,7 +238,7 @@ def _two_layers(dim: int, out: int) -> nn.Sequential:
 def _codes_of(target: LatentTarget, codes: int) -> Tensor:
     """Return the codes [B, S, P] of a target, which must have them, P of a step."""
     if target.codes is None:
-        hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or Regress."
+        hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or RegressionLoss."
         checks.fail("codes", "codes, for a loss of codes", "a target without", hint)
     _check_shape("codes", target.codes, target.valid, "B S P")
     if target.codes.dtype.is_floating_point or target.codes.dtype in (torch.bool, torch.complex64):

@@ -24,7 +24,7 @@ from lattok.hub.model import Place, family_of
 from lattok.nn.losses import reduce_valid
 from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 from lattok.vla.config import TokenSpec, VLAConfig
 from lattok.vla.head import ActionHead, HeadBlock, States, noise_of
 
@@ -136,7 +136,7 @@ def coded(valid: Tensor) -> Tensor:
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:
     """Open the tokenizer that lies in a policy's artefact, which must be the one that the policy learned."""
-    place = followed(folder, folder / TOKENIZER, "`model`")
+    place = safe_path(folder, folder / TOKENIZER, "`model`")
     if not place.is_dir():
         checks.fail("model", f"a folder with {TOKENIZER}, as its head needs", f"{folder} without it")
     kind = family_of(place)

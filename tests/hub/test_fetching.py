@@ -25,9 +25,9 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.data import RobotDataset, inspect_dataset, open_dataset, select_episodes
 from lattok.data.content import content_of, dataset_fingerprint, digests
-from lattok.hub.fetching import OnHub, _quiet
+from lattok.hub.fetching import HubFiles, _quiet
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Ahead, Request
+from lattok.utils.parallel import Prefetcher, Request
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, WRITER, LocalHub, forget, serving, use
@@ -255,7 +255,7 @@ def test_who_ends_early_waits_for_no_download(hub: LocalHub, monkeypatch: pytest
     name = files_of(dataset, 1)[1]
     hub.faults[name] = ["slow"]
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
-    with Ahead(lambda index, stopped: dataset.frames(index), [Request((1,), 1)], 1):
+    with Prefetcher(lambda index, stopped: dataset.frames(index), [Request((1,), 1)], 1):
         while not hub.sent[name]:
             threading.Event().wait(0.01)
     assert hub.sent[name] < (hub.folder / name).stat().st_size
@@ -435,7 +435,7 @@ def test_a_folder_of_a_repository_and_a_description(hub: LocalHub, source: Path,
 def test_a_claim_of_more_rows_than_a_file_on_the_hub_holds(hub: LocalHub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lattok.data.formats.lerobot.MANY_FRAMES", 20)
     dataset = open_dataset(REPO)
-    assert isinstance(dataset.files, OnHub)
+    assert isinstance(dataset.files, HubFiles)
     monkeypatch.setattr("lattok.data.tables.ROWS_PER_BYTE", 0)
     hub.fetched()
     with pytest.raises(LattokError, match="expected at most 0 rows in .* bytes, got 6"):

@@ -18,7 +18,7 @@ import lattok
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.model import ActionVQConfig
 from lattok.hub import CONFIG, WEIGHTS
-from lattok.hub.weights import Size, planned
+from lattok.hub.weights import Size, plan_module
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
 from lattok.utils.options import options_of, replaced
@@ -55,7 +55,7 @@ def test_the_look_at_sizes_takes_no_memory_and_nobodys_random_numbers():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    model = planned(lambda: P2TActionVQ(VQ), {"a": Size((100,), torch.float32)}, "x")
+    model = plan_module(lambda: P2TActionVQ(VQ), {"a": Size((100,), torch.float32)}, "x")
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     assert torch.equal(torch.rand(1), expected)
 

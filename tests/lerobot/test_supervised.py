@@ -14,7 +14,7 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.labels import LatentSpec
-from lattok.vla import AlignLoss, CodeCrossEntropy, Regress, Supervised, Tap, keep_labels
+from lattok.vla import AlignLoss, CodeCrossEntropy, RegressionLoss, Supervised, Tap, keep_labels
 from lattok.vla.lara import LARALoss, keep_pairs
 from tests.lerobot.policies import CAMERA, HZ, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
@@ -200,7 +200,7 @@ def test_smolvla_learns(make, kind):
     loss = {
         "codes": CodeCrossEntropy(dim, 16, 4),
         "align": AlignLoss(dim, 64),
-        "regress": Regress(dim, 64, 1),
+        "regress": RegressionLoss(dim, 64, 1),
         "tokens": CodeCrossEntropy(dim, 256),
     }[kind]
     labels = LatentSpec("chunk", prefix="tok", per_step=True) if kind == "tokens" else None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.nn.normalize import KINDS, Normalizer, Unchosen, clipped_kinds, for_dataset, kinds_of, read_statistics
+from lattok.nn.normalize import KINDS, Normalizer, OpenChoice, clipped_kinds, for_dataset, kinds_of, read_statistics
 from lattok.utils.checks import LattokError
 
 
@@ -263,7 +263,7 @@ def test_kinds_by_name_index_and_pattern():
 
 
 def test_a_normaliser_that_is_still_to_be_chosen_says_among_which():
-    unchosen = Unchosen(["bridge", "droid"])
+    unchosen = OpenChoice(["bridge", "droid"])
     message = r"one of its datasets to be chosen \(bridge, droid\), got none. tokenizer.for_dataset\('bridge'\)"
     for call in (
         lambda: unchosen.shift,

@@ -32,7 +32,7 @@ from lattok.samples.order import (
 from lattok.samples.stream import DecodedWindow, FrameStream, Key
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Ahead
+from lattok.utils.parallel import Prefetcher
 from lattok.utils.seeds import derive_seed
 
 SIDE = 4
@@ -379,12 +379,12 @@ def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
     lanes = [[Lanes(np.arange(len(pairs)), pairs.episode_of, size, 0)] for size in (20, 6)]
     made = []
 
-    class Spy(Ahead):
+    class Spy(Prefetcher):
         def __init__(self, work, jobs, room, threads):
             made.append((room, threads))
             super().__init__(work, jobs, room, threads)
 
-    monkeypatch.setattr("lattok.samples.stream.Ahead", Spy)
+    monkeypatch.setattr("lattok.samples.stream.Prefetcher", Spy)
     monkeypatch.setattr("lattok.samples.stream.cores", lambda: 12)
     for here in (1, 2, 32):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))

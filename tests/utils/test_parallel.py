@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Abandoned, Ahead, Processes, Request
+from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
 
@@ -118,7 +118,7 @@ def test_results_come_in_order_and_within_the_bound(rng):
         time.sleep(0.001 * sizes[-i])
         return i * i
 
-    with Ahead(work, [Request((i,), size) for i, size in enumerate(sizes)], limit=9, threads=3) as ahead:
+    with Prefetcher(work, [Request((i,), size) for i, size in enumerate(sizes)], limit=9, threads=3) as ahead:
         for i in range(40):
             taken.append(i)
             assert ahead(i) == i * i
@@ -127,7 +127,7 @@ def test_results_come_in_order_and_within_the_bound(rng):
 
 
 def test_a_job_larger_than_the_bound_is_done_alone():
-    with Ahead(lambda i, stopped: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
+    with Prefetcher(lambda i, stopped: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
         assert [ahead(i) for i in range(3)] == [0, 1, 2]
 
 
@@ -135,7 +135,7 @@ def test_errors_come_where_the_result_is_taken():
     def work(i, stopped):
         return 1 // (i - 2)
 
-    with Ahead(work, [Request((i,), 1) for i in range(5)], limit=9) as ahead:
+    with Prefetcher(work, [Request((i,), 1) for i in range(5)], limit=9) as ahead:
         assert [ahead(0), ahead(1)] == [-1, -1]
         with pytest.raises(ZeroDivisionError):
             ahead(2)
@@ -144,7 +144,7 @@ def test_errors_come_where_the_result_is_taken():
 
 
 def test_jobs_that_nobody_asks_for_are_passed_over():
-    with Ahead(lambda i, stopped: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
+    with Prefetcher(lambda i, stopped: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
         assert [ahead(0), ahead(4), ahead(8)] == [0, 4, 8]
 
 
@@ -158,7 +158,7 @@ def test_leaving_stops_what_runs():
         ended.append(i)
         raise Abandoned
 
-    with Ahead(work, [Request((i,), 1) for i in range(50)], limit=99, threads=2):
+    with Prefetcher(work, [Request((i,), 1) for i in range(50)], limit=99, threads=2):
         running.wait()
     assert 1 <= len(ended) <= 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lattok")]

@@ -15,7 +15,7 @@ def clock(monkeypatch):
 
 
 def test_lines_come_every_half_minute_and_tell_the_time_left(clock, capsys):
-    with progress.bar("annotate") as bar:
+    with progress.ProgressBar("annotate") as bar:
         for seconds, done in ((0, 500), (10, 600), (31, 700), (40, 800), (62, 900)):
             clock[0] = seconds
             bar(done, 1000)
@@ -24,7 +24,7 @@ def test_lines_come_every_half_minute_and_tell_the_time_left(clock, capsys):
 
 
 def test_a_stage_has_its_own_time(clock, capsys):
-    with progress.bar("evaluate") as bar:
+    with progress.ProgressBar("evaluate") as bar:
         bar.stage("frames", 0, 10)
         clock[0] = 100
         bar.stage("probes", 0, 4)
@@ -34,7 +34,7 @@ def test_a_stage_has_its_own_time(clock, capsys):
 
 
 def test_what_is_quick_or_quiet_says_nothing(clock, capsys):
-    with progress.bar("export") as bar, progress.bar("export", quiet=True) as quiet:
+    with progress.ProgressBar("export") as bar, progress.ProgressBar("export", quiet=True) as quiet:
         for done in range(10):
             clock[0] = done
             bar(done, 10)

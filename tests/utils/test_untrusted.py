@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import MOST_LINKS, Rule, followed, inside, is_file_name, typed, walk
+from lattok.utils.untrusted import MOST_LINKS, Rule, inside, is_file_name, safe_path, typed, walk
 
 SAYS = "info.json: `data_path`: expected "
 
@@ -183,7 +183,7 @@ def test_a_tree_deeper_than_python_recurses(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_missing_files_are_for_the_reader_to_report(root: Path):
-    assert followed(root, root / "data" / "x" / "y", "x") == root / "data" / "x" / "y"
+    assert safe_path(root, root / "data" / "x" / "y", "x") == root / "data" / "x" / "y"
 
 
 @pytest.mark.parametrize(

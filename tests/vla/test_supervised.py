@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lattok import LattokError
 from lattok.labels import LatentSpec, target_from_batch
-from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
+from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, RegressionLoss
 from lattok.vla.tap import Supervised, Tap, keep_labels
 from tests.process_jobs import together
 from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, hooks, make_batch
@@ -56,7 +56,7 @@ def test_loss_is_that_of_the_policy_and_the_latent_one():
 def test_weights_are_the_papers_unless_said():
     assert supervised().weight == 0.1
     assert supervised(loss=AlignLoss(WIDTH, D)).weight == 1.0
-    assert supervised(loss=Regress(WIDTH, D, P)).weight == 0.1
+    assert supervised(loss=RegressionLoss(WIDTH, D, P)).weight == 0.1
     with pytest.raises(LattokError, match="`weight`: expected a number of at least 0"):
         supervised(weight=-1)
 

@@ -14,7 +14,7 @@ from lattok.labels import LatentSpec
 from lattok.types import LatentTarget
 from lattok.vla import supervision as losses
 from lattok.vla.strategies import STRATEGIES, build_supervision, strategy_of
-from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
+from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, RegressionLoss
 from tests.vla.labels import B, D, K, P, S, make_target
 
 WIDTH = 16
@@ -33,8 +33,8 @@ def supervisions():
         "align by code": AlignLoss(WIDTH, D, states_per_step=P),
         "codes": CodeCrossEntropy(WIDTH, K, P),
         "codes by code": CodeCrossEntropy(WIDTH, K, P, states_per_step=P),
-        "regress": Regress(WIDTH, D, P),
-        "regress by code": Regress(WIDTH, D, P, states_per_step=P),
+        "regress": RegressionLoss(WIDTH, D, P),
+        "regress by code": RegressionLoss(WIDTH, D, P, states_per_step=P),
     }
 
 
@@ -85,13 +85,13 @@ def test_codes_are_predicted_from_their_own_states():
 def test_vectors_are_predicted_from_their_own_states():
     """Section 5.4; a residual quantizer has one vector for several codes, which their states predict together."""
     target, states = make_target(), torch.randn(B, S, P, WIDTH)
-    own = Regress(WIDTH, D, P, states_per_step=P)
+    own = RegressionLoss(WIDTH, D, P, states_per_step=P)
     expected = losses.regression(own.head(states), target.embedding, target.valid)
     torch.testing.assert_close(own(states.flatten(1, 2), target)["latent"], expected)
-    residual, one = Regress(WIDTH, D, 1, states_per_step=P), make_target(vectors=1)
+    residual, one = RegressionLoss(WIDTH, D, 1, states_per_step=P), make_target(vectors=1)
     expected = losses.regression(residual.head(states.mean(2, keepdim=True)), one.embedding, one.valid)
     torch.testing.assert_close(residual(states.flatten(1, 2), one)["latent"], expected)
-    step = Regress(WIDTH, D, P)
+    step = RegressionLoss(WIDTH, D, P)
     expected = losses.regression(step.head(states[:, :, 0]).view(B, S, P, D), target.embedding, target.valid)
     torch.testing.assert_close(step(states[:, :, 0], target)["latent"], expected)
     assert [type(layer).__name__ for layer in step.head] == ["Linear", "GELU", "Linear"]
@@ -159,7 +159,7 @@ def test_each_sample_alone(name):
 
 def test_states_in_low_precision():
     target, states = make_target(), torch.randn(B, S, WIDTH)
-    for loss in (AlignLoss(WIDTH, D), CodeCrossEntropy(WIDTH, K, P), Regress(WIDTH, D, P)):
+    for loss in (AlignLoss(WIDTH, D), CodeCrossEntropy(WIDTH, K, P), RegressionLoss(WIDTH, D, P)):
         low = states.bfloat16()
         value = loss(low, target)["latent"]
         assert value.dtype == torch.float32
@@ -181,9 +181,9 @@ def test_built_from_strategies():
         "la_direct": ("CodeCrossEntropy", P),
         "la_cond": ("CodeCrossEntropy", P),
         "la_tok": ("CodeCrossEntropy", P),
-        "la_direct_c": ("Regress", P),
-        "la_cond_c": ("Regress", P),
-        "la_tok_c": ("Regress", P),
+        "la_direct_c": ("RegressionLoss", P),
+        "la_cond_c": ("RegressionLoss", P),
+        "la_tok_c": ("RegressionLoss", P),
     }
     tokens = build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, 1, K))  # tokens are steps of one code
     assert tokens["latent"].head.weight.shape == (K, WIDTH)
@@ -205,7 +205,7 @@ def test_built_from_strategies():
 
 def test_targets_that_do_not_fit():
     target, states = make_target(), torch.randn(B, S, WIDTH)
-    codes, align, regress = CodeCrossEntropy(WIDTH, K, P), AlignLoss(WIDTH, D), Regress(WIDTH, D, P)
+    codes, align, regress = CodeCrossEntropy(WIDTH, K, P), AlignLoss(WIDTH, D), RegressionLoss(WIDTH, D, P)
 
     def refused(loss, text, states=states, **changes):
         with pytest.raises(LattokError, match=text):
@@ -246,4 +246,4 @@ def test_arguments():
     with pytest.raises(LattokError, match="`projection`: expected one of linear, mlp"):
         AlignLoss(WIDTH, D, projection="conv")
     with pytest.raises(LattokError, match="`dim`: expected a whole number"):
-        Regress(0, D)
+        RegressionLoss(0, D)

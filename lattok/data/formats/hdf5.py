@@ -20,7 +20,7 @@ from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.untrusted import followed, parse_json
+from lattok.utils.untrusted import parse_json, safe_path
 
 MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
@@ -356,7 +356,7 @@ def _files(root: Path) -> list[Path]:
     if not root.is_dir():
         checks.fail("path", "an HDF5 file or a folder of them", f"{root}", "There is no such file.")
     found = (path for path in root.iterdir() if path.suffix.lower() in RobomimicHDF5.suffixes)
-    files = [followed(root, path, str(path)) for path in sorted(found) if not path.name.startswith(".")]
+    files = [safe_path(root, path, str(path)) for path in sorted(found) if not path.name.startswith(".")]
     if not files:
         checks.fail("path", f"a folder with files {' or '.join(RobomimicHDF5.suffixes)}", f"none in {root}")
     return files

@@ -18,7 +18,7 @@ from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
-from lattok.hub.fetching import OnDisk
+from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_number
 from lattok.utils.untrusted import inside
@@ -44,8 +44,8 @@ class LeRobotV3(RobotDataset):
     marked = columns_apart = True
     opens_with = ("meta/*",)
 
-    def __init__(self, root: Path, name: str | None = None, files: OnDisk | None = None):
-        self.root, self.files = root, files or OnDisk()
+    def __init__(self, root: Path, name: str | None = None, files: LocalFiles | None = None):
+        self.root, self.files = root, files or LocalFiles()
         self.name = name or root.resolve().name
         self.info = read_info(root)
         self.fps = float(self.info["fps"])

@@ -16,7 +16,7 @@ from lattok.data.tables import damaged_values, read_table
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import followed, inside, is_file_name, plain_format
+from lattok.utils.untrusted import inside, is_file_name, plain_format, safe_path
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
@@ -28,7 +28,7 @@ MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
 def read_info(root: Path) -> dict[str, Any]:
     """meta/info.json of format v3, with everything in it that reading needs."""
     path = root / "meta" / "info.json"
-    if not followed(root, path, str(path)).is_file():
+    if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
     version = str(info.get("codebase_version", "unknown"))
@@ -96,7 +96,7 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
 def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
     """Read the instructions by `task_index`, or the texts of sub-tasks by `subtask_index`."""
     path = root / "meta" / f"{kind}s.parquet"
-    table = read_table(followed(root, path, str(path)))
+    table = read_table(safe_path(root, path, str(path)))
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
     text = next((name for name in (kind, "__index_level_0__") if name in table.column_names), None)
     if text is None or f"{kind}_index" not in table.column_names:
@@ -116,7 +116,7 @@ class EpisodeTable(Sequence[Episode]):
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
-        paths = [followed(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
+        paths = [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
         if not paths:
             raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
         try:

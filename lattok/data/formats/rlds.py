@@ -26,7 +26,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, sync_files, write_json
 from lattok.utils.output import Output
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
 VERSION = "1.0.0"  # of datasets that lattok writes
@@ -216,7 +216,7 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
         return float(fps)
     said = root / meta.LATTOK
     if said.is_file():
-        written: Any = read_json(followed(root, said, str(said))).get("fps")
+        written: Any = read_json(safe_path(root, said, str(said))).get("fps")
         checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)
     if (rate := meta.control_rate(dataset)) is None:

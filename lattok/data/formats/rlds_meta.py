@@ -14,7 +14,7 @@ from lattok.data.schema import INDEX_KEYS, Feature
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import followed
+from lattok.utils.untrusted import safe_path
 
 LATTOK = "lattok.json"  # what RLDS has no place for, where lattok wrote the dataset
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -83,7 +83,7 @@ def control_rate(name: str) -> float | None:
 def read_info(root: Path) -> dict[str, Any]:
     """Read dataset_info.json, which must have `name` and `splits`."""
     path = root / "dataset_info.json"
-    info = read_json(followed(root, path, str(path)))
+    info = read_json(safe_path(root, path, str(path)))
     listed = info.get("splits")
     splits = listed if isinstance(listed, list) else [None]
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in (info, *splits)):
@@ -110,7 +110,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[tuple[Path
     shards = [(root / name, int(count)) for name, count in zip(names, counts, strict=True) if int(count)]
     there = set(os.listdir(root))  # of many shards few may be there
     paths = [path for path, _ in shards]
-    if missing := [p.name for p in paths if p.name not in there or not followed(root, p, str(p)).is_file()]:
+    if missing := [p.name for p in paths if p.name not in there or not safe_path(root, p, str(p)).is_file()]:
         shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
         hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(counts) else ""
@@ -137,7 +137,7 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
     by its name in the records, with the reason.
     """
     path = root / "features.json"
-    top = _part(read_json(followed(root, path, str(path))), "featuresDict")
+    top = _part(read_json(safe_path(root, path, str(path))), "featuresDict")
     steps = (_part(top, "features") or {}).get("steps")
     inner = _part(_part(steps, "sequence"), "feature")
     if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):

@@ -27,7 +27,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import followed, parse_json, walk
+from lattok.utils.untrusted import parse_json, safe_path, walk
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
@@ -213,7 +213,7 @@ class VideoFolder(RobotDataset):
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
         if captions is None and source is not None:
-            followed(self.root, source, str(source))
+            safe_path(self.root, source, str(source))
         written = {} if source is None else captions_of(self._files, source)
         instructions = [written.get(file, readable(Path(file).parent.name)) for file in self._files]  # or the class
         self.tasks = tuple(dict.fromkeys(instructions))

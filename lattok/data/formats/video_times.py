@@ -28,7 +28,7 @@ from lattok.data.video import open_video
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import whole_file
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
 CUT_SHORT_S = 0.5  # a file whose packets end this much before the end that its header promises is truncated
@@ -172,7 +172,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
     starts = range(0, len(files), FILES_PER_TASK)
     try:
         parts = [pool.submit(task, start) for start in starts]
-        with bar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
+        with ProgressBar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
             for start, part in zip(starts, parts, strict=True):
                 for number, found in enumerate(part.result(), start):
                     if isinstance(found, VideoTimes):

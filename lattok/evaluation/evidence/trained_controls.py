@@ -32,7 +32,7 @@ from lattok.training import LoopOptions, fit
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.options import replaced
-from lattok.utils.signals import Interrupted, restated
+from lattok.utils.signals import Interrupted, restate
 
 CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
@@ -106,7 +106,7 @@ class ControlTraining:
                 options = replace(self.options, device=str(device))
                 fit(module, batches, options, Path(scratch) / name, loss_weights=weights)
             except Interrupted as stop:
-                raise restated(stop, "interrupted while training a control; nothing of it is kept") from None
+                raise restate(stop, "interrupted while training a control; nothing of it is kept") from None
         module.to(device).eval()
 
 

@@ -43,7 +43,7 @@ MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer: beyond, a minute is not 
 MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
 
 
-class Seen(NamedTuple):
+class Inputs(NamedTuple):
     """What the policy sees, [n, k], the windows that start there, and their rows among these, [n]."""
 
     inputs: Tensor
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     rows: Tensor
 
 
-def what_is_seen(case: Case, training: ActionWindows, held_out: ActionWindows) -> tuple[Seen, Seen] | None:
+def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) -> tuple[Inputs, Inputs] | None:
     """Return state and instruction of these windows; None where there is neither, or a tokenizer has too many codes."""
     tokenizer = case.model
     if tokenizer.vocab_size > MOST_CODES or tokenizer.tokens_per_chunk > MOST_TOKENS:
@@ -67,11 +67,11 @@ def what_is_seen(case: Case, training: ActionWindows, held_out: ActionWindows) -
         return None
     scale = None if train.states is None else Normalizer(train.states.shape[1]).fit(train.states)
 
-    def seen(states: Tensor | None, told: Tensor, windows: ActionWindows, most: int) -> Seen:
+    def seen(states: Tensor | None, told: Tensor, windows: ActionWindows, most: int) -> Inputs:
         rows = evenly(len(windows), most)
         if scale is None or states is None:
-            return Seen(told[rows], windows, rows)
-        return Seen(torch.cat([scale(states[rows]).clamp(-10, 10), told[rows]], 1), windows, rows)
+            return Inputs(told[rows], windows, rows)
+        return Inputs(torch.cat([scale(states[rows]).clamp(-10, 10), told[rows]], 1), windows, rows)
 
     return seen(train.states, told[0], training, MOST_TRAINED), seen(judged.states, told[1], held_out, MOST_JUDGED)
 
@@ -93,10 +93,10 @@ class ReferencePolicy(nn.Module):
         self.tokenizer = (tokenizer,)  # no submodule: it learns nothing
 
     def states(self, inputs: Tensor) -> dict[int, LayerStates]:
-        """Return what the head sees."""
+        """Return inputs [B, k] as the one state that the head reads in each of its layers."""
         return dict.fromkeys(LAYERS, LayerStates(self.read(inputs)[:, None], None, None))
 
-    def fit(self, seen: Seen, codes: Tensor, normalizer: Normalizer, seed: int) -> ReferencePolicy:
+    def fit(self, seen: Inputs, codes: Tensor, normalizer: Normalizer, seed: int) -> ReferencePolicy:
         """Learn the windows, or their `codes` [N, p] if it acts by a tokenizer, for STEPS batches."""
         tokenizer, (batch, valid) = self.tokenizer[0], seen.windows.batch(seen.rows)
         target = normalizer(batch) if tokenizer is None else codes[seen.rows]
@@ -117,7 +117,7 @@ class ReferencePolicy(nn.Module):
         return self.eval()
 
     @torch.no_grad()
-    def act(self, seen: Seen, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
+    def act(self, seen: Inputs, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
         """Return chunks [n, H, m] in physical units, and the codes that it chose."""
         found = self.head.sample(self.states(seen.inputs), None, cast(Any, None), 0)
         tokenizer = self.tokenizer[0]
@@ -126,7 +126,7 @@ class ReferencePolicy(nn.Module):
         return tokenizer.decode(found, repair=True).float().cpu(), found
 
 
-class Acted(NamedTuple):
+class ChunkErrors(NamedTuple):
     """The error of chunks by row [n], and their mean."""
 
     rows: Tensor
@@ -137,12 +137,12 @@ class Acted(NamedTuple):
 def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     """Train the reference policy with the tokenizer and without one, and let both act on held-out windows."""
     case, tokenizer = evidence.case, evidence.case.model
-    both = what_is_seen(case, evidence.training, evidence.windows)
+    both = policy_inputs(case, evidence.training, evidence.windows)
     if both is None or tokenizer.vocab_size < 2:
         return None
     train, held_out = both
     scale, known, meant = evidence.scale, evidence.known, evidence.codes[held_out.rows]
-    found, codes = dict[str, Acted](), torch.empty(0)
+    found, codes = dict[str, ChunkErrors](), torch.empty(0)
     for name, chosen in (("model", tokenizer), ("regression", None)):
         torch.manual_seed(case.options.seed)
         policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen)
@@ -167,11 +167,11 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     return Outcome((_section(figures, gain),), figures, [verdict], _decision(evidence, figures), f"{text}.")
 
 
-def _error(scale: Scale, chunks: Tensor, seen: Seen) -> Acted:
+def _error(scale: Scale, chunks: Tensor, seen: Inputs) -> ChunkErrors:
     truth, valid = seen.windows.batch(seen.rows)
     gaps = ((chunks - truth) / scale.normalizer.scale).square().mean(-1) * valid
     rows = (gaps.sum(1) / valid.sum(1).clamp_min(1)).double()
-    return Acted(rows, float(rows.mean()))
+    return ChunkErrors(rows, float(rows.mean()))
 
 
 def unseen(codes: Tensor, known: Tensor, part: str) -> float:

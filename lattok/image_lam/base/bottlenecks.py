@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lattok.nn.blocks import widened
+from lattok.nn.blocks import upcast
 from lattok.nn.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
 from lattok.types import Quantized
 from lattok.utils import checks
@@ -114,7 +114,7 @@ class ScalarQuantizer(CodeUsage):
         return self.grid.indices_to_codes(codes)
 
 
-class Continuous(nn.Module):
+class PlainLatents(nn.Module):
     """Latents as they are; a `variational` one adds noise of a learned size in training, which limits what they say."""
 
     def __init__(self, dim: int, variational: bool):
@@ -126,7 +126,7 @@ class Continuous(nn.Module):
         codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
         if self.log_variance is None:
             return Quantized(latents, codes, {})
-        log_variance = widened(self.log_variance(latents)).clamp(-10, 10)
+        log_variance = upcast(self.log_variance(latents)).clamp(-10, 10)
         kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
         return Quantized(latents + noise, codes, {"kl": kl})
@@ -164,4 +164,4 @@ def _codebook(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, lev
 register_bottleneck(Bottleneck("vq", partial(_codebook, levels=False), vectors=True))
 register_bottleneck(Bottleneck("residual", partial(_codebook, levels=True), levels=True, vectors=True))
 register_bottleneck(Bottleneck("fsq", lambda dim, codebook, **_: ScalarQuantizer(dim, codebook.size)))
-register_bottleneck(Bottleneck("none", lambda dim, variational, **_: Continuous(dim, variational), variational=True))
+register_bottleneck(Bottleneck("none", lambda dim, variational, **_: PlainLatents(dim, variational), variational=True))

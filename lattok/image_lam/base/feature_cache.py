@@ -36,7 +36,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
-from lattok.utils.parallel import Abandoned, Ahead, Request, Stopped
+from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
 
 BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
@@ -310,7 +310,7 @@ def _made(places: dict[Take, FeatureFile], frozen: FrozenFeatures, read: PixelsO
 
     busy = []
     jobs = (Request(piece, piece[2] - piece[1]) for take in places for piece in pieces[take])
-    with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
+    with Prefetcher(prepare, jobs, AHEAD_FRAMES) as prepared:
         for take in places:
             frames = (prepared(*piece) for piece in pieces[take])
             try:

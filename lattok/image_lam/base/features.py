@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lattok.data.pixels import resize_pixels
-from lattok.hub.weights import from_pretrained, open_diffusers, outlined
+from lattok.hub.weights import from_pretrained, open_diffusers, plan_network
 from lattok.utils import checks
 
 PIXEL_PATCH = 16
@@ -255,7 +255,7 @@ class TextEncoder(nn.Module):
 
 def _outline(name: str, image_size: int, revision: str | None) -> Any:
     """Build the same without memory, for its sizes."""
-    return outlined(lambda: _network(name, image_size, revision, pretrained=False), f"features {name}")
+    return plan_network(lambda: _network(name, image_size, revision, pretrained=False), f"features {name}")
 
 
 def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok.nn.blocks import widened
+from lattok.nn.blocks import upcast
 from lattok.utils import checks
 
 SIDE, CELLS, REACH = 32, 8, 4  # pixels of a thumbnail, cells per side, farthest shift in pixels
@@ -27,14 +27,14 @@ STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be t
 
 def prediction(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
-    return (widened(predicted) - widened(target)).square().mean()
+    return (upcast(predicted) - upcast(target)).square().mean()
 
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
     """Return the mean squared error of labelled samples (Eq. 14): [B, ...] normalised, labelled [B]; 0 without any."""
     if predicted.shape != actions.shape:
         checks.fail("actions", f"shape {list(predicted.shape)}, as the action head predicts", f"{list(actions.shape)}")
-    error = (widened(predicted) - actions).square().flatten(1).mean(1)
+    error = (upcast(predicted) - actions).square().flatten(1).mean(1)
     return (error * labelled).sum() / labelled.sum().clamp_min(1)
 
 
@@ -63,7 +63,7 @@ def separation(one: Tensor, other: Tensor) -> Tensor:
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
     """Return correlations [p * d, q * d] over the batch; a channel that does not move has none."""
     units = []
-    for latents in (widened(one).flatten(1), widened(other).flatten(1)):
+    for latents in (upcast(one).flatten(1), upcast(other).flatten(1)):
         centred = latents - latents.mean(0)
         units.append(centred / centred.std(0, unbiased=False).clamp_min(1e-5))
     with torch.autocast(units[0].device.type, enabled=False):
@@ -78,7 +78,7 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     place = {tuple(pair): i for i, pair in enumerate(pairs)}
     steps = [k for now, k in place if now == 0 and (0, k + 1) in place]
     whole, first, second = (
-        torch.stack([widened(latents[:, place[key]]) for key in keys], 1)
+        torch.stack([upcast(latents[:, place[key]]) for key in keys], 1)
         for keys in ([(0, k + 1) for k in steps], [(0, k) for k in steps], [(k, k + 1) for k in steps])
     )
     spread = whole.var(0, unbiased=False).mean().clamp_min(1e-5)
@@ -87,7 +87,7 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 def flow(predicted: Tensor, motion: Tensor) -> Tensor:
     """Return the squared error of predicted motion [B, n] as a share of the motion's variance in the batch."""
-    return (widened(predicted) - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)
+    return (upcast(predicted) - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)
 
 
 @torch.no_grad()

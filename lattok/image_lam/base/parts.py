@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.losses import CELLS
-from lattok.nn.blocks import widened
+from lattok.nn.blocks import upcast
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import VectorQuantizer
 from lattok.types import LatentActions, LossTerms
@@ -20,7 +20,7 @@ from lattok.utils import checks
 
 
 @dataclass
-class Encoded:
+class EncodedStream:
     """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
 
     latents: Tensor
@@ -49,7 +49,7 @@ class LatentStream(nn.Module):
         if frozen:
             self.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
-    def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> Encoded:
+    def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> EncodedStream:
         """Encode query tokens; `update=False` leaves the codebook alone also in training.
 
         A codebook that follows the latents sees those of samples that are `valid` [B].
@@ -60,7 +60,7 @@ class LatentStream(nn.Module):
         if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
             self.quantizer.remember(quantized.codes)  # how a frozen codebook is used is worth a report, too
         codes = quantized.codes.flatten(1) if self.levels else quantized.codes
-        return Encoded(latents, quantized.vectors, codes, quantized.losses)
+        return EncodedStream(latents, quantized.vectors, codes, quantized.losses)
 
     def latents(self, tokens: Tensor) -> Tensor:
         """Turn query tokens [B, P, width] into latents [B, p, d]."""
@@ -70,12 +70,12 @@ class LatentStream(nn.Module):
             latents = self.heads[0](tokens)
         else:
             latents = torch.stack([head(tokens[:, i]) for i, head in enumerate(self.heads)], 1)
-        latents = widened(latents)  # autocast rounds up to here; what follows are statistics, codes and losses
+        latents = upcast(latents)  # autocast rounds up to here; what follows are statistics, codes and losses
         if self.norm is not None:
             latents = self.norm(latents.flatten(1)).reshape(latents.shape)
         return latents
 
-    def public(self, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
+    def public(self, encoded: EncodedStream, env: LatentActions | None = None) -> LatentActions:
         """Return what callers get: as quantized vectors rows of the codebook, or the latents where there is none."""
         if not encoded.codes.shape[1]:
             return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
@@ -104,7 +104,7 @@ class GapActionHead(nn.Module):
         self.normalizer = Normalizer(action_dim)
         self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
 
-    def forward(self, encoded: Encoded) -> Tensor:
+    def forward(self, encoded: EncodedStream) -> Tensor:
         """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
         inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
         actions = self.net(inputs)
@@ -125,7 +125,7 @@ class FlowHead(nn.Module):
         inputs, outputs = streams * config.positions * config.latent_dim, len(config.cameras) * 2 * CELLS**2
         self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
 
-    def forward(self, control: Encoded, env: Encoded | None) -> Tensor:
+    def forward(self, control: EncodedStream, env: EncodedStream | None) -> Tensor:
         """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""
         if env is None:
             return self.net(control.vectors.flatten(1))

@@ -24,13 +24,13 @@ from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder, of_cameras, torch_encoder
 from lattok.image_lam.base.pair_model import PairModel
-from lattok.image_lam.base.parts import Encoded, FlowHead, GapActionHead, LatentStream
+from lattok.image_lam.base.parts import EncodedStream, FlowHead, GapActionHead, LatentStream
 from lattok.types import LatentActions, LossTerms, PairBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
 
-Learned = tuple[LossTerms, Encoded, Encoded | None]
+Learned = tuple[LossTerms, EncodedStream, EncodedStream | None]
 
 
 class TrainedPairModel(PairModel, ABC):
@@ -204,7 +204,7 @@ class TrainedPairModel(PairModel, ABC):
         vectors = [stream.quantized.to(here) for stream in (latents, latents.env) if stream is not None]
         return self.decoder(features.to(here), *vectors, **self._conditions(len(features), text, text_mask))
 
-    def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
+    def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[EncodedStream, EncodedStream | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""
         count = self.config.tokens
         control = self.control(tokens[:, :count], valid=valid)
@@ -262,7 +262,7 @@ class PairLearner(nn.Module, Generic[LAM]):
         """Return the loss terms of a batch."""
         return self.learn(batch)[0]
 
-    def learn(self, batch: PairBatch) -> tuple[LossTerms, Encoded]:
+    def learn(self, batch: PairBatch) -> tuple[LossTerms, EncodedStream]:
         """Return the loss terms of a batch, and what its pairs became in the control stream, with gradients."""
         terms, control, env = self.lam.learn(batch, self.perceptual)
         pairs = self.lam.pairs_of(batch.frames.shape[1] if batch.features is None else batch.features.shape[1])
@@ -270,7 +270,7 @@ class PairLearner(nn.Module, Generic[LAM]):
             motion = losses.block_flow(of_pairs(batch.frames, pairs))
             terms["flow"] = losses.flow(self.flow_head(control, env), motion)
         if self.action_head is not None and batch.actions.shape[1]:
-            first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
+            first = EncodedStream(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)
             terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
         return terms, control

@@ -41,7 +41,7 @@ KIND = "SanaTransformer2DModel"
 NEEDED = ("in_channels", "caption_channels", "num_layers", "num_attention_heads", "attention_head_dim")
 
 
-class Look(nn.Module):
+class NormedCrossAttention(nn.Module):
     """What tokens [B, n, d] find in others [B, m, d], all of which are normed first."""
 
     def __init__(self, dim: int, heads: int):
@@ -58,9 +58,9 @@ class UnifiedLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, exchange: bool):
         super().__init__()
-        self.scene_latents, self.motion_latents = Look(dim, heads), Look(dim, heads)
-        self.scene_motion = Look(dim, heads) if exchange else None
-        self.motion_scene = Look(dim, heads) if exchange else None
+        self.scene_latents, self.motion_latents = NormedCrossAttention(dim, heads), NormedCrossAttention(dim, heads)
+        self.scene_motion = NormedCrossAttention(dim, heads) if exchange else None
+        self.motion_scene = NormedCrossAttention(dim, heads) if exchange else None
         self.scene, self.motion = PreNormBlock(dim, heads), PreNormBlock(dim, heads)
 
     def forward(self, scene: Tensor, motion: Tensor, z_scene: Tensor, z_motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ class Exchange(nn.Module):
     def __init__(self, scene: int, motion: int, heads: int):
         super().__init__()
         self.down, self.up = nn.Linear(scene, motion), _silent(nn.Linear(motion, scene))
-        self.scene_motion, self.motion_scene = Look(motion, heads), Look(motion, heads)
+        self.scene_motion, self.motion_scene = NormedCrossAttention(motion, heads), NormedCrossAttention(motion, heads)
 
     def forward(self, scene: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         small = self.down(scene)
@@ -168,7 +168,7 @@ class MotionLayer(nn.Module):
 
     def __init__(self, scene: int, dim: int, heads: int, exchange: bool):
         super().__init__()
-        self.latents, self.block = Look(dim, heads), PreNormBlock(dim, heads)
+        self.latents, self.block = NormedCrossAttention(dim, heads), PreNormBlock(dim, heads)
         self.exchange = Exchange(scene, dim, heads) if exchange else None
 
     def forward(self, scene: Tensor, motion: Tensor, z_motion: Tensor) -> tuple[Tensor, Tensor]:

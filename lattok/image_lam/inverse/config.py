@@ -145,7 +145,6 @@ class InverseDynamicsConfig(NormalizedActions):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each loss term."""
         terms = ("action", "flow", "forward", "kl", "reversal")
         weights = {name: float(getattr(self, f"loss_{name}")) for name in terms} | OF_CODEBOOKS
         return {name: weight for name, weight in weights.items() if weight > 0}

@@ -32,7 +32,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
-from lattok.nn.blocks import non_blocking, onto, widened
+from lattok.nn.blocks import non_blocking, onto, upcast
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, Quantized, join
@@ -329,12 +329,12 @@ class InverseDynamics(FrozenFeaturesModel):
         others = list[LossTerms]()
         for number in range(min(count, len(clips))):
             own, member = slice(number, None, count), self.members[number]
-            z, _, told = member.narrow(widened(self._encode(number, features[own].unbind(1))))
+            z, _, told = member.narrow(upcast(self._encode(number, features[own].unbind(1))))
             others.append(dict(told))
-            read[own] = widened(self._head(number, z, more[own]))
+            read[own] = upcast(self._head(number, z, more[own]))
             if self.config.loss_reversal:
-                z_back = member.narrow(widened(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
-                back[own] = widened(self._head(number, z_back, more_back[own]))
+                z_back = member.narrow(upcast(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
+                back[own] = upcast(self._head(number, z_back, more_back[own]))
             if member.flow_head is not None:
                 motion = losses.block_flow(clips[own][:, [place, -1]])
                 others[-1]["flow"] = losses.flow(member.flow_head(z), motion)

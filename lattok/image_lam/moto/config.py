@@ -114,7 +114,7 @@ class FeatureDecoderConfig:
 
     @property
     def own(self) -> dict[str, Any]:
-        """Return what is not left out."""
+        """Return the sizes that are set, by name; the others are those of the first decoder."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 

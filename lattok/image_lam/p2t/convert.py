@@ -35,7 +35,7 @@ from lattok.hub.checkpoint import (
     register_importer,
     translate,
 )
-from lattok.hub.weights import Size, planned
+from lattok.hub.weights import Size, plan_module
 from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.base.parts import GapActionHead
@@ -186,7 +186,7 @@ def _filled(
         learner.action_head = None if action_dim is None else GapActionHead(config, action_dim)
         return learner
 
-    planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
+    plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
     learner = build()
     model, head = learner.lam, learner.action_head
     queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."

@@ -117,7 +117,7 @@ def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
     return torch.cat([x, tokens], -2), keys
 
 
-def placed(x: Tensor, table: Tensor) -> Tensor:
+def add_sines(x: Tensor, table: Tensor) -> Tensor:
     """Add the sines of their places to tokens [..., n, width]; the table is made for one n, the rule holds for any."""
     count, width = x.shape[-2:]
     return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
@@ -177,7 +177,7 @@ class SpaceTimeEncoder(nn.Module):
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens of the later frame [B, queries, width]."""
         queries = self.queries.expand(*features.shape[:2], -1, -1)
-        x = placed(self.embed(torch.cat([queries, features], 2)), self.places)  # b 2 q+n w
+        x = add_sines(self.embed(torch.cat([queries, features], 2)), self.places)  # b 2 q+n w
         x, keys = with_words(x, words)
         for block in self.blocks:
             x = block(x, keys)
@@ -281,7 +281,7 @@ class Decoder(nn.Module):
         if self.add:  # every patch knows the change before the first block
             patches = patches + latents.sum(1, keepdim=True)
         places = slice(latents.shape[1], latents.shape[1] + features.shape[1])
-        x, keys = with_words(placed(self.embed(torch.cat([latents, patches], 1)), self.places), words)  # b p+n+s w
+        x, keys = with_words(add_sines(self.embed(torch.cat([latents, patches], 1)), self.places), words)  # b p+n+s w
         for block in self.blocks:
             x = block(x, keys)
         predicted = self.out(x[:, places])

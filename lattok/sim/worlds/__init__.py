@@ -34,7 +34,7 @@ STATE, OBJECTS = "observation.state", "observation.environment_state"
 
 
 class TaskFacts(NamedTuple):
-    """What a task says of itself."""
+    """Name, instruction, pace and columns of a task."""
 
     name: str
     instruction: str

@@ -53,7 +53,7 @@ class SlideGoal:
         return bool(abs(self._missing(seen)) <= AT_END)
 
     def aim(self, seen: SceneState) -> dict[str, Any]:
-        """Return what the oracle is to know of the goal."""
+        """Return where the handle has to go, by the name that the oracle reads it from."""
         way = (0.0, -1.0, 0.0) if self.part == "drawer" else (1.0, 0.0, 0.0)  # of the handle as the joint increases
         handle = seen.info[f"privileged/{self.part}_handle_pos"] + self._missing(seen) * np.array(way)
         return {f"target_{self.part}_handle_pos": handle}

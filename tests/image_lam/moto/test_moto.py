@@ -19,7 +19,7 @@ import lattok
 from lattok.cli import main
 from lattok.convert import moto_lam
 from lattok.hub.checkpoint import Join
-from lattok.hub.weights import Size, planned
+from lattok.hub.weights import Size, plan_module
 from lattok.image_lam import FrozenFeatures, MotoLAM, MotoLAMConfig
 from lattok.image_lam.moto.convert import key_map, sizes
 from lattok.nn.blocks import PreNormBlock
@@ -322,7 +322,7 @@ def test_every_key_of_the_published_size_has_its_place():
         224,
         "pool",
     )
-    model = planned(lambda: MotoLAM(config), {name: Size.of(tensor) for name, tensor in shapes.items()}, "file")
+    model = plan_module(lambda: MotoLAM(config), {name: Size.of(tensor) for name, tensor in shapes.items()}, "file")
     ours, used = model.saved_tensors(), set()
     for name, source in key_map(model.config).items():
         keys = source.keys if isinstance(source, Join) else (source,)

@@ -8,7 +8,7 @@ from functools import partial
 from lattok.cli import main, run_verb
 from lattok.cli.flags import Dataset, Folder, Models, Names, Text
 from lattok.utils import checks
-from lattok.utils.progress import bar
+from lattok.utils.progress import ProgressBar
 from lattok_larybench.larybench import REPORT, export
 
 
@@ -38,7 +38,7 @@ def tokens(
         device: auto, cpu, cuda or mps.
     """
     options = {"episodes": episodes, "action_key": action_key, "cameras": cameras or None, "stride": stride}
-    with bar("LARYBench") as progress:
+    with ProgressBar("LARYBench") as progress:
         found = export(dataset, models, out, **options, seed=seed, device=device, progress=progress.stage)
     for name, errors in found.items():
         each = ", ".join(f"{dimension} {error:.3f}" for dimension, error in errors.items())
