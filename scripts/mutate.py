@@ -65,6 +65,10 @@ TESTS = {  # where not the mirror alone
         f"lattok/image_lam/published/{system}.py": (f"tests/image_lam/published/test_{system}.py", PUBLISHED)
         for system in ("adaworld", "lapa", "lary", "lawam", "villax")
     },
+    "lattok/image_lam/clips/decoder.py": (
+        "tests/image_lam/clips/test_decoder.py",
+        "tests/image_lam/clips/test_sana.py",  # needs the extra sana
+    ),
     "lattok/nn/kmeans.py": ("tests/nn/test_quantize.py", "tests/action_vq/test_residual.py"),
     "lattok/nn/quantize.py": (
         "tests/nn/test_quantize.py",
