@@ -18,6 +18,7 @@ from lattok.cli.look import judge
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import device_called, devices
 from lattok.utils.output import Output
 from lattok.utils.progress import bar
 
@@ -50,8 +51,6 @@ def demo(
         fast: A few steps only, to see that it runs; the figures then mean nothing.
     """
     import torch
-
-    from lattok.utils.devices import device_called
 
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
@@ -214,9 +213,7 @@ def _next_policies(out: Path, features: str) -> None:
 
 def _size(features: str) -> list[str]:
     """Return flags for a latent action model that this machine can train, none where that is the default."""
-    import torch
-
-    return [] if torch.cuda.is_available() else ["--preset", "tiny+robust", "--features", features]
+    return [] if len(devices()) > 1 else ["--preset", "tiny+robust", "--features", features]
 
 
 def _print_commands(*commands: list[str]) -> None:
