@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lattok.utils.devices import module_of
 from lattok.version import installed
 
 PACKAGES = ("torch", "numpy", "tokenizers", "transformers", "scipy", "av")
@@ -85,6 +86,17 @@ def _cpu() -> str:
     return models[0] if models else platform.processor()
 
 
+def finish(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if (module := module_of(device)) is not None:
+        module.synchronize(device)
+
+
+def name_of(device: torch.device) -> str:
+    """What the maker calls it."""
+    return device.type if (module := module_of(device)) is None else module.get_device_name(device)
+
+
 def backward(model: Any, weights: Mapping[str, float], batch: Any, _: Any = None) -> None:
     """Go forward and backward through the weighted losses of a training step."""
     terms = model(batch)
@@ -94,12 +106,12 @@ def backward(model: Any, weights: Mapping[str, float], batch: Any, _: Any = None
 
 def peak(function: Callable[[], Any], device: torch.device) -> int:
     """Bytes that torch's allocator holds at most during a call, beyond those at its start."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if (module := module_of(device)) is not None:
+        module.synchronize(device)
+        module.reset_peak_memory_stats(device)
+        before = module.memory_allocated(device)
         function()
-        return torch.cuda.max_memory_allocated(device) - before
+        return module.max_memory_allocated(device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     recorded: Any = profile.profiler

@@ -114,6 +114,8 @@ def _one_of(rank: int, count: int, folder: str, work: Callable[..., None], given
     import torch
     from accelerate.state import AcceleratorState
 
+    from lattok.recipes.run_folder import leave_others
+
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
@@ -121,4 +123,4 @@ def _one_of(rank: int, count: int, folder: str, work: Callable[..., None], given
     # a port found free may be taken before it is used
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
     work(rank, *given)
-    torch.distributed.destroy_process_group()
+    leave_others()

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import environment, write_results
+from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.annotate import full_size, operations
 from lattok.action_vq import P2TActionVQ
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
@@ -40,7 +40,7 @@ from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.training import RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import ActionBatch, PairBatch, PolicyBatch
-from lattok.utils.devices import device_called, module_of
+from lattok.utils.devices import device_called
 
 PEAKS = {  # dense bfloat16 TFLOP/s by a part of the device's name; the first that fits counts
     "B200": 2250,
@@ -61,22 +61,12 @@ def seconds(function: Callable[[], Any], device: torch.device, rounds: int = 5) 
     """Least wall time of a call, after one to warm up."""
     times = []
     for _ in range(rounds + 1):
-        _finish(device)
+        finish(device)
         begun = time.perf_counter()
         function()
-        _finish(device)
+        finish(device)
         times.append(time.perf_counter() - begun)
     return min(times[1:])
-
-
-def _finish(device: torch.device) -> None:
-    if (module := module_of(device)) is not None:
-        module.synchronize(device)
-
-
-def name_of(device: torch.device) -> str:
-    """What the maker calls it."""
-    return "cpu" if (module := module_of(device)) is None else module.get_device_name(device)
 
 
 def rates(device: torch.device, peak: float | None, quick: bool) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from benchmarks.common import environment, peak, write_results
+from benchmarks.common import environment, finish, name_of, peak, write_results
 from benchmarks.reference.vla import FIRST_CODE, IGNORED, StraightforwardVLA
 from benchmarks.speed.vla_models import (
     BATCH,
@@ -47,6 +47,7 @@ from benchmarks.speed.vla_states import OURS, PLAIN, hidden_states
 from benchmarks.speed.vla_tables import BARS, PUBLISHED, markdown, notes
 from lattok.training.runlog import peak_memory
 from lattok.types import LatentTarget, PolicyBatch
+from lattok.utils.devices import device_called
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.observations import policy_batch, prompts
 from lattok.vla.supervision import CodeCrossEntropy
@@ -67,8 +68,7 @@ def measure(cases: Cases, rounds: int, device: torch.device) -> Figures:
             begun = time.perf_counter()
             for _ in range(repeats):
                 function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            finish(device)
             found[name] = min(found[name], (time.perf_counter() - begun) / repeats)
     return {name: {"seconds": found[name], "peak_bytes": peak(case, device)} for name, case in cases.items()}
 
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=2, help="text layers of the wide model")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the base model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--strategies", nargs="+", choices=tuple(STRATEGIES), help="all unless said; with baseline")
     parser.add_argument("--quick", action="store_true", help="a narrow model, one round")
@@ -203,7 +203,7 @@ def main() -> None:
         4 if asked.quick else DEPTH,
         1 if asked.quick else asked.rounds,
         getattr(torch, asked.dtype),
-        torch.device(asked.device),
+        device_called(asked.device),
         QUICK if asked.quick and not asked.strategies else tuple(asked.strategies or STRATEGIES),
     )
     with tempfile.TemporaryDirectory() as path:
@@ -214,7 +214,7 @@ def main() -> None:
                 "layers": setting.layers,
                 "depth": setting.depth,
                 "dtype": asked.dtype,
-                "device": _device_name(setting.device),
+                "device": name_of(setting.device),
                 "rounds": setting.rounds,
                 "batch": BATCH,
                 "length": LENGTH,
@@ -231,10 +231,6 @@ def main() -> None:
     if asked.out:
         write_results(asked.out, results)
         asked.out.with_suffix(".md").write_text(markdown(results))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class TOAST(DCTTokenizer):
         actions, _ = self._prepare(chunks, valid)
         assert isinstance(self.subwords, CoefficientUnigram)
         rows = self.subwords.sample(self._coefficients(actions), alpha, nbest, np.random.default_rng(seed))
-        return like(chunks, padded(rows, self.tokens_per_chunk))
+        return like(chunks, padded(rows, self.tokens_per_chunk).to(actions.device))
 
 
 def _published(

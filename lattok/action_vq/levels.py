@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lattok.action_vq.chunks import TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
 from lattok.hub.checkpoint import check_kind, read_checkpoint
+from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import LatentActions, LossTerms
@@ -146,7 +147,7 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 
     def _near(self, quantized: Tensor) -> Tensor:
         """Draw for each of quantized latents [B, P, d] one that differs by a level, in one scalar."""
-        sizes = torch.tensor(self.config.levels, device=quantized.device)
+        sizes = onto(torch.tensor(self.config.levels), quantized.device)
         half = sizes // 2
         other = near_levels((quantized * half).round() + half, sizes - 1.0)
         one = torch.randint(len(sizes), (*quantized.shape[:-1], 1), device=quantized.device)

@@ -16,6 +16,7 @@ from lattok.cli.look import judge
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import device_called, devices
 from lattok.utils.output import Output
 from lattok.utils.progress import ProgressBar
 
@@ -42,8 +43,6 @@ def demo(
         fast: A few steps only, to see that it runs; the figures then mean nothing.
     """
     import torch
-
-    from lattok.utils.devices import device_called
 
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
@@ -146,9 +145,7 @@ def _summary(reports: list[Any], out: Path, annotated: Path) -> None:
 
 def _what_next(features: str) -> None:
     """Print commands that run on this machine as they stand, but for the dataset."""
-    import torch
-
-    size = [] if torch.cuda.is_available() else ["--preset", "tiny+robust", "--features", features]
+    size = [] if len(devices()) > 1 else ["--preset", "tiny+robust", "--features", features]
     print("\nType next, with your own dataset in place of DATASET:\n")
     for words in (
         ["inspect", "DATASET"],

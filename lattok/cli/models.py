@@ -107,7 +107,7 @@ def _choices() -> dict[str, Sequence[str]]:
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
     from lattok.hub.weights import trust_hint
-    from lattok.recipes.run_folder import read_options
+    from lattok.recipes.run_folder import leave_others, read_options
 
     stored, preset = read_options(run.config)
     preset, options = run.preset or preset, {**stored, **given}
@@ -121,10 +121,11 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
         from lattok.recipes.study import train_study
 
         train_study(recipe, run.resume, shlex.join([*words, "--study"]))
-        return
-    model = recipe.train(run.resume, shlex.join(words))
-    named = trust_hint(getattr(model, "config", None))  # recipes of others may return anything
-    print(f"Saved in {run.out}. {recipe.next_step()}{named}")
+    else:
+        model = recipe.train(run.resume, shlex.join(words))
+        named = trust_hint(getattr(model, "config", None))  # recipes of others may return anything
+        print(f"Saved in {run.out}. {recipe.next_step()}{named}")
+    leave_others()
 
 
 def _defaults(recipe_class: Any, words: Sequence[str]) -> dict[str, Any]:

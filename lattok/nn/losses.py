@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,13 +60,19 @@ def gripper_action_loss(
 
     `gripper` are the dimensions of the second term; their targets lie between -1 and 1. `valid` as in `action_loss`.
     """
+
+    def columns(x: Tensor, dims: Sequence[int]) -> Tensor:  # of a list as an index a GPU waits for the copy
+        return torch.stack([x[..., dim] for dim in dims], -1)
+
     rest = [dim for dim in range(target.shape[-1]) if dim not in gripper]
-    own, others = (valid[..., dims] if valid.dim() == 3 else valid for dims in (list(gripper), rest))
-    logits, wanted = predicted[..., list(gripper)].float(), target[..., list(gripper)].clamp(-1, 1) / 2 + 0.5
+    own = columns(valid, gripper) if valid.dim() == 3 else valid
+    logits, wanted = columns(predicted, gripper).float(), columns(target, gripper).clamp(-1, 1) / 2 + 0.5
     wanted = wanted.masked_fill(~numbers(own), 0.0)
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    loss = _over_dimensions(entropy, own, reduction)
-    return loss + action_loss(predicted[..., rest], target[..., rest], others, "l2", reduction) if rest else loss
+    loss = _over_dimensions(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), own, reduction)
+    if not rest:
+        return loss
+    others = columns(valid, rest) if valid.dim() == 3 else valid
+    return loss + action_loss(columns(predicted, rest), columns(target, rest), others, "l2", reduction)
 
 
 def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:

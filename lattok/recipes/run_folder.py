@@ -73,6 +73,12 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def leave_others() -> None:
+    """End the group of processes: a thread that still talks to others must not outlive the interpreter."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def broadcast_buffers(model: Any) -> None:
     """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
     if dist.is_initialized():

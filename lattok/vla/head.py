@@ -233,12 +233,11 @@ class FlowActionHead(ActionHead):
 
 def noise_of(batch: PolicyBatch, chunk: tuple[int, int], seed: int) -> Tensor:
     """Draw noise [B, H, m] that follows from `seed` and what each sample shows: it is the same in any batch."""
-    rows = []
+    rows, seen = [], [part.numpy(force=True) for part in (batch.images, batch.proprio) if part is not None]
     for i, text in enumerate(batch.texts):
         digest = hashlib.blake2b(text.encode(), digest_size=8)
-        for part in (batch.images, batch.proprio):
-            if part is not None:
-                digest.update(part[i].contiguous().numpy(force=True).tobytes())
+        for part in seen:
+            digest.update(part[i].tobytes())
         own = torch.Generator().manual_seed(derive_seed(seed, int.from_bytes(digest.digest(), "big")))
         rows.append(torch.randn(chunk, generator=own))
     return torch.stack(rows)

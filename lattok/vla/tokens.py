@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lattok.hub import PARTS
 from lattok.hub.model import Place, family_of
+from lattok.nn.blocks import onto
 from lattok.nn.losses import reduce_valid
 from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
@@ -97,7 +98,7 @@ class TokenHead(ActionHead):
         """Return codes int64 [B, P]: the likeliest, or drawn at the head's temperature as `seed` and sample say."""
         chances, count = None, len(next(iter(states.values())).placeholders)
         if self.temperature:
-            noise = noise_of(batch, (self.spec.tokens, self.classes), seed).to(self.queries.device)
+            noise = onto(noise_of(batch, (self.spec.tokens, self.classes), seed), self.queries.device)
             chances = -(-torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel's
         if self.before is None:
             found = self.logits(self.queries.new_zeros(count, 1, dtype=torch.long), states, proprio)

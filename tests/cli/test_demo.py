@@ -8,6 +8,7 @@ import time
 from contextlib import redirect_stdout
 
 import pytest
+import torch
 
 import lattok
 from lattok.cli import demo, main
@@ -134,6 +135,6 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
 
 
 def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(demo, "devices", lambda: [torch.device("xpu:0"), torch.device("cpu")])
     demo._what_next("pixels")
     assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lattok
+from lattok.cli import main
 from lattok.hub import HubModel
 from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, MotoLAMRecipe, ResidualVQRecipe
 from lattok.utils import files
@@ -56,3 +57,15 @@ def test_of_two_processes_the_first_one_writes(make_dataset, tmp_path):
         assert calls == (["check_writable", *expected[0], "save_pretrained"], expected[1])
         assert set(sources) == {name}
         assert set(hashes) == {lattok.load(tmp_path / name).describe()["weights_sha256"]}
+
+
+def _command(rank, data, out):
+    words = ["train", "action-vq", str(data), "--out", str(out), "--preset", "quick", "--device", "cpu"]
+    assert main([*words, "--dim", "8", "--steps", "2", "--batch-size", "8"]) == 0
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_command_leaves_the_other_processes_before_it_ends(make_dataset, tmp_path):
+    """A thread of gloo that lets go of a tensor while Python is taken down would end a process that has learned."""
+    together(_command, make_dataset([12, 15]).root, tmp_path / "out")
+    assert lattok.load(tmp_path / "out").config.dim == 8

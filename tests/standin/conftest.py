@@ -56,22 +56,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LAM = {"features": "pixels", "image_size": 16, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
 LAM |= {"codebook_size": 4, "latent_dim": 8, "stride": "3", "interpolation": "bilinear"}
 IDM = {"features": "pixels", "image_size": 16, "channels": (8,), "latent_dim": 4, "hidden": 8, "members": 2}
+ALL_OF_IDM = {f"loss_{name}": 0.1 for name in ("flow", "forward", "kl", "reversal")}
 VLA = {**POLICY, "backbone": "scratch"}
 HELD = {f"image_encoder_{name}": size for name, size in (("width", 8), ("depth", 1), ("heads", 2), ("hidden", 16))}
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # recipe, options
     "action-vq": ("action-vq", {"preset": "quick", "dim": 8, "codebook_size": 5}),
-    "action-vq, masked": ("action-vq", {"preset": "quick", "dim": 8, "codebook_size": 5, "mask_weight": 0.1}),
+    "action-vq, masked": (
+        "action-vq",
+        {"preset": "quick", "dim": 8, "codebook_size": 5, "mask_weight": 0.1, "perturb": 0.3, "balance": 0.1},
+    ),
     "action-vq, context": ("action-vq", {"preset": "context", "dim": 8, "codebook_size": 5, "heads": 2, "hidden": 8}),
-    "fsq": ("fsq", {"tokens": 2, "codebook_size": 4, "synthetic": 20, "hidden": 8}),
-    "oat": ("oat", {}),
+    "fsq": ("fsq", {"tokens": 2, "codebook_size": 4, "synthetic": 20, "hidden": 8, "perturb": 0.3}),
+    "oat": ("oat", {"perturb": 0.3}),
     "quest": ("quest", {}),
-    "vqbet": ("vqbet", {}),
+    "vqbet": ("vqbet", {"perturb": 0.3}),
     "beast": ("beast", {}),
     "residual-vq": ("residual-vq", {"tokens": 2, "codebook_size": 4, "synthetic": 20}),
     "fast": ("fast", {"vocab_size": 300}),
     "toast": ("toast", {"vocab_size": 300}),
     "uniform-bins": ("uniform-bins", {"bins": 8}),
-    "idm": ("idm", {"preset": "tiny", **IDM}),
+    "idm": ("idm", {"preset": "tiny", **IDM, "task_given": True, "proprio": True, **ALL_OF_IDM}),
     "image-lam": ("image-lam", {"preset": "tiny", **LAM}),
     "image-lam, p2t": ("image-lam", {"preset": "tiny+p2t", **LAM, "latent_dim": 4, "codebook_continuous_steps": 0}),
     "image-lam, robust": ("image-lam", {"preset": "tiny+robust", **LAM, "codebook_continuous_steps": 2}),

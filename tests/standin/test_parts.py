@@ -8,18 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
+from lattok.image_lam.base.bottlenecks import ScalarQuantizer
+from lattok.image_lam.base.features import OrderedMAE, StillVideo
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.image_lam.moto.model import PerceptualLoss
 from lattok.inference import for_inference
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
-from lattok.types import PairBatch
+from lattok.recipes.study import ProprioPolicy
+from lattok.types import LatentTarget, PairBatch
 from tests.accelerator import NAME, Device
 from tests.action_vq.families import cases
 from tests.action_vq.walks import smooth
 from tests.backbones.tiny import tiny_backbone
 from tests.image_lam.clips.fakes import clip_lam, pixels
+from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.standin.conftest import IDM, assert_same
 from tests.standin.test_artefacts import LAM, PAIRS, VIDEO, placed
 from tests.vla import fakes
@@ -54,6 +60,10 @@ def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device:
     ours = [wait for wait in device.waits if " at lattok/" in wait and "lattok/backbones/hf.py" not in wait]
     assert ours == []  # transformers itself reads where images and tokens are
     assert len([wait for wait in device.waits if " at tests/" not in wait]) <= 256
+    assert_same(moved.saved_tensors(), model.saved_tensors())
+    asked = batch._replace(subtasks=["reach the cup", "", "grasp", "lift"])
+    with torch.no_grad():
+        assert_same(moved.eval().text_errors(placed(asked, NAME)), model.eval().text_errors(asked))
 
 
 def test_images_are_coded_from_scaled_numbers_and_through_vision_transformers(device: Device):
@@ -109,3 +119,50 @@ def test_statistics_of_tensors_that_lie_there(device: Device):
     expected = residual_kmeans(vectors, 4, 2, 3, draw())
     assert_same(residual_kmeans(vectors.to(NAME), 4, 2, 3, draw()), expected)
     assert_same(Normalizer(3).to(NAME).fit(vectors.to(NAME)).state_dict(), Normalizer(3).fit(vectors).state_dict())
+
+
+def test_small_parts(device: Device):
+    """A control that sees proprio alone, labels stretched over steps, codes that are looked up."""
+    torch.manual_seed(0)
+    made = fakes.config()
+    control, batch = ProprioPolicy(made), fakes.batch(made)
+    moved = copy.deepcopy(control).to(NAME)
+    assert_same(moved(placed(batch, NAME)), control(batch))
+    assert_same(moved.predict_chunk(placed(batch, NAME)), control.predict_chunk(batch))
+    labels = LatentTarget(torch.arange(8).view(2, 4, 1), None, torch.ones(2, 4, dtype=torch.bool))
+    assert_same(labels.to(torch.device(NAME)).nearest(6), labels.nearest(6))
+    book = ScalarQuantizer(4, 8).eval()
+    codes = book(torch.randn(2, 5, 4)).codes
+    assert_same(copy.deepcopy(book).to(NAME).lookup(codes.to(NAME)), book.lookup(codes))
+    device.waits.clear()
+    moved(placed(batch, NAME))
+    labels.to(torch.device(NAME), True).nearest(6)
+    assert [wait for wait in device.waits if " at lattok/" in wait] == []
+
+
+@pytest.mark.parametrize("kind", ["vit_mae", "vjepa2"])
+def test_networks_of_transformers_look_at_frames(kind: str, device: Device):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+    if kind == "vit_mae":
+        net = OrderedMAE(
+            transformers.ViTMAEModel(transformers.ViTMAEConfig(image_size=16, intermediate_size=16, **sizes))
+        )
+    else:
+        config = transformers.VJEPA2Config(crop_size=16, mlp_ratio=1.0, frames_per_clip=2, **sizes)
+        net = StillVideo(transformers.VJEPA2Model(config).encoder, config)
+    net, pixels = net.eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert_same(copy.deepcopy(net).to(NAME).forward_features(pixels.to(NAME)), net.forward_features(pixels))
+
+
+def test_frames_are_compared_by_lpips(device: Device, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lpips")
+    monkeypatch.setattr(torchvision.models, "vgg16", random_vgg)
+    compare, images = PerceptualLoss(), torch.rand(2, 2, 3, 32, 32)
+    moved = copy.deepcopy(compare).to(NAME)
+    device.waits.clear()
+    found = moved(*images.to(NAME, non_blocking=True))
+    assert device.waits == []
+    assert_same(found, compare(*images))

@@ -17,6 +17,8 @@ from tests.accelerator import NAME, Device
 from tests.standin.conftest import ON_CPU, SIZES, assert_same, make, on_host
 
 STARTED = 3  # steps after which codebooks have started
+LEARN = [kind for kind in SIZES if kind not in ON_CPU]
+EACH = list({SIZES[kind][0]: kind for kind in reversed(LEARN)}.values())  # the first of each recipe
 
 
 @pytest.fixture
@@ -39,19 +41,10 @@ def waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SIZES if kind not in ON_CPU])
+@pytest.mark.parametrize("kind", LEARN)
 def test_training_is_that_of_the_cpu_and_no_step_waits(kind: str, folder: Path, tmp_path: Path, waits: list[str]):
     expected = lattok.train(make(kind, folder, tmp_path / "cpu", "cpu"))
     found = lattok.train(make(kind, folder, tmp_path / "device", NAME))
-    assert_same(on_host(found), on_host(expected))
-    assert waits == []
-
-
-@pytest.mark.parametrize("kind", ["action-vq", "image-lam, robust", "clip-lam", "vla, flow"])
-def test_mixed_precision_parts_and_averages(kind: str, folder: Path, tmp_path: Path, waits: list[str]):
-    options = {"precision": "bf16", "accumulate": 2, "ema": 0.9, "batch_size": 8}
-    expected = lattok.train(make(kind, folder, tmp_path / "cpu", "cpu", **options))
-    found = lattok.train(make(kind, folder, tmp_path / "device", NAME, **options))
     assert_same(on_host(found), on_host(expected))
     assert waits == []
 
@@ -63,27 +56,37 @@ def test_foreach_optimisers_do_the_same(folder: Path, tmp_path: Path, device: De
     assert_same(on_host(lattok.train(make("idm", folder, tmp_path / "device", NAME))), on_host(expected))
 
 
-@pytest.mark.parametrize(
-    ("kind", "way"),
-    [("action-vq", ("cpu", NAME)), ("image-lam, robust", (NAME, "cpu")), ("vla, flow", (NAME, NAME))],
-)
-def test_a_run_goes_on_on_another_device(
-    kind: str, way: tuple[str, str], folder: Path, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
-):
-    expected = lattok.train(make(kind, folder, tmp_path / "whole", "cpu", ema=0.9))
+def interrupted(kind: str, folder: Path, out: Path, way: tuple[str, str], at: int, **options: Any) -> Any:
+    """Train on one device until step `at` (from 0), then on the other."""
     step = loop.Trainer.step
 
-    def interrupted(trainer: Any, number: int, feed: Any) -> Any:
-        if number == 3:
+    def stopped(trainer: Any, number: int, feed: Any) -> Any:
+        if number == at:
             raise LattokError("lost")
         return step(trainer, number, feed)
 
-    monkeypatch.setattr(loop.Trainer, "step", interrupted)
-    with pytest.raises(LattokError, match="lost"):
-        lattok.train(make(kind, folder, tmp_path / "run", way[0], ema=0.9, save_every=3))
-    monkeypatch.setattr(loop.Trainer, "step", step)
-    found = lattok.train(make(kind, folder, tmp_path / "run", way[1], ema=0.9, save_every=3), resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", stopped)
+        with pytest.raises(LattokError, match="lost"):
+            lattok.train(make(kind, folder, out, way[0], save_every=at, **options))
+    return lattok.train(make(kind, folder, out, way[1], save_every=at, **options), resume=True)
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_mixed_precision_parts_averages_and_a_checkpoint_of_another_device(
+    kind: str, folder: Path, tmp_path: Path, waits: list[str]
+):
+    options = {"precision": "bf16", "accumulate": 2, "ema": 0.9, "batch_size": 6}
+    expected = lattok.train(make(kind, folder, tmp_path / "cpu", "cpu", **options))
+    found = interrupted(kind, folder, tmp_path / "run", (NAME, "cpu"), 4, **options)
     assert_same(on_host(found), on_host(expected))
+    assert waits == []
+
+
+@pytest.mark.parametrize(("kind", "way"), [("action-vq", ("cpu", NAME)), ("idm", (NAME, NAME))])
+def test_a_run_goes_on_on_another_device(kind: str, way: tuple[str, str], folder: Path, tmp_path: Path, device: Device):
+    expected = lattok.train(make(kind, folder, tmp_path / "whole", "cpu", ema=0.9))
+    assert_same(on_host(interrupted(kind, folder, tmp_path / "run", way, 3, ema=0.9)), on_host(expected))
 
 
 def test_batches_come_on_a_stream_of_their_own_from_pinned_memory(folder: Path, tmp_path: Path, device: Device):

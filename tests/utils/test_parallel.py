@@ -75,7 +75,7 @@ PARENT = """
 import signal
 from functools import partial
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-from lattok.utils.parallel import Abandoned, Ahead, Processes, Request
+from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request
 from tests.process_jobs import Task, worker
 with Processes(partial(worker, ""), 1) as processes:
     list(processes.map([Task("wait", 0)]))

@@ -275,7 +275,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
             quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
             if list(quantized.shape) != expected:
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
-            return stream._replace(quantized=quantized)
+            return stream._replace(quantized=quantized.to(self.queries.device))
 
         found, env = sized("latents", latents, config.motion_tokens), latents.env
         return found if env is None else found._replace(env=sized("latents.env", env, config.scene_tokens))

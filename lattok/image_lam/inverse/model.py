@@ -295,7 +295,8 @@ class InverseDynamics(FrozenFeaturesModel):
         if self.config.task_given:
             known = {name: place for place, name in enumerate(self.config.tasks)}
             places = torch.tensor([known.get(task, len(known)) for task in tasks], dtype=torch.long)
-            parts.append(F.one_hot(places, len(known) + 1)[:, :-1].to(self.low))  # of another one nothing is said
+            told = F.one_hot(places, len(known) + 1)[:, :-1]  # of another one nothing is said
+            parts.append(onto(told.to(self.low.dtype), self.low.device))
         if self.state_normalizer is not None:
             if states is None:
                 checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
@@ -336,7 +337,7 @@ class InverseDynamics(FrozenFeaturesModel):
                 z_back = member.narrow(upcast(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
                 back[own] = upcast(self._head(number, z_back, more_back[own]))
             if member.flow_head is not None:
-                motion = losses.block_flow(clips[own][:, [place, -1]])
+                motion = losses.block_flow(torch.stack([clips[own, place], clips[own, -1]], 1))
                 others[-1]["flow"] = losses.flow(member.flow_head(z), motion)
             if member.ahead is not None:
                 now, later = (coarse(self.projections[number](features[own, i])) for i in (place, -1))
@@ -348,14 +349,16 @@ class InverseDynamics(FrozenFeaturesModel):
             shown = self.action_normalizer(self._opposite(batch.actions[:, :1]))
             errors = (errors + action_loss(back[:, None], shown, judged, kind)) / 2
             other = self.action_normalizer(self._opposite(self.action_normalizer.inverse(read)))
-            reversal = {"reversal": (other - back)[:, self.config.reversed_dims].abs().mean()}
+            reversal = {"reversal": (other - back).index_select(1, self._reversed()).abs().mean()}
         means = {name: torch.stack([each[name] for each in others]).mean() for name in others[0]}
         return of_share({"action": errors}, batch.valid, batch.acted) | reversal | means
 
     def _opposite(self, actions: Tensor) -> Tensor:
         """Return the actions [..., m] of clips that are shown backwards, from those of the clips."""
-        dims = onto(torch.tensor(self.config.reversed_dims), self.low.device)
-        return actions * torch.ones_like(self.low).index_fill(0, dims, -1)
+        return actions * torch.ones_like(self.low).index_fill(0, self._reversed(), -1)
+
+    def _reversed(self) -> Tensor:
+        return onto(torch.tensor(self.config.reversed_dims), self.low.device)
 
 
 def state_changes(states: Tensor, offsets: Sequence[int]) -> Tensor:
@@ -367,5 +370,5 @@ def state_changes(states: Tensor, offsets: Sequence[int]) -> Tensor:
 
 def around_each(series: Tensor, gaps: Sequence[int]) -> Tensor:
     """Return rows [T, F, s] of a series [T, s] at so many frames from each; beyond the ends the first and the last."""
-    rows = torch.arange(len(series))[:, None] + torch.tensor(list(gaps))
+    rows = torch.arange(len(series), device=series.device)[:, None] + onto(torch.tensor(list(gaps)), series.device)
     return series[rows.clamp(0, len(series) - 1)]

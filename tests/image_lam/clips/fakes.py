@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ SIZES: dict[str, Any] = {
     "decoder_heads": 4,
 }
 
+SANA_CHANNELS = 8
+
 
 def config(**changes: Any) -> ClipLAMConfig:
     assert changes.keys() <= {option.name for option in options_of(ClipLAMConfig)}
@@ -42,6 +45,35 @@ def config(**changes: Any) -> ClipLAMConfig:
 def clip_lam(seed: int = 0, **changes: Any) -> ClipLAM:
     torch.manual_seed(seed)
     return ClipLAM.build(config(**changes)).eval()
+
+
+def sana_pipeline(folder: Path) -> Path:
+    """A folder as a pipeline of diffusers has them: `transformer` and `vae`, with safetensors."""
+    import diffusers
+
+    torch.manual_seed(0)
+    stages = {"block_out_channels": (8, 16, 16), "qkv_multiscales": ((), (), ())}
+    options = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in stages.items()}
+    options |= {"encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1)}
+    vae = diffusers.AutoencoderDC(latent_channels=SANA_CHANNELS, attention_head_dim=8, scaling_factor=0.5, **options)
+    vae.save_pretrained(folder / "vae")
+    diffusers.SanaTransformer2DModel(
+        in_channels=SANA_CHANNELS,
+        out_channels=SANA_CHANNELS,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=12,
+        sample_size=4,
+    ).save_pretrained(folder / "transformer")
+    return folder
+
+
+def sana_options(pipeline: Path) -> dict[str, Any]:
+    return {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "decoder_output": "velocity"}
 
 
 def pixels(*shape: int, seed: int = 1, side: int = 16) -> torch.Tensor:

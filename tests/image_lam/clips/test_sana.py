@@ -15,11 +15,11 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.clips import ClipLAM
 from lattok.image_lam.clips.decoder import Exchange, SanaDecoder, open_sana, sizes_of
 from tests.conftest import write_dataset
-from tests.image_lam.clips.fakes import SIZES, config, pixels
+from tests.image_lam.clips.fakes import SANA_CHANNELS, SIZES, config, pixels, sana_options, sana_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra sana")
 
-PATCH, CHANNELS = 4, 8
+PATCH = 4
 
 
 class Mixes(torch.nn.Module):
@@ -42,37 +42,17 @@ def test_streams_exchange_what_they_were_before():
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a pipeline of diffusers has them: `transformer` and `vae`, with safetensors."""
-    folder = tmp_path_factory.mktemp("sana")
-    torch.manual_seed(0)
-    stages = {"block_out_channels": (8, 16, 16), "qkv_multiscales": ((), (), ())}
-    options = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in stages.items()}
-    options |= {"encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1)}
-    vae = diffusers.AutoencoderDC(latent_channels=CHANNELS, attention_head_dim=8, scaling_factor=0.5, **options)
-    vae.save_pretrained(folder / "vae")
-    diffusers.SanaTransformer2DModel(
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=12,
-        sample_size=4,
-    ).save_pretrained(folder / "transformer")
-    return folder
+    return sana_pipeline(tmp_path_factory.mktemp("sana"))
 
 
 def options(pipeline: Path) -> dict:
     small = {"preset": "tiny", "steps": 2, "batch_size": 4, "log_every": 1, **SIZES}
-    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "decoder_output": "velocity"}
+    return small | sana_options(pipeline)
 
 
 def test_latents_are_those_of_the_autoencoder_and_turn_back(pipeline):
     features = FrozenFeatures(f"dc-ae:{pipeline}", 16, (0.5,) * 3, (0.5,) * 3).load()
-    assert (features.patch, features.side, features.dim) == (PATCH, 4, CHANNELS)
+    assert (features.patch, features.side, features.dim) == (PATCH, 4, SANA_CHANNELS)
     vae = diffusers.AutoencoderDC.from_pretrained(pipeline / "vae").eval()
     frames = pixels(3)
     with torch.no_grad():
@@ -117,7 +97,7 @@ def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch)
     assert torch.equal(labels.latents, again.label_video(video, 4, "lift it").latents)
     assert lam.describe()["features_sha256"] == again.features.weights_hash()
     frame, actions = again.generate(pixels(2, 2), lam.encode(pixels(2, 3, 2), "lift"))
-    assert frame.shape == (2, 2 * 16, CHANNELS)
+    assert frame.shape == (2, 2 * 16, SANA_CHANNELS)
     assert actions.shape == (2, 4, 3)
     assert again.features.pixels_of(frame.unflatten(1, (2, 16)).flatten(0, 1)).shape == (4, 16, 16, 3)
 
@@ -127,11 +107,17 @@ def test_what_streams_hear_of_each_other_and_of_the_first_frame(sees: bool, exch
     told = {"decoder": f"sana:{pipeline}", "decoder_output": "velocity", "decoder_sees_now": sees}
     told |= {"decoder_exchange": exchange, "decoder_sana": sizes_of(open_sana(f"sana:{pipeline}"))}
     torch.manual_seed(0)
-    model = SanaDecoder(config(**told), CHANNELS, 32).eval()
+    model = SanaDecoder(config(**told), SANA_CHANNELS, 32).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     draw = torch.Generator().manual_seed(1)
-    sizes = {"frame": (32, CHANNELS), "actions": (4, 3), "scene": (2, 8), "motion": (3, 8), "now": (32, CHANNELS)}
+    sizes = {
+        "frame": (32, SANA_CHANNELS),
+        "actions": (4, 3),
+        "scene": (2, 8),
+        "motion": (3, 8),
+        "now": (32, SANA_CHANNELS),
+    }
     given = {name: torch.randn(2, *size, generator=draw) for name, size in sizes.items()} | {"times": torch.rand(2)}
     with torch.no_grad():
         before = model(**given)
