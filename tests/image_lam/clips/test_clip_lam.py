@@ -441,7 +441,7 @@ def test_the_report_reads_actions_from_motion_and_from_the_scene(make_dataset, t
     assert torch.equal(control.env.quantized, own.env.quantized)
     assert not torch.equal(control.quantized, own.quantized)
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
-    assert "read from the latents of held-out pairs" in page  # it has no codes
+    assert "read from the latents" in page.lower()  # it has no codes
     assert "one-hot" not in page
     shown = re.findall(r'<img alt="([\w.]+), (now|later|predicted|control)" src="data:image/jpeg;base64,([^"]+)', page)
     for camera in lam.cameras:
