@@ -27,7 +27,7 @@ if [[ ${REUSE:-} ]]; then
     echo "$site" >"$("$tmp/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/reused.pth"
     "$tmp/env/bin/pip" install --quiet --no-deps "$out"/lattok-*.whl
 else
-    "$tmp/env/bin/pip" install --quiet "$out"/lattok-*.whl pytest
+    "$tmp/env/bin/pip" install --quiet "$out"/lattok-*.whl pytest hypothesis
 fi
 "$tmp/env/bin/pip" install --quiet --no-deps "$root"/integrations/{larybench,p2t_policy,vla_eval} "$tmp"/plugin/*.whl
 mkdir "$tmp/user"

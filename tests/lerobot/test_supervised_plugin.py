@@ -206,6 +206,19 @@ def test_learning(annotated, lerobot_dataset):
     assert sum(seen[-3:]) < 0.7 * sum(seen[:3])
 
 
+def test_the_log_has_both_losses(annotated, lerobot_dataset, caplog):
+    """LeRobot's own line has only their sum."""
+    plain = lerobot_dataset(annotated)
+    policy = fresh(plain, strategy="la_direct", log_freq=2)
+    before, _ = processors(policy, dataset_stats=plain.meta.stats)
+    data = batches(lerobot_dataset(annotated, delta_timestamps=windows(policy.config)), 3, before)
+    with caplog.at_level("INFO"):
+        losses = [(float(loss), logs["latent_loss"]) for loss, logs in map(policy.train(), data)]
+    loss, latent = losses[1]
+    said = f"loss of act:{loss - 0.1 * latent:.3f} latent_loss:{latent:.3f} times 0.1"
+    assert [line for line in caplog.messages if "latent_loss" in line] == [said]
+
+
 def test_a_checkpoint_of_the_inner_policy_to_start_from(trained, annotated, tmp_path):
     """`--policy.inner=FOLDER`: its options and weights, another strategy; the checkpoint again needs no lattok."""
     options = {"strategy": "la_direct", "latent_weight": 0, "inner_options": json.dumps({"dropout": 0.0})}

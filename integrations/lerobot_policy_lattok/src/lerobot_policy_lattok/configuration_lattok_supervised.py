@@ -44,6 +44,7 @@ class LattokSupervisedConfig(PreTrainedConfig):
     tap: Tap | None = None  # the states that learn; None: those that the actions are read from
     dim: int | None = None  # their width, where the tapped module does not tell
     resample: str | None = None  # "nearest": where there are more or fewer of them than steps
+    log_freq: int = 200  # batches between two lines of the log with both losses, whose sum LeRobot logs; 0: none
     # filled in from the dataset, and saved
     latent: LatentSpec | None = None  # what the labels are
 

@@ -6,6 +6,7 @@ lattok. What only training needs lies beside them, in lattok_supervised.json and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class LattokSupervisedPolicy(PreTrainedPolicy):
     ):
         """Take what LeRobot hands to a policy that it makes for a dataset, and the `inner` policy if there is one."""
         super().__init__(config)
-        plan, steps, tap, self.labels = config.plan, config.steps, config.place, None
+        plan, steps, tap, self.labels, self.batches = config.plan, config.steps, config.place, None, 0
         if dataset_meta is not None:
             where = config.prefix, config.labels, config.latent
             self.labels = FrameLabels.open(dataset_meta.root, plan, steps, *where)
@@ -79,7 +80,13 @@ class LattokSupervisedPolicy(PreTrainedPolicy):
         """
         if self.labels is not None and self.labels.spec.column("valid") not in batch:
             batch = self.labels.add(batch)
-        return self.supervised(batch, *args, **kwargs)
+        loss, figures = self.supervised(batch, *args, **kwargs)
+        self.batches += self.training
+        if self.training and self.config.log_freq and self.batches % self.config.log_freq == 0:
+            weight, latent = self.supervised.weight, figures["latent_loss"]
+            own = float(loss.detach().mean()) - weight * latent
+            logging.info(f"loss of {self.config.inner}:{own:.3f} latent_loss:{latent:.3f} times {weight:g}")
+        return loss, figures
 
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Return the next actions as the inner policy does."""
