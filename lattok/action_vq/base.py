@@ -100,9 +100,9 @@ class ChunkConfig(NormalizedActions):
 
 
 class Repair(NamedTuple):
-    """Codes that can be decoded, made from any integers."""
+    """What any integers stand for, and what of it is not known."""
 
-    codes: Tensor  # [B, P] legal
+    found: Any  # legal codes [B, P], or whatever `_decode` takes
     missing: Tensor  # [B, H, 1 or m] bool: nothing is known about these, hold the neighbours
     notes: list[str]  # what was repaired in each row, "" where nothing; empty when all rows are intact
 
@@ -239,7 +239,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def encode(self, chunks: np.ndarray, valid: Values | None = None, *, repair: bool = False) -> np.ndarray: ...
     @overload
     def encode(self, chunks: Tensor | list[Any], valid: Values | None = None, *, repair: bool = False) -> Tensor: ...
-    @torch.no_grad()
     def encode(self, chunks: Any, valid: Values | None = None, *, repair: bool = False) -> Any:
         """Turn chunks [B, H, m] in physical units into codes int64 [B, P]: arrays for arrays, else tensors.
 
@@ -247,9 +246,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         valid action (P2T A.2), and with `repair` so do shorter chunks. Chunks of another length, another m or
         non-finite numbers raise `LattokError`: windows truncate, `encode` does not.
         """
-        actions, inside = self._prepare(chunks, valid, repair)
         with self.inference():
-            return like(chunks, self._encode(actions, inside))
+            return like(chunks, self._encode(*self._prepare(chunks, valid, repair)))
 
     @overload
     def decode(self, codes: np.ndarray, return_info: Literal[False] = False, *, repair: bool = ...) -> np.ndarray: ...
@@ -261,7 +259,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     ) -> tuple[np.ndarray, DecodeInfo]: ...
     @overload
     def decode(self, codes: Rows, return_info: Literal[True], *, repair: bool = ...) -> tuple[Tensor, DecodeInfo]: ...
-    @torch.no_grad()
     def decode(self, codes: Any, return_info: bool = False, *, repair: bool = False) -> Any:
         """Turn codes, integers [B, P] or a list of rows, into chunks [B, H, m] in physical units.
 
@@ -269,12 +266,10 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         also gives a `DecodeInfo`, none do: what cannot be read is repaired as the family says; steps about which
         nothing is known repeat the last known action, or the first one, and are no motion in `relative` dimensions.
         """
-        rows = as_codes(codes).to(self.normalizer.shift.device)
-        legal, missing, notes = self._repair(rows)
+        rows = as_codes(codes)
+        chunks, missing, notes = self._decode_any(rows)
         if notes and not (repair or return_info):
             check_codes(rows, notes, self.tokens_per_chunk, self.vocab_size, self.prefixes)
-        with self.inference():
-            chunks = self.normalizer.inverse(self._decode(legal))
         if notes:
             chunks = self._hold(chunks, missing)
         if not return_info:
@@ -282,6 +277,12 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         notes = notes or [""] * len(rows)
         info = DecodeInfo(torch.tensor([bool(note) for note in notes], dtype=torch.bool), tuple(notes))
         return like(codes, (chunks, info))
+
+    def _decode_any(self, codes: Tensor) -> Repair:
+        """Decode any integers [B, L], to chunks [B, H, m] in physical units."""
+        legal, missing, notes = self._repair(codes.to(self.normalizer.shift.device))
+        with self.inference():
+            return Repair(self.normalizer.inverse(self._decode(legal)), missing, notes)
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
@@ -295,7 +296,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         codes = self._encode(actions, valid)
-        return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
+        decoded = self._decode(self._repair(codes).found).to(actions)
+        return LatentActions(codes, actions.flatten(1)[:, None], decoded.flatten(1)[:, None])
 
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
@@ -337,21 +339,29 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         model.normalizer.fit(rows, model.config.action_kinds, mask)
         return model, batch
 
-    def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Tensor]:
-        """Check, pad by the last valid action and normalise: actions and mask [B, H, m]; what is not there is 0."""
+    def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Any]:
+        """Check, pad by the last valid action and normalise: actions, and their mask or None, [B, H, m].
+
+        What is not there is 0.
+        """
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)
         if chunks.shape[1] < self.horizon and not shorter:
             hint = "Mark what is there by `valid`, or give repair=True: the last action is repeated."
             checks.fail("chunks", f"{self.horizon} steps", chunks.shape[1], hint)
-        chunks = chunks.to(self.normalizer.shift)
-        if valid is None and chunks.shape[1] == self.horizon:  # nothing to pad: a chunk at a time deserves speed
-            inside = torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
-        else:
+        normalizer, inside = self.normalizer, None
+        shift = normalizer.shift
+        if chunks.dtype != shift.dtype or not (chunks.is_cpu and shift.is_cpu):
+            chunks = chunks.to(shift)
+        if valid is not None or chunks.shape[1] < self.horizon:
             chunks, inside = self._padded(chunks, full_mask(chunks, valid))
-        if not math.isfinite(chunks.sum()) and not bool(torch.isfinite(chunks).all()):  # most often a sum tells it
+        if chunks.is_cpu:  # of one chunk numpy takes a fraction of torch's time
+            values = chunks.numpy(force=chunks.requires_grad)
+            if math.isfinite(np.vdot(values, values)):
+                return normalizer.of_host(values), inside
+        if not bool(chunks.isfinite().all()):
             checks.fail("chunks", "finite actions", "NaN or infinity")
-        return self.normalizer(chunks), inside
+        return normalizer(chunks), inside
 
     def _of_windows(self, batch: ActionBatch) -> tuple[Tensor, Tensor]:
         """Pad and normalise as `_prepare` does; values were checked where windows were cut, and are not read again."""
@@ -381,7 +391,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def _hold(self, chunks: Tensor, missing: Tensor) -> Tensor:
         """Hold missing entries of decoded chunks [B, H, m]: at the last known action, the first, or the middle."""
-        missing = missing.expand_as(chunks)
+        missing = missing.to(chunks.device).expand_as(chunks)
         held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
         held[..., self.config.relative] = 0.0
         return torch.where(missing, held, chunks)

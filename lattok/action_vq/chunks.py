@@ -79,6 +79,8 @@ def _within_int64(row: Any) -> Any:
 def _integers(codes: Any, dims: str) -> Tensor:
     codes = as_tensor("codes", codes)
     checks.rank("codes", codes, dims)
+    if codes.dtype == torch.int64:
+        return codes
     if codes.numel() and (codes.dtype.is_floating_point or codes.dtype == torch.bool):
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
     return codes.long()

@@ -6,8 +6,11 @@ codes        = subwords of the coefficients in one row
 
 from __future__ import annotations
 
+import math
 from abc import ABC
+from array import array
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +114,10 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
         return self._subwords
 
+    def inference(self) -> AbstractContextManager[None]:
+        """Do nothing: neither training mode nor an autocast changes what numpy computes."""
+        return nullcontext()
+
     def _learn(self, batch: ActionBatch) -> None:
         """Learn a vocabulary."""
         numbers, expected = self._coefficients(self._prepare(*batch)[0]), self.config.scale * self.horizon**0.5
@@ -193,8 +200,10 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def _coefficients(self, actions: Tensor) -> np.ndarray:
         """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""
-        values = actions.numpy(force=True).astype(np.float64)
-        numbers = np.rint(self._forward_dct @ values.clip(-MAX_VALUE, MAX_VALUE))  # b h m
+        values = actions.cpu().numpy().astype(np.float64)
+        if not math.isfinite(np.vdot(values, values)):  # beyond float32 once they were normalised
+            values = values.clip(-MAX_VALUE, MAX_VALUE)
+        numbers = np.rint(self._forward_dct @ values)  # b h m
         return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(-1, self.horizon * self.action_dim)
 
     def _per_dimension(self, numbers: np.ndarray) -> np.ndarray:
@@ -204,12 +213,17 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return numbers.reshape(-1, self.horizon, self.action_dim)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
-        rows = self.subwords.encode(self._coefficients(actions))
-        return padded(rows, self.tokens_per_chunk).to(actions.device)
+        codes = padded(self.subwords.encode(self._coefficients(actions)), self.tokens_per_chunk)
+        return codes if actions.is_cpu else codes.to(actions.device)
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        numbers = self.subwords.decode(codes.cpu().numpy(), self.horizon * self.action_dim).astype(np.float32)
-        return torch.from_numpy(self._inverse_dct @ self._per_dimension(numbers)).to(codes.device)
+    def _decode(self, codes: np.ndarray) -> Tensor:
+        """Turn coefficients [B, H*m] into normalised actions, on the CPU."""
+        return torch.from_numpy(self._inverse_dct @ self._per_dimension(codes))
+
+    def _decode_any(self, codes: Tensor) -> Repair:
+        numbers, missing, notes = self._repair(codes)
+        chunks = self._inverse_dct @ self._per_dimension(numbers)
+        return Repair(self.normalizer.inverse_of_host(chunks), missing, notes)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
@@ -217,27 +231,15 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         The readable coefficients are kept from the first on; missing ones are 0, and those beyond the last are dropped.
         A dimension without any coefficient is not known at all.
         """
-        size = self.horizon * self.action_dim
-        rows = trim(codes.cpu().numpy())
-        whole = self.subwords.plainly_whole(rows, size)
-        if whole.all():
-            return Repair(codes, codes < 0, [])
-        doubtful = np.flatnonzero(~whole).tolist()
-        readings = {i: self.subwords.read(rows[i]) for i in doubtful}
-        broken = {i: note for i, reading in readings.items() if (note := _note(reading, size, self.vocab_size))}
-        missing = np.zeros((len(rows), 1, self.action_dim), dtype=bool)
+        size, rows = self.horizon * self.action_dim, codes.cpu().numpy()
+        numbers, doubtful = self.subwords.decode(trimmed(rows), size)
+        broken = {i: note for i, reading in doubtful.items() if (note := _note(reading, size, self.vocab_size))}
         if not broken:
-            return Repair(codes, torch.from_numpy(missing), [])
-        numbers = np.zeros((len(broken), size))
-        for row, i in zip(numbers, broken, strict=True):
-            kept = readings[i].coefficients[:size]
-            row[: len(kept)] = kept
-            missing[i] = ~self._per_dimension(np.arange(size) < len(kept)).any(1)
-        width = max(codes.shape[1], self.tokens_per_chunk)
-        legal = torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1)
-        legal[list(broken)] = padded(self.subwords.encode(numbers), width).to(codes.device)
+            return Repair(numbers, codes, [])
+        known = np.array([len(doubtful[i].coefficients) if i in broken else size for i in range(len(rows))])
+        missing = ~self._per_dimension(np.arange(size) < known[:, None]).any(1, keepdims=True)
         notes = [broken.get(i, "") for i in range(len(rows))]
-        return Repair(legal, torch.from_numpy(missing).to(codes.device), notes)
+        return Repair(numbers, torch.from_numpy(missing), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Count coefficients; a dimension that a chunk does not have has none."""
@@ -256,10 +258,8 @@ def dct_matrix(n: int) -> np.ndarray:
 
 def padded(rows: list[list[int]], length: int) -> Tensor:
     """Pad rows of ids with -1, int64 [B, length]."""
-    codes = np.full((len(rows), length), -1)
-    for code, row in zip(codes, rows, strict=True):
-        code[: len(row)] = row
-    return torch.from_numpy(codes)
+    data = bytearray().join([array("q", row).tobytes().ljust(8 * length, b"\xff") for row in rows])  # -1: all bits set
+    return torch.from_numpy(np.frombuffer(data, np.int64).reshape(len(rows), length))
 
 
 def _note(reading: Coefficients, size: int, vocab_size: int) -> str:

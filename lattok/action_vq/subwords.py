@@ -14,6 +14,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from lattok.utils import checks
 LAST_CHARACTER = 0xD7FF  # the last character before the surrogates, which no text can hold
 MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
 MAX_CLIPPED_SHARE = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
-PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
+UNSIGNED = np.dtype("<u2")  # as characters stand in UTF-16
 ALL_CHARACTERS = "".join(map(chr, range(LAST_CHARACTER + 1)))
 
 _SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level tokenizers write as they are
@@ -71,8 +72,10 @@ class CoefficientSubwords(ABC):
         # Arrays, because numpy takes a microsecond to make one of each Python number.
         self._shift = np.array(min_token, dtype=np.int32)
         self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
-        # characters of -1, of each token, and of ids too large
-        self._count = np.array([0, *map(_characters, self.token_bytes), PARTIAL])
+        self._numbers_of = {-1: b""}  # float32 numbers that a token of whole characters stands for
+        for i, data in enumerate(self.token_bytes):
+            with suppress(UnicodeDecodeError):
+                self._numbers_of[i] = self._numbers(data.decode()).astype(np.float32).tobytes()
 
     @classmethod
     @abstractmethod
@@ -97,10 +100,22 @@ class CoefficientSubwords(ABC):
         """Tell which whole numbers [B, n] the vocabulary cannot write."""
         return self._points(numbers) != numbers - self.min_token
 
-    def decode(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Turn codes [B, L], each row legal, into whole numbers int32 [B, n]."""
-        ids = codes[codes >= 0].tolist()
-        return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode()).reshape(-1, n)
+    def decode(self, codes: np.ndarray, n: int) -> tuple[np.ndarray, dict[int, Coefficients]]:
+        """Turn any codes [B, L] into whole numbers float32 [B, n], and tell how the rows were read that need care.
+
+        What is missing in these is 0, and what is too much is dropped.
+        """
+        rows, doubtful = [], {}
+        for i, row in enumerate(codes.tolist()):
+            try:
+                numbers = b"".join(map(self._numbers_of.__getitem__, row))
+            except KeyError:  # not of tokens of whole characters alone
+                numbers = b""
+            if len(numbers) != 4 * n:
+                doubtful[i] = self.read(codes[i])
+                numbers = doubtful[i].coefficients[:n].astype("<f4").tobytes().ljust(4 * n, b"\0")
+            rows.append(numbers)
+        return np.frombuffer(bytearray().join(rows), np.float32).reshape(-1, n), doubtful
 
     def read(self, codes: np.ndarray) -> Coefficients:
         """Read what any codes [L] say; negative ones are padding."""
@@ -110,22 +125,18 @@ class CoefficientSubwords(ABC):
         text = data.decode(errors="ignore")
         return Coefficients(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
 
-    def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Tell which rows [B] of codes [B, L] hold n numbers in tokens of whole characters; others need `read`."""
-        return self._count.take(np.minimum(codes, self.vocab_size) + 1, mode="clip").sum(1) == n
-
     def _numbers(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift
 
     def _texts(self, numbers: np.ndarray) -> list[str]:
         """Write whole numbers [B, n] as rows of characters."""
-        n, text = numbers.shape[1], self._points(numbers).astype("<u2", copy=False).tobytes().decode("utf-16-le")
+        n, text = numbers.shape[1], self._points(numbers).tobytes().decode("utf-16-le")
         return [text[i : i + n] for i in range(0, len(text), n)]
 
     def _points(self, numbers: np.ndarray) -> np.ndarray:
         """Return the character of each number float64, or the nearest one that can be written."""
-        points = (numbers.clip(self._lowest, self._highest) - self._shift).astype(np.uint16)
-        return points if self._nearest is None else self._nearest[points]
+        points = (np.minimum(np.maximum(numbers, self._lowest), self._highest) - self._shift).astype(UNSIGNED)
+        return points if self._nearest is None else self._nearest.take(points, mode="clip")
 
 
 class Corpus(NamedTuple):
@@ -334,19 +345,13 @@ def written_with(alphabet: Collection[int]) -> np.ndarray:
 
 def trim(codes: np.ndarray) -> np.ndarray:
     """Cut off the columns on the right of codes [B, L] that are only padding; most rows are far shorter than P."""
+    if len(codes) == 1:
+        return codes[codes >= 0][None]
     used = np.flatnonzero((codes >= 0).any(0))
     return codes[:, : used[-1] + 1 if len(used) else 0]
-
-
-def _characters(token: bytes) -> int:
-    """Count the characters of a token; `PARTIAL` where it begins or ends inside one."""
-    try:
-        return len(token.decode())
-    except UnicodeDecodeError:
-        return PARTIAL
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:
     """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
     middles = (points[:-1] + points[1:]) / 2
-    return points[np.searchsorted(middles, np.arange(LAST_CHARACTER + 1))].astype(np.uint16)
+    return points[np.searchsorted(middles, np.arange(LAST_CHARACTER + 1))].astype(UNSIGNED)

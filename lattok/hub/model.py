@@ -325,12 +325,13 @@ class HubModel(nn.Module):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Stay in evaluation mode and float32: a label depends neither on training mode nor on an autocast."""
+        """Stay in evaluation mode and float32, without gradients: a label depends on neither mode nor autocast."""
         training, device = self.training, self.device.type
         if training:
             self.eval()
         try:
-            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            cast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+            with torch.no_grad(), cast:
                 yield
         finally:
             if training:

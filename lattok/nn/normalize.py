@@ -108,6 +108,19 @@ class Normalizer(nn.Module):
         """Turn normalised values [..., m] back into physical units."""
         return x * self.scale + self.shift
 
+    def of_host(self, x: np.ndarray) -> Tensor:
+        """Normalise what is on the host: for one chunk numpy takes a fraction of torch's time."""
+        tensors: Any = self._buffers  # as attributes of a module they take as long as the arithmetic
+        x, limit = (x - tensors["shift"].numpy()) / tensors["scale"].numpy(), tensors["limit"]
+        return torch.from_numpy(x if limit is None else x.clip(-limit.numpy(), limit.numpy()))
+
+    def inverse_of_host(self, x: np.ndarray) -> Tensor:
+        """Turn normalised values on the host back, onto this device."""
+        tensors: Any = self._buffers
+        if not tensors["shift"].is_cpu:
+            return self.inverse(torch.from_numpy(x).to(tensors["shift"].device))
+        return torch.from_numpy(x * tensors["scale"].numpy() + tensors["shift"].numpy())
+
 
 def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], dim: int) -> list[str]:
     """Return the kind of normalisation of each of `dim` dimensions: `normalize` but for exceptions, "gripper=identity".
