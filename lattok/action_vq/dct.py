@@ -232,7 +232,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         A dimension without any coefficient is not known at all.
         """
         size, rows = self.horizon * self.action_dim, codes.cpu().numpy()
-        numbers, doubtful = self.subwords.decode(trimmed(rows), size)
+        numbers, doubtful = self.subwords.decode(trim(rows), size)
         broken = {i: note for i, reading in doubtful.items() if (note := _note(reading, size, self.vocab_size))}
         if not broken:
             return Repair(numbers, codes, [])
