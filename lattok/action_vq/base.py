@@ -53,8 +53,7 @@ class ChunkConfig(NormalizedActions):
     Attributes:
         horizon: steps of a chunk
         normalize: how actions are normalised
-        normalize_exceptions: dimensions with another normalisation, by name, pattern (*) or index, such as
-            "gripper=min_max"
+        normalize_exceptions: dimensions with another normalisation (name, pattern or index): "gripper=min_max"
         normalize_clip: clips normalised actions to [-1, 1], for kinds of normalisation with such a range
         action_kind: meaning of actions; with "relative", errors add up over a chunk, and a missing step is no motion
         normalizers: datasets with a normaliser of their own; none: one normaliser for all
@@ -266,8 +265,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         also gives a `DecodeInfo`, none do: what cannot be read is repaired as the family says; steps about which
         nothing is known repeat the last known action, or the first one, and are no motion in `relative` dimensions.
         """
-        rows = as_codes(codes)
-        chunks, missing, notes = self._decode_any(rows)
+        chunks, missing, notes = self._decode_any(rows := as_codes(codes))
         if notes and not (repair or return_info):
             check_codes(rows, notes, self.tokens_per_chunk, self.vocab_size, self.prefixes)
         if notes:
@@ -296,8 +294,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         codes = self._encode(actions, valid)
-        decoded = self._decode(self._repair(codes).found).to(actions)
-        return LatentActions(codes, actions.flatten(1)[:, None], decoded.flatten(1)[:, None])
+        decoded = self._decode(self._repair(codes).found).to(actions).flatten(1)
+        return LatentActions(codes, actions.flatten(1)[:, None], decoded[:, None])
 
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
@@ -340,17 +338,13 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return model, batch
 
     def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Any]:
-        """Check, pad by the last valid action and normalise: actions, and their mask or None, [B, H, m].
-
-        What is not there is 0.
-        """
+        """Check, pad by the last valid action and normalise: actions, 0 where there are none; mask [B, H, m] or None."""
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)
         if chunks.shape[1] < self.horizon and not shorter:
             hint = "Mark what is there by `valid`, or give repair=True: the last action is repeated."
             checks.fail("chunks", f"{self.horizon} steps", chunks.shape[1], hint)
-        normalizer, inside = self.normalizer, None
-        shift = normalizer.shift
+        normalizer, shift, inside = self.normalizer, self.normalizer.shift, None
         if chunks.dtype != shift.dtype or not (chunks.is_cpu and shift.is_cpu):
             chunks = chunks.to(shift)
         if valid is not None or chunks.shape[1] < self.horizon:

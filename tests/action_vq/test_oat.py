@@ -64,7 +64,7 @@ def test_stages(converted):
     def watch(module: torch.nn.Module, name: str) -> None:
         module.register_forward_hook(lambda _, inputs, output: seen.update({name: output}))
 
-    watch(model.normalizer, "stage.normalised")
+    seen["stage.normalised"] = model.normalizer(values["actions"])
     watch(model.blocks[-1], "stage.encoder_out")
     watch(model.from_quantized, "stage.decoder_memory_in")
     watch(model.decoder, "stage.decoder_out")
