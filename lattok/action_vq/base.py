@@ -338,7 +338,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return model, batch
 
     def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Any]:
-        """Check, pad by the last valid action and normalise: actions, 0 where there are none; mask [B, H, m] or None."""
+        """Check, pad by the last valid action, normalise: actions, 0 where there are none; mask [B, H, m] or None."""
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)
         if chunks.shape[1] < self.horizon and not shorter:
