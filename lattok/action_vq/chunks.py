@@ -102,7 +102,7 @@ def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor
     over = (codes[:, length:] != -1).sum(1)
     codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
     bad = (codes < 0) | (codes >= vocab_size)
-    if not bool(bad.any()) and not bool(over.any()):
+    if not bool(bad.any() | over.any()):  # the host waits once
         return codes, bad, []
     counts = {
         "{} codes too many": over,

@@ -309,7 +309,7 @@ def test_a_dataset_offers_its_actions_in_another_space(dataset):
     again = pickle.loads(pickle.dumps(view))
     np.testing.assert_array_equal(again.columns(1, ["action"])["action"], after["action"])
     assert view.actions_as["action"][0] == {"part": "gripper", "convention": "closed_is_1", "arm": ""}
-    assert repr(view) == f"Converted(Declared({dataset!r}))"
+    assert repr(view) == f"Conversion(Declaration({dataset!r}))"
     with pytest.raises(AttributeError):
         _ = view.nothing
 
