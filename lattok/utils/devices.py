@@ -85,10 +85,10 @@ def device_called(name: str) -> torch.device:
 
 
 def module_of(device: torch.device) -> Any:
-    """Return what torch.cuda is for CUDA; None for the CPU and MPS, which have no streams."""
+    """Return what torch.cuda is for CUDA; None for the CPU, for MPS (no streams), and for meta."""
     import torch
 
-    return None if device.type in ("cpu", "mps") else getattr(torch, device.type)
+    return None if device.type in ("cpu", "mps") else getattr(torch, device.type, None)
 
 
 def moved(model: Any, device: str | None) -> Any:
