@@ -135,7 +135,8 @@ class LARARecipe(VLARecipe):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
         data, inputs = self.data, {}
-        check_place(data.align_on, self.options()["head"])
+        if (head := self.options()["head"]) != "tokens":  # which `policy_config` refuses
+            check_place(data.align_on, head)
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
