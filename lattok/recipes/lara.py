@@ -7,6 +7,7 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -372,4 +373,4 @@ class LatBotRecipe(VLARecipe):
     def next_step(self) -> str:
         if self.data.phase == "finetune":
             return super().next_step()
-        return f"Go on: {GO_ON.replace('FOLDER', self.out)}"
+        return f"Go on: {GO_ON.replace('FOLDER', shlex.quote(self.out))}"
