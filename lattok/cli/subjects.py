@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,9 @@ WAITS_FOR_DATA = Problem(
     "Its steps waited for data {share:.0%} of the time.",
     "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
     "decoded only once.",
+)
+BESIDE = Problem(
+    "note", "Labels of a dataset that is not LeRobot.", "Join both: lattok export SOURCE --labels {labels} --out NEW"
 )
 NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
 NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
@@ -119,11 +123,11 @@ def evaluation(subject: str, revision: str | None) -> Found:
     folder = place.folder
     stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
-        yield NOT_EVALUATED.finding(model=subject)
+        yield NOT_EVALUATED.finding(model=shlex.quote(subject))
         return
     yield "evaluated", str(stored.get("headline", ""))
     if not (verdicts := stored.get("verdicts")):
-        yield NO_VERDICTS.finding(model=subject)
+        yield NO_VERDICTS.finding(model=shlex.quote(subject))
         return
     config = hub.read_config(folder)
     record = read_record(folder / hub.TRAINING, TrainingRecord)
@@ -168,7 +172,7 @@ def dataset(subject: str, revision: str | None) -> Found:
 def sidecar(subject: str, revision: str | None) -> Found:
     """Examine a folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
-    yield "labels", f"of a dataset that is not LeRobot; join both: lattok export SOURCE --labels {subject} --out NEW"
+    yield BESIDE.finding(labels=shlex.quote(subject))
     tables = sorted((root / "labels").glob("*.parquet"))
     if not tables:
         yield NO_LABELS.finding(folder=root / "labels")
@@ -197,4 +201,4 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
             yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})
         if source is not None and facts.get("episodes", len(source.episodes)) != len(source.episodes):
             counts = {"labelled": facts["episodes"], "episodes": len(source.episodes)}
-            yield OTHER_DATASET.finding(prefix=prefix, dataset=source.root, **counts)
+            yield OTHER_DATASET.finding(prefix=prefix, dataset=shlex.quote(str(source.root)), **counts)

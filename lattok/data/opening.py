@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -169,7 +170,7 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
         expected = f"a folder{single}, or a description file *.json"
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
-        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {place}"
+        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {shlex.quote(str(place))}"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []
     for each in known:

@@ -12,6 +12,7 @@ from threading import Lock, RLock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lattok.data.schema import Feature
@@ -89,6 +90,28 @@ def damaged_values(where: object) -> Iterator[None]:
         raise LattokError(f"{where}: expected values, got damaged ones. {AGAIN}") from None
 
 
+def lengths_of(kind: pa.DataType, feature: Feature, where: str) -> tuple[int, ...]:
+    """Lengths of the lists that a column of this type holds, outer first, once info.json declares such a column."""
+    leaf, depth, shape = kind, 0, feature.shape
+    while isinstance(leaf, pa.BaseExtensionType) or _is_list(leaf):
+        leaf, depth = (leaf.value_type, depth + 1) if _is_list(leaf) else (leaf.storage_type, depth)
+    leaf = leaf.value_type if pa.types.is_dictionary(leaf) else leaf
+    if feature.dtype == "string":
+        fits = pa.types.is_string(leaf) or pa.types.is_large_string(leaf) or pa.types.is_null(leaf)
+    else:
+        fits = pa.types.is_integer(leaf) or pa.types.is_boolean(leaf)
+        fits |= pa.types.is_floating(leaf) and not feature.dtype.startswith(("int", "uint", "bool"))
+    found = {0: (), 1: (math.prod(shape),), len(shape): shape}.get(depth)
+    if not fits or found is None or (not depth and math.prod(shape) > 1):
+        expected = f"{feature.dtype[:20]} of shape {list(shape)} as info.json says"
+        raise LattokError(f"{where}: expected {expected}, got {str(kind)[:60]}. {AGAIN}")
+    return found
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarray:
     """A column of T values as [T] (shape (1,)) or [T, *shape]. `where` names file and column in errors."""
     if feature.dtype == LANGUAGE:
@@ -96,30 +119,23 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
         with damaged_values(where):
             values[:] = column.to_pylist()
         return values
-    parts, shape = [], feature.shape
+    parts, shape, lengths = [], feature.shape, lengths_of(column.type, feature, where)
     for chunk in column.chunks:
         values: pa.Array = chunk
-        while True:
-            if values.null_count and feature.dtype != "string":
-                raise LattokError(f"{where}: expected a value in every row, got {values.null_count} empty. {AGAIN}")
+        for length in (*lengths, None):
             if isinstance(values, pa.ExtensionArray):  # arrays of rank 2 and more, as `datasets` stores them
                 values = values.storage
-            elif isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+            if values.null_count and feature.dtype != "string":
+                raise LattokError(f"{where}: expected a value in every row, got {values.null_count} empty. {AGAIN}")
+            if length is not None:
+                counts = pc.list_value_length(values).fill_null(0)  # type: ignore[attr-defined]
+                if odd := [count for count in counts.unique().to_pylist() if count != length]:
+                    expected = f"lists of {length} values (shape {list(shape)})"
+                    raise LattokError(f"{where}: expected {expected}, got one of {odd[0]}. {AGAIN}")
                 values = values.flatten()
-            else:
-                break
-        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-        if feature.dtype == "string" and not text:
-            raise LattokError(f"{where}: expected text as info.json says, got {str(column.type)[:60]}. {AGAIN}")
         with damaged_values(where):
             parts.append(values.to_numpy(zero_copy_only=False))
     flat = np.concatenate(parts) if parts else np.empty(0)
-    expected = len(column) * math.prod(shape)
-    if flat.size != expected:
-        raise LattokError(f"{where}: expected {expected} values (shape {list(shape)}), got {flat.size}. {AGAIN}")
-    if flat.dtype.kind not in "biuf" and feature.dtype != "string":
-        raise LattokError(f"{where}: expected {feature.dtype[:20]} as info.json says, got {column.type}. {AGAIN}")
     return flat.reshape(len(column)) if shape == (1,) else flat.reshape(len(column), *shape)
 
 
@@ -141,6 +157,12 @@ class DataFile:
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
+
+    def check_types(self, features: Mapping[str, Feature]) -> None:
+        """Refuse columns whose type is not what info.json declares, before any of their values is read."""
+        for key, feature in features.items():
+            if feature.dtype != LANGUAGE:
+                lengths_of(self.schema.field(key).type, feature, f"{self.path}: `{key}`")
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
         rows, columns = self.starts[group + 1] - self.starts[group], [key]

@@ -3,6 +3,7 @@ dynamics models, which read actions from the frames around them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -115,7 +116,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             return finish({"": model}, out)[""]
 
     def next_step(self) -> str:
-        return f"Label with it: lattok annotate DATASET --model {self.out} --out DIR"
+        return f"Label with it: lattok annotate DATASET --model {shlex.quote(self.out)} --out DIR"
 
     def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
         """Return the recipe's model for this data."""

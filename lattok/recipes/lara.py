@@ -7,6 +7,7 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,7 +136,8 @@ class LARARecipe(VLARecipe):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
         data, inputs = self.data, {}
-        check_place(data.align_on, self.options()["head"])
+        if (head := self.options()["head"]) != "tokens":  # which `policy_config` refuses
+            check_place(data.align_on, head)
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
@@ -371,4 +373,4 @@ class LatBotRecipe(VLARecipe):
     def next_step(self) -> str:
         if self.data.phase == "finetune":
             return super().next_step()
-        return f"Go on: {GO_ON.replace('FOLDER', self.out)}"
+        return f"Go on: {GO_ON.replace('FOLDER', shlex.quote(self.out))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import lattok
 from lattok.annotation import annotate, verify
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
 from lattok.samples.batches import PolicyBatches
@@ -246,10 +248,13 @@ def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data, idm = write(tmp_path / "data"), model()
     idm.save_pretrained("idm")
-    assert main(["annotate", "data", "--model", "idm", "--as", "actions", "--out", "out"]) == 0
-    said = capsys.readouterr().out
-    assert "lattok verify out --model idm --prefix inferred" in said
-    assert main(["verify", "out", "--model", "idm", "--prefix", "inferred"]) == 0
+    fill = ActionEvidence.use.split(": lattok ")[1].removesuffix(".")  # as a report says
+    for name, place in {"DATASET": "data", "MODEL": "idm", "FILLED": "out"}.items():
+        fill = fill.replace(name, place)
+    assert main(fill.split()) == 0
+    (check,) = re.findall("Check them: lattok (.*)", capsys.readouterr().out)
+    assert check == "verify out --model idm --prefix inferred"
+    assert main(check.split()) == 0
     for episode, wanted in zip(open_dataset(data).episodes, expected(open_dataset(data), idm), strict=True):
         np.testing.assert_array_equal(open_dataset("out").columns(episode.index, ["action"])["action"], wanted)
     assert main(["annotate", "data", "--model", "idm", "--as", "words", "--out", "other"]) == 2

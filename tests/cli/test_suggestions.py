@@ -9,15 +9,20 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lattok
-from lattok.cli import VERBS, Group, main
-from lattok.data import open_dataset
+from lattok.cli import VERBS, Group, demo, doctor, main
+from lattok.data import RobotDataset, open_dataset
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.questions.policies import PolicyEvidence
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
+from tests.recipes.policies import TINY
 
 SMALL = ["--preset", "tiny+robust", "--features", "pixels", "--image-size", "32", "--stride", "2", "--width", "16"]
 SMALL += ["--heads", "2", "--latent-dim", "8", "--codebook-size", "4", "--batch-size", "6", "--labelled-per-batch", "2"]
@@ -30,6 +35,7 @@ Said = Callable[..., str]
 def said(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     """Run a command in an empty folder; return what it printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "PROBES", ())  # of the machine
 
     def run(words: str | Sequence[str], code: int = 0) -> str:
         words = shlex.split(words) if isinstance(words, str) else words
@@ -122,6 +128,12 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
         way_out = re.findall(r"as in (lattok view DATASET --labels [^\s]+)\.?\n", said(words, 2))
         said(f"{way_out[0].replace('DATASET', videos)} --out view.html")
     said("verify vids --model lam", 2)
+    said(["annotate", "vids", "--model", "lam", "--out", "of video", "--device", "cpu"])
+    (join,) = re.findall(r"Join both: (lattok export .* NEW)", doctored("of video"))
+    said(f"{join.replace('SOURCE', videos).replace('NEW', 'joined')} --video-codec h264")
+    assert "latent.codes" in open_dataset("joined").features
+    (look,) = re.findall(r"as in (lattok view .*of video')", said(["view", "of video"], 2))
+    said(f"{look.replace('DATASET', videos)} --out view.html")
 
 
 def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: Callable, said: Said):
@@ -131,6 +143,83 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     assert after("Check them", labelled) == "lattok verify 'with labels' --model 'my lam'"
     assert "rows equal" in said(after("Check them", labelled))
     assert "Page" in said(after("Look at them", labelled) + " --out view.html")
+    (judge,) = re.findall(r"Run: (lattok evaluate .* DATASET)", doctored("my lam"))
+    said(f"{judge.replace('DATASET', str(dataset.root))} --device cpu")
+    assert "never evaluated" not in doctored("my lam")
+    label = LatentEvidence.use.split(": ")[1].removesuffix(".")
+    for name, place in {"DATASET": str(dataset.root), "MODEL": "'my lam'", "LABELLED": "labelled"}.items():
+        label = label.replace(name, place)
+    assert "Annotated dataset: " in said(label)
+
+    labels = Path("with labels/meta/lattok.json")
+    made = json.loads(labels.read_text())
+    made["latent"]["dataset"]["episodes"] += 1
+    labels.write_text(json.dumps(made))
+    (check,) = re.findall(r"Check it: (lattok verify .* --model MODEL)", doctored("with labels"))
+    assert "rows equal" in said(check.replace("MODEL", "'my lam'"))
+
+
+def doctored(subject: str) -> str:
+    """What the doctor says of it, in one line."""
+    return " ".join(doctor.diagnose([subject]).render().split())
+
+
+def test_a_policy_without_labels_is_told_to_write_them(make_dataset: Callable, said: Said):
+    root = str(make_dataset([12, 15, 11, 14]).root)
+    train = ["train", "vla", "--out", "p", "--strategy", "la_direct", *TINY]
+    (label,) = re.findall(r"(lattok annotate DATASET --model LAM .* --out DIR)", said([*train, root], 2))
+    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    for name, place in {"DATASET": root, "LAM": "lam", "DIR": "labelled"}.items():
+        label = label.replace(name, place)
+    said(f"{label} --device cpu")
+    assert "Held-out episodes: error" in said([*train, "labelled"])
+
+
+def test_the_demo_ends_with_commands_that_run_as_they_stand(make_dataset: Callable, said: Said, capsys):
+    root = str(make_dataset([12, 15, 11, 14]).root)
+    demo._what_next("pixels")
+    commands = re.findall(r"^  (lattok .*)$", capsys.readouterr().out, re.MULTILINE)
+    assert [command.split()[1] for command in commands] == ["inspect", "train", "annotate", "train"]
+    more = [[], ["--steps", "6", *SMALL[4:]], [], TINY[2:]]
+    printed = [
+        said([*shlex.split(command.replace("DATASET", root)), *words])
+        for command, words in zip(commands, more, strict=True)
+    ]
+    use_it(printed[-1], open_dataset("my-annotated-dataset"))
+
+
+def use_it(printed: str, dataset: RobotDataset) -> None:
+    """Run the line for Python that training a policy ends with."""
+    (line,) = re.findall("Use it: (policy = .*)", printed)
+    frames = dataset.frames(0, indices=[0])[0]
+    seen: dict[str, Any] = {key: torch.from_numpy(frames[None, i]) for i, key in enumerate(dataset.cameras)}
+    state = dataset.columns(0, ["observation.state"])["observation.state"][:1]
+    seen["observation.state"] = torch.from_numpy(state.reshape(1, -1))
+    found: dict[str, Any] = {"lattok": lattok, "observation": seen | {"task": [dataset.episodes[0].tasks[0]]}}
+    exec(line.replace("; policy.select", "; done = policy.select"), found)
+    assert found["done"].shape == (1, dataset.features["action"].shape[0])
+
+
+def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Path, monkeypatch):
+    """From demonstrations of a world that needs no simulator, which processes find as that of another package."""
+    pytest.importorskip("gymnasium")
+    facts = tmp_path / "site/toy-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[lattok.worlds]\ntoy = tests.sim.toy\n")
+    monkeypatch.syspath_prepend(facts.parent)
+    collected = said("collect toy --out shown --episodes 3 --size 32 --codec h264 --workers 1")
+    (shown,) = re.findall(r"Collected 6 episodes, \d+ frames: (.*)", collected)
+    assert "6 episodes" in said(["inspect", shown])
+    use_it(said(["train", "vla", shown, "--out", "my policy", *TINY]), open_dataset(shown))
+    assert "Report: " in said(["evaluate", "my policy", shown])
+    report = json.loads(Path("my policy/report/report.json").read_text())
+    acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in (PolicyEvidence.use, report["answer"]["text"])}
+    commands = {found for text in acts for found in re.findall(r"Let it act: (lattok [^.]*)\.", text)}
+    assert commands, report["answer"]
+    for command in commands:
+        few = ["--env-episodes", "1"] if " evaluate " in command else ["--episodes", "1"]
+        assert "toy/left" in said([*shlex.split(command.replace("TASKS", "toy").replace("DATASET", shown)), *few])
 
 
 def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):

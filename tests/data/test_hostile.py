@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.annotation import annotate
-from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
+from lattok.data import Feature, LeRobotWriter, RobotDataset, export, inspect_dataset, open_dataset
+from lattok.data.tables import DataFile
 from lattok.labels import with_labels
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
@@ -351,7 +353,7 @@ def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
     (path,) = (root / "data").rglob("*.parquet")
     set_column(path, "note", pa.array([2**63] * 12, pa.uint64()))
     add_feature(root, "note", "string", [1])
-    with pytest.raises(LattokError, match="`note`: expected text as info.json says, got uint64"):
+    with pytest.raises(LattokError, match=r"`note`: expected string of shape \[1\] as info.json says, got uint64"):
         export(open_dataset(root), tmp_path / "out")
 
 
@@ -400,8 +402,87 @@ def test_broken_text_in_lists_and_where_numbers_belong_is_refused(tmp_path):
     episodes.write_bytes(whole)
     (data,) = (root / "data").rglob("*.parquet")
     set_column(data, "action", broken_text(12))
-    with pytest.raises(LattokError, match="`action`: expected values, got damaged ones"):
+    with pytest.raises(LattokError, match=r"`action`: expected float32 of shape \[3\] as info.json says, got string"):
         open_dataset(root).columns(0, ["action"])
+
+
+def noted(root: Path, values: pa.Array, dtype: str, shape: list[int]) -> RobotDataset:
+    (path,) = (write_dataset(root, [len(values)], cameras=False) / "data").rglob("*.parquet")
+    set_column(path, "note", values)
+    add_feature(root, "note", dtype, shape)
+    return open_dataset(root)
+
+
+MISFITS = {  # column, what info.json declares, what the error says of both
+    "map": (lambda: pa.array([[(0.5, 1.0)]] * 4, pa.map_(pa.float64(), pa.float64())), "float32", [2], "map<double"),
+    "map of text": (lambda: pa.array([[("a", "b")]] * 4, pa.map_(pa.string(), pa.string())), "string", [2], "map<str"),
+    "words": (lambda: pa.array(["a", "b"] * 2).dictionary_encode(), "float32", [1], "dictionary<values=string"),
+    "numbers": (lambda: pa.array([1, 2] * 2), "string", [1], "int64"),
+    "decimal": (lambda: pa.array([1] * 4).cast(pa.decimal128(30, 2)), "float32", [1], "decimal128(30, 2)"),
+    "decimals": (lambda: pa.array([[1, 2]] * 4, pa.list_(pa.decimal128(9))), "float32", [2], "list<"),
+    "times": (lambda: pa.array([0] * 4, pa.timestamp("ns")), "int64", [1], "timestamp[ns]"),
+    "bytes": (lambda: pa.array([b"ab"] * 4), "string", [1], "binary"),
+    "struct": (lambda: pa.array([{"a": 1.0, "b": 2.0}] * 4), "float32", [2], "struct<a: double, b: double>"),
+    "fractions": (lambda: pa.array([0.5] * 4), "int64", [1], "double"),
+    "fractions for truth": (lambda: pa.array([0.5] * 4), "bool", [1], "double"),
+    "text": (lambda: broken_text(4), "float32", [1], "string"),
+    "nothing": (lambda: pa.nulls(4), "float32", [1], "null"),
+    "scalars": (lambda: pa.array([1.0] * 4), "float32", [2], "double"),
+    "deeper lists": (lambda: pa.array([[[1.0, 2.0]]] * 4), "float32", [2], "list<element: list<element: double>>"),
+    "lists between": (lambda: pa.array([[[1.0], [2.0]]] * 4), "float32", [1, 2, 1], "list<element: list<element: dou"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_column_of_another_type_is_refused_before_its_values_are_read(tmp_path, monkeypatch, kind):
+    make, dtype, shape, got = MISFITS[kind]
+    dataset = noted(tmp_path / "theirs", make(), dtype, shape)
+    dataset.length(0)  # opens the file, which reads its index
+    for name in ("read", "whole"):
+        monkeypatch.setattr(DataFile, name, lambda *args, name=name: pytest.fail(f"values were read by {name}"))
+    refused = re.escape(f"file-000.parquet: `note`: expected {dtype} of shape {shape} as info.json says, got {got}")
+    with pytest.raises(LattokError, match=refused):
+        dataset.columns(0, ["note"])
+    ((_, outcome),) = dataset.columns_of(dataset.episodes, ["note"])
+    assert isinstance(outcome, LattokError)
+    assert re.search(refused, str(outcome))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "says"),
+    [
+        ([[1.0, 2.0, 3.0], [4.0]] * 2, [2], "expected lists of 2 values (shape [2]), got one of 3"),
+        ([[1.0, 2.0], [4.0]] * 2, [2], "expected lists of 2 values (shape [2]), got one of 1"),
+        ([[[1.0], [2.0]]] * 4, [1, 2], "expected lists of 1 values (shape [1, 2]), got one of 2"),
+        ([[[1.0, 2.0], [3.0]]] * 4, [2, 2], "expected lists of 2 values (shape [2, 2]), got one of 1"),
+        ([[1.0], None] * 2, [1], "expected a value in every row, got 2 empty"),
+    ],
+)
+def test_lists_of_other_lengths_are_refused_though_their_sum_is_right(tmp_path, rows, shape, says):
+    """Else values of one row would become those of another."""
+    dataset = noted(tmp_path / "theirs", pa.array(rows), "float32", shape)
+    with pytest.raises(LattokError, match=re.escape(f"file-000.parquet: `note`: {says}")):
+        dataset.columns(0, ["note"])
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shape"),
+    [
+        (pa.array([1.0, 2.0]).dictionary_encode(), "float32", [1]),
+        (pa.array(["a", "b"]).dictionary_encode(), "string", [1]),
+        (pa.array(["a", "b"], pa.large_string()), "string", [1]),
+        (pa.array([1, 2]), "float32", [1]),
+        (pa.array([True, False]), "float32", [1]),
+        (pa.array([[1.0], [2.0]]), "float32", [1]),
+        (pa.array([[1.0, 2.0]] * 2, pa.large_list(pa.float32())), "float32", [2, 1]),
+        (pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32(), 2)), "float32", [1, 2]),
+        (pa.array([[[1.0], [2.0]]] * 2), "float32", [2, 1]),
+    ],
+)
+def test_columns_that_hold_what_is_declared_are_read(tmp_path, values, dtype, shape):
+    read = noted(tmp_path / "theirs", values, dtype, shape).columns(0, ["note"])["note"]
+    expected = np.array(values.to_pylist())
+    assert (read == (expected.reshape(2) if shape == [1] else expected.reshape(2, *shape))).all()
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):

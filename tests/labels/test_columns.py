@@ -209,6 +209,9 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
     bare = open_dataset(annotate(annotated, {"bare": LAM()}, tmp_path / "bare", embedding=False))
     with pytest.raises(LattokError, match="has no `bare.embedding`. It was annotated with embedding=False."):
         latent_spec(bare, "bare", "steps", 4, needs=("embedding",))
+    del bare.features["bare.codes"]  # nothing is left but which rows have labels: that says nothing of the model
+    with pytest.raises(LattokError, match=r"has no `bare.codes`, `bare.embedding`\. Make them: lattok annotate"):
+        latent_spec(bare, "bare", "steps", 4, needs=("embedding",))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.data.opening import open_dataset
-from lattok.labels.sharing import _body, _card, listing
+from lattok.labels.sharing import Listing, _body, _card, listing
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
@@ -244,6 +244,13 @@ def test_only_what_belongs_to_a_dataset_goes_up(hub: LocalHub, source: Path, tmp
     hub.add("main", {**hub.files(), "meta/wandb-token.json": b"secret"})  # of an earlier push
     lattok.push_dataset(folder, REPO)
     assert "meta/wandb-token.json" not in hub.files()
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, "19. `include`"), (21, "19 and 1 more. `include`")])
+def test_of_many_files_that_stay_twenty_are_named(count: int, more: str):
+    told = Listing(["data/a"], [str(number) for number in range(count)], 1_500_000).report()
+    assert told.startswith("Goes up: data/ (1); 1.5 MB.\nStays here: 0, 1, ")
+    assert told.endswith(f"{more} takes a file along.")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,22 @@ EgoDex: 11.1%
 SMALL = {"preset": "tiny", "steps": 4, "batch_size": 4, "log_every": 1, **SIZES}
 
 
-def test_the_command_trains_a_model_that_labels(tmp_path):
-    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+def test_the_command_trains_a_model_that_labels(tmp_path, capsys):
+    data, model = write_dataset(tmp_path / "data", [12, 9, 11, 10]), tmp_path / "my lam"
     words = [word for flag in as_flags({**SMALL, "action_episodes": "0:2"}) for word in flag]
-    assert main(["train", "clip-lam", str(data), "--out", str(tmp_path / "lam"), *words]) == 0
-    logged = [json.loads(line) for line in (tmp_path / "lam/run/metrics.jsonl").read_text().splitlines()]
+    assert main(["train", "clip-lam", str(data), "--out", str(model), *words]) == 0
+    (label,) = re.findall("Label with it: lattok (.*)", capsys.readouterr().out)
+    logged = [json.loads(line) for line in (model / "run/metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 4]
     assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
-    assert main(["annotate", str(data), "--model", str(tmp_path / "lam"), "--out", str(tmp_path / "out")]) == 0
-    labelled, lam = lattok.open_dataset(tmp_path / "out"), lattok.ClipLAM.from_pretrained(tmp_path / "lam")
+    assert main(shlex.split(label.replace("DATASET", str(data)).replace("DIR", str(tmp_path / "out")))) == 0
+    labelled, lam = lattok.open_dataset(tmp_path / "out"), lattok.ClipLAM.from_pretrained(model)
     assert lam.trained_on is not None
     assert lam.trained_on["labels"] == {"episodes": "0:2"}
     frames = labelled.frames(1, labelled.cameras, transform=lam.resize)
     found = labelled.columns(1, ["latent.embedding"])["latent.embedding"]
     assert np.array_equal(found, lam.label_video(frames, 4, "lift").latents.reshape(9, -1))
-    assert main(["verify", str(tmp_path / "out"), "--model", str(tmp_path / "lam")]) == 0
+    assert main(["verify", str(tmp_path / "out"), "--model", str(model)]) == 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Both stages, and --init: what is taken over from the earlier model, what may change, and what is refused."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +74,15 @@ def test_stage_1_learns_without_labels_and_keeps_the_name_of_its_language_only(f
     assert {name for name in logged(first)[-1] if name.startswith("loss/")} == {"loss/prediction", "loss/commitment"}
     assert sum("language" in name for name in lam.saved_tensors()) == 2  # one linear map
     assert lam.trained_on["labels"]["fraction"] == 0
-    stored = ImageLAMRecipe.resumed(root, first, None, {})
-    assert f"--preset tiny+robust --stage 2 --env-codebook {first}" in stored.next_step()
 
 
 def test_stage_2_on_the_command_line_keeps_the_codebook_of_stage_1(first, root, tmp_path, capsys):
     out = tmp_path / "second"
     given = {k: v for k, v in SMALL.items() if k not in ("features", "cameras", "codebook_size", "latent_dim")}
-    words = ["train", "image-lam", str(root), "--out", str(out), "--preset", "tiny+robust", "--cameras", "front"]
-    words += ["--stage", "2", "--env-codebook", str(first), *options_of({**given, "codebook_size": 6})]
-    assert main(words) == 0
+    said = ImageLAMRecipe.resumed(root, first, None, {}).next_step()
+    assert said.startswith("Go on to stage 2: lattok train image-lam ")
+    words = shlex.split(said.split(": lattok ")[1].replace("NEW", str(out)))
+    assert main([*words, "--cameras", "front", *options_of({**given, "codebook_size": 6})]) == 0
     lam, stage_1 = lattok.load(out), lattok.load(first)
     assert (lam.config.streams, lam.config.language) == ("control+env", None)
     assert (lam.config.env_codebook_size, lam.config.codebook_size, lam.config.features) == (5, 6, "pixels")

@@ -361,3 +361,12 @@ def test_a_head_of_tokens_is_for_policies_of_another_recipe(kind):
     made = kind.from_preset("data", "out", head="tokens", tokenizer="t", **needed)
     with pytest.raises(LattokError, match=rf"`head`: expected regression or flow in lattok train {kind.kind}, got tok"):
         policy_config(made, [])
+
+
+def test_a_head_of_tokens_is_refused_for_itself_not_for_where_states_are_aligned(folder: Path, tmp_path: Path):
+    """`align_on` is "head" unless somebody says otherwise, which only a flow head has."""
+    for options in ({}, {"align_on": "placeholder"}):
+        with pytest.raises(LattokError, match=r"`head`: expected regression or flow in lattok train lara, got tokens"):
+            lattok.train(recipe(folder, tmp_path / "p", head="tokens", tokenizer="sample/tokenizer", **options))
+    with pytest.raises(LattokError, match="`align_on`: expected placeholder with head=regression, got head"):
+        lattok.train(recipe(folder, tmp_path / "p", head="regression"))

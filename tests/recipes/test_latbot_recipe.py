@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,30 +38,28 @@ def words(options) -> list[str]:
 def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     data, teacher = str(write_dataset(tmp_path / "data", [12, 9, 11, 10])), tmp_path / "teacher"
     lattok.train(lattok.ClipLAMRecipe.from_preset(data, teacher, "tiny", **{**LOOP, **SIZES}))
-    options = {**POLICY, **LOOP, "backbone": "scratch"}
-    assert (
-        main(["train", "latbot", data, "--out", str(tmp_path / "s"), "--teacher", str(teacher), *words(options)]) == 0
-    )
+    options, learned = {**POLICY, **LOOP, "backbone": "scratch"}, tmp_path / "my student"
+    assert main(["train", "latbot", data, "--out", str(learned), "--teacher", str(teacher), *words(options)]) == 0
     said = capsys.readouterr().out
-    assert "--phase finetune --student" in said
+    (go_on,) = re.findall("Go on: lattok (.*)", said)
     assert "text_weight 0.5 has no effect: data has no sub-task texts." in said
-    logged = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (learned / "run/metrics.jsonl").read_text().splitlines()]
     assert [entry["loss"] for entry in logged] == [entry["loss/latent"] for entry in logged]
-    student = lattok.LatentVLA.from_pretrained(tmp_path / "s")
-    card = (tmp_path / "s/README.md").read_text()
+    student = lattok.LatentVLA.from_pretrained(learned)
+    card = (learned / "README.md").read_text()
     assert "Not evaluated yet: it has not learned to act." in card
     assert "predict_chunk" not in card
-    assert main(["evaluate", str(tmp_path / "s"), data, "--out", str(tmp_path / "report")]) == 2
+    assert main(["evaluate", str(learned), data, "--out", str(tmp_path / "report")]) == 2
     assert "`policy`: expected one that has learned to act, got one of LatBot, which follows" in capsys.readouterr().err
     with pytest.raises(LattokError, match="learned to act"):
         PolicyAgent(student)
     assert student.config.strategy.name == "latbot"
     assert student.segments["latent"].count == 5
     head = {name: POLICY[name] for name in ("head_dim", "head_heads", "horizon", "log_every")}
-    policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words({**head, **LOOP})]  # the rest is known
     with pytest.raises(LattokError, match="`backbone_width`: expected 16, as the policy in student has, got 32. Leave"):
-        lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(tmp_path / "s"), backbone_width=32)
-    assert main(["train", "latbot", data, "--out", str(tmp_path / "p"), *policy]) == 0
+        lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(learned), backbone_width=32)
+    policy = shlex.split(go_on.replace("DATASET", data).replace("NEW", str(tmp_path / "p")))
+    assert main([*policy, *words({**head, **LOOP})]) == 0  # the rest is known
     assert "Held-out episodes: error" in capsys.readouterr().out
     acting = lattok.LatentVLA.from_pretrained(tmp_path / "p")
     moved = (acting.placeholders[:5] - student.placeholders[:5]).detach()

@@ -159,7 +159,9 @@ class LeRobotV3(RobotDataset):
                 places = self.episode_rows(path)
                 if MAX_UNWANTED * len(members) < len(places):
                     continue
-                table = self._file_with(path, keys).whole(keys)
+                file = self._file_with(path, keys)
+                file.check_types({key: self.features[key] for key in keys})
+                table = file.whole(keys)
                 stored = {key: column_to_numpy(table[key], self.features[key], f"{path}: `{key}`") for key in keys}
             except LattokError:
                 continue
@@ -172,8 +174,9 @@ class LeRobotV3(RobotDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         path, first, last = self._rows(episode_index)
-        names = [name for name in self._reader.file(path).names if name in self.features]
-        self.check_columns(keys, names, f"Looked in {path}.")
+        file = self._reader.file(path)
+        self.check_columns(keys, [name for name in file.names if name in self.features], f"Looked in {path}.")
+        file.check_types({key: self.features[key] for key in keys})
         return {
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
             for key in keys

@@ -138,7 +138,7 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
     """
     path = root / "features.json"
     top = _part(read_json(safe_path(root, path, str(path))), "featuresDict")
-    steps = (_part(top, "features") or {}).get("steps")
+    steps = _part(_part(top, "features"), "steps")
     inner = _part(_part(steps, "sequence"), "feature")
     if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):
         others = "Other datasets of TFDS hold no episodes; features.json from TFDS before 4.6 must be written again."

@@ -137,7 +137,7 @@ def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
     rewards = pq.read_table(path)["reward"].to_pylist()
     for values, says in [
         ([None, *rewards[1:]], "`reward`: expected a value in every row, got 1 empty"),
-        (list(map(str, rewards)), "`reward`: expected float64 as info.json says, got string"),
+        (list(map(str, rewards)), "`reward`: expected float64 of shape [1] as info.json says, got string"),
     ]:
         set_column(path, "reward", values)
         with pytest.raises(LattokError) as error:

@@ -417,6 +417,7 @@ def test_other_file_names_and_default_ones(tmp_path):
     [
         ({"type": "FeaturesDict", "content": {}}, "expected a FeaturesDict with the sequence `steps`"),
         (features_dict(METADATA), "expected a FeaturesDict with the sequence `steps`"),
+        ({"featuresDict": {"features": "//host/x"}}, "expected a FeaturesDict with the sequence `steps`"),
         (features_dict({"steps": sequence(features_dict({}))}), "no feature of `steps` can be read"),
         (features_dict({"steps": sequence(tensor("float32", 2))}), "expected a FeaturesDict"),
         (

@@ -1,0 +1,37 @@
+"""What a cell of the closed-loop study writes down."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+from benchmarks.closed_loop import cell
+from benchmarks.closed_loop.comparisons import won
+from benchmarks.closed_loop.plan import FEW_STARTS, STARTS, Cell
+
+
+def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_path):
+    """Rows share their start states, so single rollouts can be compared; counts alone would lose which was which."""
+    kinds = {0: (True, False), 1: (False, True), 2: (False, False)}  # success, the opposite
+
+    def rollout(policy, tasks, episodes, **options):
+        played = []
+        for task in cell.find_tasks(tasks):
+            for seed in range(episodes):
+                success, failure = kinds[seed % 3]
+                played.append(SimpleNamespace(task=task, seed=seed, success=success, failure=failure, decisions=seed))
+        return SimpleNamespace(episodes=played)
+
+    policy = SimpleNamespace(describe=lambda: {"type": "latent-vla"}, config=SimpleNamespace(prompt="{task}"))
+    monkeypatch.setattr(cell, "rollout", rollout)
+    monkeypatch.setattr(cell, "trained", lambda *args: (policy, 3.0))
+    found = json.loads(json.dumps(cell.run(Cell("plentiful", "baseline", 0), tmp_path)))
+    ends = ("success", "failure", "none")
+    assert set(found["outcomes"]) == {"own", "swapped", "blank"}
+    for how, starts in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
+        assert len(found["outcomes"][how]) == 8
+        for task, rollouts in found["outcomes"][how].items():
+            assert rollouts == [[seed, ends[seed % 3], seed] for seed in range(starts)]
+            assert found[how][task] == [len(range(0, starts, 3)), len(range(1, starts, 3)), starts]
+    assert sum(won(found).values()) == 8 * len(range(0, STARTS, 3))
+    assert found["cpu_s"]["training"] == 3.0
