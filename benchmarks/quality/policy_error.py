@@ -60,7 +60,7 @@ def blind_tasks(folder: Path) -> RobotDataset:
     tasks = list(json.loads((ROOT / "data" / "blind_tasks.json").read_text()).values())
     ends = stored["lengths"].cumsum()[:-1]
     episodes = list(zip(np.split(stored["actions"], ends), np.split(stored["states"], ends), strict=True))
-    features = dict.fromkeys(("action", "observation.state"), Feature("float32", (len(AXES),), AXES))
+    features: dict[str, Feature] = dict.fromkeys(("action", "observation.state"), Feature("float32", (4,), AXES))
     with LeRobotWriter.create(folder, FPS, features) as writer:
         for i, (actions, states) in enumerate(episodes):
             columns = {"action": actions, "observation.state": states}
