@@ -153,7 +153,7 @@ def main() -> None:
                     if str(seed) not in found:
                         row = next((row for row in ROWS if row.name == name), None)
                         tokenizer = None if row is None else fitted(row, FOLDER)
-                        found[str(seed)] = measure(tokenizer, place, seed)
+                        found[str(seed)] = {"commit": environment()["commit"], **measure(tokenizer, place, seed)}
                         print(f"{name}, {part}, seed {seed}: {found[str(seed)]['error']:.4f}", flush=True)
                 write_results(stored, summary(runs, places))
     args.out.with_suffix(".md").write_text(table(json.loads(stored.read_text())))
@@ -161,8 +161,13 @@ def main() -> None:
 
 def summary(runs: dict[str, Any], places: dict[str, Place]) -> dict[str, Any]:
     """Return mean, least and greatest of every figure of every row that has both places, and all runs."""
-    done = {name: parts for name, parts in runs.items() if all(parts.get(place) for place in places)}
-    rows = {name: {place: spread(list(parts[place].values())) for place in places} for name, parts in done.items()}
+    rows = dict[str, Any]()
+    for name, parts in runs.items():
+        if all(parts.get(place) for place in places):
+            figures = {place: [dict(run) for run in parts[place].values()] for place in places}
+            for run in (run for found in figures.values() for run in found):
+                del run["commit"]
+            rows[name] = {place: spread(found) for place, found in figures.items()}
     means = dict[str, float]()
     for name, place in places.items():
         middle = place.scale.normalizer.shift.expand(len(place.judged.rows), HORIZON, -1)
