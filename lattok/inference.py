@@ -7,10 +7,12 @@ fast = lattok.for_inference(tokenizer)                          # on the CPU
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar, overload
+from collections.abc import Callable
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.nn.utils import skip_init
 
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
+from lattok.action_vq.model import ActionVQConfig, Encoder
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
@@ -28,6 +31,7 @@ from lattok.utils.arrays import Values, like
 
 Learned = TypeVar("Learned", bound=TrainedTokenizer)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CACHED = 64  # chunks that an encoder transforms at a time, so that a layer's rows stay in the cache
 MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
 
@@ -51,7 +55,7 @@ def for_inference(model: object, precision: str = "float32") -> object:
             checks.fail("precision", "float32 for a tokenizer of actions", precision)
         if isinstance(model, P2TActionVQ) and model.config.decoder == "step":
             return FastActionVQ(model)
-        return packed(copy.deepcopy(model).cpu().eval())
+        return _packed(model)
     hint = "Other models have no faster form: use them as they are."
     return checks.fail("model", "an ImageLAM, a MotoLAM or a trained tokenizer of actions", type(model).__name__, hint)
 
@@ -211,17 +215,83 @@ def _tokens(net: Any) -> tuple[Tensor, Tensor]:
     return before + places[: len(before)], places[len(before) :]
 
 
+def _packed(model: TrainedTokenizer) -> TrainedTokenizer:
+    """Copy a tokenizer onto the CPU, for inference alone."""
+    plain = copy.deepcopy(model).cpu().eval()
+    made: Any = packed(copy.deepcopy(plain))
+    if isinstance(plain, P2TActionVQ) and FoldedEncoder.pays(plain.config):
+        made.encoder = FoldedEncoder(plain.encoder, made.encoder, plain.config)
+    return made
+
+
+def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return x -> x weight^T + bias; at one chunk, calling a module takes as long as its product."""
+    layer = skip_init(nn.Linear, *weight.T.shape, bias=bias is not None)
+    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return cast(nn.Linear, cast(Any, packed(nn.Sequential(layer)))[0]).forward
+
+
+class FoldedEncoder(Encoder):
+    """P2T's encoder with all that is linear in the chunk, spectrum, projection and first convolution, as one matrix.
+
+    Steps are the outer axis, so that each tap of a convolution reads rows side by side: nothing is padded or copied.
+    """
+
+    @torch.no_grad()
+    def __init__(self, plain: Encoder, quick: Encoder, config: ActionVQConfig):
+        nn.Module.__init__(self)
+        for name, layer in quick.named_children():  # tensors have the names that they had
+            setattr(self, name, layer)
+        self.steps, self.heads, width = config.horizon, config.heads, config.horizon * config.action_dim
+        probes = torch.cat([torch.zeros(1, width), torch.eye(width)]).double().unflatten(1, (self.steps, -1))
+        bias, *rows = copy.deepcopy(plain).double().before(probes).transpose(1, 2).flatten(1)
+        self._first = _product((torch.stack(rows) - bias).T.float(), bias.float())
+        self._taps, self._layers = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+        for conv in cast(Any, plain.convs[1:]):
+            before, here, after = conv.weight.unbind(2)
+            parts = _product(before, None), _product(here, conv.bias), _product(after, None)
+            self._taps.append((conv.dilation[0], *parts))
+        for block in cast(Any, quick.transformer):
+            linear = [part.forward for part in (block.attention.qkv, block.attention.out, block.ff[0], block.ff[3])]
+            norms = [((config.dim,), norm.weight, norm.bias, norm.eps) for norm in (block.norm1, block.norm2)]
+            self._layers.append((*linear, *norms))
+
+    @staticmethod
+    def pays(config: ActionVQConfig) -> bool:
+        """Tell whether the one matrix takes no more products than what it replaces."""
+        columns = config.action_dim * (3 if config.fft else 1)
+        return bool(config.dilations) and config.horizon * config.action_dim <= columns + 3 * config.dim
+
+    def forward(self, actions: Tensor) -> Tensor:
+        return torch.cat([self._block(block) for block in actions.split(CACHED)])
+
+    def _block(self, actions: Tensor) -> Tensor:
+        count, steps = len(actions), self.steps
+        x = self._first(actions.flatten(1)).relu_().unflatten(1, (steps, -1)).transpose(0, 1).flatten(0, 1)  # (h b) d
+        for reach, before, here, after in self._taps:
+            y, shift = here(x), reach * count
+            if reach < steps:
+                y[shift:].add_(before(x[:-shift]))
+                y[:-shift].add_(after(x[shift:]))
+            x = y.relu_()
+        shape = steps, count, 3, self.heads, x.shape[1] // self.heads
+        for mix, out, widen, narrow, first, last in self._layers:
+            parts = mix(x).view(shape).permute(2, 1, 3, 0, 4)  # qkv b n h d
+            mixed = F.scaled_dot_product_attention(*parts).permute(2, 0, 1, 3).reshape(x.shape)
+            x = torch.layer_norm(out(mixed).add_(x), *first)
+            x = torch.layer_norm(narrow(widen(x).relu_()).add_(x), *last)
+        return x.unflatten(0, (steps, count)).transpose(0, 1)
+
+
 class NearestCode(nn.Module):
     """Latents [..., d] to the code whose row is nearest: argmax x e_k - |e_k|^2 / 2."""
 
     def __init__(self, book: Tensor):
         super().__init__()
-        scores = skip_init(nn.Linear, *book.T.shape)
-        scores.load_state_dict({"weight": book, "bias": -book.square().sum(1) / 2})
-        self.scores = packed(nn.Sequential(scores))
+        self._scores = _product(book, -book.square().sum(1) / 2)
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(latents, self.scores(latents).argmax(-1), {})
+        return Quantized(latents, self._scores(latents).argmax(-1), {})
 
 
 class FastActionVQ:
@@ -235,7 +305,7 @@ class FastActionVQ:
         with torch.no_grad(), plain.inference():
             rows = plain.normalizer.inverse(plain.decoder(plain.quantizer.codebook_vectors[0]))
         self.table = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
-        self._encoder: Any = packed(copy.deepcopy(plain))
+        self._encoder: Any = _packed(plain)
         self._encoder.quantizer = NearestCode(plain.quantizer.codebook_vectors[0])
         self._steps, self._size = (plain.horizon,), len(self.table)
         self.horizon, self.action_dim = plain.horizon, plain.action_dim

@@ -15,9 +15,10 @@ from lattok import UniformBins
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
 from lattok.cli.labels import annotate
-from lattok.inference import PlainViT
+from lattok.inference import FoldedEncoder, PlainViT
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, fitted
+from tests.action_vq.margins import ROUNDING, float64_codes
 from tests.action_vq.walks import smooth
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.base.test_labelling import VARIANTS, make, video
@@ -117,6 +118,32 @@ def test_it_keeps_its_weights_and_goes_to_workers():
             parameter.add_(1.0)
     for one in (fast, pickle.loads(pickle.dumps(fast))):
         torch.testing.assert_close(one.decode(codes), expected)
+
+
+@pytest.mark.parametrize("decoder", ["step", "context"])
+@pytest.mark.parametrize(
+    ("changes", "folded"),
+    [
+        ({}, True),
+        ({"fft": False}, True),
+        ({"horizon": 1}, True),
+        ({"horizon": 2, "dilations": (1, 1, 2, 5)}, True),  # taps that read nothing but padding
+        ({"dilations": ()}, False),
+        ({"horizon": 40}, False),  # one matrix would take more products than what it replaces
+    ],
+)
+def test_spectrum_projection_and_first_convolution_are_one_matrix(changes, folded, decoder):
+    model = tokenizer(**changes, decoder=decoder)
+    fast = lattok.for_inference(model)
+    own = fast if decoder == "context" else fast._encoder
+    assert isinstance(own.encoder, FoldedEncoder) == folded
+    normal = torch.randn(500, model.horizon, model.action_dim)  # several blocks, and a part of one
+    chunks = model.normalizer.inverse(normal)
+    codes, margins = float64_codes(model, chunks)
+    assert torch.equal(fast.encode(chunks)[margins >= ROUNDING], codes[margins >= ROUNDING])
+    with torch.no_grad():
+        torch.testing.assert_close(own.encoder(normal), model.encoder(normal), atol=2e-5, rtol=1e-4)
+        assert own.encoder(normal[:0]).shape == (0, model.horizon, model.config.dim)
 
 
 TRAINED = [name for name, (family, _) in cases().items() if issubclass(family, TrainedTokenizer)]

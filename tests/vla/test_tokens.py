@@ -17,6 +17,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import TokenSpec
 from lattok.vla.tokens import TOKENIZER, TokenHead
+from tests.action_vq.families import cases
 from tests.vla.fakes import B, H, M, batch, config, observation, rows
 
 ORDERS = ("parallel", "autoregressive")
@@ -217,24 +218,41 @@ def test_what_does_not_fit_is_one_line(tmp_path):
         lattok.load(tmp_path / "policy")
 
 
-def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(make_dataset, tmp_path):
+FAMILIES = cases(variants=False)
+POLICY = {"steps": 2, "image_size": 32, "device": "cpu", "backbone_depth": 1, "batch_size": 4, "head": "tokens"}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(kind, order, make_dataset, tmp_path):
     dataset = make_dataset([30, 30, 30])
-    chunks = lattok.samples.ActionWindows(dataset, 4).all()
-    train = partial(lattok.VLARecipe.from_preset, dataset.root, preset="scratch", horizon=4, head="tokens")
-    options = {"steps": 3, "image_size": 32, "device": "cpu", "backbone_depth": 1, "batch_size": 4}
-    for kind, made in {"bins": UniformBins.fit(*chunks), "rvq": ResidualVQ.fit(*chunks, steps=0, tokens=2)}.items():
-        made.save_pretrained(tmp_path / kind)
-        model = lattok.train(train(tmp_path / f"policy-{kind}", tokenizer=str(tmp_path / kind), **options))
-        assert model.config.tokens == TokenSpec.of(made)
-        assert (tmp_path / f"policy-{kind}" / "held_out.json").is_file()
-        assert lattok.load(tmp_path / f"policy-{kind}").tokenizer.type == made.type
-    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, whose codes head=tokens predict"):
-        lattok.train(train(tmp_path / "none", **options))
+    family, options = FAMILIES[kind]
+    made = family.fit(*lattok.samples.ActionWindows(dataset, 4).all(), **options)
+    names = {"tokenizer": str(made.save_pretrained(tmp_path / "tokenizer")), "head_order": order}
+    recipe = lattok.VLARecipe.from_preset(dataset.root, tmp_path / "policy", "scratch", horizon=4, **POLICY, **names)
+    model = lattok.train(recipe)
+    assert model.config.tokens == TokenSpec.of(made)
+    assert (tmp_path / "policy" / "held_out.json").is_file()
+    again = lattok.load(tmp_path / "policy")
+    assert again.tokenizer.describe()["weights_sha256"] == made.describe()["weights_sha256"]
+    seen = batch(model.config, count=2)
+    chunk = again.predict_chunk(seen)
+    assert chunk.shape == (2, 4, made.action_dim)
+    assert torch.equal(chunk, model.predict_chunk(seen))
+    assert torch.isfinite(chunk).all()
+
+
+def test_a_recipe_refuses_what_does_not_go_with_a_tokenizer(make_dataset, tmp_path):
+    dataset = make_dataset([30, 30, 30])
+    UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all()).save_pretrained(tmp_path / "bins")
     UniformBins.fit(torch.randn(9, 8, 2)).save_pretrained(tmp_path / "long")
+    train = partial(lattok.VLARecipe.from_preset, dataset.root, tmp_path / "none", "scratch", horizon=4)
+    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, whose codes head=tokens predict"):
+        lattok.train(train(**POLICY))
     with pytest.raises(LattokError, match=r"`tokenizer`: expected 4 steps of a chunk .*, got 8"):
-        lattok.train(train(tmp_path / "none", tokenizer=str(tmp_path / "long"), **options))
+        lattok.train(train(tokenizer=str(tmp_path / "long"), **POLICY))
     with pytest.raises(LattokError, match="learns nothing from tokens of actions. Leave it out, or choose la_tok, or"):
-        lattok.train(train(tmp_path / "none", tokenizer=str(tmp_path / "bins"), **options | {"head": "regression"}))
+        lattok.train(train(tokenizer=str(tmp_path / "bins"), **POLICY | {"head": "regression"}))
 
 
 def test_an_imitation_is_a_chunk_of_the_head_and_encodes_none(monkeypatch):

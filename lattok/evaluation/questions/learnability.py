@@ -149,9 +149,9 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
         policy.fit(train, known, scale.normalizer, case.options.seed)
         chunks, made = policy.act(held_out, scale.normalizer)
         codes = codes if made is None else made
-        found[name] = _error(scale, chunks, held_out)
+        found[name] = chunk_errors(scale, chunks, held_out)
     truth, valid = held_out.windows.batch(held_out.rows)
-    found["mean"] = _error(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
+    found["mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
     gain = bootstrap.interval(bootstrap.mean(found["regression"].rows - found["model"].rows))
     figures = {f"policy_error{'' if name == 'model' else f'/{name}'}": each.mean for name, each in found.items()}
@@ -167,7 +167,7 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     return Outcome((_section(figures, gain),), figures, [verdict], _decision(evidence, figures), f"{text}.")
 
 
-def _error(scale: Scale, chunks: Tensor, seen: Inputs) -> ChunkErrors:
+def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> ChunkErrors:
     truth, valid = seen.windows.batch(seen.rows)
     gaps = ((chunks - truth) / scale.normalizer.scale).square().mean(-1) * valid
     rows = (gaps.sum(1) / valid.sum(1).clamp_min(1)).double()
