@@ -254,7 +254,7 @@ class CodeUsage(nn.Module):
 
     def pop_usage(self) -> CodeStatistics | None:
         """Return statistics of the codes that training gave since the last call; None where it gave none."""
-        recent, self.recent = self.recent, self.recent[:0]
+        recent, self.recent = self.recent.cpu(), self.recent[:0]  # a GPU is waited for once
         recent = recent[(recent >= 0).all(-1)] if len(recent) else recent
         return code_statistics(recent, self.size) if len(recent) else None
 

@@ -248,8 +248,8 @@ class Trainer:
             if logs or saves:
                 finite.check()
             if logs:
-                reduced: Any = self.accelerator.reduce(values, "mean")
-                last = {name: float(value) for name, value in reduced.items()}
+                means: Any = self.accelerator.reduce(torch.stack(list(values.values())), "mean")
+                last = dict(zip(values, means.tolist(), strict=True))  # a GPU is waited for once
                 last["lr"] = learning_rate(options, done - 1)
             if log and logs:
                 report, speed = watch(self.module, done, last=ends), meter.read(done, feed.waited())
