@@ -77,6 +77,7 @@ class CodeStatistics(NamedTuple):
 def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
     """Measure use per position and joint entropy of code rows [N, P]. It sees tokens that repeat one another."""
     checks.rank("codes", codes, "N P")
+    codes = codes.cpu()  # read once
 
     def entropy(counts: Tensor) -> float:
         share = counts[counts > 0].double() / counts.sum()
