@@ -71,6 +71,8 @@ class StandIn(Tensor):
             device=torch.device(NAME, 0),
             requires_grad=requires_grad,
         )
+        if raw.dtype == torch.float64 and not DEVICE.wide:
+            raise TypeError("Cannot convert a tensor to float64, which the device doesn't have")
         made.raw = raw.to("meta") if not DEVICE.values and raw.is_floating_point() else raw
         made.held = _Held(made.raw.untyped_storage())
         return made
@@ -113,7 +115,7 @@ class Device:
     name = NAME
 
     def __init__(self) -> None:
-        self.active, self.values = False, True
+        self.active, self.values, self.wide = False, True, True
         self.waits: list[str] = []
         self.live, self.peak = 0, 0
         self._held: dict[int, list[int]] = {}  # storage: tensors that share it, bytes
@@ -451,11 +453,12 @@ def _register() -> None:
 
 
 @contextmanager
-def standin(values: bool = True) -> Iterator[Device]:
+def standin(values: bool = True, wide: bool = True) -> Iterator[Device]:
     """Lend this machine the stand-in, in every thread that starts meanwhile.
 
     Without `values` floating-point tensors have sizes alone, which is enough to count the bytes of a model of any size;
-    attention is then fused, as on a GPU, and such numbers are 0 where they are read.
+    attention is then fused, as on a GPU, and such numbers are 0 where they are read. One that is not `wide` has no
+    float64, as MPS.
     """
     _register()
     begin, forget = vars(threading.Thread)["_bootstrap_inner"], torch.clear_autocast_cache
@@ -476,11 +479,12 @@ def standin(values: bool = True) -> Iterator[Device]:
         stack.enter_context(_modes())
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # an optimiser keeps the parameters of its model
-        DEVICE.active, DEVICE.values, DEVICE.waits, DEVICE.peak = True, values, [], DEVICE.live
+        DEVICE.active, DEVICE.values, DEVICE.wide = True, values, wide
+        DEVICE.waits, DEVICE.peak = [], DEVICE.live
         try:
             yield DEVICE
         finally:
-            DEVICE.active, DEVICE.values = False, True
+            DEVICE.active, DEVICE.values, DEVICE.wide = False, True, True
             torch.__future__.set_swap_module_params_on_conversion(swaps)
 
 

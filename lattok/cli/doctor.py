@@ -29,6 +29,7 @@ REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingfa
 SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
 COUNTED = Path(__file__).parents[1] / "assets" / "memory.json"
+CARDS = (24, 48, 80)  # GB of common GPUs
 SPARE = 1e9  # bytes that a driver, its libraries and fragments take
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
@@ -267,22 +268,22 @@ def parts_that_fit(entry: dict[str, Any], precision: str, room: float) -> int | 
 
 
 def training_fits(preset: str) -> Found:
-    """Compare the counted bytes of a step (`benchmarks/speed/memory.py`) with the memory of every device here."""
+    """Compare the counted bytes of a step (`benchmarks/speed/memory.py`) with the memory of devices here and others."""
     table = files.read_json(COUNTED)
     checks.one_of("preset", preset, table)
     batch = table[preset]["batch"]
+    modules = {str(device): module_of(device) for device in devices()}
+    memory = {n: memory_bytes() if m is None else m.get_device_properties(n).total_memory for n, m in modules.items()}
     for precision, name in (("no", "float32"), ("bf16", "bf16")):
-        fixed, each = table[preset][precision]["fixed"], table[preset][precision]["sample"]
-        whole = f"{(fixed + batch * each) / 1e9:.1f} GB at batch {batch}"
+        fixed, each, work = (table[preset][precision][part] for part in ("fixed", "sample", "flop"))
+        whole = f"{(fixed + batch * each) / 1e9:.1f} GB, {batch * work / 1e12:,.2f} TFLOP at batch {batch}"
         yield name, f"{whole}: {fixed / 1e9:.2f} GB and {each / 1e9:.3f} GB for each sample"
-        for device in devices():
-            module = module_of(device)
-            room = memory_bytes() if module is None else module.get_device_properties(device).total_memory
+        for device, room in (memory | {f"{size} GB": size * 1e9 for size in CARDS}).items():
             parts = parts_that_fit(table[preset], precision, room)
-            if parts is None:
+            if parts is None and device in memory:
                 yield TOO_LARGE.finding(device=device, precision=name)
             else:
-                yield str(device), "fits" if parts == 1 else f"fits with --accumulate {parts}"
+                yield device, {None: "too small", 1: "fits"}.get(parts, f"fits with --accumulate {parts}")
 
 
 def media() -> Found:

@@ -24,7 +24,7 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
     picks = [int(torch.randint(len(vectors), (1,), generator=generator))]
     distance = (vectors - vectors[picks[0]]).square().sum(-1)
     for _ in range(k - 1):
-        chance = distance.clamp_min(1e-12).double().cpu()
+        chance = distance.clamp_min(1e-12).cpu().double()
         picks.append(int(torch.multinomial(chance, 1, generator=generator)))
         distance = torch.minimum(distance, (vectors - vectors[picks[-1]]).square().sum(-1))
     centres = vectors[picks]

@@ -66,7 +66,7 @@ class Normalizer(nn.Module):
             column = values[:, dim] if valid is None else values[valid[:, dim], dim]
             if not torch.isfinite(column).all():
                 checks.fail("values", "finite numbers", "NaN or infinity")
-            maps.append(_map(column.double().cpu().numpy(), one))
+            maps.append(_map(column.cpu().double().numpy(), one))
         return self._set(*np.array(maps).T)
 
     def unsound(self) -> list[str]:

@@ -77,6 +77,7 @@ class CodeStatistics(NamedTuple):
 def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
     """Measure use per position and joint entropy of code rows [N, P]. It sees tokens that repeat one another."""
     checks.rank("codes", codes, "N P")
+    codes = codes.cpu()  # read once
 
     def entropy(counts: Tensor) -> float:
         share = counts[counts > 0].double() / counts.sum()
@@ -254,7 +255,7 @@ class CodeUsage(nn.Module):
 
     def pop_usage(self) -> CodeStatistics | None:
         """Return statistics of the codes that training gave since the last call; None where it gave none."""
-        recent, self.recent = self.recent, self.recent[:0]
+        recent, self.recent = self.recent.cpu(), self.recent[:0]  # a GPU is waited for once
         recent = recent[(recent >= 0).all(-1)] if len(recent) else recent
         return code_statistics(recent, self.size) if len(recent) else None
 

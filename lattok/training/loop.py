@@ -12,8 +12,8 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,6 +36,7 @@ from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+GRAPHS = ("encoder", "decoder", "features", "backbone", "flow_head")  # parts of models that are compiled as one graph
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
 
@@ -63,6 +64,8 @@ class LoopOptions:
         seed: seed of everything random
         device: where it computes; "auto" takes a GPU where there is one
         precision: "bf16" computes in mixed precision, "no" in float32
+        compile: compiles encoders, decoders, features, backbones and heads by torch.compile, which takes a minute or
+            more and rounds in another way; see the documentation for where that pays
         log_every: steps between two lines of the log
         save_every: steps between checkpoints; a stopped run continues from the last one
         threads: torch's threads on a CPU, which the result depends on; 0: torch's own choice
@@ -87,6 +90,7 @@ class LoopOptions:
     seed: int = 0
     device: str = "auto"
     precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
     log_every: int = 50
     save_every: int = 1000
     threads: int = 0
@@ -173,7 +177,8 @@ def fit(
     feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
-    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), feed:
+    compiling = compiled(trainer.module) if options.compile else nullcontext()
+    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed:
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
@@ -248,8 +253,8 @@ class Trainer:
             if logs or saves:
                 finite.check()
             if logs:
-                reduced: Any = self.accelerator.reduce(values, "mean")
-                last = {name: float(value) for name, value in reduced.items()}
+                means: Any = self.accelerator.reduce(torch.stack(list(values.values())), "mean")
+                last = dict(zip(values, means.tolist(), strict=True))  # a GPU is waited for once
                 last["lr"] = learning_rate(options, done - 1)
             if log and logs:
                 report, speed = watch(self.module, done, last=ends), meter.read(done, feed.waited())
@@ -294,6 +299,22 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
+
+
+@contextmanager
+def compiled(model: nn.Module) -> Iterator[None]:
+    """Compile the parts of a model that are one graph, for as long as this lasts; codebooks and texts are not."""
+    parts: dict[str, nn.Module] = {}
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] in GRAPHS and not any(name.startswith(f"{above}.") for above in parts):
+            parts[name] = part
+    for part in parts.values():
+        setattr(part, "forward", torch.compile(part.forward))  # noqa: B010
+    try:
+        yield
+    finally:
+        for part in parts.values():
+            del part.forward
 
 
 def _optimizer(

@@ -12,6 +12,7 @@ RUNS = {
     "action_tokenizer": "--quick --no-fast",
     "annotate": "--only small --rounds 1 --steps 2",
     "clip_step": "--rounds 1",
+    "compiled": "--quick --only action-vq",
     "fast": "--rounds 1",
     "gpu": "--quick --steps 2 --device cpu",
     "joint_step": "--rounds 1",

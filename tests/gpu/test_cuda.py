@@ -1,12 +1,15 @@
 """On a CUDA device: training, resuming, labelling and acting there and on the CPU are the same, within rounding.
 
 Run with `pytest -m gpu`. That no step waits for the device, and every path, is tested without one in tests/standin;
-here with torch's own alarm and a device's own rounding.
+here with torch's own alarm and a device's own rounding. Without a GPU these are slow tests that run on the stand-in:
+they rehearse what will be asked of one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,26 @@ from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from lattok.training import CHECKPOINT, RUN, loop
 from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
+from tests.accelerator import AVAILABLE, NAME, standin
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+GPU = torch.cuda.is_available()
+ON = "cuda" if GPU else NAME
+pytestmark = [pytest.mark.gpu] if GPU else [pytest.mark.slow, pytest.mark.skipif(not AVAILABLE, reason="old torch")]
 SAMPLE = sample_dataset_path()
 OF_STEPS = [name for name, strategy in STRATEGIES.items() if strategy.labels != "chunk"]  # no tokenizer needed
 LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _there() -> Iterator[None]:
+    with nullcontext() if GPU else standin():
+        yield
+
+
+def alarm(mode: str) -> None:
+    """What torch does when the host waits; the stand-in counts instead, in tests/standin."""
+    if GPU:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +78,7 @@ def recipes(out: Path, device: str, **options) -> dict:
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged dataset with labels of a small image model."""
     folder = tmp_path_factory.mktemp("annotated")
-    lam = lattok.train(recipes(folder, "cuda")["image-lam"])
+    lam = lattok.train(recipes(folder, ON)["image-lam"])
     lattok.annotate(open_dataset(SAMPLE), {"latent": lam}, folder / "data")
     return folder / "data"
 
@@ -79,9 +97,9 @@ def losses(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
 def test_training_follows_the_cpu(tmp_path: Path, family: str):
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", ON):
         lattok.train(recipes(tmp_path / device, device, dropout=0.0)[family])
-    on_cpu, on_cuda = (losses(tmp_path / device / family) for device in ("cpu", "cuda"))
+    on_cpu, on_cuda = (losses(tmp_path / device / family) for device in ("cpu", ON))
     # rounding flips a code now and then, after which the runs part
     np.testing.assert_allclose(on_cuda[0], on_cpu[0], rtol=1e-2)
     np.testing.assert_allclose(on_cuda, on_cpu, rtol=0.2)
@@ -89,8 +107,8 @@ def test_training_follows_the_cpu(tmp_path: Path, family: str):
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch):
-    whole = lattok.train(recipes(tmp_path / "whole", "cuda")[family])
-    recipe = recipes(tmp_path / "parts", "cuda", save_every=6)[family]
+    whole = lattok.train(recipes(tmp_path / "whole", ON)[family])
+    recipe = recipes(tmp_path / "parts", ON, save_every=6)[family]
     stop_after(7, monkeypatch)
     with pytest.raises(Interrupted):
         lattok.train(recipe)
@@ -104,19 +122,19 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the step with this number is under way."""
     import signal
 
-    step, count = loop._step, iter(range(1, 10**6))
+    step, count = loop.Trainer.step, iter(range(1, 10**6))
 
     def counted(*arguments):
         if next(count) == steps:
             signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", counted)
+    monkeypatch.setattr(loop.Trainer, "step", counted)
 
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
 def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch):
-    recipe = recipes(tmp_path, "cuda", save_every=6)[family]
+    recipe = recipes(tmp_path, ON, save_every=6)[family]
     stop_after(7, monkeypatch)
     with pytest.raises(Interrupted):
         lattok.train(recipe)
@@ -128,7 +146,7 @@ def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkey
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
 def test_bfloat16_training_runs(tmp_path: Path, family: str):
-    lattok.train(recipes(tmp_path, "cuda", precision="bf16")[family])
+    lattok.train(recipes(tmp_path, ON, precision="bf16")[family])
     assert np.isfinite(losses(tmp_path / family)).all()
 
 
@@ -141,17 +159,17 @@ def waiting_raises(monkeypatch: pytest.MonkeyPatch):
     step, check, number = loop.Trainer.step, loop.FiniteLoss.check, iter(range(10**6))
 
     def watched(*arguments):
-        torch.cuda.set_sync_debug_mode("error" if next(number) >= WARM else "default")
+        alarm("error" if next(number) >= WARM else "default")
         return step(*arguments)
 
     def reads(finite: loop.FiniteLoss):
-        torch.cuda.set_sync_debug_mode("default")
+        alarm("default")
         check(finite)
 
     monkeypatch.setattr(loop.Trainer, "step", watched)
     monkeypatch.setattr(loop.FiniteLoss, "check", reads)
     yield
-    torch.cuda.set_sync_debug_mode("default")
+    alarm("default")
 
 
 IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
@@ -161,7 +179,7 @@ IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
 @pytest.mark.parametrize("family", ["action-vq", *IMAGE_MODELS, *OF_STEPS])
 @pytest.mark.usefixtures("waiting_raises")
 def test_no_step_waits(tmp_path: Path, family: str, precision: str, annotated: Path):
-    options = {"steps": 3 * WARM, "log_every": WARM, "device": "cuda", "precision": precision}
+    options = {"steps": 3 * WARM, "log_every": WARM, "device": ON, "precision": precision}
     if family == "action-vq":
         recipe = ActionVQRecipe.from_preset(SAMPLE, tmp_path / "run", "quick", mask_weight=0.1, **options)
     elif family in IMAGE_MODELS:
@@ -173,6 +191,7 @@ def test_no_step_waits(tmp_path: Path, family: str, precision: str, annotated: P
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
+@pytest.mark.skipif(not GPU, reason="the stand-in counts instead")
 def test_the_alarm_hears_a_step_that_waits():
     x = torch.ones(2, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
@@ -185,7 +204,7 @@ def test_the_alarm_hears_a_step_that_waits():
 
 @pytest.mark.parametrize("strategy", OF_STEPS)
 def test_policies_train_in_bfloat16(tmp_path: Path, strategy: str, annotated: Path):
-    lattok.train(policy_recipe(annotated, tmp_path / "run", "cuda", strategy, precision="bf16"))
+    lattok.train(policy_recipe(annotated, tmp_path / "run", ON, strategy, precision="bf16"))
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
@@ -194,7 +213,7 @@ def test_chunks_have_the_codes_of_the_cpu():
     tokenizer = P2TActionVQ(ActionVQConfig(action_dim=7, horizon=8)).eval()
     chunks = torch.randn(4096, 8, 7)
     expected = tokenizer.encode(chunks)
-    codes = tokenizer.cuda().encode(chunks)
+    codes = tokenizer.to(ON).encode(chunks)
     assert (codes.cpu() == expected).float().mean() > 0.999
     torch.testing.assert_close(tokenizer.decode(expected).cpu(), tokenizer.cpu().decode(expected), atol=1e-4, rtol=1e-4)
 
@@ -207,14 +226,14 @@ def test_frames_have_the_codes_of_the_cpu(precision: str):
     lam.control.quantizer.codebook_vectors[0].data.mul_(0.05)
     video = open_dataset(SAMPLE).frames(0, cameras)
     expected = lam.label_video([video], 8).codes
-    codes = lattok.for_inference(lam.cuda(), precision=precision).label_video([video], 8).codes
+    codes = lattok.for_inference(lam.to(ON), precision=precision).label_video([video], 8).codes
     assert (codes.cpu() == expected).float().mean() > (0.99 if precision == "float32" else 0.9)
 
 
 def test_labels_of_the_gpu_are_verified_on_the_cpu(tmp_path: Path):
-    lam = lattok.train(recipes(tmp_path, "cuda")["image-lam"])
-    tokenizer = lattok.train(recipes(tmp_path, "cuda")["action-vq"])
-    models = {"latent": lam.cuda(), "tok": tokenizer.cuda()}
+    lam = lattok.train(recipes(tmp_path, ON)["image-lam"])
+    tokenizer = lattok.train(recipes(tmp_path, ON)["action-vq"])
+    models = {"latent": lam.to(ON), "tok": tokenizer.to(ON)}
     lattok.annotate(open_dataset(SAMPLE), models, tmp_path / "annotated")
     on_cpu = {"latent": lam.cpu(), "tok": tokenizer.cpu()}
     assert lattok.verify(open_dataset(tmp_path / "annotated"), on_cpu, episodes=5).holds
@@ -222,10 +241,10 @@ def test_labels_of_the_gpu_are_verified_on_the_cpu(tmp_path: Path):
 
 @pytest.mark.parametrize("strategy", ["baseline", "la_direct"])
 def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str, annotated: Path):
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", ON):
         lattok.train(policy_recipe(annotated, tmp_path / device, device, strategy))
-    np.testing.assert_allclose(losses(tmp_path / "cuda")[0], losses(tmp_path / "cpu")[0], rtol=2e-2)
-    policy, dataset = lattok.load(tmp_path / "cuda"), open_dataset(SAMPLE)
+    np.testing.assert_allclose(losses(tmp_path / ON)[0], losses(tmp_path / "cpu")[0], rtol=2e-2)
+    policy, dataset = lattok.load(tmp_path / ON), open_dataset(SAMPLE)
     row = dataset.columns(0, ["observation.state"])["observation.state"][:1]
     frames = dataset.frames(0, indices=[0])
     observation = {
@@ -234,5 +253,5 @@ def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str, a
         "task": [dataset.episodes[0].tasks[0]],
     }
     expected = policy.predict_chunk(observation)
-    chunk = policy.cuda().predict_chunk(observation)
+    chunk = policy.to(ON).predict_chunk(observation)
     torch.testing.assert_close(chunk.cpu(), expected, atol=1e-3, rtol=1e-3)

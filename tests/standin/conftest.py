@@ -104,7 +104,7 @@ def make(kind: str, folder: Path, out: Path, device: str, **options: Any) -> Rec
     given |= {"horizon": 4} if "horizon" in known and name not in ("clip-lam", "latbot") else {}
     given |= {key: str(folder / given[key]) for key in ("lam", "teacher", "student", "tokenizer") if key in given}
     preset = given.pop("preset", None)
-    data = folder / ("annotated" if name in ("vla", "lara") else "data")
+    data = None if "mix" in given else folder / ("annotated" if name in ("vla", "lara") else "data")
     return recipe.from_preset(data, out, preset, **{key: v for key, v in given.items() if key in known})
 
 

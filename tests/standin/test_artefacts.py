@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq.model import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base import labelling
 from lattok.image_lam.clips.decoder import open_sana, sizes_of
@@ -27,7 +29,7 @@ from lattok.vla.supervision import LOSSES
 from lattok.vla.tap import Supervised
 from tests.accelerator import NAME, Device, StandIn
 from tests.action_vq.families import cases, fitted
-from tests.action_vq.walks import smooth
+from tests.action_vq.walks import NAMES, smooth
 from tests.image_lam.clips.fakes import batch as clip_batch
 from tests.image_lam.clips.fakes import clip_lam, pixels, sana_options, sana_pipeline
 from tests.standin.conftest import HELD, IDM, assert_same
@@ -97,6 +99,29 @@ def test_action_tokenizers(name: str, device: Device):
         check(device, model, lambda m, c: m.sample(c), chunks, reads=once)
     report = copy.deepcopy(model).to(NAME).error_report(chunks.to(NAME))
     assert str(report) == str(model.error_report(chunks))
+
+
+@pytest.mark.parametrize("name", cases(variants=False))
+def test_clipped_normalisers(name: str, device: Device):
+    family, options = cases()[name]
+    clipped = {"normalize": "min_max", "normalize_clip": True, "normalize_exceptions": ("gripper=mean_std",)}
+    model = family.fit(smooth(), action_names=NAMES, **{**options, **clipped})
+    far = 3 * smooth(5, seed=1)
+    once, masked = OF_TOKENIZERS.get(name, (2, 4))
+    check(device, model, lambda m, c: m.encode(c), far, reads=once - 1)
+    check(device, model, lambda m, c: m.decode(m.encode(c)), far, reads=2 * masked)
+    assert str(copy.deepcopy(model).to(NAME).error_report(far.to(NAME))) == str(model.error_report(far))
+
+
+def test_normalisers_of_datasets(device: Device):
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(3, 6, normalizers=("a", "b"), **{**QUICK_MODEL, "dim": 8, "hidden": 8})).eval()
+    moved, more = copy.deepcopy(model).to(NAME), smooth(5, seed=2).flatten(0, 1)
+    for each, actions in ((model, more), (moved, more.to(NAME))):
+        each.add_dataset("c", actions)
+    for own in ("a", "c"):
+        check(device, model.for_dataset(own), lambda m, c: m.encode(c), smooth(5, seed=1), reads=1)
+        assert_same(moved.for_dataset(own).encode(smooth(5)), model.for_dataset(own).encode(smooth(5)))
 
 
 def test_the_table_of_a_tokenizer_is_of_the_cpu(device: Device):
@@ -181,6 +206,7 @@ POLICIES = {
     "flow, grippers": lambda: fakes.policy(
         "baseline", head="flow", camera_sizes=SQUARE, action_names=("x", "y", "gripper"), action_loss="l2_bce"
     ),
+    "clipped": lambda: fakes.policy("la_cond", normalize="quantile", normalize_clip=True, camera_sizes=SQUARE),
     "tokens": lambda: token_policy("bins"),
     "tokens in turn": lambda: token_policy("bins", order="autoregressive"),
     "tokens, drawn": lambda: token_policy("residual", "parallel", head_temperature=1.0, camera_sizes=SQUARE),
@@ -192,7 +218,7 @@ def test_policies(name: str, device: Device):
     model = POLICIES[name]().eval()
     seen, batch = fakes.observation(model.config), fakes.batch(model.config)
     # noise is that of the sample, codes are decoded on the host
-    own = {"regression": 0, "tokens, drawn": 4}.get(name, 2)
+    own = {"regression": 0, "clipped": 0, "tokens, drawn": 4}.get(name, 2)
     check(device, model, lambda m, x: m.predict_chunk(x), seen, reads=own + 5)  # two cameras and proprio are checked
     check(device, model, lambda m, x: m.predict_chunk(x), batch, reads=own + 1)
     check(device, model, lambda m, x: [m.reset(), m.select_action(x), m.select_action(x)], seen, reads=own + 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -77,6 +78,10 @@ def test_doctor_says_whether_a_preset_fits(
     assert f"{NAME}:0" in said
     assert parts is not None
     assert ("fits" if parts == 1 else f"--accumulate {parts}") in said
+    assert re.findall(r"^ +(\d+ GB)  +(.*)$", said, re.MULTILINE) == [(f"{s} GB", "fits") for s in (24, 48, 80)] * 2
+    assert main(["doctor", "--preset", "image-lam/libero"]) == 0
+    said = re.findall(r"^ +(24|48) GB  +(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert said == [("24", "fits with --accumulate 2"), ("48", "fits")] * 2
     assert main(["doctor", "--preset", "image-lam/large"]) == 1
     assert "`preset`: expected one of action-vq/p2t" in capsys.readouterr().out
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 import torchvision
 
+import lattok
+from lattok.action_vq import P2TActionVQ
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base.bottlenecks import ScalarQuantizer
 from lattok.image_lam.base.features import OrderedMAE, StillVideo
@@ -18,15 +20,16 @@ from lattok.image_lam.moto.model import PerceptualLoss
 from lattok.inference import for_inference
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
+from lattok.nn.quantize import code_statistics
 from lattok.recipes.study import ProprioPolicy
 from lattok.types import LatentTarget, PairBatch
-from tests.accelerator import NAME, Device
+from tests.accelerator import NAME, Device, standin
 from tests.action_vq.families import cases
 from tests.action_vq.walks import smooth
 from tests.backbones.tiny import tiny_backbone
 from tests.image_lam.clips.fakes import clip_lam, pixels
 from tests.image_lam.moto.test_perceptual import random_vgg
-from tests.standin.conftest import IDM, assert_same
+from tests.standin.conftest import IDM, assert_same, make
 from tests.standin.test_artefacts import LAM, PAIRS, VIDEO, placed
 from tests.vla import fakes
 
@@ -119,6 +122,23 @@ def test_statistics_of_tensors_that_lie_there(device: Device):
     expected = residual_kmeans(vectors, 4, 2, 3, draw())
     assert_same(residual_kmeans(vectors.to(NAME), 4, 2, 3, draw()), expected)
     assert_same(Normalizer(3).to(NAME).fit(vectors.to(NAME)).state_dict(), Normalizer(3).fit(vectors).state_dict())
+
+
+NARROW = ("action-vq", "image-lam, flow", "idm")  # k-means, fits
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_a_device_without_float64(kind: str, folder: Path, tmp_path: Path):
+    """As MPS is one: training, labels, and fits to what lies there."""
+    with standin(wide=False):
+        model = lattok.train(make(kind, folder, tmp_path / "run", NAME)).to(NAME)
+        lattok.annotate(lattok.open_dataset(folder / "data"), {"own": model}, tmp_path / "out")
+        if isinstance(model, P2TActionVQ):
+            chunks = smooth().to(NAME)
+            residual_kmeans(chunks[:, 0], 4, 2, 3, torch.Generator().manual_seed(0))
+            Normalizer(3).to(NAME).fit(chunks[:, 0])
+            model.error_report(chunks[:, : model.horizon])
+            code_statistics(model.encode(chunks[:, : model.horizon]), model.vocab_size)
 
 
 def test_small_parts(device: Device):

@@ -23,6 +23,7 @@ from lattok.cli import main
 from lattok.evaluation import compare, evaluate
 from lattok.evaluation.evidence import probes
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
+from lattok.training import LoopOptions
 from tests.accelerator import NAME, Device
 from tests.conftest import CAMERAS
 from tests.image_lam.clips.fakes import clip_lam
@@ -101,20 +102,25 @@ def test_workers_on_different_devices_label_alike(
     }
 
 
-@pytest.mark.parametrize("name", ["lam", "vq", "bins"])
+@pytest.mark.parametrize("name", ["lam", "vq", "bins", "idm", "clips"])
 def test_reports_are_those_of_the_cpu(name: str, folder: Path, models: dict[str, Any], device: Device):
-    data = lattok.open_dataset(folder / "data")
-    expected = evaluate(models[name], data, **CHOSEN)
-    found = evaluate(there(models[name]), data, **CHOSEN)
+    assert_judged_alike(models[name], folder / "data")
+
+
+def assert_judged_alike(model: Any, data: Path, **options: Any) -> None:
+    expected, found = (evaluate(each, data, **CHOSEN, **options) for each in (model, there(model)))
     assert found.figures == pytest.approx(expected.figures, rel=0, abs=0, nan_ok=True)
     assert [each.text for each in found.verdicts] == [each.text for each in expected.verdicts]
 
 
-def test_policies_are_judged_as_on_the_cpu(folder: Path, tmp_path: Path, device: Device):
-    policy = lattok.train(make("vla, la_align", folder, tmp_path / "policy", "cpu"))
-    data = lattok.open_dataset(folder / "annotated")
-    expected, found = evaluate(policy, data, **CHOSEN), evaluate(there(policy), data, **CHOSEN)
-    assert found.figures == pytest.approx(expected.figures, rel=0, abs=0, nan_ok=True)
+def test_controls_are_trained_where_the_model_is(folder: Path, models: dict[str, Any], device: Device):
+    loop = LoopOptions(steps=2, batch_size=4)
+    assert_judged_alike(models["lam"], folder / "data", controls="trained", control_loop=loop)
+
+
+@pytest.mark.parametrize("kind", ["vla, la_align", "vla, flow", "vla, tokens"])
+def test_policies_are_judged_as_on_the_cpu(kind: str, folder: Path, tmp_path: Path, device: Device):
+    assert_judged_alike(lattok.train(make(kind, folder, tmp_path / "policy", "cpu")), folder / "annotated")
 
 
 def test_models_are_compared_as_on_the_cpu(folder: Path, models: dict[str, Any], device: Device):
@@ -158,6 +164,9 @@ def test_the_command_line_takes_its_name(folder: Path, tmp_path: Path, device: D
     given = ["--device", f"{NAME}:0"]
     assert main(["annotate", data, "--model", lam, "--out", str(tmp_path / "out"), *given]) == 0
     assert main(["verify", str(tmp_path / "out"), "--model", lam, *given]) == 0
+    short = ["--precision", "bfloat16", "--out", str(tmp_path / "short")]
+    assert main(["annotate", data, "--model", lam, *short, *given]) == 0
+    assert main(["verify", str(tmp_path / "short"), "--model", lam, *given]) == 0
     assert main(["evaluate", str(folder / "bins"), data, "--out", str(tmp_path / "report"), *given]) == 0
     assert main(["doctor"]) in (0, 1)
     assert f"{NAME}:0 stand-in" in capsys.readouterr().out

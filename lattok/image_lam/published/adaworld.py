@@ -27,7 +27,6 @@ from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
-from lattok.types import LatentActions
 from lattok.utils import checks
 
 FREQUENCIES = "encoder.transformer_blocks.0.temporal_attn.rotary_embedding.freqs"
@@ -133,8 +132,8 @@ class AdaWorldLAM(PublishedLAM):
             x = block(x)
         return self.mean_of(self.out(x[:, 1, :1]))
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        x = self.decoder_embed(self.patch_up(features) + self.latent_up(latents.quantized)) + self.places[:-1]
+    def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
+        x = self.decoder_embed(self.patch_up(features) + self.latent_up(vectors)) + self.places[:-1]
         for block in self.decoder:
             x = block(x)
         return self.to_features(x).sigmoid()

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from lattok.hub.checkpoint import Importer, Join, axis_of, converted, layer_names, numbered, register_importer
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
-from lattok.types import LatentActions
 from lattok.utils import checks
 
 PATCHES = {1: 8, 2: 8, 4: 8, 16: 16, 64: 16, 256: 32}  # of a side in published training, by codes of a pair
@@ -224,10 +223,10 @@ class LAQ(PublishedLAM, ABC):
         first, last = self.time(x, video).unflatten(0, (len(now), -1)).unbind(2)
         return self.maps(last, self.side) - self.maps(first, self.side)
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+    def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         x = self.of_frame(features)
         video = x[:, None].unflatten(2, (self.side, self.side)).shape
-        return self.to_features(self.decoder(x, video, self.offsets(self.side), self.context(latents.quantized)))
+        return self.to_features(self.decoder(x, video, self.offsets(self.side), self.context(vectors)))
 
     def context(self, vectors: Tensor) -> Tensor:
         """Turn code vectors [B, P, d] into what the decoder looks at, [B, P, width]: channels of all P are mixed."""

@@ -41,7 +41,6 @@ from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
 from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoidal_positions
-from lattok.types import LatentActions
 from lattok.utils import checks
 
 NORMS = ("ln", "l2", "none")
@@ -210,8 +209,8 @@ class LawamLAM(PublishedLAM):
         latent = self.project_out(x[:, patches:]).mean(1, keepdim=True)
         return self.mean_of(latent if self.norm is None else self.norm(latent))
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(latents.quantized)
+    def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
+        x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(vectors)
         for block in self.decoder:
             x = block(x, condition)
         x = self.decoder_out(x)

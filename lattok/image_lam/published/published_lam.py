@@ -106,6 +106,14 @@ class PublishedLAM(PairModel, ABC):
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
         """Turn outputs of `of_frame` for both frames of n pairs into latents [n, P, d]."""
 
+    @abstractmethod
+    def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """Predict features of the later frame [B, N, D] from current ones and quantized latent actions [B, P, d]."""
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        here = self.features.mean
+        return self._predict(features.to(here), latents.quantized.to(here))
+
     @property
     def numbers_per_frame(self) -> int:
         """Count those of the feed-forward, the widest layer."""

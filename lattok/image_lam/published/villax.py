@@ -38,7 +38,6 @@ from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
 from lattok.nn.blocks import Attention
-from lattok.types import LatentActions
 from lattok.utils import checks
 
 SETTINGS = "model_config.json"
@@ -208,8 +207,8 @@ class VillaXLAM(PublishedLAM):
             x = block(x, None if i else self.times[:, None])
         return self.pool(self.norm(x).mean(1))
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        latent = self.latent_up(latents.quantized.flatten(1))[:, None]
+    def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
+        latent = self.latent_up(vectors.flatten(1))[:, None]
         x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
         for block in self.decoder:
             x = block(x)
