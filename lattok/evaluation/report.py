@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
 Figures = Mapping[str, float]
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
-ONE_EPISODE = "one episode has no interval"
+FEW_EPISODES = "fewer than five episodes have no interval"
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
 
 

@@ -114,9 +114,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             model.trained_on |= batches.record()
             return finish({"": model}, out)[""]
 
-    def next_step(self) -> str:
-        return f"Label with it: lattok annotate DATASET --model {self.out} --out DIR"
-
     def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
         """Return the recipe's model for this data."""
         chosen, key, horizon = self.options(), self.data.action_key, self.data.horizon

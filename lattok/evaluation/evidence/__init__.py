@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -76,6 +77,13 @@ class EvalOptions:
         if self.progress is not None:
             self.progress(stage, done, total)
 
+    @property
+    def flags(self) -> list[str]:
+        """What is typed for the options that a case needs; cameras come last."""
+        keys = [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
+        keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
+        return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
+
     def split(self, dataset: RobotDataset) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those."""
         checks.positive(max_episodes=self.max_episodes)
@@ -111,6 +119,22 @@ class Case:
     trains_controls: bool = False
     control_loop: LoopOptions | None = None
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
+
+    def named(self, text: str, model: str = "") -> str:
+        """Put this dataset and model, or a model elsewhere, with the case's options into the commands of a text."""
+        model, dataset = model or getattr(self.model, "address", "") or "MODEL", self.dataset.address or "DATASET"
+        flags = self.options.flags
+        own = getattr(getattr(self.model, "config", None), "action_key", None)
+        key = self.options.action_key if "--action-key" in flags else own
+        labels = [] if key in (None, "action") else ["--action-key", key]
+        cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
+        for known, words in {
+            "evaluate MODEL DATASET": ["evaluate", model, dataset, *flags],
+            "annotate DATASET --model MODEL": ["annotate", dataset, "--model", model, *labels, *cameras],
+            "rollout MODEL": ["rollout", model],
+        }.items():
+            text = text.replace(f"lattok {known}", shlex.join(["lattok", *words]))
+        return text
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
