@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any
@@ -41,8 +41,9 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     if held_out is not None:
         checks.counts(held_out=held_out)
     test = _last_of_tasks(dataset.episodes, held_out)
-    if _unmeasured(dataset, test):
-        unknown = _unmeasured(dataset, {episode.index for episode in dataset.episodes})
+    marks = [name for name in dataset.features if name.endswith(".filled")]
+    if unmeasured(dataset, "action", test, marks):
+        unknown = unmeasured(dataset, "action", {episode.index for episode in dataset.episodes}, marks)
         test = _last_of_tasks([each for each in dataset.episodes if each.index not in unknown], held_out) or test
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
 
@@ -57,16 +58,15 @@ def _last_of_tasks(episodes: Sequence[Episode], held_out: int | None) -> set[int
     return test
 
 
-def _unmeasured(dataset: RobotDataset, indices: set[int]) -> set[int]:
-    """Find episodes whose `action` is NaN throughout, or was inferred by a model."""
-    if "action" not in dataset.features or not indices:
+def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()) -> set[int]:
+    """Find episodes whose column `key` is NaN throughout, or in which one of the columns `marks` says it was filled."""
+    if key not in dataset.features or not indices:
         return set()
-    chosen = [episode for episode in dataset.episodes if episode.index in indices]
-    keys, found = ["action", *(name for name in dataset.features if name.endswith(".filled"))], set[int]()
-    for index, columns in dataset.columns_of(chosen, keys, False):
+    chosen, found = [episode for episode in dataset.episodes if episode.index in indices], set[int]()
+    for index, columns in dataset.columns_of(chosen, [key, *marks], False):
         if not isinstance(columns, LattokError):
-            action, *filled = (columns[key] for key in keys)
-            if (action.dtype.kind == "f" and np.isnan(action).all()) or any(mark.any() for mark in filled):
+            values = columns[key]
+            if (values.dtype.kind == "f" and np.isnan(values).all()) or any(columns[mark].any() for mark in marks):
                 found.add(index)
     return found
 

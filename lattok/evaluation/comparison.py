@@ -86,7 +86,7 @@ def compare(
     if of_actions:
         report = compare_tokenizers({name: opened(*each) for name, each in named.items()}, dataset, chosen)
         return _kept(report, chosen)
-    split, decoded, candidates, known = chosen.split(dataset), {}, list[Candidate](), dict[str, Case]()
+    split, decoded, candidates, known = chosen.split(dataset, action_key), {}, list[Candidate](), dict[str, Case]()
     for name, each in named.items():
         try:
             loaded = opened(*each)

@@ -65,7 +65,8 @@ def evaluate(
     if rollouts is not None and kind != "policy":
         checks.fail("rollouts", "none for a model that does not act", "some")
     model = for_dataset(model, dataset.name)
-    case = Case(model, dataset, chosen.split(dataset), chosen, controls == "trained", control_loop, rollouts)
+    key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
+    case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
     keys = {"action_key": chosen.action_key, "state_key": chosen.state_key}
     provenance = {
         "model": model.describe(),

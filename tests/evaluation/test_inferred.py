@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 
 import lattok
 from lattok.data import Feature
-from lattok.evaluation import Report, evaluate
+from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained, measured
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
@@ -22,7 +22,7 @@ from lattok.evaluation.questions.inferred import cells_of, rank_correlation
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
-from tests.evaluation.worlds import SIDE, World, answer_of, holds
+from tests.evaluation.worlds import SIDE, World, answer_of, holds, tiny_lam
 
 SMALL = {"features": "pixels", "image_size": SIDE, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2}
 HELD_OUT = [6, 7, 8, 9, 10]
@@ -277,6 +277,23 @@ class Filled(World):
         own = super().columns(episode_index, [key for key in keys if not key.startswith("inferred.")])
         own |= {"inferred.filled": np.full(LENGTH, episode_index in self.inferred)}
         return {key: own[key] for key in keys}
+
+
+def test_labels_are_judged_by_measured_actions_alone():
+    """Inferred ones would be taken for the truth, and NaN ended the evaluation."""
+    world = Filled(unknown=(0, 9), inferred=(1, 10))
+    chunks = lattok.UniformBins.fit(world.actions[2:6].reshape(-1, 4, 3), bins=8)
+    for judged in (evaluate(tiny_lam(), world, episodes=HELD_OUT), evaluate(chunks, world, episodes=HELD_OUT)):
+        split = judged.provenance["split"]
+        assert (split["held_out"], split["training"]) == ([6, 7, 8], [2, 3, 4, 5])
+    compared = compare(world, {"lam": tiny_lam()}, episodes=HELD_OUT)
+    assert compared.provenance["split"]["held_out"] == [6, 7, 8]
+    alone = evaluate(tiny_lam(), world, episodes=HELD_OUT, action_key=None)  # every frame says something
+    assert alone.provenance["split"]["held_out"] == HELD_OUT
+    with pytest.raises(
+        LattokError, match=r"none: they are NaN, .* Hold out others \(episodes\); models of video can be"
+    ):
+        evaluate(tiny_lam(), world, episodes="9:")
 
 
 def test_only_measured_actions_judge_and_teach():

@@ -84,11 +84,18 @@ class EvalOptions:
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
         return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
 
-    def split(self, dataset: RobotDataset) -> Split:
-        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those."""
+    def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
+        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those.
+
+        With a `key`, only episodes in which this column was measured.
+        """
         checks.positive(max_episodes=self.max_episodes)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
+        if key is not None and key in dataset.features:
+            others = [episode for episode in dataset.episodes if episode.index in set(train)]
+            parts = judged_episodes(dataset, key, held_out), measured_episodes(dataset, key, others)
+            held_out, train = ([episode.index for episode in part] for part in parts)
         if not train:
             hint = "Probes and controls are fitted to the episodes that are not held out."
             checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
@@ -103,7 +110,7 @@ def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) ->
     """Choose the held-out episodes in which the actions of column `key` were measured; at least one."""
     found = measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in held_out])
     if not found:
-        hint = "Hold out episodes whose actions are known: episodes=..."
+        hint = "Hold out others (episodes); models of video can be judged without any, by action_key=None."
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found
 
