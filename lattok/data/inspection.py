@@ -74,7 +74,8 @@ class Inspection:
         """Sum up in one line."""
         frames = int(self.lengths.sum())
         parts = [f"{len(self.lengths):,} episodes", f"{frames:,} frames ({frames / self.fps:,.0f} s)"]
-        parts += [f"{len(self.tasks)} tasks", f"{len(self.cameras)} cameras", f"{len(self.findings)} findings"]
+        counts = {"task": self.tasks, "camera": self.cameras, "finding": self.findings}
+        parts += [f"{len(found)} {what}{'s' * (len(found) != 1)}" for what, found in counts.items()]
         return f"{self.name}: {', '.join(parts)}"
 
     def _facts(self) -> Iterator[str]:
@@ -104,8 +105,9 @@ class Inspection:
         for key, group in groupby(self.dimensions, key=attrgetter("key")):
             dimensions = list(group)
             for i, d in enumerate(dimensions[:DIMENSIONS_SHOWN]):
+                name = d.name if len(d.name) <= 12 else f"{d.name[:5]}…{d.name[-6:]}"  # parts of one often begin alike
                 numbers = " ".join(f"{v:>9.3g}" for v in (d.minimum, d.mean, d.std, d.maximum))
-                yield f"  {'' if i else key[-33:]:<33} {d.name[:12]:<12} {numbers}"
+                yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
                 yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
 

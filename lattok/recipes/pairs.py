@@ -250,7 +250,9 @@ class PairRecipe(Recipe[Model]):
         found = [each for each in datasets if key in each.features or (self.data.mix and has_actions(each, key))]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
-            hint = f"Video without actions: lattok train {self.kind} --labelled-fraction 0, or labelled_fraction=0."
+            hint = (
+                "Video without actions takes labelled_fraction=0, as in lattok train image-lam --labelled-fraction 0."
+            )
             checks.fail("action_key", f"a column of {whose}", repr(key), hint)
         if self.data.mix:
             same_actions(found, key)

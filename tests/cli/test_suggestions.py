@@ -115,7 +115,8 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     report = said(f"{judge} --device cpu")
     assert report.endswith("Report: lam/report/report.html\n")
     page = Path("lam/report/report.html").read_text()
-    (advice,) = set(re.findall(r"Run: (lattok evaluate lam vids --controls trained)", page))
+    (advice,) = set(re.findall(r"(lattok evaluate lam vids --controls trained)<", page))
+    assert f"\n    {advice}\n" in report
     again = said(f"{advice} --device cpu")
     assert "needs trained controls" not in again
     said(f"{judge} --device cpu --action-key none --state-key None --out other")
@@ -179,7 +180,7 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
     dataset = open_dataset(root)
     case = Case(model, dataset, EvalOptions(episodes="14").split(dataset), EvalOptions(action_key="observation.state"))
     told = hold_out_more([case], lambda found: case.named("lattok evaluate MODEL DATASET", found[0]))
-    first, then = told.removeprefix("Run: ").split(", then ")
+    first, then = told.removeprefix("Run: ").split(" && ")
     said(f"{first} --steps 6")
     assert json.loads(Path("my lam-again/training.json").read_text())["episodes"] == [[0, 9]]
     assert json.loads(Path("my lam-again/run/recipe.json").read_text())["options"]["action_key"] == "observation.state"

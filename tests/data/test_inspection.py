@@ -135,10 +135,11 @@ def test_cameras_of_different_sizes(make_dataset):
 def test_long_names_fit_the_terminal(make_dataset):
     dataset = make_dataset([20, 30], tasks=["a very long instruction " * 20, "push"], cameras=False)
     features = read_info(dataset.root)["features"]
-    features["action"]["names"] = ["left_arm_shoulder_pitch.position"] * 3
+    features["action"]["names"] = ["robot0_eef_pos_0", "robot0_eef_pos_1", "left_arm_shoulder_pitch.position"]
     edit_info(dataset.root, features=features)
     text = inspect_dataset(open_dataset(dataset.root)).render()
     assert max(map(len, text.splitlines())) <= 88
+    assert all(f" {name} " in text for name in ("robot…_pos_0", "robot…_pos_1", "left_…sition"))
 
 
 def test_options_restrict_and_say_what_they_would_do(make_dataset):

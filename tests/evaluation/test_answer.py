@@ -175,7 +175,7 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     assert "Hold out five episodes or more." in (tmp_path / "report.html").read_text()
     model.trained_on = {"dataset": "planted", "episodes": [[0, 14]], "loop": {}}
     again = evaluate(model, world, episodes=[15])
-    expected = "Run: lattok train ... --episodes train, then lattok evaluate MODEL-again DATASET"
+    expected = "Run: lattok train ... --episodes train && lattok evaluate MODEL-again DATASET"
     assert again.answer.text.endswith(expected)
     few = evaluate(tiny_lam(Oracle, world), World(episodes=3, length=24))
     assert few.answer.text.endswith("Record 15 episodes or more, of which 5 judge.")
@@ -204,12 +204,12 @@ def test_advice_fits_the_model_it_is_about():
     hub = Subject.of("image-lam", {}, {"loop": {}}, "org/lam")  # somebody else's, whose training cannot be changed
     assert (
         hub.advice(criteria()["codes_against_controls"], False, "")
-        == "Train one on this dataset: lattok train image-lam."
+        == "Train one on this dataset: lattok train image-lam DATASET --out new"
     )
     other = Subject.of("residual-vq", {}, {"loop": {}}, "tok")  # which has no decoder to choose
     assert (
         other.advice(criteria()["error_against_kmeans"], False, "")
-        == "Train one on this dataset: lattok train action-vq."
+        == "Train one on this dataset: lattok train action-vq DATASET --out new"
     )
     told = {"decoder": {"predict_change": True, "conditioning": "add"}}  # what the advice would be is there already
     for config, there in (({"decoder": {"predict_change": False}}, False), (told, True), ({}, True)):

@@ -93,7 +93,8 @@ class EvalOptions:
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
         if key is not None and key in dataset.features:
-            others = [episode for episode in dataset.episodes if episode.index in set(train)]
+            out = set(held_out)
+            others = [episode for episode in dataset.episodes if episode.index not in out]
             parts = judged_episodes(dataset, key, held_out), measured_episodes(dataset, key, others)
             held_out, train = ([episode.index for episode in part] for part in parts)
         if not train:
@@ -136,12 +137,12 @@ class Case:
         labels = [] if key in (None, "action") else ["--action-key", key]
         cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
         for known, words in {
-            "evaluate MODEL DATASET": ["evaluate", model, dataset, *flags],
-            "annotate DATASET --model MODEL": ["annotate", dataset, "--model", model, *labels, *cameras],
-            "rollout MODEL": ["rollout", model],
+            "lattok evaluate MODEL DATASET": ["evaluate", model, dataset, *flags],
+            "lattok annotate DATASET --model MODEL": ["annotate", dataset, "--model", model, *labels, *cameras],
+            "lattok rollout MODEL": ["rollout", model],
         }.items():
-            text = text.replace(f"lattok {known}", shlex.join(["lattok", *words]))
-        return text
+            text = text.replace(known, shlex.join(["lattok", *words]))
+        return text.replace(" DATASET --out new", f" {shlex.quote(dataset)} --out new")
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:

@@ -23,8 +23,8 @@ from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next
 LAST = 100  # place of a question that names none: after those of lattok
-OTHERWISE = "Train one on this dataset: lattok train {}."
-NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
+OTHERWISE = "Train one on this dataset: lattok train {} DATASET --out new"
+NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained"
 UNCLEAR = "Hold out more episodes, or average several seeds."
 ALONE = "Hold out five episodes or more."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
 from lattok.training import RECIPE, RUN
+from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 
 OVERLAP = Criterion(
@@ -69,16 +71,18 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
         if seen_episodes(model.trained_on, dataset, held_out).episodes:
             steps.append(_again(found[-1], dataset))
             found[-1] += "-again"
-    return f"Run: {', then '.join([*steps, judge(found)])}"
+    return f"Run: {' && '.join([*steps, judge(found)])}"
 
 
 def _again(address: str, dataset: RobotDataset) -> str:
     """Return the command that trains a model again, without the episodes that judge."""
-    recipe = Path(address, RUN, RECIPE)
-    if not recipe.is_file():
+    recipe, kind = Path(address, RUN, RECIPE), None
+    with suppress(LattokError):  # no run, or a damaged one
+        kind = read_json(recipe).get("kind")
+    if not isinstance(kind, str):
         return "lattok train ... --episodes train"
-    words = [str(read_json(recipe)["kind"]), dataset.address or "DATASET", "--out", f"{address}-again"]
-    return shlex.join(["lattok", "train", *words, "--config", str(recipe), "--episodes", "train"])
+    words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", f"{address}-again"]
+    return shlex.join([*words, "--config", str(recipe), "--episodes", "train"])
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
