@@ -181,7 +181,7 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
         ({"labelled_fraction": 1.5}, "`labelled_fraction`: expected a number from 0 to 1"),
         (
             {"action_key": "torque"},
-            "`action_key`: expected a column of tiny, got 'torque'. Video without actions takes",
+            "`action_key`: expected a column of tiny, got 'torque'. Video without actions needs",
         ),
         (
             {"extra_strides": ("0.2s", "5")},
