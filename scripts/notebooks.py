@@ -2,6 +2,7 @@
 
     python scripts/notebooks.py build [NAME ...]                # execute in full, store outputs and picture
     python scripts/notebooks.py text [NAME ...]                 # put text into the .ipynb without executing it
+    python scripts/notebooks.py badges                          # README's, as lattok/version.py says where lattok is
     python scripts/notebooks.py check [NAME ...]                # do these belong to the .py, clean, 3 MB in all?
     LATTOK_SHORT=1 python scripts/notebooks.py run [NAME ...]   # execute from end to end, store nothing
 
@@ -33,11 +34,14 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lattok.utils import files
-from lattok.version import INSTALL
+from lattok.version import INSTALL, REPOSITORY
 
 ROOT = Path(__file__).parents[1]
 FOLDER, PICTURES = ROOT / "examples" / "notebooks", ROOT / "docs" / "pictures"
 SHORT = "LATTOK_SHORT"
+ON_INDEX = INSTALL == "pip install lattok"
+FIRST = "train_and_judge"  # the notebook behind README's badge
+BADGES = re.compile(r"^\[!\[Paper\][^\n]*$", re.MULTILINE)
 LIMIT = 3 * 2**20  # bytes of all sources, notebooks and pictures
 PATIENCE_S = 1800  # for a cell, on a busy machine
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -181,19 +185,38 @@ def build(folder: Path, name: str) -> None:
         path.write_bytes(picture(notebook))
 
 
-def in_colab(extras: str) -> str:
+def in_colab(extras: str, name: str) -> str:
     """Return the line of a first cell that says how to install lattok there: a wheel of it while it is on no index."""
-    also, first = " and a wheel of lattok (`pip wheel --no-deps .` in a clone)", f"`%{INSTALL}`, then "
-    if INSTALL == "pip install lattok":
-        also = first = ""
-    what = f'upload this file{also} and run {first}`%pip install "lattok[{extras}]"`.'
-    return f"# In [Colab](https://colab.research.google.com): {what}"
+    wheel = "a wheel of lattok (`pip wheel --no-deps .` in a clone)"
+    upload = ([] if REPOSITORY else ["this file"]) + ([] if ON_INDEX else [wheel])
+    what = f"upload {' and '.join(upload)} and " if upload else ""
+    first = "" if ON_INDEX else f"`%{INSTALL}`, then "
+    return f'# In [Colab]({colab(name)}): {what}run {first}`%pip install "lattok[{extras}]"`.'
+
+
+def colab(name: str) -> str:
+    """Return the address of Colab, with this notebook once it can be read from there."""
+    repository = REPOSITORY.removeprefix("https://github.com/")
+    place = f"/github/{repository}/blob/main/examples/notebooks/{name}.ipynb" if repository else ""
+    return f"https://colab.research.google.com{place}"
+
+
+def badges() -> str:
+    """Return README's line of badges: those alone whose pages are there."""
+    shown = [("Paper", "badge/arXiv-2605.04678-b31b1b", "https://arxiv.org/abs/2605.04678")]
+    shown += [("Licence", "badge/licence-Apache--2.0-blue", "LICENSE")]
+    shown += [("PyPI", "pypi/v/lattok", "https://pypi.org/project/lattok")] * ON_INDEX
+    found = [f"[![{text}](https://img.shields.io/{image})]({place})" for text, image, place in shown]
+    if REPOSITORY:
+        image = "https://colab.research.google.com/assets/colab-badge.svg"
+        found.append(f"[![Open in Colab]({image})]({colab(FIRST)})")
+    return " ".join(found)
 
 
 def rewrite(folder: Path, name: str) -> None:
     """Say how lattok is installed in the .py, and give the .ipynb all text of the .py; code has to be executed."""
     origin, stored = paths(folder, name)[:2]
-    files.write_text(origin, COLAB.sub(lambda found: in_colab(found[1]), origin.read_text(encoding="utf-8")))
+    files.write_text(origin, COLAB.sub(lambda found: in_colab(found[1], name), origin.read_text(encoding="utf-8")))
     wanted, found = shown(source(origin)), nbformat.read(stored, as_version=4)
     code = [[cell.source for cell in book.cells if cell.cell_type == "code"] for book in (wanted, found)]
     if code[0] != code[1] or len(wanted.cells) != len(found.cells):
@@ -217,7 +240,7 @@ def problems(folder: Path, name: str) -> list[str]:
         for number, cells in enumerate(zip(wanted.cells, found.cells, strict=False))
         if len({(cell.id, cell.cell_type, cell.source, str(cell.metadata)) for cell in cells}) > 1
     ]
-    if line is not None and line[0] != in_colab(line[1]):
+    if line is not None and line[0] != in_colab(line[1], name):
         lines.append(f"{name}.py does not say how lattok is installed (run `text`)")
     if len(wanted.cells) != len(found.cells):
         lines.append(f"{name}.ipynb has {len(found.cells)} cells, {name}.py {len(wanted.cells)}")
@@ -255,10 +278,14 @@ def kernel_seconds() -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, check or run notebooks; return 1 where one is not as it should be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("verb", choices=("build", "text", "check", "run"))
+    parser.add_argument("verb", choices=("build", "text", "badges", "check", "run"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="without .py (default: all)")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args(arguments)
+    if args.verb == "badges":
+        page = ROOT / "README.md"
+        files.write_text(page, BADGES.sub(badges(), page.read_text(encoding="utf-8")))
+        return 0
     found = [] if args.verb == "run" else size_problems(args.folder)
     for name in args.names or names(args.folder):
         started, computed = time.monotonic(), kernel_seconds()

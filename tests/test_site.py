@@ -22,6 +22,7 @@ from lattok.cli import VERBS, doctor, main
 from lattok.evaluation.evidence import probes
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
+from lattok.hub.client import ASSETS
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.findings import Finding
 from lattok.utils.options import options_of
@@ -33,7 +34,16 @@ from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
 MARKS = re.compile(r"^<!-- (?:drawing: ([\w-]+)|([a-z ]+)) -->$", re.MULTILINE)
-KNOWN = {"first", "main-job", "tests", "supervise", "lara", "latbot"}  # markers of blocks that tests run
+KNOWN = {
+    "first",
+    "main-job",
+    "tests",
+    "supervise",
+    "lara",
+    "latbot",
+    "hub library",
+    "hub snippet",
+}  # markers of blocks that tests run
 
 
 def texts(drawing: str) -> list[str]:
@@ -306,3 +316,19 @@ def test_ci_builds_the_site_by_the_commands_of_its_workflow():
     assert said.splitlines() == ["pip install -e '.[docs]'", "mkdocs build --strict"]
     steps = (ROOT / ".github/workflows/docs.yml").read_text()
     assert len(re.findall(r"\brun:", steps)) == 2  # none stands where the pattern does not see it
+
+
+def test_what_the_hub_is_asked_to_show_loads_a_model():
+    """The snippet of the Hub's list of libraries, under the name that all cards have."""
+    text = (ROOT / "docs/howto/share_a_model.md").read_text(encoding="utf-8")
+    entry, snippet = (
+        text.split(f"<!-- hub {what} -->\n```ts\n")[1].split("```\n")[0] for what in ("library", "snippet")
+    )
+    code = snippet.split("`")[1].replace("${model.id}", "sample/lam")
+    found: dict = {}
+    exec(code, found)
+    assert found["model"].type == "image-lam"
+    library = re.findall(r"^library_name: (.*)$", (ASSETS / "models/lam/README.md").read_text(), re.MULTILINE)[0]
+    assert entry.startswith(f"{library}: {{")
+    assert f"snippets.{library}" in entry
+    assert snippet.startswith(f"export const {library} = ")

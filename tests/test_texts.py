@@ -8,7 +8,10 @@ import lattok
 
 ROOT = Path(lattok.__file__).parent
 COMMANDS = {"cli", "convert.py", "study.py", "image_lam.py"}
-QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--host$")
+QUOTED = re.compile(
+    r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out (?:DIR|new|joined)"
+)
+WORD = re.compile("--[a-z-]+")  # of a command that is put together
 
 
 def texts():
@@ -27,7 +30,8 @@ def test_no_error_speaks_of_flags():
     found = [
         (str(path), line, text[:80])
         for path, line, text in texts()
-        if re.search(r"(?<![\w-])--[a-z]", text) and not QUOTED.search(text) and "color-scheme" not in text
+        if re.search(r"(?<![\w-])--[a-z]", text) and not (QUOTED.search(text) or WORD.fullmatch(text))
+        if "color-scheme" not in text
     ]
     assert [entry for entry in found if not docstring(*entry[:2])] == []
 

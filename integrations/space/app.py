@@ -31,7 +31,9 @@ from matplotlib import pyplot as plt
 
 MOMENTS, LONGEST, EXAGGERATED = 6, 600, 3  # pictures, frames of a clip, length of arrows
 
-model = lattok.for_inference(lattok.load(os.environ.get("LATTOK_MODEL", "sample/lam")))
+NAME = os.environ.get("LATTOK_MODEL", "sample/lam")
+loaded = lattok.load(NAME)
+model = lattok.for_inference(loaded)
 names = [short_name(camera) for camera in model.cameras]
 
 
@@ -112,7 +114,8 @@ with gr.Blocks(title="lattok: what changes in a video, in codes") as demo:
     gr.Markdown(
         "# What changes in a video, in codes\n"
         "A latent action model reads, for every frame, short codes of what changes until a moment later. "
-        "A colour is a code. Arrows show where block matching sees motion between the same two frames."
+        "A colour is a code. Arrows show where block matching sees motion between the same two frames.\n\n"
+        f"Model: `{NAME}`, {loaded.summary()}."
     )
     with gr.Row():
         uploads = [gr.Video(label=name) for name in names]

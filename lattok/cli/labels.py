@@ -103,6 +103,8 @@ def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[s
     flags += ["--revision", revision] if revision else []
     print(f"Check them: {shlex.join(['lattok', 'verify', *place, *flags])}")
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
+    if "--labels" in place:
+        print(f"Join them, to train a policy: {shlex.join(['lattok', 'export', *place, '--out', 'joined'])}")
 
 
 def verify(

@@ -19,7 +19,7 @@ from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
-from lattok.training import RUN
+from lattok.training import RECIPE, RUN
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -37,7 +37,7 @@ NO_FEATURES = Problem(
 UNKNOWN_TRAINING = Problem(
     "note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen."
 )
-NOT_EVALUATED = Problem("note", "It was never evaluated.", "Run: lattok evaluate {model} DATASET")
+NOT_EVALUATED = Problem("note", "It was never evaluated.", "Run: lattok evaluate {model}")
 NO_VERDICTS = Problem("note", "This evaluation holds no verdicts.", NOT_EVALUATED.advice)
 FALLS_SHORT = Problem("warning", "Falls short: {verdict}.", "{advice}")
 OPEN = Problem("note", "Unclear: {verdict}.", "{advice}")
@@ -46,9 +46,6 @@ WAITS_FOR_DATA = Problem(
     "Its steps waited for data {share:.0%} of the time.",
     "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
     "decoded only once.",
-)
-BESIDE = Problem(
-    "note", "Labels of a dataset that is not LeRobot.", "Join both: lattok export SOURCE --labels {labels} --out NEW"
 )
 NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
 NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
@@ -123,14 +120,15 @@ def evaluation(subject: str, revision: str | None) -> Found:
     folder = place.folder
     stored = read_record(folder / hub.EVALUATION, EvaluationRecord)
     if stored is None:
-        yield NOT_EVALUATED.finding(model=shlex.quote(subject))
+        yield NOT_EVALUATED.finding(model=_judged(subject, folder))
         return
     yield "evaluated", str(stored.get("headline", ""))
     if not (verdicts := stored.get("verdicts")):
-        yield NO_VERDICTS.finding(model=shlex.quote(subject))
+        yield NO_VERDICTS.finding(model=_judged(subject, folder))
         return
     config = hub.read_config(folder)
     record = read_record(folder / hub.TRAINING, TrainingRecord)
+    name, named = shlex.join([subject]), _judged(subject, folder)
     of, known = Subject.of(config["type"], config, record, place.hub_id), criteria()
     for verdict in verdicts:
         if verdict["holds"]:
@@ -138,9 +136,18 @@ def evaluation(subject: str, revision: str | None) -> Found:
             continue
         about = known.get(str(verdict.get("key", "")), Criterion(""))  # a later version may know others
         advice = of.advice(about, verdict["holds"], str(verdict["text"]))
+        advice = advice.replace("MODEL DATASET", named).replace("DATASET", named.removeprefix(f"{name} "))
         problem = OPEN if verdict["holds"] is None else FALLS_SHORT
         yield problem.finding(verdict=verdict["text"], advice=advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
+
+
+def _judged(subject: str, folder: Path) -> str:
+    """Return what `lattok evaluate` is given: the model, and the dataset of its run where one is known."""
+    dataset = None
+    with suppress(LattokError):  # no run, or a damaged one
+        dataset = files.read_json(folder / RUN / RECIPE).get("dataset")
+    return shlex.join([subject, dataset if isinstance(dataset, str) else "DATASET"])
 
 
 def waiting(subject: str, revision: str | None) -> Found:
@@ -172,7 +179,8 @@ def dataset(subject: str, revision: str | None) -> Found:
 def sidecar(subject: str, revision: str | None) -> Found:
     """Examine a folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
-    yield BESIDE.finding(labels=shlex.quote(subject))
+    yield "labels", "of a dataset that is not LeRobot; make one of both:"
+    yield "", f"lattok export DATASET --labels {shlex.join([subject])} --out joined"
     tables = sorted((root / "labels").glob("*.parquet"))
     if not tables:
         yield NO_LABELS.finding(folder=root / "labels")

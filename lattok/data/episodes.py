@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any
@@ -22,6 +22,7 @@ from lattok.utils.seeds import derive_seed
 EpisodeSpec = str | Sequence[int] | None
 FEW_HELD_OUT = 5  # episodes: fewer say little of any model
 LEAST_EPISODES = 4  # of which two can judge
+RECORD = f"record {3 * FEW_HELD_OUT} episodes or more, of which {FEW_HELD_OUT} judge"
 SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
@@ -33,25 +34,48 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
 
     A task with no more than `held_out` episodes stays in training as a whole. None: the last one of every task, and
     where these are fewer than five of four episodes or more, further last ones of the tasks in turn, to a tenth of all
-    episodes: at least two, at most ten or half of them. Where tasks have no more to spare, the last ones of the dataset
-    follow.
+    episodes: at least five, at most ten or a third of them, though two of four or five. Where tasks have no more to
+    spare, the last ones of the dataset follow. If nobody measured the actions of one of these (NaN, or a `.filled`
+    column says that a model inferred them), only episodes with measured ones count, if there are enough to split.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
-    groups, count = list(_by_task(dataset.episodes)), len(dataset.episodes)
+    test = _last_of_tasks(dataset.episodes, held_out)
+    marks = [name for name in dataset.features if name.endswith(".filled")]
+    if unmeasured(dataset, "action", test, marks):
+        unknown = unmeasured(dataset, "action", {episode.index for episode in dataset.episodes}, marks)
+        test = _last_of_tasks([each for each in dataset.episodes if each.index not in unknown], held_out) or test
+    return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
+
+
+def _last_of_tasks(episodes: Sequence[Episode], held_out: int | None) -> set[int]:
+    groups, count = list(_by_task(episodes)), len(episodes)
     test = {i for group in groups if len(group) > (held_out or 1) for i in group[-(held_out or 1) :]}
     if held_out is None and len(test) < FEW_HELD_OUT and count >= LEAST_EPISODES:
         turn = {i: (place == len(group), place, -i) for group in groups for place, i in enumerate(group[::-1], 1)}
-        most = min(10, max(2, math.ceil(count / 10)), count // 2)
+        most = min(10, max(FEW_HELD_OUT, math.ceil(count / 10)), max(2, count // 3))
         test |= {*sorted(turn, key=turn.__getitem__)[:most]}
-    return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
+    return test
+
+
+def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()) -> set[int]:
+    """Find episodes whose column `key` is NaN throughout, or in which one of the columns `marks` says it was filled."""
+    if key not in dataset.features or not indices:
+        return set()
+    chosen, found = [episode for episode in dataset.episodes if episode.index in indices], set[int]()
+    for index, columns in dataset.columns_of(chosen, [key, *marks], False):
+        if not isinstance(columns, LattokError):
+            values = columns[key]
+            if (values.dtype.kind == "f" and np.isnan(values).all()) or any(columns[mark].any() for mark in marks):
+                found.add(index)
+    return found
 
 
 def split_text(dataset: RobotDataset) -> str:
     """Say which episodes judge and which train, unless others are asked for."""
     test = split_by_task(dataset)[1]
     names = (", ".join(map(str, test[:SHOWN])) or "none") + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
-    few = "; too few for intervals: record 4 or more, better 20" * (len(test) < 2)
+    few = f"; too few for intervals: {RECORD}" * (len(test) < FEW_HELD_OUT)
     return f"{len(test)} of {len(dataset.episodes)} episodes judge, the others train: {names}{few}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,15 @@ from lattok.data import problems
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
-from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.schema import (
+    INDEX_KEYS,
+    RobotDataset,
+    camera_keys,
+    dimension_names,
+    how_to_join,
+    own_vectors,
+    vector_key,
+)
 from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
@@ -65,7 +74,8 @@ class Inspection:
         """Sum up in one line."""
         frames = int(self.lengths.sum())
         parts = [f"{len(self.lengths):,} episodes", f"{frames:,} frames ({frames / self.fps:,.0f} s)"]
-        parts += [f"{len(self.tasks)} tasks", f"{len(self.cameras)} cameras", f"{len(self.findings)} findings"]
+        counts = {"task": self.tasks, "camera": self.cameras, "finding": self.findings}
+        parts += [f"{len(found)} {what}{'s' * (len(found) != 1)}" for what, found in counts.items()]
         return f"{self.name}: {', '.join(parts)}"
 
     def _facts(self) -> Iterator[str]:
@@ -76,8 +86,8 @@ class Inspection:
         if len(self.lengths):
             low, middle, high = self.lengths.min(), float(np.median(self.lengths)), self.lengths.max()
             yield fitted("lengths", f"{low} to {high} frames, median {middle:g} ({middle / self.fps:.2f} s)")
-        if self.split:
-            yield fitted("held out", self.split)
+        for number, part in enumerate(self.split.split("; ")):
+            yield from [fitted("" if number else "held out", part)] * bool(part)
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
@@ -95,8 +105,9 @@ class Inspection:
         for key, group in groupby(self.dimensions, key=attrgetter("key")):
             dimensions = list(group)
             for i, d in enumerate(dimensions[:DIMENSIONS_SHOWN]):
+                name = d.name if len(d.name) <= 12 else f"{d.name[:5]}…{d.name[-6:]}"  # parts of one often begin alike
                 numbers = " ".join(f"{v:>9.3g}" for v in (d.minimum, d.mean, d.std, d.maximum))
-                yield f"  {'' if i else key[-33:]:<33} {d.name[:12]:<12} {numbers}"
+                yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
                 yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
 
@@ -178,7 +189,11 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.LEFT_OUT.finding(names=said, reason=reason.rstrip("."))
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
-        yield problems.NO_ACTIONS.finding()
+        yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]))
+    parts = [name for name in own_vectors(dataset) if name.startswith("observation.")]
+    if "observation.state" not in dataset.features and len(parts) > 1:
+        names = " and ".join(f"`{name}`" for name in parts)
+        yield problems.NO_STATE.finding(columns=names, joined=how_to_join(dataset, "observation.state"))
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}

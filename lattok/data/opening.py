@@ -52,6 +52,12 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}
+    found = _find(path, revision, options)
+    found.address = os.fspath(path)
+    return found
+
+
+def _find(path: str | Path, revision: str | None, options: dict[str, Any]) -> RobotDataset:
     if (bound := options.get("cache_gb")) is not None:
         checks.positive(cache_gb=bound)
     hint = f"Recognised are {', '.join(each.text for each in formats())}."
@@ -170,7 +176,9 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
         expected = f"a folder{single}, or a description file *.json"
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
-        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {shlex.quote(str(place))}"
+        named = shlex.quote(str(place))
+        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {named}, or make one dataset of both: "
+        way_out += f"lattok export DATASET --labels {named} --out joined"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []
     for each in known:

@@ -10,8 +10,10 @@ LEFT_OUT = Problem("note", "{names} left out: {reason}.")
 NO_ACTIONS = Problem(
     "note",
     "There are no actions in this dataset.",
-    "Latent action models of video can be trained on it and label it; action tokenizers cannot.",
+    "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
+    "one: lattok train image-lam {dataset} --out my-lam --labelled-fraction 0",
 )
+NO_STATE = Problem("note", "There is no `observation.state`, but {columns}.", "{joined}")
 NO_CAMERAS = Problem(
     "note",
     "There are no cameras in this dataset.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -70,6 +71,7 @@ class RobotDataset(ABC):
     kind: ClassVar[str]  # format: lerobot, rlds, video or hdf5
     root: Path  # folder of the dataset, or its only file
     name: str  # for titles and messages
+    address: str = ""  # what `open_dataset` was given: commands that are suggested name it
     fps: float
     features: dict[str, Feature]  # all of them, by key
     cameras: tuple[str, ...]  # full keys
@@ -304,9 +306,17 @@ def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -
         if not (own := own_vectors(dataset)):
             what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
             raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
-        hint = hint or 'Several columns become one in a description file: {"columns": {"NAME": ["COLUMN", "COLUMN"]}}.'
-        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", hint)
+        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", f"{hint} {how_to_join(dataset, key)}")
     return dataset.features[key]
+
+
+def how_to_join(dataset: RobotDataset, key: str) -> str:
+    """Say how several columns become the column `key`: those of observations, or what else there is."""
+    own = own_vectors(dataset)
+    parts = [name for name in own if name.startswith("observation.")] or own
+    entry = json.dumps({"dataset": dataset.root.name, "columns": {key: parts}})
+    place = f"{dataset.root.stem}.json"
+    return f"Several columns become one in a file next to the dataset, such as {place}, to be named instead: {entry}"
 
 
 def own_vectors(dataset: RobotDataset) -> list[str]:

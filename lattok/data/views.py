@@ -45,6 +45,7 @@ class View(RobotDataset):
         self.dataset = dataset
         # copied: defaults that RobotDataset declares would win over the values of the other one
         self.root, self.name, self.fps, self.features = dataset.root, dataset.name, dataset.fps, dataset.features
+        self.address = dataset.address
         self.cameras, self.tasks, self.episodes = dataset.cameras, dataset.tasks, dataset.episodes
         self.robot, self.split, self.files, self.labels = dataset.robot, dataset.split, dataset.files, dataset.labels
         self.damaged, self.left_out, self.findings = dataset.damaged, dataset.left_out, dataset.findings

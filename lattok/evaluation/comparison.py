@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
+from lattok.data.episodes import FEW_HELD_OUT
 from lattok.data.schema import own_vectors
 from lattok.evaluation.candidate import Candidate, probe_candidate
 from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
@@ -24,8 +27,8 @@ from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.page import check_place, svg, write
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import OVERLAP, TRIAL, hold_out_more, overlap, trial_steps
-from lattok.evaluation.questions.readout import MEASURE
-from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
+from lattok.evaluation.questions.readout import MEASURE, only
+from lattok.evaluation.report import FEW_EPISODES, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
 from lattok.evaluation.tokenizers import compare_tokenizers
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
@@ -83,13 +86,14 @@ def compare(
     if of_actions:
         report = compare_tokenizers({name: opened(*each) for name, each in named.items()}, dataset, chosen)
         return _kept(report, chosen)
-    split, decoded, candidates, histories = chosen.split(dataset), {}, list[Candidate](), list[Any]()
+    split, decoded, candidates, known = chosen.split(dataset, action_key), {}, list[Candidate](), dict[str, Case]()
     for name, each in named.items():
         try:
             loaded = opened(*each)
             case = Case(loaded, dataset, split, _own_options(chosen, name, loaded))
             candidates.append(_candidate(name, case, decoded))
-            histories.append(loaded.trained_on)
+            told = SimpleNamespace(address=loaded.address, trained_on=loaded.trained_on)  # weights go
+            known[name] = replace(case, model=told)
         except LattokError as error:
             raise LattokError(f"{name}: {error}") from None
         del loaded, case  # a model goes before the next one comes
@@ -98,8 +102,7 @@ def compare(
         "models": {each.name: each.facts for each in candidates},
         **provenance_of(dataset, split, seed=chosen.seed, **keys),
     }
-    hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
-    return _kept(_report(candidates, dataset.name, provenance, hold_out), chosen)
+    return _kept(_report(candidates, known, chosen, provenance), chosen)
 
 
 def _kept(report: Report, options: EvalOptions) -> Report:
@@ -128,7 +131,7 @@ def _candidate(name: str, case: Case, decoded: dict[Any, Any]) -> Candidate:
     doubts = [Verdict(f"{name}: {each.text}", each.holds, each.about) for each in overlap(case)]
     if (steps := trial_steps(case.model.trained_on)) is not None:
         doubts.append(Verdict(f"{name}: a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
-    return found._replace(verdicts=list(with_advice([*doubts, *found.verdicts], case.model)))
+    return found._replace(verdicts=list(with_advice([*doubts, *found.verdicts], case)))
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], bool]:
@@ -161,10 +164,20 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
     return found, of_actions == {True}
 
 
-def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
-    """Put models next to each other; `hold_out` is what to do where a single episode judges."""
+def _report(
+    candidates: Sequence[Candidate], known: Mapping[str, Case], options: EvalOptions, provenance: dict[str, Any]
+) -> Report:
+    """Put models next to each other; `known` says by name what was asked of each."""
     ranked = sorted(candidates, key=lambda each: -(each.r2 or -math.inf))
-    answer = _answer(ranked, hold_out)
+    first = known[ranked[0].name]
+
+    def judge(addresses: list[str]) -> str:
+        return shlex.join(
+            ["lattok", "compare", first.dataset.address or "DATASET", "--models", *addresses, *options.flags]
+        )
+
+    few = ranked[0].bootstrap.count < FEW_HELD_OUT
+    answer = _answer(ranked, hold_out_more([*known.values()], judge) if few else "")
     strides = sorted({each.source.stride for each in candidates})
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
@@ -196,10 +209,10 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
-    title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {dataset}"
+    title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
     speed = {each.name: each.cost.to_json() for each in candidates}
-    steps = next_steps(answer, verdicts, f"Label data with {ranked[0].name}: {LatentEvidence.use.split(': ')[1]}")
+    steps = next_steps(answer, verdicts, first.named(LatentEvidence.use.replace("it:", f"{ranked[0].name}:")))
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
 
@@ -225,8 +238,8 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
         return Answer(QUESTION, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
     shown = f"(R² {printed(value, '.2f')})."
-    if best.bootstrap.count < 2:
-        text = f"That cannot be told: only one episode was held out, and {ONE_EPISODE}."
+    if (count := best.bootstrap.count) < FEW_HELD_OUT:
+        text = f"That cannot be told: {only(count)} held out, and {FEW_EPISODES}."
         return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown} {hold_out}".rstrip())
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from lattok.data import RobotDataset, as_dataset
@@ -64,7 +65,8 @@ def evaluate(
     if rollouts is not None and kind != "policy":
         checks.fail("rollouts", "none for a model that does not act", "some")
     model = for_dataset(model, dataset.name)
-    case = Case(model, dataset, chosen.split(dataset), chosen, controls == "trained", control_loop, rollouts)
+    key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
+    case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
     keys = {"action_key": chosen.action_key, "state_key": chosen.state_key}
     provenance = {
         "model": model.describe(),
@@ -88,9 +90,10 @@ def evaluate(
 def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str, Any]) -> Report:
     case, shown = evidence.case, [outcome for outcome in outcomes if outcome.sections][:HEADLINE]
     readings = [outcome.headline or outcome.sections[0].reading for outcome in shown]
-    verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case.model)
+    verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case)
     decisions = [outcome.decision for outcome in outcomes if outcome.decision is not None]
     found = answer(evidence.asks, decisions, verdicts)
+    found = None if found is None else replace(found, text=case.named(found.text))
     said = "" if found is None else found.text  # stands right above
     return Report(
         kind=evidence.kind,
@@ -101,5 +104,5 @@ def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str
         sections=tuple(section for outcome in outcomes for section in outcome.sections),
         provenance={**evidence.provenance, **provenance},
         answer=found,
-        steps=next_steps(found, verdicts, evidence.use),
+        steps=next_steps(found, verdicts, case.named(evidence.use)),
     )

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from lattok.utils import files
+from lattok.utils.findings import wrapped
 
 SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
 Figures = Mapping[str, float]
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
-ONE_EPISODE = "one episode has no interval"
+FEW_EPISODES = "fewer than five episodes have no interval"
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
 
 
@@ -206,7 +207,7 @@ LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to te
 
 
 def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if later is None else later)
+    return list(wrapped(text, WIDTH, first, first if later is None else later))
 
 
 class Outcome(NamedTuple):

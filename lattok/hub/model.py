@@ -103,6 +103,7 @@ class HubModel(nn.Module):
     picture: str | None = None  # SVG of the same evaluation, shown there
     trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
     source: str | None = None  # Hub id or folder name it was loaded from
+    address: str = ""  # the same or the whole path: commands that are suggested name it
     revision: str | None = None
     license: str | None = None  # as its user named it, for the model card
     own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
@@ -252,6 +253,7 @@ class HubModel(nn.Module):
         model.picture = records.read_picture(folder / PICTURE)
         model.license, model.own_card = records.license_of(folder / CARD), records.written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
+        model.address = place.hub_id or os.fspath(folder)
         model.after_load()
         return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from typing_extensions import TypedDict
 
-from lattok.data.episodes import read_vectors
-from lattok.data.schema import PROVENANCE, RobotDataset
+from lattok.data.episodes import unmeasured
+from lattok.data.schema import PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
@@ -193,9 +193,9 @@ def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
 
 def measured_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[Episode]:
     """Choose the episodes whose actions are known: not NaN, nor what a model inferred."""
-    inferred = {*inferred_episodes(dataset, key, episodes)}
-    told = [each for each in episodes if each.index not in inferred]
-    return [each for each in told if np.isfinite(read_vectors(dataset, "action_key", key, [each], missing=True)).all()]
+    vector_key(dataset, "action_key", key)
+    unknown = {*inferred_episodes(dataset, key, episodes), *unmeasured(dataset, key, {each.index for each in episodes})}
+    return [each for each in episodes if each.index not in unknown]
 
 
 def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> dict[int, np.ndarray]:

@@ -3,7 +3,6 @@ dynamics models, which read actions from the frames around them."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -114,9 +113,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()
             return finish({"": model}, out)[""]
-
-    def next_step(self) -> str:
-        return f"Label with it: lattok annotate DATASET --model {shlex.quote(self.out)} --out DIR"
 
     def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
         """Return the recipe's model for this data."""

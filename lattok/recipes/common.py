@@ -302,8 +302,9 @@ class Recipe(ABC, Generic[Model]):
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
-        dataset = self.dataset or parse_source(self.data.mix[0])[0]
-        return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, dataset])}"
+        words = ["lattok", "evaluate", self.out, self.dataset or parse_source(self.data.mix[0])[0]]
+        words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
+        return f"Judge it: {shlex.join(words)}"
 
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:

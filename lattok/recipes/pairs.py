@@ -250,8 +250,8 @@ class PairRecipe(Recipe[Model]):
         found = [each for each in datasets if key in each.features or (self.data.mix and has_actions(each, key))]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
-            expected = f"a column of {whose}, or labelled_fraction=0 for video without actions"
-            checks.fail("action_key", expected, repr(key))
+            hint = "Video without actions needs labelled_fraction=0: lattok train image-lam --labelled-fraction 0"
+            checks.fail("action_key", f"a column of {whose}", repr(key), hint)
         if self.data.mix:
             same_actions(found, key)
         return found

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+COMMAND = ": lattok "  # what follows can be typed
 WIDTH = 88
 SHOWN = 8  # findings of one kind that are spelled out
 Severity = Literal["error", "warning", "note"]
@@ -52,7 +53,15 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield wrapped lines, each finding under its severity."""
     for finding in findings:
         text = " ".join(f"{finding.what} {finding.advice}".split())
-        yield from textwrap.wrap(text, WIDTH, initial_indent=f"{finding.severity:<8}", subsequent_indent=" " * 8)
+        yield from wrapped(text, WIDTH, f"{finding.severity:<8}", " " * 8)
+
+
+def wrapped(text: str, width: int, first: str, later: str) -> Iterator[str]:
+    """Yield lines of a text, indented by `first` and `later`; a command at its end keeps a line, to be copied."""
+    said, mark, command = text.partition(COMMAND)
+    yield from textwrap.wrap(said + mark[:1], width, initial_indent=first, subsequent_indent=later)
+    if mark:
+        yield f"{later}{mark[2:]}{command}"
 
 
 def fitted(label: str, text: str) -> str:

@@ -38,7 +38,7 @@ def evaluated(folder: Path, **values) -> None:
 
 def about(*subjects: object) -> str:
     text = diagnose([str(subject) for subject in subjects]).render()
-    assert max(map(len, text.splitlines())) <= 88
+    assert all(len(line) <= 88 or line.startswith(" " * 8 + "lattok ") for line in text.splitlines())
     return " ".join(text.split())
 
 
@@ -185,7 +185,11 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     text = about(folder)
     assert "evaluated Fair. holds Codes fine" in text
     assert f"warning Falls short: No better. {criteria()['latents_against_controls'].elsewhere}" in text
-    assert "Run: lattok evaluate MODEL DATASET --controls trained." in text
+    assert f"Run: lattok evaluate {folder} DATASET --controls trained" in text
+    (folder / "run").mkdir()
+    for written, name in (('{"dataset": "my data"}', "'my data'"), ('{"dataset": 3}', "DATASET"), ("{", "DATASET")):
+        (folder / "run/recipe.json").write_text(written)
+        assert f"Run: lattok evaluate {folder} {name} --controls trained" in about(folder)
     assert "1 holds up, 1 falls short, 1 is unclear." in text
 
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ import torch
 import lattok
 from lattok.cli import VERBS, Group, demo, doctor, main
 from lattok.data import RobotDataset, open_dataset
+from lattok.evaluation.evidence import Case, EvalOptions
+from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.questions.policies import PolicyEvidence
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
@@ -60,6 +64,11 @@ def after(label: str, text: str) -> str:
     """The command behind a label."""
     (command,) = re.findall(rf"{label}: (lattok [^\n]*)", text)
     return command
+
+
+def plain(text: str) -> str:
+    """A text without its line breaks."""
+    return " ".join(text.split())
 
 
 COMMAND = re.compile(
@@ -111,8 +120,9 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     report = said(f"{judge} --device cpu")
     assert report.endswith("Report: lam/report/report.html\n")
     page = Path("lam/report/report.html").read_text()
-    (advice,) = set(re.findall(r"Run: (lattok evaluate [A-Z]+ [A-Z]+ --controls trained)", page))
-    again = said(f"{advice.replace('MODEL', 'lam').replace('DATASET', videos)} --device cpu")
+    (advice,) = set(re.findall(r"(lattok evaluate lam vids --controls trained)<", page))
+    assert f"\n    {advice}\n" in report
+    again = said(f"{advice} --device cpu")
     assert "needs trained controls" not in again
     said(f"{judge} --device cpu --action-key none --state-key None --out other")
     assert json.loads(Path("other/report.json").read_text())["provenance"]["options"]["action_key"] is None
@@ -125,14 +135,20 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
     for words in ("verify labels --model lam", "view labels"):
-        way_out = re.findall(r"as in (lattok view DATASET --labels [^\s]+)\.?\n", said(words, 2))
-        said(f"{way_out[0].replace('DATASET', videos)} --out view.html")
+        refused = said(words, 2)
+        look, join = re.findall(r"(lattok (?:view|export) DATASET --labels (?:[^\s,]+)(?: --out joined)?)", refused)
+        said(f"{look.replace('DATASET', videos)} --out view.html")
+    assert join.replace("DATASET", videos).replace(str(Path.cwd()) + "/", "") == after(
+        "Join them, to train a policy", labelled
+    )
+    said(f"{after('Join them, to train a policy', labelled)} --video-codec h264")
+    assert {"latent.codes", "observation.images.video"} <= open_dataset("joined").features.keys()
     said("verify vids --model lam", 2)
     said(["annotate", "vids", "--model", "lam", "--out", "of video", "--device", "cpu"])
-    (join,) = re.findall(r"Join both: (lattok export .* NEW)", doctored("of video"))
-    said(f"{join.replace('SOURCE', videos).replace('NEW', 'joined')} --video-codec h264")
-    assert "latent.codes" in open_dataset("joined").features
-    (look,) = re.findall(r"as in (lattok view .*of video')", said(["view", "of video"], 2))
+    (join,) = re.findall(r"lattok export .*? --out joined", doctored("of video"))
+    said(f"{join.replace('DATASET', videos).replace('joined', 'both')} --video-codec h264")
+    assert "latent.codes" in open_dataset("both").features
+    (look,) = re.findall(r"as in (lattok view .*of video'), or", said(["view", "of video"], 2))
     said(f"{look.replace('DATASET', videos)} --out view.html")
 
 
@@ -143,11 +159,11 @@ def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: 
     assert after("Check them", labelled) == "lattok verify 'with labels' --model 'my lam'"
     assert "rows equal" in said(after("Check them", labelled))
     assert "Page" in said(after("Look at them", labelled) + " --out view.html")
-    (judge,) = re.findall(r"Run: (lattok evaluate .* DATASET)", doctored("my lam"))
-    said(f"{judge.replace('DATASET', str(dataset.root))} --device cpu")
+    (judge,) = set(re.findall(rf"lattok evaluate 'my lam' {dataset.root}", doctored("my lam")))
+    said(f"{judge} --device cpu")
     assert "never evaluated" not in doctored("my lam")
     label = LatentEvidence.use.split(": ")[1].removesuffix(".")
-    for name, place in {"DATASET": str(dataset.root), "MODEL": "'my lam'", "LABELLED": "labelled"}.items():
+    for name, place in {"DATASET": str(dataset.root), "MODEL": "'my lam'"}.items():
         label = label.replace(name, place)
     assert "Annotated dataset: " in said(label)
 
@@ -215,7 +231,7 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
     assert "Report: " in said(["evaluate", "my policy", shown])
     report = json.loads(Path("my policy/report/report.json").read_text())
     acts = {re.sub("POLICY|MODEL", "'my policy'", text) for text in (PolicyEvidence.use, report["answer"]["text"])}
-    commands = {found for text in acts for found in re.findall(r"Let it act: (lattok [^.]*)\.", text)}
+    commands = {found for text in acts for found in re.findall(r"Let it act[^:]*: (lattok [^.]*)", text)}
     assert commands, report["answer"]
     for command in commands:
         few = ["--env-episodes", "1"] if " evaluate " in command else ["--episodes", "1"]
@@ -223,19 +239,66 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
 
 
 def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
-    root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
-    split = "2 of 6 episodes judge, the others train: 4, 5"
+    root = str(make_dataset([14, 15, 13, 14, 16, 12, 14, 13] * 2, tasks=("lift",)).root)
+    split = "5 of 16 episodes judge, the others train: 11, 12, 13, 14 and 1 more"
     assert f"  held out  {split}\n" in said(["inspect", root])
     main(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert f": {split}\n" in capsys.readouterr().err
-    assert json.loads(Path("lam/training.json").read_text())["episodes"] == [[0, 3]]
+    assert json.loads(Path("lam/training.json").read_text())["episodes"] == [[0, 10]]
     for words in (["evaluate", "lam", root], ["compare", root, "--models", "lam"]):
-        assert "only one episode" not in said([*words, "--device", "cpu"])
-    assert json.loads(Path("lam/report/report.json").read_text())["provenance"]["split"]["held_out"] == [4, 5]
-    options = ["--device", "cpu", "--episodes", "5"]
-    alone = " ".join(said(["compare", root, "--models", "lam", "--out", "alone", *options]).split())
-    again = re.findall(r"Run: lattok compare \.\.\. (--episodes test)", alone)[0]
-    assert "only one" not in said(["compare", root, "--models", "lam", "--out", "again", *again.split()])
+        assert "interval (R²" not in plain(said([*words, "--device", "cpu"]))
+    assert json.loads(Path("lam/report/report.json").read_text())["provenance"]["split"]["held_out"] == [*range(11, 16)]
+    options = ["--device", "cpu", "--episodes", "15"]
+    verb = ["compare", root, "--models", "lam"]
+    alone = plain(said([*verb, "--out", "alone", *options]))
+    assert "only one episode was held out, and fewer than five episodes have no interval" in alone
+    again = re.findall("Run: (lattok compare .*?) Of the", alone)[0]
+    assert shlex.split(again) == ["lattok", *verb]
+    assert "held out, and fewer" not in plain(said(f"{again} --out again --device cpu"))
+
+
+def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: Callable, said: Said):
+    """With its own options, and judged by those left out, with the options of the case."""
+    root = str(make_dataset([14] * 15, tasks=("lift",)).root)
+    train = ["train", "image-lam", root, "--out", "my lam", "--steps", "6", "--episodes", "0:", "--action-key"]
+    trained = said([*train, "observation.state", *SMALL])
+    judge = after("Judge it", trained)
+    assert shlex.split(judge)[2:] == ["my lam", root, "--action-key", "observation.state"]
+    model = lattok.load("my lam")
+    dataset = open_dataset(root)
+    case = Case(model, dataset, EvalOptions(episodes="14").split(dataset), EvalOptions(action_key="observation.state"))
+    told = hold_out_more([case], lambda found: case.named("lattok evaluate MODEL DATASET", found[0]))
+    first, then = told.removeprefix("Run: ").split(" && ")
+    said(f"{first} --steps 6")
+    assert json.loads(Path("my lam-again/training.json").read_text())["episodes"] == [[0, 9]]
+    assert json.loads(Path("my lam-again/run/recipe.json").read_text())["options"]["action_key"] == "observation.state"
+    assert shlex.split(then) == ["lattok", "evaluate", "my lam-again", root, "--action-key", "observation.state"]
+
+
+def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said):
+    root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
+    few = "2 of 6 episodes judge, the others train: 4, 5; too few for intervals: record 15 episodes or more, of which 5"
+    assert few.replace(";", "") in plain(said(["inspect", root]))
+    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
+    assert "That cannot be told: only 2 episodes were held out, and fewer than five episodes have no interval" in report
+    assert "Record 15 episodes or more, of which 5 judge." in report
+
+
+def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
+    """Of a good model as of a bad one: what to do next names both and keeps the flags of the case."""
+    dataset = make_dataset([14] * 4)
+    given = EvalOptions(action_key="observation.state", state_key=None, cameras=["front"])
+    config = SimpleNamespace(action_key="expert")
+    case = Case(SimpleNamespace(address="my lam", config=config), dataset, given.split(dataset), given)
+    use = shlex.split(case.named(LatentEvidence.use).split(": ")[1].removesuffix("."))
+    root = dataset.address
+    keys = ["--action-key", "observation.state"]
+    assert use == ["lattok", "annotate", root, "--model", "my lam", *keys, "--cameras", "front", "--out", "labelled"]
+    judge = shlex.split(case.named("lattok evaluate MODEL DATASET"))
+    assert judge == ["lattok", "evaluate", "my lam", root, *keys, "--state-key", "none", "--cameras", "front"]
+    plainly = Case(case.model, dataset, case.split, EvalOptions())
+    assert "--action-key expert --as actions" in plainly.named(ActionEvidence.use)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +321,9 @@ def test_a_switch_may_be_followed_by_what_people_type(make_dataset: Callable, sa
 def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callable, said: Said):
     root = make_dataset([12, 15, 11, 14]).root
     refused = said(["inspect", str(root), "--state-key", "eef_pos"], 2)
-    assert re.search(r'in a description file: {"columns": {"NAME": \["COLUMN", "COLUMN"\]}}\.', refused)
+    (name, entry) = re.findall(r"such as (.*\.json), to be named instead: ({.*})", refused)[0]
+    (root.parent / name).write_text(entry)
+    assert "eef_pos" in said(["inspect", str(root.parent / name), "--state-key", "eef_pos"])
     place = root.parent / "both.json"
     place.write_text(json.dumps({"dataset": root.name, "columns": {"both": ["observation.state", "action"]}}))
     assert "both" in said(["inspect", str(place), "--state-key", "both"])

@@ -16,12 +16,24 @@ from lattok.types import Episode
 from lattok.utils.checks import LattokError
 
 
-def episodes_of(tasks: list[str], length: int = 5, damaged: tuple[int, ...] = ()):
+def episodes_of(tasks: list[str], length: int = 5, damaged: tuple[int, ...] = (), **more):
     """A stand-in with one episode per entry of `tasks`; those that are `damaged` are missing."""
     episodes = [Episode(i, length, (task,)) for i, task in enumerate(tasks) if i not in damaged]
-    return SimpleNamespace(
-        episodes=tuple(episodes), damaged=tuple(Damage(i, f"{i}.bin is cut short.") for i in damaged)
-    )
+    broken = tuple(Damage(i, f"{i}.bin is cut short.") for i in damaged)
+    return SimpleNamespace(episodes=tuple(episodes), damaged=broken, **{"features": {}, **more})
+
+
+def with_actions(tasks: list[str], actions: dict[int, np.ndarray | str], filled: tuple[int, ...] = ()):
+    """A stand-in whose actions are these, or zeros; those of text cannot be read, those `filled` a model inferred."""
+
+    def columns_of(episodes, keys, checked):
+        for each in episodes:
+            action = actions.get(each.index, np.zeros((5, 2), dtype=np.float32))
+            found = {"action": action, "inferred.filled": np.full(5, each.index in filled)}
+            yield each.index, LattokError(action) if isinstance(action, str) else {key: found[key] for key in keys}
+
+    features = dict.fromkeys(["action", *["inferred.filled"] * bool(filled)])
+    return episodes_of(tasks, features=features, columns_of=columns_of)
 
 
 def indices(dataset, spec) -> list[int]:
@@ -66,7 +78,7 @@ def test_few_tasks_hold_out_a_tenth_and_many_the_last_of_each(tasks: list[str]):
     if len(last) >= 5 or len(tasks) < 4:
         assert test == sorted(last)
         return
-    wanted = min(10, max(2, -(-len(tasks) // 10)), len(tasks) // 2)
+    wanted = min(10, max(5, -(-len(tasks) // 10)), max(2, len(tasks) // 3))
     assert len(test) == max(wanted, len(last))
     for task in set(tasks):  # of a task the last ones, and all of it only where no other has one to spare
         group = [i for i, t in enumerate(tasks) if t == task]
@@ -76,14 +88,55 @@ def test_few_tasks_hold_out_a_tenth_and_many_the_last_of_each(tasks: list[str]):
             assert all(len([i for i in train if tasks[i] == other]) <= 1 for other in set(tasks))
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (3, 1), (4, 2), (8, 2), (50, 5), (95, 10), (400, 10)])
-def test_one_task_holds_out_its_last_tenth(count: int, held_out: int):
+COUNTS = [
+    (1, 0),
+    (2, 1),
+    (3, 1),
+    (4, 2),
+    (8, 2),
+    (9, 3),
+    (14, 4),
+    (15, 5),
+    (20, 5),
+    (50, 5),
+    (51, 6),
+    (95, 10),
+    (400, 10),
+]
+
+
+@pytest.mark.parametrize(("count", "held_out"), COUNTS)
+def test_one_task_holds_out_a_tenth_at_least_five_where_two_thirds_are_left_to_train_on(count: int, held_out: int):
     assert split_by_task(episodes_of(["a"] * count))[1] == list(range(count - held_out, count))
+
+
+NAN = np.full((5, 2), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_episodes_whose_actions_nobody_measured_do_not_judge(filled: bool):
+    """Nor do they take all measured ones from the training."""
+    unknown = tuple(range(20, 40))
+    many = with_actions(["a"] * 40, {} if filled else dict.fromkeys(unknown, NAN), unknown if filled else ())
+    assert split_by_task(many)[1] == list(range(15, 20))
+    assert set(unknown) < set(split_by_task(many)[0])
+    few = with_actions(["a", "b"] * 4, dict.fromkeys(range(4, 8), NAN))
+    assert split_by_task(few)[1] == [2, 3]
+    assert split_by_task(with_actions(["a"] * 6, dict.fromkeys(range(6), NAN)))[1] == [4, 5]  # none was measured
+
+
+def test_actions_that_are_partly_nan_whole_numbers_or_cannot_be_read_change_nothing():
+    part = NAN.copy()
+    part[0] = 0
+    odd = {4: part, 5: np.zeros((5, 2), dtype=np.int64), 3: "cut short"}
+    for tasks in (["a"] * 6, ["a", "b", "c"] * 2):
+        assert split_by_task(with_actions(tasks, odd)) == split_by_task(episodes_of(tasks))
 
 
 def test_which_episodes_judge_is_said():
     assert split_text(episodes_of(["a"] * 50)) == "5 of 50 episodes judge, the others train: 45, 46, 47, 48 and 1 more"
-    few = "; too few for intervals: record 4 or more, better 20"
+    few = "; too few for intervals: record 15 episodes or more, of which 5 judge"
+    assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes judge, the others train: 6, 7" + few
     assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes judge, the others train: 2" + few
     assert split_text(episodes_of(["a"])) == "0 of 1 episodes judge, the others train: none" + few
 
@@ -153,13 +206,13 @@ def test_shares_of_every_task_are_nested_and_leave_the_held_out_ones(tasks: list
 
 def test_shares_are_drawn_evenly_and_by_seed():
     dataset, drawn = episodes_of(["a"] * 21), []
-    assert indices(dataset, " 3 per task ") == indices(dataset, "15 %") == indices(dataset, "3 per task seed 0")
+    assert indices(dataset, " 3 per task ") == indices(dataset, "20 %") == indices(dataset, "3 per task seed 0")
     for seed in range(300):
         drawn += indices(dataset, f"4 per task seed {seed}")
     times = [drawn.count(index) for index in range(21)]
-    assert times[18:] == [0, 0, 0]  # held out
-    assert min(times[:18]) > 40  # 67 are expected, with a deviation of 7
-    assert max(times[:18]) < 95
+    assert times[16:] == [0] * 5  # held out
+    assert min(times[:16]) > 45  # 75 are expected, with a deviation of 7.5
+    assert max(times[:16]) < 105
 
 
 def test_damaged_episodes_are_named_where_they_are_asked_for():

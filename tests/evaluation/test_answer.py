@@ -55,8 +55,11 @@ def tokenizer(own: float, used: bool = True, **controls: float) -> Answer | None
 def history_of(trained_on: dict[str, Any] | None) -> Outcome:
     model, world = tiny_lam(), World(episodes=2)
     model.trained_on = trained_on
-    case = Case(model, world, EvalOptions(episodes=[1]).split(world), EvalOptions())
-    return history.history_outcome(SimpleNamespace(case=case))
+    return history.history_outcome(SimpleNamespace(case=case_of(model, world)))
+
+
+def case_of(model: Any, world: World, **options: Any) -> Case:
+    return Case(model, world, EvalOptions(episodes=[1]).split(world), EvalOptions(**options))
 
 
 def test_a_latent_action_model_is_judged_beside_the_strongest_control_not_the_weakest():
@@ -159,26 +162,28 @@ def test_what_explains_less_than_nothing_is_said_in_words():
     assert text.endswith("none of its variance (of the other clip's own latent none, in the same clip 7 %)")
 
 
-def test_one_episode_is_no_reason_for_any_difference(tmp_path):
-    """Neither that there is none: it has no interval. What to do is said."""
-    world = World(episodes=11, length=24)
+def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
+    """Neither that there is none: they have no interval. What to do is said."""
+    world = World(episodes=16, length=24)
     model = tiny_lam(Oracle, world)
-    alone = evaluate(model, world, episodes=[10], out=tmp_path)
+    alone = evaluate(model, world, episodes=[15], out=tmp_path)
     assert alone.answer.holds is None
-    assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and one episode has no")
-    assert alone.answer.text.endswith("Run: lattok evaluate ... --episodes test")
+    assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and fewer than five ")
+    assert alone.answer.text.endswith("Run: lattok evaluate MODEL DATASET")
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
-    assert against.advice == "Hold out more episodes than one."
-    assert "Hold out more episodes than one." in (tmp_path / "report.html").read_text()
-    model.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
-    again = evaluate(model, world, episodes=[10])
-    assert again.answer.text.endswith(
-        "Run: lattok train ... --episodes train, then lattok evaluate ... --episodes test"
-    )
+    assert against.advice == "Hold out five episodes or more."
+    assert "Hold out five episodes or more." in (tmp_path / "report.html").read_text()
+    model.trained_on = {"dataset": "planted", "episodes": [[0, 14]], "loop": {}}
+    again = evaluate(model, world, episodes=[15])
+    expected = "Run: lattok train ... --episodes train && lattok evaluate MODEL-again DATASET"
+    assert again.answer.text.endswith(expected)
     few = evaluate(tiny_lam(Oracle, world), World(episodes=3, length=24))
-    assert few.answer.text.endswith(
-        "Record more episodes: with four, two judge; with twenty or more, intervals mean something."
-    )
+    assert few.answer.text.endswith("Record 15 episodes or more, of which 5 judge.")
+    some = evaluate(tiny_lam(Oracle, world), world, episodes="11:15")
+    assert some.answer.text.startswith("That cannot be told: only 4 episodes were held out, and fewer than five ")
+    assert not any("r2" in name and name.endswith("low/codes") for name in some.figures)
+    five = evaluate(tiny_lam(Oracle, world), world)  # the default, of one task
+    assert five.answer.holds is True
 
 
 def test_advice_fits_the_model_it_is_about():
@@ -199,12 +204,12 @@ def test_advice_fits_the_model_it_is_about():
     hub = Subject.of("image-lam", {}, {"loop": {}}, "org/lam")  # somebody else's, whose training cannot be changed
     assert (
         hub.advice(criteria()["codes_against_controls"], False, "")
-        == "Train one on this dataset: lattok train image-lam."
+        == "Train one on this dataset: lattok train image-lam DATASET --out new"
     )
     other = Subject.of("residual-vq", {}, {"loop": {}}, "tok")  # which has no decoder to choose
     assert (
         other.advice(criteria()["error_against_kmeans"], False, "")
-        == "Train one on this dataset: lattok train action-vq."
+        == "Train one on this dataset: lattok train action-vq DATASET --out new"
     )
     told = {"decoder": {"predict_change": True, "conditioning": "add"}}  # what the advice would be is there already
     for config, there in (({"decoder": {"predict_change": False}}, False), (told, True), ({}, True)):
@@ -216,6 +221,8 @@ def test_advice_fits_the_model_it_is_about():
         forbidden = ("labelled_fraction", "preset", "Train longer", "codebook_start", "{")
         assert not any(word in text for word in forbidden), key
         assert "{" not in said(key, labels={"fraction": 0.0}), key
-    (open_, short) = with_advice([verdict("decoder_depends", None), verdict("transfers", False)], tiny_lam())
+    (open_, short) = with_advice(
+        [verdict("decoder_depends", None), verdict("transfers", False)], case_of(tiny_lam(), World(episodes=2))
+    )
     assert open_.advice == "Hold out more episodes, or average several seeds."
     assert short.advice == criteria()["transfers"].advice

@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 
 import lattok
 from lattok.data import Feature
-from lattok.evaluation import Report, evaluate
+from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained, measured
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
@@ -22,10 +22,10 @@ from lattok.evaluation.questions.inferred import cells_of, rank_correlation
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
-from tests.evaluation.worlds import SIDE, World, answer_of, holds
+from tests.evaluation.worlds import SIDE, World, answer_of, holds, tiny_lam
 
 SMALL = {"features": "pixels", "image_size": SIDE, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2}
-HELD_OUT = [6, 7, 8, 9]
+HELD_OUT = [6, 7, 8, 9, 10]
 LENGTH = 40
 SHORT = LoopOptions(steps=2, batch_size=8, device="cpu")
 
@@ -53,7 +53,7 @@ class Knowing(InverseDynamics):
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World(length=LENGTH, tasks=2)
+    return World(episodes=11, length=LENGTH, tasks=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def knowing(world: World) -> Knowing:
     rng, model = np.random.default_rng(4), small(Knowing)
     true = world.actions.reshape(-1, 3)
     size = rng.uniform(0.05, 0.6, len(true))
-    fifth, task = np.tile(np.arange(LENGTH) // 8, 10), np.repeat(np.arange(10) % 2, LENGTH)
+    fifth, task = np.tile(np.arange(LENGTH) // 8, 11), np.repeat(np.arange(11) % 2, LENGTH)
     shared = rng.normal(0, 0.3, (2, 5, 3))[task, fifth]
     model.said = (true + shared + size[:, None] * rng.standard_normal(true.shape)).astype(np.float32)
     model.unsure = (size + rng.normal(0, 0.05, len(true))).astype(np.float32)
@@ -117,16 +117,16 @@ def test_cells_of_episodes_of_any_length(make_dataset):
 def test_confidence_orders_errors(world: World, knowing: Knowing, report: Report):
     said, true, known = parts(world, knowing)
     errors = np.abs((said - true) / known.std(0)).mean(-1).ravel()
-    unsure = knowing.unsure.reshape(10, LENGTH)[HELD_OUT].ravel()
+    unsure = knowing.unsure.reshape(11, LENGTH)[HELD_OUT].ravel()
     assert report.figures["confidence_rank/spread"] == pytest.approx(spearmanr(unsure, errors)[0])
     order = np.argsort(unsure)
-    assert report.figures["confidence_error_most/spread"] == pytest.approx(errors[order[:40]].mean())
-    assert report.figures["confidence_error_least/spread"] == pytest.approx(errors[order[-40:]].mean())
+    assert report.figures["confidence_error_most/spread"] == pytest.approx(errors[order[:50]].mean())
+    assert report.figures["confidence_error_least/spread"] == pytest.approx(errors[order[-50:]].mean())
     size = np.abs((said - known.mean(0)) / known.std(0)).mean(-1).ravel()
     assert report.figures["confidence_rank/size"] == pytest.approx(spearmanr(size, errors)[0])
     assert holds(report)["inferred_confidence"] is True
-    ranks = rankdata(unsure).reshape(4, -1), rankdata(errors).reshape(4, -1)
-    drawn = np.random.default_rng(2).integers(0, 4, (2000, 4))
+    ranks = rankdata(unsure).reshape(5, -1), rankdata(errors).reshape(5, -1)
+    drawn = np.random.default_rng(2).integers(0, 5, (2000, 5))
     draws = [np.corrcoef(ranks[0][rows].ravel(), ranks[1][rows].ravel())[0, 1] for rows in drawn]
     low, high = report.sections[2].tables[0].rows[0].intervals[0] or (0, 0)
     assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
@@ -161,7 +161,7 @@ def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     assert answer_of(report).holds is False
     assert holds(report)["inferred_against_controls"] is False
     advice = {verdict.key: verdict.advice for verdict in report.verdicts}
-    assert advice["inferred_against_controls"] == ("Train one on this dataset: lattok train idm.")
+    assert advice["inferred_against_controls"] == ("Train one on this dataset: lattok train idm DATASET --out new")
 
 
 def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing):
@@ -178,7 +178,7 @@ def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing)
 def test_one_episode_and_one_that_was_trained_on_decide_nothing(world: World, knowing: Knowing):
     report = evaluate(knowing, world, episodes=[9])
     assert answer_of(report).holds is None
-    assert answer_of(report).text.startswith("That cannot be told: only one held-out episode has known actions")
+    assert answer_of(report).text.startswith("That cannot be told: only one episode was held out with known actions")
     seen = small(Knowing)
     seen.said, seen.unsure = knowing.said, knowing.unsure
     seen.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
@@ -192,13 +192,13 @@ def gathered(model: Any, world: Any, **options: Any) -> ActionEvidence:
 
 
 def test_state_and_instruction_are_a_ridge_regression():
-    world = World(length=LENGTH, tasks=2)
-    rng, task = np.random.default_rng(6), np.arange(10)[:, None, None] % 2
+    world = World(episodes=11, length=LENGTH, tasks=2)
+    rng, task = np.random.default_rng(6), np.arange(11)[:, None, None] % 2
     actions = world.states @ rng.standard_normal((2, 3)) + 2 * task + 0.3 * world.actions
     world.actions = actions.astype(np.float32)
     evidence = gathered(small(), world)
     probe = next(row for row in evidence.rows if row.key == "proprio").scores["linear"].probe
-    hot = np.broadcast_to(np.eye(2)[np.arange(10) % 2][:, None], (10, LENGTH, 2))
+    hot = np.broadcast_to(np.eye(2)[np.arange(11) % 2][:, None], (11, LENGTH, 2))
     x = np.concatenate([world.states, hot], -1).astype(float)
     train, judged = x[:6].reshape(-1, 4), x[HELD_OUT].reshape(-1, 4)
     y = world.actions[:6].reshape(-1, 3).astype(float)
@@ -210,7 +210,7 @@ def test_state_and_instruction_are_a_ridge_regression():
 
 
 def test_differences_of_state_are_those_around_each_frame():
-    world = World(length=LENGTH)
+    world = World(episodes=11, length=LENGTH)
     moved = np.concatenate([world.states[:, 2:], world.states[:, -1:], world.states[:, -1:]], 1) - world.states
     world.actions = np.concatenate([moved, moved[..., :1]], -1).astype(np.float32)
     row = next(row for row in gathered(small(), world).rows if row.key == "proprio_change")
@@ -267,7 +267,7 @@ class Filled(World):
     """Of some episodes nobody knows the actions, of others a model said what they may have been."""
 
     def __init__(self, unknown: tuple[int, ...] = (), inferred: tuple[int, ...] = ()):
-        super().__init__(length=LENGTH)
+        super().__init__(episodes=11, length=LENGTH)
         self.actions[list(unknown)] = np.nan
         self.inferred = inferred
         self.features |= {"inferred.filled": Feature("bool", (1,), None)}
@@ -279,22 +279,39 @@ class Filled(World):
         return {key: own[key] for key in keys}
 
 
+def test_labels_are_judged_by_measured_actions_alone():
+    """Inferred ones would be taken for the truth, and NaN ended the evaluation."""
+    world = Filled(unknown=(0, 9), inferred=(1, 10))
+    chunks = lattok.UniformBins.fit(world.actions[2:6].reshape(-1, 4, 3), bins=8)
+    for judged in (evaluate(tiny_lam(), world, episodes=HELD_OUT), evaluate(chunks, world, episodes=HELD_OUT)):
+        split = judged.provenance["split"]
+        assert (split["held_out"], split["training"]) == ([6, 7, 8], [2, 3, 4, 5])
+    compared = compare(world, {"lam": tiny_lam()}, episodes=HELD_OUT)
+    assert compared.provenance["split"]["held_out"] == [6, 7, 8]
+    alone = evaluate(tiny_lam(), world, episodes=HELD_OUT, action_key=None)  # every frame says something
+    assert alone.provenance["split"]["held_out"] == HELD_OUT
+    with pytest.raises(
+        LattokError, match=r"none: they are NaN, .* Hold out others \(episodes\); models of video can be"
+    ):
+        evaluate(tiny_lam(), world, episodes="9:")
+
+
 def test_only_measured_actions_judge_and_teach():
     world = Filled(unknown=(0, 6), inferred=(1, 7))
     evidence = gathered(small(), world)
-    assert np.unique(evidence.held_out.episode_of).tolist() == [8, 9]
+    assert np.unique(evidence.held_out.episode_of).tolist() == [8, 9, 10]
     assert evidence.known == "4 episodes that are not held out"
     assert [episode.index for episode in measured(evidence.source, range(4))] == [2, 3]
     text = evaluate(small(), world, episodes=HELD_OUT).sections[0].text
-    assert "80 frames of 2 held-out episodes of 4, whose actions are known," in text
+    assert "120 frames of 3 held-out episodes of 5, whose actions are known," in text
     with pytest.raises(LattokError, match=r"`action`: expected known actions in a held-out episode, got none"):
-        gathered(small(), Filled(unknown=(6, 7), inferred=(8, 9)))
+        gathered(small(), Filled(unknown=(6, 7), inferred=(8, 9, 10)))
     with pytest.raises(LattokError, match=r"known actions in an episode that is not held out, got none"):
         gathered(small(), Filled(unknown=tuple(range(6))))
 
 
 def test_without_states_only_what_is_seen_counts():
-    report = evaluate(small(), World(length=LENGTH, state=False), episodes=HELD_OUT)
+    report = evaluate(small(), World(episodes=11, length=LENGTH, state=False), episodes=HELD_OUT)
     assert "not run: the dataset has no states" in report.sections[0].tables[0].to_text()
     assert "r2_actions/proprio_change" not in report.figures
 

@@ -211,9 +211,9 @@ def test_what_never_changes_is_not_judged():
 
 
 def test_what_to_do_next_with_a_good_model_runs_as_it_stands(world, tmp_path, capsys):
-    """But for names in capitals: the command of the evidence of tokenizers, and of the other kinds its options."""
+    """But for names: the command of the evidence of tokenizers, and of the other kinds its options."""
     step = TokenizerEvidence.use
-    for name, path in {"DATASET": world / "a", "MODEL": world / "tok-a", "LABELLED": tmp_path / "labelled"}.items():
+    for name, path in {"DATASET": world / "a", "MODEL": world / "tok-a", "labelled": tmp_path / "labelled"}.items():
         step = step.replace(name, str(path))
     assert main(shlex.split(step.split(": lattok ")[1].removesuffix("."))) == 0
     assert (tmp_path / "labelled").is_dir()

@@ -28,6 +28,7 @@ def app():
     pytest.importorskip("matplotlib")
     gradio = ModuleType("gradio")
     gradio.__getattr__ = lambda name: MagicMock()  # type: ignore[method-assign]
+    gradio.Markdown = MagicMock()
     gradio.Error = Refused
     spec = importlib.util.spec_from_file_location("space_app", APP)
     with pytest.MonkeyPatch.context() as patch:
@@ -35,6 +36,11 @@ def app():
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return module
+
+
+def test_the_page_names_the_model(app):
+    said = " ".join(str(call.args[0]) for call in app.gr.Markdown.call_args_list)
+    assert "Model: `sample/lam`, 4 codes of 16, " in said
 
 
 def test_codes_are_those_of_the_model_and_every_picture_is_there(app):

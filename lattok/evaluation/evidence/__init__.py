@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -76,11 +77,26 @@ class EvalOptions:
         if self.progress is not None:
             self.progress(stage, done, total)
 
-    def split(self, dataset: RobotDataset) -> Split:
-        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those."""
+    @property
+    def flags(self) -> list[str]:
+        """What is typed for the options that a case needs; cameras come last."""
+        keys = [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
+        keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
+        return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
+
+    def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
+        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those.
+
+        With a `key`, only episodes in which this column was measured.
+        """
         checks.positive(max_episodes=self.max_episodes)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
+        if key is not None and key in dataset.features:
+            out = set(held_out)
+            others = [episode for episode in dataset.episodes if episode.index not in out]
+            parts = judged_episodes(dataset, key, held_out), measured_episodes(dataset, key, others)
+            held_out, train = ([episode.index for episode in part] for part in parts)
         if not train:
             hint = "Probes and controls are fitted to the episodes that are not held out."
             checks.fail("episodes", "a choice that leaves other episodes", repr(self.episodes), hint)
@@ -95,7 +111,7 @@ def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) ->
     """Choose the held-out episodes in which the actions of column `key` were measured; at least one."""
     found = measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in held_out])
     if not found:
-        hint = "Hold out episodes whose actions are known: episodes=..."
+        hint = "Hold out others (episodes); models of video can be judged without any, by action_key=None."
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found
 
@@ -111,6 +127,22 @@ class Case:
     trains_controls: bool = False
     control_loop: LoopOptions | None = None
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
+
+    def named(self, text: str, model: str = "") -> str:
+        """Put this dataset and model, or a model elsewhere, with the case's options into the commands of a text."""
+        model, dataset = model or getattr(self.model, "address", "") or "MODEL", self.dataset.address or "DATASET"
+        flags = self.options.flags
+        own = getattr(getattr(self.model, "config", None), "action_key", None)
+        key = self.options.action_key if "--action-key" in flags else own
+        labels = [] if key in (None, "action") else ["--action-key", key]
+        cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
+        for known, words in {
+            "evaluate MODEL DATASET": ["evaluate", model, dataset, *flags],
+            "annotate DATASET --model MODEL": ["annotate", dataset, "--model", model, *labels, *cameras],
+            "rollout MODEL": ["rollout", model],
+        }.items():
+            text = text.replace(f"lattok {known}", shlex.join(["lattok", *words]))
+        return text.replace(" DATASET --out new", f" {shlex.quote(dataset)} --out new")
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:

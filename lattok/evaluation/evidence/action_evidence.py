@@ -65,7 +65,7 @@ class ActionEvidence:
 
     kind = InverseDynamics.type
     asks = "May its actions stand in for unknown ones?"
-    use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out FILLED."
+    use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out filled"
 
     @classmethod
     def gather(cls, case: Case) -> ActionEvidence:

@@ -183,7 +183,7 @@ class LatentEvidence:
 
     kind = "image-lam"
     asks = "May I annotate with this model?"
-    use = "Label data with it: lattok annotate DATASET --model MODEL --out LABELLED."
+    use = "Label data with it: lattok annotate DATASET --model MODEL --out labelled"
 
     @classmethod
     def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> LatentEvidence:

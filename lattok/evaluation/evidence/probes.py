@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.report import Interval
 from lattok.samples.policy import PolicyWindows
 
@@ -203,9 +204,9 @@ class Bootstrap:
         return (self.sums(values[:, None]) / self.sums(torch.ones(len(values), 1, dtype=torch.float64)))[:, 0]
 
     def interval(self, values: Tensor) -> Interval | None:
-        """Compute the percentile interval of one value per draw, [draws]; None where there is a single episode."""
+        """Compute the percentile interval of one value per draw, [draws]; None where fewer than five judge."""
         values = values[values.isfinite()]
-        if self.count < 2 or not len(values):
+        if self.count < FEW_HELD_OUT or not len(values):
             return None
         low, high = torch.quantile(values, torch.tensor((0.025, 0.975), dtype=values.dtype)).tolist()
         return low, high

@@ -133,7 +133,7 @@ class TokenizerEvidence:
 
     kind = "action-vq"
     asks = "May I use this tokenizer?"
-    use = "Write its codes beside the actions: lattok annotate DATASET --model MODEL --out LABELLED."
+    use = "Write its codes beside the actions: lattok annotate DATASET --model MODEL --out labelled"
 
     @classmethod
     def gather(cls, case: Case) -> TokenizerEvidence:

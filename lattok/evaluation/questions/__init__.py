@@ -8,15 +8,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from lattok.evaluation.report import NEEDS_TRAINING, ONE_EPISODE, Answer, Criterion, Decision, Outcome, Verdict, percent
+from lattok.evaluation.evidence import Case
+from lattok.evaluation.report import (
+    FEW_EPISODES,
+    NEEDS_TRAINING,
+    Answer,
+    Criterion,
+    Decision,
+    Outcome,
+    Verdict,
+    percent,
+)
 from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next
 LAST = 100  # place of a question that names none: after those of lattok
-OTHERWISE = "Train one on this dataset: lattok train {}."
-NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
+OTHERWISE = "Train one on this dataset: lattok train {} DATASET --out new"
+NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained"
 UNCLEAR = "Hold out more episodes, or average several seeds."
-ALONE = "Hold out more episodes than one."
+ALONE = "Hold out five episodes or more."
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +122,7 @@ class Subject(NamedTuple):
         if holds is None:
             if NEEDS_TRAINING in text:
                 return NOT_RUN
-            if ONE_EPISODE in text:
+            if FEW_EPISODES in text:
                 return ALONE
             unclear = UNCLEAR if about.advice and "not run" not in text else ""
             return (self.fill(about.undecided) if self.trained else "") or unclear
@@ -124,13 +134,15 @@ class Subject(NamedTuple):
         return about.elsewhere or OTHERWISE.format(about.recipe)
 
 
-def with_advice(verdicts: Iterable[Verdict], model: Any) -> tuple[Verdict, ...]:
-    """Add to verdicts what to do about each with this model."""
+def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
+    """Add to verdicts what to do about each with the model of a case."""
+    model = case.model
     config: Any = getattr(model, "config", None)  # tokenizers of one's own need none
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
     source = getattr(model, "source", None)
     subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, source)
-    return tuple(replace(each, advice=subject.advice(each.about, each.holds, each.text)) for each in verdicts)
+    advised = ((each, subject.advice(each.about, each.holds, each.text)) for each in verdicts)
+    return tuple(replace(each, advice=case.named(advice)) for each, advice in advised)
 
 
 def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Answer | None:

@@ -41,7 +41,7 @@ VARIANTS = {  # name in the table, name next to a bar
 DEPENDENCE = Criterion(
     "decoder_depends",
     "The decoder predicts from the current frame alone: a stride long enough for something to happen helps{decoder}.",
-    undecided="Something depends on them, but little: a stride long enough for something to happen helps{decoder}.",
+    undecided="The decoder hardly uses the latents: a stride long enough for something to happen helps{decoder}.",
     caveat="the decoder hardly uses the latents",
     weight=1,
 )

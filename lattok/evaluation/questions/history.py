@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import StoredDigests, digests, in_order, read_record
+from lattok.data.episodes import FEW_HELD_OUT, RECORD
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
+from lattok.training import RECIPE, RUN
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
 
 OVERLAP = Criterion(
     "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
@@ -53,13 +60,29 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
 
 
-def hold_out_more(dataset: RobotDataset, judge: str, *trained_on: Mapping[str, Any] | None) -> str:
-    """Say how several episodes judge models of such histories; `judge` is the command that does it, but for names."""
+def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> str:
+    """Say how enough episodes judge the models of these cases; `judge` makes the command from where these lie."""
+    dataset, steps, found = cases[0].dataset, list[str](), list[str]()
     held_out = split_by_task(dataset)[1]
-    if len(held_out) < 2:
-        return "Record more episodes: with four, two judge; with twenty or more, intervals mean something."
-    seen = any(seen_episodes(known, dataset, held_out).episodes for known in trained_on)
-    return f"Run: {'lattok train ... --episodes train, then ' * seen}{judge} test"
+    if len(held_out) < FEW_HELD_OUT:
+        return f"{RECORD[0].upper()}{RECORD[1:]}."
+    for model in (case.model for case in cases):
+        found.append(getattr(model, "address", "") or "MODEL")
+        if seen_episodes(model.trained_on, dataset, held_out).episodes:
+            steps.append(_again(found[-1], dataset))
+            found[-1] += "-again"
+    return f"Run: {' && '.join([*steps, judge(found)])}"
+
+
+def _again(address: str, dataset: RobotDataset) -> str:
+    """Return the command that trains a model again, without the episodes that judge."""
+    recipe, kind = Path(address, RUN, RECIPE), None
+    with suppress(LattokError):  # no run, or a damaged one
+        kind = read_json(recipe).get("kind")
+    if not isinstance(kind, str):
+        return "lattok train ... --episodes train"
+    words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", f"{address}-again"]
+    return shlex.join([*words, "--config", str(recipe), "--episodes", "train"])
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import DRAWN as NAMES
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, dimension_pictures, readout_figures
 from lattok.evaluation.report import (
+    FEW_EPISODES,
     NEEDS_TRAINING,
-    ONE_EPISODE,
     Criterion,
     Decision,
     Outcome,
@@ -130,7 +130,7 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         None: f"It makes no clear difference: its actions are about as good as what {best.plain} gives",
         False: f"No: its actions are no better than what {best.plain} gives",
     }
-    found = decision(evidence, against, texts, numbers, "only one held-out episode has known actions")
+    found = decision(evidence, against, texts, numbers, "held out with known actions")
     if found.holds and value < HALF:
         text = f"With care: it beats every control, but explains only {share} ({numbers})."
         return replace(found, holds=None, text=text)
@@ -155,7 +155,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
         holds = above_zero(rival - own, span)
         word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"
-        beyond = ONE_EPISODE if span is None else f"difference {ends(span)}"
+        beyond = FEW_EPISODES if span is None else f"difference {ends(span)}"
         text = f"Systematic error: {own:.2f} is {word} {rival:.2f} of {best.plain}; {beyond}"
         verdicts = [Verdict(text, holds, SYSTEMATIC)]
         reading += f", that of {best.plain} {rival:.2f}"
@@ -212,7 +212,7 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
     span = rows[0].intervals[0]
     holds = above_zero(rho, span)
     says = {True: "tells where it is wrong", False: "points the wrong way", None: "may say nothing about errors"}[holds]
-    beyond = ONE_EPISODE if span is None else f"95 % {ends(span)}"
+    beyond = FEW_EPISODES if span is None else f"95 % {ends(span)}"
     verdict = Verdict(f"Its confidence {says}: rank correlation {printed(rho, '.2f')}; {beyond}", holds, CONFIDENCE)
     columns = ("rank correlation with the error", "error of the least sure quarter ÷ of the surest")
     table = Table("What goes with the error", columns, tuple(rows), better="higher", digits=".2f")

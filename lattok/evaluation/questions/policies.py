@@ -20,7 +20,7 @@ from torch import Tensor
 from lattok.data import Progress
 from lattok.evaluation.evidence import Case, evenly, judged_episodes
 from lattok.evaluation.page import svg
-from lattok.evaluation.questions import question
+from lattok.evaluation.questions import OTHERWISE, question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, percent
 from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
@@ -35,7 +35,7 @@ ROUNDING = 1e-9  # an error below it is none
 ACTION_ERROR = Criterion(
     "action_error",
     "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
-    elsewhere="Train a policy on this dataset: lattok train vla.",
+    elsewhere=OTHERWISE.format("vla"),
 )
 COLUMNS = {"success": "success", "failure": "opposite first", "decisions": "decisions", "beyond": "beyond limits"}
 
@@ -87,7 +87,7 @@ class PolicyEvidence:
 
     kind = LatentVLA.type
     asks = "Does this policy do what it is told?"
-    use = "Let it act: lattok rollout MODEL --env TASKS."
+    use = "Let it act: lattok rollout MODEL"
 
     @classmethod
     def gather(cls, case: Case) -> PolicyEvidence:
@@ -235,5 +235,6 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
         text = "No: its actions are no nearer to those of held-out episodes than the mean action is."
         return Outcome((section,), figures, [verdict], Decision(20, False, text))
     though = ", though its own are nearer to held-out ones than their mean" * (verdict.holds is True)
-    text = f"That cannot be told from actions{though}. Let it act: lattok evaluate POLICY DATASET --env TASKS."
+    text = f"That cannot be told from actions{though}. "
+    text += "Let it act, on your robot or in a simulator that knows its tasks: lattok rollout MODEL"
     return Outcome((section,), figures, [verdict], Decision(20, None, text))

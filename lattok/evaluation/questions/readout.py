@@ -14,7 +14,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.report import (
-    ONE_EPISODE,
+    FEW_EPISODES,
     Criterion,
     Decision,
     Outcome,
@@ -161,16 +161,22 @@ def _decision(evidence: Any, own: ProbeRow, best: ProbeRow | None, verdicts: Seq
         None: f"It makes no clear difference: its {kind} say about as much about the action as {best.plain}",
         False: f"No: {best.plain} says as much about the action as its {kind} do",
     }
-    return decision(evidence, against, texts, f"R² {value} against {rival}", "only one episode was held out")
+    return decision(evidence, against, texts, f"R² {value} against {rival}", "held out")
 
 
-def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, single: str) -> Decision:
-    """Decide as the verdict against the best control does; where a `single` episode judges, say how more of them do."""
-    if ONE_EPISODE not in against.text:
+def only(count: int) -> str:
+    """Say that few episodes were."""
+    return "only one episode was" if count == 1 else f"only {count} episodes were"
+
+
+def decision(evidence: Any, against: Verdict, texts: Mapping[bool | None, str], numbers: str, judged: str) -> Decision:
+    """Decide as the verdict against the best control does; where too few episodes are `judged`, say how more are."""
+    if FEW_EPISODES not in against.text:
         return Decision(20, against.holds, f"{texts[against.holds]} ({numbers}).")
     case = evidence.case
-    hold_out = hold_out_more(case.dataset, "lattok evaluate ... --episodes", case.model.trained_on)
-    return Decision(20, None, f"That cannot be told: {single}, and {ONE_EPISODE} ({numbers}).", way_out=hold_out)
+    hold_out = hold_out_more([case], lambda found: case.named("lattok evaluate MODEL DATASET", found[0]))
+    few = f"{only(evidence.bootstrap.count)} {judged}"
+    return Decision(20, None, f"That cannot be told: {few}, and {FEW_EPISODES} ({numbers}).", way_out=hold_out)
 
 
 def _reading(figures: dict[str, float], kind: str, rival: ProbeRow | None) -> str:
@@ -255,7 +261,7 @@ def comparison(
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
     holds = above_zero(values[0] - values[1], span)
     word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
-    between = ONE_EPISODE if span is None else f"difference {ends(span)}"
+    between = FEW_EPISODES if span is None else f"difference {ends(span)}"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
     return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
 

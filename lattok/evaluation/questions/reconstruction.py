@@ -48,7 +48,7 @@ AGAINST = {
         Criterion(
             "error_against_mean",
             "The codes say nothing: look at the loss and at the units of the actions.",
-            elsewhere="Train a tokenizer on this dataset: lattok train action-vq.",
+            elsewhere="Train a tokenizer on this dataset: lattok train action-vq DATASET --out new",
         ),
     )
 }
