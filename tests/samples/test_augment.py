@@ -84,6 +84,14 @@ def test_a_shift_moves_whole_pixels_and_a_crop_is_resized(images):
         assert ({tuple(pixel) for pixel in got.reshape(-1, 3).tolist()} <= known) == moved
 
 
+def test_shifts_go_as_far_either_way():
+    corners = draw(Augmentation(crop=1.0, shift=0.2), 2000, 2, 0, 0).boxes[..., :2]
+    assert -0.2 <= corners.min() < -0.199
+    assert 0.199 < corners.max() <= 0.2
+    assert corners.mean((0, 1)) == pytest.approx([0, 0], abs=0.01)
+    assert not torch.equal(corners[:, 0], corners[:, 1])  # each camera its own
+
+
 def test_crops_may_all_have_one_size():
     boxes = draw(Augmentation(crop=0.9, crop_most=0.9), 200, 1, 0, 0).boxes
     torch.testing.assert_close(boxes[..., 2], torch.full((200, 1), 0.9**0.5))

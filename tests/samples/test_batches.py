@@ -15,6 +15,7 @@ from lattok.data import action_spaces, declare, open_dataset, with_cameras
 from lattok.data.views import View
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
+from lattok.samples import batches as batching
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.mixture import (
@@ -26,7 +27,7 @@ from lattok.samples.mixture import (
     same_actions,
     same_cameras,
 )
-from lattok.samples.order import Batches, Passes
+from lattok.samples.order import Batches, Passes, order_of
 from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 from tests.conftest import write_dataset
@@ -196,6 +197,15 @@ def few_lanes(monkeypatch):
     """Two lanes, so that a small dataset is larger than a shuffle window of them all."""
     for name in ("order", "stream"):
         monkeypatch.setattr(f"lattok.samples.{name}.LANES", 2)
+
+
+@pytest.mark.usefixtures("few_lanes")
+@pytest.mark.parametrize(("labelled", "expected"), [(2, [2, 2]), (0, [1])])
+def test_random_and_labelled_pairs_share_the_shuffle_window(monkeypatch, labelled, expected):
+    given = []
+    monkeypatch.setattr(batching, "order_of", lambda *args: given.append(args[5]) or order_of(*args))
+    PairBatches(pairs_of(False), 6, labelled, 9, window=39)
+    assert given == expected
 
 
 @pytest.mark.usefixtures("few_lanes")
