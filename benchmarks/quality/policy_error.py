@@ -1,6 +1,6 @@
 """How far a small policy errs that acts by each tokenizer at about 64 bits: what `lattok evaluate` says first of it.
 
-python -m benchmarks.quality.policy_error --out benchmarks/results/policy_error     # about 40 CPU-minutes
+python -m benchmarks.quality.policy_error --out benchmarks/results/policy_error     # about an hour of CPU time
     writes policy_error.json and policy_error.md; tokenizers are kept in build/policy_error, rows that are there too
 
 Tokenizers are fitted once, to the bundled demonstrations but for the last episode of every task. Then the reference
