@@ -32,6 +32,7 @@ GROUPS = {
         "vla_study",
         "vla_step",
         "joint_step",
+        "compiled",
         "shuffle_lam",
         "shuffle_policy",
     ),

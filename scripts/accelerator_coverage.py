@@ -39,7 +39,12 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "figures: answers are copied to the host once, and probes are fitted there": "evaluation action_vq.chunks.compare",
     "files of models, and of other systems": "hub convert action_vq.convert action_vq.levels.read_tokenizer "
     "image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors image_lam.base.feature_cache",
-    "models that an importer opens": "image_lam.published nn.blocks.Attention.read",
+    "importers, which read files": "image_lam.published.adaworld.adaworld_config image_lam.published.lapa.lapa_config "
+    "image_lam.published.lapa.laq_sizes image_lam.published.lapa.laq_unused "
+    "image_lam.published.lary.lary_config image_lam.published.lawam.lawam_config "
+    "image_lam.published.lawam.lawam_names image_lam.published.lawam.lawam_unused "
+    "image_lam.published.villax.villax_config image_lam.published.published_lam.read_published "
+    "image_lam.published.published_lam.PublishedLAM.load_tensors",
     "fitted or taken over in main memory, before a model is moved": "action_vq.residual.Limits.fit "
     "action_vq.residual.least_squares action_vq.residual.refit action_vq.residual.synthetic "
     "action_vq.residual.with_synthetic action_vq.residual.value_range action_vq.fsq.CorrectedLinear.start_from "
@@ -47,7 +52,7 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.parts.LatentStream.codebook "
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.levels.causal_mask "
-    "nn.blocks.sinusoidal_positions",
+    "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
     "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.NearestCode nn.packed action_vq.dct",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
     "action_vq.chunks.check_codes nn.normalize.Unchosen backbones.model.Outline nn.blocks.same_precision "

@@ -54,7 +54,7 @@ def training(kind: str, quick: bool) -> dict[str, float]:
 
     def step(model: Any) -> None:
         terms = model(batch)
-        sum(weights[name] * term for name, term in terms.items() if name in weights).backward()
+        torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum().backward()
         model.zero_grad(set_to_none=True)
 
     module, other = module.train(), copy.deepcopy(module).train()

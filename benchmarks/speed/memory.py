@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write_results
 from lattok.action_vq import P2TActionVQ
-from lattok.cli.doctor import parts_that_fit
+from lattok.cli.doctor import CARDS, parts_that_fit
 from lattok.image_lam import ImageLAM, MotoLAM, PairLearner
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.quantize import VectorQuantizer
@@ -36,7 +36,6 @@ from lattok.types import ActionBatch, PairBatch, PolicyBatch
 from tests.accelerator import NAME, Device, standin
 
 ACTIONS, SIZES = 7, (8, 16)  # samples of the two steps
-CARDS = (24, 48, 80)  # GB
 MARK = "<!-- memory: counted -->"
 Made = tuple[nn.Module, Callable[[int], Any], Mapping[str, float]]
 
@@ -79,7 +78,7 @@ def idm(recipe: Any) -> Made:
 
 
 FAMILIES: dict[str, tuple[Callable[[Any], Made], tuple[str, ...]]] = {
-    "action-vq": (action_vq, ("p2t", "quick")),
+    "action-vq": (action_vq, ("p2t", "libero", "robotwin", "jaka", "p2t_code", "context", "quick")),
     "image-lam": (pairs(ImageLAM), ("small+robust+flow", "full+robust+flow", "libero", "tiny+robust")),
     "moto-lam": (pairs(MotoLAM), ("moto", "small")),
     "idm": (idm, ("small", "tiny")),

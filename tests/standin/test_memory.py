@@ -38,6 +38,17 @@ def test_the_bytes_of_shapes_are_those_of_numbers_and_of_the_table():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TABLE if name.partition("/")[0] in memory.FAMILIES])
+def test_the_command_counts_what_the_table_says(name: str):
+    found = memory.measured(*name.split("/"))
+    for precision in ("no", "bf16"):
+        got, said = (
+            each[precision]["fixed"] + each["batch"] * each[precision]["sample"] for each in (found, TABLE[name])
+        )
+        assert got == pytest.approx(said, rel=0.1)
+
+
+@pytest.mark.slow
 def test_layers_of_a_policy_add_up():
     from benchmarks.speed.vla_models import NARROW
 

@@ -11,6 +11,7 @@ import torch
 
 import lattok
 from lattok.cli import main
+from lattok.image_lam.published.published_lam import PublishedLAM
 from tests.accelerator import Device
 from tests.image_lam.published.parity import open_case
 from tests.image_lam.published.test_command_line import SYSTEMS
@@ -32,4 +33,7 @@ def test_published_models(system: str, tmp_path: Path, device: Device, monkeypat
     check(device, model, lambda m, x: m.encode(x), pairs, reads=0)
     found = model.encode(pairs)
     check(device, model, lambda m, x, z: m.decode(x, z), pairs[:, 0], found, reads=0)
+    if isinstance(model, PublishedLAM):
+        numbers = torch.rand(2, 2, 3, *model.config.frame_size)
+        check(device, model, lambda m, x: m.encode_pixels(x), numbers, reads=0)
     check(device, model, lambda m, x: m.encode_features(x), model.frame_features(pairs), reads=0)
