@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,20 +130,20 @@ class Case:
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
 
     def named(self, text: str, model: str = "") -> str:
-        """Put this dataset and model, or a model elsewhere, with the case's options into the commands of a text."""
-        model, dataset = model or getattr(self.model, "address", "") or "MODEL", self.dataset.address or "DATASET"
-        flags = self.options.flags
-        own = getattr(getattr(self.model, "config", None), "action_key", None)
-        key = self.options.action_key if "--action-key" in flags else own
-        labels = [] if key in (None, "action") else ["--action-key", key]
-        cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
-        for known, words in {
-            "evaluate MODEL DATASET": ["evaluate", model, dataset, *flags],
-            "annotate DATASET --model MODEL": ["annotate", dataset, "--model", model, *labels, *cameras],
-            "rollout MODEL": ["rollout", model],
-        }.items():
-            text = text.replace(f"lattok {known}", shlex.join(["lattok", *words]))
-        return text.replace(" DATASET --out new", f" {shlex.quote(dataset)} --out new")
+        """Put this dataset and model, or a model elsewhere, with the case's options, into the command in a text."""
+        said, mark, command = text.partition("lattok ")
+        names = {"MODEL": model or getattr(self.model, "address", ""), "DATASET": self.dataset.address}
+        parts = re.split("(MODEL|DATASET)", command)
+        if len(parts) == 1:
+            return text
+        flags, own = self.options.flags, getattr(getattr(self.model, "config", None), "action_key", None)
+        if command.startswith("annotate "):
+            key = self.options.action_key if "--action-key" in flags else own
+            cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
+            flags = [*([] if key in (None, "action") else ["--action-key", key]), *cameras]
+        more = [shlex.join(flags)] * bool(flags) if command.startswith(("annotate ", "evaluate ")) else []
+        named = [shlex.quote(names[part] or part) if part in names else part for part in parts[:-1]]
+        return f"{said}{mark}{' '.join([''.join(named), *more])}{parts[-1]}"
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
