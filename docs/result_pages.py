@@ -29,6 +29,7 @@ GROUPS = {
         "closed_loop",
         "closed_loop_labels",
         "closed_loop_refined",
+        "few_actions",
         "vla_study",
         "vla_step",
         "joint_step",
@@ -53,6 +54,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "benchmarks/closed_loop/quality.py",
         "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
     ),
+    "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
@@ -258,6 +260,12 @@ def closed_loop() -> str:
     count = f"Of {len(said)} comparisons with the Baseline {better} come out better, {worse} worse, "
     count += f"and {len(said) - better - worse} show nothing that counts, once p values are corrected for their number."
     return "\n\n".join([*parts, count])
+
+
+@mark("few actions")
+def few_actions() -> str:
+    """Return the tables of the study of few actions, of the rows that have all their seeds."""
+    return (RESULTS / "few_actions.md").read_text(encoding="utf-8")
 
 
 @mark("labels")

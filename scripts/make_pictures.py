@@ -1,7 +1,7 @@
-"""What README shows: a film of `sample/policy` with the codes of `sample/lam`, and one result as bars.
+"""What README and the studies show: a film of `sample/policy` with the codes of `sample/lam`, and results as bars.
 
 python scripts/make_pictures.py film  # docs/films/robot.gif; a minute on one core, with the extras sim and notebooks
-python scripts/make_pictures.py bars  # docs/pictures/few_actions.png, from benchmarks/results/closed_loop.json
+python scripts/make_pictures.py bars  # docs/pictures/*.png, from benchmarks/results/{closed_loop,few_actions}.json
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import lattok
 from lattok.utils import files
 
 ROOT = Path(__file__).parents[1]
-FILM, BARS = ROOT / "docs/films/robot.gif", ROOT / "docs/pictures/few_actions.png"
-RESULTS = ROOT / "benchmarks/results/closed_loop.json"
+FILM, RESULTS = ROOT / "docs/films/robot.gif", ROOT / "benchmarks/results"
 
 TASKS = {
     "metaworld/drawer-open": "open the drawer",
@@ -28,12 +27,24 @@ TASKS = {
     "metaworld/button-press-topdown": "press the button from above",
     "metaworld/door-open": "open the door",
 }
-ROWS = (  # regime, row, what stands next to its bar
-    ("plentiful", "baseline", "all 19 demonstrations with actions"),
-    ("action-free", "baseline", "2 with actions, 17 not used"),
-    ("action-free", "la_align", "2 with actions, 17 as video: LA-Align"),
-    ("action-free", "la_align-shuffled", "control: labels of another episode"),
-)
+ALL = ("closed_loop", "plentiful", "baseline", "all 19 demonstrations with actions")
+ALIGNED = ("closed_loop", "action-free", "la_align", "2 with actions, 17 as video: LA-Align")
+STUDIES = ("closed_loop", "few_actions")
+SUBJECTS = {"la_align": "la_align", "few_actions": "idm"}  # the row that a picture is about: its bar is blue
+BARS = {  # picture: study, regime, row, and what stands next to its bar
+    "la_align": (
+        ALL,
+        ("closed_loop", "action-free", "baseline", "2 with actions, 17 not used"),
+        ALIGNED,
+        ("closed_loop", "action-free", "la_align-shuffled", "control: labels of another episode"),
+    ),
+    "few_actions": (
+        ALL,
+        ("few_actions", "action-free", "idm", "2 with actions, 17 as video: actions inferred"),
+        ALIGNED,
+        ("few_actions", "action-free", "baseline", "2 with actions, 17 not used"),
+    ),
+}
 SIDE, GAP, TEXT, ROW = 200, 8, 26, 12  # pixels: a picture, between columns, the instruction, a row of codes
 FASTER, HELD = 4, 12  # one frame of so many is shown; for so many the last one stays
 CODES = (plt.get_cmap("tab20")(range(16))[:, :3] * 255).astype(np.uint8)
@@ -81,20 +92,23 @@ def film() -> None:
 
 
 def bars() -> None:
-    """Draw the success of `ROWS`, each with its 95 % interval over seeds."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    figure, axes = plt.subplots(figsize=(7.2, 2.2), dpi=110, layout="constrained")
-    for place, (regime, row, _) in enumerate(ROWS):
-        mean, half, _, seeds = found[regime][row]["success"]
-        color = "#bbbbbb" if "-" in row else "#1f77b4"
-        axes.barh(place, mean, xerr=half, color=color, height=0.6, error_kw={"capsize": 3, "elinewidth": 1})
-        axes.text(0.02, place, f"{mean:.2f} ± {half:.2f}", va="center", color="white" if "-" not in row else "black")
-    axes.set_yticks(range(len(ROWS)), [said for _, _, said in ROWS])
-    axes.set(xlim=(0, 1), xlabel=f"success of rollouts, mean of {seeds} seeds with 95 % interval")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    with files.whole_file(BARS) as path:
-        figure.savefig(path, format="png")
+    """Draw the success of the rows of each picture, with 95 % intervals over seeds."""
+    found = {study: json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8")) for study in STUDIES}
+    for name, rows in BARS.items():
+        figure, axes = plt.subplots(figsize=(7.2, 2.2), dpi=110, layout="constrained")
+        for place, (study, regime, row, _) in enumerate(rows):
+            mean, half, _, seeds = found[study][regime][row]["success"]
+            subject = row == SUBJECTS[name]
+            color = "#1f77b4" if subject else "#bbbbbb"
+            axes.barh(place, mean, xerr=half, color=color, height=0.6, error_kw={"capsize": 3, "elinewidth": 1})
+            text = f"{mean:.2f} ± {half:.2f}, {seeds} seeds"
+            axes.text(0.02, place, text, va="center", color="white" if subject else "black")
+        axes.set_yticks(range(len(rows)), [said for *_, said in rows])
+        axes.set(xlim=(0, 1), xlabel="success of rollouts, mean of seeds with 95 % interval")
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        with files.whole_file(ROOT / f"docs/pictures/{name}.png") as path:
+            figure.savefig(path, format="png")
 
 
 def main() -> None:
