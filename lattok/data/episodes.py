@@ -36,7 +36,8 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     where these are fewer than five of four episodes or more, further last ones of the tasks in turn, to a tenth of all
     episodes: at least five, at most ten or a third of them, though two of four or five. Where tasks have no more to
     spare, the last ones of the dataset follow. If nobody measured the actions of one of these (NaN, or a `.filled`
-    column says that a model inferred them), only episodes with measured ones count, if there are enough to split.
+    column says that a model inferred them), the last measured ones of the tasks in turn judge instead, by the same
+    count, if there are four: known actions are rare there, and most of them must teach.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
@@ -44,18 +45,24 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     marks = [name for name in dataset.features if name.endswith(".filled")]
     if unmeasured(dataset, "action", test, marks):
         unknown = unmeasured(dataset, "action", {episode.index for episode in dataset.episodes}, marks)
-        test = _last_of_tasks([each for each in dataset.episodes if each.index not in unknown], held_out) or test
+        measured = [episode for episode in dataset.episodes if episode.index not in unknown]
+        test = (_last_in_turn(measured) if held_out is None else _last_of_tasks(measured, held_out)) or test
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
 
 
 def _last_of_tasks(episodes: Sequence[Episode], held_out: int | None) -> set[int]:
-    groups, count = list(_by_task(episodes)), len(episodes)
-    test = {i for group in groups if len(group) > (held_out or 1) for i in group[-(held_out or 1) :]}
-    if held_out is None and len(test) < FEW_HELD_OUT and count >= LEAST_EPISODES:
-        turn = {i: (place == len(group), place, -i) for group in groups for place, i in enumerate(group[::-1], 1)}
-        most = min(10, max(FEW_HELD_OUT, math.ceil(count / 10)), max(2, count // 3))
-        test |= {*sorted(turn, key=turn.__getitem__)[:most]}
-    return test
+    test = {i for group in _by_task(episodes) if len(group) > (held_out or 1) for i in group[-(held_out or 1) :]}
+    return test | _last_in_turn(episodes) if held_out is None and len(test) < FEW_HELD_OUT else test
+
+
+def _last_in_turn(episodes: Sequence[Episode]) -> set[int]:
+    count = len(episodes)
+    if count < LEAST_EPISODES:
+        return set()
+    groups = _by_task(episodes)
+    turn = {i: (place == len(group), place, -i) for group in groups for place, i in enumerate(group[::-1], 1)}
+    most = min(10, max(FEW_HELD_OUT, math.ceil(count / 10)), max(2, count // 3))
+    return {*sorted(turn, key=turn.__getitem__)[:most]}
 
 
 def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()) -> set[int]:

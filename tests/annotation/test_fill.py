@@ -249,7 +249,7 @@ def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
     data, idm = write(tmp_path / "data"), model()
     idm.save_pretrained("idm")
     fill = ActionEvidence.use.split(": lattok ")[1].removesuffix(".")  # as a report says
-    for name, place in {"DATASET": "data", "MODEL": "idm", "FILLED": "out"}.items():
+    for name, place in {"DATASET": "data", "MODEL": "idm", "--out filled": "--out out"}.items():
         fill = fill.replace(name, place)
     assert main(fill.split()) == 0
     (check,) = re.findall("Check them: lattok (.*)", capsys.readouterr().out)

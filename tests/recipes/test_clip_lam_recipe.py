@@ -60,11 +60,12 @@ def test_the_command_trains_a_model_that_labels(tmp_path, capsys):
     data, model = write_dataset(tmp_path / "data", [12, 9, 11, 10]), tmp_path / "my lam"
     words = [word for flag in as_flags({**SMALL, "action_episodes": "0:2"}) for word in flag]
     assert main(["train", "clip-lam", str(data), "--out", str(model), *words]) == 0
-    (label,) = re.findall("Label with it: lattok (.*)", capsys.readouterr().out)
+    (judge,) = re.findall("Judge it: lattok (.*)", capsys.readouterr().out)
+    assert shlex.split(judge) == ["evaluate", str(model), str(data)]
     logged = [json.loads(line) for line in (model / "run/metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 4]
     assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
-    assert main(shlex.split(label.replace("DATASET", str(data)).replace("DIR", str(tmp_path / "out")))) == 0
+    assert main(["annotate", str(data), "--model", str(model), "--out", str(tmp_path / "out")]) == 0
     labelled, lam = lattok.open_dataset(tmp_path / "out"), lattok.ClipLAM.from_pretrained(model)
     assert lam.trained_on is not None
     assert lam.trained_on["labels"] == {"episodes": "0:2"}

@@ -24,7 +24,7 @@ class Demonstrations(RobotDataset):
     cameras = CAMERAS
 
     def __init__(self, root: Path, lengths: list[int], stride: int = 2):
-        self.root, self.tasks = root, ("lift", "push")
+        self.root, self.tasks = Path(root), ("lift", "push")
         self.episodes = tuple(Episode(i, n, (self.tasks[i % 2], "also")) for i, n in enumerate(lengths))
         self.features = {
             "action": Feature("float32", (2,), ("x", "grip")),

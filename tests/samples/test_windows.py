@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,7 @@ from lattok.utils.checks import LattokError, stride_in_frames
 class Memory(RobotDataset):
     """A dataset in memory; every frame shows its own number."""
 
-    name, fps, cameras = "memory", 10.0, ("images.a", "images.b")
+    root, name, fps, cameras = Path("memory"), "memory", 10.0, ("images.a", "images.b")
     features = {  # noqa: RUF012
         "action": Feature("float32", (2,), ("x", "y")),
         "gripper": Feature("float32", (1,), None),
