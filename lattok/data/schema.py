@@ -317,7 +317,8 @@ def how_to_join(dataset: RobotDataset, key: str) -> str:
     entry = json.dumps({"dataset": dataset.root.name, "columns": {key[:200]: parts}})
     if len(entry) > checks.MOST_LISTED:
         entry = '{"dataset": "NAME", "columns": {"KEY": ["COLUMN", "COLUMN"]}}'
-    return f"Several columns become one in a file next to the dataset, dataset.json, to be named instead: {entry}"
+    place = f"{dataset.root.stem}.json"
+    return f"Several columns become one in a file next to the dataset, such as {place}, to be named instead: {entry}"
 
 
 def own_vectors(dataset: RobotDataset) -> list[str]:
