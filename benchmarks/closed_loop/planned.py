@@ -119,14 +119,12 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
     there = whole(study.seeds[regime], rows)
     found: dict[str, dict[str, Any]] = {}
     for row, runs in there.items():
-        commits = dict.fromkeys(run["environment"]["commit"] for run in runs.values())
+        named = {seed: run["environment"]["commit"][:7] for seed, run in runs.items()}  # git may say more digits
         found[row] = {
             "title": ROWS[row].title,
             "success": Interval.of(list(successes(runs).values())),
             "cpu_minutes": cpu_minutes(runs.values()),
-            "commits": {
-                name: [s for s, run in runs.items() if run["environment"]["commit"] == name] for name in commits
-            },
+            "commits": {name: [s for s, own in named.items() if own == name] for name in dict.fromkeys(named.values())},
             "over": {},
         }
         if regime == "four-tasks":
