@@ -67,7 +67,7 @@ def forked(work: Callable[..., Any], *given: Any) -> Iterator[ForkProcess]:
 
 
 def afresh(code: str, folder: Path, *paths: Path) -> None:
-    """Run `code` in `folder`, in a process that has imported what lattok needs, and nothing of lattok."""
+    """Run `code` in `folder`, in a process that has imported what lattok needs, and nothing of lattok or its benchmarks."""
     said = folder / "said.txt"
     with forked(_afresh, code, folder, said, [str(path) for path in paths]) as process:
         process.join()
@@ -77,7 +77,7 @@ def afresh(code: str, folder: Path, *paths: Path) -> None:
 def _afresh(code: str, folder: Path, said: Path, paths: list[str]) -> None:
     os.chdir(folder)
     warnings.simplefilter("default")
-    for name in [name for name in sys.modules if name.split(".")[0].startswith("lattok")]:
+    for name in [name for name in sys.modules if name.split(".")[0].startswith(("lattok", "benchmarks"))]:
         del sys.modules[name]
     sys.path[:0] = paths
     with said.open("w", buffering=1) as sys.stdout:
