@@ -73,7 +73,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "action_tokenizer_speed": {"63605ba": REWRITTEN},
     "clip_step": {"63605ba": REWRITTEN},
     "joint_step": {"63605ba": REWRITTEN},
-    "kill": {"9fd0b93": REWRITTEN},
     "kill_runs": {"fdb9a04": REWRITTEN},
     "lam_distractors": {"0d62591": REWRITTEN},
     "vla_step": {"d75f8f7": REWRITTEN},
