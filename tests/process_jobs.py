@@ -67,7 +67,7 @@ def forked(work: Callable[..., Any], *given: Any) -> Iterator[ForkProcess]:
 
 
 def afresh(code: str, folder: Path, *paths: Path) -> None:
-    """Run `code` in `folder`, in a process that has imported what lattok needs, and nothing of lattok or its benchmarks."""
+    """Run `code` in `folder`, in a process that has imported what lattok needs, and nothing of lattok itself."""
     said = folder / "said.txt"
     with forked(_afresh, code, folder, said, [str(path) for path in paths]) as process:
         process.join()
