@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from lattok.data import resize_pixels
 from lattok.labels import LatentSpec
 from lattok.nn.normalize import Normalizer
-from lattok.samples.augment import Augmentation, augment, draw
-from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.utils.checks import LattokError
 from tests.samples.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
@@ -95,16 +93,6 @@ def test_a_batch_may_look_again_later():
             assert batch.later[i, f, :, 0, 0, 0].tolist() == [10 * e + seen, 100 + 10 * e + seen]
             assert bool(samples.reach[i, f]) == (t + gap < dataset.episodes[e].length)
     assert windows(dataset).batch(torch.arange(8)).later is None
-
-
-def test_all_frames_of_a_policys_sample_change_alike():
-    changes, batch = Augmentation(crop=0.5, brightness=0.4), 6
-    batches = PolicyBatches(windows(Demonstrations(".", [5, 3]), gaps=(1, 3)), batch, 9, changes=changes)
-    stored, changed = batches.gather(2, 0, 1), batches(2, 0, 1)
-    draws = draw(changes, batch, len(CAMERAS), 9, 2)
-    assert torch.equal(changed.images, augment(stored.images, draws))
-    assert torch.equal(changed.later, torch.stack([augment(stored.later[:, k], draws) for k in range(2)], 1))
-    assert not torch.equal(changed.images, stored.images)
 
 
 def test_a_batch_may_look_back_and_feel_what_was_then():
