@@ -27,7 +27,7 @@ from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
-from lattok.utils.parallel import Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request
 from lattok.utils.progress import ProgressBar
 
 MEMORY_SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
@@ -215,10 +215,10 @@ class FrameStream:
         window = self._window(key)
         return window, np.unique(self.parts[key.draw.part].frame_rows(window.samples))
 
-    def _decode(self, key: Key, stopped: Stopped = lambda: False) -> DecodedWindow:
+    def _decode(self, key: Key) -> DecodedWindow:
         window, rows = self._planned.pop(key, None) or self._plan(key)
         part = self.parts[key.draw.part]
-        frames, sound, errors = part.reader.rows(rows, stopped)
+        frames, sound, errors = part.reader.rows(rows)
         places = np.searchsorted(rows, part.frame_rows(window.samples))
         return DecodedWindow(window, rows, frames, np.asarray(sound[places].all(1)), errors)
 
