@@ -211,7 +211,7 @@ class _Declaration(View):
         self.action_spaces = spaces
 
 
-class _Columns(View, ABC):
+class ColumnsView(View, ABC):
     """A view that makes columns of those that there are."""
 
     @abstractmethod
@@ -223,22 +223,25 @@ class _Columns(View, ABC):
         """Return the columns `keys` of an episode from what was read for them."""
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self._made(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
+        names = self._read_for(keys)
+        return self._made(episode_index, keys, self.dataset.columns(episode_index, names) if names else {})
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, self._read_for(keys)))
+        names = self._read_for(keys)
+        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, names) if names else {})
 
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        for index, read in self.dataset.columns_of(episodes, self._read_for(keys), checked):
+        names, nothing = self._read_for(keys), ((episode.index, {}) for episode in episodes)
+        for index, read in self.dataset.columns_of(episodes, names, checked) if names else nothing:
             try:
                 yield index, read if isinstance(read, LattokError) else self._made(index, keys, read)
             except LattokError as error:
                 yield index, error
 
 
-class _JoinedColumns(_Columns):
+class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
@@ -266,7 +269,7 @@ def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
     return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
 
 
-class _Conversion(_Columns):
+class _Conversion(ColumnsView):
     def __init__(
         self,
         dataset: RobotDataset,
