@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from lattok.utils.untrusted import inside
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 DECLARATION = Path("meta") / "action_space.json"
+_OWN = [name for name, kind in get_type_hints(RobotDataset).items() if get_origin(kind) is not ClassVar]
 
 
 def _passed_on(name: str) -> Any:
@@ -43,15 +44,8 @@ class View(RobotDataset):
 
     def __init__(self, dataset: RobotDataset):
         self.dataset = dataset
-        # copied: defaults that RobotDataset declares would win over the values of the other one
-        self.root, self.name, self.fps, self.features = dataset.root, dataset.name, dataset.fps, dataset.features
-        self.address = dataset.address
-        self.cameras, self.tasks, self.episodes = dataset.cameras, dataset.tasks, dataset.episodes
-        self.robot, self.split, self.files, self.labels = dataset.robot, dataset.split, dataset.files, dataset.labels
-        self.damaged, self.left_out, self.findings = dataset.damaged, dataset.left_out, dataset.findings
-        self.columns_apart, self.absent = dataset.columns_apart, dataset.absent
-        self.action_spaces, self.actions_as = dataset.action_spaces, dataset.actions_as
-        self.robot_spaces, self.joined = dataset.robot_spaces, dataset.joined
+        for name in _OWN:  # copied: defaults that RobotDataset declares would win over the values of the other one
+            setattr(self, name, getattr(dataset, name))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"

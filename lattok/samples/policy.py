@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +99,8 @@ class PolicyWindows(Samples):
         if self.latent is not None and labeller is None:
             self._labels = _read_labels(dataset, self.latent, chosen, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
+        resize = partial(_resized, size=size, interpolation=interpolation)
+        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, resize)
         self._progress = progress
 
     def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
@@ -294,15 +295,9 @@ def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]
     return tuple((image.shape[2], image.shape[3]) for image in frames)
 
 
-class Resize(NamedTuple):
-    """Resize frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
-
-    size: int
-    interpolation: str
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        writable = block if block.flags.writeable else block.copy()  # torch warns of others
-        return resize_pixels(torch.from_numpy(writable), self.size, self.interpolation).numpy()
+def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    writable = block if block.flags.writeable else block.copy()  # torch warns of others
+    return resize_pixels(torch.from_numpy(writable), size, interpolation).numpy()
 
 
 def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray | None:

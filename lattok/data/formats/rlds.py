@@ -19,7 +19,7 @@ from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.rlds_meta import Field
 from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
@@ -88,8 +88,7 @@ class RLDS(RobotDataset):
             return {key: self._column(example, key, episode_index) for key in keys}
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
-        (key,) = camera_keys(self, (camera,))
-        return self._stored(episode_index, key, range(self.length(episode_index)))
+        return self._stored(episode_index, camera, range(self.length(episode_index)))
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         shape = self.features[camera].shape
