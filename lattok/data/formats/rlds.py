@@ -150,7 +150,7 @@ class RLDS(RobotDataset):
     def _instructions(self, example: Example) -> list[str]:
         """Read the instruction of every step, or one for all of them; empty where there is none."""
         for name in self._language:
-            texts = [_text(data) for data in example.blobs(name)] if name in example.places else []
+            texts = [data.decode("utf-8", "replace") for data in example.blobs(name)] if name in example.places else []
             if any(texts):
                 return texts
         return [""]
@@ -238,7 +238,7 @@ def _values(example: Example, field: Field, length: int) -> np.ndarray:
     shape = () if field.shape == (1,) else field.shape
     _check_count(example, field, length)
     if field.stored == "bytes":
-        return np.array([_text(data) for data in example.blobs(field.path)], dtype=object)
+        return np.array([data.decode("utf-8", "replace") for data in example.blobs(field.path)], dtype=object)
     if field.stored == "float":
         values = example.floats(field.path).astype(field.dtype.replace("bfloat16", "float32"))
         return values.reshape(length, *shape)
@@ -253,10 +253,6 @@ def _check_count(example: Example, field: Field, length: int) -> None:
     count, expected = example.count(field.path), length * field.per_step
     if count != expected:
         example.fail(f"`{field.path}`: expected {expected} values ({length} steps of {field.per_step}), got {count}")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def _holds_records(folder: Path) -> bool:
@@ -312,8 +308,7 @@ class RLDSWriter:
         if not self._shards or self._shards[-1][1] > SHARD_BYTES:
             self._shards.append([0, 0])
         with open(self._folder / str(len(self._shards) - 1), "ab") as file:
-            for piece in framed(data):
-                file.write(piece)
+            file.writelines(framed(data))
         self._shards[-1][0] += 1
         self._shards[-1][1] += len(data)
 
