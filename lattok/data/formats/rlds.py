@@ -77,15 +77,14 @@ class RLDS(RobotDataset):
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._place(episode_index)[0].path,)
 
-    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    def columns(self, episode_index: int, keys: Sequence[str], check: bool = True) -> dict[str, np.ndarray]:
         self.check_columns(keys)
-        with self._example(episode_index) as example:
+        with self._example(episode_index, check) as example:
             return {key: self._column(example, key, episode_index) for key in keys}
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, without the checksum, for which all pictures of the episode would be read."""
-        with self._example(episode_index, check=False) as example:
-            return {key: self._column(example, key, episode_index) for key in keys}
+        return self.columns(episode_index, keys, check=False)
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         return self._stored(episode_index, camera, range(self.length(episode_index)))
