@@ -7,8 +7,6 @@
 `make_writer(folder)` is called once in each of them and returns what does the jobs, `do(job)`. It is found there by
 its name, so it stands in a module. A process ends when the pipe from its parent does: however the parent dies, none is
 left.
-
-`Prefetcher` computes in order and within a bound: decoding while a model labels.
 """
 
 from __future__ import annotations
