@@ -174,7 +174,8 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
     state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
     if before is not None and before["state"] == state:
         return AnnotationResult(staging.place, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
-    staging.begin_assembly()
+    if staging.made.exists():  # what an interrupted run put together, which takes no time beside the labels
+        shutil.rmtree(staging.made)
     unreadable = assemble(job, units, keys, unlabelled)
     result = AnnotationResult(staging.place, episodes, unlabelled, unreadable)
     if dataset_fingerprint(work.dataset) != job.fingerprint:  # what was labelled must be what was copied

@@ -145,14 +145,6 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
     return {name: shape for prefix in job.work.models for name, shape in found[prefix].items()}
 
 
-class Piece(NamedTuple):
-    """A file of the output, and the units whose labels go into it."""
-
-    file: str
-    units: tuple[Unit, ...]
-    keys: tuple[str, ...]
-
-
 class Fill(NamedTuple):
     """A column that gets what a model inferred, in the rows that its labels name."""
 
@@ -194,27 +186,28 @@ class Assembly(NamedTuple):
     measured: bool  # whether the source has statistics, so that the labels get some
     fill: Fill | None = None
 
-    def write(self, piece: Piece) -> FileResult:
-        """Write a file of the output."""
+    def write(self, file: str, members: Sequence[tuple[Unit, str]]) -> FileResult:
+        """Write a file of the output; `members` are the units whose labels go into it, with their keys."""
         staging, damage = self.staging, list[UnreadableRows]()
-        target = inside(staging.made, piece.file, f"{staging.place}, a file of it")
-        rows = staging.row_reader(piece.units, piece.keys, self.shapes)
+        target = inside(staging.made, file, f"{staging.place}, a file of it")
+        units, keys = zip(*members, strict=True)
+        rows = staging.row_reader(units, keys, self.shapes)
         if self.sidecar:
-            write_sidecar(target, self.shapes, piece.units, rows)
+            write_sidecar(target, self.shapes, units, rows)
         else:
-            damage = append_columns(self.root / piece.file, target, self.shapes, rows, self.fill)
-        return [part._replace(file=piece.file) for part in damage], self._measure(piece)
+            damage = append_columns(self.root / file, target, self.shapes, rows, self.fill)
+        return [part._replace(file=file) for part in damage], self._measure(file, keys)
 
-    def _measure(self, piece: Piece) -> list[dict[str, Stats]]:
+    def _measure(self, file: str, keys: Sequence[str]) -> list[dict[str, Stats]]:
         """Return statistics of the label columns of each unit, over the episodes that have labels."""
-        loaded = (self.staging.load(key).rows for key in piece.keys if self.measured)
+        loaded = (self.staging.load(key).rows for key in keys if self.measured)
         found = [{name: column_stats(_flat(values)) for name, values in rows.items()} for rows in loaded]
-        return found + ([self._filled(piece, self.fill)] if self.fill is not None and self.measured else [])
+        return found + ([self._filled(file, self.fill)] if self.fill is not None and self.measured else [])
 
-    def _filled(self, piece: Piece, fill: Fill) -> dict[str, Stats]:
+    def _filled(self, file: str, fill: Fill) -> dict[str, Stats]:
         """Return statistics of the column that was filled, as a file of the output has it."""
-        column = open_table(self.staging.made / piece.file).read(columns=[fill.key]).column(0)
-        values = column_to_numpy(column, Feature("float32", (fill.width,), None), f"{fill.key} in {piece.file}")
+        column = open_table(self.staging.made / file).read(columns=[fill.key]).column(0)
+        values = column_to_numpy(column, Feature("float32", (fill.width,), None), f"{fill.key} in {file}")
         known = _flat(values)[~np.isnan(_flat(values)).any(1)]
         return {fill.key: column_stats(known)} if len(known) else {}
 
@@ -226,12 +219,11 @@ def _write_files(
     by_file: dict[str, list[tuple[Unit, str]]] = {}
     for unit, key in zip(units, keys, strict=True):
         by_file.setdefault(unit.file, []).append((unit, key))
-    pieces = [Piece(file, *zip(*members, strict=True)) for file, members in by_file.items()]
     unreadable: list[UnreadableRows] = []
     parts: dict[str, list[Stats]] = {}
     pool = ThreadPoolExecutor(cores())
     try:
-        for damage, measured in pool.map(assembly.write, pieces):
+        for damage, measured in pool.map(assembly.write, by_file, by_file.values()):
             unreadable += damage
             for name, stats in (named for statistics in measured for named in statistics.items()):
                 kept = [*parts.get(name, []), stats]

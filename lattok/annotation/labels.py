@@ -31,7 +31,7 @@ from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer
@@ -191,21 +191,10 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
     return labels
 
 
-def piece_of_frames(
-    work: Work, prefix: str, index: int, first: int, last: int, stopped: Stopped = lambda: False
-) -> np.ndarray:
-    """Return what the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3].
-
-    `stopped` is asked before every block.
-    """
+def piece_of_frames(work: Work, prefix: str, index: int, first: int, last: int) -> np.ndarray:
+    """Return what the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3]."""
     model = cast(VideoLabeller, work.models[prefix])
-
-    def resize(block: np.ndarray) -> np.ndarray:
-        if stopped():
-            raise Abandoned
-        return model.resize(block)
-
-    return work.dataset.frames(index, cameras_of(work, model), np.arange(first, last), resize)
+    return work.dataset.frames(index, cameras_of(work, model), np.arange(first, last), model.resize)
 
 
 def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:

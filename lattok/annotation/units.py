@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -167,11 +166,6 @@ class Staging(Output):
             return {name: np.concatenate([part[name] for part in parts]) for name in shapes}
 
         return rows
-
-    def begin_assembly(self) -> None:
-        """Drop what an interrupted run put together: that takes no time beside the labels."""
-        if self.made.exists():
-            shutil.rmtree(self.made)
 
     def publish_as(self, record: Mapping[str, Any]) -> None:
         """Publish the dataset, about which `record` says more.

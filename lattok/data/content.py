@@ -10,9 +10,6 @@ Digests of single episodes, 6 bytes each, tell which of them a model has seen: i
 exported, re-numbered or cut down to fewer episodes as well. One is of the actions; where cameras have video files,
 another of those, which an edit of the actions leaves as they are. Two episodes of which one follows from the other
 (actions in another space, frames cut off, other videos and other actions) have nothing in common.
-
-`fingerprint` only tells whether the files on this machine changed since: contents of meta/, sizes and times of others.
-Files of the Hub are those of a commit, which does not change.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
+from lattok.utils.parallel import check_wanted
 from lattok.utils.registry import Registry
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
@@ -157,6 +158,7 @@ class RobotDataset(ABC):
         for v, key in enumerate(keys):
             done = 0
             for block in self.blocks(episode_index, key, ascending):
+                check_wanted()
                 given = len(block)
                 block = block if transform is None else transform(block)
                 if block.dtype != np.uint8 or block.shape[-1] != 3:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from lattok.utils.untrusted import inside
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 DECLARATION = Path("meta") / "action_space.json"
+_OWN = [name for name, kind in get_type_hints(RobotDataset).items() if get_origin(kind) is not ClassVar]
 
 
 def _passed_on(name: str) -> Any:
@@ -43,15 +44,8 @@ class View(RobotDataset):
 
     def __init__(self, dataset: RobotDataset):
         self.dataset = dataset
-        # copied: defaults that RobotDataset declares would win over the values of the other one
-        self.root, self.name, self.fps, self.features = dataset.root, dataset.name, dataset.fps, dataset.features
-        self.address = dataset.address
-        self.cameras, self.tasks, self.episodes = dataset.cameras, dataset.tasks, dataset.episodes
-        self.robot, self.split, self.files, self.labels = dataset.robot, dataset.split, dataset.files, dataset.labels
-        self.damaged, self.left_out, self.findings = dataset.damaged, dataset.left_out, dataset.findings
-        self.columns_apart, self.absent = dataset.columns_apart, dataset.absent
-        self.action_spaces, self.actions_as = dataset.action_spaces, dataset.actions_as
-        self.robot_spaces, self.joined = dataset.robot_spaces, dataset.joined
+        for name in _OWN:  # copied: defaults that RobotDataset declares would win over the values of the other one
+            setattr(self, name, getattr(dataset, name))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
@@ -211,7 +205,7 @@ class _Declaration(View):
         self.action_spaces = spaces
 
 
-class _Columns(View, ABC):
+class ColumnsView(View, ABC):
     """A view that makes columns of those that there are."""
 
     @abstractmethod
@@ -223,22 +217,25 @@ class _Columns(View, ABC):
         """Return the columns `keys` of an episode from what was read for them."""
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self._made(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
+        names = self._read_for(keys)
+        return self._made(episode_index, keys, self.dataset.columns(episode_index, names) if names else {})
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, self._read_for(keys)))
+        names = self._read_for(keys)
+        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, names) if names else {})
 
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        for index, read in self.dataset.columns_of(episodes, self._read_for(keys), checked):
+        names, nothing = self._read_for(keys), ((episode.index, {}) for episode in episodes)
+        for index, read in self.dataset.columns_of(episodes, names, checked) if names else nothing:
             try:
                 yield index, read if isinstance(read, LattokError) else self._made(index, keys, read)
             except LattokError as error:
                 yield index, error
 
 
-class _JoinedColumns(_Columns):
+class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
@@ -266,7 +263,7 @@ def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
     return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
 
 
-class _Conversion(_Columns):
+class _Conversion(ColumnsView):
     def __init__(
         self,
         dataset: RobotDataset,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ import pyarrow as pa
 from lattok.data.opening import as_dataset
 from lattok.data.schema import PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
-from lattok.data.views import View
+from lattok.data.views import ColumnsView
 from lattok.labels.spec import check_records
-from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
@@ -87,7 +86,7 @@ class Sidecar:
         return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
 
 
-class LabelledDataset(View):
+class LabelledDataset(ColumnsView):
     """A dataset and its labels as one dataset: all label columns stand among its features."""
 
     def __init__(self, dataset: RobotDataset, labels: Sidecar):
@@ -110,45 +109,24 @@ class LabelledDataset(View):
         """Files of the dataset and of the labels that hold an episode."""
         return (*self.dataset.files_of(episode_index), self.labels.file_of(episode_index))
 
-    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of one episode, from both: [T] for scalars (shape (1,)), else [T, *shape]."""
+    def _read_for(self, keys: Sequence[str]) -> list[str]:
         checks.names("keys", keys)
-        fills = [key for key in keys if key in self.filled]
-        labels = [key for key in keys if key in self.labels.features and key not in fills]
-        others = [key for key in keys if key not in (*fills, *labels)]
-        values = self.dataset.columns(episode_index, others) if others or not (fills or labels) else {}
-        values |= self.labels.columns(episode_index, labels) if labels else {}
-        values |= {key: self._filled(episode_index, key) for key in fills}
+        own, labels = self.dataset.features, self.labels.features
+        return [key for key in keys if (key in own if key in self.filled else key not in labels)]
+
+    def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        labels = [key for key in keys if key in self.labels.features and key not in self.filled]
+        values = {**read, **(self.labels.columns(episode_index, labels) if labels else {})}
+        values |= {key: self._filled(episode_index, key, read.get(key)) for key in keys if key in self.filled}
         return {key: values[key] for key in keys}
 
-    def _filled(self, episode_index: int, key: str) -> np.ndarray:
-        """Return a column with what was inferred where nobody knows it."""
+    def _filled(self, episode_index: int, key: str, own: np.ndarray | None) -> np.ndarray:
+        """Return the dataset's own column, if it has one, with what was inferred where nobody knows it."""
         keys = [f"{self.filled[key]}.{name}" for name in ("action", "filled")]
         inferred, rows = self.labels.columns(episode_index, keys).values()
-        if key in self.dataset.features:
-            own = self.dataset.columns(episode_index, [key])[key]
-        else:
-            own = np.full(inferred.shape, np.nan, dtype=np.float32)
+        own = np.full(inferred.shape, np.nan, dtype=np.float32) if own is None else own
         chosen = rows.reshape(len(rows), *[1] * (own.ndim - 1))
         return np.where(chosen, inferred.reshape(own.shape), own).astype(own.dtype)
-
-    def _own(self, keys: Sequence[str]) -> bool:
-        """Tell whether the labels have nothing to do with these columns."""
-        return not any(key in self.labels.features or key in self.filled for key in keys)
-
-    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """As `columns`, but that the dataset's own may be unchecked."""
-        if not self._own(keys):
-            return self.columns(episode_index, keys)
-        return self.dataset.unchecked_columns(episode_index, keys)
-
-    def columns_of(
-        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
-    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        """Columns of many episodes; the dataset's own as it reads those best."""
-        if not self._own(keys):
-            return RobotDataset.columns_of(self, episodes, keys, checked)
-        return self.dataset.columns_of(episodes, keys, checked)
 
 
 def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:

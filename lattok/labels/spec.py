@@ -192,7 +192,10 @@ def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
 
 
 def measured_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[Episode]:
-    """Choose the episodes whose actions are known: not NaN, nor what a model inferred."""
+    """Choose the episodes whose actions are known: not NaN throughout, nor what a model inferred.
+
+    Where only some rows of one are NaN, reading its actions raises `LattokError`.
+    """
     vector_key(dataset, "action_key", key)
     unknown = {*inferred_episodes(dataset, key, episodes), *unmeasured(dataset, key, {each.index for each in episodes})}
     return [each for each in episodes if each.index not in unknown]

@@ -30,7 +30,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
-from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 AHEAD = 2**28  # bytes of frames decoded before their turn
@@ -64,7 +64,7 @@ class Reader(ABC):
         return len(self) * self.frame_bytes
 
     @abstractmethod
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
+    def rows(self, rows: np.ndarray) -> Decoded:
         """Read ascending `rows` [n]: values, which of them could be read, and an error of each episode that has others.
 
         What can be read does not depend on what else is.
@@ -114,7 +114,7 @@ class FrameReader(Reader):
         assert first is not None  # at least one episode was chosen
         raise first
 
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
+    def rows(self, rows: np.ndarray) -> Decoded:
         frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
         sound, owner = np.ones(len(rows), dtype=bool), np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(owner).tolist():
@@ -122,7 +122,7 @@ class FrameReader(Reader):
             while left:
                 here = left.pop()
                 try:
-                    found = self._read(index, rows[here] - self._starts[place], stopped)
+                    found = self._read(index, rows[here] - self._starts[place])
                     self._check_size(found, index)
                     if len(here) == len(rows):
                         return found, sound, errors
@@ -152,11 +152,8 @@ class FrameReader(Reader):
         chosen = [self.episodes[number] for number in numbers]
         total, done, size = sum(episode.length for episode in chosen), 0, math.prod(self.shape)
 
-        def decode(index: int, stopped: Stopped) -> np.ndarray:
-            return self._read(index, None, stopped)
-
         jobs = (Request((episode.index,), episode.length * size) for episode in chosen)
-        with Prefetcher(decode, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
+        with Prefetcher(self._read, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
             for number, episode in zip(numbers, chosen, strict=True):
                 frames = decoded(episode.index)
                 self._check_size(frames, episode.index)
@@ -165,13 +162,8 @@ class FrameReader(Reader):
                 if progress is not None:
                     progress(done, total)
 
-    def _read(self, index: int, rows: np.ndarray | None = None, stopped: Stopped = lambda: False) -> np.ndarray:
-        def transformed(block: np.ndarray) -> np.ndarray:
-            if stopped():
-                raise Abandoned
-            return block if self._transform is None else self._transform(block)
-
-        frames = self.dataset.frames(index, self.cameras, rows, transform=transformed)
+    def _read(self, index: int, rows: np.ndarray | None = None) -> np.ndarray:
+        frames = self.dataset.frames(index, self.cameras, rows, transform=self._transform)
         if frames.dtype != np.uint8 or frames.shape[-1] != 3:
             hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
             got = f"{frames.dtype} {list(frames.shape)} in episode {index}"
@@ -245,11 +237,11 @@ class Samples(SampleSet):
     def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> Any:
         """Return samples `indices` [B] as one batch; `frames` [B, k, V, h, w, 3] where they are known."""
 
-    def decode(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
+    def decode(self, indices: Tensor) -> Tensor:
         """Decode the frames [B, k, V, h, w, 3] of samples `indices` [B], and no others."""
         rows = self.frame_rows(indices.numpy())
         different, place = np.unique(rows, return_inverse=True)
-        frames, _, errors = self.reader.rows(different, stopped)
+        frames, _, errors = self.reader.rows(different)
         for error in errors.values():
             raise error
         return torch.from_numpy(frames[place.reshape(rows.shape)])

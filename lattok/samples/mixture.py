@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
@@ -50,12 +50,12 @@ def parse_source(text: str) -> tuple[str, float]:
     return path, weight
 
 
-class MixedSamples:
+class MixedSamples(ABC):
     """Samples of several datasets under one numbering, one dataset after the other."""
 
-    def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[..., Any]]):
-        self.sizes, self._batches = list(sizes), list(batches)
-        self._starts = torch.tensor(list(accumulate(sizes, initial=0)))
+    def __init__(self, parts: Sequence[Any]):
+        self.parts, self.sizes = list(parts), [len(part) for part in parts]
+        self._starts = torch.tensor(list(accumulate(self.sizes, initial=0)))
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -68,8 +68,12 @@ class MixedSamples:
         for i in owner.unique().tolist():
             mine = owner == i
             given = () if frames is None else (frames[mine],)
-            parts.append(self._batches[i](indices[mine] - self._starts[i], *given))
+            parts.append(self._batch(i, indices[mine] - self._starts[i], *given))
         return _joined(parts, order.argsort())
+
+    @abstractmethod
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> Any:
+        """Return samples of one of `parts`, as all have them in common."""
 
 
 def _joined(parts: Sequence[Any], place: Tensor) -> Any:
@@ -87,14 +91,12 @@ class MixedWindows(MixedSamples):
     """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
 
     def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
-        own = copy.deepcopy(list(normalizers))  # the model's move to its device
+        super().__init__(windows)
+        self._normalizers = copy.deepcopy(list(normalizers))  # the model's move to its device
 
-        def batch(part: ActionWindows, normalizer: Normalizer, indices: Tensor) -> ActionBatch:
-            chunks, valid = part.batch(indices)
-            return ActionBatch(normalizer(chunks), valid)
-
-        batches = [partial(batch, *both) for both in zip(windows, own, strict=True)]
-        super().__init__([len(part) for part in windows], batches)
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> ActionBatch:
+        chunks, valid = self.parts[part].batch(indices)
+        return ActionBatch(self._normalizers[part](chunks), valid)
 
 
 class MixedPairs(MixedSamples):
@@ -105,28 +107,26 @@ class MixedPairs(MixedSamples):
     """
 
     def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
-        self.parts, self.weights = list(parts), list(weights)
+        super().__init__(parts)
+        self.weights = list(weights)
         self.labelled = np.concatenate([part.labelled for part in parts])
         self.known = [int(part.labelled.sum()) for part in parts]
         self.tasks = tuple(task for part in parts for task in part.tasks)
         firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
         shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
-        self.action_dim = shape[-1]
-        super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])
+        self._shape, self.action_dim = shape, shape[-1]
+        self._normalizers = [self._fitted(part) if self.action_dim and part.labelled.any() else None for part in parts]
 
+    def _fitted(self, part: FramePairs) -> Normalizer:
+        normalizer = Normalizer(self.action_dim)
+        normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
+        return normalizer
 
-def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[..., PairBatch]:
-    if not (shape[-1] and part.labelled.any()):
-        return lambda indices, *frames: part.batch(indices, *frames)._replace(actions=torch.zeros(len(indices), *shape))
-    normalizer = Normalizer(shape[-1])
-    normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
-
-    def batch(indices: Tensor, frames: Tensor | None = None) -> PairBatch:
-        pairs = part.batch(indices, frames)
-        return pairs._replace(actions=normalizer(pairs.actions))
-
-    return batch
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
+        pairs, normalizer = self.parts[part].batch(indices, *frames), self._normalizers[part]
+        actions = torch.zeros(len(indices), *self._shape) if normalizer is None else normalizer(pairs.actions)
+        return pairs._replace(actions=actions)
 
 
 def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class PolicyWindows(Samples):
         if self.latent is not None and labeller is None:
             self._labels = _read_labels(dataset, self.latent, chosen, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
+        self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
         self._progress = progress
 
     def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
@@ -252,9 +252,9 @@ class MixedPolicyWindows(MixedSamples):
 
     def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
         """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"."""
-        self.parts, self.weights = list(parts), list(weights)
-        own = copy.deepcopy(list(maps))  # the model's move to its device
-        partly = not all(part.known.all() for part in parts)
+        super().__init__(parts)
+        self.weights, self._maps = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
+        self._partly = not all(part.known.all() for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
         self.measured = torch.cat([part.measured for part in parts])
         self.teaching = torch.cat([part.teaching for part in parts])
@@ -265,16 +265,12 @@ class MixedPolicyWindows(MixedSamples):
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None
 
-        def batch(part: PolicyWindows, maps: Any, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
-            given = part.batch(indices, frames)
-            proprio = None if given.proprio is None else maps["proprio"](given.proprio)
-            known = part.known.repeat(len(given.actions), 1) if partly else None
-            texts = given.subtasks or ([""] * len(given.actions) if self.has_subtask is not None else None)
-            actions = maps["action"](given.actions)
-            return given._replace(actions=actions, proprio=proprio, known=known, subtasks=texts)
-
-        batches = [partial(batch, *both) for both in zip(parts, own, strict=True)]
-        super().__init__([len(part) for part in parts], batches)
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PolicyBatch:
+        given, maps = self.parts[part].batch(indices, *frames), self._maps[part]
+        proprio = None if given.proprio is None else maps["proprio"](given.proprio)
+        known = self.parts[part].known.repeat(len(given.actions), 1) if self._partly else None
+        texts = given.subtasks or ([""] * len(given.actions) if self.has_subtask is not None else None)
+        return given._replace(actions=maps["action"](given.actions), proprio=proprio, known=known, subtasks=texts)
 
 
 def _read_labels(
@@ -294,15 +290,9 @@ def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]
     return tuple((image.shape[2], image.shape[3]) for image in frames)
 
 
-class Resize(NamedTuple):
-    """Resize frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
-
-    size: int
-    interpolation: str
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        writable = block if block.flags.writeable else block.copy()  # torch warns of others
-        return resize_pixels(torch.from_numpy(writable), self.size, self.interpolation).numpy()
+def _resized(size: int, interpolation: str, block: np.ndarray) -> np.ndarray:
+    writable = block if block.flags.writeable else block.copy()  # torch warns of others
+    return resize_pixels(torch.from_numpy(writable), size, interpolation).numpy()
 
 
 def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,24 +27,12 @@ from lattok.training import init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
-from lattok.utils.parallel import Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request
 from lattok.utils.progress import ProgressBar
 
 MEMORY_SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
 WINDOW_BYTES = 8e9  # of the frames that samples are shuffled among: what a machine of 16 GB keeps
 MIN_DAMAGED = 8  # episodes that may be damaged before their share counts
-
-
-class Key(NamedTuple):
-    """A draw of one of the `draws`: of its window the first, where it stands for the window."""
-
-    draws: int
-    draw: Draw
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """A lane, which has one window at a time."""
-        return self.draws, self.draw.part, self.draw.lane
 
 
 @dataclass
@@ -74,38 +62,40 @@ class FrameStream:
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
         self._firsts = [starts[part] for part in self.parts]
+        self._orders = [order for each in self.draws for order in each.parts]  # of all, one after the other
         self._together = {} if memory is None else self._count_together(memory)
-        self._live: dict[tuple[int, int, int], DecodedWindow] = {}
-        self._planned: dict[Key, tuple[Window, np.ndarray]] = {}
-        self._ahead: Callable[[Key], DecodedWindow] = self._decode
+        self._live: dict[tuple[int, int], DecodedWindow] = {}  # by number of the order and lane
+        self._planned: dict[Draw, tuple[Window, np.ndarray]] = {}  # by the first draw of a window
+        self._ahead: Callable[[Draw], DecodedWindow] = self._decode
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
 
-    def _orders(self) -> Iterator[tuple[int, int, Order]]:
-        """Yield the order of each part of each of `draws`, with their numbers."""
-        for number, draws in enumerate(self.draws):
-            yield from ((number, i, order) for i, order in enumerate(draws.parts) if order is not None)
+    def _used(self) -> Iterator[tuple[int, Order, Samples]]:
+        """Yield the orders that are drawn from, with their numbers and their samples."""
+        yield from ((i, order, self._part(i)) for i, order in enumerate(self._orders) if order is not None)
 
-    def _count_together(self, memory: float) -> dict[tuple[int, int], int]:
-        """Return how many draws of a window are decoded together, by number of `draws` and of the part."""
-        windows = {(n, i): order.window_size for n, i, order in self._orders() if isinstance(order, Lanes)}
-        each = [(self.parts[i], size) for (_, i), size in windows.items()]
+    def _part(self, number: int) -> Samples:
+        return self.parts[number % len(self.parts)]
+
+    def _count_together(self, memory: float) -> dict[int, int]:
+        """Return how many draws of a window are decoded together, by number of the order."""
+        windows = {i: order.window_size for i, order, _ in self._used() if isinstance(order, Lanes)}
+        each = [(self._part(i), size) for i, size in windows.items()]
         held = LANES * sum(frames_of(part.gaps, size) * part.reader.frame_bytes for part, size in each)
         if windows and 2 * held <= memory:
             return dict.fromkeys(windows, sys.maxsize)  # they end with a clip, so that some are longer than their size
         found = {}
-        for number, i, _ in self._orders():
-            draws, part = self.draws[number], self.parts[i]
-            share = draws.weights[i] / sum(draws.weights) / len(self.draws)
+        for i, _, part in self._used():
+            draws = self.draws[i // len(self.parts)]
+            share = draws.weights[i % len(self.parts)] / sum(draws.weights) / len(self.draws)
             # a mixture in passes is sorted by dataset, so that each process draws from all lanes
             users = _processes_here() if draws.in_passes and len(draws.parts) > 1 else 1
-            found[number, i] = memory / 2 / LANES / users * share / part.reader.frame_bytes / (1 + len(part.gaps))
+            found[i] = memory / 2 / LANES / users * share / part.reader.frame_bytes / (1 + len(part.gaps))
         if (least := min(found.values())) < 1:
             hint = "Or choose a smaller image_size, or fewer cameras."
             expected = f"at least {memory / least / 1e9:.2g} for images of this size"
             checks.fail("memory_gb", expected, f"{memory / 1e9:.2g}", hint)
-        most = {(n, i): windows.get((n, i), len(order)) for n, i, order in self._orders()}
-        return {place: int(min(count, most[place])) for place, count in found.items()}
+        return {i: int(min(found[i], windows.get(i, len(order)))) for i, order, _ in self._used()}
 
     @contextmanager
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
@@ -130,10 +120,9 @@ class FrameStream:
     def _room(self) -> int:
         """Count the bytes of what is decoded together of every lane, as many as are decoded ahead."""
         total = 0
-        for number, i, order in self._orders():
-            count, part = self._together[number, i], self.parts[i]
-            frames = count * (1 + len(part.gaps))
-            if isinstance(order, Lanes) and count == sys.maxsize:
+        for i, order, part in self._used():
+            frames = self._together[i] * (1 + len(part.gaps))
+            if isinstance(order, Lanes) and self._together[i] == sys.maxsize:
                 frames = order.window_size
             total += LANES * frames * part.reader.frame_bytes
         return total
@@ -149,7 +138,7 @@ class FrameStream:
         """
         if self.kept:
             return self.samples(step)[share::shares], None
-        found = [(key.draw.part, *self._sample(key)) for key in self._keys(step)[share::shares]]
+        found = [(draw.part % len(self.parts), *self._sample(draw)) for draw in self._draws(step)[share::shares]]
         indices = torch.tensor([self._firsts[part] + sample for part, sample, _ in found])
         rows = np.stack([self.parts[part].frame_rows(np.array([sample]))[0] for part, sample, _ in found])
         some = found[0][2].frames
@@ -164,67 +153,68 @@ class FrameStream:
         found = sorted({one for each in all_gather(list(self.left_out)) for one in each})
         return {"left_out": [list(one) for one in found]} if found else {}
 
-    def _keys(self, step: int) -> list[Key]:
-        return [Key(number, draw) for number, draws in enumerate(self.draws) for draw in draws.draws(step)]
+    def _draws(self, step: int) -> list[Draw]:
+        """Return the draws of a step, with the numbers of their orders as parts."""
+        each = [(number * len(self.parts), draws.draws(step)) for number, draws in enumerate(self.draws)]
+        return [draw._replace(part=first + draw.part) for first, draws in each for draw in draws]
 
-    def _sample(self, key: Key) -> tuple[int, DecodedWindow]:
+    def _sample(self, draw: Draw) -> tuple[int, DecodedWindow]:
         """Return the sample of a draw, or what stands in for it, and what was decoded with it."""
-        held = self._live.get(key.place)
-        if held is None or key.draw.number not in held.window:
-            held = self._live[key.place] = self._ahead(self._first(key))
-            self._note(key, held)
+        held = self._live.get(draw[:2])
+        if held is None or draw.number not in held.window:
+            held = self._live[draw[:2]] = self._ahead(self._first(draw))
+            self._note(draw, held)
         tries = 0
-        while not held.sound[key.draw.number - held.window.first]:
-            order = self._order(key)
+        while not held.sound[draw.number - held.window.first]:
+            order = self._order(draw)
             if (tries := tries + 1) > len(order):
                 raise next(reversed(held.errors.values()))
-            later = key.draw.number + len(order.window(key.draw.lane, key.draw.number).samples)
-            key = Key(key.draws, key.draw._replace(number=later))
-            if held.instead is None or key.draw.number not in held.instead.window:
-                held.instead = self._decode(self._first(key))
-                self._note(key, held.instead)
+            draw = draw._replace(number=draw.number + len(order.window(draw.lane, draw.number).samples))
+            if held.instead is None or draw.number not in held.instead.window:
+                held.instead = self._decode(self._first(draw))
+                self._note(draw, held.instead)
             held = held.instead
-        return int(held.window.samples[key.draw.number - held.window.first]), held
+        return int(held.window.samples[draw.number - held.window.first]), held
 
-    def _first(self, key: Key) -> Key:
-        return Key(key.draws, key.draw._replace(number=self._window(key).first))
+    def _first(self, draw: Draw) -> Draw:
+        return draw._replace(number=self._window(draw).first)
 
-    def _order(self, key: Key) -> Order:
-        order = self.draws[key.draws].parts[key.draw.part]
+    def _order(self, draw: Draw) -> Order:
+        order = self._orders[draw.part]
         assert order is not None  # nothing is drawn from it
         return order
 
-    def _window(self, key: Key) -> Window:
-        """Return the draws that are decoded together with `key`."""
-        window = self._order(key).window(key.draw.lane, key.draw.number)
-        count = self._together[key.draws, key.draw.part]
-        first = (key.draw.number - window.first) // count * count
+    def _window(self, draw: Draw) -> Window:
+        """Return the draws that are decoded together with `draw`."""
+        window = self._order(draw).window(draw.lane, draw.number)
+        count = self._together[draw.part]
+        first = (draw.number - window.first) // count * count
         return Window(window.first + first, window.samples[first : first + count])
 
     def _jobs(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[Request]:
-        known: dict[tuple[int, int, int], Window] = {}
+        known: dict[tuple[int, int], Window] = {}
         for step in range(first, last):
             for share in own:
-                for key in self._keys(step)[share::shares]:
-                    if (window := known.get(key.place)) is None or key.draw.number not in window:
-                        key = self._first(key)
-                        known[key.place], rows = self._planned[key] = self._plan(key)
-                        yield Request((key,), len(rows) * self.parts[key.draw.part].reader.frame_bytes)
+                for draw in self._draws(step)[share::shares]:
+                    if (window := known.get(draw[:2])) is None or draw.number not in window:
+                        draw = self._first(draw)
+                        known[draw[:2]], rows = self._planned[draw] = self._plan(draw)
+                        yield Request((draw,), len(rows) * self._part(draw.part).reader.frame_bytes)
 
-    def _plan(self, key: Key) -> tuple[Window, np.ndarray]:
-        window = self._window(key)
-        return window, np.unique(self.parts[key.draw.part].frame_rows(window.samples))
+    def _plan(self, draw: Draw) -> tuple[Window, np.ndarray]:
+        window = self._window(draw)
+        return window, np.unique(self._part(draw.part).frame_rows(window.samples))
 
-    def _decode(self, key: Key, stopped: Stopped = lambda: False) -> DecodedWindow:
-        window, rows = self._planned.pop(key, None) or self._plan(key)
-        part = self.parts[key.draw.part]
-        frames, sound, errors = part.reader.rows(rows, stopped)
+    def _decode(self, draw: Draw) -> DecodedWindow:
+        window, rows = self._planned.pop(draw, None) or self._plan(draw)
+        part = self._part(draw.part)
+        frames, sound, errors = part.reader.rows(rows)
         places = np.searchsorted(rows, part.frame_rows(window.samples))
         return DecodedWindow(window, rows, frames, np.asarray(sound[places].all(1)), errors)
 
-    def _note(self, key: Key, held: DecodedWindow) -> None:
+    def _note(self, draw: Draw, held: DecodedWindow) -> None:
         """Say once which episodes cannot be read; an error where they are most of those that were tried."""
-        reader = self.parts[key.draw.part].reader
+        reader = self._part(draw.part).reader
         name = reader.dataset.name
         self._tried.update((name, index) for index in np.unique(reader.episode_of(held.rows)).tolist())
         for index, error in held.errors.items():

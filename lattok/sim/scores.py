@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +33,10 @@ class EpisodeResult(NamedTuple):
 def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, float], folder: Path) -> None:
     """Write each film [T, H, W, 3] as `TASK-SEED.mp4`, and `sheet.png`."""
     for result, frames in films.items():
-        with tempfile.TemporaryDirectory() as scratch:  # its format goes by its name
-            video = Path(scratch) / "film.mp4"
-            writer = VideoWriter(video, fps[result.task], frames.shape[1:3], "h264")
+        with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
+            writer = VideoWriter(path, fps[result.task], frames.shape[1:3], "h264")
             writer.add(frames)
             writer.close()
-            with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
-                shutil.copyfile(video, path)
     if films:
         with files.whole_file(folder / "sheet.png") as path:
             contact_sheet(films).save(path, "png")

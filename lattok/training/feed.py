@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from typing_extensions import Self
 
 from lattok.utils.devices import module_of
-from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request, check_wanted
 
 Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the samples of a step
 DEPTH = 3  # batches that wait
@@ -78,9 +78,8 @@ class Feed:
         waited, self._waited = self._waited, 0.0
         return waited
 
-    def _make(self, step: int, share: int, stopped: Stopped) -> tuple[Any, Any]:
-        if stopped():
-            raise Abandoned
+    def _make(self, step: int, share: int) -> tuple[Any, Any]:
+        check_wanted()
         source, place = self._batches, (step, share, self._shares)
         batch = source.gather(*place) if isinstance(source, BatchSource) else source(*place)
         if self._stream is not None:

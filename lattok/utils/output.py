@@ -70,9 +70,10 @@ class Output:
             got = f"{self.place}, which holds something" if self.place.is_dir() else f"the file {self.place}"
             checks.fail(self.argument, "a new or empty folder", got, hint)
 
-    def check_absent(self, hint: str = "Remove it or choose another.") -> None:
+    def check_absent(self) -> None:
         """Require that there is nothing."""
         if os.path.lexists(self.place):
+            hint = "Remove it or choose another."
             checks.fail(self.argument, "a folder that does not exist yet", str(self.place), hint)
 
     @contextmanager

@@ -7,8 +7,6 @@
 `make_writer(folder)` is called once in each of them and returns what does the jobs, `do(job)`. It is found there by
 its name, so it stands in a module. A process ends when the pipe from its parent does: however the parent dies, none is
 left.
-
-`Prefetcher` computes in order and within a bound: decoding while a model labels.
 """
 
 from __future__ import annotations
@@ -174,8 +172,6 @@ def _hear(pipe: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
 
 
 Value = TypeVar("Value")
-Stopped = Callable[[], bool]  # asked now and then by long work, which then raises `Abandoned`
-
 # Python lets a thread that computes keep the interpreter for 5 ms, for which decoders then wait at every frame: two of
 # them gave 1,237 frames of 224 x 224 a second with it and 2,412 with this
 TURN_S = 5e-4
@@ -190,23 +186,23 @@ _THREAD = local()
 
 
 def check_wanted() -> None:
-    """Raise `Abandoned` in a thread whose work ahead is no longer wanted: for what it calls and cannot tell."""
+    """Raise `Abandoned` in a thread of a `Prefetcher` whose work is no longer wanted: long work asks now and then."""
     if getattr(_THREAD, "stopped", bool)():
         raise Abandoned
 
 
 class Request(NamedTuple):
-    """Something to do ahead: `work(*arguments, stopped)`."""
+    """Something to do ahead: `work(*arguments)`."""
 
     arguments: tuple[object, ...]
     size: int  # in the unit of the limit
 
 
 class Prefetcher(Generic[Value]):
-    """Results of `work(*arguments, stopped)`, asked for in the order of `jobs` and computed before they are.
+    """Results of `work(*arguments)`, asked for in the order of `jobs` and computed before they are.
 
     What was computed and not yet taken is at most `limit` in size, or one job. An error in the work appears where its
-    result is taken. Leaving the `with` gives up what is still to do and waits for the threads.
+    result is taken. Leaving the `with` gives up what is still to do and waits for the threads: see `check_wanted`.
     """
 
     def __init__(self, work: Callable[..., Value], jobs: Iterable[Request], limit: int, threads: int | None = None):
@@ -252,4 +248,4 @@ class Prefetcher(Generic[Value]):
 
     def _run(self, *arguments: object) -> Value:
         _THREAD.stopped = self._stop.is_set
-        return self._work(*arguments, self._stop.is_set)
+        return self._work(*arguments)

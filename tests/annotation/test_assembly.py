@@ -21,8 +21,8 @@ def test_an_interrupt_between_two_files_keeps_the_labels(source, tmp_path, monke
     expected = tree(annotate(source, MODELS, tmp_path / "expected"))
     measured: list[str] = []
 
-    def interrupted(self, piece):
-        measured.append(piece.file)
+    def interrupted(self, file, keys):
+        measured.append(file)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -38,10 +38,10 @@ def test_an_interrupt_between_two_files_keeps_the_labels(source, tmp_path, monke
 def test_a_disk_that_refuses_says_so_and_labels_wait(source, tmp_path, monkeypatch):
     write = assembly.Assembly.write
 
-    def in_the_way(self, piece):
+    def in_the_way(self, *piece):
         self.staging.made.mkdir(parents=True, exist_ok=True)
         (self.staging.made / "data").write_text("no folder")
-        return write(self, piece)
+        return write(self, *piece)
 
     with monkeypatch.context() as patch:
         patch.setattr(assembly.Assembly, "write", in_the_way)

@@ -12,7 +12,8 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 import lattok
-from lattok.data import Feature
+from lattok.data import Feature, RobotDataset
+from lattok.data.views import View
 from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained, measured
@@ -23,6 +24,8 @@ from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDy
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import SIDE, World, answer_of, holds, tiny_lam
+from tests.image_lam.clips.fakes import clip_lam
+from tests.vla.fakes import policy
 
 SMALL = {"features": "pixels", "image_size": SIDE, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2}
 HELD_OUT = [6, 7, 8, 9, 10]
@@ -294,6 +297,32 @@ def test_labels_are_judged_by_measured_actions_alone():
         LattokError, match=r"none: they are NaN, .* Hold out others \(episodes\); models of video can be"
     ):
         evaluate(tiny_lam(), world, episodes="9:")
+
+
+class Gap(View):
+    """One episode whose actions are NaN in one row."""
+
+    def __init__(self, dataset: RobotDataset, episode: int):
+        super().__init__(dataset)
+        self.episode = episode
+
+    def columns(self, episode_index: int, keys: Any) -> dict[str, np.ndarray]:
+        found = self.dataset.columns(episode_index, keys)
+        if episode_index == self.episode and "action" in found:
+            found["action"] = np.where(np.arange(len(found["action"]))[:, None] == 3, np.nan, found["action"])
+        return found
+
+    unchecked_columns, columns_of = columns, RobotDataset.columns_of
+
+
+@pytest.mark.parametrize("episode", [0, 3], ids=["that teaches", "that judges"])
+def test_a_row_without_an_action_ends_every_evaluation_with_its_place(make_dataset, episode: int):
+    """One NaN would make NaN of every figure that it is part of."""
+    data = make_dataset([24, 24, 24, 24])
+    models = [tiny_lam(), clip_lam(), lattok.UniformBins.fit(torch.randn(9, 4, 3), bins=8), policy()]
+    for model in [*models, small(cameras=("front", "wrist"))]:
+        with pytest.raises(LattokError, match=f"finite numbers, got nan in episode {episode}, frame 3, dimension 0"):
+            evaluate(model, Gap(data, episode), episodes=[2, 3])
 
 
 def test_only_measured_actions_judge_and_teach():

@@ -255,7 +255,7 @@ def test_who_ends_early_waits_for_no_download(hub: LocalHub, monkeypatch: pytest
     name = files_of(dataset, 1)[1]
     hub.faults[name] = ["slow"]
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
-    with Prefetcher(lambda index, stopped: dataset.frames(index), [Request((1,), 1)], 1):
+    with Prefetcher(dataset.frames, [Request((1,), 1)], 1):
         while not hub.sent[name]:
             threading.Event().wait(0.01)
     assert hub.sent[name] < (hub.folder / name).stat().st_size

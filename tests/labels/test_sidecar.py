@@ -225,9 +225,13 @@ def test_episodes_that_have_no_labels_are_named(dataset, labels):
 def test_the_datasets_own_columns_are_read_as_it_reads_them_best(dataset, labels):
     joined = with_labels(dataset, labels)
     dataset.unchecked_columns = lambda index, keys: dict.fromkeys(keys, index)
-    dataset.columns_of = lambda episodes, keys, checked=True: iter([(3, checked)])
+    dataset.columns_of = lambda episodes, keys, checked=True: iter([(2, dict.fromkeys(keys, checked))])
     assert joined.unchecked_columns(2, ["action"]) == {"action": 2}
-    assert list(joined.columns_of(dataset.episodes, ["action"], checked=False)) == [(3, False)]
+    assert list(joined.columns_of(dataset.episodes, ["action"], checked=False)) == [(2, {"action": False})]
+    ((index, both),) = joined.columns_of(dataset.episodes, ["latent.valid", "action"])  # beside labels too
+    assert (index, list(both), both["action"]) == (2, ["latent.valid", "action"], True)
+    dataset.columns_of = dataset.columns = None  # not asked where only labels are
+    assert len(list(joined.columns_of(dataset.episodes, ["latent.valid"]))) == len(dataset.episodes)
     assert joined.columns(2, []) == {}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from lattok.data import frames_from_lerobot, open_dataset
+from lattok.data import frames_from_lerobot, open_dataset, schema
 from lattok.data.video import VERSION, VideoWriter, decode_at, probe
 from lattok.samples import FramePairs
 from lattok.samples import frames as frames_module
@@ -386,8 +387,14 @@ def test_episodes_that_cannot_be_read_leave_the_others_as_they_are():
     assert sound.all()
     assert not errors
     np.testing.assert_array_equal(found, whole[far])
+
+
+def test_decoding_ends_at_the_next_block_once_nobody_wants_it(sample, monkeypatch):
+    reader = FrameReader(sample, sample.episodes[:1], sample.cameras[:1])
+    assert reader.shape == (1, 128, 128, 3)
+    monkeypatch.setattr(schema, "check_wanted", Mock(side_effect=Abandoned))
     with pytest.raises(Abandoned):
-        reader.rows(far, lambda: True)
+        reader.rows(np.array([0, 2]))
 
 
 def test_files_are_numbered_as_the_first_camera_has_them():

@@ -29,7 +29,7 @@ from lattok.samples.order import (
     order_of,
     window_sizes,
 )
-from lattok.samples.stream import DecodedWindow, FrameStream, Key, keep_frames
+from lattok.samples.stream import DecodedWindow, FrameStream, keep_frames
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher
@@ -369,7 +369,7 @@ def test_how_many_episodes_may_be_damaged(episodes, torn, tried, refused):
     text = f"^{torn} of the first {tried} episodes cannot be read, the last one: torn$"
     outcome = pytest.raises(LattokError, match=text) if refused else nullcontext()
     with pytest.warns(UserWarning, match="is left out: torn") as told, outcome:
-        stream._note(Key(0, Draw(0, 0, 0)), held)
+        stream._note(Draw(0, 0, 0), held)
     assert len(told) == torn
 
 
@@ -505,9 +505,9 @@ def test_windows_that_fit_are_decoded_as_a_whole():
     order = stream.draws[0].parts[0]
     sizes = []
     for draw in range(0, 200, 20):
-        key = Key(0, Draw(0, 5, draw))
-        assert np.array_equal(stream._window(key).samples, order.window(5, draw).samples)
-        sizes.append(len(stream._window(key).samples))
+        one = Draw(0, 5, draw)
+        assert np.array_equal(stream._window(one).samples, order.window(5, draw).samples)
+        sizes.append(len(stream._window(one).samples))
     assert max(sizes) > 64
 
 

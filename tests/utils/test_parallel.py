@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lattok.utils.checks import LattokError
-from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request
+from lattok.utils.parallel import Abandoned, Prefetcher, Processes, Request, check_wanted
 from tests.process_jobs import Task, worker
 from tests.sim.conftest import marked
 
@@ -111,7 +111,7 @@ def test_results_come_in_order_and_within_the_bound(rng):
     begun, taken = [], []
     most = 0
 
-    def work(i, stopped):
+    def work(i):
         nonlocal most
         begun.append(i)
         most = max(most, sum(sizes[j] for j in begun if j not in taken))
@@ -127,12 +127,12 @@ def test_results_come_in_order_and_within_the_bound(rng):
 
 
 def test_a_job_larger_than_the_bound_is_done_alone():
-    with Prefetcher(lambda i, stopped: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
+    with Prefetcher(lambda i: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
         assert [ahead(i) for i in range(3)] == [0, 1, 2]
 
 
 def test_errors_come_where_the_result_is_taken():
-    def work(i, stopped):
+    def work(i):
         return 1 // (i - 2)
 
     with Prefetcher(work, [Request((i,), 1) for i in range(5)], limit=9) as ahead:
@@ -144,19 +144,22 @@ def test_errors_come_where_the_result_is_taken():
 
 
 def test_jobs_that_nobody_asks_for_are_passed_over():
-    with Prefetcher(lambda i, stopped: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
+    with Prefetcher(lambda i: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
         assert [ahead(0), ahead(4), ahead(8)] == [0, 4, 8]
 
 
 def test_leaving_stops_what_runs():
     running, ended = threading.Event(), []
 
-    def work(i, stopped):
+    def work(i):
         running.set()
-        while not stopped():
-            time.sleep(0.001)
-        ended.append(i)
-        raise Abandoned
+        try:
+            while True:
+                check_wanted()
+                time.sleep(0.001)
+        except Abandoned:
+            ended.append(i)
+            raise
 
     with Prefetcher(work, [Request((i,), 1) for i in range(50)], limit=99, threads=2):
         running.wait()

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
-from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
+from lattok.data.schema import IMAGE_DTYPES, RobotDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
@@ -214,10 +214,9 @@ class LeRobotV3(RobotDataset):
         return path, first, last
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        (key,) = camera_keys(self, (camera,))
-        if key in self.videos:
+        if camera in self.videos:
             return None
-        return [data for data, _ in self._stored_images(episode_index, key, np.arange(self.length(episode_index)))]
+        return [data for data, _ in self._stored_images(episode_index, camera, np.arange(self.length(episode_index)))]
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
         """Yield encoded images of one camera, bytes or files of the dataset, each with its place for errors."""

@@ -19,7 +19,7 @@ from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.rlds_meta import Field
 from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
-from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 from lattok.utils import checks
@@ -77,19 +77,17 @@ class RLDS(RobotDataset):
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._place(episode_index)[0].path,)
 
-    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    def columns(self, episode_index: int, keys: Sequence[str], check: bool = True) -> dict[str, np.ndarray]:
         self.check_columns(keys)
-        with self._example(episode_index) as example:
+        with self._example(episode_index, check) as example:
             return {key: self._column(example, key, episode_index) for key in keys}
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, without the checksum, for which all pictures of the episode would be read."""
-        with self._example(episode_index, check=False) as example:
-            return {key: self._column(example, key, episode_index) for key in keys}
+        return self.columns(episode_index, keys, check=False)
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
-        (key,) = camera_keys(self, (camera,))
-        return self._stored(episode_index, key, range(self.length(episode_index)))
+        return self._stored(episode_index, camera, range(self.length(episode_index)))
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         shape = self.features[camera].shape
@@ -151,7 +149,7 @@ class RLDS(RobotDataset):
     def _instructions(self, example: Example) -> list[str]:
         """Read the instruction of every step, or one for all of them; empty where there is none."""
         for name in self._language:
-            texts = [_text(data) for data in example.blobs(name)] if name in example.places else []
+            texts = [data.decode("utf-8", "replace") for data in example.blobs(name)] if name in example.places else []
             if any(texts):
                 return texts
         return [""]
@@ -239,7 +237,7 @@ def _values(example: Example, field: Field, length: int) -> np.ndarray:
     shape = () if field.shape == (1,) else field.shape
     _check_count(example, field, length)
     if field.stored == "bytes":
-        return np.array([_text(data) for data in example.blobs(field.path)], dtype=object)
+        return np.array([data.decode("utf-8", "replace") for data in example.blobs(field.path)], dtype=object)
     if field.stored == "float":
         values = example.floats(field.path).astype(field.dtype.replace("bfloat16", "float32"))
         return values.reshape(length, *shape)
@@ -254,10 +252,6 @@ def _check_count(example: Example, field: Field, length: int) -> None:
     count, expected = example.count(field.path), length * field.per_step
     if count != expected:
         example.fail(f"`{field.path}`: expected {expected} values ({length} steps of {field.per_step}), got {count}")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def _holds_records(folder: Path) -> bool:
@@ -313,8 +307,7 @@ class RLDSWriter:
         if not self._shards or self._shards[-1][1] > SHARD_BYTES:
             self._shards.append([0, 0])
         with open(self._folder / str(len(self._shards) - 1), "ab") as file:
-            for piece in framed(data):
-                file.write(piece)
+            file.writelines(framed(data))
         self._shards[-1][0] += 1
         self._shards[-1][1] += len(data)
 

@@ -26,7 +26,7 @@ from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 from lattok.utils import checks
-from lattok.utils.parallel import Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA
 
 BATCH, MAX_WINDOWS = 64, 5000
@@ -159,8 +159,8 @@ def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[Poli
         yield from map(held_out.batch, chosen)
         return
 
-    def pixels(number: int, stopped: Stopped) -> Tensor:
-        return held_out.decode(chosen[number], stopped)
+    def pixels(number: int) -> Tensor:
+        return held_out.decode(chosen[number])
 
     with Prefetcher(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
         for number, rows in enumerate(chosen):

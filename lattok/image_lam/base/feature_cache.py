@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
-from lattok.utils.parallel import Abandoned, Prefetcher, Request, Stopped
+from lattok.utils.parallel import Prefetcher, Request, check_wanted
 
 BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
@@ -248,33 +248,26 @@ class FeatureReader(Reader):
         self._frozen, self._places = frozen, places
         self._known = _joined(places, self.episodes, self.cameras)
 
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
+    def rows(self, rows: np.ndarray) -> Decoded:
         """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
         owner, errors = self.episode_of(rows), dict[int, checks.LattokError]()
         for episode in np.unique(owner).tolist():
             try:
                 for camera in self.cameras:
-                    self._compute(Take(episode, camera), stopped)
+                    self._compute(Take(episode, camera))
             except checks.LattokError as error:
                 errors[episode] = error
         values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
         values[sound] = self._known(rows[sound]).numpy()
         return values, sound, errors
 
-    def _compute(self, take: Take, stopped: Stopped) -> None:
+    def _compute(self, take: Take) -> None:
         kept = self._places[take]
-
-        def read(*piece: Any) -> np.ndarray:
-            if stopped():
-                raise Abandoned
-            return _pixels(self._frozen, self.dataset, *piece)
-
         while not kept.whole():
             try:
-                _make(take, kept, self._frozen, read)
+                _make(take, kept, self._frozen, partial(_pixels, self._frozen, self.dataset))
             except Busy:
-                if stopped():
-                    raise Abandoned from None
+                check_wanted()
                 time.sleep(WAIT_S)
 
 
@@ -302,9 +295,7 @@ def _made(places: dict[Take, FeatureFile], frozen: FrozenFeatures, read: PixelsO
     """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
     pieces = {take: _pieces(take, kept.shape[0]) for take, kept in places.items()}
 
-    def prepare(take: Take, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
-        if stopped():
-            raise Abandoned
+    def prepare(take: Take, first: int, last: int) -> np.ndarray | None:
         elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
         return None if elsewhere else read(take, first, last)
 

@@ -94,15 +94,15 @@ class MetaWorld(SimEnv):
 
     def __init__(self, task: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF):
         super().__init__(task, repeat=repeat)
-        self._build(task, INSTRUCTIONS[task], size, variation)
+        self.instruction = INSTRUCTIONS[task]
+        self._build(task, size, variation)
 
     @classmethod
     def tasks(cls) -> Mapping[str, str]:
         return INSTRUCTIONS
 
-    def _build(self, scene: str, instruction: str, size: int, variation: Variation) -> None:
+    def _build(self, scene: str, size: int, variation: Variation) -> None:
         """Make the world whose class Meta-World calls `scene`."""
-        self.instruction = instruction
         self._env: Any = ALL_V3_ENVIRONMENTS[f"{scene}-v3"]()
         self._env._partially_observable = False  # experts see the goal
         del self._env.sawyer_observation_space  # made again on its next use, with the goal
@@ -142,18 +142,17 @@ class MetaWorld(SimEnv):
 class Pair(NamedTuple):
     scene: str  # the task of Meta-World in whose class both happen
     end: int  # of the joint's range that is to be reached: 0 low, 1 high
-    instruction: str
 
 
 PAIRS = {
-    "drawer-open": Pair("drawer-open", 0, "open the drawer"),
-    "drawer-close": Pair("drawer-open", 1, "close the drawer"),
-    "faucet-open": Pair("faucet-open", 1, "turn the faucet counter-clockwise"),
-    "faucet-close": Pair("faucet-open", 0, "turn the faucet clockwise"),
-    "window-open": Pair("window-open", 1, "slide the window open"),
-    "window-close": Pair("window-open", 0, "slide the window closed"),
-    "door-lock": Pair("door-lock", 1, "lock the door"),
-    "door-unlock": Pair("door-lock", 0, "unlock the door"),
+    "drawer-open": Pair("drawer-open", 0),
+    "drawer-close": Pair("drawer-open", 1),
+    "faucet-open": Pair("faucet-open", 1),
+    "faucet-close": Pair("faucet-open", 0),
+    "window-open": Pair("window-open", 1),
+    "window-close": Pair("window-open", 0),
+    "door-lock": Pair("door-lock", 1),
+    "door-unlock": Pair("door-lock", 0),
 }
 
 
@@ -164,12 +163,12 @@ class PairedScenes(MetaWorld):
     limit = 200
     repeat = 4  # experts win all the same, and neighbouring frames differ
 
-    def _build(self, scene: str, instruction: str, size: int, variation: Variation) -> None:
-        scene, self._end, instruction = PAIRS[self.task]
-        super()._build(scene, instruction, size, variation)
-        task = self.task
-        self.opposite = next(pair.instruction for name, pair in PAIRS.items() if pair.scene == scene and name != task)
-        self._handle: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]  # knows where the expert of this task takes hold
+    def _build(self, scene: str, size: int, variation: Variation) -> None:
+        scene, self._end = PAIRS[self.task]
+        super()._build(scene, size, variation)
+        other = next(name for name, pair in PAIRS.items() if pair.scene == scene and name != self.task)
+        self.opposite = INSTRUCTIONS[other]
+        self._handle: Any = ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]  # knows where the expert of this task takes hold
         model = self._env.model
         self._low, self._high = model.jnt_range[JOINT]
         for site in range(model.nsite):
@@ -178,7 +177,7 @@ class PairedScenes(MetaWorld):
 
     @classmethod
     def tasks(cls) -> Mapping[str, str]:
-        return {name: pair.instruction for name, pair in PAIRS.items()}
+        return {name: INSTRUCTIONS[name] for name in PAIRS}
 
     def _start(self, rng: np.random.Generator) -> None:
         super()._start(rng)

@@ -154,8 +154,9 @@ def test_encoded_images_keep_to_their_cameras(toy):
 
 
 def test_wrong_arguments(toy):
-    with pytest.raises(LattokError, match=r"`keys`: expected columns among action, .*, task_index, got 'actoin'"):
-        toy.columns(0, ["actoin"])
+    for read in (toy.columns, toy.unchecked_columns):
+        with pytest.raises(LattokError, match=r"`keys`: expected columns among action, .*, task_index, got 'actoin'"):
+            read(0, ["actoin"])
     with pytest.raises(LattokError, match=r"`keys`: expected columns"):
         toy.columns(0, ["observation.images.image"])
     with pytest.raises(LattokError, match=r"`episode_index`: expected an episode of `toy_arm` \(0 to 2\), got 3"):
