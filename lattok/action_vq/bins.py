@@ -216,6 +216,19 @@ class BEAST(ChunkTokenizer):
         return share_of((found < self.low - slack) | (found > self.high + slack), there)
 
 
+@checkpoint.importer(
+    "beast",
+    sign=r"(^|\.)w_(min|max)$",
+    title="BEAST",
+    paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
+    licence="code: MIT",
+    weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
+    parameters="140 bounds",
+    reads="action chunks",
+    gives="70 codes of 256 for 20 steps of 7 dimensions",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
+)
 def beast(
     path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str], *, ridge: float = 1e-5
 ) -> BEAST:
@@ -246,21 +259,3 @@ def beast(
     by_basis = partial(checkpoint.Join, make=lambda w: w.view(dims, bases).T.flatten())  # theirs: by dimension
     names = {"low": by_basis(("w_min",)), "high": by_basis(("w_max",))}
     return checkpoint.converted(lambda: BEAST(settings), found, names, str(path), kept=("shift", "scale"))
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "beast",
-        beast,
-        sign=r"(^|\.)w_(min|max)$",
-        title="BEAST",
-        paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
-        licence="code: MIT",
-        weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
-        parameters="140 bounds",
-        reads="action chunks",
-        gives="70 codes of 256 for 20 steps of 7 dimensions",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
-    )
-)

@@ -26,6 +26,18 @@ LAYERS |= {"norm1": "norm1", "norm2": "norm2"}
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
+@checkpoint.importer(
+    "p2t-action-vq",
+    sign=r"vq\.ema_w$",
+    title="P2T, action tokenizer",
+    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
+    licence="see the authors",
+    weights="what P2T's code saves, `tokenizer_step_50000.pt`",
+    reads="action chunks",
+    gives="a code for each step",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    mind="The file does not say which statistics actions were normalised with: `--statistics`.",
+)
 def p2t_action_vq(
     path: str | os.PathLike[str],
     horizon: int,
@@ -79,8 +91,7 @@ def p2t_action_vq(
     if len(dilations) != convolutions:
         expected = f"{convolutions} numbers, one for each convolution in the file"
         checks.fail("dilations", expected, " ".join(map(str, dilations)) or "none")
-    if config.dim % heads:
-        checks.fail("heads", f"a divisor of the width {config.dim} in the file", heads)
+    checks.divides(config.dim, f"the width {config.dim} in the file", heads=heads)
     model = checkpoint.converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
     model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
     if known is not None:
@@ -114,20 +125,3 @@ def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
         "depth": checkpoint.numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
         "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
     }
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "p2t-action-vq",
-        p2t_action_vq,
-        sign=r"vq\.ema_w$",
-        title="P2T, action tokenizer",
-        paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-        licence="see the authors",
-        weights="what P2T's code saves, `tokenizer_step_50000.pt`",
-        reads="action chunks",
-        gives="a code for each step",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        mind="The file does not say which statistics actions were normalised with: `--statistics`.",
-    )
-)

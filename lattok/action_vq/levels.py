@@ -54,8 +54,7 @@ class LevelsConfig(TrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(dim=self.dim, heads=self.heads)
-        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.counts(dim=self.dim, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         checks.below_one(dropout=self.dropout)
         if not 1 <= len(self.levels) <= MOST_SCALARS:
             checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
@@ -64,14 +63,7 @@ class LevelsConfig(TrainedConfig):
             checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
         if self.dim % 2:
             checks.fail("dim", "an even number, half sines and half cosines", self.dim)
-        self.check_divisors(heads=self.heads)
-
-    def check_divisors(self, **counts: int) -> None:
-        """Require that each of these divides the width."""
-        for name, count in counts.items():
-            checks.counts(**{name: count})
-            if self.dim % count:
-                checks.fail(name, f"a divisor of the width {self.dim}", count)
+        checks.divides(self.dim, f"the width {self.dim}", heads=self.heads)
 
     @property
     def codebook_size(self) -> int:

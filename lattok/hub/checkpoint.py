@@ -37,6 +37,7 @@ from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
 Model = TypeVar("Model", bound=HubModel)
+Read = TypeVar("Read", bound=Callable[..., HubModel])
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
@@ -76,6 +77,16 @@ IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq",
 
 def register_importer(importer: Importer) -> None:
     IMPORTERS.add(importer.name, importer)
+
+
+def importer(name: str, **facts: Any) -> Callable[[Read], Read]:
+    """Register the function below under this name; `facts` are the other fields of its `Importer`."""
+
+    def registered(read: Read) -> Read:
+        register_importer(Importer(name, read, **facts))
+        return read
+
+    return registered
 
 
 def converted(

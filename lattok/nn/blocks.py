@@ -19,8 +19,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
-        if dim % heads:
-            checks.fail("heads", f"a divisor of the width {dim}", heads)
+        checks.divides(dim, f"the width {dim}", heads=heads)
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim)

@@ -67,12 +67,6 @@ class PublishedConfig:
             checks.one_of("tokens", self.tokens, (1,))
         check_scaling(self.mean, self.std)
 
-    def check_heads(self, **widths: int) -> None:
-        """Check that each of these fields divides its width."""
-        for name, width in widths.items():
-            if width % getattr(self, name):
-                checks.fail(name, f"a divisor of the width {width}", getattr(self, name))
-
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the frames."""
