@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.utils import checks
+from lattok.utils.devices import module_of
+
+Moved = TypeVar("Moved")
 
 
 class Attention(nn.Module):
@@ -151,14 +157,10 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def non_blocking(device: torch.device) -> bool:
-    """Tell whether the host may go on while a copy of its own goes to a device: `non_blocking` of such copies."""
-    return device.type not in ("cpu", "mps")
-
-
-def onto(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device; a GPU is not waited for."""
-    return tensor.to(device, non_blocking=non_blocking(device))
+def onto(values: Moved, device: torch.device) -> Moved:
+    """Copy a tensor of the host, or a batch of some, to a device; where it has streams, it is not waited for."""
+    move: Any = values.to if hasattr(values, "to") else partial(send_to_device, values)  # pyright: ignore
+    return move(device, non_blocking=module_of(device) is not None)
 
 
 def upcast(tensor: Tensor) -> Tensor:
