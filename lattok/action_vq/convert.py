@@ -55,7 +55,6 @@ def p2t_action_vq(
 
     The .pt is nested, with encoder, vq and decoder; the safetensors are flat. `training` replaces options that
     fine-tuning uses, which follow the published code.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
 

@@ -171,8 +171,6 @@ def oat(
 ) -> OAT:
     """Read a published tokenizer of OAT, with its normaliser.
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert oat oat.safetensors my-tokenizer --config oat.yaml
 
     Args:

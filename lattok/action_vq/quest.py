@@ -176,8 +176,6 @@ def quest(
 ) -> QueST:
     """Read a published skill tokenizer of QueST, which takes actions as they are.
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert quest quest.pth my-tokenizer --config quest.yaml
 
     Args:

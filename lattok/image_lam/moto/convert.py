@@ -80,7 +80,6 @@ def moto_lam(
 
     An image encoder in the file is used, and saved with the model. Patches keep their order; published labels were
     drawn with a random one, so that theirs differ.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert moto-lam LARA_full/latent_motion_tokenizer my-lam
 

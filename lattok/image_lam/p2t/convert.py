@@ -66,8 +66,6 @@ def univla_lam(
 ) -> ImageLAM:
     """Read UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
 
     Args:
@@ -117,7 +115,6 @@ def p2t_image_lam(
     """Read a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
 
     It is UniVLA's, with an action head, which must fit and is left out: `p2t_learner` has it.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
 

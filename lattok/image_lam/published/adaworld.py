@@ -162,8 +162,6 @@ def adaworld_lam(
 ) -> AdaWorldLAM:
     """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert adaworld-lam lam.ckpt my-adaworld --stride 0.2s
 
     Args:

@@ -291,8 +291,6 @@ def lapa_laq(
 ) -> LapaLAQ:
     """Read LAPA's latent action quantizer (laq_openx.pt, vae.N.pt or safetensors).
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert lapa-laq laq_openx.pt my-lapa --cameras front
 
     Args:

@@ -102,7 +102,7 @@ def lary_laq(
     """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
 
     The weights of its features come from the Hub when the model is loaded; a backbone in the file is not used.
-    Raises `LattokError` without a gap, and one that lists every tensor that is missing, unexpected or mis-shaped.
+    Raises `LattokError` without a gap, too.
 
     Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front --stride calvin
 

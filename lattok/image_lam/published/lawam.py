@@ -239,8 +239,6 @@ def lawam_lam(
 ) -> LawamLAM:
     """Read LaWAM's latent action model (a LeRobot policy folder, lam.ckpt, a policy's .pt or safetensors).
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert lawam-lam lam.ckpt my-lawam --config lam.yaml
 
     Args:

@@ -234,8 +234,6 @@ def villax_lam(
 ) -> VillaXLAM:
     """Read villa-X's latent action model (the folder with model.safetensors and model_config.json, or the first).
 
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
-
     Example: lattok convert villax-lam villa-x/lam my-villax --stride 0.5s
 
     Args:
