@@ -15,11 +15,8 @@ Its codes stand basis by basis, all dimensions of one first. Dimensions in `step
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -229,9 +226,7 @@ class BEAST(ChunkTokenizer):
     page="howto/action_tokenizers.md#published-tokenizers",
     mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
 )
-def beast(
-    path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str], *, ridge: float = 1e-5
-) -> BEAST:
+def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: float = 1e-5) -> BEAST:
     """Read a published BEAST tokenizer: its bounds w_min and w_max, alone or within the checkpoint of its policy.
 
     Example: lattok convert beast last.ckpt my-beast --config tokenizer.yaml

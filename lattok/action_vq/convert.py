@@ -6,7 +6,6 @@ asked for, with the published values as defaults.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -39,13 +38,13 @@ OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
     mind="The file does not say which statistics actions were normalised with: `--statistics`.",
 )
 def p2t_action_vq(
-    path: str | os.PathLike[str],
+    path: checkpoint.FilePath,
     horizon: int,
     *,
     heads: int = 4,
     dilations: Sequence[int] = (1, 2, 4),
     dropout: float = 0.1,
-    statistics: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    statistics: checkpoint.Settings | None = None,
     normalize: str | None = None,
     action_names: Sequence[str] = (),
     action_kind: str = "unspecified",

@@ -7,7 +7,6 @@ code        = sum_i (level_i) L_1 ... L_(i-1)                              the f
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from lattok.action_vq.chunks import TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
-from lattok.hub.checkpoint import check_kind, read_checkpoint
+from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
@@ -166,7 +165,7 @@ def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.cat([turn(block) for block in rows.split(BLOCK)])
 
 
-def read_tokenizer(path: str | os.PathLike[str], kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
+def read_tokenizer(path: FilePath, kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
     """Read the tensors of a published tokenizer whose names begin with `prefix`, without it.
 
     Raises `LattokError` where the file is one of another system than `kind`, and names that system.

@@ -10,10 +10,7 @@ Published training: 32 steps a chunk, AdamW 5e-5 without weight decay, batch 256
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -161,8 +158,8 @@ class OAT(LevelTokenizer, CoarseToFine):
     differs=(("An id beyond the codebook wraps around.", "The row decodes from the codes before it."),),
 )
 def oat(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str],
+    path: checkpoint.FilePath,
+    config: checkpoint.Settings,
     *,
     entry: str | None = None,
     prefix: str = "",

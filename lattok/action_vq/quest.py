@@ -10,7 +10,6 @@ Its encoder is not causal, since norms look at all steps, and never sees the las
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,8 +165,8 @@ class QueST(LevelTokenizer):
     mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
 )
 def quest(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str],
+    path: checkpoint.FilePath,
+    config: checkpoint.Settings,
     *,
     entry: str | None = None,
     prefix: str = "",

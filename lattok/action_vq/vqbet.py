@@ -11,11 +11,8 @@ Codebooks follow by moving averages. As published, the encoder gets the decoder'
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +135,7 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     differs=(("Codes are decoded only if all levels are there.", "The first ones decode, too."),),
     mind="Actions are those that the model was trained on: the file has no normaliser but act_scale.",
 )
-def vqbet(path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str]) -> VQBeT:
+def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:
     """Read a published residual VQ-VAE of VQ-BeT (trained_vqvae.pt, or safetensors).
 
     Training goes on as the published code trains, without revival of codes.

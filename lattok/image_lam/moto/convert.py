@@ -7,7 +7,6 @@ shapes; the settings add what weights cannot tell (heads, whether the frames hav
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import Join, KeyMap, axis_of, layer_names, numbered, squeezed, stacked
+from lattok.hub.checkpoint import FilePath, Join, KeyMap, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import check_view, settings_near
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.moto.config import HELD, MotoLAMConfig
@@ -67,8 +66,8 @@ LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
     "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",
 )
 def moto_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    path: FilePath,
+    config: Settings | None = None,
     *,
     cameras: tuple[str, ...] = ("image",),
     stride: str = "15",

@@ -8,7 +8,6 @@ the environment's.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lattok.hub import CONFIG, WEIGHTS, checkpoint
-from lattok.hub.checkpoint import Join, KeyMap, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, KeyMap, axis_of, layer_names, numbered
 from lattok.hub.weights import Size, plan_module
 from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
@@ -52,7 +51,7 @@ OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer
     "`action_latent` are the environment's.",
 )
 def univla_lam(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int = 12,
     *,
     cameras: tuple[str, ...] = ("image",),
@@ -62,7 +61,7 @@ def univla_lam(
     image_size: int = ImageLAMConfig.image_size,
     language: str = T5,
     dropout: float = 0.0,
-    features_out: str | os.PathLike[str] | None = None,
+    features_out: FilePath | None = None,
 ) -> ImageLAM:
     """Read UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
 
@@ -99,7 +98,7 @@ def univla_lam(
     mind="UniVLA's architecture with an action head, which is checked and left out.",
 )
 def p2t_image_lam(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int = 12,
     action_dim: int = 7,
     *,
@@ -110,7 +109,7 @@ def p2t_image_lam(
     image_size: int = ImageLAMConfig.image_size,
     language: str = T5,
     dropout: float = 0.0,
-    features_out: str | os.PathLike[str] | None = None,
+    features_out: FilePath | None = None,
 ) -> ImageLAM:
     """Read a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
 
@@ -138,10 +137,10 @@ def p2t_image_lam(
 
 
 def p2t_learner(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int = 12,
     action_dim: int = 7,
-    features_out: str | os.PathLike[str] | None = None,
+    features_out: FilePath | None = None,
     **facts: Any,
 ) -> PairLearner[ImageLAM]:
     """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
@@ -152,10 +151,10 @@ def p2t_learner(
 
 
 def _convert(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int,
     action_dim: int | None,
-    own: str | os.PathLike[str] | None,
+    own: FilePath | None,
     given: Mapping[str, Any],
 ) -> PairLearner[ImageLAM]:
     checks.counts(heads=heads)

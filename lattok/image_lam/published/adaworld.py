@@ -9,7 +9,6 @@ What differs from published code: see its importer below.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from lattok.data.pixels import ALIASED, check_pixels, middle
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import Join, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
@@ -158,7 +157,7 @@ class AdaWorldLAM(PublishedLAM):
     "Latents have no unit size: look at their range before you regress or quantize them.",
 )
 def adaworld_lam(
-    path: str | os.PathLike[str], *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
+    path: FilePath, *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
 ) -> AdaWorldLAM:
     """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
 

@@ -12,7 +12,6 @@ by frame; and the decoder's context mixes the channels of all codes of a pair. W
 
 from __future__ import annotations
 
-import os
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import Join, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -282,7 +281,7 @@ def _check_positions(config: LAQConfig, side: int) -> None:
     "neighbouring places, and the decoder mixes the channels of all codes, so that none has a place of its own.",
 )
 def lapa_laq(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     tokens: int | None = None,
     image_size: int | None = None,

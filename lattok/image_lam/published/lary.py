@@ -10,7 +10,6 @@ Left out: the noise in the vectors that the benchmark saves, as long as the quan
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from lattok.data.pixels import ALIASED
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import axis_of
+from lattok.hub.checkpoint import FilePath, axis_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import read_published
@@ -89,7 +88,7 @@ class LaryLAQ(LAQ):
     "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
 )
 def lary_laq(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     features: str | None = None,
     features_revision: str | None = None,

@@ -12,7 +12,6 @@ proprioception.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.hub import CONFIG, checkpoint
-from lattok.hub.checkpoint import Join, axis_of, layer_names, numbered, squeezed, stacked
+from lattok.hub.checkpoint import FilePath, Join, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
@@ -230,8 +229,8 @@ def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
     "no unit size: look at their range before you regress or quantize them.",
 )
 def lawam_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    path: FilePath,
+    config: Settings | None = None,
     *,
     wide_frames: str = "crop",
     cameras: tuple[str, ...] = ("image",),
@@ -256,7 +255,7 @@ def lawam_lam(
     return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
 
 
-def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> dict[str, Any]:
+def _settings(config: Settings | None, path: Path) -> dict[str, Any]:
     """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
     beside = () if path.suffix == checkpoint.SAFE else list(path.parent.glob("*.yaml"))
     near = [path / CONFIG] if path.is_dir() else beside

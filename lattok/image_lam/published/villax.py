@@ -12,7 +12,6 @@ shares its gate with that in the frame. What differs: see the importer.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import Join, axis_of, layer_names, numbered, squeezed, stacked
+from lattok.hub.checkpoint import FilePath, Join, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
@@ -226,8 +225,8 @@ class VillaXLAM(PublishedLAM):
     "shows a visible movement. Its attention over time reads tokens that are not normalised.",
 )
 def villax_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    path: FilePath,
+    config: Settings | None = None,
     *,
     cameras: tuple[str, ...] = ("image",),
     stride: str = "1",
