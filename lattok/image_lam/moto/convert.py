@@ -57,10 +57,7 @@ LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
     gives="8 codes of 128",
     page="howto/train_a_lam.md#pixels-instead-of-features",
     differs=(
-        (
-            "the order of the patches is drawn anew at each call",
-            "their own order: labels are the same at every call",
-        ),
+        ("the order of the patches is drawn anew at each call", "their own order: labels are the same at every call"),
     ),
     mind="Patches keep their order; published labels were drawn with a random one. LARA's first stage was trained "
     "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",

@@ -137,11 +137,7 @@ def p2t_image_lam(
 
 
 def p2t_learner(
-    path: FilePath,
-    heads: int = 12,
-    action_dim: int = 7,
-    features_out: FilePath | None = None,
-    **facts: Any,
+    path: FilePath, heads: int = 12, action_dim: int = 7, features_out: FilePath | None = None, **facts: Any
 ) -> PairLearner[ImageLAM]:
     """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
     checks.counts(action_dim=action_dim)
@@ -151,11 +147,7 @@ def p2t_learner(
 
 
 def _convert(
-    path: FilePath,
-    heads: int,
-    action_dim: int | None,
-    own: FilePath | None,
-    given: Mapping[str, Any],
+    path: FilePath, heads: int, action_dim: int | None, own: FilePath | None, given: Mapping[str, Any]
 ) -> PairLearner[ImageLAM]:
     checks.counts(heads=heads)
     facts = {**given, "heads": heads, "cameras": tuple(given["cameras"])}

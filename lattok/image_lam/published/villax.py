@@ -225,11 +225,7 @@ class VillaXLAM(PublishedLAM):
     "shows a visible movement. Its attention over time reads tokens that are not normalised.",
 )
 def villax_lam(
-    path: FilePath,
-    config: Settings | None = None,
-    *,
-    cameras: tuple[str, ...] = ("image",),
-    stride: str = "1",
+    path: FilePath, config: Settings | None = None, *, cameras: tuple[str, ...] = ("image",), stride: str = "1"
 ) -> VillaXLAM:
     """Read villa-X's latent action model (the folder with model.safetensors and model_config.json, or the first).
 
