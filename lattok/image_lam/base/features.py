@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from typing_extensions import Self
 
 from lattok.data.pixels import resize_pixels
 from lattok.hub.weights import check_whole, from_pretrained, one_line, open_diffusers, plan_network
@@ -26,7 +27,14 @@ NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "dc-ae:MODEL"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
-class FrozenFeatures(nn.Module):
+class Frozen(nn.Module):
+    """A network that stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+
+class FrozenFeatures(Frozen):
     """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
@@ -87,10 +95,6 @@ class FrozenFeatures(nn.Module):
         for tensor in self.network.state_dict().values():
             weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return weights.hexdigest()
-
-    def train(self, mode: bool = True) -> FrozenFeatures:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
@@ -192,7 +196,7 @@ class DeepCompression(nn.Module):
         return rearrange(self.network.decode(latents, return_dict=False)[0], "n c h w -> n h w c")
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Frozen):
     """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
 
     `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.
@@ -229,10 +233,6 @@ class TextEncoder(nn.Module):
         check_whole("language", f"a T5 encoder; {model!r}", report)
         self.network = network.float().eval().requires_grad_(False)
         return self
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
