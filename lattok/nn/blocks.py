@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import send_to_device
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -159,7 +158,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def onto(values: Moved, device: torch.device) -> Moved:
     """Copy a tensor of the host, or a batch of some, to a device; where it has streams, it is not waited for."""
-    move: Any = values.to if hasattr(values, "to") else partial(send_to_device, values)  # pyright: ignore
+    from accelerate.utils import send_to_device  # slow to import
+
+    move: Any = getattr(values, "to", partial(send_to_device, values))
     return move(device, non_blocking=module_of(device) is not None)
 
 
