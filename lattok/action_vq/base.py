@@ -160,7 +160,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
         Where nothing is random, `seed` is there so that all families are called in the same way.
         """
-        model = cls._for_chunks(batch := join_chunks(chunks, valid), options)
+        model, batch = cls._from_chunks(chunks, valid, options)
         model._learn(batch)
         return model.eval()
 
@@ -317,11 +317,12 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return 0.0
 
     @classmethod
-    def _for_chunks(cls, batch: ActionBatch, options: dict[str, Any]) -> Self:
-        """Make a tokenizer with its normaliser fitted to the valid entries of a batch."""
+    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+        """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
         for name in cls.learned_fields:
             if name in options:
                 raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
+        batch = join_chunks(chunks, valid)
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")
         steps, dims = batch.chunks.shape[1:]
@@ -334,7 +335,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = (part.flatten(0, 1) for part in batch)
         model.normalizer.fit(rows, model.config.action_kinds, mask)
-        return model
+        return model, batch
 
     def _prepare(self, chunks: Values, valid: Values | None, shorter: bool = False) -> tuple[Tensor, Any]:
         """Check, pad by the last valid action, normalise: actions, 0 where there are none; mask [B, H, m] or None."""

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.chunks import TrainedFit
+from lattok.action_vq.chunks import Arrays, TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
 from lattok.action_vq.model import reconstruction
 from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
+from lattok.utils.arrays import Values
 from lattok.utils.options import FROM_DATA, knows_data
 
 MAX_BITS = 16  # per component
@@ -152,10 +153,12 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         self.top: Tensor  # the highest level of each component
 
     @classmethod
-    def _begin(cls, batch: ActionBatch, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         """Find bits for its components and weights to start from; synthetic chunks are trained on, too."""
         checks.whole(synthetic=how.synthetic)
-        plain, batch = super()._begin(batch, options, how)
+        plain, batch = super()._begin(chunks, valid, options, how)
         actions, mask = plain._prepare(*batch)
         actions, mask = with_synthetic(actions, mask, how.synthetic, torch.Generator().manual_seed(how.seed))
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))

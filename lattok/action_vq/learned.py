@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours, join_chunks
+from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
 from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
@@ -94,13 +94,15 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
         how: Any = cls.fit_options(**{name: value for name, value in given.items() if value is not None})
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(how.seed)  # the CPU's only: nothing else is drawn from, or forked
-            model, batch = cls._begin(join_chunks(chunks, valid), options, how)
+            model, batch = cls._begin(chunks, valid, options, how)
         return model._train(batch, how)
 
     @classmethod
-    def _begin(cls, batch: ActionBatch, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+    def _begin(
+        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
+    ) -> tuple[Self, ActionBatch]:
         """Make the model and what it is trained on; random numbers follow from the seed."""
-        return cls._for_chunks(batch, {**cls.quick_options, **options}), batch
+        return cls._from_chunks(chunks, valid, {**cls.quick_options, **options})
 
     def _train(self, batch: ActionBatch, how: TrainedFit) -> Self:
         """Train on all of `batch` with the one training loop. Nothing is left on disk."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
-from lattok.action_vq.chunks import Arrays, SeededFit, examine, join_chunks, share_of
+from lattok.action_vq.chunks import Arrays, SeededFit, examine, share_of
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
 from lattok.types import ActionBatch
@@ -104,10 +104,10 @@ class CoarseToFine(ChunkTokenizer, ABC):
         self.limits = Limits(config.action_dim)
 
     @classmethod
-    def _for_chunks(cls, batch: ActionBatch, options: dict[str, Any]) -> Self:
-        model = super()._for_chunks(batch, options)
+    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+        model, batch = super()._from_chunks(chunks, valid, options)
         model.limits.fit(*model._prepare(*batch))
-        return model
+        return model, batch
 
     def _repair(self, codes: Tensor) -> Repair:
         """Decode a row up to its first code that is missing or out of range; -1 from there on."""
@@ -235,7 +235,7 @@ class ResidualVQ(CoarseToFine):
         made from them. Without these, codebooks of small datasets know their tasks by heart.
         """
         checks.whole(steps=steps, synthetic=synthetic)
-        model = cls._for_chunks(batch := join_chunks(chunks, valid), options)
+        model, batch = cls._from_chunks(chunks, valid, options)
         generator = torch.Generator().manual_seed(seed)
         actions, mask = model._prepare(*batch)
 
