@@ -1,6 +1,7 @@
 """Published checkpoints as lattok models: `lattok.convert.lapa_laq(path)`. Each importer stands with its model.
 
-`lattok.hub.checkpoint` says how one registers itself; a name here is that of the command, with _ for -.
+Each raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped. `lattok.hub.checkpoint`
+says how one registers itself; a name here is that of the command, with _ for -.
 """
 
 from collections.abc import Callable

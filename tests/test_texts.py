@@ -19,8 +19,9 @@ def texts():
         if COMMANDS & {path.name, path.parent.name}:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-        pages = [node for call in calls if call.func.id == "Importer" for node in ast.walk(call)]  # of documentation
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        importers = [call for call in calls if ast.unparse(call.func) in ("Importer", "checkpoint.importer")]
+        pages = [node for call in importers for node in ast.walk(call)]  # of documentation
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in pages:
                 yield path.relative_to(ROOT), node.lineno, node.value

@@ -15,11 +15,8 @@ Its codes stand basis by basis, all dimensions of one first. Dimensions in `step
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -216,9 +213,20 @@ class BEAST(ChunkTokenizer):
         return share_of((found < self.low - slack) | (found > self.high + slack), there)
 
 
-def beast(
-    path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str], *, ridge: float = 1e-5
-) -> BEAST:
+@checkpoint.importer(
+    "beast",
+    sign=r"(^|\.)w_(min|max)$",
+    title="BEAST",
+    paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
+    licence="code: MIT",
+    weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
+    parameters="140 bounds",
+    reads="action chunks",
+    gives="70 codes of 256 for 20 steps of 7 dimensions",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
+)
+def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: float = 1e-5) -> BEAST:
     """Read a published BEAST tokenizer: its bounds w_min and w_max, alone or within the checkpoint of its policy.
 
     Example: lattok convert beast last.ckpt my-beast --config tokenizer.yaml
@@ -246,21 +254,3 @@ def beast(
     by_basis = partial(checkpoint.Join, make=lambda w: w.view(dims, bases).T.flatten())  # theirs: by dimension
     names = {"low": by_basis(("w_min",)), "high": by_basis(("w_max",))}
     return checkpoint.converted(lambda: BEAST(settings), found, names, str(path), kept=("shift", "scale"))
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "beast",
-        beast,
-        sign=r"(^|\.)w_(min|max)$",
-        title="BEAST",
-        paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
-        licence="code: MIT",
-        weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
-        parameters="140 bounds",
-        reads="action chunks",
-        gives="70 codes of 256 for 20 steps of 7 dimensions",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
-    )
-)

@@ -6,7 +6,6 @@ asked for, with the published values as defaults.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,14 +25,26 @@ LAYERS |= {"norm1": "norm1", "norm2": "norm2"}
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
+@checkpoint.importer(
+    "p2t-action-vq",
+    sign=r"vq\.ema_w$",
+    title="P2T, action tokenizer",
+    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
+    licence="see the authors",
+    weights="what P2T's code saves, `tokenizer_step_50000.pt`",
+    reads="action chunks",
+    gives="a code for each step",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    mind="The file does not say which statistics actions were normalised with: `--statistics`.",
+)
 def p2t_action_vq(
-    path: str | os.PathLike[str],
+    path: checkpoint.FilePath,
     horizon: int,
     *,
     heads: int = 4,
     dilations: Sequence[int] = (1, 2, 4),
     dropout: float = 0.1,
-    statistics: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    statistics: checkpoint.Settings | None = None,
     normalize: str | None = None,
     action_names: Sequence[str] = (),
     action_kind: str = "unspecified",
@@ -43,7 +54,6 @@ def p2t_action_vq(
 
     The .pt is nested, with encoder, vq and decoder; the safetensors are flat. `training` replaces options that
     fine-tuning uses, which follow the published code.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
 
@@ -79,8 +89,7 @@ def p2t_action_vq(
     if len(dilations) != convolutions:
         expected = f"{convolutions} numbers, one for each convolution in the file"
         checks.fail("dilations", expected, " ".join(map(str, dilations)) or "none")
-    if config.dim % heads:
-        checks.fail("heads", f"a divisor of the width {config.dim} in the file", heads)
+    checks.divides(config.dim, f"the width {config.dim} in the file", heads=heads)
     model = checkpoint.converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
     model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
     if known is not None:
@@ -114,20 +123,3 @@ def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
         "depth": checkpoint.numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
         "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
     }
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "p2t-action-vq",
-        p2t_action_vq,
-        sign=r"vq\.ema_w$",
-        title="P2T, action tokenizer",
-        paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-        licence="see the authors",
-        weights="what P2T's code saves, `tokenizer_step_50000.pt`",
-        reads="action chunks",
-        gives="a code for each step",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        mind="The file does not say which statistics actions were normalised with: `--statistics`.",
-    )
-)

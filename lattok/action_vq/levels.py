@@ -7,7 +7,6 @@ code        = sum_i (level_i) L_1 ... L_(i-1)                              the f
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from lattok.action_vq.chunks import TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_levels
-from lattok.hub.checkpoint import check_kind, read_checkpoint
+from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
@@ -54,8 +53,7 @@ class LevelsConfig(TrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(dim=self.dim, heads=self.heads)
-        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.counts(dim=self.dim, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         checks.below_one(dropout=self.dropout)
         if not 1 <= len(self.levels) <= MOST_SCALARS:
             checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
@@ -64,14 +62,7 @@ class LevelsConfig(TrainedConfig):
             checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
         if self.dim % 2:
             checks.fail("dim", "an even number, half sines and half cosines", self.dim)
-        self.check_divisors(heads=self.heads)
-
-    def check_divisors(self, **counts: int) -> None:
-        """Require that each of these divides the width."""
-        for name, count in counts.items():
-            checks.counts(**{name: count})
-            if self.dim % count:
-                checks.fail(name, f"a divisor of the width {self.dim}", count)
+        checks.divides(self.dim, f"the width {self.dim}", heads=self.heads)
 
     @property
     def codebook_size(self) -> int:
@@ -174,7 +165,7 @@ def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.cat([turn(block) for block in rows.split(BLOCK)])
 
 
-def read_tokenizer(path: str | os.PathLike[str], kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
+def read_tokenizer(path: FilePath, kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
     """Read the tensors of a published tokenizer whose names begin with `prefix`, without it.
 
     Raises `LattokError` where the file is one of another system than `kind`, and names that system.

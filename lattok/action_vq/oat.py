@@ -10,10 +10,7 @@ Published training: 32 steps a chunk, AdamW 5e-5 without weight decay, batch 256
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -147,9 +144,22 @@ class OAT(LevelTokenizer, CoarseToFine):
         return self.limits(self._actions(quantized, (codes >= 0).sum(1)))
 
 
+@checkpoint.importer(
+    "oat",
+    sign=r"nested_dropout\.dropout_mask_token$",
+    title="OAT",
+    paper="Liu et al., 2026, [arXiv 2602.04215](https://arxiv.org/abs/2602.04215)",
+    licence="MIT; parts of the model's code EPFL-Apple, non-commercial (nothing of it is here)",
+    weights="what OAT's code saves",
+    parameters="5.8 M",
+    reads="action chunks, 32 steps",
+    gives="8 codes of 1,000, coarse to fine",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    differs=(("An id beyond the codebook wraps around.", "The row decodes from the codes before it."),),
+)
 def oat(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str],
+    path: checkpoint.FilePath,
+    config: checkpoint.Settings,
     *,
     entry: str | None = None,
     prefix: str = "",
@@ -157,8 +167,6 @@ def oat(
     action_kind: str = "unspecified",
 ) -> OAT:
     """Read a published tokenizer of OAT, with its normaliser.
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert oat oat.safetensors my-tokenizer --config oat.yaml
 
@@ -176,8 +184,7 @@ def oat(
     head_dim = setting(settings, "encoder.head_dim", int)
     if setting(settings, "decoder.head_dim", int) != head_dim:
         checks.fail("decoder.head_dim", f"that of the encoder, {head_dim}", settings["decoder"]["head_dim"])
-    if head_dim < 1 or dim % head_dim:
-        checks.fail("encoder.head_dim", f"a divisor of the width {dim} in the file", head_dim)
+    checks.divides(dim, f"the width {dim} in the file", **{"encoder.head_dim": head_dim})
     made = OATConfig(
         action_dim=checkpoint.axis_of(foreign, "encoder.sample_emb.patch_proj.weight", 1, 7),
         horizon=checkpoint.axis_of(foreign, "encoder.pos_emb.posembs", 2, 32),
@@ -225,21 +232,3 @@ def key_map(config: OATConfig) -> checkpoint.KeyMap:
         tensors[f"{ours}.widen.weight"] = checkpoint.stacked(f"{theirs}.mlp.fc1.weight", f"{theirs}.mlp.fc3.weight")
         tensors[f"{ours}.narrow.weight"] = f"{theirs}.mlp.fc2.weight"
     return checkpoint.layer_names(names) | tensors | {name: f"decoder.{name}" for name in layers}
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "oat",
-        oat,
-        sign=r"nested_dropout\.dropout_mask_token$",
-        title="OAT",
-        paper="Liu et al., 2026, [arXiv 2602.04215](https://arxiv.org/abs/2602.04215)",
-        licence="MIT; parts of the model's code EPFL-Apple, non-commercial (nothing of it is here)",
-        weights="what OAT's code saves",
-        parameters="5.8 M",
-        reads="action chunks, 32 steps",
-        gives="8 codes of 1,000, coarse to fine",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        differs=(("An id beyond the codebook wraps around.", "The row decodes from the codes before it."),),
-    )
-)

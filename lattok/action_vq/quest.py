@@ -10,7 +10,6 @@ Its encoder is not causal, since norms look at all steps, and never sees the las
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +51,7 @@ class QueSTConfig(LevelsConfig):
         checks.counts(1, MAX_HORIZON, downsample=self.downsample)
         if self.downsample & (self.downsample - 1):
             checks.fail("downsample", "a power of two", self.downsample)
-        self.check_divisors(decoder_heads=self.decoder_heads)
+        checks.divides(self.dim, f"the width {self.dim}", decoder_heads=self.decoder_heads)
         if self.dim % GROUPS:
             checks.fail("dim", f"a multiple of {GROUPS}, the groups of its norms", self.dim)
 
@@ -148,9 +147,26 @@ class QueST(LevelTokenizer):
         return Repair(codes, steps[..., None], notes)
 
 
+@checkpoint.importer(
+    "quest",
+    sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
+    title="QueST, skill tokenizer",
+    paper="Mete et al., 2024, [arXiv 2407.15840](https://arxiv.org/abs/2407.15840)",
+    licence="MIT",
+    weights="what QueST's code saves",
+    parameters="6.5 M",
+    reads="action chunks, 32 steps",
+    gives="8 codes of 1,000, in the order of time",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    differs=(
+        ("Ids are cut: some sizes of a level from 26 on give ids that are too small.", "Ids are rounded."),
+        ("An id beyond the codebook wraps around.", "It repeats its neighbour, and its steps are held."),
+    ),
+    mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
+)
 def quest(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str],
+    path: checkpoint.FilePath,
+    config: checkpoint.Settings,
     *,
     entry: str | None = None,
     prefix: str = "",
@@ -158,8 +174,6 @@ def quest(
     action_kind: str = "unspecified",
 ) -> QueST:
     """Read a published skill tokenizer of QueST, which takes actions as they are.
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert quest quest.pth my-tokenizer --config quest.yaml
 
@@ -220,25 +234,3 @@ def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
     inside = {name: name for name in names if name.startswith("decoder.")}
     inside |= {name: f"encoder.layers.{name.removeprefix('encoder.')}" for name in names if name.startswith("encoder.")}
     return checkpoint.layer_names(layers) | inside
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "quest",
-        quest,
-        sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
-        title="QueST, skill tokenizer",
-        paper="Mete et al., 2024, [arXiv 2407.15840](https://arxiv.org/abs/2407.15840)",
-        licence="MIT",
-        weights="what QueST's code saves",
-        parameters="6.5 M",
-        reads="action chunks, 32 steps",
-        gives="8 codes of 1,000, in the order of time",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        differs=(
-            ("Ids are cut: some sizes of a level from 26 on give ids that are too small.", "Ids are rounded."),
-            ("An id beyond the codebook wraps around.", "It repeats its neighbour, and its steps are held."),
-        ),
-        mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
-    )
-)

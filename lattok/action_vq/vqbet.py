@@ -11,11 +11,8 @@ Codebooks follow by moving averages. As published, the encoder gets the decoder'
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +121,21 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(hidden, outputs))
 
 
-def vqbet(path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.PathLike[str]) -> VQBeT:
+@checkpoint.importer(
+    "vqbet",
+    sign=r"^vq_embedding\.layers\.0\._codebook\.embed$",
+    title="VQ-BeT, residual VQ-VAE",
+    paper="Lee et al., 2024, [arXiv 2403.03181](https://arxiv.org/abs/2403.03181)",
+    licence="code: MIT",
+    weights="what VQ-BeT's code saves, `trained_vqvae.pt`",
+    parameters="0.2 M",
+    reads="action chunks",
+    gives="2 codes of 16",
+    page="howto/action_tokenizers.md#published-tokenizers",
+    differs=(("Codes are decoded only if all levels are there.", "The first ones decode, too."),),
+    mind="Actions are those that the model was trained on: the file has no normaliser but act_scale.",
+)
+def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:
     """Read a published residual VQ-VAE of VQ-BeT (trained_vqvae.pt, or safetensors).
 
     Training goes on as the published code trains, without revival of codes.
@@ -165,22 +176,3 @@ def vqbet(path: str | os.PathLike[str], config: Mapping[str, Any] | str | os.Pat
     model.quantizer.steps.fill_(1)  # the codebooks have started, training must not restart them
     model.normalizer.scale.fill_(scale)
     return model
-
-
-checkpoint.register_importer(
-    checkpoint.Importer(
-        "vqbet",
-        vqbet,
-        sign=r"^vq_embedding\.layers\.0\._codebook\.embed$",
-        title="VQ-BeT, residual VQ-VAE",
-        paper="Lee et al., 2024, [arXiv 2403.03181](https://arxiv.org/abs/2403.03181)",
-        licence="code: MIT",
-        weights="what VQ-BeT's code saves, `trained_vqvae.pt`",
-        parameters="0.2 M",
-        reads="action chunks",
-        gives="2 codes of 16",
-        page="howto/action_tokenizers.md#published-tokenizers",
-        differs=(("Codes are decoded only if all levels are there.", "The first ones decode, too."),),
-        mind="Actions are those that the model was trained on: the file has no normaliser but act_scale.",
-    )
-)

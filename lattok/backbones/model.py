@@ -118,6 +118,11 @@ class BackboneModel(HubModel, ABC):
                 new.rename(place)
         super()._save(folder, name)
 
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return own weights, and of the backbone what the base model does not have."""
+        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload; refuse a policy over a base model in a folder here, which nobody else has."""
         base = self.config.backbone.name

@@ -112,7 +112,7 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     sizes = {tensor: size for path in files_of_weights for tensor, size in weights.read_sizes(path).items()}
     _check_files(folder)
     _check_layers(folder, files.read_json(folder / "config.json"), len(sizes))
-    try:
+    with weights.one_line("backbone", f"a model and its processor; {name!r} could not be read"):
         config = from_pretrained("backbone", transformers.AutoConfig, folder)
         family = family_of(config)
         text = family.image is None
@@ -122,14 +122,11 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         weights.plan_module(lambda: kind.from_config(config), sizes, str(folder))
         options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
         model, report = from_pretrained("backbone", kind, folder, **options)
-    except checks.LattokError:
-        raise
-    except Exception as error:  # transformers raises many kinds; the user needs one line
-        checks.fail("backbone", f"a model and its processor; {name!r} could not be read", checks.first_line(error))
     if not hasattr(model, "model"):
         expected = "a model whose layers are at `.model`, such as Llama or Qwen3"
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
-    _refuse_gaps(name, report)
+    hint = "A folder that a newer transformers wrote may have other names: upgrade transformers."
+    weights.check_whole("backbone", f"a whole model; {name!r}", report, hint=hint)
     return model, processor, family, found
 
 
@@ -150,15 +147,6 @@ def _check_layers(folder: Path, config: Any, tensors: int) -> None:
         if counts and value > tensors:
             checks.fail(str(folder), f"at most a layer for each of its {tensors} tensors", f"{name}={value}")
         _check_layers(folder, value, tensors)
-
-
-def _refuse_gaps(name: str, report: Any) -> None:
-    """Refuse a model with weights that transformers did not find, and filled with random numbers."""
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        hint = "A folder that a newer transformers wrote may have other names: upgrade transformers."
-        checks.fail("backbone", f"a whole model; {name!r} lacks weights", ", ".join(missing[:3]) + more, hint)
 
 
 def find(name: str, revision: str | None = None) -> tuple[Path, str]:

@@ -37,6 +37,9 @@ from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
 Model = TypeVar("Model", bound=HubModel)
+Read = TypeVar("Read", bound=Callable[..., HubModel])
+FilePath = str | os.PathLike[str]
+Settings = Mapping[str, Any] | FilePath  # published ones of a model: a .json or .yaml file, or a dictionary
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
@@ -76,6 +79,16 @@ IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq",
 
 def register_importer(importer: Importer) -> None:
     IMPORTERS.add(importer.name, importer)
+
+
+def importer(name: str, **facts: Any) -> Callable[[Read], Read]:
+    """Register the function below under this name; `facts` are the other fields of its `Importer`."""
+
+    def registered(read: Read) -> Read:
+        register_importer(Importer(name, read, **facts))
+        return read
+
+    return registered
 
 
 def converted(
@@ -193,9 +206,7 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
     return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
 
 
-def read_checkpoint(
-    path: str | os.PathLike[str], entry: str | None = None, *, parts: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence[str] = ()) -> dict[str, Tensor]:
     """Read tensors of a .pt, .pth, .ckpt, .bin or .safetensors file to the CPU; nested names are joined with ".".
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
@@ -222,7 +233,7 @@ def read_checkpoint(
     return _check_claimed(_flatten(within or content, str(path)), path)
 
 
-def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
+def read_settings(path: FilePath, entry: str) -> dict[str, Any]:
     """Read what a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
     path = Path(path).expanduser()
     content = read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
@@ -230,7 +241,7 @@ def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+def published_settings(given: Settings) -> Mapping[str, Any]:
     """Return what authors say of a model besides its weights: a dictionary as it is, or that in a .json or .yaml file.
 
     Raises `LattokError` about `config`, as arguments with settings are called; YAML with aliases is refused too.

@@ -192,6 +192,20 @@ def from_pretrained(argument: str, kind: Any, place: str | Path, **options: Any)
         checks.fail(argument, f"a model that transformers has the code for, as {str(place)!r:.200}", OWN_CODE, hint)
 
 
+@contextmanager
+def one_line(argument: str, expected: str) -> Iterator[None]:
+    """Turn errors of timm, transformers, diffusers and huggingface_hub, which raise many kinds, into one line."""
+    try:
+        yield
+    except checks.LattokError:
+        raise
+    except Exception as error:
+        said = checks.first_line(error).rstrip(".")
+        offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
+        hint = "Without network: pixels, or features that are in the cache." * (offline and argument == "features")
+        checks.fail(argument, expected, said, hint)
+
+
 def diffusers_class(argument: str, kind: str) -> Any:
     """Return a class of diffusers, or say how to get the package."""
     try:
@@ -208,7 +222,7 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
     family = diffusers_class(argument, kind)
     expected = f"{kind} of diffusers, a folder or a Hub id"
     where: dict[str, str] = {}
-    try:
+    with one_line(argument, f"{expected}; {model!r} could not be read"):
         with suppress(OSError):  # it lies below `part` in a pipeline, else at the top
             family.load_config(model, revision=revision, subfolder=part)
             where = {"subfolder": part}
@@ -216,12 +230,16 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
             return family.from_config(family.load_config(model, revision=revision, **where))
         options = {"use_safetensors": True, "output_loading_info": True, "revision": revision}
         found, report = family.from_pretrained(model, **options, **where)
-    except Exception as error:  # diffusers and huggingface_hub raise many kinds; the user needs one line
-        checks.fail(argument, f"{expected}; {model!r} could not be read", checks.first_line(error))
-    missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
-    if missing:
-        checks.fail(argument, f"a whole model; {model!r} lacks weights", ", ".join(missing[:3]))
+    check_whole(argument, f"a whole model; {model!r}", report)
     return found
+
+
+def check_whole(argument: str, what: str, report: Any, needed: str = "", hint: str = "") -> None:
+    """Refuse a network without all of its `needed` weights: its library has filled them with random numbers."""
+    missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
+    if any(needed in key for key in missing):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        checks.fail(argument, f"{what} lacks weights", ", ".join(missing[:3]) + more, hint)
 
 
 def check_named(config: Any, folder: Path, given: Collection[str] = ()) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.utils import checks
+from lattok.utils.devices import has_streams
+
+Moved = TypeVar("Moved")
 
 
 class Attention(nn.Module):
@@ -19,8 +24,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
-        if dim % heads:
-            checks.fail("heads", f"a divisor of the width {dim}", heads)
+        checks.divides(dim, f"the width {dim}", heads=heads)
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim)
@@ -152,14 +156,12 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def non_blocking(device: torch.device) -> bool:
-    """Tell whether the host may go on while a copy of its own goes to a device: `non_blocking` of such copies."""
-    return device.type not in ("cpu", "mps")
+def onto(values: Moved, device: torch.device) -> Moved:
+    """Copy a tensor of the host, or a batch of some, to a device; where it has streams, it is not waited for."""
+    from accelerate.utils import send_to_device  # slow to import
 
-
-def onto(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device; a GPU is not waited for."""
-    return tensor.to(device, non_blocking=non_blocking(device))
+    move: Any = getattr(values, "to", partial(send_to_device, values))
+    return move(device, non_blocking=has_streams(device))
 
 
 def upcast(tensor: Tensor) -> Tensor:

@@ -53,9 +53,6 @@ class QuantizerConfig:
         checks.below_one(decay=self.decay)
         if self.levels > 1 and self.update != "ema":
             checks.fail("levels", "1 unless update is 'ema'", self.levels)
-        if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
-            hint = "Moving averages and revival from the batch need revive_below instead."
-            checks.fail("restart_every", "0 unless update is 'gradient' and revive_below 0", self.restart_every, hint)
 
 
 class CodeStatistics(NamedTuple):

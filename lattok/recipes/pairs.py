@@ -314,10 +314,9 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
 
     def compute() -> None:
         for pairs in parts:
-            where = pairs.frame_reader.dataset, pairs.episodes, pairs.cameras
             with ProgressBar("features") as progress:
                 known = _decoded(pairs) if looks and memory is None else None
-                pairs.features = cache.features(frozen, *where, known, progress)
+                pairs.features = cache.features(frozen, pairs.frame_reader, known, progress)
             if not looks:
                 pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 

@@ -115,6 +115,14 @@ def named(count: int, **names: Sequence[str]) -> None:
             fail(name, f"{count} names, one for each dimension, or none", f"{len(given)}")
 
 
+def divides(whole: int, said: str, /, **values: int) -> None:
+    """Require that every value divides `whole`, which is `said` to be "the width 128" or the like."""
+    counts(**values)
+    for name, value in values.items():
+        if whole % value:
+            fail(name, f"a divisor of {said}", value)
+
+
 def below_one(**values: float) -> None:
     """Require that every value is a number in [0, 1)."""
     for name, value in values.items():

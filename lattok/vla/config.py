@@ -80,10 +80,9 @@ class HeadConfig:
     def __post_init__(self) -> None:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
-        checks.counts(head_dim=self.dim, head_heads=self.heads)
+        checks.counts(head_dim=self.dim)
+        checks.divides(self.dim, f"head_dim {self.dim}", head_heads=self.heads)
         checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)
-        if self.dim % self.heads:
-            checks.fail("head_heads", f"a divisor of head_dim {self.dim}", self.heads)
         if not isinstance(self.layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in self.layers):
             checks.fail("head_layers", "indices of hidden states", repr(self.layers))
         if list(self.layers) != sorted(set(self.layers)):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -26,7 +25,7 @@ from lattok.backbones.model import BackboneModel, from_root, with_backbone
 from lattok.hub import HubModel
 from lattok.hub.records import quoted
 from lattok.image_lam.inverse import InverseDynamics
-from lattok.nn.blocks import non_blocking, onto
+from lattok.nn.blocks import onto
 from lattok.nn.losses import of_share
 from lattok.nn.normalize import Normalizer, OpenChoice
 from lattok.types import ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
@@ -231,8 +230,7 @@ class LatentVLA(BackboneModel):
             batch = batch._replace(known=known)
         if learning and not acting:
             batch = self.with_tokens(batch)
-        device = self.placeholders.device
-        return cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
+        return onto(batch, self.placeholders.device)
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with all that needs no weights which are learned: inputs of the backbone, and tokens."""
@@ -346,11 +344,10 @@ class LatentVLA(BackboneModel):
         super()._save(folder, name)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return own weights, and of the backbone what the base model does not have."""
-        used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
-        apart = ("backbone.", "decoder.features.", *used)
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith(apart)}
-        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+        """Leave out the decoder's features, and normalisers in use where each dataset has its own."""
+        used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()
+        apart = ("decoder.features.", *used)
+        return {name: value for name, value in super().saved_tensors().items() if not name.startswith(apart)}
 
 
 def shared_options(config: VLAConfig) -> dict[str, Any]:

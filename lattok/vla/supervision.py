@@ -22,7 +22,7 @@ from typing_extensions import Self
 
 from lattok.labels import PARTS, LatentSpec, target_from_batch
 from lattok.labels.reader import ANNOTATE
-from lattok.nn.blocks import non_blocking
+from lattok.nn.blocks import onto
 from lattok.nn.losses import REDUCTIONS, reduce_valid
 from lattok.types import LatentTarget, LossTerms
 from lattok.utils import checks
@@ -116,7 +116,7 @@ class LatentSupervision(nn.Module, ABC):
         self._check(states, target)
         if not checked and not torch.compiler.is_compiling():
             self._check_values(target)
-        target = target.to(states.device, non_blocking(states.device))
+        target = onto(target, states.device)
         states = states.to(next(self.parameters()).dtype)
         return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
 

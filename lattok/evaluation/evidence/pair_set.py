@@ -176,8 +176,7 @@ def read_pair_set(
     """Decode the episodes, compute features and both models' latent actions of at most `most` pairs, evenly spaced."""
     frames = source.pairs(model, episodes)
     if source.feature_cache is not None:
-        cache = source.feature_cache
-        frames.features = cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
+        frames.features = source.feature_cache.known(model.features, frames.frame_reader)
     rows = evenly(len(frames), most).numpy()
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(MAX_FRAME_NUMBERS, MAX_SPLIT_NUMBERS // len(used)))

@@ -55,7 +55,8 @@ class CodebookConfig:
         checks.whole(codebook_continuous_steps=self.continuous_steps, codebook_restart_every=self.restart_every)
         if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
             expected = "0 unless codebook_update=gradient and codebook_revive_below=0"
-            checks.fail("codebook_restart_every", expected, self.restart_every)
+            hint = "Moving averages and revival from the batch need codebook_revive_below instead."
+            checks.fail("codebook_restart_every", expected, self.restart_every, hint)
 
 
 @dataclass(frozen=True)

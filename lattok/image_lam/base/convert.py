@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattok.hub.checkpoint import Join, layer_names, published_settings, stacked
+from lattok.hub.checkpoint import Join, Settings, layer_names, published_settings, stacked
 from lattok.utils import checks
 
 ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
@@ -19,9 +18,7 @@ def check_view(cameras: Sequence[str], stride: str) -> None:
     checks.strides(stride=stride)
 
 
-def settings_near(
-    config: Mapping[str, Any] | str | os.PathLike[str] | None, near: Iterable[Path], inner: str
-) -> Mapping[str, Any]:
+def settings_near(config: Settings | None, near: Iterable[Path], inner: str) -> Mapping[str, Any]:
     """Read published settings, by default the first file that is there of those `near` the weights; {} where none is.
 
     Some files hold them under a name of their own, `inner`.

@@ -32,7 +32,6 @@ from lattok.data import Progress, RobotDataset
 from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.samples.frames import Decoded, FrameReader, Reader
-from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
@@ -136,50 +135,40 @@ class FeatureCache:
         checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
 
     def features(
-        self,
-        frozen: FrozenFeatures,
-        dataset: RobotDataset,
-        episodes: Sequence[Episode],
-        cameras: Sequence[str],
-        pixels: PixelsOf | None = None,
-        progress: Progress | None = None,
+        self, frozen: FrozenFeatures, frames: Reader, pixels: PixelsOf | None = None, progress: Progress | None = None
     ) -> CachedFeatures:
-        """Return features of all frames of the episodes; missing ones are computed, on the device of `frozen`.
+        """Return features of all of these frames; missing ones are computed, on the device of `frozen`.
 
         `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
         """
-        places = self._places(frozen, dataset, episodes, cameras)
+        places = self._places(frozen, frames)
         missing = {take: kept for take, kept in places.items() if not kept.whole()}
         self._check_room(sum(kept.size for kept in missing.values()))
-        read = pixels or partial(_pixels, frozen, dataset)
+        read = pixels or partial(_pixels, frozen, frames.dataset)
         left, total = (sum(kept.shape[0] for kept in each.values()) for each in (missing, places))
         for take in _made(missing, frozen, read):
             left -= missing[take].shape[0]
             if progress is not None:
                 progress(total - left, total)
-        return _joined(places, episodes, cameras)
+        return _joined(places, frames)
 
     def reader(self, frozen: FrozenFeatures, frames: FrameReader) -> FeatureReader:
         """Return what reads features instead of `frames`; missing ones are computed when they are needed.
 
         Raises `OSError` where the disk has no room for all.
         """
-        places = self._places(frozen, frames.dataset, frames.episodes, frames.cameras)
+        places = self._places(frozen, frames)
         self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
         return FeatureReader(frozen, frames, places)
 
-    def known(
-        self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
-    ) -> CachedFeatures | None:
+    def known(self, frozen: FrozenFeatures, frames: Reader) -> CachedFeatures | None:
         """Return features where all are there already; otherwise None."""
-        places = self._places(frozen, dataset, episodes, cameras)
-        return _joined(places, episodes, cameras) if all(kept.whole() for kept in places.values()) else None
+        places = self._places(frozen, frames)
+        return _joined(places, frames) if all(kept.whole() for kept in places.values()) else None
 
-    def _places(
-        self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
-    ) -> dict[Take, FeatureFile]:
-        lengths = {Take(episode.index, camera): episode.length for episode in episodes for camera in cameras}
-        names = _names(lengths, dataset, features_key(frozen, self.dtype))
+    def _places(self, frozen: FrozenFeatures, frames: Reader) -> dict[Take, FeatureFile]:
+        lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
+        names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
         return {
             take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
@@ -232,8 +221,8 @@ def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _joined(takes: dict[Take, FeatureFile], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
-    return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
+def _joined(places: dict[Take, FeatureFile], frames: Reader) -> CachedFeatures:
+    return CachedFeatures([[places[Take(each.index, camera)] for camera in frames.cameras] for each in frames.episodes])
 
 
 class FeatureReader(Reader):
@@ -246,7 +235,7 @@ class FeatureReader(Reader):
         first = next(iter(places.values()))
         self.shape, self.dtype = (len(self.cameras) * frozen.count, frozen.dim), np.dtype(first.dtype)
         self._frozen, self._places = frozen, places
-        self._known = _joined(places, self.episodes, self.cameras)
+        self._known = _joined(places, frames)
 
     def rows(self, rows: np.ndarray) -> Decoded:
         """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""

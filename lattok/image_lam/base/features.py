@@ -7,8 +7,7 @@ for language conditioning (stage 1): the last hidden states of a T5 encoder.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from typing_extensions import Self
 
 from lattok.data.pixels import resize_pixels
-from lattok.hub.weights import from_pretrained, open_diffusers, plan_network
+from lattok.hub.weights import check_whole, from_pretrained, one_line, open_diffusers, plan_network
 from lattok.utils import checks
 
 PIXEL_PATCH = 16
@@ -27,7 +27,14 @@ NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "dc-ae:MODEL"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
-class FrozenFeatures(nn.Module):
+class Frozen(nn.Module):
+    """A network that stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+
+class FrozenFeatures(Frozen):
     """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
@@ -88,10 +95,6 @@ class FrozenFeatures(nn.Module):
         for tensor in self.network.state_dict().values():
             weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return weights.hexdigest()
-
-    def train(self, mode: bool = True) -> FrozenFeatures:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
@@ -193,7 +196,7 @@ class DeepCompression(nn.Module):
         return rearrange(self.network.decode(latents, return_dict=False)[0], "n c h w -> n h w c")
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Frozen):
     """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
 
     `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.
@@ -224,16 +227,12 @@ class TextEncoder(nn.Module):
         model, kind = self.name.removeprefix("t5:"), cast(Any, T5EncoderModel)
         if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
             checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
-        with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
+        with one_line("language", f"a T5 encoder; {model!r} could not be read"):
             self.tokenizer = from_pretrained("language", AutoTokenizer, _place(model))
             network, report = from_pretrained("language", kind, _place(model), output_loading_info=True)
-        _check_whole("language", f"a T5 encoder; {model!r}", report)
+        check_whole("language", f"a T5 encoder; {model!r}", report)
         self.network = network.float().eval().requires_grad_(False)
         return self
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -279,7 +278,7 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     elif revision:
         raise checks.LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
     expected = f"a timm vision transformer; {name!r} "
-    with _one_line("features", expected + "could not be built"):
+    with one_line("features", expected + "could not be built"):
         try:
             options = {"num_classes": 0, "img_size": image_size, "dynamic_img_size": False}
             network = timm.create_model(model, pretrained=pretrained, **options)
@@ -298,7 +297,7 @@ def _transformers(
     except ImportError:
         checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
     where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
-    with _one_line("features", f"{expected}; {name!r} could not be built"):
+    with one_line("features", f"{expected}; {name!r} could not be built"):
         config = from_pretrained("features", AutoConfig, where, revision=revision)
         kinds: dict[str, Any] = {"vjepa2": VJEPA2Model, "vit_mae": ViTMAEModel}
         if config.model_type not in kinds:
@@ -309,7 +308,7 @@ def _transformers(
         if pretrained:
             options = {"revision": revision, "config": config, "output_loading_info": True}
             found, report = from_pretrained("features", kind, where, **options)
-            _check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
+            check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
         else:
             found = kind(config)
     return StillVideo(found.encoder, config) if video else OrderedMAE(found)
@@ -317,27 +316,6 @@ def _transformers(
 
 def _place(model: str) -> str:
     return str(Path(model).expanduser()) if model.startswith("~") else model
-
-
-@contextmanager
-def _one_line(argument: str, expected: str) -> Iterator[None]:
-    """Turn errors of timm, transformers and huggingface_hub, which raise many kinds, into one line."""
-    try:
-        yield
-    except checks.LattokError:
-        raise
-    except Exception as error:
-        said = checks.first_line(error).rstrip(".")
-        offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
-        hint = "Without network: pixels, or features that are in the cache." * (offline and argument == "features")
-        checks.fail(argument, expected, said, hint)
-
-
-def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> None:
-    """Refuse a network without all of its `needed` weights: transformers fills these with random numbers."""
-    missing = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
-    if any(needed in key for key in missing):
-        checks.fail(argument, f"{what} lacks weights", ", ".join(missing))
 
 
 def _patch_size(name: str, network: Any) -> int:

@@ -53,7 +53,7 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     def saved_tensors(self) -> dict[str, Tensor]:
         """Leave out frozen features that the config names."""
         held = self.holds_features(self.config)
-        return {name: x for name, x in self.state_dict().items() if held or not name.startswith("features.")}
+        return {name: x for name, x in super().saved_tensors().items() if held or not name.startswith("features.")}
 
     def fresh(self) -> Any:
         """Make a model of the same configuration with random weights; frozen features are shared."""
@@ -73,6 +73,16 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         described = super().describe() | {"backend": "torch", "precision": "float32"}
         weights = self.features.weights_hash()
         return described if weights is None else described | {"features_sha256": weights}
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor, network: FrozenFeatures | None = None) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D], those of another network where one is given."""
+        network = network or self.features
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
+        lead = frames.shape[:-4]
+        frames = network.resize(frames).to(network.mean.device)
+        patches = network(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
 
     def stride_frames(self, fps: float) -> int:
         return checks.stride_in_frames(self.config.stride, fps)
@@ -186,13 +196,3 @@ class PairModel(FrozenFeaturesModel, ABC):
         found = of_cameras("frames", as_tensor("frames", frames), "B 2 V H W 3", self.cameras)
         checks.size("frames", "frames per sample", found.shape[1], 2)
         return found
-
-    @torch.no_grad()
-    def frame_features(self, frames: Tensor, network: FrozenFeatures | None = None) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D], those of another network where one is given."""
-        network = network or self.features
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
-        lead = frames.shape[:-4]
-        frames = network.resize(frames).to(network.mean.device)
-        patches = network(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)

@@ -45,8 +45,8 @@ class FeaturesConfig:
 
     def __post_init__(self) -> None:
         checks.counts(1, MOST_PIXELS, features_size=self.size, features_patch=self.patch)
-        if self.name == "pixels" and self.size % self.patch:
-            checks.fail("features_patch", f"a divisor of features_size {self.size}", self.patch)
+        if self.name == "pixels":
+            checks.divides(self.size, f"features_size {self.size}", features_patch=self.patch)
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ class ClipDecoderConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "decoder")
-        checks.counts(decoder_width=self.width, decoder_depth=self.depth, decoder_heads=self.heads)
+        checks.counts(decoder_width=self.width, decoder_depth=self.depth)
         checks.counts(1, MOST_FLOW_STEPS, decoder_flow_steps=self.flow_steps)
-        if self.width % self.heads:
-            checks.fail("decoder_heads", f"a divisor of decoder_width {self.width}", self.heads)
+        checks.divides(self.width, f"decoder_width {self.width}", decoder_heads=self.heads)
         if self.name != "compact" and not self.name.startswith("sana:"):
             checks.fail("decoder", '"compact" or "sana:MODEL"', repr(self.name))
         for name, value in self.sana.items():

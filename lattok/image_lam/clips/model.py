@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -27,7 +26,7 @@ from lattok.image_lam.base.losses import separation
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
-from lattok.nn.blocks import non_blocking
+from lattok.nn.blocks import onto
 from lattok.nn.flow import draw_flow
 from lattok.nn.losses import action_loss, numbers, of_share
 from lattok.nn.normalize import Normalizer
@@ -86,11 +85,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Open the base model, for the frames of a clip."""
         return open_backbone(config, folder, config.frames)
 
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Return own weights, and of the backbone what the base model does not have."""
-        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
-        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
-
     def usage(self) -> list[str]:
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
         label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
@@ -117,7 +111,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
         """
         device = self.queries.device
-        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
+        batch = onto(batch, device)
         clips, valid = _clips(batch), batch.valid
         inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
         scene, motion = self._latents(inputs, len(clips))
@@ -211,13 +205,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
             found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
             parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
         return like(frames, join(parts))
-
-    @torch.no_grad()
-    def frame_features(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into patches of the frozen latent space [..., V*N, D]."""
-        lead = frames.shape[:-4]
-        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, -1, self.features.dim)
 
     @torch.no_grad()
     def predict(self, now: Tensor, latents: LatentActions) -> Tensor:

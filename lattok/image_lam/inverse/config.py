@@ -137,9 +137,7 @@ class InverseDynamicsConfig(NormalizedActions):
 
     def _check_bottleneck(self) -> None:
         checks.one_of("quantizer", self.quantizer, BOTTLENECKS)
-        checks.counts(1, self.latent_dim, tokens=self.tokens)
-        if self.latent_dim % self.tokens:
-            checks.fail("tokens", f"a divisor of latent_dim {self.latent_dim}", self.tokens)
+        checks.divides(self.latent_dim, f"latent_dim {self.latent_dim}", tokens=self.tokens)
         if self.loss_kl and not BOTTLENECKS[self.quantizer].variational:
             checks.fail("loss_kl", '0 unless quantizer="none"', self.loss_kl)
 

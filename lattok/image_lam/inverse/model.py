@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import send_to_device
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
-from lattok.nn.blocks import non_blocking, onto, upcast
+from lattok.nn.blocks import onto, upcast
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, Quantized, join
@@ -189,13 +188,9 @@ class InverseDynamics(FrozenFeaturesModel):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [n, V, H, W, 3] into maps [n, V, side, side, D]."""
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
-        lead, side = frames.shape[:-3], self.features.side
-        resized = self.features.resize(frames).to(self.low.device)
-        return self.features(resized.flatten(0, -4)).reshape(*lead, side, side, self.features.dim)
+        """Turn uint8 [..., V, H, W, 3] into maps [..., V, side, side, D]."""
+        return super().frame_features(frames).unflatten(-2, (len(self.cameras), self.features.side, -1))
 
     def encode_features(self, moments: Sequence[Tensor]) -> Tensor:
         """Turn features [B, V, side, side, D] of all frames of clips into latents [B, members, d]."""
@@ -317,7 +312,7 @@ class InverseDynamics(FrozenFeaturesModel):
             hint = "Call idm.infer_actions(video, unit) for actions."
             checks.fail("batch", "a PolicyBatch with the other frames of clips", type(batch).__name__, hint)
         device, count = self.low.device, len(self.members)
-        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
+        batch = onto(batch, device)
         place, later, moments = self.config.offsets.index(0), cast(Tensor, batch.later), len(self.config.offsets)
         checks.size("later", "frames besides that of the moment", later.shape[1], moments - 1)
         clips = torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)  # in the order of the offsets

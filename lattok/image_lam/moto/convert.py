@@ -7,7 +7,6 @@ shapes; the settings add what weights cannot tell (heads, whether the frames hav
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -17,20 +16,8 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from lattok.hub.checkpoint import (
-    Importer,
-    Join,
-    KeyMap,
-    axis_of,
-    check_kind,
-    converted,
-    layer_names,
-    numbered,
-    read_checkpoint,
-    register_importer,
-    squeezed,
-    stacked,
-)
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, KeyMap, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import check_view, settings_near
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.moto.config import HELD, MotoLAMConfig
@@ -56,9 +43,28 @@ LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out
 LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
 
 
+@checkpoint.importer(
+    "moto-lam",
+    sign=r"m_former\.embeddings\.",
+    title="Moto, LARA",
+    paper="Chen et al., 2025, [arXiv 2412.04445](https://arxiv.org/abs/2412.04445); LARA, 2026, "
+    "[arXiv 2606.07100](https://arxiv.org/abs/2606.07100)",
+    licence="Apache-2.0 (Moto; LARA: code)",
+    weights="Moto's `pytorch_model.bin` (Hub: `TencentARC/Moto`); Hub: `MengyaLiu/LARA_full`, folder "
+    "`latent_motion_tokenizer`",
+    parameters="121.2 M without ViT-MAE-L",
+    reads="features of ViT-MAE-L, 224 pixels",
+    gives="8 codes of 128",
+    page="howto/train_a_lam.md#pixels-instead-of-features",
+    differs=(
+        ("the order of the patches is drawn anew at each call", "their own order: labels are the same at every call"),
+    ),
+    mind="Patches keep their order; published labels were drawn with a random one. LARA's first stage was trained "
+    "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",
+)
 def moto_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    path: FilePath,
+    config: Settings | None = None,
     *,
     cameras: tuple[str, ...] = ("image",),
     stride: str = "15",
@@ -70,7 +76,6 @@ def moto_lam(
 
     An image encoder in the file is used, and saved with the model. Patches keep their order; published labels were
     drawn with a random one, so that theirs differ.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert moto-lam LARA_full/latent_motion_tokenizer my-lam
 
@@ -92,7 +97,7 @@ def moto_lam(
         if not files:
             checks.fail("path", f"a folder with {' or '.join(WEIGHT_FILES)}", f"{path} without them")
         path = files[0]
-    foreign = _own_names(read_checkpoint(path), path)
+    foreign = _own_names(checkpoint.read_checkpoint(path), path)
     settings = settings_near(config, (path.parent / name for name in SETTING_FILES), "config")
     mean, std = SCALINGS[pixels]
     facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
@@ -104,7 +109,7 @@ def moto_lam(
     left_out = (*NOT_NEEDED[held:], *(() if made.loss.features else (f"{OF_FEATURES}.",)))
     unused = [name for name in foreign if name.startswith(left_out)]
     kept = ("quantizer.steps", "cluster_size")
-    model = converted(lambda: MotoLAM(made, network), foreign, key_map(made), str(path), unused, kept)
+    model = checkpoint.converted(lambda: MotoLAM(made, network), foreign, key_map(made), str(path), unused, kept)
     model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
     return model
 
@@ -113,7 +118,7 @@ def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Take off what stands before every name of the model; what has other beginnings belongs to something else."""
     prefix = next((name[: -len(MARK)] for name in foreign if name.endswith(MARK)), None)
     if prefix is None:
-        check_kind(foreign, "moto-lam", str(path))
+        checkpoint.check_kind(foreign, "moto-lam", str(path))
         got = f"{len(foreign)} others, such as {next(iter(foreign))}" if foreign else "no tensors"
         checks.fail(str(path), f"a model of Moto or LARA with {MARK}", got)
     return {name[len(prefix) :]: tensor for name, tensor in foreign.items() if name.startswith(prefix)}
@@ -283,30 +288,3 @@ def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
             found[f"{ours}.{i}.attention.qkv.{part}"] = stacked(*keys)
             found |= {f"{ours}.{i}.{mine}.{part}": f"{theirs}.{i}.{their}.{part}" for mine, their in LAYER.items()}
     return found
-
-
-register_importer(
-    Importer(
-        "moto-lam",
-        moto_lam,
-        sign=r"m_former\.embeddings\.",
-        title="Moto, LARA",
-        paper="Chen et al., 2025, [arXiv 2412.04445](https://arxiv.org/abs/2412.04445); LARA, 2026, "
-        "[arXiv 2606.07100](https://arxiv.org/abs/2606.07100)",
-        licence="Apache-2.0 (Moto; LARA: code)",
-        weights="Moto's `pytorch_model.bin` (Hub: `TencentARC/Moto`); Hub: `MengyaLiu/LARA_full`, folder "
-        "`latent_motion_tokenizer`",
-        parameters="121.2 M without ViT-MAE-L",
-        reads="features of ViT-MAE-L, 224 pixels",
-        gives="8 codes of 128",
-        page="howto/train_a_lam.md#pixels-instead-of-features",
-        differs=(
-            (
-                "the order of the patches is drawn anew at each call",
-                "their own order: labels are the same at every call",
-            ),
-        ),
-        mind="Patches keep their order; published labels were drawn with a random one. LARA's first stage was trained "
-        "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",
-    )
-)

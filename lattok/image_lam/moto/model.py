@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.features import Frozen, FrozenFeatures
 from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
 from lattok.image_lam.base.trained import TrainedPairModel, of_pairs
 from lattok.image_lam.moto.config import HELD, ImageEncoderConfig, MotoLAMConfig, PatchDecoderConfig
@@ -163,7 +163,7 @@ class PatchDecoder(nn.Module):
         return patches + predicted if self.predict_change else predicted
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(Frozen):
     """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
 
     Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.
@@ -182,10 +182,6 @@ class PerceptualLoss(nn.Module):
         except Exception as error:  # a download fails with any type
             checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), WITHOUT_LPIPS)
         self.requires_grad_(False).train(False)
-
-    def train(self, mode: bool = True) -> PerceptualLoss:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     def forward(self, predicted: Tensor, actual: Tensor) -> Tensor:
         """Compare images [n, 3, H, W] between 0 and 1."""

@@ -8,7 +8,6 @@ the environment's.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,21 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok.hub import CONFIG, WEIGHTS
-from lattok.hub.checkpoint import (
-    PICKLED,
-    Importer,
-    Join,
-    KeyMap,
-    axis_of,
-    check_kind,
-    layer_names,
-    numbered,
-    read_checkpoint,
-    read_settings,
-    register_importer,
-    translate,
-)
+from lattok.hub import CONFIG, WEIGHTS, checkpoint
+from lattok.hub.checkpoint import FilePath, Join, KeyMap, axis_of, layer_names, numbered
 from lattok.hub.weights import Size, plan_module
 from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.base.features import IMAGENET
@@ -51,8 +37,21 @@ FACTS = ("cameras", "dropout", "features", "features_revision", "image_size", "l
 OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
 
 
+@checkpoint.importer(
+    "univla-lam",
+    sign=r"action_latent$",
+    title="UniVLA",
+    paper="Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
+    licence="Apache-2.0 (code)",
+    weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
+    reads="features of DINOv2, 224 pixels",
+    gives="4 codes of 16, and 4 of the environment",
+    page="howto/train_a_lam.md#fine-tune-an-existing-model",
+    mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
+    "`action_latent` are the environment's.",
+)
 def univla_lam(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int = 12,
     *,
     cameras: tuple[str, ...] = ("image",),
@@ -62,11 +61,9 @@ def univla_lam(
     image_size: int = ImageLAMConfig.image_size,
     language: str = T5,
     dropout: float = 0.0,
-    features_out: str | os.PathLike[str] | None = None,
+    features_out: FilePath | None = None,
 ) -> ImageLAM:
     """Read UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
 
@@ -88,8 +85,20 @@ def univla_lam(
     return _convert(path, heads, None, features_out, given).lam
 
 
+@checkpoint.importer(
+    "p2t-image-lam",
+    sign=r"action_latent$",
+    title="P2T, image model",
+    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
+    licence="see the authors",
+    weights="what P2T's code saves, `last.ckpt`",
+    reads="features of DINOv2, 224 pixels",
+    gives="4 codes of 16, and 4 of the environment",
+    page="howto/train_a_lam.md#fine-tune-an-existing-model",
+    mind="UniVLA's architecture with an action head, which is checked and left out.",
+)
 def p2t_image_lam(
-    path: str | os.PathLike[str],
+    path: FilePath,
     heads: int = 12,
     action_dim: int = 7,
     *,
@@ -100,12 +109,11 @@ def p2t_image_lam(
     image_size: int = ImageLAMConfig.image_size,
     language: str = T5,
     dropout: float = 0.0,
-    features_out: str | os.PathLike[str] | None = None,
+    features_out: FilePath | None = None,
 ) -> ImageLAM:
     """Read a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
 
     It is UniVLA's, with an action head, which must fit and is left out: `p2t_learner` has it.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
 
@@ -129,11 +137,7 @@ def p2t_image_lam(
 
 
 def p2t_learner(
-    path: str | os.PathLike[str],
-    heads: int = 12,
-    action_dim: int = 7,
-    features_out: str | os.PathLike[str] | None = None,
-    **facts: Any,
+    path: FilePath, heads: int = 12, action_dim: int = 7, features_out: FilePath | None = None, **facts: Any
 ) -> PairLearner[ImageLAM]:
     """Read the same together with its action head, for losses and training; `facts` are keywords of `p2t_image_lam`."""
     checks.counts(action_dim=action_dim)
@@ -143,27 +147,22 @@ def p2t_learner(
 
 
 def _convert(
-    path: str | os.PathLike[str],
-    heads: int,
-    action_dim: int | None,
-    own: str | os.PathLike[str] | None,
-    given: Mapping[str, Any],
+    path: FilePath, heads: int, action_dim: int | None, own: FilePath | None, given: Mapping[str, Any]
 ) -> PairLearner[ImageLAM]:
     checks.counts(heads=heads)
     facts = {**given, "heads": heads, "cameras": tuple(given["cameras"])}
     language = facts.pop("language")
     check_view(facts["cameras"], facts["stride"])
     path = Path(path).expanduser()
-    told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
+    told = checkpoint.read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
         checks.fail("heads", f"{told}, as the settings in the file say", heads)
-    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
+    foreign = checkpoint.read_checkpoint(path, entry="state_dict" if path.suffix in checkpoint.PICKLED else None)
     if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
         foreign = {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
-    check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
+    checkpoint.check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
     found = sizes(foreign, action_dim)
-    if found["width"] % heads:
-        checks.fail("heads", f"a divisor of the width {found['width']} in the file", heads)
+    checks.divides(found["width"], f"the width {found['width']} in the file", heads=heads)
     if found["streams"] == "control":
         found["language"] = language
     if own is None:
@@ -196,7 +195,8 @@ def _filled(
     ours |= {} if head is None else head.state_dict(prefix="action_head.")
     kept = [name for name in ours if name.endswith(OURS_ALONE)]
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
-    tensors = translate(foreign, key_map(config, head is not None), ours, str(path), unused=unused, kept=kept)
+    names = key_map(config, head is not None)
+    tensors = checkpoint.translate(foreign, names, ours, str(path), unused=unused, kept=kept)
     for name, tensor in ours.items():  # shares memory with the model
         tensor.copy_(tensors[name])
         if name.endswith("quantizer.steps"):
@@ -246,8 +246,7 @@ def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, An
         found[f"{part}_depth"] = numbered(foreign, rf"lam\.{part}\.transformer_blocks\.(\d+)\.") or 1
     if action_dim is not None:
         outputs = size(f"{HEAD}2.weight", 0, 32 * action_dim)
-        if outputs % action_dim:
-            checks.fail("action_dim", f"a divisor of the {outputs} outputs of the file's action head", action_dim)
+        checks.divides(outputs, f"the {outputs} outputs of the file's action head", action_dim=action_dim)
         found |= {"action_head": "codes", "action_target": "chunk", "action_steps": outputs // action_dim}
     return found
 
@@ -275,38 +274,3 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
             path.write_bytes(weights)
         files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
         yield f"timm:local-dir:{folder.resolve()}"
-
-
-register_importer(
-    Importer(
-        "univla-lam",
-        univla_lam,
-        sign=r"action_latent$",
-        title="UniVLA",
-        paper="Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
-        licence="Apache-2.0 (code)",
-        weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
-        reads="features of DINOv2, 224 pixels",
-        gives="4 codes of 16, and 4 of the environment",
-        page="howto/train_a_lam.md#fine-tune-an-existing-model",
-        mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
-        "`action_latent` are the environment's.",
-    )
-)
-
-
-register_importer(
-    Importer(
-        "p2t-image-lam",
-        p2t_image_lam,
-        sign=r"action_latent$",
-        title="P2T, image model",
-        paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-        licence="see the authors",
-        weights="what P2T's code saves, `last.ckpt`",
-        reads="features of DINOv2, 224 pixels",
-        gives="4 codes of 16, and 4 of the environment",
-        page="howto/train_a_lam.md#fine-tune-an-existing-model",
-        mind="UniVLA's architecture with an action head, which is checked and left out.",
-    )
-)

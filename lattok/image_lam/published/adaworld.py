@@ -4,12 +4,11 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-What differs from published code: see the end of this file.
+What differs from published code: see its importer below.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.data.pixels import ALIASED, check_pixels, middle
-from lattok.hub.checkpoint import Importer, Join, axis_of, converted, layer_names, numbered, register_importer
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
@@ -139,12 +139,27 @@ class AdaWorldLAM(PublishedLAM):
         return self.to_features(x).sigmoid()
 
 
+@checkpoint.importer(
+    "adaworld-lam",
+    sign=r"action_prompt$",
+    title="AdaWorld",
+    paper="Gao et al., 2025, [arXiv 2503.18938](https://arxiv.org/abs/2503.18938)",
+    licence="Apache-2.0",
+    weights="Hub: `Little-Podi/AdaWorld`, `lam.ckpt`",
+    parameters="474.7 M",
+    reads="pixels, 256, the square in the middle",
+    differs=(
+        ("in a clip of more than two frames every latent sees all of them", "pairs, as in published training"),
+        ("training mode draws latents, evaluation mode keeps all of them", "the mean in either mode, none is kept"),
+        ("resized pixels may overshoot [0, 1]", "clamped, as in published training, and rounded to whole values"),
+    ),
+    mind="The default gap of 2 frames is that of robots; videos of people had 1. "
+    "Latents have no unit size: look at their range before you regress or quantize them.",
+)
 def adaworld_lam(
-    path: str | os.PathLike[str], *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
+    path: FilePath, *, image_size: int = 256, cameras: tuple[str, ...] = ("image",), stride: str = "2"
 ) -> AdaWorldLAM:
     """Read AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert adaworld-lam lam.ckpt my-adaworld --stride 0.2s
 
@@ -157,7 +172,7 @@ def adaworld_lam(
     """
     foreign = read_published(path, "adaworld-lam", ("lam.",))
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
+    return checkpoint.converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
 
 
 def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:
@@ -191,25 +206,3 @@ def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
             if part == "encoder":
                 names[f"{ours}.frequencies"] = f"{theirs}.temporal_attn.rotary_embedding.freqs"
     return names | layer_names(layers)
-
-
-register_importer(
-    Importer(
-        "adaworld-lam",
-        adaworld_lam,
-        sign=r"action_prompt$",
-        title="AdaWorld",
-        paper="Gao et al., 2025, [arXiv 2503.18938](https://arxiv.org/abs/2503.18938)",
-        licence="Apache-2.0",
-        weights="Hub: `Little-Podi/AdaWorld`, `lam.ckpt`",
-        parameters="474.7 M",
-        reads="pixels, 256, the square in the middle",
-        differs=(
-            ("in a clip of more than two frames every latent sees all of them", "pairs, as in published training"),
-            ("training mode draws latents, evaluation mode keeps all of them", "the mean in either mode, none is kept"),
-            ("resized pixels may overshoot [0, 1]", "clamped, as in published training, and rounded to whole values"),
-        ),
-        mind="The default gap of 2 frames is that of robots; videos of people had 1. "
-        "Latents have no unit size: look at their range before you regress or quantize them.",
-    )
-)

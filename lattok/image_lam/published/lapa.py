@@ -7,12 +7,11 @@
 
 As published, and kept, since the weights depend on it: attention reads keys and values from tokens that are not
 normalised; the convolution before the attention over time takes its input, stored place by place, for one stored frame
-by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: see the end of this file.
+by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: see the importer.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import Importer, Join, axis_of, converted, layer_names, numbered, register_importer
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -263,8 +263,25 @@ def _check_positions(config: LAQConfig, side: int) -> None:
         checks.fail("image_size", expected, f"{config.image_size}, whose become {rows * columns}")
 
 
+@checkpoint.importer(
+    "lapa-laq",
+    sign=r"to_patch_emb_first_frame\.\d",
+    title="LAPA",
+    paper="Ye et al., 2025, [arXiv 2410.11758](https://arxiv.org/abs/2410.11758)",
+    licence="MIT",
+    weights="Hub: `latent-action-pretraining/LAPA-7B-openx`, `laq_openx.pt`",
+    parameters="343.9 M",
+    differs=(
+        ("the last pairs end with the last frame of the episode", "the same; those rows are not `valid`"),
+        ("draws noise, with which its decoder was trained", "none: `quantized` are rows of the codebook"),
+        ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
+    ),
+    mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
+    "Two oddities stay, since the weights were trained with them: the convolution before attention over time mixes "
+    "neighbouring places, and the decoder mixes the channels of all codes, so that none has a place of its own.",
+)
 def lapa_laq(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     tokens: int | None = None,
     image_size: int | None = None,
@@ -272,8 +289,6 @@ def lapa_laq(
     stride: str = "30",
 ) -> LapaLAQ:
     """Read LAPA's latent action quantizer (laq_openx.pt, vae.N.pt or safetensors).
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert lapa-laq laq_openx.pt my-lapa --cameras front
 
@@ -286,7 +301,7 @@ def lapa_laq(
     """
     foreign = read_published(path, "lapa-laq", ("module.",))
     config = lapa_config(foreign, tokens, image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
+    return checkpoint.converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 
 
 def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
@@ -368,25 +383,3 @@ def _attention(ours: str, theirs: str) -> dict[str, str | Join]:
     names = {"query.weight": "to_q.weight", "key_value.weight": "to_kv.weight", "out.weight": "to_out.weight"}
     names |= {"query_scale": "q_scale", "key_scale": "k_scale"}
     return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in names.items()} | _norm(f"{ours}.norm", f"{theirs}.norm")
-
-
-register_importer(
-    Importer(
-        "lapa-laq",
-        lapa_laq,
-        sign=r"to_patch_emb_first_frame\.\d",
-        title="LAPA",
-        paper="Ye et al., 2025, [arXiv 2410.11758](https://arxiv.org/abs/2410.11758)",
-        licence="MIT",
-        weights="Hub: `latent-action-pretraining/LAPA-7B-openx`, `laq_openx.pt`",
-        parameters="343.9 M",
-        differs=(
-            ("the last pairs end with the last frame of the episode", "the same; those rows are not `valid`"),
-            ("draws noise, with which its decoder was trained", "none: `quantized` are rows of the codebook"),
-            ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
-        ),
-        mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
-        "Two oddities stay, since the weights were trained with them: the convolution before attention over time mixes "
-        "neighbouring places, and the decoder mixes the channels of all codes, so that none has a place of its own.",
-    )
-)

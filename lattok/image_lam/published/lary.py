@@ -10,7 +10,6 @@ Left out: the noise in the vectors that the benchmark saves, as long as the quan
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from lattok.data.pixels import ALIASED
-from lattok.hub.checkpoint import Importer, axis_of, converted, register_importer
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, axis_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import read_published
@@ -65,8 +65,30 @@ class LaryLAQ(LAQ):
         return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
 
 
+@checkpoint.importer(
+    "lary-laq",
+    sign=r"vq\.cnn_encoder\.0\.weight$",
+    unless=r"to_patch_emb_first_frame\.\d",  # LAPA's
+    title="LARYBench",
+    paper="Nie et al., 2026, [arXiv 2604.11689](https://arxiv.org/abs/2604.11689)",
+    licence="MIT (code) and that of the DINO",
+    weights="Hub: `AGI-Eval/LAPA-DINOv3`, `AGI-Eval/LAPA-DINOv2`",
+    parameters="169.4 M without DINO",
+    reads="features of DINOv3-L or DINOv2-L, 224 pixels",
+    differs=(
+        ("vectors with new noise at every call", "none: the same codes, `quantized` are rows of the codebook"),
+        ("features by transformers", "by timm, which no test compares with those"),
+        (
+            "labels frames resized by OpenCV, bicubic without antialiasing; was trained on PIL's, bilinear",
+            "as its labels, less than .3 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
+        ),
+    ),
+    mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
+    "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names will do), training "
+    "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
+)
 def lary_laq(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     features: str | None = None,
     features_revision: str | None = None,
@@ -79,7 +101,7 @@ def lary_laq(
     """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
 
     The weights of its features come from the Hub when the model is loaded; a backbone in the file is not used.
-    Raises `LattokError` without a gap, and one that lists every tensor that is missing, unexpected or mis-shaped.
+    Raises `LattokError` without a gap, too.
 
     Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front --stride calvin
 
@@ -112,7 +134,7 @@ def lary_laq(
     )
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
     frozen = LaryLAQ.frozen_features(config)
-    return converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
+    return checkpoint.converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
 
 
 def lary_config(
@@ -123,30 +145,3 @@ def lary_config(
     version = 2 if held and not any("register_tokens" in name for name in held) else 3
     width = axis_of(foreign, "vq.project_in.weight", 1, 1024)
     return LaryConfig(features=features or DINO[version], width=width, **laq_sizes(foreign, tokens), **facts)
-
-
-register_importer(
-    Importer(
-        "lary-laq",
-        lary_laq,
-        sign=r"vq\.cnn_encoder\.0\.weight$",
-        unless=r"to_patch_emb_first_frame\.\d",  # LAPA's
-        title="LARYBench",
-        paper="Nie et al., 2026, [arXiv 2604.11689](https://arxiv.org/abs/2604.11689)",
-        licence="MIT (code) and that of the DINO",
-        weights="Hub: `AGI-Eval/LAPA-DINOv3`, `AGI-Eval/LAPA-DINOv2`",
-        parameters="169.4 M without DINO",
-        reads="features of DINOv3-L or DINOv2-L, 224 pixels",
-        differs=(
-            ("vectors with new noise at every call", "none: the same codes, `quantized` are rows of the codebook"),
-            ("features by transformers", "by timm, which no test compares with those"),
-            (
-                "labels frames resized by OpenCV, bicubic without antialiasing; was trained on PIL's, bilinear",
-                "as its labels, less than .3 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
-            ),
-        ),
-        mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
-        "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names will do), training "
-        "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
-    )
-)

@@ -12,7 +12,6 @@ proprioception.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,19 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.hub import CONFIG
-from lattok.hub.checkpoint import (
-    SAFE,
-    Importer,
-    Join,
-    axis_of,
-    converted,
-    layer_names,
-    numbered,
-    register_importer,
-    squeezed,
-    stacked,
-)
+from lattok.hub import CONFIG, checkpoint
+from lattok.hub.checkpoint import FilePath, Join, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
@@ -89,7 +77,8 @@ class LawamConfig(PublishedConfig):
         super().__post_init__()
         checks.one_of("feature_norm", self.feature_norm, NORMS)
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
-        self.check_heads(heads=self.width, vit_heads=self.vit_width)
+        checks.divides(self.width, f"the width {self.width}", heads=self.heads)
+        checks.divides(self.vit_width, f"the width {self.vit_width}", vit_heads=self.vit_heads)
         if self.vit_width // self.vit_heads % 4:
             checks.fail("vit_heads", f"heads of {self.vit_width} channels that are multiples of 4 wide", self.vit_heads)
         if self.image_size % self.patch or self.image_width % self.patch:
@@ -221,17 +210,33 @@ def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
 
 
+@checkpoint.importer(
+    "lawam-lam",
+    sign=r"encoder\.QFormer\.queries$",
+    title="LaWAM",
+    paper="Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
+    licence="Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
+    weights="a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
+    parameters="725.1 M with DINOv3-B, of which labels need 616.3 M",
+    reads="pixels, 256, through the DINOv3 in the file",
+    differs=(
+        ("bfloat16 inside the policy", "float32"),
+        ("LeRobot resizes pixels as real numbers, the authors to whole values", "resizes to whole values"),
+        ("cuts frames wider than 4:3; LeRobot squeezes them", "cuts them; `--wide-frames squeeze` as LeRobot"),
+    ),
+    mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, layer of "
+    "DINOv3, norm and mask are in its settings alone: `--config`, or the file next to the checkpoint. Latents have "
+    "no unit size: look at their range before you regress or quantize them.",
+)
 def lawam_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    path: FilePath,
+    config: Settings | None = None,
     *,
     wide_frames: str = "crop",
     cameras: tuple[str, ...] = ("image",),
     stride: str = "1.6s",
 ) -> LawamLAM:
     """Read LaWAM's latent action model (a LeRobot policy folder, lam.ckpt, a policy's .pt or safetensors).
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert lawam-lam lam.ckpt my-lawam --config lam.yaml
 
@@ -247,12 +252,13 @@ def lawam_lam(
     foreign = read_published(path, "lawam-lam", PREFIXES)
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
-    return converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
+    return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
 
 
-def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> dict[str, Any]:
+def _settings(config: Settings | None, path: Path) -> dict[str, Any]:
     """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
-    near = [path / CONFIG] if path.is_dir() else [] if path.suffix == SAFE else list(path.parent.glob("*.yaml"))
+    beside = () if path.suffix == checkpoint.SAFE else list(path.parent.glob("*.yaml"))
+    near = [path / CONFIG] if path.is_dir() else beside
     settings = settings_near(config, near if len(near) == 1 else (), "model")
     inner = settings.get("dinov3_config")
     settings = {**settings, **(inner if isinstance(inner, Mapping) else {})}
@@ -359,26 +365,3 @@ def lawam_unused(config: LawamConfig, foreign: Mapping[str, Tensor]) -> list[str
     blocks = numbered(foreign, rf"{_layers(foreign)}(\d+)\.")
     known += [f"{_layers(foreign)}{i}." for i in range(config.vit_depth, blocks)]
     return [name for name in foreign if name.startswith(tuple(known))]
-
-
-register_importer(
-    Importer(
-        "lawam-lam",
-        lawam_lam,
-        sign=r"encoder\.QFormer\.queries$",
-        title="LaWAM",
-        paper="Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
-        licence="Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
-        weights="a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
-        parameters="725.1 M with DINOv3-B, of which labels need 616.3 M",
-        reads="pixels, 256, through the DINOv3 in the file",
-        differs=(
-            ("bfloat16 inside the policy", "float32"),
-            ("LeRobot resizes pixels as real numbers, the authors to whole values", "resizes to whole values"),
-            ("cuts frames wider than 4:3; LeRobot squeezes them", "cuts them; `--wide-frames squeeze` as LeRobot"),
-        ),
-        mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, layer of "
-        "DINOv3, norm and mask are in its settings alone: `--config`, or the file next to the checkpoint. Latents have "
-        "no unit size: look at their range before you regress or quantize them.",
-    )
-)

@@ -8,7 +8,6 @@ scaled as it wants them, or those of a frozen network. They are read for inferen
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub import WEIGHTS
-from lattok.hub.checkpoint import check_kind, read_checkpoint, read_settings
+from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint, read_settings
 from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
@@ -66,12 +65,6 @@ class PublishedConfig:
         if self.quantizer == "none":
             checks.one_of("tokens", self.tokens, (1,))
         check_scaling(self.mean, self.std)
-
-    def check_heads(self, **widths: int) -> None:
-        """Check that each of these fields divides its width."""
-        for name, width in widths.items():
-            if width % getattr(self, name):
-                checks.fail(name, f"a divisor of the width {width}", getattr(self, name))
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -164,7 +157,7 @@ class PublishedLAM(PairModel, ABC):
         return VideoEncoder(lambda frames: self.of_frame(self.frame_features(frames)), self.of_pair)
 
 
-def read_published(path: str | os.PathLike[str], kind: str, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:
+def read_published(path: FilePath, kind: str, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:
     """Read the weights of one system, found under their usual entry, without the first of `prefixes` that is there.
 
     A prefix ends in a dot; what lies outside it, the rest of a policy, is left out. Raises `LattokError` where the file
@@ -181,7 +174,7 @@ def read_published(path: str | os.PathLike[str], kind: str, prefixes: Sequence[s
     return foreign
 
 
-def weights_of(path: str | os.PathLike[str]) -> Path:
+def weights_of(path: FilePath) -> Path:
     """Return the file of weights, in a folder the one that it has."""
     path = Path(path).expanduser()
     return path / WEIGHTS if path.is_dir() else path

@@ -6,13 +6,12 @@
     o_{t+H} = Decoder(patches of o_t, all latents as one token)
 
 As published, and kept, since the weights depend on it: attention over time reads tokens that are not normalised, and
-shares its gate with that in the frame. What differs: see the end of this file.
+shares its gate with that in the frame. What differs: see the importer.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,17 +22,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import (
-    Importer,
-    Join,
-    axis_of,
-    converted,
-    layer_names,
-    numbered,
-    register_importer,
-    squeezed,
-    stacked,
-)
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
@@ -72,7 +62,8 @@ class VillaXConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_heads(heads=self.width, pool_heads=self.width, decoder_heads=self.decoder_width)
+        checks.divides(self.width, f"the width {self.width}", heads=self.heads, pool_heads=self.pool_heads)
+        checks.divides(self.decoder_width, f"the width {self.decoder_width}", decoder_heads=self.decoder_heads)
 
 
 class NormedAttention(Attention):
@@ -215,16 +206,28 @@ class VillaXLAM(PublishedLAM):
         return self.to_features(self.decoder_norm(x)[:, 1:])
 
 
+@checkpoint.importer(
+    "villax-lam",
+    sign=r"encoder\.pe_spatial$",
+    title="villa-X",
+    paper="Chen et al., 2025, [arXiv 2507.23682](https://arxiv.org/abs/2507.23682)",
+    licence="MIT",
+    weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
+    parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
+    differs=(
+        ("labels windows: a latent depends on the frames before its pair", "the pair alone, as first of a clip"),
+        (
+            "resizes pixels as real numbers and rounds once",
+            "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",
+        ),
+    ),
+    mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
+    "shows a visible movement. Its attention over time reads tokens that are not normalised.",
+)
 def villax_lam(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    *,
-    cameras: tuple[str, ...] = ("image",),
-    stride: str = "1",
+    path: FilePath, config: Settings | None = None, *, cameras: tuple[str, ...] = ("image",), stride: str = "1"
 ) -> VillaXLAM:
     """Read villa-X's latent action model (the folder with model.safetensors and model_config.json, or the first).
-
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
 
     Example: lattok convert villax-lam villa-x/lam my-villax --stride 0.5s
 
@@ -244,7 +247,7 @@ def villax_lam(
     if missing:
         checks.fail("config", f"numbers {', '.join(HEADS.values())}", f"none of {', '.join(missing)}")
     found = villax_config(foreign, settings, cameras=tuple(cameras), stride=str(stride))
-    return converted(lambda: VillaXLAM(found), foreign, villax_names(found), str(path))
+    return checkpoint.converted(lambda: VillaXLAM(found), foreign, villax_names(found), str(path))
 
 
 def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **facts: Any) -> VillaXConfig:
@@ -311,26 +314,3 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
 
 def _query_then_rest(ours: str, theirs: str) -> dict[str, str | Join]:
     return {f"{ours}.{x}": stacked(f"{theirs}.q.{x}", f"{theirs}.kv.{x}") for x in ("weight", "bias")}
-
-
-register_importer(
-    Importer(
-        "villax-lam",
-        villax_lam,
-        sign=r"encoder\.pe_spatial$",
-        title="villa-X",
-        paper="Chen et al., 2025, [arXiv 2507.23682](https://arxiv.org/abs/2507.23682)",
-        licence="MIT",
-        weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
-        parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
-        differs=(
-            ("labels windows: a latent depends on the frames before its pair", "the pair alone, as first of a clip"),
-            (
-                "resizes pixels as real numbers and rounds once",
-                "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",
-            ),
-        ),
-        mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
-        "shows a visible movement. Its attention over time reads tokens that are not normalised.",
-    )
-)

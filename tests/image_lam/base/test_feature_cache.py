@@ -26,6 +26,7 @@ from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
+from lattok.samples.frames import FrameReader
 from lattok.utils.checks import LattokError
 from lattok.utils.files import lock, sweep
 from tests.conftest import write_dataset
@@ -86,7 +87,7 @@ def frozen_pixels() -> FrozenFeatures:
 def cached(dataset, folder: Path, frozen: FrozenFeatures | None = None, **options) -> torch.Tensor:
     """Features [F, V*N, D] of all frames of the dataset."""
     cache = FeatureCache(folder, **options)
-    found = cache.features(frozen or frozen_pixels(), dataset, dataset.episodes, dataset.cameras)
+    found = cache.features(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
     return found(np.arange(sum(e.length for e in dataset.episodes)))
 
 
@@ -140,7 +141,7 @@ def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp
 
     expected = read(source)
     assert read(replace(source, feature_cache=cache)).frames.features is None
-    cache.features(model.features, dataset, dataset.episodes, dataset.cameras)
+    cache.features(model.features, FrameReader(dataset, dataset.episodes, dataset.cameras))
     monkeypatch.setattr(FrozenFeatures, "forward", None)
     got = read(replace(source, feature_cache=cache))
     assert torch.equal(got.features, expected.features)
@@ -154,7 +155,7 @@ def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
     frozen = frozen_pixels()
     cache = FeatureCache(tmp_path / "cache")
-    found = cache.features(frozen, dataset, dataset.episodes, dataset.cameras)
+    found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
     frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
     rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
     expected = frozen(torch.from_numpy(frames[rows].reshape(-1, 32, 32, 3))).reshape(4, 2, -1, frozen.dim)
@@ -169,11 +170,12 @@ from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import FrozenFeatures
+from lattok.samples.frames import FrameReader
 dataset = open_dataset(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 cache, frozen = FeatureCache(Path(sys.argv[2])), FrozenFeatures("pixels", 32)
-found = cache.features(frozen, dataset, dataset.episodes, dataset.cameras)
+found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
 print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
 """
 
