@@ -97,6 +97,10 @@ TESTS = {  # where not the mirror alone
         "tests/samples/test_batches.py",
         "tests/recipes/test_lara_recipe.py::test_pairs_are_those_inside_the_episode_and_shares_know_how_many",
     ),
+    "lattok/samples/policy.py": (
+        "tests/samples/test_policy.py",
+        "tests/annotation/test_fill.py::test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often",
+    ),
     "benchmarks/closed_loop/comparisons.py": ("tests/benchmarks/test_tables.py", "tests/benchmarks/test_planned.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
     "lattok/data/episodes.py": (

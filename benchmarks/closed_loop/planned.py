@@ -42,7 +42,9 @@ class Study(NamedTuple):
 
     seeds: Mapping[str, Mapping[str, int]]
     families: tuple[Family, ...]
-    whole: Mapping[str, float] = MappingProxyType({})  # success with all actions, by regime
+    whole: Mapping[str, float | str] = MappingProxyType(
+        {}
+    )  # by regime, success with all actions, or the regime that has them
 
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
@@ -53,6 +55,8 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "one-known": dict.fromkeys(FEWER, 5),
                 "five-known": dict.fromkeys(FEWER, 5),
                 "four-tasks": dict.fromkeys(("baseline", "idm", "idm-video", "executed"), 5),
+                "other-world": {"baseline": 5},
+                "other-world-few": dict.fromkeys(("baseline", "idm", "idm-past", "executed"), 5),
             },
             (
                 Family("Primary", "action-free", ((OWN, BASE),)),
@@ -77,8 +81,13 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 ),
                 Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
                 Family("Four tasks known", "four-tasks", (("idm-video", OWN),)),
+                Family("Second world", "other-world-few", ((OWN, BASE),)),
+                Family("What labels must be, second world", "other-world-few", ((OWN, "idm-past"), ("executed", OWN))),
             ),
-            dict.fromkeys(("action-free", "one-known", "five-known", "four-tasks"), FOUND_BEFORE),
+            {
+                **dict.fromkeys(("action-free", "one-known", "five-known", "four-tasks"), FOUND_BEFORE),
+                "other-world-few": "other-world",
+            },
         ),
         "acting_by_tokens": Study(
             {"plentiful": dict.fromkeys((BASE, "flow", *ACTS), 5)},
@@ -196,7 +205,10 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
         found = everything[regime] = figures_of(study, regime, rows)
         texts = [f"### {REGIMES[regime].title}", running(planned, rows)]
         if found:
-            table = row_table(found, study.whole.get(regime))
+            with_all = study.whole.get(regime)
+            if isinstance(with_all, str):
+                with_all = everything[with_all][BASE]["success"].mean if everything[with_all] else None
+            table = row_table(found, with_all)
             texts[1:1] = [table, family_table(found), finer_tables(found), trees(found)]
         parts += [text for text in texts if text]
     return "\n\n".join(parts) + "\n", everything

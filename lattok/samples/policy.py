@@ -116,7 +116,7 @@ class PolicyWindows(Samples):
         sure = torch.from_numpy(np.concatenate(parts).astype(np.float64))
         inferred = sure[self.acted & sure.isfinite()]
         least = inferred.quantile(1 - share) if len(inferred) else 0.0
-        return self.acted & sure.isinf(), None if share == 1 else sure >= least
+        return self.acted & sure.isinf(), sure >= least
 
     @cached_property
     def teaching(self) -> Tensor:

@@ -96,6 +96,21 @@ def test_the_other_tasks_are_told_apart(folder):
     assert found["other"].mean == pytest.approx(counts[:, 4:].mean())
 
 
+def test_what_was_lost_in_the_second_world_is_counted_from_its_own_runs(folder):
+    text, _ = page(STUDIES["few_actions"], read(folder))
+    mine = text.partition(f"### {REGIMES['other-world-few'].title}\n")[2]
+    known, few, inferred = (
+        shares(*row, 5).mean()
+        for row in (("other-world", "baseline"), ("other-world-few", "baseline"), ("other-world-few", "idm"))
+    )
+    (line,) = (line for line in mine.splitlines() if line.startswith("| Inverse model | 5 |"))
+    assert f"| {(inferred - few) / (known - few):.0%} |" in line
+    for seed in range(5):
+        (folder / f"other-world.baseline.{seed}.json").unlink()
+    mine = page(STUDIES["few_actions"], read(folder))[0].partition(f"### {REGIMES['other-world-few'].title}\n")[2]
+    assert "of what was lost" not in mine
+
+
 def test_nothing_is_said_of_a_row_before_it_has_all_its_seeds(folder):
     (folder / "action-free.idm-past.4.json").unlink()
     write(folder, "action-free", "idm", 8)  # one more than planned counts for nothing

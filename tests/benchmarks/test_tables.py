@@ -60,6 +60,8 @@ def test_runs_of_one_seed_are_compared(folder):
         assert found["difference"] == pytest.approx((d.mean(), (high - low) / 2, expected.pvalue, len(d)))
         assert list(found["by_task"].values()) == pytest.approx(d.mean(0))
         assert found["these"].mean == pytest.approx(d.mean())
+        own = {"flow": range(1, 7)}.get(row, seeds)
+        assert list(found["tasks"].values()) == pytest.approx(shares(row, own).mean(0))
     assert figures["la_align"]["over"]["la_direct"]["difference"].mean == pytest.approx(
         (shares("la_align", range(6)) - shares("la_direct", range(6))).mean()
     )
@@ -117,7 +119,11 @@ def test_other_error_terms_are_those_of_all_whole_rows(folder):
     found = figures["la_align"]
     assert found["blocks"].half == pytest.approx(error * stats.t.isf(0.025, freedom))
     assert found["ratio"] == pytest.approx(np.mean(ratios))
-    assert found["widened"].half == pytest.approx(found["these"].half * math.sqrt(max(1, np.mean(ratios))))
+    half = found["these"].half * math.sqrt(max(1, np.mean(ratios)))
+    assert found["widened"].half == pytest.approx(half)
+    freedom = len(TASKS) * 5
+    expected = 2 * stats.t.sf(abs(found["these"].mean) / half * stats.t.isf(0.025, freedom), freedom)
+    assert found["widened"].p == pytest.approx(expected)
 
 
 def outcomes(wins: list[int], won_by: str) -> dict[str, Any]:

@@ -197,6 +197,8 @@ def test_bad_options(change, text):
 
 
 def test_draws_for_other_images_are_refused(images):
+    with pytest.raises(LattokError, match="`count`: expected a whole number of at least 1, got 0"):
+        draw(Augmentation(crop=0.9), 0, 2, 0, 0)
     with pytest.raises(LattokError, match="`draws`: expected 3 samples, as there are of images, got 4"):
         augment(images, draw(Augmentation(), 4, 2, 0, 0))
     with pytest.raises(LattokError, match="`draws`: expected 2 cameras"):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
 from lattok.data.views import View
 from lattok.nn.normalize import Normalizer
-from lattok.samples import ActionWindows, FramePairs
+from lattok.samples import ActionWindows, FramePairs, PolicyWindows
 from lattok.samples import batches as batching
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.samples.batches import Instructions, PairBatches
+from lattok.samples.batches import Instructions, PairBatches, PolicyBatches
 from lattok.samples.mixture import (
     MixedPairs,
     MixedWindows,
@@ -31,7 +31,7 @@ from lattok.samples.order import Batches, Passes, order_of
 from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 from tests.conftest import write_dataset
-from tests.samples.policies import Demonstrations
+from tests.samples.policies import CAMERAS, Demonstrations
 
 
 def passes(sizes, weights, batch, seed):
@@ -274,6 +274,17 @@ def test_all_frames_of_a_pair_change_alike_and_each_process_changes_its_own():
         assert torch.equal(batches(3, share, 3).frames, expected[share::3])
     for nothing in (None, Augmentation(crop=1.0)):
         assert torch.equal(PairBatches(pairs, 4, 2, 9, changes=nothing)(3, 0, 1).frames, stored.frames)
+
+
+def test_all_frames_of_a_policys_sample_change_alike():
+    samples = PolicyWindows(Demonstrations(".", [5, 3]), 4, size=4, interpolation="bilinear", gaps=(1, 3))
+    changes, batch = Augmentation(crop=0.5, brightness=0.4), 6
+    batches = PolicyBatches(samples, batch, 9, changes=changes)
+    stored, changed = batches.gather(2, 0, 1), batches(2, 0, 1)
+    draws = draw(changes, batch, len(CAMERAS), 9, 2)
+    assert torch.equal(changed.images, augment(stored.images, draws))
+    assert torch.equal(changed.later, torch.stack([augment(stored.later[:, k], draws) for k in range(2)], 1))
+    assert not torch.equal(changed.images, stored.images)
 
 
 def test_mixtures_are_opened_by_name(roots, tmp_path, monkeypatch):

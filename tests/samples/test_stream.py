@@ -29,7 +29,7 @@ from lattok.samples.order import (
     order_of,
     window_sizes,
 )
-from lattok.samples.stream import DecodedWindow, FrameStream, Key
+from lattok.samples.stream import DecodedWindow, FrameStream, Key, keep_frames
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher
@@ -396,6 +396,27 @@ def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
         assert not stream._planned
     whole = LANES * (20 + 6) * SIDE * SIDE * 3
     assert made == [(whole, 8), (whole // 2, 6), (whole // 32, 1)]
+
+
+def test_ahead_there_is_room_for_every_frame_of_a_draw():
+    """Where all of a window would take too much: one draw of each lane, of a pair two frames."""
+    frame = SIDE * SIDE * 3
+    stream = stream_of(pairs_of(Film(LENGTHS)), memory=4 * LANES * frame)  # half of it is ahead
+    assert stream._room() == 2 * LANES * frame
+
+
+def test_frames_are_kept_where_they_fit_and_streamed_where_not(capsys):
+    pairs, film = pairs_of(Film(LENGTHS)), Film(LENGTHS)
+    size = pairs.reader.bytes
+    assert size == sum(LENGTHS) * SIDE * SIDE * 3
+    small = (size - 1) / 1e9
+    assert keep_frames([pairs, pairs], 100, small, "cpu") == small * 1e9
+    assert "frames" not in vars(pairs)
+    assert capsys.readouterr().err.endswith(f"streamed through {100 * SIDE * SIDE * 3 / 1e6:.3g} MB of it\n")
+    assert keep_frames([pairs, pairs], 100, (size + 1) / 1e9, "cpu") is None
+    expected = [next(film.blocks(e, "images.a", np.arange(length))) for e, length in enumerate(LENGTHS)]
+    assert np.array_equal(vars(pairs)["frames"][:, 0], np.concatenate(expected))
+    assert keep_frames([pairs], None, 1, "cpu") is None  # samples without frames
 
 
 def test_processes_that_cannot_share_the_lanes_are_refused():

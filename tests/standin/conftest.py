@@ -59,6 +59,7 @@ IDM = {"features": "pixels", "image_size": 16, "channels": (8,), "latent_dim": 4
 ALL_OF_IDM = {f"loss_{name}": 0.1 for name in ("flow", "forward", "kl", "reversal")}
 VLA = {**POLICY, "backbone": "scratch"}
 HELD = {f"image_encoder_{name}": size for name, size in (("width", 8), ("depth", 1), ("heads", 2), ("hidden", 16))}
+LEVELS = {"dim": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # recipe, options
     "action-vq": ("action-vq", {"preset": "quick", "dim": 8, "codebook_size": 5}),
     "action-vq, masked": (
@@ -67,9 +68,9 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # recipe, options
     ),
     "action-vq, context": ("action-vq", {"preset": "context", "dim": 8, "codebook_size": 5, "heads": 2, "hidden": 8}),
     "fsq": ("fsq", {"tokens": 2, "codebook_size": 4, "synthetic": 20, "hidden": 8, "perturb": 0.3}),
-    "oat": ("oat", {"perturb": 0.3}),
-    "quest": ("quest", {}),
-    "vqbet": ("vqbet", {"perturb": 0.3}),
+    "oat": ("oat", {**LEVELS, "perturb": 0.3}),
+    "quest": ("quest", LEVELS),
+    "vqbet": ("vqbet", {"dim": 16, "hidden": 8, "perturb": 0.3}),
     "beast": ("beast", {}),
     "residual-vq": ("residual-vq", {"tokens": 2, "codebook_size": 4, "synthetic": 20}),
     "fast": ("fast", {"vocab_size": 300}),

@@ -21,6 +21,7 @@ from tests.standin.test_artefacts import IMAGE_MODELS, VIDEO
 
 # the compiler looks at `grad` of every tensor; outside of pytest it silences this itself
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+PRECISIONS = {"image-lam": "bfloat16", "image-lam, residual": "float32", "moto-lam": "bfloat16"}  # others: slow
 MOST_GRAPHS = 4  # of frames and pairs, of one and of several
 
 
@@ -61,8 +62,14 @@ def test_a_run_that_fails_leaves_the_model_as_it_was():
     assert own() == []
 
 
-@pytest.mark.parametrize("name", IMAGE_MODELS)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=[pytest.mark.slow] * (precision != PRECISIONS[name]))
+        for name in IMAGE_MODELS
+        for precision in ("float32", "bfloat16")
+    ],
+)
 def test_labels_by_a_compiled_form(name: str, precision: str):
     torch.manual_seed(0)
     model = IMAGE_MODELS[name]().eval()
