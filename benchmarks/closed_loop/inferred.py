@@ -31,7 +31,7 @@ from lattok.data import select_episodes
 from lattok.sim.worlds.metaworld import PAIRS
 
 OUT = Path("benchmarks/results/inferred_actions.json")
-SOURCES = ("idm", "idm-video", "idm-proprio", "idm-past", "idm-shuffled", "proprio", "executed")
+SOURCES = ("idm", "idm-video", "idm-reversible", "idm-proprio", "idm-past", "idm-shuffled", "proprio", "executed")
 FIFTHS, SPACE, NEIGHBOURS = 5, 3, 8
 CONFIDENCE = "inferred.confidence"
 SCENE = ("observation.state", "observation.environment_state")

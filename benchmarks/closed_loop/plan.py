@@ -112,6 +112,7 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "teacher": Labels("LatBot's teacher", "clip-lam", {"preset": "tiny"}),
         "idm": Labels("inverse model, pixels", "idm", {"preset": "tiny"}),
         "idm-video": Labels("inverse model, all videos teach", "idm", {"preset": "tiny", "loss_reversal": 0.5}),
+        "idm-reversible": Labels("inverse model, half of it reversible", "idm", {"preset": "tiny", "reversible": 2}),
         "idm-proprio": Labels("inverse model, pixels and proprio", "idm", {"preset": "tiny", "proprio": True}),
         "idm-past": Labels("inverse model without later frames", "idm", {"preset": "tiny", "offsets": (-2, -1, 0)}),
         "idm-shuffled": Labels("inferred actions of another episode", "shuffled", of="idm"),
@@ -160,6 +161,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
         "idm": Row("Inverse model", "baseline", "idm", filled=True),
         "idm-video": Row("Inverse model, all videos teach", "baseline", "idm-video", filled=True),
+        "idm-reversible": Row("Inverse model, half of it reversible", "baseline", "idm-reversible", filled=True),
         "idm-proprio": Row("Inverse model, proprio too", "baseline", "idm-proprio", filled=True),
         "idm-blind_policy": Row("Inverse model, no proprio at all", "baseline", "idm", {"proprio": False}, filled=True),
         "idm-la_align": Row("Inverse model, and LA-Align with its latents", "la_align", "idm", filled=True),
@@ -242,6 +244,7 @@ FEW_ACTIONS = (  # of regimes in which some actions are unknown
     *("baseline", "idm", "idm-video", "idm-proprio", "idm-blind_policy", "no_proprio", "idm-la_align", "la_align-idm"),
     *("decoded", "idm-past", "idm-shuffled", "proprio", "executed"),
 )
+FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-reversible", "executed")
 MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
 ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
@@ -249,6 +252,7 @@ OWN_PAGE = frozenset(
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
+        "idm-reversible",
         *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
-from benchmarks.closed_loop.plan import ACTS, FEW_ACTIONS, FOUR, MORE_USES, REGIMES, ROWS
+from benchmarks.closed_loop.plan import ACTS, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
 from benchmarks.closed_loop.statistics import Interval, holm, smallest_seen
 from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
 from benchmarks.common import write_results
@@ -54,7 +54,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "action-free": {row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES)},
                 "one-known": dict.fromkeys(FEWER, 5),
                 "five-known": dict.fromkeys(FEWER, 5),
-                "four-tasks": dict.fromkeys(("baseline", "idm", "idm-video", "executed"), 5),
+                "four-tasks": dict.fromkeys(FOUR_TASKS, 5),
                 "other-world": {"baseline": 5},
                 "other-world-few": dict.fromkeys(("baseline", "idm", "idm-past", "executed"), 5),
             },
@@ -80,7 +80,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     for regime in ("one-known", "five-known")
                 ),
                 Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
-                Family("Four tasks known", "four-tasks", (("idm-video", OWN),)),
+                Family("Four tasks known", "four-tasks", (("idm-video", OWN), ("idm-reversible", OWN))),
                 Family("Second world", "other-world-few", ((OWN, BASE),)),
                 Family("What labels must be, second world", "other-world-few", ((OWN, "idm-past"), ("executed", OWN))),
             ),

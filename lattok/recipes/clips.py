@@ -181,7 +181,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     common = (
         *("action_episodes", "action_key", "cameras", "offsets", "stride", "members", "features"),
-        *("task_given", "proprio", "loss_flow", "loss_reversal", *Recipe.common),
+        *("task_given", "proprio", "reversible", "loss_flow", "loss_reversal", *Recipe.common),
     )
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny", "action_episodes": "2 per task"}
     default_preset = "small"
@@ -227,9 +227,10 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         known: dict[str, Any] = {"cameras": camera_keys(dataset, data.cameras), "action_key": data.action_key}
         known |= {"action_dim": len(names), "action_names": names}
         space = action_spaces(dataset).get(data.action_key)
-        if chosen.loss_reversal and space and any(getattr(each, "mode", "") == "absolute" for each in space.parts):
+        if chosen.reverses and space and any(getattr(each, "mode", "") == "absolute" for each in space.parts):
+            option = "loss_reversal" if chosen.loss_reversal else "reversible"
             expected = "0 for actions that say where to: backwards they are others, not the opposite"
-            checks.fail("loss_reversal", expected, chosen.loss_reversal)
+            checks.fail(option, expected, getattr(chosen, option))
         if chosen.proprio:
             known["state_dim"] = vector_key(dataset, "state_key", chosen.state_key).shape[0]
         if chosen.task_given:

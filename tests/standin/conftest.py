@@ -77,6 +77,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # recipe, options
     "toast": ("toast", {"vocab_size": 300}),
     "uniform-bins": ("uniform-bins", {"bins": 8}),
     "idm": ("idm", {"preset": "tiny", **IDM, "task_given": True, "proprio": True, **ALL_OF_IDM}),
+    "idm, reversible": ("idm", {"preset": "tiny", **IDM, "reversible": 1, "task_given": True, "proprio": True}),
     "image-lam": ("image-lam", {"preset": "tiny", **LAM}),
     "image-lam, p2t": ("image-lam", {"preset": "tiny+p2t", **LAM, "latent_dim": 4, "codebook_continuous_steps": 0}),
     "image-lam, robust": ("image-lam", {"preset": "tiny+robust", **LAM, "codebook_continuous_steps": 2}),

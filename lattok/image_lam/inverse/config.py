@@ -40,6 +40,8 @@ class InverseDynamicsConfig(NormalizedActions):
         tokens: codes of a clip, of each member; d is divided among them
         hidden: width of the layer between those numbers and the action
         members: networks that are trained separately; their disagreement gives the confidence
+        reversible: members to which, by construction, a clip played backwards is the opposite motion; for actions that
+            are increments, and offsets from 0 on
         frame_seen: networks see the current frame in addition to its differences to the others
         task_given: the model also reads the instruction
         proprio: the model also reads how the robot's own state differs at `offsets`
@@ -49,7 +51,8 @@ class InverseDynamicsConfig(NormalizedActions):
         loss_kl: weight of a variational bottleneck, which limits what the numbers can say; for quantizer "none"
         loss_reversal: weight of the loss that makes a clip played backwards the opposite motion, in all videos; for
             actions that are increments, and offsets from 0 on
-        unreversed: dimensions that stay the same when a clip is played backwards, by name or pattern
+        unreversed: dimensions that stay the same when a clip is played backwards, by name or pattern; for loss_reversal
+            and reversible members
         action_loss: how errors of actions are measured
         normalize: how actions are normalised
         normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
@@ -80,6 +83,7 @@ class InverseDynamicsConfig(NormalizedActions):
     )
     hidden: int = 128
     members: int = 4
+    reversible: int = field(default=0, metadata=ADDED)
     frame_seen: bool = field(default=True, metadata=ADDED)
     task_given: bool = False
     proprio: bool = False
@@ -131,13 +135,19 @@ class InverseDynamicsConfig(NormalizedActions):
         ordered = all(checks.is_int(each) and abs(each) <= most for each in given) and sorted({*given}) == [*given]
         if not ordered or 0 not in given or not 2 <= len(given) <= MOST_OFFSETS:
             checks.fail("offsets", f"0 and others in order, 2 to {MOST_OFFSETS} of them", repr(given))
-        if self.loss_reversal and [given[-1] - each for each in reversed(given)] != [*given]:
-            expected = "those of a clip that is the same backwards, such as 0 1 2, with loss_reversal"
+        if self.reverses and [given[-1] - each for each in reversed(given)] != [*given]:
+            option = "loss_reversal" if self.loss_reversal else "reversible"
+            expected = f"those of a clip that is the same backwards, such as 0 1 2, with {option}"
             checks.fail("offsets", expected, " ".join(map(str, given)))
 
     def _check_bottleneck(self) -> None:
         checks.one_of("quantizer", self.quantizer, BOTTLENECKS)
         checks.divides(self.latent_dim, f"latent_dim {self.latent_dim}", tokens=self.tokens)
+        checks.counts(0, self.members, reversible=self.reversible)
+        if self.reversible and (self.quantizer != "none" or self.loss_kl):
+            checks.fail("reversible", '0 unless quantizer="none" and loss_kl=0', self.reversible)
+        if self.reversible and self.latent_dim % 2:
+            checks.fail("latent_dim", "an even number with reversible", self.latent_dim)
         if self.loss_kl and not BOTTLENECKS[self.quantizer].variational:
             checks.fail("loss_kl", '0 unless quantizer="none"', self.loss_kl)
 
@@ -151,6 +161,11 @@ class InverseDynamicsConfig(NormalizedActions):
     def learns_from_video(self) -> bool:
         """Tell whether videos without actions teach."""
         return max(self.loss_flow, self.loss_forward, self.loss_reversal) > 0
+
+    @property
+    def reverses(self) -> bool:
+        """Tell whether clips are also read backwards."""
+        return self.loss_reversal > 0 or self.reversible > 0
 
     @property
     def reversed_dims(self) -> list[int]:

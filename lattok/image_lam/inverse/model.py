@@ -11,7 +11,8 @@ says how pixels move (block matching). `loss_reversal`: backwards, a video shows
 
     a(o_t, o_{t+1}, o_{t+2}) = -a(o_{t+2}, o_{t+1}, o_t)      but for `unreversed` dimensions: a gripper stays closed
 
-which known clips are learned to be, and all others to agree with.
+which known clips are learned to be, and all others to agree with. To `reversible` members this holds by construction,
+for every clip: half of z changes its sign with the direction, half does not, and D is odd or even in the first half.
 """
 
 from __future__ import annotations
@@ -180,13 +181,11 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def set_range(self, actions: Tensor) -> None:
         """Fit the normaliser and the range of what is read to the known actions [N, m]."""
-        self.action_normalizer.fit(actions, self.config.action_kinds)
-        low, high = actions.min(0).values, actions.max(0).values
-        if self.config.loss_reversal:  # what was never done one way was done the other way
-            dims = self.config.reversed_dims
-            low[dims], high[dims] = torch.minimum(low, -high)[dims], torch.maximum(high, -low)[dims]
-        self.low.copy_(low)
-        self.high.copy_(high)
+        actions = actions.to(self.low)
+        done = torch.cat([actions, self._opposite(actions)]) if self.config.reverses else actions  # and backwards
+        self.action_normalizer.fit(done if self.config.reversible else actions, self.config.action_kinds)
+        self.low.copy_(done.min(0).values)
+        self.high.copy_(done.max(0).values)
 
     def frame_features(self, frames: Tensor) -> Tensor:
         """Turn uint8 [..., V, H, W, 3] into maps [..., V, side, side, D]."""
@@ -197,6 +196,15 @@ class InverseDynamics(FrozenFeaturesModel):
         return torch.stack([self._encode(number, moments) for number in range(len(self.members))], 1)
 
     def _encode(self, number: int, moments: Sequence[Tensor]) -> Tensor:
+        there = self._encode_one_way(number, moments)
+        if number >= self.config.reversible:
+            return there
+        (odd, even), (odd_back, even_back) = (
+            each.chunk(2, -1) for each in (there, self._encode_one_way(number, moments[::-1]))
+        )
+        return torch.cat([odd - odd_back, even + even_back], -1) / 2
+
+    def _encode_one_way(self, number: int, moments: Sequence[Tensor]) -> Tensor:
         projected = [self.projections[number](moment) for moment in moments]
         now = projected[self.config.offsets.index(0)]
         maps = [CHANGE * (other - now) for other in projected if other is not now]
@@ -251,7 +259,7 @@ class InverseDynamics(FrozenFeaturesModel):
             tasks = [task] * len(z) if isinstance(task, str) else task
             checks.size("task", "instructions, one for each sample", len(tasks), len(z))
             more = self._known(tasks, None if states is None else as_tensor("states", states))
-            read = torch.stack([self._head(i, z[:, i], more) for i in range(len(self.members))], 1).float()  # b e m
+            read = torch.stack([self._head(i, z[:, i], *more) for i in range(len(self.members))], 1).float()  # b e m
             spread = read.std(1, correction=0).mean(1)
             actions = self.action_normalizer.inverse(read).clamp(self.low, self.high).mean(1)
         return like(given, InferredActions(actions, spread, latents, narrowed.codes))
@@ -281,11 +289,16 @@ class InverseDynamics(FrozenFeaturesModel):
             around = around_each(series, self.config.gaps(unit))
         return self.decode_actions(found.latents, task, around)
 
-    def _head(self, number: int, z: Tensor, more: Tensor) -> Tensor:
-        return self.members[number].head(torch.cat([z, more.to(z)], -1))
+    def _head(self, number: int, z: Tensor, more: Tensor, more_back: Tensor) -> Tensor:
+        head = self.members[number].head
+        read = head(torch.cat([z, more.to(z)], -1))
+        if number >= self.config.reversible:
+            return read
+        odd, even = z.chunk(2, -1)
+        return (read + self._opposite(head(torch.cat([-odd, even, more_back.to(z)], -1)))) / 2
 
-    def _known(self, tasks: Sequence[str], states: Tensor | None) -> Tensor:
-        """Return what is known besides frames: [B, numbers of task and proprio]."""
+    def _known(self, tasks: Sequence[str], states: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what is known besides frames, [B, numbers of task and proprio], of clips and of these backwards."""
         parts = [self.low.new_zeros(len(tasks), 0)]
         if self.config.task_given:
             known = {name: place for place, name in enumerate(self.config.tasks)}
@@ -298,9 +311,10 @@ class InverseDynamics(FrozenFeaturesModel):
             checks.rank("states", states, "B F s")
             checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
             checks.size("states", "numbers", states.shape[2], self.config.state_dim)
-            changes = state_changes(states.to(self.low), self.config.offsets)
-            parts.append(self.state_normalizer(changes).flatten(1))
-        return torch.cat(parts, 1)
+            ways = (states.to(self.low), states.to(self.low).flip(1))
+            changes = [self.state_normalizer(state_changes(way, self.config.offsets)).flatten(1) for way in ways]
+            return torch.cat([*parts, changes[0]], 1), torch.cat([*parts, changes[1]], 1)
+        return torch.cat(parts, 1), torch.cat(parts, 1)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the terms "action", of samples whose actions are known, and of all those of other losses.
@@ -318,19 +332,17 @@ class InverseDynamics(FrozenFeaturesModel):
         clips = torch.cat([later[:, :place], batch.images[:, None], later[:, place:]], 1)  # in the order of the offsets
         target = self.action_normalizer(batch.actions)
         states = None if batch.proprio is None else batch.proprio.unflatten(1, (moments, -1))
-        more, features = self._known(batch.texts, states), self.frame_features(clips)
+        (more, more_back), features = self._known(batch.texts, states), self.frame_features(clips)
         read, back = torch.zeros_like(target[:, 0]), torch.zeros_like(target[:, 0])
-        backwards = None if states is None else states.flip(1)
-        more_back = self._known(batch.texts, backwards) if self.config.loss_reversal else more
         others = list[LossTerms]()
         for number in range(min(count, len(clips))):
             own, member = slice(number, None, count), self.members[number]
             z, _, told = member.narrow(upcast(self._encode(number, features[own].unbind(1))))
             others.append(dict(told))
-            read[own] = upcast(self._head(number, z, more[own]))
+            read[own] = upcast(self._head(number, z, more[own], more_back[own]))
             if self.config.loss_reversal:
                 z_back = member.narrow(upcast(self._encode(number, features[own].flip(1).unbind(1))), False).vectors
-                back[own] = upcast(self._head(number, z_back, more_back[own]))
+                back[own] = upcast(self._head(number, z_back, more_back[own], more[own]))
             if member.flow_head is not None:
                 motion = losses.block_flow(torch.stack([clips[own, place], clips[own, -1]], 1))
                 others[-1]["flow"] = losses.flow(member.flow_head(z), motion)

@@ -189,6 +189,51 @@ def test_backwards_a_clip_is_the_opposite_motion(rng):
     assert (model.low.tolist(), model.high.tolist()) == ([-3, -2, 4], [3, 2, 5])
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"task_given": True, "tasks": ("lift", "push")}, {"proprio": True, "state_dim": 2}]
+)
+def test_to_reversible_members_a_clip_backwards_is_exactly_the_opposite(more, rng):
+    model = small(reversible=2, offsets=(0, 1, 2), unreversed=("z",), **more)
+    given = {"states": rng.normal(size=(3, 2)).astype(np.float32)} if "proprio" in more else {}
+    given |= {"task": "push"} if "tasks" in more else {}
+    back = {key: value[::-1].copy() if key == "states" else value for key, value in given.items()}
+    clip = video(rng, 3)
+    read, other = (
+        model.infer_actions(*one, **which).actions[0]
+        for one, which in (((clip, 1), given), ((clip[::-1].copy(), 1), back))
+    )
+    np.testing.assert_allclose(other, read * [-1, -1, 1], atol=1e-6)
+    assert np.abs(read).min() > 1e-3
+    still = np.repeat(clip[:1], 3, 0)
+    standing = {key: np.repeat(value[:1], 3, 0) if key == "states" else value for key, value in given.items()}
+    assert np.abs(model.infer_actions(still, 1, **standing).actions[0, :2]).max() < 1e-6
+    moved = small(offsets=(0, 1, 2), unreversed=("z",), **more).infer_actions(still, 1, **standing).actions[0, :2]
+    assert np.abs(moved).max() > 1e-3  # of others it is a guess
+
+
+def test_reversible_members_are_odd_and_even_parts_of_the_others(rng):
+    """Against the formula, from what the same weights read one way and backwards; one member of two is reversible."""
+    model, plain = (small(reversible=n, offsets=(0, 1, 2), unreversed=("z",)) for n in (1, 0))
+    plain.load_state_dict(model.state_dict())
+    clip = [model.frame_features(frame[None]) for frame in torch.from_numpy(video(rng, 3))]
+    there, back = (plain.encode_features(each)[0] for each in (clip, clip[::-1]))
+    expected = torch.cat([there[0, :3] - back[0, :3], there[0, 3:] + back[0, 3:]]) / 2
+    latents = model.encode_features(clip)
+    torch.testing.assert_close(latents, torch.stack([expected, there[1]])[None])
+    head = plain.members[0].head
+    one, two = head(expected), head(torch.cat([-expected[:3], expected[3:]]))
+    read = torch.stack([torch.cat([(one - two)[:2], (one + two)[2:]]) / 2, plain.members[1].head(there[1])])
+    units = plain.action_normalizer.inverse(read).clamp(plain.low, plain.high).mean(0)
+    torch.testing.assert_close(model.decode_actions(latents).actions[0], units)
+
+
+def test_units_of_reversible_members_have_their_zero_in_the_middle():
+    model = small(reversible=1, offsets=(0, 1, 2), unreversed=("z",))
+    model.set_range(torch.tensor([[1.0, -2.0, 5.0], [3.0, 1.0, 4.0]]))
+    assert (model.low.tolist(), model.high.tolist()) == ([-3, -2, 4], [3, 2, 5])
+    assert model.action_normalizer.shift.tolist() == pytest.approx([0, 0, 4.5])
+
+
 def test_codes_are_the_nearest_rows_and_actions_are_read_from_those(rng):
     model, frames = small(quantizer="vq", tokens=3, codebook_size=8), video(rng)
     found = model.label_video(frames, 2 * model.unit_frames(fps=10))
@@ -267,6 +312,11 @@ def test_bad_input_says_what_was_expected(rng):
         ({"offsets": (1, 2)}, "0 and others in order"),
         ({"offsets": (2, 0)}, "0 and others in order"),
         ({"offsets": (-1, 0, 1), "loss_reversal": 1.0}, "the same backwards"),
+        ({"offsets": (-1, 0, 1), "reversible": 1}, "the same backwards, such as 0 1 2, with reversible"),
+        ({"offsets": (0, 1), "reversible": 3}, "`reversible`: expected at most 2, got 3"),
+        ({"offsets": (0, 1), "reversible": 1, "quantizer": "vq"}, '0 unless quantizer="none"'),
+        ({"offsets": (0, 1), "reversible": 1, "loss_kl": 0.1}, '0 unless quantizer="none"'),
+        ({"offsets": (0, 1), "reversible": 1, "latent_dim": 7}, "an even number with reversible, got 7"),
         ({"loss_reversal": 1.0, "offsets": (0, 1), "unreversed": ("grip",)}, "a dimension among x, y, z"),
         ({"channels": (12,)}, "multiples of 8"),
         ({"loss_action": 0.0}, "learns from actions"),
