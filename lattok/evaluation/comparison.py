@@ -178,7 +178,7 @@ def _report(
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     answer = _answer(ranked, hold_out_more([*known.values()], judge) if few else "")
-    strides = sorted({each.source.stride for each in candidates})
+    strides = sorted({each.facts["stride_frames"] for each in candidates})
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -211,7 +211,7 @@ def _report(
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
     title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
-    speed = {each.name: each.cost.to_json() for each in candidates}
+    speed = {each.name: each.speed for each in candidates}
     steps = next_steps(answer, verdicts, first.named(LatentEvidence.use.replace("it:", f"{ranked[0].name}:")))
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
@@ -281,9 +281,10 @@ def _costs(candidates: Sequence[Candidate]) -> Table:
     digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
     rows = []
     for each in candidates:
-        facts = (each.bits, *(each.entropy or (None, None)), each.width, each.source.stride, len(each.source.cameras))
-        values = (*facts, each.cost.parameters / 1e6, each.cost.megabytes)
-        rows.append(TableRow(each.name, each.name, values, control=False))
+        codes = map(each.figures.get, ("bits", "joint_entropy_bits/model", "joint_entropy_bits/ceiling"))
+        sight = each.facts["stride_frames"], len(each.facts["cameras"])
+        size = each.figures["parameters"] / 1e6, each.figures["megabytes"]
+        rows.append(TableRow(each.name, each.name, (*codes, each.width, *sight, *size), control=False))
     return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
 
@@ -304,11 +305,12 @@ def _picture(candidates: Sequence[Candidate]) -> Pictures:
         value, span = each.own(each.kind, each.groups["all"])
         if value is None:
             continue
-        points.append((each.name, "model", each.bits, value, span))
+        bits = each.figures.get("bits")
+        points.append((each.name, "model", bits, value, span))
         scores = [each.value("codes", key) for key in ("residual_kmeans", "flow_kmeans")]
         rival = max((score for score in scores if score is not None), default=None)
-        if rival is not None and not any(point[1:4] == ("rival", each.bits, rival) for point in points):
-            points.append(("k-means", "rival", each.bits, rival, None))
+        if rival is not None and not any(point[1:4] == ("rival", bits, rival) for point in points):
+            points.append(("k-means", "rival", bits, rival, None))
     caption = (
         "R² over all dimensions against the bits of a label, with 95 % intervals; the line joins models that no "
         "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "
