@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lattok.data import RobotDataset
-from lattok.evaluation.page.svg import WIDTH, plot
+from lattok.evaluation.page import sheet
+from lattok.evaluation.page.svg import plot
 from lattok.evaluation.questions.policies import policy_errors
+from lattok.evaluation.report import Pictures
 from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
 from lattok.nn.losses import action_loss
@@ -36,7 +38,7 @@ from lattok.vla.config import BCE
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
 BLIND, PROPRIO = "blind", "proprio_mlp"
 HIDDEN = 256  # width of the control on proprio
-COLUMNS = 3  # of curves next to each other
+COLOURS = {"action": "model", "latent": "rival"}  # of losses: blue and orange
 CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* MLP on proprio alone"}
 
 
@@ -213,27 +215,14 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> str:
-    """Draw losses of every run, small multiples in one SVG: action blue, latent orange, on a logarithmic scale."""
-    height, panels = 150, []
-    for i, (name, logged) in enumerate(runs.items()):
+    """Draw losses of every run, small multiples in one SVG, on a logarithmic scale."""
+    panels = []
+    for name, logged in runs.items():
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
-        logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
-        steps = logged[-1]["step"]
-        panel = plot(title_of(name).replace("*", ""), logs, f"{steps:g} steps", height)
-        x, y = (i % COLUMNS) * (WIDTH + 20), (i // COLUMNS) * (height + 10)
-        panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
-    rows = -(-len(panels) // COLUMNS)
-    width, tall = COLUMNS * (WIDTH + 20), rows * (height + 10) + 20
-    words = (f'<tspan fill="{colour}">{kind} loss</tspan>' for kind, colour in COLOURS.items())
-    panels.append(f'<text x="0" y="{tall - 10}">{", ".join(words)}; logarithm to base 10</text>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 -6 {width} {tall + 6}" width="{width}" '
-        f'font-family="sans-serif" font-size="11"><style>{STYLE}</style>'
-        f'<rect x="-10" y="-6" width="100%" height="100%" fill="#fff"/>{"".join(panels)}</svg>\n'
-    )
-
-
-COLOURS = {"action": "#2563eb", "latent": "#ea7317"}
-STYLE = ".t{font-weight:600}.m{fill:#666}.grid{stroke:#ddd;fill:none}.line{fill:none;stroke-width:1.6}" + "".join(
-    f".{kind}{{stroke:{colour}}}" for kind, colour in COLOURS.items()
-)
+        logs = [
+            (COLOURS[kind], [math.log10(max(loss, 1e-9)) for loss in losses])
+            for kind, losses in found.items()
+            if losses
+        ]
+        panels.append(plot(title_of(name).replace("*", ""), logs, f"{logged[-1]['step']:g} steps"))
+    return sheet([Pictures("Action loss blue, latent loss orange; logarithm to base 10", tuple(panels))])
