@@ -102,9 +102,10 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
     fill(model, tensors.items())
     for name, tensor in average.items():
         tensor.copy_(_as(saved["average"][name], tensor))
-    shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
+    for number, entry in moments.items():  # all but the step is cut as the parameter is
+        entry |= {name: _as(entry[name], parameters[number]) for name in ("exp_avg", "exp_avg_sq")}
     # the options of the optimiser are the recipe's, not the file's
-    optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
 
 
@@ -159,7 +160,3 @@ def _as(tensor: Tensor, like: Tensor) -> Tensor:
 
     assert isinstance(like, DTensor)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
-
-
-def _share(moments: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    return {name: _as(v, parameter) if v.shape == parameter.shape else v for name, v in moments.items()}

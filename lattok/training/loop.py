@@ -186,7 +186,7 @@ def fit(
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
     compiling = compiled(trainer.module) if options.compile else nullcontext()
-    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed:
+    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed.started():
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
