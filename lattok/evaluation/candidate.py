@@ -1,4 +1,4 @@
-"""One model of a comparison: how much its labels say of the action, and what labelling takes."""
+"""One model of a comparison: how much its labels say of the action, and what labelling takes, all of it as figures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.probe_rows import ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.questions.readout import readout_figures, readout_verdicts
 from lattok.evaluation.report import Interval, Verdict
@@ -28,94 +29,66 @@ class Candidate(NamedTuple):
 
     name: str
     kind: str  # by what it is compared: its "codes", or the "latents" of a continuous one
-    width: int  # numbers of a latent
-    probes: dict[str, list[ProbeRow]]  # of codes and latents, controls after the model
-    bootstrap: Bootstrap
-    groups: dict[str, list[int]]  # dimensions of the action
     figures: dict[str, float]
+    bootstrap: Bootstrap
+    draws: Tensor  # of R^2 of its labels over all dimensions
     verdicts: list[Verdict]
     facts: dict[str, Any]
     speed: dict[str, Any]  # differs from run to run
 
+    def figure(self, what: str, kind: str) -> tuple[float | None, Interval | None]:
+        """Return a figure of its codes or latents, such as "r2" or "gain", with its interval."""
+        name = f"{what}_from_{kind}"
+        value, low, high = (self.figures.get(f"{name}{end}/{kind}") for end in ("", "_low", "_high"))
+        return value, None if low is None or high is None else (low, high)
+
     @property
     def r2(self) -> float | None:
         """R^2 of its labels over all dimensions; None where the actions never change."""
-        return self.probes[self.kind][0].value("linear", 0)
-
-    def value(self, kind: str, key: str, probe: str = "linear") -> float | None:
-        """Return the mean R^2 of a row; None where there is none."""
-        return next((row.value(probe, 0) for row in self.probes.get(kind, ()) if row.key == key), None)
-
-    def own(self, kind: str, dims: list[int], probe: str = "linear") -> tuple[float | None, Interval | None]:
-        """Return R^2 of the model over some dimensions, with its interval."""
-        row = self.probes[kind][0]
-        if not dims or probe not in row.scores:
-            return None, None
-        found = row.scores[probe].probe
-        value = float(found.r2[dims].nanmean())
-        draws = self.bootstrap.r2(found)[:, dims].nanmean(1)
-        return (None if math.isnan(value) else value), self.bootstrap.interval(draws)
-
-    def gain(self, kind: str, probe: str = "linear") -> tuple[float | None, Interval | None]:
-        """Return how much more of the action the model's codes or latents say than the best control."""
-        best = strongest(rivals_of(self.probes[kind]), probe)
-        return (None, None) if best is None else self.beyond(kind, best, self.bootstrap, probe)
-
-    def beyond(
-        self, kind: str, other: ProbeRow, bootstrap: Bootstrap, probe: str = "linear"
-    ) -> tuple[float | None, Interval | None]:
-        """Return how much more the model says than another row, with an interval where both see the same episodes."""
-        own = self.probes[kind][0]
-        values = [row.value(probe, 0) for row in (own, other)]
-        if values[0] is None or values[1] is None:
-            return None, None
-        span = None
-        if bootstrap.count == self.bootstrap.count:
-            draws = [b.r2(row.scores[probe].probe) for b, row in ((self.bootstrap, own), (bootstrap, other))]
-            span = self.bootstrap.interval(draws[0].nanmean(1) - draws[1].nanmean(1))
-        return values[0] - values[1], span
+        return self.figure("r2", self.kind)[0]
 
 
 def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
     """Probe one model, and time it."""
     assert evidence.target is not None  # `compare` asks for actions
-    probes, bits, figures = probe_rows(evidence, evidence.target), {}, dict[str, float]()
+    probes, figures, bootstrap = probe_rows(evidence, evidence.target), dict[str, float](), evidence.bootstrap
     kind = next(iter(probes))
-    for what, rows in probes.items():
-        figures |= readout_figures(evidence, f"from_{what}", rows)
+
+    def draws(row: ProbeRow, probe: str = "linear", dims: Any = slice(None)) -> Tensor:
+        return bootstrap.r2(row.scores[probe].probe)[:, dims].nanmean(1)
+
+    def add(what: str, kind: str, value: float, values: Tensor) -> None:
+        figures[f"{what}_from_{kind}/{kind}"] = value
+        if (span := bootstrap.interval(values)) is not None:
+            figures[f"{what}_from_{kind}_low/{kind}"], figures[f"{what}_from_{kind}_high/{kind}"] = span
+
+    rotation = [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())]
+    groups = {"r2_rotation": rotation, "r2_gripper": gripper_dims(evidence.names)}
+    for what, (own, *rows) in probes.items():
+        figures |= readout_figures(evidence, f"from_{what}", [own, *rows])
+        for group, dims in groups.items():
+            value = float(own.scores["linear"].probe.r2[dims].nanmean())
+            if not math.isnan(value):
+                add(group, what, value, draws(own, dims=dims))
+        for probe, prefix in PREFIXES.items():  # how much more its labels say than the best control
+            best = strongest(rivals_of(rows), probe)
+            values = [None if row is None else row.value(probe, 0) for row in (own, best)]
+            if best is not None and values[0] is not None and values[1] is not None:
+                add(f"{prefix}gain", what, values[0] - values[1], draws(own, probe) - draws(best, probe))
     if "codes" in probes:
         codes = evidence.held_out.latents.codes
-        bits, statistics = {"bits": codes.shape[1] * math.log2(evidence.size)}, code_statistics(codes, evidence.size)
+        statistics = code_statistics(codes, evidence.size)
+        figures["bits"] = codes.shape[1] * math.log2(evidence.size)
         figures["joint_entropy_bits/model"] = statistics.joint_entropy
         figures["joint_entropy_bits/ceiling"] = statistics.joint_ceiling
-    groups = {
-        "all": list(range(len(evidence.names))),
-        "position": evidence.space,
-        "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
-        "gripper": gripper_dims(evidence.names),
-    }
     (against, *_) = readout_verdicts(evidence, kind, probes[kind])
+    said = Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)
+    facts = {**evidence.model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     size, speed = _cost(evidence)
-    found = Candidate(
-        name=name,
-        kind=kind,
-        width=evidence.held_out.latents.latents.flatten(1).shape[1],
-        probes=probes,
-        bootstrap=evidence.bootstrap,
-        groups={key: dims for key, dims in groups.items() if dims},
-        figures=figures,
-        verdicts=[Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)],
-        facts={**evidence.model.describe(), **{key: evidence.provenance[key] for key in FACTS}},
-        speed=speed,
-    )
-    for group, dims in found.groups.items():
-        for what in probes:
-            value, span = found.own(what, dims)
-            if group not in ("all", "position") and value is not None:
-                ends = {} if span is None else {"_low": span[0], "_high": span[1]}
-                figures |= {f"r2_{group}_from_{what}{end}/{what}": v for end, v in {"": value, **ends}.items()}
-    figures |= {**size, **bits}
-    return found
+    size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
+    size |= {"stride_frames": float(evidence.source.stride), "cameras": float(len(evidence.source.cameras))}
+    own = probes[kind][0]
+    return Candidate(name, kind, figures | size, bootstrap, draws(own), [said], facts, speed)
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ Runs that are finished are not repeated: an interrupted study goes on where it w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,26 +67,6 @@ class ProprioPolicy(nn.Module):
         return self.action_normalizer.inverse(self.net(self.proprio_normalizer(batch.proprio)))
 
 
-@dataclass(frozen=True)
-class Row:
-    """A run of the study."""
-
-    name: str
-    errors: dict[str, Any]  # what held_out.json says
-    last: dict[str, float]  # what was logged last
-    seconds: float  # of a step, the median of what was logged
-
-    @property
-    def cells(self) -> list[str]:
-        """Return the cells of its row in the table."""
-        errors = self.errors
-        latent = errors.get("latent", {})
-        learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
-        numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], self.seconds)
-        error, first, last, seconds = ("–" if number is None else f"{number:.3f}" for number in numbers)
-        return [title_of(self.name), error, f"{errors['gain']:.0%}", first, last, learned, seconds]
-
-
 def train_study(
     recipe: VLARecipe, resume: bool = False, resume_command: str = "", strategies: Sequence[str] | None = None
 ) -> None:
@@ -119,7 +99,7 @@ def train_study(
             else:
                 _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
         if first_process():
-            write_table(out, [_row(out, name, recipe) for name in names])
+            write_table(out, names, recipe.loop.batch_size)
         wait_for_all()
 
 
@@ -166,14 +146,6 @@ def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     print(errors.text)
 
 
-def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
-    logged = _metrics(out / name)
-    rates = [entry.get("samples_per_second") for entry in logged]
-    known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
-    seconds = recipe.loop.batch_size / median(known) if known else math.nan
-    return Row(name, _held_out(out / name / HELD_OUT), logged[-1], seconds)
-
-
 def _held_out(path: Path) -> dict[str, Any]:
     """Read what a finished run says of its held-out episodes; of a damaged file say how to make it again."""
     again = f"Delete {path.name} and continue the study: that run is judged again."
@@ -198,20 +170,33 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
         raise LattokError(f"{error} Delete {folder} and continue the study: that run is made again.") from None
 
 
-def write_table(out: Path, rows: Sequence[Row]) -> None:
+def write_table(out: Path, names: Sequence[str], batch_size: int) -> None:
     """Write study.json, study.md and study.svg of finished runs."""
-    key, mean = rows[0].errors["key"], rows[0].errors["mean_action"]
-    head = ["run", f"held-out error against `{key}`", "below the mean action", "first step", "last step"]
+    logs, results = {name: _metrics(out / name) for name in names}, dict[str, dict[str, Any]]()
+    for name, logged in logs.items():
+        rates = [entry.get("samples_per_second") for entry in logged]
+        known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
+        seconds = batch_size / median(known) if known else math.nan  # of a step
+        results[name] = {"held_out": _held_out(out / name / HELD_OUT), "last": logged[-1], "seconds": seconds}
+    errors = results[names[0]]["held_out"]
+    head = ["run", f"held-out error against `{errors['key']}`", "below the mean action", "first step", "last step"]
     head += ["latent actions, held out", "seconds a step"]
-    last = ["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]
-    table = [head, ["---"] * len(head), *(row.cells for row in rows), last]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    note = f"Mean squared error in units of the variance of the training actions; {rows[0].errors['windows']} windows."
+    last = ["*control:* mean action", f"{errors['mean_action']:.3f}", "0%", "–", "–", "–", "–"]
+    rows = (_cells(name, found["held_out"], found["seconds"]) for name, found in results.items())
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows, last])
+    note = f"Mean squared error in units of the variance of the training actions; {errors['windows']} windows."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")
-    files.write_text(out / CURVES, curves({row.name: _metrics(out / row.name) for row in rows}))
-    results = {row.name: {"held_out": row.errors, "last": row.last, "seconds": row.seconds} for row in rows}
+    files.write_text(out / CURVES, curves(logs))
     files.write_json(out / RESULTS, results)
     print(f"\n{text}\n\n{note}")
+
+
+def _cells(name: str, errors: Mapping[str, Any], seconds: float) -> list[str]:
+    latent = errors.get("latent", {})
+    learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
+    numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], seconds)
+    error, first, last, took = ("–" if number is None else f"{number:.3f}" for number in numbers)
+    return [title_of(name), error, f"{errors['gain']:.0%}", first, last, learned, took]
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> str:
