@@ -221,7 +221,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def from_place(
-        cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None, **_: Any
+        cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None, **others: Any
     ) -> Self:
         """Load from where `resolve` found it; other keywords of `LoadOptions` were those of the download."""
         folder, kind = place.folder, None if dtype is None else str(dtype).removeprefix("torch.")
