@@ -78,12 +78,7 @@ class BlindDecoder(nn.Module):
 
 
 def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dict[str, float]:
-    """Average the squared error of what is predicted over all held-out pairs, per variant of the latents.
-
-    Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
-    same episode where it has one), `zero`; of the environment stream, where there is one, `env_shuffled_in_episode`
-    and `env_zero`; and `copy`: the first frame as it is.
-    """
+    """Average the squared error of what is predicted over all held-out pairs, per variant of the latents."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.arange(len(held_out.rows))
     everyone = derangement(np.zeros(len(order), dtype=np.int64), generator)
