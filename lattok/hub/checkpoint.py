@@ -310,7 +310,8 @@ def read_pickled(path: Path, inert: bool) -> Any:
             raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
-        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else checks.first_line(error)
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "not what torch.save writes" if foreign else checks.first_line(error).split(". ")[0]
         checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
 
 

@@ -88,7 +88,9 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
     saved = typed(saved, Saved, "", str(path), PUT_BACK)
     step, tensors, moments = saved["step"], saved["model"], saved["optimizer"]["state"]
     _check_tensors(tensors, state_of(model), path, dict(model.named_buffers()))
-    _check_tensors(saved.get("average", {}) if average else {}, average, path)
+    if average and "average" not in saved:
+        _refuse(path, "none that holds averages, as `ema` asks for")
+    _check_tensors(saved["average"] if average else {}, average, path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, entry in moments.items():
         if not 0 <= number < len(parameters):
