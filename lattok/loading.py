@@ -41,7 +41,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     that do not fit.
     """
     place = hub.resolve(name_or_path, revision, options=options)
-    model: Any = hub.family_of(place.folder).from_place(place, **hub.place_options(options))
+    model: Any = hub.family_of(place.folder).from_place(place, **options)
     return model
 
 

@@ -95,11 +95,11 @@ def measure(tokenizer: ActionTokenizer | None, place: Place, seed: int) -> dict[
     torch.manual_seed(seed)
     policy = ReferencePolicy(train.inputs.shape[1], len(AXES), HORIZON, tokenizer)
     chunks, codes = policy.fit(train, known, normalizer, seed).act(judged, normalizer)
-    figures = {"error": chunk_errors(place.scale, chunks, judged).mean}
+    figures = {"error": float(chunk_errors(place.scale, chunks, judged).mean())}
     if tokenizer is None or codes is None:
         return figures
     meant = tokenizer.encode(*judged.windows.batch(judged.rows))
-    figures["reconstruction"] = chunk_errors(place.scale, tokenizer.decode(meant), judged).mean
+    figures["reconstruction"] = float(chunk_errors(place.scale, tokenizer.decode(meant), judged).mean())
     figures["codes"] = float((meant >= 0).sum()) / len(meant)
     figures["bits"] = figures["codes"] * float(np.log2(tokenizer.vocab_size))
     return figures | {"unseen": unseen(codes, known, "half")}
@@ -171,7 +171,7 @@ def summary(runs: dict[str, Any], places: dict[str, Place]) -> dict[str, Any]:
     means = dict[str, float]()
     for name, place in places.items():
         middle = place.scale.normalizer.shift.expand(len(place.judged.rows), HORIZON, -1)
-        means[name] = chunk_errors(place.scale, middle, place.judged).mean
+        means[name] = float(chunk_errors(place.scale, middle, place.judged).mean())
     return {"environment": environment(), "mean_action": means, "rows": rows, "runs": runs}
 
 

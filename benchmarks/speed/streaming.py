@@ -141,7 +141,7 @@ def _cpu() -> float:
 
 def fed(source: BatchSource, steps: int, first: int = 0) -> Iterator[Any]:
     """Yield batches that are made ahead."""
-    with Feed(source, first, first + steps, [0], 1, torch.device("cpu")) as feed:
+    with Feed(source, first, first + steps, [0], 1, torch.device("cpu")).started() as feed:
         for step in range(first, first + steps):
             yield feed(step, 0)
 

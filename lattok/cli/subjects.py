@@ -19,7 +19,8 @@ from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
-from lattok.training import RECIPE, RUN
+from lattok.training import RUN
+from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -144,10 +145,7 @@ def evaluation(subject: str, revision: str | None) -> Found:
 
 def _judged(subject: str, folder: Path) -> str:
     """Return what `lattok evaluate` is given: the model, and the dataset of its run where one is known."""
-    dataset = None
-    with suppress(LattokError):  # no run, or a damaged one
-        dataset = files.read_json(folder / RUN / RECIPE).get("dataset")
-    return shlex.join([subject, dataset if isinstance(dataset, str) else "DATASET"])
+    return shlex.join([subject, recorded(folder, "dataset") or "DATASET"])
 
 
 def waiting(subject: str, revision: str | None) -> Found:

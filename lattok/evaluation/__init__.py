@@ -6,37 +6,17 @@ A question measures and presents in one module of `questions`, or of another pac
 
 from lattok.evaluation.comparison import compare as compare
 from lattok.evaluation.evaluate import evaluate as evaluate
-from lattok.evaluation.evidence import EvalOptions
-from lattok.evaluation.page import REPORT_HTML, REPORT_JSON
-from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    Criterion,
-    Decision,
-    Outcome,
-    Pictures,
-    Progress,
-    Report,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-)
-
-__all__ = [
-    "REPORT_HTML",
-    "REPORT_JSON",
-    "Criterion",
-    "Decision",
-    "EvalOptions",
-    "Outcome",
-    "Pictures",
-    "Progress",
-    "Report",
-    "Section",
-    "Table",
-    "TableRow",
-    "Verdict",
-    "compare",
-    "evaluate",
-    "question",
-]
+from lattok.evaluation.evidence import EvalOptions as EvalOptions
+from lattok.evaluation.page import REPORT_HTML as REPORT_HTML
+from lattok.evaluation.page import REPORT_JSON as REPORT_JSON
+from lattok.evaluation.questions import question as question
+from lattok.evaluation.report import Criterion as Criterion
+from lattok.evaluation.report import Decision as Decision
+from lattok.evaluation.report import Outcome as Outcome
+from lattok.evaluation.report import Pictures as Pictures
+from lattok.evaluation.report import Progress as Progress
+from lattok.evaluation.report import Report as Report
+from lattok.evaluation.report import Section as Section
+from lattok.evaluation.report import Table as Table
+from lattok.evaluation.report import TableRow as TableRow
+from lattok.evaluation.report import Verdict as Verdict

@@ -22,7 +22,6 @@ from lattok.data.schema import own_vectors
 from lattok.evaluation.candidate import Candidate, probe_candidate
 from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.probe_rows import rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.page import check_place, svg, write
 from lattok.evaluation.questions import next_steps, with_advice
@@ -39,6 +38,19 @@ from lattok.utils.devices import moved
 
 MAX_BARS = 8  # models in the chart
 QUESTION = "Which of these models should label this dataset?"
+OWN = {"r2": "all", "gain": "gain over the best control"}  # columns, by figure: of all tasks, and of new ones
+OWN |= {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}
+NEW = {"task_r2": "new tasks", "task_gain": "gain over the best control", "r2": "all tasks"}
+COSTS = {
+    "bits": "bits",
+    "joint_entropy_bits/model": "joint entropy",
+    "joint_entropy_bits/ceiling": "ceiling",
+    "latent_width": "latent width",
+    "stride_frames": "stride, frames",
+    "cameras": "cameras",
+    "parameters": "parameters",
+    "megabytes": "weights, MB",
+}
 CONTROLS = {  # that stand as columns, of codes and of latents
     "codes": {
         "residual_kmeans": "frame clustering",
@@ -178,7 +190,7 @@ def _report(
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     answer = _answer(ranked, hold_out_more([*known.values()], judge) if few else "")
-    strides = sorted({each.source.stride for each in candidates})
+    strides = sorted({each.facts["stride_frames"] for each in candidates})
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -189,8 +201,7 @@ def _report(
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
     read_tables, task_tables = (
-        tuple(table for kind in ("codes", "latents") if (table := _table(candidates, kind, probe)).rows)
-        for probe in ("linear", "task_linear")
+        tuple(table for kind in CONTROLS if (table := _table(candidates, kind, columns)).rows) for columns in (OWN, NEW)
     )
     pictures = (_bars(ranked), _picture(candidates))
     read = Section("What do the labels say about the action?", text, read_tables, pictures, open=True)
@@ -211,7 +222,7 @@ def _report(
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
     title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {first.dataset.name}"
     sections = (read, *([tasks] if task_tables else []), costs)
-    speed = {each.name: each.cost.to_json() for each in candidates}
+    speed = {each.name: each.speed for each in candidates}
     steps = next_steps(answer, verdicts, first.named(LatentEvidence.use.replace("it:", f"{ranked[0].name}:")))
     found = (verdicts, figures, sections, provenance, answer, steps, speed)
     return Report("comparison", title, _reading(ranked), *found)
@@ -221,7 +232,7 @@ def _reading(ranked: Sequence[Candidate]) -> str:
     shown = []
     for each in ranked:
         if (value := each.r2) is not None:
-            gain = each.gain(each.kind)[0]
+            gain = each.figure("gain", each.kind)[0]
             by = "" if gain is None else f" ({printed(gain, '+.2f')} against its best control)"
             shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
     text = ", ".join(shown)
@@ -247,8 +258,9 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     if len(ranked) == 1:
         return Answer(QUESTION, against, f"{says} most about the action {shown}")
     near = ranked[1]
-    gain, span = best.beyond(best.kind, near.probes[near.kind][0], near.bootstrap)
-    holds = above_zero(gain or 0.0, span)
+    gain = value - (near.r2 or 0.0)
+    span = best.bootstrap.interval(best.draws - near.draws) if count == near.bootstrap.count else None
+    holds = above_zero(gain, span)
     between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
     numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
     if holds:
@@ -257,42 +269,34 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     return Answer(QUESTION, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
 
 
-def _table(candidates: Sequence[Candidate], kind: str, probe: str = "linear") -> Table:
-    """Make the table of codes or of latents: R^2 of the model, over all tasks by dimensions, and of its controls."""
-    of_tasks, groups, rows = probe != "linear", list(candidates[0].groups)[1:], []
-    for each in (candidate for candidate in candidates if kind in candidate.probes):
-        own = each.own(kind, each.groups["all"], probe)
-        if of_tasks and own[0] is None:
-            continue
-        parts = [each.own(kind, each.groups.get(name, [])) for name in groups]
-        known = [(each.value(kind, kind), None)] if of_tasks else parts
-        controls = [(each.value(kind, key, probe), None) for key in CONTROLS[kind]]
-        values, intervals = zip(own, each.gain(kind, probe), *known, *controls, strict=True)
+def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str]) -> Table:
+    """Make the table of codes or of latents: figures of the model that there are, and R^2 of its controls."""
+    what = next(iter(columns))
+    shown = {
+        key: name for key, name in columns.items() if any(each.figure(key, kind)[0] is not None for each in candidates)
+    }
+    rows = []
+    for each in (one for one in candidates if one.figure(what, kind)[0] is not None):
+        controls = [(each.figures.get(f"{what}_from_{kind}/{key}"), None) for key in CONTROLS[kind]]
+        values, intervals = zip(*(each.figure(key, kind) for key in shown), *controls, strict=True)
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
-    first, *more = ("new tasks", "all tasks") if of_tasks else ("all", *groups)
-    title = f"R² of {kind}" + (" on new tasks" if of_tasks else " before quantization" * (kind == "latents"))
-    columns = (first, "gain over the best control", *more, *CONTROLS[kind].values())
-    return Table(title, columns, tuple(rows), better="higher", digits=".2f")
+    title = f"R² of {kind}" + (" on new tasks" if columns is NEW else " before quantization" * (kind == "latents"))
+    return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
 
 
 def _costs(candidates: Sequence[Candidate]) -> Table:
-    columns = ("bits", "joint entropy", "ceiling", "latent width", "stride, frames", "cameras", "parameters, M")
-    columns += ("weights, MB",)
-    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
-    rows = []
-    for each in candidates:
-        facts = (each.bits, *(each.entropy or (None, None)), each.width, each.source.stride, len(each.source.cameras))
-        values = (*facts, each.cost.parameters / 1e6, each.cost.megabytes)
-        rows.append(TableRow(each.name, each.name, values, control=False))
-    return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
+    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ",.0f", ".1f")
+    rows = [TableRow(each.name, each.name, tuple(map(each.figures.get, COSTS)), control=False) for each in candidates]
+    note = "Weights include frozen features."
+    return Table("Bits and size", tuple(COSTS.values()), tuple(rows), digits=digits, note=note)
 
 
 def _bars(ranked: Sequence[Candidate]) -> Pictures:
     bars = []
     for each in ranked[:MAX_BARS]:
-        best = strongest(rivals_of(each.probes[each.kind]), "linear")
+        gain = each.figure("gain", each.kind)[0]
         bars.append((each.name, "model", each.r2))
-        bars.append(("its best control", "rival", None if best is None else best.value("linear", 0)))
+        bars.append(("its best control", "rival", None if each.r2 is None or gain is None else each.r2 - gain))
     chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
     return Pictures(MEASURE, (chart,), wide=True, top=True)
 
@@ -301,14 +305,15 @@ def _picture(candidates: Sequence[Candidate]) -> Pictures:
     """Draw bits against R^2, with k-means at the bits of each model."""
     points = []
     for each in candidates:
-        value, span = each.own(each.kind, each.groups["all"])
+        value, span = each.figure("r2", each.kind)
         if value is None:
             continue
-        points.append((each.name, "model", each.bits, value, span))
-        scores = [each.value("codes", key) for key in ("residual_kmeans", "flow_kmeans")]
+        bits = each.figures.get("bits")
+        points.append((each.name, "model", bits, value, span))
+        scores = [each.figures.get(f"r2_from_codes/{key}") for key in ("residual_kmeans", "flow_kmeans")]
         rival = max((score for score in scores if score is not None), default=None)
-        if rival is not None and not any(point[1:4] == ("rival", each.bits, rival) for point in points):
-            points.append(("k-means", "rival", each.bits, rival, None))
+        if rival is not None and not any(point[1:4] == ("rival", bits, rival) for point in points):
+            points.append(("k-means", "rival", bits, rival, None))
     caption = (
         "R² over all dimensions against the bits of a label, with 95 % intervals; the line joins models that no "
         "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "

@@ -34,9 +34,9 @@ def percent(share: float) -> str:
     return f"{printed(100 * share, '.0f')} %"
 
 
-def ends(interval: Interval, digits: str = "+.2f") -> str:
+def ends(interval: Interval) -> str:
     """Print both ends of an interval."""
-    return " … ".join(printed(end, digits) for end in interval)
+    return " … ".join(printed(end, "+.2f") for end in interval)
 
 
 def explained_share(explained: float) -> str:

@@ -10,6 +10,7 @@ from lattok.data import RobotDataset
 from lattok.evaluation.evaluate import evaluate
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.page import svg
+from lattok.evaluation.questions import learnability
 from lattok.evaluation.report import Answer, Figures, Interval, Pictures, Report, Section, Table, TableRow
 from lattok.utils.checks import LattokError
 
@@ -21,13 +22,7 @@ ACTED = {  # columns, by the figure of `evaluate`
     "tokens_per_second": "codes a second",
     "bits_per_second": "bits a second",
 }
-BEHIND = {
-    "unseen_prefixes_half": "half of the codes as in no training chunk",
-    "neighbour_error": "error of a near code",
-    "other_error": "of any other code",
-    "rank_consistency": "ranks kept",
-    "codes_used": "codes in use",
-}
+BEHIND = {**learnability.BEHIND, "codes_used": "codes in use"}
 
 
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:

@@ -13,6 +13,5 @@ from lattok.hub.model import Place as Place
 from lattok.hub.model import config_of as config_of
 from lattok.hub.model import family_of as family_of
 from lattok.hub.model import parse_config as parse_config
-from lattok.hub.model import place_options as place_options
 from lattok.hub.model import read_config as read_config
 from lattok.hub.model import resolve as resolve

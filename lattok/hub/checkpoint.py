@@ -321,7 +321,8 @@ def read_pickled(path: Path, inert: bool) -> Any:
             raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
-        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else what_failed(error)
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "not what torch.save writes" if foreign else checks.first_line(error).split(". ")[0]
         checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
 
 
@@ -378,9 +379,3 @@ def _spellings(argument: Any) -> set[str]:
     """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
     module, _, name = str(argument).partition(" ")
     return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
-
-
-def what_failed(error: Exception) -> str:
-    """Return type and first sentence of an error of another package."""
-    text = (str(error).strip().splitlines() or [""])[0].split(". ")[0].removesuffix(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

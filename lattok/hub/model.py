@@ -82,11 +82,6 @@ def resolve(
     return Place(client.inside(snapshot, subfolder), name, snapshot.name)
 
 
-def place_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those keywords of `LoadOptions` that `from_place` takes."""
-    return {name: options[name] for name in PLACE_OPTIONS if name in options}
-
-
 class HubModel(nn.Module):
     """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
 
@@ -222,11 +217,13 @@ class HubModel(nn.Module):
         `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model.
         """
         place = resolve(name_or_path, revision, options=options)
-        return cls.from_place(place, **place_options(options))
+        return cls.from_place(place, **options)
 
     @classmethod
-    def from_place(cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None) -> Self:
-        """Load from where `resolve` found it."""
+    def from_place(
+        cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None, **others: Any
+    ) -> Self:
+        """Load from where `resolve` found it; other keywords of `LoadOptions` were those of the download."""
         folder, kind = place.folder, None if dtype is None else str(dtype).removeprefix("torch.")
         raw = read_config(folder)
         if raw["type"] != cls.type:

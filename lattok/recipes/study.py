@@ -6,8 +6,8 @@ Runs that are finished are not repeated: an interrupted study goes on where it w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lattok.data import RobotDataset
-from lattok.evaluation.page.svg import WIDTH, plot
+from lattok.evaluation.page import sheet
+from lattok.evaluation.page.svg import plot
 from lattok.evaluation.questions.policies import policy_errors
+from lattok.evaluation.report import Pictures
 from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
 from lattok.nn.losses import action_loss
@@ -36,7 +38,7 @@ from lattok.vla.config import BCE
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
 BLIND, PROPRIO = "blind", "proprio_mlp"
 HIDDEN = 256  # width of the control on proprio
-COLUMNS = 3  # of curves next to each other
+COLOURS = {"action": "model", "latent": "rival"}  # of losses: blue and orange
 CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* MLP on proprio alone"}
 
 
@@ -63,26 +65,6 @@ class ProprioPolicy(nn.Module):
     def predict_chunk(self, batch: PolicyBatch) -> Tensor:
         """Return chunks [B, H, m] in physical units."""
         return self.action_normalizer.inverse(self.net(self.proprio_normalizer(batch.proprio)))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run of the study."""
-
-    name: str
-    errors: dict[str, Any]  # what held_out.json says
-    last: dict[str, float]  # what was logged last
-    seconds: float  # of a step, the median of what was logged
-
-    @property
-    def cells(self) -> list[str]:
-        """Return the cells of its row in the table."""
-        errors = self.errors
-        latent = errors.get("latent", {})
-        learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
-        numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], self.seconds)
-        error, first, last, seconds = ("–" if number is None else f"{number:.3f}" for number in numbers)
-        return [title_of(self.name), error, f"{errors['gain']:.0%}", first, last, learned, seconds]
 
 
 def train_study(
@@ -117,7 +99,7 @@ def train_study(
             else:
                 _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
         if first_process():
-            write_table(out, [_row(out, name, recipe) for name in names])
+            write_table(out, names, recipe.loop.batch_size)
         wait_for_all()
 
 
@@ -164,14 +146,6 @@ def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     print(errors.text)
 
 
-def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
-    logged = _metrics(out / name)
-    rates = [entry.get("samples_per_second") for entry in logged]
-    known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
-    seconds = recipe.loop.batch_size / median(known) if known else math.nan
-    return Row(name, _held_out(out / name / HELD_OUT), logged[-1], seconds)
-
-
 def _held_out(path: Path) -> dict[str, Any]:
     """Read what a finished run says of its held-out episodes; of a damaged file say how to make it again."""
     again = f"Delete {path.name} and continue the study: that run is judged again."
@@ -196,44 +170,44 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
         raise LattokError(f"{error} Delete {folder} and continue the study: that run is made again.") from None
 
 
-def write_table(out: Path, rows: Sequence[Row]) -> None:
+def write_table(out: Path, names: Sequence[str], batch_size: int) -> None:
     """Write study.json, study.md and study.svg of finished runs."""
-    key, mean = rows[0].errors["key"], rows[0].errors["mean_action"]
-    head = ["run", f"held-out error against `{key}`", "below the mean action", "first step", "last step"]
+    logs, results = {name: _metrics(out / name) for name in names}, dict[str, dict[str, Any]]()
+    for name, logged in logs.items():
+        rates = [entry.get("samples_per_second") for entry in logged]
+        known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
+        seconds = batch_size / median(known) if known else math.nan  # of a step
+        results[name] = {"held_out": _held_out(out / name / HELD_OUT), "last": logged[-1], "seconds": seconds}
+    errors = results[names[0]]["held_out"]
+    head = ["run", f"held-out error against `{errors['key']}`", "below the mean action", "first step", "last step"]
     head += ["latent actions, held out", "seconds a step"]
-    last = ["*control:* mean action", f"{mean:.3f}", "0%", "–", "–", "–", "–"]
-    table = [head, ["---"] * len(head), *(row.cells for row in rows), last]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    note = f"Mean squared error in units of the variance of the training actions; {rows[0].errors['windows']} windows."
+    last = ["*control:* mean action", f"{errors['mean_action']:.3f}", "0%", "–", "–", "–", "–"]
+    rows = (_cells(name, found["held_out"], found["seconds"]) for name, found in results.items())
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows, last])
+    note = f"Mean squared error in units of the variance of the training actions; {errors['windows']} windows."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")
-    files.write_text(out / CURVES, curves({row.name: _metrics(out / row.name) for row in rows}))
-    results = {row.name: {"held_out": row.errors, "last": row.last, "seconds": row.seconds} for row in rows}
+    files.write_text(out / CURVES, curves(logs))
     files.write_json(out / RESULTS, results)
     print(f"\n{text}\n\n{note}")
 
 
+def _cells(name: str, errors: Mapping[str, Any], seconds: float) -> list[str]:
+    latent = errors.get("latent", {})
+    learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
+    numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], seconds)
+    error, first, last, took = ("–" if number is None else f"{number:.3f}" for number in numbers)
+    return [title_of(name), error, f"{errors['gain']:.0%}", first, last, learned, took]
+
+
 def curves(runs: dict[str, list[dict[str, float]]]) -> str:
-    """Draw losses of every run, small multiples in one SVG: action blue, latent orange, on a logarithmic scale."""
-    height, panels = 150, []
-    for i, (name, logged) in enumerate(runs.items()):
+    """Draw losses of every run, small multiples in one SVG, on a logarithmic scale."""
+    panels = []
+    for name, logged in runs.items():
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
-        logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
-        steps = logged[-1]["step"]
-        panel = plot(title_of(name).replace("*", ""), logs, f"{steps:g} steps", height)
-        x, y = (i % COLUMNS) * (WIDTH + 20), (i // COLUMNS) * (height + 10)
-        panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
-    rows = -(-len(panels) // COLUMNS)
-    width, tall = COLUMNS * (WIDTH + 20), rows * (height + 10) + 20
-    words = (f'<tspan fill="{colour}">{kind} loss</tspan>' for kind, colour in COLOURS.items())
-    panels.append(f'<text x="0" y="{tall - 10}">{", ".join(words)}; logarithm to base 10</text>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 -6 {width} {tall + 6}" width="{width}" '
-        f'font-family="sans-serif" font-size="11"><style>{STYLE}</style>'
-        f'<rect x="-10" y="-6" width="100%" height="100%" fill="#fff"/>{"".join(panels)}</svg>\n'
-    )
-
-
-COLOURS = {"action": "#2563eb", "latent": "#ea7317"}
-STYLE = ".t{font-weight:600}.m{fill:#666}.grid{stroke:#ddd;fill:none}.line{fill:none;stroke-width:1.6}" + "".join(
-    f".{kind}{{stroke:{colour}}}" for kind, colour in COLOURS.items()
-)
+        logs = [
+            (COLOURS[kind], [math.log10(max(loss, 1e-9)) for loss in losses])
+            for kind, losses in found.items()
+            if losses
+        ]
+        panels.append(plot(title_of(name).replace("*", ""), logs, f"{logged[-1]['step']:g} steps"))
+    return sheet([Pictures("Action loss blue, latent loss orange; logarithm to base 10", tuple(panels))])

@@ -5,17 +5,35 @@ Shards of several processes (FSDP2) are put together first, so that any number o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from lattok.utils import checks, files
+from lattok.utils.untrusted import Rule, typed
 
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam and AdamW, for each parameter that ever had a gradient
+
+class OptimizerState(TypedDict, total=False):
+    """What Adam and AdamW remember: moments, for each parameter that ever had a gradient by its number."""
+
+    state: dict[int, dict[str, Tensor]]
+
+
+class Saved(TypedDict, total=False):
+    """What a checkpoint holds."""
+
+    step: Annotated[int, Rule("a number of steps", lambda it: it >= 0)]
+    model: dict[str, Tensor]
+    optimizer: Annotated[OptimizerState, Rule("the state of an optimiser", {"state"}.issubset)]
+    average: dict[str, Tensor]  # with `ema`
+
+
+PUT_BACK = "Put back a whole copy, or remove it to begin the run again."
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -65,84 +83,54 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
         _refuse(path, f"a file that cannot be read ({checks.first_line(error)})")
-    step, tensors, moments = _checked(saved, path)
-    _check_model(tensors, model, path)
-    _check_average(saved.get("average"), average, path)
+    if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
+        _refuse(path, "a file of something else")
+    saved = typed(saved, Saved, "", str(path), PUT_BACK)
+    step, tensors, moments = saved["step"], saved["model"], saved["optimizer"]["state"]
+    _check_tensors(tensors, state_of(model), path, dict(model.named_buffers()))
+    if average and "average" not in saved:
+        _refuse(path, "none that holds averages, as `ema` asks for")
+    _check_tensors(saved["average"] if average else {}, average, path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    _check_moments(moments, parameters, path)
+    for number, entry in moments.items():
+        if not 0 <= number < len(parameters):
+            _refuse(path, f"an optimiser's state of parameter {number}, of {len(parameters)}")
+        like = parameters[number]
+        _check_tensors(entry, {"step": torch.zeros(()), "exp_avg": like, "exp_avg_sq": like}, path)
+        if any(bool((entry[name] < 0).any()) for name in ("step", "exp_avg_sq")):
+            _refuse(path, f"moments of parameter {number} that no run leaves")
     if step > steps:
         checks.fail("steps", f"at least the {step} already done", steps)
     fill(model, tensors.items())
     for name, tensor in average.items():
         tensor.copy_(_as(saved["average"][name], tensor))
-    shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
+    for number, entry in moments.items():  # all but the step is cut as the parameter is
+        entry |= {name: _as(entry[name], parameters[number]) for name in ("exp_avg", "exp_avg_sq")}
     # the options of the optimiser are the recipe's, not the file's
-    optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
 
 
 def _refuse(path: Path, got: str) -> NoReturn:
-    hint = "Put back a whole copy, or remove it to begin the run again."
-    checks.fail(str(path), "a whole checkpoint of this run", got, hint)
+    checks.fail(str(path), "a whole checkpoint of this run", got, PUT_BACK)
 
 
-def _checked(saved: Any, path: Path) -> tuple[int, dict[str, Tensor], dict[int, dict[str, Any]]]:
-    """Return the step, tensors of the model by name, and moments by number of the parameter."""
-    if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
-        _refuse(path, "a file of something else")
-    step, tensors, optimizer = saved["step"], saved["model"], saved["optimizer"]
-    if not checks.is_int(step) or step < 0:
-        _refuse(path, f"step {step!r:.40}")
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        _refuse(path, "something else than the tensors of a model")
-    moments = optimizer.get("state") if isinstance(optimizer, dict) else None
-    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
-        _refuse(path, "something else than the state of an optimiser")
-    return step, tensors, moments
-
-
-def _check_model(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> None:
-    """Check that these are the tensors of the model: names, kinds, shapes but for buffers that grow, finite numbers."""
-    current, trained = state_of(model), dict(model.named_parameters())
-    if current.keys() != tensors.keys():
-        names = sorted(map(str, current.keys() ^ tensors.keys()))
-        checks.fail(str(path), "the tensors of this model", f"others: {', '.join(names[:5])}")
-    for name, tensor in tensors.items():
-        like = current[name]
-        grown = name not in trained and (like.shape == (0,) or tensor.shape[1:] == like.shape[1:] != ())
+def _check_tensors(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, buffers: Collection[str] = ()
+) -> None:
+    """Check names, kinds, shapes and that numbers are finite. Buffers may grow, and be infinite if they were before."""
+    if found.keys() != wanted.keys():
+        names = sorted(found.keys() ^ wanted.keys())
+        checks.fail(str(path), "the tensors of this run", f"others: {', '.join(names[:5])}", PUT_BACK)
+    for name, like in wanted.items():
+        tensor, buffer = found[name], name in buffers
+        grown = buffer and (like.shape == (0,) or tensor.shape[1:] == like.shape[1:] != ())
         if tensor.shape != like.shape and not grown:
             checks.fail(str(path), f"shape {list(like.shape)} for {name}", f"{list(tensor.shape)}")
         if tensor.dtype != like.dtype or tensor.layout != torch.strided:
             checks.fail(str(path), f"{like.dtype} for {name}", f"{tensor.dtype} ({tensor.layout})")
-        # a bound that is infinite before training may be so afterwards
-        if not _finite(tensor) and (name in trained or _finite(like)):
+        if not _finite(tensor) and (not buffer or _finite(like)):
             _refuse(path, f"numbers that are not finite in {name}")
-
-
-def _check_average(found: Any, average: Mapping[str, Tensor], path: Path) -> None:
-    """Check that there is an average of every trained weight where one goes on: of its shape, finite numbers."""
-    for name, like in average.items():
-        tensor = found.get(name) if isinstance(found, dict) else None
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.shape != like.shape:
-            _refuse(path, f"none that holds an average of {name}, as `ema` asks for")
-        if tensor.dtype != like.dtype or not _finite(tensor):
-            _refuse(path, f"numbers in the average of {name} that no run leaves")
-
-
-def _check_moments(moments: dict[int, dict[str, Any]], parameters: Sequence[Tensor], path: Path) -> None:
-    """Check what the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
-    for number, entry in moments.items():
-        if not checks.is_int(number) or not 0 <= number < len(parameters):
-            _refuse(path, f"an optimiser's state of a parameter {number!r:.40}, of {len(parameters)}")
-        if entry.keys() != MOMENTS:
-            _refuse(path, f"an optimiser's state with {', '.join(map(str, entry)) or 'nothing'} for one of Adam")
-        for name, value in entry.items():
-            wanted = parameters[number].shape if name != "step" else torch.Size()
-            if not isinstance(value, Tensor) or value.layout != torch.strided or value.shape != wanted:
-                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                _refuse(path, f"{name} of shape {got} for a parameter of shape {list(wanted)}")
-            if not value.is_floating_point() or not _finite(value) or (name != "exp_avg" and bool((value < 0).any())):
-                _refuse(path, f"numbers in {name} that no run leaves")
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -174,7 +162,3 @@ def _as(tensor: Tensor, like: Tensor) -> Tensor:
 
     assert isinstance(like, DTensor)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
-
-
-def _share(moments: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    return {name: _as(v, parameter) if v.shape == parameter.shape else v for name, v in moments.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,17 +49,16 @@ class Feed:
         self._module = module_of(device)
         self._stream = None if self._module is None else self._module.Stream(device)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            if isinstance(self._batches, BatchSource):
-                stack.enter_context(self._batches.started(*self._steps, self._own, self._shares))
-            jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
-            self._ahead = stack.enter_context(Prefetcher(self._make, jobs, DEPTH, threads=1))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+    @contextmanager
+    def started(self) -> Iterator[Self]:
+        """Make batches ahead as long as this lasts."""
+        source = self._batches
+        ready = (
+            source.started(*self._steps, self._own, self._shares) if isinstance(source, BatchSource) else nullcontext()
+        )
+        jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
+        with ready, Prefetcher(self._make, jobs, DEPTH, threads=1) as self._ahead:
+            yield self
 
     def __call__(self, step: int, share: int) -> Any:
         """Return a batch; the next call asks for the next one."""

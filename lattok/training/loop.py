@@ -13,7 +13,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ from lattok.training import checkpoints
 from lattok.training.distributed import AnySignal, make_accelerator, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
-from lattok.utils import checks
+from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device, module_of
 from lattok.utils.options import check_choices
@@ -39,6 +39,14 @@ RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 GRAPHS = ("encoder", "decoder", "features", "backbone", "flow_head")  # parts of models that are compiled as one graph
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
+
+
+def recorded(folder: Path, name: str) -> str | None:
+    """Return a text in the recipe.json of a run; None where there is no run in this folder, or a damaged one."""
+    with suppress(LattokError):
+        found = files.read_json(folder / RUN / RECIPE).get(name)
+        return found if isinstance(found, str) else None
+    return None
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,7 @@ def fit(
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
     compiling = compiled(trainer.module) if options.compile else nullcontext()
-    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed:
+    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed.started():
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)

@@ -132,11 +132,6 @@ class PairSource:
         kept = (options.folder, options.feature_cache, decoded)
         return cls(dataset, stride, action_key, state_key, cameras, *kept)
 
-    def chunks(self, pairs: PairSet) -> Tensor:
-        """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
-        actions = read_vectors(self.dataset, "action_key", str(self.action_key), pairs.frames.episodes)
-        return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(self.stride)])
-
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
         pairs = FramePairs(

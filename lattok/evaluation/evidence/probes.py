@@ -221,25 +221,6 @@ CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight d
 STEPS, BATCH, LR = 300, 256, 0.01
 
 
-class Base(NamedTuple):
-    """The linear probe under a network."""
-
-    predicted: Tensor  # [N, m]
-    left: Tensor  # [k, m] of its own training targets, standardised
-    scale: Tensor  # [m]
-
-    def add(self, output: Tensor) -> Tensor:
-        """Add a network's output [N, m]."""
-        return self.predicted + output * self.scale
-
-    @classmethod
-    def fit(cls, x: Tensor, y: Tensor, x_test: Tensor, ridge: float) -> Base:
-        """Fit the linear probe on x [k, d], y [k, m], and predict for x_test [N, d]."""
-        own, predicted = ridge_predictions(x, y, torch.cat([x, x_test]), [ridge])[0].split([len(x), len(x_test)])
-        scale = spread_of(y)
-        return cls(predicted, (y - own) / scale, scale)
-
-
 def mlp_probe(
     x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor, linear: Probe, seed: int
 ) -> Probe:
@@ -248,14 +229,18 @@ def mlp_probe(
     Width and weight decay do best on training episodes left out; where no layer helps there, it is left out.
     """
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
+
+    def predictions(rows: Tensor, known: Tensor, asked: Tensor, choices: Sequence[tuple[int, float]]) -> list[Tensor]:
+        """Predict for `asked` [N, d] by the linear probe alone, then with each network on top of it."""
+        found = ridge_predictions(rows, known, torch.cat([rows, asked]), [linear.ridge])[0]
+        (own, predicted), scale = found.split([len(rows), len(asked)]), spread_of(known)
+        networks = train_networks(rows, (known - own) / scale, asked, choices, seed)
+        return [predicted, *(predicted + output * scale for output in networks)]
+
     left = validation_rows(groups)
-    base = Base.fit(x[~left], y[~left], x[left], linear.ridge)
-    options = [base.predicted, *map(base.add, train_networks(x[~left], base.left, x[left], CHOICES, seed))]
-    scores = [validation_score(option, y[left], y[~left]) for option in options]
+    scores = [validation_score(p, y[left], y[~left]) for p in predictions(x[~left], y[~left], x[left], CHOICES)]
     best = scores.index(max(scores))  # of equals the simplest
-    base = Base.fit(x, y, x_test, linear.ridge)
-    chosen = CHOICES[best - 1 : best] if best else ()
-    predicted = [base.predicted, *map(base.add, train_networks(x, base.left, x_test, chosen, seed))][-1]
+    predicted = predictions(x, y, x_test, CHOICES[best - 1 : best] if best else ())[-1]
     return score(predicted, y_test, y.mean(0), linear.ridge, scores[best])
 
 

@@ -86,7 +86,12 @@ def document(title: str, body: Sequence[str], mark: str = "") -> str:
 
 def picture(report: Report) -> str | None:
     """Return the first two pictures that are drawn as one SVG that stands alone, as model cards show it; or None."""
-    groups = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")][:2]
+    drawn = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")]
+    return sheet(drawn[:2]) if drawn else None
+
+
+def sheet(groups: Sequence[Pictures]) -> str:
+    """Put the panels of pictures next to each other, in one SVG that stands alone."""
     parts, y, width = [], PANEL_GAP, 0
     for group in groups:
         if not group.top:  # whose titles say it all, and whose captions are longer than a picture is wide
@@ -102,11 +107,9 @@ def picture(report: Report) -> str | None:
                 parts.append(panel.replace("<svg ", place, 1))
                 width = max(width, x + svg.WIDTH + PANEL_GAP)
             y += max(heights) + PANEL_GAP
-    if not parts:
-        return None
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
-    sheet = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
-    return f"{head}<style>{CHARTS}</style>{sheet}{''.join(parts)}</svg>\n"
+    paper = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
+    return f"{head}<style>{CHARTS}</style>{paper}{''.join(parts)}</svg>\n"
 
 
 def _answer(answer: Answer | None) -> str:

@@ -45,16 +45,6 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str)
     return _svg(parts, height, f"{title}: {', '.join(said)}")
 
 
-def bars_per_dimension(
-    names: Sequence[str], rows: Sequence[tuple[str, str, list[float] | None]], digits: str
-) -> tuple[str, ...]:
-    """Draw one panel of bars per dimension, for (name, class, values of all dimensions)."""
-    return tuple(
-        bars(name, [(title, kind, values[i] if values else None) for title, kind, values in rows], digits)
-        for i, name in enumerate(names[:PANELS])
-    )
-
-
 def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = "", height: int = 150) -> str:
     """Draw curves over a common index, in the order given: (class, values)."""
     values = [value for _, curve in series for value in curve if math.isfinite(value)]

@@ -26,7 +26,7 @@ from lattok.types import LossTerms
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
-Losses = dict[str, float | None]  # by `VARIANTS`; None: not run
+Losses = dict[str, float]  # by `VARIANTS`
 DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
 VARIANTS = {  # name in the table, name next to a bar
     "true": ("true latents", "true latents"),
@@ -78,12 +78,7 @@ class BlindDecoder(nn.Module):
 
 
 def variant_losses(model: TrainedPairModel, held_out: PairSet, seed: int) -> dict[str, float]:
-    """Average the squared error of what is predicted over all held-out pairs, per variant of the latents.
-
-    Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
-    same episode where it has one), `zero`; of the environment stream, where there is one, `env_shuffled_in_episode`
-    and `env_zero`; and `copy`: the first frame as it is.
-    """
+    """Average the squared error of what is predicted over all held-out pairs, per variant of the latents."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.arange(len(held_out.rows))
     everyone = derangement(np.zeros(len(order), dtype=np.int64), generator)
@@ -135,7 +130,7 @@ def loss_without_latents(
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     """Compare the decoder's loss with true latents, wrong ones and none."""
     model, held_out, training = evidence.model, evidence.held_out, evidence.training
-    losses: Losses = {**variant_losses(model, held_out, evidence.seed), BLIND: None}
+    losses = variant_losses(model, held_out, evidence.seed)
     if training is not None:
         losses[BLIND] = loss_without_latents(model, evidence.train, held_out, training)
     figures = _figures(losses)
@@ -145,7 +140,7 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
         "architecture trained without latents: much of what happens next can be seen in the current frame."
     )
     table, bars = _table(evidence, losses)
-    gained = "" if losses[BLIND] is None else " What the model gains over the orange bar is what its latents tell it."
+    gained = " What the model gains over the orange bar is what its latents tell it." * (BLIND in losses)
     panel, top = svg.bars("loss ÷ copying the first frame", bars, ".3f"), evidence.target is None
     picture = Pictures(f"Error of the decoder; shorter is better.{gained}", (panel,), wide=True, top=top)
     section = Section("Does the decoder need them?", text, (table,), (picture,), _reading(figures), REFERENCES)
@@ -153,15 +148,15 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
 
 
 def _figures(losses: Losses) -> dict[str, float]:
-    figures = {f"prediction_loss/{key}": loss for key, loss in losses.items() if loss is not None}
-    copy, blind, true = (losses[key] for key in ("copy", BLIND, "true"))
+    figures = {f"prediction_loss/{key}": loss for key, loss in losses.items()}
+    copy, blind, true = (losses.get(key) for key in ("copy", BLIND, "true"))
     if not true or not copy:
         return figures
     figures["prediction_ratio/true_to_copy"] = true / copy
     if blind:
         figures["prediction_ratio/without_latents_to_copy"] = blind / copy
         figures["prediction_ratio/true_to_without_latents"] = true / blind
-    wrong = {key: loss for key, loss in losses.items() if loss is not None and key not in ("true", BLIND)}
+    wrong = {key: loss for key, loss in losses.items() if key not in ("true", BLIND)}
     return figures | {f"prediction_ratio/{key}_to_true": loss / true for key, loss in wrong.items()}
 
 
@@ -178,12 +173,11 @@ def _reading(figures: dict[str, float]) -> str:
 
 
 def _table(evidence: LatentEvidence, losses: Losses) -> tuple[Table, list[tuple[str, str, float | None]]]:
-    copy, true, blind = losses["copy"] or math.nan, losses["true"] or math.nan, losses[BLIND]
+    copy, true, blind = losses["copy"] or math.nan, losses["true"] or math.nan, losses.get(BLIND)
     rows, bars = [], []
     for key, (name, short) in VARIANTS.items():
-        if key not in losses:
+        if (loss := losses.get(key)) is None and key != BLIND:
             continue
-        loss = losses[key]
         values = () if loss is None else (loss, loss / copy, loss / true, *(() if blind is None else (loss / blind,)))
         rows.append(TableRow(key, name, values, key != "true", not_run="" if values else NEEDS_TRAINING))
         colour = {"true": "model", BLIND: "rival"}.get(key, "control")
@@ -199,15 +193,14 @@ def _table(evidence: LatentEvidence, losses: Losses) -> tuple[Table, list[tuple[
 
 
 def _verdicts(losses: Losses) -> list[Verdict]:
-    true, wrong, blind = losses["true"], losses["shuffled_in_episode"], losses[BLIND]
-    lines = []
-    if true is not None and wrong:
+    true, wrong, lines = losses["true"], losses["shuffled_in_episode"], []
+    if wrong:
         ratio = true / wrong
         holds = True if ratio < DEPENDS else False if ratio > HARDLY else None
         word = {True: "depends", False: "hardly depends", None: "depends only a little"}[holds]
         text = f"The decoder {word} on the latents: loss {ratio:.2f} × that with another pair's of the episode"
         lines.append(Verdict(text, holds, DEPENDENCE))
-    if blind is not None and true is not None:
+    if (blind := losses.get(BLIND)) is not None:
         word = "below" if true < blind else "not below"
         text = f"Prediction loss is {word} that of a decoder trained without latents: ratio {true / blind:.2f}"
         lines.append(Verdict(text, true < blind, AGAINST_BLIND))

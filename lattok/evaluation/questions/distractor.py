@@ -138,42 +138,35 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
     return PatchedPairs(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
 
 
-class PatchProbes(NamedTuple):
-    """What probes read from the same pairs, and the draws of held-out episodes for intervals."""
+def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap, int]:
+    """Measure how much of the action and of the patch the model's streams carry, then the controls.
 
-    action: Target | None
-    motion: Target
-    bootstrap: Bootstrap
-    seed: int
-
-    def read(self, clean: Sequence[Tensor], seen: Sequence[Tensor]) -> Reading:
-        """Probe inputs [k, d] of both splits without the patch, and with it."""
-        motion, found = self.motion, Reading()
-        if self.action is not None:
-            found["action_clean"] = before = self._estimate(self.action.probe(*clean))
-            found["action_distracted"] = now = self._estimate(self.action.probe(*seen))
-            if before.value >= MIN_R2 and (before.span or (1,))[0] > 0:  # labels say something that they could lose
-                kept = now.draws / before.draws
-                found["action_kept"] = Estimate(now.value / before.value, kept, self.bootstrap.interval(kept))
-        linear = motion.probe(*seen)  # a straight line hardly sees the motion of something that can be anywhere
-        distractor = mlp_probe(seen[0], motion.train, motion.episodes, seen[1], motion.held_out, linear, self.seed)
-        found["distractor"] = self._estimate(distractor)
-        return found
-
-    def _estimate(self, probe: Probe) -> Estimate:
-        draws = self.bootstrap.r2(probe).nanmean(1)
-        return Estimate(float(probe.r2.nanmean()), draws, self.bootstrap.interval(draws))
-
-
-def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], PatchProbes, int]:
-    """Measure how much of the action and of the patch the model's streams carry, then the controls; and their width."""
+    Also the draws of held-out episodes for intervals, and the width of the raw frame change.
+    """
     train = encode_patched(evidence, evidence.train, MAX_PAIRS[0], derive_seed(evidence.seed, 11))
     held_out = encode_patched(evidence, evidence.held_out, MAX_PAIRS[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
     if full is not None:
         action = Target(full.train[train.rows], episodes, full.held_out[held_out.rows])
+    motion = Target(train.motion, episodes, held_out.motion)
     bootstrap = Bootstrap(evidence.held_out.episode_of[held_out.rows.numpy()], evidence.seed)
-    probes = PatchProbes(action, Target(train.motion, episodes, held_out.motion), bootstrap, evidence.seed)
+
+    def estimate(probe: Probe) -> Estimate:
+        draws = bootstrap.r2(probe).nanmean(1)
+        return Estimate(float(probe.r2.nanmean()), draws, bootstrap.interval(draws))
+
+    def read(clean: Sequence[Tensor], seen: Sequence[Tensor]) -> Reading:
+        """Probe inputs [k, d] of both splits without the patch, and with it."""
+        found = Reading()
+        if action is not None:
+            found["action_clean"] = before = estimate(action.probe(*clean))
+            found["action_distracted"] = now = estimate(action.probe(*seen))
+            if before.value >= MIN_R2 and (before.span or (1,))[0] > 0:  # labels say something that they could lose
+                kept = now.draws / before.draws
+                found["action_kept"] = Estimate(now.value / before.value, kept, bootstrap.interval(kept))
+        linear = motion.probe(*seen)  # a straight line hardly sees the motion of something that can be anywhere
+        mlp = mlp_probe(seen[0], motion.train, motion.episodes, seen[1], motion.held_out, linear, evidence.seed)
+        return found | {"distractor": estimate(mlp)}
 
     def both(pick: Callable[[Any], Tensor], whose: str = "latents") -> tuple[list[Tensor], list[Tensor]]:
         splits = (train, held_out)
@@ -181,19 +174,19 @@ def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], PatchProbe
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs
-    found = {key: probes.read(*both(picks[key])) for key in INPUTS if key in picks}
+    found = {key: read(*both(picks[key])) for key in INPUTS if key in picks}
     clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
-    size = seen.best_size(probes.action or probes.motion)
-    found["pca_change"] = probes.read(clean.first(size), seen.first(size))
-    found["untrained"] = probes.read(*both(picks["latents"], "untrained"))
-    return found, probes, size
+    size = seen.best_size(action or motion)
+    found["pca_change"] = read(clean.first(size), seen.first(size))
+    found["untrained"] = read(*both(picks["latents"], "untrained"))
+    return found, bootstrap, size
 
 
 @question("distractor", of=("pairs",), criteria=(UNDER_DISTRACTORS, ENV_STREAM), place=50)
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
-    carried, probes, size = separation(evidence)
+    carried, bootstrap, size = separation(evidence)
     figures = {f"separation/{name}/{key}": each.value for key, found in carried.items() for name, each in found.items()}
     kind = "codes" if "codes" in carried else "latents"
     own, name, verdicts, reading = carried[kind], INPUTS[kind][0], [], ""
@@ -203,7 +196,7 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         clean = own["action_clean"]
         reading = f"The {name} say too little about the action to lose any of it (R² {clean} without the patch). "
     if "env_latents" in carried:
-        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes.bootstrap))
+        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], bootstrap))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [carried[key]["distractor"] for key in ("latents", "pca_change")]

@@ -92,7 +92,7 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
     if not evidence.codes:
         return None
-    held_out, panels, strips, tasks = evidence.held_out, [], [], set[tuple[str, ...]]()
+    held_out, strip, panels, tasks = evidence.held_out, "", [], set[tuple[str, ...]]()
     cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
     for episode in evidence.source.dataset.episodes:
         pairs = np.flatnonzero(held_out.episode_of == episode.index)
@@ -106,19 +106,18 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
         moments, name, task = held_out.frames.frame_of[rows], f"Episode {episode.index}", ", ".join(episode.tasks)
         panels.append(episode_panel(name, task, films, labels, moments, fps))
-        head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
-        strips.append(f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>')
-    text = (
-        "A held-out episode of each task. A colour is a code, wherever it stands. Codes that say what is done change "
-        "when the robot does something else, and come back when it comes back."
-    )
-    shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
+        if len(panels) == 1:
+            head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
+            strip = f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>'
     caption = (
         "A held-out episode and, under it in time, the codes that the model gives it. A colour is a code: codes that "
-        "mean something change when the robot does something else."
+        "mean something change when the robot does something else, and come back when it comes back."
     )
-    strip = Pictures(caption, tuple(strips[:1]), wide=True, top=True)
-    return Outcome((Section("Codes over time", text, (), (strip, shown)),)) if panels else None
+    pictures = (
+        Pictures(caption, (strip,), wide=True, top=True),
+        Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),
+    )
+    return Outcome((Section("Codes over time", "A held-out episode of each task.", (), pictures),)) if panels else None
 
 
 def _strip(frames: np.ndarray) -> str:

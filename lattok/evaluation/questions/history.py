@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Verdict
 from lattok.hub.records import inferred_text
 from lattok.training import RECIPE, RUN
-from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json
+from lattok.training.loop import recorded
 
 OVERLAP = Criterion(
     "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
@@ -76,13 +74,10 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
 
 def _again(address: str, dataset: RobotDataset) -> str:
     """Return the command that trains a model again, without the episodes that judge."""
-    recipe, kind = Path(address, RUN, RECIPE), None
-    with suppress(LattokError):  # no run, or a damaged one
-        kind = read_json(recipe).get("kind")
-    if not isinstance(kind, str):
+    if (kind := recorded(Path(address), "kind")) is None:
         return "lattok train ... --episodes train"
     words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", f"{address}-again"]
-    return shlex.join([*words, "--config", str(recipe), "--episodes", "train"])
+    return shlex.join([*words, "--config", str(Path(address, RUN, RECIPE)), "--episodes", "train"])
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import DRAWN as NAMES
-from lattok.evaluation.questions.readout import MEASURE, comparison, decision, dimension_pictures, readout_figures
+from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
 from lattok.evaluation.report import (
     FEW_EPISODES,
     NEEDS_TRAINING,
@@ -92,8 +92,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     columns = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
     shown = tuple(row.shown("linear") for row in rows)
     note = f"Controls learn from the {evidence.known}."
-    drawn = [row for row in rows if row.key in DRAWN and row.scores]
-    overall = [(*NAMES[row.key], row.value("linear", 0)) for row in drawn]
+    overall = [(*NAMES[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
     chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
     section = Section(
         "Does it say what the robot did?",
@@ -102,7 +101,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         "action, with 95 % intervals over episodes. Differences of the robot's state are there for scale: video need "
         "not beat what its own sensors say.",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
-        (chart, dimension_pictures(evidence.names, drawn)),
+        (chart,),
         _reading(own, best),
     )
     figures = readout_figures(evidence, "actions", rows)

@@ -36,6 +36,13 @@ ACTED_BY = Criterion(
     "Compare with other families and with fewer codes of a chunk: lattok compare.",
     elsewhere="Train a tokenizer on this dataset, and compare them: lattok compare.",
 )
+BEHIND = {  # columns, by their figures
+    "unseen_prefixes_half": "half of the codes as in no training chunk",
+    "unseen_prefixes_whole": "all codes as in none",
+    "neighbour_error": "error of a near code",
+    "other_error": "of any other code",
+    "rank_consistency": "ranks kept",
+}
 CHUNKS, POSITIONS, CANDIDATES = 64, 8, 32  # whose codes are replaced, by how many others
 RANKED, NEIGHBOURS = 256, 16  # chunks, and those near each of them
 WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
@@ -126,13 +133,6 @@ class ReferencePolicy(nn.Module):
         return tokenizer.decode(found, repair=True).float().cpu(), found
 
 
-class ChunkErrors(NamedTuple):
-    """The error of chunks by row [n], and their mean."""
-
-    rows: Tensor
-    mean: float
-
-
 @question("learnability", of=("chunks",), criteria=(ACTED_BY,), place=5)
 def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     """Train the reference policy with the tokenizer and without one, and let both act on held-out windows."""
@@ -142,7 +142,7 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
         return None
     train, held_out = both
     scale, known, meant = evidence.scale, evidence.known, evidence.codes[held_out.rows]
-    found, codes = dict[str, ChunkErrors](), torch.empty(0)
+    found, codes = dict[str, Tensor](), torch.empty(0)
     for name, chosen in (("model", tokenizer), ("regression", None)):
         torch.manual_seed(case.options.seed)
         policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen)
@@ -153,9 +153,11 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     truth, valid = held_out.windows.batch(held_out.rows)
     found["mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
-    gain = bootstrap.interval(bootstrap.mean(found["regression"].rows - found["model"].rows))
-    figures = {f"policy_error{'' if name == 'model' else f'/{name}'}": each.mean for name, each in found.items()}
-    if (span := bootstrap.interval(bootstrap.mean(found["model"].rows))) is not None:
+    gain = bootstrap.interval(bootstrap.mean(found["regression"] - found["model"]))
+    figures = {
+        f"policy_error{'' if name == 'model' else f'/{name}'}": float(each.mean()) for name, each in found.items()
+    }
+    if (span := bootstrap.interval(bootstrap.mean(found["model"]))) is not None:
         figures |= {"policy_error_low": span[0], "policy_error_high": span[1]}
     figures |= {f"unseen_prefixes_{part}": unseen(codes, known, part) for part in ("half", "whole")}
     figures |= replaced(tokenizer, meant, scale)
@@ -167,11 +169,11 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     return Outcome((_section(figures, gain),), figures, [verdict], _decision(evidence, figures), f"{text}.")
 
 
-def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> ChunkErrors:
+def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> Tensor:
+    """Return the error of each chunk [n, H, m], float64 [n]."""
     truth, valid = seen.windows.batch(seen.rows)
     gaps = ((chunks - truth) / scale.normalizer.scale).square().mean(-1) * valid
-    rows = (gaps.sum(1) / valid.sum(1).clamp_min(1)).double()
-    return ChunkErrors(rows, float(rows.mean()))
+    return (gaps.sum(1) / valid.sum(1).clamp_min(1)).double()
 
 
 def unseen(codes: Tensor, known: Tensor, part: str) -> float:
@@ -226,15 +228,8 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     )
     said = "" if gain is None else f" The difference to regression lies between {gain[0]:.3g} and {gain[1]:.3g}."
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
-    columns = {
-        "unseen_prefixes_half": "half of the codes as in no training chunk",
-        "unseen_prefixes_whole": "all codes as in none",
-        "neighbour_error": "error of a near code",
-        "other_error": "of any other code",
-        "rank_consistency": "ranks kept",
-    }
-    row = TableRow("model", "tokenizer", tuple(figures[name] for name in columns), control=False)
-    more = Table("What may lie behind it", tuple(columns.values()), (row,), folded=True)
+    row = TableRow("model", "tokenizer", tuple(figures[name] for name in BEHIND), control=False)
+    more = Table("What may lie behind it", tuple(BEHIND.values()), (row,), folded=True)
     text = (
         "What a policy decodes counts, not what the encoder knew. A small network sees state and instruction and "
         "predicts the codes one after another; a chunk that it gets wrong costs what its codes decode to. Errors are "

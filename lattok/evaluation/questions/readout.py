@@ -28,13 +28,10 @@ from lattok.evaluation.report import (
 )
 
 DRAWN = {  # names that fit next to a bar, and colours
-    "codes": ("codes", "model"),
     "residual_kmeans": ("frame clusters", "rival"),
     "flow_kmeans": ("motion clusters", "rival"),
-    "latents": ("latents", "model"),
     "pca_change": ("frame change", "control"),
     "pca_flow": ("block motion", "control"),
-    LABELS_ONLY: ("labels alone", "control"),
     "untrained": ("untrained", "control"),
     "current_frame": ("one frame", "control"),
     "model": ("inferred", "model"),
@@ -42,7 +39,6 @@ DRAWN = {  # names that fit next to a bar, and colours
     "flow": ("block motion", "rival"),
     "proprio": ("state alone", "control"),
 }
-PER_DIMENSION = ("codes", "residual_kmeans", "latents", "pca_change", LABELS_ONLY, "untrained", "current_frame")
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
     "Hewitt & Liang 2019, Designing and interpreting probes with control tasks",
@@ -119,10 +115,7 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
     kind = next(iter(probes))
-    drawn = {row.key: row for rows in probes.values() for row in rows}  # of equals the latents'
     best = strongest(rivals_of(probes[kind]), "linear")
-    shown = [drawn[key] for key in PER_DIMENSION if key in drawn]
-    pictures = (_overview(kind, probes[kind], best), dimension_pictures(evidence.names, shown))
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
@@ -131,7 +124,7 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
         f"Held-out tasks: {evidence.folds.text}.",
         tuple(tables),
-        pictures,
+        (_overview(kind, probes[kind], best),),
         _reading(figures, kind, best),
         REFERENCES,
     )
@@ -264,10 +257,3 @@ def comparison(
     between = FEW_EPISODES if span is None else f"difference {ends(span)}"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
     return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
-
-
-def dimension_pictures(names: Sequence[str], drawn: Sequence[ProbeRow]) -> Pictures:
-    """Draw R^2 of rows per dimension."""
-    found = [(*DRAWN[row.key], row.scores["linear"].probe.r2.tolist()) for row in drawn if row.scores]
-    panels = svg.bars_per_dimension(names, found, ".2f")
-    return Pictures("Held-out R² per action dimension; longer is better.", panels)

@@ -101,13 +101,10 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         "codec, and ResidualVQ, FSQ or FAST are what to store or replay actions with."
     )
     compared = [method for method in methods if method.key != "mean"]  # whose bar would flatten all others
-    drawn = [(NAMES[m.key], KINDS[m.key], m.errors.normalised.tolist() if m.errors else None) for m in compared]
-    caption = "Normalised squared error per dimension; shorter is better."
-    bars = Pictures(caption, svg.bars_per_dimension(names, drawn, ".3g"))
-    overall = [(name, kind, None if errors is None else float(np.mean(errors))) for name, kind, errors in drawn]
+    overall = [(NAMES[m.key], KINDS[m.key], float(m.errors.normalised.mean()) if m.errors else None) for m in compared]
     caption = "Held-out error; shorter is better, 1 is as far off as the mean action. All spend the same bits."
     chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
-    return Section("Reconstruction", text, tuple(tables), (chart, *shown[:1], bars, *shown[1:]))
+    return Section("Reconstruction", text, tuple(tables), (chart, *shown))
 
 
 def _code_section(methods: list[Method], rate: Rate) -> Section:
