@@ -180,7 +180,7 @@ checkpoint.register_importer(
         reads="action chunks",
         gives="2 codes of 16",
         page="howto/action_tokenizers.md#published-tokenizers",
-        differs=(("Codes are decoded only if all levels are there.", "The first ones decode, too."),),
+        differs=(("Codes are decoded only if all levels are given.", "The first ones alone decode, too."),),
         mind="Actions are those that the model was trained on: the file has no normaliser but act_scale.",
     )
 )

@@ -227,8 +227,8 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     said = "" if gain is None else f" The difference to regression lies between {gain[0]:.3g} and {gain[1]:.3g}."
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
     columns = {
-        "unseen_prefixes_half": "half of the codes as in no training chunk",
-        "unseen_prefixes_whole": "all codes as in none",
+        "unseen_prefixes_half": "share of chunks whose first half of codes is new",
+        "unseen_prefixes_whole": "share whose row of codes is new",
         "neighbour_error": "error of a near code",
         "other_error": "of any other code",
         "rank_consistency": "ranks kept",

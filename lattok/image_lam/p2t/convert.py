@@ -79,7 +79,7 @@ def univla_lam(
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
-        dropout: In the Transformer layers, while it learns on.
+        dropout: In the Transformer layers, if it is trained further.
         features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
             no download.
     """
@@ -119,7 +119,7 @@ def p2t_image_lam(
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
-        dropout: In the Transformer layers, while it learns on.
+        dropout: In the Transformer layers, if it is trained further.
         features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
             no download.
     """

@@ -387,6 +387,6 @@ register_importer(
         ),
         mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
         "Two oddities stay, since the weights were trained with them: the convolution before attention over time mixes "
-        "neighbouring places, and the decoder mixes the channels of all codes, so that none has a place of its own.",
+        "neighbouring places, and the decoder mixes the channels of all codes, so that no code belongs to one place.",
     )
 )

@@ -324,7 +324,7 @@ register_importer(
         weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
         parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
         differs=(
-            ("labels windows: a latent depends on the frames before its pair", "the pair alone, as first of a clip"),
+            ("labels windows: a latent depends on the frames before its pair", "the pair alone, the first of a clip"),
             (
                 "resizes pixels as real numbers and rounds once",
                 "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",
