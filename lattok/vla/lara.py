@@ -158,7 +158,7 @@ class JointLARA(nn.Module):
         """Return the terms of the policy, "lara" and those of the latent action model, all unweighted. Samples without
         known actions count in the last two only."""
         if batch.later is None or batch.pairs is None:
-            checks.fail("batch", "a batch with later frames and a mask of those inside the episode", "one without")
+            checks.fail("batch", "a batch with later frames and their mask", "one without")
         lam = self.lam(batch.images, batch.later, batch.pairs)
         terms, states = self.policy.learn(batch, **self.at)
         lara = {"lara": self.align(states, lam.latents, lam.valid, self.policy.config.loss_reduction)}

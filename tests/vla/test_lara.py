@@ -500,15 +500,15 @@ def lacking(part: str):
         (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
         (
             lambda: joint()(batch(config())),
-            "`batch`: expected a batch with later frames and a mask of those inside the episode",
+            "`batch`: expected a batch with later frames and their mask",
         ),
         (
             lambda: lacking("later"),
-            "`batch`: expected a batch with later frames and a mask of those inside the episode, got one",
+            "`batch`: expected a batch with later frames and their mask, got one",
         ),
         (
             lambda: lacking("pairs"),
-            "`batch`: expected a batch with later frames and a mask of those inside the episode, got one",
+            "`batch`: expected a batch with later frames and their mask, got one",
         ),
         (
             lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
