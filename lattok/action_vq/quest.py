@@ -40,7 +40,7 @@ class QueSTConfig(LevelsConfig):
         causal_encoder: codes do not depend on later steps
         decoder_heads: attention heads of the decoder; `heads` are those of the encoder
         published: like the published code: norms over all steps, so that no code is causal, and no code sees the last
-          action
+            action
     """
 
     downsample: int = 4

@@ -59,7 +59,7 @@ class DataOptions:
     Attributes:
         action_key: column with the actions
         episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
-          or "5 per task"
+            or "5 per task"
     """
 
     action_key: str = "action"

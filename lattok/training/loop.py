@@ -48,8 +48,7 @@ class LoopOptions:
     Attributes:
         steps: training steps
         batch_size: samples in a step, over all processes and accumulated parts
-        accumulate: parts into which a batch is split, one after the other; batch statistics and moving codebooks see
-          each part alone
+        accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see one part alone
         lr: learning rate
         schedule: course of the learning rate: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
             decay_factor after every decay_every steps; "cosine": warm-up, then down to min_lr

@@ -48,7 +48,7 @@ class InverseDynamicsConfig(NormalizedActions):
         loss_forward: weight of predicting the last frame from the current one and the latent, in all videos
         loss_kl: weight of a variational bottleneck, which limits what latents can say; for quantizer "none"
         loss_reversal: weight of the loss by which a clip played backwards has the opposite action, in all videos; for
-          actions that are increments, and offsets from 0 on
+            actions that are increments, and offsets from 0 on
         unreversed: dimensions that stay the same when a clip is played backwards, by name or pattern
         action_loss: how errors of actions are measured
         normalize: how actions are normalised

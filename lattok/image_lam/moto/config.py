@@ -95,7 +95,7 @@ class FeatureDecoderConfig:
 
     Attributes:
         depth: blocks of the second decoder, that of features (default of this and its other options: the first
-          decoder's)
+            decoder's)
         heads: attention heads of the second decoder
         hidden: width inside the MLPs of the second decoder
         conditioning: how the second decoder sees latents
