@@ -109,7 +109,7 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
         strips.append(f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>')
     text = (
-        "A held-out episode of each task. A colour is a code, wherever it stands. Codes that say what is done change "
+        "A held-out episode of each task. Each colour is one code, everywhere. Codes that say what is done change "
         "when the robot does something else, and come back when it comes back."
     )
     shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))

@@ -189,7 +189,7 @@ def _filled(
     plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
     learner = build()
     model, head = learner.lam, learner.action_head
-    queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
+    queries, hint = foreign.get("lam.action_latent"), f"It was trained on other features than {config.features}."
     if queries is not None and queries.ndim == 4:
         checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
     ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
