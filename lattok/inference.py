@@ -1,4 +1,4 @@
-"""Trained models for inference alone, faster: one door for all families.
+"""Trained models for inference alone, faster: one function for all families.
 
 labeller = lattok.for_inference(lam, precision="bfloat16")      # CPU or CUDA
 fast = lattok.for_inference(tokenizer)                          # on the CPU

@@ -1,4 +1,4 @@
-"""`lattok.load`: any artefact by the `type` in its config.json; and models that label, or where they lie."""
+"""`lattok.load`: any saved model by the `type` in its config.json; and models that label, or their folders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model. `from_pretrained`
     of a class does the same and refuses others.
 
-    Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors
+    Raises `LattokError` for a folder without a saved model, an unknown type, a config from a newer lattok, or tensors
     that do not fit.
     """
     place = hub.resolve(name_or_path, revision, options=options)
@@ -74,7 +74,7 @@ def _first_line(name: str) -> str:
 
 
 def as_labeller(model: Any) -> Any:
-    """Return a model as it is; for a path or a Hub id the tokenizer or latent action model that lies there."""
+    """Return a model as it is; for a path or a Hub id the tokenizer or latent action model saved there."""
     if not isinstance(model, str | os.PathLike):
         return model
     place = hub.resolve(model)

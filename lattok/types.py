@@ -166,7 +166,7 @@ class VideoLabeller(Labeller):
         raise NotImplementedError
 
     def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> Any:
-        """Say of each of T frames which action was taken, [T, m], and how far the model is from sure of it, [T]."""
+        """Infer the action taken at each of T frames, [T, m], and how unsure the model is of it, [T]."""
         raise NotImplementedError
 
 

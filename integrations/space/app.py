@@ -83,7 +83,7 @@ def label(*clips: str) -> tuple[str, list[str]]:
         video, fps = read(list(clips))
         found = model.label_video(video, fps=fps)
     except LattokError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(str(error), duration=None, print_exception=False) from None  # stays until it is closed
     codes, stride = np.asarray(found.codes), model.stride_frames(fps)
     valid = np.arange(len(codes)) < len(codes) - stride
     films = {name: video[:: -(-len(video) // 120), i] for i, name in enumerate(names)}
@@ -113,8 +113,9 @@ def example() -> list[str]:
 with gr.Blocks(title="lattok: what changes in a video, in codes") as demo:
     gr.Markdown(
         "# What changes in a video, in codes\n"
-        "A latent action model reads, for every frame, short codes of what changes until a moment later. "
-        "A colour is a code. Arrows show where block matching sees motion between the same two frames.\n\n"
+        "Upload a clip of each camera. A latent action model reads, for every frame, short codes of what changes until "
+        "a moment later. A colour is a code. Arrows show where block matching sees motion between the same two "
+        "frames.\n\n"
         f"Model: `{NAME}`, {loaded.summary()}."
     )
     with gr.Row():
@@ -125,7 +126,7 @@ with gr.Blocks(title="lattok: what changes in a video, in codes") as demo:
     pictures = gr.Gallery(show_label=False, columns=MOMENTS, height=230)
     button.click(label, uploads, [shown, pictures])
     if all(camera in lattok.open_dataset("sample/dataset").cameras for camera in model.cameras):
-        gr.Examples([example()], uploads)
+        gr.Examples([example()], uploads, label="Or take this example")
 
 if __name__ == "__main__":
     demo.launch()

@@ -89,14 +89,14 @@ class UniformBins(ChunkTokenizer):
 
 @dataclass(frozen=True)
 class BEASTConfig(ChunkConfig):
-    """Which splines a chunk becomes; the defaults are those published for LIBERO, but for its horizon of 10.
+    """Which splines a chunk becomes; the defaults are those published for LIBERO, except its horizon of 10.
 
     Attributes:
         bases: coefficients of each dimension
         degree: degree of the splines, the higher the smoother; 0: steps
         bins: bins of each coefficient
         stepped: dimensions of degree 0, by name, pattern (*) or index
-        ridge: is added to M'M, and keeps coefficients small that the steps hardly determine
+        ridge: ridge of the least squares: keeps coefficients small that the steps hardly determine
     """
 
     bases: int = 5

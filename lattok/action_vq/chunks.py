@@ -29,7 +29,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class SeededFit(FitOptions):
-    """What every family of ours takes.
+    """Options of every family of lattok.
 
     Attributes:
         seed: seed of everything random
@@ -40,7 +40,7 @@ class SeededFit(FitOptions):
 
 @dataclass(frozen=True)
 class TrainedFit(SeededFit):
-    """What a family takes whose encoder and decoder are trained.
+    """Options of families whose encoder and decoder are trained.
 
     Attributes:
         steps: training steps

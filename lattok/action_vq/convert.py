@@ -62,11 +62,11 @@ def p2t_action_vq(
         horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
         heads: Attention heads; the file does not hold it.
         dilations: Dilation of each convolution; the file does not hold it.
-        dropout: In the Transformer layers, while it learns on.
+        dropout: In the Transformer layers, if it is trained further.
         statistics: A mapping or JSON file with the statistics that actions were normalised with in training: mean and
-            std, q01 and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Left
-            out, actions are taken as they are.
-        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first that is there).
+            std, q01 and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Without
+            it, actions are not normalised.
+        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first one found).
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """

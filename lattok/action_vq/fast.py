@@ -72,7 +72,7 @@ class FAST(DCTTokenizer):
 
         `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
         actions: `statistics` of the actions, a mapping or a JSON file such as LeRobot's stats.json, make the normaliser
-        (q01 and q99 where they are there, unless `normalize` says otherwise); without them it is the identity.
+        (of q01 and q99 if they have these, unless `normalize` says otherwise); without them it is the identity.
         `options` are further fields of `FASTConfig`, of which `max_token` limits coefficients and shortens rows, and
         the keywords of huggingface_hub.
         """
@@ -96,7 +96,7 @@ class FAST(DCTTokenizer):
         return model.eval()
 
     def save_published(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the published format, which others read. It has no place for the normaliser: it takes its outputs."""
+        """Write the published format, which others read. It has no normaliser: it encodes normalised actions."""
         _, folder = self.subwords, Path(folder)
         files.write_text(folder / TOKENIZER, self.tokenizer_json.cpu().numpy().tobytes().decode())
         plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -129,10 +129,10 @@ class TOAST(DCTTokenizer):
     def sample(
         self, chunks: Values, valid: Values | None = None, *, alpha: float = 0.1, nbest: int = 64, seed: int = 0
     ) -> Any:
-        """Turn chunks into codes as `encode` does, but cut otherwise: by one of the `nbest` best ways, for training.
+        """Turn chunks into codes as `encode` does, but cut into subwords in one of the `nbest` best ways, for training.
 
         A way is drawn by its likelihood to the power of `alpha` (0: any of them; the defaults are the published ones).
-        What is drawn decodes to the chunk that `encode` gives. Python, some milliseconds a chunk.
+        What is drawn decodes to the chunk that `encode` gives. It runs in Python, some milliseconds a chunk.
         """
         checks.counts(nbest=nbest)
         checks.at_least_zero(alpha=alpha)

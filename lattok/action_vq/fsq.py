@@ -108,7 +108,7 @@ class FSQFit(TrainedFit):
     """How encoder and decoder are trained.
 
     Attributes:
-        synthetic: chunks that are made from the given ones and added to them
+        synthetic: number of synthetic chunks, made from the given ones and added to them
     """
 
     lr: float = 5e-3

@@ -44,8 +44,9 @@ class TrainedConfig(ChunkConfig):
     """What is trained besides reconstruction.
 
     Attributes:
-        perturb: share of the codes that are replaced by near ones in a second reconstruction; 0 switches it off
-        balance: how much gradients are balanced over the directions of each layer's input, below 1; 0: not at all
+        perturb: share of codes that a second reconstruction loss replaces by near ones; 0: no such loss
+        balance: how strongly gradients are balanced over the directions of each layer's input, from 0 (not at all) to
+            below 1
     """
 
     perturb: float = field(default=0.0, metadata=ADDED)

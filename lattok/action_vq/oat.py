@@ -175,7 +175,7 @@ def oat(
         config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: levels of the
             quantizer, head_dim of the encoder; head_dim, use_causal_decoder, token_dropout_mode, pdropout of decoder.
         entry: Name under which a pickled training state holds the weights.
-        prefix: What stands before the names of the tokenizer's tensors in a larger file; the rest is left out.
+        prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """

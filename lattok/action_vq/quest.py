@@ -38,7 +38,8 @@ class QueSTConfig(LevelsConfig):
         downsample: steps that a code describes, a power of two
         causal_encoder: codes do not depend on later steps
         decoder_heads: attention heads of the decoder; `heads` are those of the encoder
-        published: as published: norms over all steps, so that no code is causal, and a last action that none depends on
+        published: like the published code: norms over all steps, so that no code is causal, and no code sees the last
+            action
     """
 
     downsample: int = 4
@@ -183,7 +184,7 @@ def quest(
             encoder_heads, decoder_heads, use_causal_encoder, use_causal_decoder, fsq_level or codebook_size, and
             attn_pdrop where it is not 0.1.
         entry: Name under which a pickled training state holds the weights.
-        prefix: What stands before the names of the tokenizer's tensors in a larger file; the rest is left out.
+        prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
@@ -234,3 +235,28 @@ def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
     inside = {name: name for name in names if name.startswith("decoder.")}
     inside |= {name: f"encoder.layers.{name.removeprefix('encoder.')}" for name in names if name.startswith("encoder.")}
     return checkpoint.layer_names(layers) | inside
+<<<<<<< HEAD
+=======
+
+
+checkpoint.register_importer(
+    checkpoint.Importer(
+        "quest",
+        quest,
+        sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
+        title="QueST, skill tokenizer",
+        paper="Mete et al., 2024, [arXiv 2407.15840](https://arxiv.org/abs/2407.15840)",
+        licence="MIT",
+        weights="what QueST's code saves",
+        parameters="6.5 M",
+        reads="action chunks, 32 steps",
+        gives="8 codes of 1,000, in the order of time",
+        page="howto/action_tokenizers.md#published-tokenizers",
+        differs=(
+            ("Ids are cut: some sizes of a level from 26 on give ids that are too small.", "Ids are rounded."),
+            ("An id beyond the codebook wraps around.", "It repeats its neighbour; its steps repeat the last action."),
+        ),
+        mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
+    )
+)
+>>>>>>> h36

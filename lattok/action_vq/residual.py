@@ -186,7 +186,7 @@ class ResidualFit(SeededFit):
 
     Attributes:
         steps: how often codes and rows are refitted; 0: plain residual k-means
-        synthetic: chunks that are made from the given ones and added to them
+        synthetic: number of synthetic chunks, made from the given ones and added to them
     """
 
     steps: int = 12
@@ -232,7 +232,7 @@ class ResidualVQ(CoarseToFine):
         """Learn codebooks for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.
 
         `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
-        made from them. Without these, codebooks of small datasets know their tasks by heart.
+        made from them. Without these, codebooks of small datasets overfit to their tasks.
         """
         checks.whole(steps=steps, synthetic=synthetic)
         model, batch = cls._from_chunks(chunks, valid, options)

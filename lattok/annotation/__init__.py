@@ -96,8 +96,8 @@ def annotate(
     """Label `dataset` with `models` into the new folder `out`. Paths and Hub ids also work.
 
     `models` is one model, whose prefix is then `latent`, or several by column prefix: {"latent": lam, "tok": "my-tok"}.
-    A LeRobot dataset becomes a copy with further columns whose videos are hard links, for any other `out` is a sidecar:
-    labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
+    A LeRobot dataset becomes a copy with further columns whose videos are hard links; for other formats `out` is a
+    sidecar: labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
     `.embedding` float32 [P * d] (latents before quantization), `.quantized` on request, `.env.*` for an environment
     stream. `meta/lattok.json` says how they were made. Of a model that infers actions `.action` float32 [m] in their
     units and `.confidence` float32 in (0, 1]; with `fill` the column `action_key` holds them where nobody knows the
@@ -120,7 +120,7 @@ def annotate(
 def label(
     work: Work, out: str | os.PathLike[str], *, engine: Engine | None = None, progress: Progress | None = None
 ) -> AnnotationResult:
-    """Label as `annotate` does, from its arguments put together; return what could not be labelled, not a warning."""
+    """Label as `annotate` does, from its arguments as one value; return what could not be labelled."""
     given = by_prefix(work.models)  # which checks that they label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
     source, target = work.dataset.root.resolve(), Path(out).resolve()

@@ -22,14 +22,14 @@ from lattok.utils.checks import LattokError
 
 REQUIRED_FACTS = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
-RESTORED = f"no {PROVENANCE}: {TOOLS}. What stands in meta/info.json is compared"
+RESTORED = f"no {PROVENANCE}: {TOOLS}. What meta/info.json says is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
 MAX_GAPS = 5  # episodes without labels that are looked at
 MAX_RELATIVE_DEVIATION = 1e-4  # of a vector from the largest number in it: what other versions may explain
 
 
 class Verification(NamedTuple):
-    """What was looked at, and how it came out."""
+    """What was verified, with the result."""
 
     holds: bool
     lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." to know
@@ -41,7 +41,7 @@ class Verification(NamedTuple):
 def verify(
     dataset: RobotDataset | str | os.PathLike[str], models: Any, *, episodes: int | Sequence[int] = 20, seed: int = 0
 ) -> Verification:
-    """Make the labels of some episodes again and compare them, after model, preprocessing and columns.
+    """Compare model, preprocessing and columns; then make the labels of some episodes again and compare them.
 
     `models` as they were given to `annotate`; paths and Hub ids also work. `episodes` is how many are drawn (by
     `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
@@ -258,7 +258,7 @@ class _Tally:
         if self.first is not None:
             episode, frame, was, is_ = self.first
             place = f"first in episode {episode}, frame {frame}: {was} stored, {is_} now"
-            why = f"Perhaps because of {'; '.join(made)}." if made else "Data, labels or model are not what they were."
+            why = f"Perhaps because of {'; '.join(made)}." if made else "Data, labels or model have changed."
             return f"- {name}: {self.wrong} of {frames} rows differ, {place}. {why}"
         if self.deviation == 0:
             return f"+ {name}: {frames} rows equal"

@@ -1,7 +1,7 @@
 """What a policy asks of a vision-language model, whichever it is: `Backbone`. Those of Hugging Face need the extra vla.
 
     encode(images, texts)                images and prompts to inputs, padded on the left
-    backbone(inputs, queries, layers)    hidden states of some layers; queries stand last, each sees what is before it
+    backbone(inputs, queries, layers)    hidden states of some layers; queries come last, each sees what is before it
 
 Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is after the last norm.
 """
@@ -121,9 +121,9 @@ class Backbone(Protocol):
         ...
 
     def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "": no text."""
+        """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "" has none."""
         ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return what an artefact must hold besides the base model's name: adapters, or trained weights."""
+        """Return what a saved model must hold besides the base model's name: adapters, or trained weights."""
         ...

@@ -113,7 +113,7 @@ def run_words(words: Sequence[str]) -> int | None:
     asked = any(word in HELP for word in words)
     if not words or words[0] in HELP:
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
-        title += "\nWith it, by these names: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
+        title += "\nIncluded: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
         texts = {name: verb.text if isinstance(verb, Group) else _summary(verb) for name, verb in VERBS.items()}
         return _list("lattok", title, texts)
     name, rest = words[0], words[1:]
@@ -196,7 +196,7 @@ def _of_system(error: OSError, arguments: list[str]) -> str:
     why = error.strerror or str(error)
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
         sys.stdout = None  # nothing more can be said there
-        return f"cannot write what there is to say: {why}."
+        return f"cannot write the output: {why}."
     writes = any(word == "--out" or word.startswith("--out=") for word in arguments) or arguments[:1] == ["demo"]
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{why}." + (f" {files.make_room(error)} or choose another --out." if writes else "")

@@ -64,7 +64,7 @@ MANY_THREADS = Problem(
 NO_CUDA_DEVICE = Problem(
     "note",
     "This torch is built for CUDA {version}, but there is no device it can use.",
-    "Without a GPU that is fine, only large; with one, see nvidia-smi: the driver may be too old.",
+    "Without a GPU it works, but takes more disk; with one, see nvidia-smi: the driver may be too old.",
 )
 BROKEN_DEVICE = Problem("error", "{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
 TOO_LARGE = Problem(
@@ -261,7 +261,7 @@ def accelerators() -> Found:
 
 
 def parts_that_fit(entry: dict[str, Any], precision: str, room: float) -> int | None:
-    """Return into how few parts a preset's batch is divided that fit into `room` bytes; None: one sample does not."""
+    """Return the least number of parts of a preset's batch that fit into `room` bytes; None if one sample does not."""
     most = (room - SPARE - entry[precision]["fixed"]) // entry[precision]["sample"]
     batch = entry["batch"]
     return next((n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most), None)

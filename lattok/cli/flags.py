@@ -48,7 +48,10 @@ Device = Annotated[
     str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
 ]
 Revision = Annotated[str | None, arg(metavar="TEXT", help="Revision of a Hub model.", help_behavior_hint="")]
-CHOSEN = '"train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".'
+CHOSEN = (
+    '"train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%" or '
+    '"5 per task".'
+)
 Episodes = Annotated[str | None, arg(metavar="TEXT", help=CHOSEN, help_behavior_hint="")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
@@ -284,7 +287,7 @@ def _check_flag(command: str, name: str, flags: Mapping[str, Any]) -> None:
     if plain in known or not name:
         return
     if plain.startswith("dataset") or plain == "repo_id":
-        raise LattokError(f"{command} has no --{name}. The dataset stands behind the verb: {command} DATASET")
+        raise LattokError(f"{command} has no --{name}. Put the dataset after the verb: {command} DATASET")
     meant = did_you_mean(plain, known if plain.startswith("no_") else flags).replace("_", "-")
     meant = meant.replace("mean ", "mean --") + " " * bool(meant)
     raise LattokError(f"{command} has no --{name}. {meant}See {command} --help.")

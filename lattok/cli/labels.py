@@ -60,7 +60,7 @@ def annotate(
     device: Device = "auto",
     engines: Engines = Engines(),
 ) -> int:
-    """Label a dataset with latent actions: a copy with more columns, or a folder of labels where it is not LeRobot v3.
+    """Label a dataset with latent actions: a copy with more columns, or a folder of labels if it is not LeRobot v3.
 
     Example: lattok annotate path/to/dataset --model my-lam --out annotated
 

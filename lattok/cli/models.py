@@ -238,9 +238,9 @@ def push(
         private: Make the repository private.
         license: Short name of a licence for the card, such as apache-2.0.
         message: Message of the commit.
-        revision: Branch; it is made where it is not there.
+        revision: Branch, created if it does not exist.
         create_pr: Open a pull request instead.
-        include: Further files of a dataset's folder, by their paths in it; nothing else goes up but the dataset.
+        include: Further files of a dataset's folder, by their paths in it; otherwise only the dataset is uploaded.
     """
     from lattok.labels.sharing import listing
 

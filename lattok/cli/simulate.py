@@ -40,7 +40,7 @@ def collect(
         noise: Largest standard deviation of the smooth noise on the expert's actions, whose range is 2; 0 for none.
         seed: Seed of the first attempt; the next ones follow.
         size: Pixels of the sides of an image.
-        repeat: Steps of the simulator that an action is held (default: as the world has it).
+        repeat: Steps of the simulator that an action is held (default: the world's own).
         variation: What changes in the scene with each episode: background, light, camera, distractors=N.
         codec: Codec of the videos.
         workers: Processes (default: one for each core); the dataset is the same with any number.
@@ -89,7 +89,7 @@ def rollout(
         ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
         instruction: Instruction of the task, that of the other task in the scene (swapped), or none (blank).
         variation: What changes in the scene with each episode: background, light, camera, distractors=N.
-        batch: Environments side by side, whose plans are made together.
+        batch: Environments that run side by side; the policy plans for all at once.
         workers: Processes for the environments; 0: only this one.
         videos: Episodes of each task that are filmed.
     """

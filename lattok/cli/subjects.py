@@ -52,7 +52,7 @@ NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.
 NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
 NO_COLUMNS = Problem(
     "error",
-    "{file} declares columns that are not there: {columns}.",
+    "{file} declares columns that do not exist: {columns}.",
     "Annotate again, or copy the dataset again.",
 )
 OTHER_DATASET = Problem(
@@ -63,7 +63,7 @@ OTHER_DATASET = Problem(
 UNLABELLED = Problem(
     "warning",
     "`{prefix}`: {count} episodes have no labels ({episodes}): {reason}",
-    "Repair the source and annotate again: what is there is kept.",
+    "Repair the source and annotate again: existing labels are kept.",
 )
 NOT_COPIED = Problem(
     "warning",

@@ -32,12 +32,11 @@ _SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed 
 def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[list[int], list[int]]:
     """Episode indices for training and testing: the last `held_out` episodes of every task are the test.
 
-    A task with no more than `held_out` episodes stays in training as a whole. None: the last one of every task, and
-    where these are fewer than five of four episodes or more, further last ones of the tasks in turn, to a tenth of all
-    episodes: at least five, at most ten or a third of them, though two of four or five. Where tasks have no more to
-    spare, the last ones of the dataset follow. If nobody measured the actions of one of these (NaN, or a `.filled`
-    column says that a model inferred them), the last measured ones of the tasks in turn judge instead, by the same
-    count, if there are four: known actions are rare there, and most of them must teach.
+    A task with no more than `held_out` episodes stays in training as a whole. By default the last one of every task is
+    held out. If these are fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them
+    (two of four or five), from the end of each task in turn, then from the end of the dataset. If the actions of one of
+    these were not measured (NaN, or a `.filled` column says that a model inferred them), as many measured episodes
+    judge instead, if there are four. Known actions are rare there, and most of them must teach.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
@@ -214,8 +213,8 @@ def read_vectors(
 ) -> np.ndarray:
     """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors.
 
-    With `missing`, an episode in which every number is NaN is one whose values nobody knows: it stays NaN.
-    Whoever decodes the pictures as well may leave it to that to check the files: see `RobotDataset.columns_of`.
+    With `missing`, an episode in which every number is NaN has unknown values: it stays NaN.
+    A caller that also decodes the images may leave the check of files to that: see `RobotDataset.columns_of`.
     """
     feature = vector_key(dataset, argument, key)
     ends = list(accumulate(episode.length for episode in episodes))

@@ -131,7 +131,7 @@ def export(
 
 def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: tuple[int, int] | None) -> None:
     if dataset.absent:
-        hint = "Export it as it is, and have it converted where it is read."
+        hint = "Export it as it is, and convert it when it is read."
         checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
     checks.one_of("format", format, FORMATS)
     checks.one_of("images", images, IMAGES if format == "lerobot" else ("auto", "image"))

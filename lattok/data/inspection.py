@@ -130,8 +130,8 @@ def inspect_dataset(
 ) -> Inspection:
     """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
 
-    `columns` must be there; `stride` (frames or "0.2s") and `horizon` add what they would do to these episodes. Of more
-    than 64 million numbers (50,000 frames in formats that keep columns among images), evenly spread runs of 100
+    `columns` must exist. `stride` (frames or "0.2s") and `horizon` add how many pairs and chunks these episodes hold.
+    Of more than 64 million numbers (50,000 frames in formats that keep columns among images), evenly spread runs of 100
     episodes are read, and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the
     Hub.
     """

@@ -45,10 +45,10 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
-    first read. With `cache_gb`, also in a description file, at most so many GB of these are kept: those that were not
-    used for longest go. Other formats are fetched whole, and with `force_download` so are all.
+    first read. `cache_gb`, also in a description file, limits how many GB of these are kept: the least recently used
+    are deleted. Other formats are fetched whole; with `force_download` LeRobot's are, too.
 
-    Whatever a dataset or a description says about files stays below its folder, also after links
+    A dataset or a description cannot name files outside its folder, not even by links
     (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}

@@ -41,7 +41,7 @@ SHORT = Problem(
 NO_CAPTIONS = Problem(
     "note",
     "{count} of {all} episodes have no language instruction (first: {first}).",
-    "Give captions (JSONL or CSV) where a model shall be told what happens.",
+    "Give captions (JSONL or CSV) if a model should be told what happens.",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
 NO_PARTNER = Problem(
@@ -63,7 +63,7 @@ NOT_FINITE = Problem(
 )
 UNKNOWN_ACTIONS = Problem(
     "note",
-    "Episodes whose actions nobody knows: {count} (first: {first}). All of their `{column}` are NaN.",
+    "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN.",
     "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
     "tokenizers have to leave those episodes out (`episodes`).",
 )
@@ -106,7 +106,7 @@ FRAME_SIZES = Problem(
     "Models resize them; other uses need a `transform` that does.",
 )
 UNCAPTIONED = Problem(
-    "note", "{count:,} of {all:,} videos have no caption in {file}.", "The name of their folder stands for it."
+    "note", "{count:,} of {all:,} videos have no caption in {file}.", "The name of their folder is used instead."
 )
 RESAMPLED = Problem(
     "note",
@@ -115,6 +115,6 @@ RESAMPLED = Problem(
 )
 UPSIDE_DOWN = Problem(
     "note",
-    "Pictures are stored upside down (macros_image_convention is opengl) and come as they are stored.",
+    "Pictures are stored upside down (macros_image_convention is opengl) and are read as they are stored.",
     "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
 )

@@ -124,12 +124,12 @@ class RobotDataset(ABC):
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
-        """Tell whether `folder` may be one of this format, where no format recognises anything."""
+        """Tell whether `folder` may be of this format, if no format recognises it."""
         return False
 
     @classmethod
     def whole_of(cls, file: Path) -> str:
-        """Return what to give instead of a file of such a dataset, as a sentence; empty where it is none."""
+        """Return what to give instead of a file of such a dataset, as a sentence; empty if the file belongs to none."""
         return ""
 
     @abstractmethod
@@ -193,7 +193,7 @@ class RobotDataset(ABC):
         return {episode.index: episode.length for episode in self.episodes}
 
     def length(self, episode_index: int) -> int:
-        """Count the frames of an episode; an error for one that is not there."""
+        """Count the frames of an episode; an error if there is no such episode."""
         return self._lengths[episode_index] if episode_index in self._lengths else self.no_episode(episode_index)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
@@ -207,7 +207,7 @@ class RobotDataset(ABC):
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        """Columns of many episodes by index, in any order; of one that cannot be read the error.
+        """Columns of many episodes by index, in any order; for an episode that cannot be read, its error.
 
         Where they are not `checked`, see `unchecked_columns`.
         """
@@ -219,11 +219,11 @@ class RobotDataset(ABC):
                 yield episode.index, error
 
     def subtasks(self, episode_index: int) -> list[str] | None:
-        """Return the text of the sub-task at each frame of an episode, "" where there is none; None: it has no such."""
+        """Return the text of the sub-task at each frame of an episode, "" without one; None: the dataset has none."""
         return None
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        """Return the images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""
+        """Return the images of one camera (full key) as they are stored, if as JPEG or PNG, else None."""
         return None
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
@@ -236,13 +236,13 @@ class RobotDataset(ABC):
 
     @property
     def seen_as(self) -> dict[str, Any]:
-        """What views make of the files: names of cameras, and columns of actions in another space."""
+        """What views change: names of cameras, and columns of actions in another space."""
         cameras = {key: self.original_camera(key) for key in self.cameras}
         joined = {"columns": {key: list(names) for key, names in self.joined.items()}} if self.joined else {}
         return {"cameras": cameras, "actions": dict(self.actions_as), **joined}
 
     def check_columns(self, keys: Sequence[str], known: Iterable[str] | None = None, hint: str = "") -> None:
-        """Every key must be that of a column: of a feature that is no camera, or of those that are `known`."""
+        """Every key must be a column: a feature other than a camera, or one of those `known`."""
         checks.names("keys", keys)
         known = list(known or (key for key in self.features if key not in self.cameras))
         for key in keys:
@@ -250,7 +250,7 @@ class RobotDataset(ABC):
                 checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}", hint)
 
     def no_episode(self, episode_index: int) -> NoReturn:
-        """Raise the error about an episode that is not among `episodes`: why it is damaged, or which there are."""
+        """Raise an error about an episode that is not in `episodes`: why it is damaged, or which ones exist."""
         if reason := dict(self.damaged).get(episode_index):
             raise LattokError(f"episode {episode_index}: {reason}")
         last = max([*(e.index for e in self.episodes[-1:]), *(d.episode_index for d in self.damaged)], default=-1)
@@ -320,7 +320,7 @@ def how_to_join(dataset: RobotDataset, key: str) -> str:
     if len(entry) > checks.MOST_LISTED:
         entry = '{"dataset": "NAME", "columns": {"KEY": ["COLUMN", "COLUMN"]}}'
     place = f"{dataset.root.stem}.json"
-    return f"Several columns become one in a file next to the dataset, such as {place}, to be named instead: {entry}"
+    return f"To join several columns, write a file next to the dataset, such as {place}, and name it instead: {entry}"
 
 
 def own_vectors(dataset: RobotDataset) -> list[str]:

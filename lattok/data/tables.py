@@ -309,7 +309,7 @@ def common_types(key: str, schemas: Mapping[Path, pa.Schema]) -> pa.DataType:
         return pa.unify_schemas(fields, promote_options="permissive").field(key).type
     except (pa.ArrowException, LookupError):
         got = ", ".join(dict.fromkeys(str(schema.field(0).type)[:60] for schema in fields)) or "no such column"
-        raise LattokError(f"`{key}`: expected one type in all data files, got {got}. Write it again in all.") from None
+        raise LattokError(f"`{key}`: expected one type in all data files, got {got}. Write it with one.") from None
 
 
 def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

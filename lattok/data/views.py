@@ -117,7 +117,7 @@ class _Cameras(View):
 
 
 def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) -> RobotDataset:
-    """Return the dataset with columns that are several of its own side by side, float32 [T, sum of their sizes].
+    """Return the dataset with new columns, each of which joins several of its own, float32 [T, sum of their sizes].
 
     `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column.
     """

@@ -86,8 +86,8 @@ class LeRobotWriter:
 
         `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
         "video", with even H and W, or "image": every frame is then kept without loss in the data files. A file is
-        closed once it is larger than its limit; `chunk_files` files per folder. Columns that are `kept`, by their Arrow
-        type, are stored as they come (`pyarrow.ChunkedArray`): what is neither numbers nor text, such as "language".
+        closed once it is larger than its limit; `chunk_files` files per folder. `kept` has the Arrow types of columns
+        that are neither numbers nor text, such as "language": they are stored as they come (`pyarrow.ChunkedArray`).
         """
         root = Path(root)
         checks.frame_rate(fps=fps)
@@ -129,8 +129,8 @@ class LeRobotWriter:
 
         Instead of an array, frames may be an iterator of blocks uint8 [n, H, W, 3], so that a long video is never in
         memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG images (bytes), which are stored as
-        they are; or a `Clip`, which is not encoded again. `length` is T where nothing else tells it. `task` is one
-        instruction, or one per frame.
+        they are; or a `Clip`, which is not encoded again. `length` is T, needed where nothing else shows it. `task` is
+        one instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
         tasks = [task] * length if isinstance(task, str) else list(task or ())
@@ -173,7 +173,7 @@ class LeRobotWriter:
         write_json(self._folder / "meta" / name, value, indent=4)
 
     def write_subtasks(self, texts: Sequence[str]) -> None:
-        """List the texts that a column `subtask_index` counts."""
+        """List the texts that the numbers of a column `subtask_index` stand for."""
         write_tasks(self._folder, texts, "subtask")
 
     def finalize(self) -> Path:

@@ -81,7 +81,7 @@ def compare(
     A model of video is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras`
     as it has. Other `options` are those of `EvalOptions`; figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
 
-    Raises `LattokError` for models of other kinds or without names of their own, an option that there is not, a dataset
+    Raises `LattokError` for models of other kinds or without names of their own, an unknown option, a dataset
     without actions, and where `out` holds something else.
     """
     chosen, dataset = EvalOptions.of(options, "device"), as_dataset(dataset)
@@ -214,8 +214,8 @@ def _report(
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
-        "the held-out pairs, at most the ceiling that so many pairs can show. How fast each labels differs from run "
-        "to run and stands in speed.json beside this page.",
+        "the held-out pairs, at most the ceiling that so many pairs can show. The time that each takes "
+        "to label differs from run to run; it is in speed.json beside this page.",
         (_costs(candidates),),
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)

@@ -49,9 +49,9 @@ def evaluate(
     `max_episodes`, `seed`, `feature_cache`, `progress`, `overwrite`. With `out`, writes `report.json` and
     `report.html` there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     Policies and inverse dynamics models are compared with the actions that they learned from unless another
-    `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, stand before that.
+    `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first.
 
-    Raises `LattokError` for a model that is none of these, an option that there is not, a dataset that does not fit,
+    Raises `LattokError` for another kind of model, an unknown option, a dataset that does not fit,
     and where `out` holds something else.
     """
     chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts")

@@ -135,7 +135,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Section:
-    """One question: its answer in a sentence, how it was asked, tables and pictures, and who asked it before."""
+    """One question: its answer in a sentence, how it was asked, tables and pictures, and where it was asked before."""
 
     title: str
     text: str
@@ -179,7 +179,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a question makes of the answer of a report; the heaviest one of all questions stands."""
+    """What a question says to the answer of a report; the gravest of all questions decides."""
 
     weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed codes, 20: all others
     holds: bool | None

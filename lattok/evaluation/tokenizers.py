@@ -22,7 +22,17 @@ ACTED = {  # columns, by the figure of `evaluate`
     "tokens_per_second": "codes a second",
     "bits_per_second": "bits a second",
 }
+<<<<<<< HEAD
 BEHIND = {**learnability.BEHIND, "codes_used": "codes in use"}
+=======
+BEHIND = {
+    "unseen_prefixes_half": "share of chunks whose first half of codes is new",
+    "neighbour_error": "error of a near code",
+    "other_error": "of any other code",
+    "rank_consistency": "ranks kept",
+    "codes_used": "codes in use",
+}
+>>>>>>> h36
 
 
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
@@ -53,14 +63,14 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     for name, each in found.items():
         explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
         points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
-    caption = "The share of the variance of actions that a policy explains which acts by the codes, against their cost."
+    caption = "How much of the variance of actions a policy that acts by the codes explains, against their cost."
     chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
     drawn = (Pictures(caption, (chart,), wide=True, top=True),)
     section = Section(
-        "How far does a policy err that acts by each?",
+        "How large is the error of a policy that acts by each?",
         "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
-        "on held-out chunks; its error is divided by the variance of training actions, as the codec's own is, which "
-        "decodes the right codes. What reconstructs best need not be what is learned best.",
+        "on held-out chunks; its error is divided by the variance of training actions, as the error of decoding the "
+        "right codes is. What reconstructs best need not be what is learned best.",
         (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
         drawn if told else (),
         open=True,

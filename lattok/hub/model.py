@@ -44,11 +44,11 @@ TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(get_type_hints(LoadOptions))
 PLACE_OPTIONS = ("device", "backbone", "dtype")  # of these, what happens after a download
-ROUNDED = "Codes would not be those that the weights stand for; only policies can be had in another dtype."
+ROUNDED = "Codes would not be those that the weights stand for; only policies load in another dtype."
 
 
 class Place(NamedTuple):
-    """Where an artefact lies, and its Hub id and commit unless it is a local folder; samples have a name only."""
+    """Where a saved model is, and its Hub id and commit unless it is a local folder; samples have a name only."""
 
     folder: Path
     hub_id: str | None = None
@@ -256,7 +256,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Return the configuration, and what building takes besides it and the artefact in `folder` does not hold."""
+        """Return the configuration, and what else building needs that `folder` does not hold."""
         if backbone is not None:
             checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
         return config, {}
@@ -268,7 +268,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def outline(cls, config: Any, **parts: Any) -> Self:
-        """Make the same for its shapes alone."""
+        """Make one of which only the shapes are used."""
         return cls.build(config, **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
@@ -277,12 +277,12 @@ class HubModel(nn.Module):
         check_sizes(wanted, file, where, type(self).__name__, self.narrow)
 
     def after_load(self) -> None:
-        """Do what is left to do when a model was loaded from an artefact."""
+        """Finish a model whose weights were loaded."""
 
     def push_to_hub(self, repo_id: str, **options: Unpack[PushOptions]) -> str:
-        """Upload as one commit; returns its address. What an earlier push left there and this artefact lacks goes.
+        """Upload as one commit; returns its address. Files of an earlier push that this model lacks are removed.
 
-        A card that somebody wrote or changed goes up as it is.
+        A card that somebody wrote or changed is uploaded as it is.
         """
         client.check_push(repo_id, options)
         license = options.get("license")

@@ -42,8 +42,8 @@ _PREPROCESSOR = (
 def target_of(spec: LatentSpec, rows: Mapping[str, Tensor], inside: Tensor | None = None) -> LatentTarget:
     """Labels of samples: `rows` has by part codes [B, R, n], vectors [B, R, n] and validity [B, R], R rows of each.
 
-    The rows are the steps of a window, or R = 1 row holds the tokens of the chunk that starts there. What is 0 in the
-    spec is as the rows have it. `inside` [B, H] says which steps of the actions lie in the episode: it counts where
+    The rows are the steps of a window, or R = 1 row holds the tokens of the chunk that starts there. Sizes that are 0
+    in the spec come from the rows. `inside` [B, H] says which steps of the actions lie in the episode: it is used if
     each label is that of a step. Raises `LattokError` where spec, rows and steps do not fit.
     """
     valid, codes, vectors = rows["valid"], rows.get("codes"), rows.get("embedding")
@@ -71,8 +71,8 @@ def read_rows(
 ) -> dict[str, Tensor]:
     """Label columns of all frames of some episodes, in order: codes int64, vectors float32 and validity bool [F, n].
 
-    Of `parts`, those that the spec has. Codes of valid rows lie in the codebook, and vectors are finite; otherwise it
-    raises `LattokError`.
+    Of `parts`, it reads those that the spec has. Codes of valid rows lie in the codebook, and vectors are finite;
+    otherwise it raises `LattokError`.
     """
     widths = {part: width for part, width in spec.widths().items() if part in (*parts, "valid")}
     keys = {part: spec.column(part) for part in widths}
@@ -107,11 +107,11 @@ def target_from_batch(
 ) -> LatentTarget:
     """Latent actions of a batch, [B, S, P] codes and [B, S, E, d] vectors, and where to supervise.
 
-    `spec` says what the columns hold; what is 0 in it is as the columns have it. Labels of steps are rows of a window,
-    `latent.codes` [B, S, P], `latent.embedding` [B, S, E * d], `latent.valid` [B, S]; rows after the episode
-    (`..._is_pad`) are not valid. Those of a chunk are one row: [B, S * P], [B, S * E * d] and [B]. Neither is valid
-    what `valid` [B, S] (steps of actions) is not, where labels are those of steps. Of `parts`, "codes" and "embedding",
-    one must be there; others are not looked at.
+    `spec` says what the columns hold; sizes that are 0 in it come from the columns. Labels of steps are rows of a
+    window, `latent.codes` [B, S, P], `latent.embedding` [B, S, E * d], `latent.valid` [B, S]; rows after the episode
+    (`..._is_pad`) are not valid. Those of a chunk are one row: [B, S * P], [B, S * E * d] and [B]. Labels of steps are
+    valid only where `valid` [B, S] (steps of actions) is, too. Of `parts`, "codes" and "embedding", one must be there;
+    others are not looked at.
     """
     spec = spec or LatentSpec()
     checks.known_keys("parts", parts, PARTS)
@@ -159,7 +159,7 @@ def _row_of_chunk(spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Te
     """Turn the row where a chunk starts into [B, 1, n]."""
     for part, value in given.items():
         if value.dim() > (1 if part == "valid" else 2) and value.shape[1] > 1:
-            hint = "Take the key out of `delta_timestamps`: the tokens of a chunk stand in the row where it starts."
+            hint = "Take the key out of `delta_timestamps`: the tokens of a chunk are in the row where it starts."
             checks.fail(spec.column(part), "one row", f"rows {list(value.shape)}", hint)
     rows = {part: value.reshape(len(value), 1, -1) for part, value in given.items()}
     return rows | {"valid": rows["valid"][..., 0]}
@@ -187,6 +187,6 @@ def _check_codes(column: str, codes: np.ndarray, spec: LatentSpec) -> None:
         return
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= spec.codebook_size:
-        hint = "Rows padded with -1 are of a family with tokens of different number, which cannot supervise."
+        hint = "Rows padded with -1 come from a tokenizer whose number of tokens varies, which cannot supervise."
         expected = f"codes from 0 to {spec.codebook_size - 1}"
         checks.fail(column, expected, f"{low} to {high}", hint if low < 0 else "Is codebook_size right?")

@@ -44,7 +44,7 @@ MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """Latent actions that supervise a policy. What is 0 is not there, or not known. JSON values only."""
+    """Latent actions that supervise a policy. A size of 0: no such part, or of unknown size. JSON values only."""
 
     target: str = "steps"  # or "chunk"
     steps: int = 0  # S, of each sample; 0: one for each step of the policy, or tokens that vary in number
@@ -84,18 +84,18 @@ class LatentSpec:
         return f"{self.prefix}.{part}"
 
     def widths(self) -> dict[str, int]:
-        """Count the numbers in a row of each column that is there."""
+        """Count the numbers in a row of each existing column."""
         rows = self.steps if self.target == "chunk" else 1
         widths = {"codes": rows * self.codes, "embedding": rows * self.vectors * self.latent_dim, "valid": 1}
         return {part: width for part, width in widths.items() if width}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as it stands in meta/lattok.json, under its prefix."""
+        """Return the spec as meta/lattok.json holds it, under its prefix."""
         return {name: value for name, value in asdict(self).items() if name != "prefix"}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], prefix: str, where: str) -> LatentSpec:
-        """Return the spec that `to_json` wrote; errors say `where` it stood."""
+        """Return the spec that `to_json` wrote; errors say `where` it was read."""
         if "target" not in facts:
             checks.fail(where, "`target`, steps or chunk", "none", "Annotate again.")
         return parse_config(cls, {**facts, "prefix": prefix}, where)
@@ -265,8 +265,8 @@ def latent_spec(
 ) -> LatentSpec:
     """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
-    `stride` (frames or "0.2s"), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be
-    there. Everything that does not fit raises `LattokError` with the way out.
+    `stride` (frames or "0.2s"), where given, must be theirs. `needs`: which of "codes" and "embedding" must exist.
+    Everything that does not fit raises `LattokError` with the way out.
     """
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)

@@ -1,4 +1,4 @@
-"""Invertible per-dimension maps between physical units and the range models like; saved inside every artefact."""
+"""Invertible per-dimension maps between physical units and the range models like; saved with every model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Normalizer(nn.Module):
     `mean_std` gives zero mean and unit deviation; `quantile` maps the 1st and 99th percentile to -1 and 1, `min_max`
     the extremes; `bounded` leaves what stays within [-1, 1] as it is, and is `min_max` for the rest. A dimension that
     never moves keeps scale 1, so that noise is not blown up.
-    Dimensions that are `clipped` end at -1 and 1: what lies beyond counts, and comes back, as the end of the range.
+    Dimensions that are `clipped` end at -1 and 1: a value beyond counts, and comes back, as the end of the range.
     """
 
     def __init__(self, dim: int, clipped: Sequence[bool] | None = None):
@@ -70,7 +70,7 @@ class Normalizer(nn.Module):
         return self._set(*np.array(maps).T)
 
     def unsound(self) -> list[str]:
-        """Return what is wrong with the map, as it came from a file."""
+        """Return what is wrong with the map that a file holds."""
         problems = []
         if not bool(self.shift.isfinite().all()):
             problems.append("shift has numbers that are not finite")
@@ -82,7 +82,7 @@ class Normalizer(nn.Module):
     def set(self, statistics: Mapping[str, Sequence[float]]) -> Normalizer:
         """Set the map from known statistics, one number per dimension: mean and std, q01 and q99, or min and max.
 
-        Other entries are ignored where one of these pairs is there (LeRobot's stats.json has several: the first
+        Other entries are ignored if one of these pairs exists (LeRobot's stats.json has several: the first
         pair counts).
         """
         kind = _kinds(statistics)[0]
@@ -146,7 +146,7 @@ def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
 
 
 class NormalizedActions:
-    """What configs know that say how actions are normalised."""
+    """Properties of configs that say how actions are normalised."""
 
     action_dim: int
     action_names: tuple[str, ...]
@@ -161,7 +161,7 @@ class NormalizedActions:
 
     @property
     def action_clipped(self) -> list[bool]:
-        """Whether a normalised action dimension ends at -1 and 1."""
+        """Which normalised action dimensions end at -1 and 1."""
         return clipped_kinds(self.action_kinds, self.normalize_clip)
 
 
@@ -192,7 +192,7 @@ def named_dims(argument: str, name: str, names: Sequence[str], dim: int, text: s
 
 
 class OpenChoice(nn.Module):
-    """Stands where one of several normalisers has to be chosen: every use is an error that lists them."""
+    """Placeholder until one of several normalisers is chosen: every use is an error that lists them."""
 
     def __init__(self, names: Sequence[str], owner: str = "tokenizer"):
         super().__init__()
@@ -221,7 +221,7 @@ def check_mixture(normalizers: Sequence[str]) -> None:
 def for_dataset(model: Any, name: str) -> Any:
     """Return the model as it is used on the dataset `name`: with its normaliser, where it has one for each of several.
 
-    A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
+    A dataset that it does not know is an error; a model with one normaliser, or without actions, is returned as it is.
     """
     return model.for_dataset(name) if model.datasets else model
 
@@ -231,7 +231,7 @@ def read_statistics(
 ) -> tuple[dict[str, Any] | None, Normalization]:
     """Read one pair of statistics, and the kind of normalisation it makes, from a mapping or a JSON file.
 
-    `normalize` chooses the pair; without it `prefer` counts, then the first that is there.
+    `normalize` chooses the pair; without it `prefer` counts, then the first existing one.
     """
     if source is None:
         if normalize not in (None, "identity"):

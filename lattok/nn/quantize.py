@@ -31,7 +31,7 @@ MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """How a codebook learns. `levels` > 1 makes a residual quantizer: each level codes what the last one left."""
+    """How a codebook learns. `levels` > 1 makes a residual quantizer: each level codes what the one before left."""
 
     dim: int
     size: int
@@ -66,7 +66,7 @@ class CodeStatistics(NamedTuple):
 
     @property
     def tokens_repeat(self) -> bool:
-        """Tell hidden collapse: every position may be in full use, yet the row says hardly more than the best one."""
+        """Tell hidden collapse: every position is in full use, yet the row says hardly more than the best of them."""
         single = math.log2(max([1.0, *self.perplexity]))
         return len(self.used) > 1 and self.joint_entropy < 1.5 * single < 0.7 * self.joint_ceiling
 
@@ -292,7 +292,7 @@ class VectorQuantizer(CodeUsage):
 
     @property
     def started(self) -> bool:
-        """Tell whether the codebooks hold what they start from; until then training passes latents through."""
+        """Tell whether the codebooks have started; until then training passes latents through."""
         return self.config.start != "kmeans" or self.count > self.config.continuous_steps
 
     @property

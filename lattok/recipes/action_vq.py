@@ -70,8 +70,9 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         check_warm_up("continuous_steps", self.model.continuous_steps, self.loop.steps)
 
     def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
-        """Train as every recipe does. In a mixture batches come normalised, each dataset's chunks with its own
-        normaliser, and the model's is the identity meanwhile."""
+        """Train as every recipe does. In a mixture each dataset's chunks are normalised in the batch, by its own
+        normaliser; the model's is the identity meanwhile.
+        """
         out, sources, horizon = self.folder(resume), self.open(), self.model.horizon
         datasets = [source.dataset for source in sources]
         names = same_actions(datasets, self.data.action_key)

@@ -58,7 +58,8 @@ class DataOptions:
 
     Attributes:
         action_key: column with the actions
-        episodes: "train", "test" (the last of every task, or a tenth), "0:40", "0,3,5:9", "10%" or "5 per task"
+        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
+            or "5 per task"
     """
 
     action_key: str = "action"
@@ -70,7 +71,7 @@ class ImageOptions(Augmentation, DataOptions):
     """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does.
 
     Attributes:
-        cameras: cameras to look at, in this order; short names will do; left out: all
+        cameras: cameras to look at, in this order; short names also work; left out: all
         shuffle_window: number of frames among which samples are shuffled; 0: as many as take 8 GB
         memory_gb: GB of memory for frames on a machine; others are decoded when they are needed; 0: half of its memory
     """
@@ -102,15 +103,15 @@ class MixOptions(DataOptions):
 
 @dataclass(frozen=True)
 class Recipe(ABC, Generic[Model]):
-    """A reproducible training run: where from, where to, and the options of the data, the loop and the model.
+    """A reproducible training run: its dataset, its folder, and the options of the data, the loop and the model.
 
     A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does. The
     classes of `data`, `loop` and `model` are those of its defaults. All options have flat names
     (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
-    the dataset (`FROM_DATA`) are none.
+    the dataset (`FROM_DATA`) are not options.
 
-    `train` goes the same way in all of them: `folder` looks where the run may be, `open` opens the data, `begin` holds
-    the folder and writes down what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
+    `train` goes the same way in all of them: `folder` checks the run's folder, `open` opens the data, `begin` locks the
+    folder and records what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
     """
 
     kind: ClassVar[str]
@@ -139,8 +140,9 @@ class Recipe(ABC, Generic[Model]):
 
     @abstractmethod
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
-        """Train as the options say and save the model into `out`. `resume` goes on with a run that was interrupted;
-        `resume_command` is what an interrupted one tells to type."""
+        """Train as the options say and save the model into `out`. `resume` continues an interrupted run;
+        `resume_command` is the command that an interrupted run prints.
+        """
 
     @classmethod
     def from_preset(
@@ -158,7 +160,7 @@ class Recipe(ABC, Generic[Model]):
             checks.one_of("preset", name, cls.presets)
             merged.update(cls.presets[name])
         if set(preset.split("+")) <= {*cls.joined}:
-            checks.fail("preset", f"{cls.default_preset}+{preset}, or another one under it", repr(preset))
+            checks.fail("preset", f"a size before it, such as {cls.default_preset}+{preset}", repr(preset))
         groups, types = cls.option_groups(), cls.option_types()
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: as_option(name, value, types[name]) for name, value in options.items()}
@@ -197,7 +199,7 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def option_groups(cls) -> dict[str, dict[str, Option]]:
-        """Return the options of `data`, `loop` and `model` by their flat names; each stands in one of them."""
+        """Return the options of `data`, `loop` and `model` by their flat names; each is in one of them."""
         groups: dict[str, dict[str, Option]] = {}
         for group in GROUPS:
             taken = {name for known in groups.values() for name in known}
@@ -227,8 +229,9 @@ class Recipe(ABC, Generic[Model]):
         self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
     ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
-        by what their content is known again, and what the actions mean, where the dataset says so; where they are
-        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
+        fingerprints of their content, and what the actions mean, if the dataset says so; for unified actions also what
+        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
+        """
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -272,7 +275,7 @@ class Recipe(ABC, Generic[Model]):
     def begin(
         self, resume: bool, sources: Sequence[Source], inputs: Mapping[str, str] | None = None, resume_command: str = ""
     ) -> Iterator[list[Content]]:
-        """Hold the run folder for this process alone and write run/recipe.json (first process only). Hashes of what the
+        """Lock the run folder for this process and write run/recipe.json (first process only). Hashes of what the
         datasets hold, as description files show them, and `inputs`, those of models and files that were read, are part
         of it: a run can go on only from the same ones. Yields that content; none elsewhere."""
         if not first_process():
@@ -343,8 +346,9 @@ class Recipe(ABC, Generic[Model]):
                 checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step. The
-        first process looks; it alone writes, and the others meet it when training begins."""
+        """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step. Only
+        the first process checks and writes; the others join it when training begins.
+        """
         out = Path(self.out)
         if resume and first_process():
             self._check_stored()

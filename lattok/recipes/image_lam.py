@@ -95,7 +95,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
 
     - sizes: `full` (paper), `small` (one GPU), `tiny` (two cores)
     - joined with a size ("tiny+robust"): `p2t` (paper) or `robust`
-    - `libero`, `robotwin`, `jaka`: `full+p2t`, the paper's recipe for its robots (A.1, D.2), which is one for all
+    - `libero`, `robotwin`, `jaka`: `full+p2t`, the paper's recipe for its robots (A.1, D.2), the same for all
     - joined with `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook
     - joined with `p2t`: `p2t_code`, where the published code's action head differs from the paper
     """
@@ -192,7 +192,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             return super().next_step()
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
         words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
-        return f"Go on to stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
+        return f"Continue with stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
 
 
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

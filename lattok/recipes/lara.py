@@ -93,7 +93,7 @@ class LARAOptions(PolicyOptions):
         checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
         checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
         if self.init is not None and self.mix:
-            raise LattokError("`mix` cannot be used with init: a policy goes on with one dataset.")
+            raise LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class LARARecipe(VLARecipe):
     """Train a policy and an image latent action model together (LARA).
 
     `lam` names the latent action model, which `lattok train image-lam` has trained: that is LARA's first stage. The
-    refined one is in the run's folder `lam`. `init` goes on with a policy that was trained before.
+    refined one is in the run's folder `lam`. `init` names an earlier policy, which is trained further.
 
     - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`, with a flow head
-    - joined with any of them ("libero+lara"): `lara`, numbers of the released code's second stage
+    - joined with any of them ("libero+lara"): `lara`, the numbers of the released code's second stage
     """
 
     kind = "lara"
@@ -134,7 +134,7 @@ class LARARecipe(VLARecipe):
         return own
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
-        """Return both models as one module, the policy first: without the other it would begin the same."""
+        """Return both models as one module, the policy first: its first weights do not depend on the other."""
         data, inputs = self.data, {}
         if (head := self.options()["head"]) != "tokens":  # which `policy_config` refuses
             check_place(data.align_on, head)
@@ -178,7 +178,7 @@ class LARARecipe(VLARecipe):
         return [ParameterGroup(lam, rates[0]), ParameterGroup(backbone, rates[1]), ParameterGroup(rest)]
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
-        """Return the policy, which knows nothing of the other model any more, and the refined one unless it stayed."""
+        """Return the policy, without the latent action model, and that model if it was trained."""
         data, joint = self.data, learner.module
         assert isinstance(joint, JointLARA)
         names = ("align_on", "align_layer", "align_weight", "lam_weight", "detach")
@@ -244,7 +244,7 @@ def check_frames(config: VLAConfig, lam: TrainedPairConfig | ClipLAMConfig) -> N
 
 @dataclass(frozen=True)
 class LatBotOptions(PolicyOptions):
-    """What a policy is distilled from, or goes on from.
+    """What a policy is distilled from, or trained further from.
 
     Attributes:
         phase: "distill", or "finetune", which trains a distilled policy to act
@@ -288,12 +288,12 @@ class LatBotOptions(PolicyOptions):
 class LatBotRecipe(VLARecipe):
     """Distil a latent action model of clips into a policy, and fine-tune it (LatBot).
 
-    `lattok train clip-lam` trains the teacher; `--phase distill --teacher` a policy that predicts what it says, and
-    `--phase finetune --student` one that acts.
+    `lattok train clip-lam` trains the teacher; `--phase distill --teacher` trains a policy that predicts its latents,
+    and `--phase finetune --student` one that acts.
 
     - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
-    - joined with any of them ("libero+latbot"): `latbot`, numbers of the paper; in phase finetune with those of
-      `latbot_finetune`, the paper's on LIBERO, over them
+    - joined with any of them ("libero+latbot"): `latbot`, the paper's numbers; phase finetune adds
+      `latbot_finetune`, its numbers on LIBERO
     """
 
     kind = "latbot"
@@ -319,7 +319,7 @@ class LatBotRecipe(VLARecipe):
 
     @classmethod
     def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
-        """Return `latbot_finetune` too with `latbot` in that phase."""
+        """Add `latbot_finetune` to `latbot` in phase finetune."""
         names = preset.split("+") if isinstance(preset, str) else []
         finetunes = options.get("phase") == "finetune" and "latbot" in names and TUNED not in names
         return super().implied_preset("+".join([*names, TUNED]) if finetunes else preset, options)

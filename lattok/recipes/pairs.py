@@ -71,7 +71,7 @@ TINY: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class PairOptions(ImageOptions, MixOptions):
-    """What is read from the dataset, which actions may supervise, and which earlier model is gone on with.
+    """What is read from the dataset, which actions may supervise, and which earlier model is trained further.
 
     Attributes:
         camera_count: how many cameras to use if `cameras` names none: the first ones; 0: all

@@ -135,10 +135,10 @@ class VLARecipe(Recipe[LatentVLA]):
     """Train a policy, with or without latent actions.
 
     - `libero`, `robotwin`, `jaka`: the paper's recipe (Table 8) at the horizons of its robots (8, 25, 20)
-    - `scratch`: a small policy that learns from nothing on two cores, as in our closed-loop study
+    - `scratch`: a small policy from random weights, on two cores, as in our closed-loop study
     - joined with any of them: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %)
 
-    As every recipe, this leaves the last episode of every task out, to judge by; `episodes="0:"` trains on all.
+    Like every recipe, this leaves out the episodes that judge (`split_by_task`); `episodes="0:"` trains on all.
     """
 
     kind = "vla"
@@ -171,15 +171,16 @@ class VLARecipe(Recipe[LatentVLA]):
 
     @classmethod
     def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:
-        """Return the preset `scratch` where none is given for this backbone, or for a policy that goes on with it."""
+        """Return the preset `scratch` if none is given for this backbone, or for a policy to train further with it."""
         before = None if preset else cls._earlier_config(options)
         backbones = options.get("backbone"), before and before.backbone.name
         return SCRATCH if not preset and SCRATCH in backbones else preset
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options; a policy that goes on has its own of those that are `kept`. Its cameras, whose names can
-        be short, are compared with the data. The loss of presets for regression is not for flow heads."""
+        """Return all options; a policy that is trained further keeps its own of those `kept`. Its cameras, whose names
+        can be short, are compared with the data. The loss of presets for regression is not for flow heads.
+        """
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
@@ -201,14 +202,14 @@ class VLARecipe(Recipe[LatentVLA]):
         return config_of(cls.goes_on, name, LatentVLA, options) if isinstance(name, str) else None
 
     def load_earlier(self, name: str) -> LatentVLA:
-        """Load the policy that this one goes on with; its base model lies where `backbone` says."""
+        """Load the policy that is trained further; `backbone` says where its base model is."""
         base = self.options()["backbone"]
         moved = base not in (SCRATCH, MERGED) and Path(base).is_dir()
         return LatentVLA.from_pretrained(name, **({"backbone": base} if moved else {}))
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:
-        """Return the options that a policy keeps of the one that it goes on with: its backbone, and what that sees."""
+        """Return the options that a policy which is trained further keeps: its backbone, and what that sees."""
         return shared_options(config)
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
@@ -287,13 +288,14 @@ class VLARecipe(Recipe[LatentVLA]):
         return found
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
-        """Return what the run leaves, by folder, with what each says of its training."""
+        """Return the models that the run saves, by folder, each with the record of its training."""
         learner.policy.trained_on = history
         return {"": learner.policy}
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
-        """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted; of a
-        mixture those of each dataset, under its name in `mixture`."""
+        """Write held_out.json, if episodes are held out: errors of the actions, and how well latents are predicted; of
+        a mixture those of each dataset, under its name in `mixture`.
+        """
         reports: dict[str, Any] = {}
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):
@@ -308,7 +310,7 @@ class VLARecipe(Recipe[LatentVLA]):
             verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
             texts.append(where + errors.text)
         if not reports:
-            print("Not judged: no episode is left out whose actions were measured.")
+            print("Not judged: no held-out episode has measured actions.")
             return
         written = {"mixture": reports} if policy.datasets else next(iter(reports.values()))
         files.write_json(Path(self.out) / HELD_OUT, written)

@@ -179,7 +179,7 @@ class PolicyWindows(Samples):
         )
 
     def proprio(self, indices: Tensor) -> Any:
-        """Return the states of samples [B]: [B, s], or of all frames of each in order of time; None without any."""
+        """Return the states of samples [B]: [B, s], or [B, frames * s] in order of time; None if they have none."""
         if self.states is None or not self._states_around:
             return None if self.states is None else self.states[indices]
         order = np.argsort([0, *self.gaps], kind="stable")
@@ -208,7 +208,7 @@ class PolicyWindows(Samples):
 
     @property
     def labels_hash(self) -> str | None:
-        """SHA-256 of the labels that were read; none where none were."""
+        """SHA-256 of the labels that were read; None without labels."""
         if not self._labels:
             return None
         digest = hashlib.sha256()
@@ -218,7 +218,7 @@ class PolicyWindows(Samples):
 
     @cached_property
     def labelled(self) -> Tensor | None:
-        """Which samples have a latent action that supervises, bool [N]; none where nothing does."""
+        """Which samples have a latent action that supervises, bool [N]; None without labels."""
         if self.latent is None:
             return None
         if not self._labels:

@@ -32,7 +32,7 @@ from lattok.utils import checks
 class ActionWindows(SampleSet):
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
 
-    `actions` [F, m] float32 in physical units, `known` [F], whether anybody knows them (others are zeros),
+    `actions` [F, m] float32 in physical units, `known` [F], whether they are known (the others are zeros),
     `action_names`, and for each of the N windows `episode_of`, `frame_of` and `last` [N], the row of the episode's last
     action. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
     """

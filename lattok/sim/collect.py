@@ -79,7 +79,7 @@ def collect(
     interruption the same call continues. `progress(episodes done, episodes in all)` is called after each.
 
     Columns: those of `SimEnv.features`, `action` (executed), `expert_action` (what the expert would have done without
-    noise), `next.reward` (1 with success), `next.success`, `next.done`. meta/simulation.json says what makes each
+    noise), `next.reward` (1 with success), `next.success`, `next.done`. meta/simulation.json says how to make each
     episode again, and how often experts succeeded.
     """
     checks.counts(episodes=episodes, size=size, **({} if workers is None else {"workers": workers}))

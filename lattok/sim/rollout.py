@@ -98,9 +98,8 @@ def rollout(
         tasks: Names, such as "metaworld/reach", or of whole worlds.
         episodes: Episodes of each task.
         seed: That of the first episode. Demonstrations are collected from 0 on, so that the default shares none.
-        execute: Actions of a chunk that are carried out before the next is planned; left out, as many as the policy
-            says, or all.
-        repeat: Steps of the simulator that an action is held; left out, as the world has it.
+        execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
+        repeat: Steps of the simulator that an action is held; by default as many as the world sets.
         ensemble: Plan at every decision, and carry out the mean of all that was planned for it, the i-th oldest
             weighed by exp(-ensemble i), as ACT does.
         instruction: own; swapped, that of the other task in the scene; or blank, none.

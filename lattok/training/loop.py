@@ -56,7 +56,7 @@ class LoopOptions:
     Attributes:
         steps: training steps
         batch_size: samples in a step, over all processes and accumulated parts
-        accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see the parts
+        accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see one part alone
         lr: learning rate
         schedule: course of the learning rate: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
             decay_factor after every decay_every steps; "cosine": warm-up, then down to min_lr
@@ -164,13 +164,13 @@ def fit(
     resume: bool = False,
     resume_command: str = "the same call with resume=True",
 ) -> dict[str, float]:
-    """Train `model` in place and return the values that it logged last; none where nothing was left to do.
+    """Train `model` in place and return the values that it logged last; empty if no step was left.
 
-    `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
-    is none, such as texts; accumulated parts are shares of more processes. A thread calls it ahead of the steps, see
+    `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors and other
+    values, such as texts; accumulated parts count as further processes. A thread calls it ahead of the steps, see
     `Feed`. `model(batch)` gives loss terms: those with a weight are summed, the others only logged. `groups(model)`
     says which parameters learn at another rate. With `ema` the model ends with averages of the trained weights; its
-    buffers are the last ones. State goes to `out/run/`; `resume` goes on from its checkpoint, or from the start where
+    buffers are the last ones. State goes to `out/run/`; `resume` continues from its checkpoint, or from the start where
     there is none yet. Raises `LattokError` where the loss is no longer finite, at the next step that is logged or saved
     and before either, or memory is full; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP; all with the last good state
     saved.

@@ -228,7 +228,7 @@ class CodebookWatch:
 def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
     """Return what has not been tried against collapse."""
     if frozen:
-        return "Its codes are given: train the model they come from on data like this, with the same preset."
+        return "Its codes come from another model: train that one on data like this, with the same preset."
     if config is None:
         return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
     if config.update == "gradient":  # latents find such a codebook more easily than it finds them

@@ -257,7 +257,7 @@ def stride_in_frames(stride: str | int, fps: float, name: str = "stride") -> int
 
 
 def strides(**values: str | int | tuple[str, ...] | list[str]) -> None:
-    """Require the form of a stride, or of several: how many frames it has depends on a dataset's rate."""
+    """Check the form of strides; how many frames they are depends on a dataset's rate."""
     for name, value in values.items():
         for stride in value if isinstance(value, tuple | list) else [value]:
             stride_in_frames(stride, 1000, name)

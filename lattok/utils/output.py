@@ -29,7 +29,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import check_writable, held_alone, is_temporary, same_file, sweep, sync, write_text
 
 LOCK, DONE = "lock", "done"  # in the hidden folder: either says that it is ours; the second goes last
-MARK = "lattok works here. The folder goes when it has finished.\n"
+MARK = "lattok works here. The folder is removed when it has finished.\n"
 UNFINISHED = ".lattok-unfinished"
 _BEGUN = "lattok was writing this folder. The same command begins again.\n"
 

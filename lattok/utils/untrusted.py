@@ -238,7 +238,7 @@ def read_yaml(path: Path, argument: str) -> Any:
         reader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
         for event in yaml.parse(text, reader):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError("aliases, with which a few lines can stand for any amount")
+                raise ValueError("aliases, by which a few lines can become any amount")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > JSON_DEPTH:  # the time to read it grows with its square
                 raise ValueError(TOO_DEEP)

@@ -103,13 +103,13 @@ class VLAConfig(NormalizedActions):
         horizon: actions of a prediction
         n_action_steps: actions that are carried out before it plans again (default: all)
         fps: decisions a second, where the dataset is known
-        instructions: known ones; none: not listed
-        normalizers: datasets of a mixture, each with its own
-        absent: of each: actions that its robot lacks
+        instructions: those it was trained on; empty: not listed
+        normalizers: datasets of a mixture, each with its own normaliser
+        absent: for each of these, action dimensions that its robot lacks
         image_size: side of the images in pixels
         interpolation: how frames are resized
         prompt: prompt, in which {task} is the instruction; without {task} the policy knows none
-        pool: what the head sees of the states of a step's codes: their mean, or each ("none")
+        pool: what the head reads of the hidden states of a step's codes: their mean, or each one ("none")
         action_loss: how errors of actions are measured: "l2" (Eq. 4); "l1" (published code), which a flow head cannot
             take; "l2_bce", grippers by cross-entropy
         loss_reduction: how losses are reduced; "sum" over steps, codes and dimensions is Eq. 4 and 7 as printed
@@ -173,7 +173,7 @@ class VLAConfig(NormalizedActions):
         checks.named(self.action_dim, action_names=self.action_names)
         checks.named(self.proprio_dim, proprio_names=self.proprio_names)
         if self.head.name == "flow" and self.action_loss == "l1":
-            hint = "The squared error's mean is what a velocity has to be."
+            hint = "A velocity is a mean, which only a squared error finds."
             checks.fail("action_loss", f"l2 or {BCE} with head=flow", self.action_loss, hint)
         if self.action_loss == BCE and not self.gripper:
             names = ", ".join(self.action_names) or "without names"
@@ -223,7 +223,7 @@ class VLAConfig(NormalizedActions):
 
     @property
     def outputs(self) -> int:
-        """Return how many numbers the head predicts of each: of a token one for every code, and for an end."""
+        """Return how many numbers the head predicts for each: for a token one of every code, and one of the end."""
         if self.tokens is not None:
             return self.tokens.codes + (not self.tokens.fixed)
         return self.action_dim if self.decoder is None else self.decoder.members * self.decoder.latent_dim
@@ -240,7 +240,7 @@ class VLAConfig(NormalizedActions):
 
     @property
     def segments(self) -> dict[str, Segment]:
-        """Where the placeholders of each span of the strategy stand."""
+        """Positions of the placeholders of each span of the strategy."""
         return self.strategy.segments(self.horizon, self.latent)
 
     def layers(self, num_layers: int) -> tuple[int, ...]:

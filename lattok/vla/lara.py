@@ -87,7 +87,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Return the weights of its terms among one another."""
+        """Return the weights of its terms relative to each other."""
         return {} if self.frozen else {f"lam_{name}": value for name, value in self.lam.config.loss_weights.items()}
 
     def train(self, mode: bool = True) -> LiveLAM:
@@ -158,7 +158,7 @@ class JointLARA(nn.Module):
         """Return the terms of the policy, "lara" and those of the latent action model, all unweighted. Samples without
         known actions count in the last two only."""
         if batch.later is None or batch.pairs is None:
-            checks.fail("batch", "a batch with later frames and which of them are there", "one without")
+            checks.fail("batch", "a batch with later frames and their mask", "one without")
         lam = self.lam(batch.images, batch.later, batch.pairs)
         terms, states = self.policy.learn(batch, **self.at)
         lara = {"lara": self.align(states, lam.latents, lam.valid, self.policy.config.loss_reduction)}
@@ -198,8 +198,8 @@ class LARALoss(FrameSupervision):
     """LARA inside a policy that is not ours: `Supervised(policy, tap, LARALoss(lam, dim))`.
 
     The last of the tapped states is h. Batches have `pairs.frames` uint8 [B, 1 + F, V, H, W, 3], the frame of each
-    sample and later ones, and `pairs.valid` bool [B, F], which of these lie inside the episode: `keep_pairs` makes both
-    of LeRobot's. The latent action model learns with the policy, as `lam` itself, and is saved by its own
+    sample and later ones, and `pairs.valid` bool [B, F], which of these lie inside the episode: `keep_pairs` adds both
+    to LeRobot's batches. The latent action model learns with the policy, as `lam` itself, and is saved by its own
     `save_pretrained`.
     """
 

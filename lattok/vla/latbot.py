@@ -75,8 +75,8 @@ class LatBotLoss(FrameSupervision):
 
     A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
     instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, for `whole_clips`, which
-    later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` makes both of LeRobot's, where
-    `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` adds both to LeRobot's batches,
+    if `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
     """
 
     weight = 1.0
@@ -119,7 +119,7 @@ class LatBotLoss(FrameSupervision):
 
 def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:
     """Return the configuration of a student: a placeholder for each latent of the teacher, before those of actions.
-    After a distilled policy, whose placeholders stay, nothing more is predicted but actions."""
+    If it continues from a distilled policy, the placeholders stay, and only actions are predicted."""
     if isinstance(teacher, ClipLAMConfig):
         count = teacher.scene_tokens + teacher.motion_tokens
         labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)

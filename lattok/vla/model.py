@@ -130,7 +130,7 @@ class LatentVLA(BackboneModel):
         config, next_step = self.config, self.config.strategy.next_step
         if not config.strategy.acts:
             said = "# It predicts latent actions and has not learned to act yet."
-            return ["", f"{said} Go on with it:", f"# {next_step}"] if next_step else ["", said]
+            return ["", f"{said} Train it further:", f"# {next_step}"] if next_step else ["", said]
         sizes = zip(config.cameras, config.camera_sizes, strict=True)
         shown = [f"    {quoted(key)}: torch.zeros(1, 3, {h}, {w}),  # yours: RGB from 0 to 1" for key, (h, w) in sizes]
         if config.proprio_dim:
@@ -140,16 +140,16 @@ class LatentVLA(BackboneModel):
         return ["", "import torch", "", *observation, act]
 
     def new_normalizers(self) -> dict[str, Any]:
-        """Make maps of "action" and, where it sees it, "proprio" that change nothing until they are fitted."""
+        """Make normalisers of "action" and, if used, "proprio", which change nothing until they are fitted."""
         clipped = {"action": self.config.action_clipped, "proprio": self.config.proprio_clipped}
         return {part: Normalizer(len(dims), dims) for part, dims in clipped.items() if dims}
 
     def unchosen(self) -> dict[str, Any]:
-        """Return what stands in their place until `for_dataset` names one of several datasets."""
+        """Return what takes their place until `for_dataset` names one of several datasets."""
         return {part: OpenChoice(self.config.normalizers, "policy") for part in self.new_normalizers()}
 
     def use_normalizers(self, maps: Mapping[str, Any]) -> None:
-        """Map actions and, where it sees it, proprio by these from now on."""
+        """Normalise actions and, if used, proprio by these from now on."""
         self.action_normalizer = maps["action"]
         self.proprio_normalizer = maps["proprio"] if self.config.proprio_dim else None
 
@@ -181,10 +181,10 @@ class LatentVLA(BackboneModel):
         _ = self.action_normalizer.shift
 
     def check_acts(self) -> None:
-        """Raise `LattokError` unless it can act: it has learned to, and of several datasets one is chosen."""
+        """Raise `LattokError` unless it can act: it was trained to, and one of several datasets is chosen."""
         plan = self.config.strategy
         if not plan.acts:
-            hint = f"Go on with it first: {plan.next_step}." if plan.next_step else ""
+            hint = f"Train it further first: {plan.next_step}." if plan.next_step else ""
             got = f"one of {plan.title or plan.name}, which follows its labels so far"
             checks.fail("policy", "one that has learned to act", got, hint)
         self.check_chosen()
@@ -233,11 +233,11 @@ class LatentVLA(BackboneModel):
         return onto(batch, self.placeholders.device)
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
-        """Return a batch with all that needs no weights which are learned: inputs of the backbone, and tokens."""
+        """Return a batch with everything that needs no trained weights: inputs of the backbone, and tokens."""
         return self.with_tokens(batch._replace(inputs=self._inputs(batch)))
 
     def with_tokens(self, batch: PolicyBatch) -> PolicyBatch:
-        """Return a batch with the codes that the head learns, which are found in main memory."""
+        """Return a batch with the codes that the head learns, computed on the CPU."""
         if self.config.tokens is None or batch.tokens is not None:
             return batch
         actions, valid = batch.actions.cpu(), batch.valid.cpu()
@@ -287,7 +287,7 @@ class LatentVLA(BackboneModel):
         `observation` has LeRobot's keys: each camera as float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3],
         `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions; tensors or NumPy
         arrays. Of a single observation, without B and with one text, the result is [H, m]. A flow head starts from
-        noise that follows from `seed` and what each sample shows. Raises `LattokError` for anything else.
+        noise that depends on `seed` and on each sample. Raises `LattokError` for anything else.
         """
         self.check_acts()
         observation, single = as_batch(self.config, observation)
@@ -332,7 +332,7 @@ class LatentVLA(BackboneModel):
 
     @torch.no_grad()
     def begin_with(self, before: LatentVLA) -> None:
-        """Take over the weights of another policy that have a place of their shape here, but for normalisers."""
+        """Copy the weights of another policy whose name and shape this one has, except normalisers."""
         theirs = before.saved_tensors()
         for name, tensor in self.saved_tensors().items():
             if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
@@ -344,26 +344,34 @@ class LatentVLA(BackboneModel):
         super()._save(folder, name)
 
     def saved_tensors(self) -> dict[str, Tensor]:
+<<<<<<< HEAD
         """Leave out the decoder's features, and normalisers in use where each dataset has its own."""
         used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()
         apart = ("decoder.features.", *used)
         return {name: value for name, value in super().saved_tensors().items() if not name.startswith(apart)}
+=======
+        """Return the model's own weights, and those of the backbone that the base model does not have."""
+        used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
+        apart = ("backbone.", "decoder.features.", *used)
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(apart)}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+>>>>>>> h36
 
 
 def shared_options(config: VLAConfig) -> dict[str, Any]:
-    """Return what a policy has of the one that it goes on from: its backbone, and what that sees, by flat names."""
+    """Return what a policy keeps when it is trained further: its backbone, and what that sees, by flat names."""
     shared = {option.name for option in options_of(VLAConfig) if option.path[0] in ("backbone", *BACKBONE_INPUTS)}
     return {name: value for name, value in flat(config).items() if name in shared - BackboneConfig.free}
 
 
 def share_backbone(config: VLAConfig, before: VLAConfig) -> VLAConfig:
-    """Return the configuration of a policy that goes on from another, whose backbone it must share."""
+    """Return the configuration of a policy that trains another one further, whose backbone it must share."""
     base = config.backbone
     config = with_backbone(config, name=from_root(base.name), revision=base.revision or before.backbone.revision)
     own = flat(config)
     for name, theirs in shared_options(before).items():
         if own[name] != theirs:
-            checks.fail(name, f"{theirs!r}, as the policy has that it goes on from", repr(own[name]))
+            checks.fail(name, f"{theirs!r}, as the policy has that is trained further", repr(own[name]))
     return config
 
 

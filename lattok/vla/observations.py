@@ -194,7 +194,7 @@ class ActionQueues:
 def _ids(env_ids: Iterable[int]) -> list[int]:
     """Read numbers of environments, also from an array or a tensor, whose own elements are never equal."""
     if not isinstance(env_ids, Iterable):
-        checks.fail("env_ids", "a list of numbers of environments", repr(env_ids))
+        checks.fail("env_ids", "a list of environment numbers", repr(env_ids))
     return [int(env) for env in env_ids]
 
 

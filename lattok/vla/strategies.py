@@ -28,7 +28,7 @@ Target = Literal["actions", "latents"]
 
 @dataclass(frozen=True)
 class Span:
-    """Placeholders of a prompt: `per_step` of them for each of so many steps, in the order of the steps."""
+    """Placeholders of a prompt: `per_step` of them for each of `steps`, in their order."""
 
     name: str
     per_step: int | str = 1  # a number, or "codes": as many as a step of the labels has (Table 7)
@@ -153,7 +153,7 @@ class Strategy:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the parts of a label, "codes" and "embedding", that its losses and its head cannot do without."""
+        """Return the parts of a label, "codes" and "embedding", that its losses and its head need."""
         parts = {part for loss in self.losses for part in LOSSES[loss.loss].parts}
         return tuple(part for part in PARTS if part in parts or (part == "embedding" and self.decoded))
 
@@ -166,7 +166,7 @@ class Strategy:
                 checks.fail("latent", expected, ", ".join(f"{n} {v}" for n, v in labels.to_json().items() if v))
 
     def segments(self, horizon: int, labels: LatentSpec | None = None) -> dict[str, Segment]:
-        """Tell where the placeholders of each span stand, for chunks of `horizon` steps and these labels."""
+        """Return the positions of the placeholders of each span, for chunks of `horizon` steps and these labels."""
         labels, first, found = labels or LatentSpec(), 0, {}
         for span in self.spans:
             steps = {HORIZON: horizon, LABELS: labels.steps or horizon}.get(str(span.steps), span.steps)
@@ -203,7 +203,7 @@ for _strategy in (
 
 
 def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
-    """Return a strategy by name or as it is; `changes` of its only loss, or of that one's options, where not None."""
+    """Return a strategy by name, or itself; `changes` that are not None go into its only loss or its options."""
     if isinstance(name, str) and name not in STRATEGIES:
         checks.one_of("strategy", name, STRATEGIES)
     strategy = STRATEGIES[name] if isinstance(name, str) else name
@@ -225,7 +225,8 @@ def build_supervision(
     strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
 ) -> dict[str, LatentSupervision]:
     """Return the losses of a strategy over states of width `dim`, by the names of their terms. `labels` says what the
-    latent actions are: `lattok.labels.latent_spec` tells it of a dataset."""
+    latent actions are: for a dataset, what `lattok.labels.latent_spec` returns.
+    """
     strategy, labels = strategy_of(strategy), labels or LatentSpec()
     strategy.check_parts(labels)
     each = {span.name: span.count_per_step(labels) for span in strategy.spans}

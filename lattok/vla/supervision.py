@@ -166,7 +166,7 @@ class AlignLoss(LatentSupervision):
 
 
 class CodeCrossEntropy(LatentSupervision):
-    """LA-Direct, LA-Cond, LA-Tok (Eq. 6, 7, 10): a linear head over the K codes, and over nothing else.
+    """LA-Direct, LA-Cond, LA-Tok (Eq. 6, 7, 10): a linear head with a logit for each of the K codes alone.
 
     One state per code: all go through one head of K logits. One per step: the head has K logits for each of its codes.
     """

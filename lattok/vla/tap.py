@@ -28,11 +28,11 @@ Preprocessor = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Tap:
-    """Names hidden states [B, n, D] of a policy: the first tensor that a module is given, or gives.
+    """Names hidden states [B, n, D] of a policy: the first tensor among a module's inputs, or its outputs.
 
     `module` is its name in `policy.named_modules()`, such as "model.action_out_proj". `call`: which one, where the
-    module is called several times in a forward pass; with "only" that is an error. `keep`: the last so many states.
-    `channels_first`: the module has them as [B, D, n], as convolutions over time do.
+    module is called several times in a forward pass; with "only" that is an error. `keep`: how many states to use, the
+    last ones. `channels_first`: the module has them as [B, D, n], as convolutions over time do.
     """
 
     module: str
@@ -116,8 +116,8 @@ class Recording:
 class Supervised(nn.Module):
     """A policy that also learns from latent actions: `forward(batch)` adds `weight` times the latent loss to its loss.
 
-    `labels` says what the batch holds (`target_from_batch`), as `lattok.labels.latent_spec` tells it of a dataset; by
-    default the columns `latent.*` of an image model. `weight` is the paper's for this loss (Table 7) unless said. A
+    `labels` says what the batch holds (`target_from_batch`): for a dataset, what `lattok.labels.latent_spec` returns;
+    by default the columns `latent.*` of an image model. `weight` is by default the paper's for this loss (Table 7). A
     policy with another number of steps than the labels needs `resample="nearest"`. Everything else is the policy's own:
     unknown attributes are looked up there, and `Supervised.policy` is what to save and to deploy; `loss` is needed for
     training only.

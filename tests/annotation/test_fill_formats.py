@@ -67,7 +67,7 @@ def test_unknown_actions_of_hdf5_are_filled(originals, tmp_path):
     whole, source = open_dataset(originals["hdf5"]), open_dataset(tmp_path / "data")
     unknown = [e.index for e in source.episodes if np.isnan(source.columns(e.index, ["action"])["action"]).all()]
     assert len(unknown) == 2
-    assert any("actions nobody knows: 2" in finding.what for finding in inspect_dataset(source).findings)
+    assert any("actions are unknown: 2" in finding.what for finding in inspect_dataset(source).findings)
     seen = filled(tmp_path / "data", idm, tmp_path / "out")
     for episode in source.episodes:
         columns = seen.columns(episode.index, ["action", "inferred.action", "inferred.filled"])

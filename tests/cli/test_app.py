@@ -277,7 +277,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         ),
         (
             ["train", "action-vq", "--dataset.repo_id=foo", "--out", "x"],
-            "The dataset stands behind the verb: lattok train",
+            "Put the dataset after the verb: lattok train",
         ),
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
         (["train", "vla", "D"], "lattok train vla needs --out DIR New folder for the model and its run. See"),
@@ -398,7 +398,7 @@ class Full(io.StringIO):
 def test_output_that_cannot_be_written_is_said_without_advice_about_folders(dataset, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["inspect", dataset]) == 2
-    assert capsys.readouterr().err == "lattok: cannot write what there is to say: No space left on device.\n"
+    assert capsys.readouterr().err == "lattok: cannot write the output: No space left on device.\n"
 
 
 def test_the_help_of_policies_names_every_strategy(capsys, monkeypatch):

@@ -321,7 +321,7 @@ def test_a_switch_may_be_followed_by_what_people_type(make_dataset: Callable, sa
 def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callable, said: Said):
     root = make_dataset([12, 15, 11, 14]).root
     refused = said(["inspect", str(root), "--state-key", "eef_pos"], 2)
-    (name, entry) = re.findall(r"such as (.*\.json), to be named instead: ({.*})", refused)[0]
+    (name, entry) = re.findall(r"such as (.*\.json), and name it instead: ({.*})", refused)[0]
     (root.parent / name).write_text(entry)
     assert "eef_pos" in said(["inspect", str(root.parent / name), "--state-key", "eef_pos"])
     place = root.parent / "both.json"

@@ -160,7 +160,7 @@ def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     guessing.said = np.random.default_rng(7).standard_normal(knowing.said.shape).astype(np.float32)
     guessing.unsure = knowing.unsure
     report = evaluate(guessing, world, episodes=HELD_OUT)
-    assert answer_of(report).question == "May its actions stand in for unknown ones?"
+    assert answer_of(report).question == "May its actions replace unknown ones?"
     assert answer_of(report).holds is False
     assert holds(report)["inferred_against_controls"] is False
     advice = {verdict.key: verdict.advice for verdict in report.verdicts}

@@ -80,7 +80,7 @@ def test_stage_2_on_the_command_line_keeps_the_codebook_of_stage_1(first, root, 
     out = tmp_path / "second"
     given = {k: v for k, v in SMALL.items() if k not in ("features", "cameras", "codebook_size", "latent_dim")}
     said = ImageLAMRecipe.resumed(root, first, None, {}).next_step()
-    assert said.startswith("Go on to stage 2: lattok train image-lam ")
+    assert said.startswith("Continue with stage 2: lattok train image-lam ")
     words = shlex.split(said.split(": lattok ")[1].replace("NEW", str(out)))
     assert main([*words, "--cameras", "front", *options_of({**given, "codebook_size": 6})]) == 0
     lam, stage_1 = lattok.load(out), lattok.load(first)
@@ -104,7 +104,7 @@ def test_the_flags_are_there_where_they_mean_something(capsys):
 def test_a_frozen_codebook_that_collapses_has_its_own_remedy():
     lam = ImageLAM(lattok.ImageLAM.config_class.of(**NARROW, streams="control+env"))
     lam.env.quantizer.recent = torch.zeros(50, 4, dtype=torch.long)
-    assert "train the model they come from on data like this" in codebook_report(lam).warnings["env.quantizer"]
+    assert "train that one on data like this" in codebook_report(lam).warnings["env.quantizer"]
 
 
 NARROW = {

@@ -217,7 +217,7 @@ def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Pat
             "`align_layer`: expected a fraction of the layers up to 1.0, or a whole number, got 1.5",
         ),
         ({"lam_rate": -1.0}, "`lam_rate`: expected a number of at least 0"),
-        ({"preset": "lara"}, "`preset`: expected libero+lara, or another one under it, got 'lara'"),
+        ({"preset": "lara"}, "`preset`: expected a size before it, such as libero+lara, got 'lara'"),
         (
             {"lam": "sample/tokenizer"},
             "`lam`: expected a model of type 'image-lam' or 'moto-lam', got 'residual-vq' in sample",
@@ -243,7 +243,7 @@ def test_a_policy_that_goes_on_keeps_its_architecture(folder: Path, tmp_path: Pa
     for options, text in (
         ({"head": "flow"}, "`head`: expected 'regression', as the policy in init has, got 'flow'. Leave it out."),
         ({"strategy": "la_align"}, "`strategy`: expected 'baseline', as the policy in init has, got 'la_align'"),
-        ({"mix": ("a:1", "b:1")}, "`mix` cannot be used with init: a policy goes on with one dataset."),
+        ({"mix": ("a:1", "b:1")}, "`mix` cannot be used with init: a policy is trained further on one dataset."),
     ):
         with pytest.raises(LattokError) as error:
             LARARecipe.from_preset(None if "mix" in options else folder / "data", tmp_path / "p", **given, **options)

@@ -174,7 +174,7 @@ def test_numbers_of_the_paper():
     assert (made.options()["backbone_train"], made.options()["backbone_lora_projector"]) == ("full", True)
     assert made.model.action_loss == "l2_bce"
     assert made.model.normalize_exceptions == ("*gripper*=min_max",)
-    with pytest.raises(LattokError, match=re.escape("`preset`: expected libero+latbot, or another one under it")):
+    with pytest.raises(LattokError, match=re.escape("`preset`: expected a size before it, such as libero+latbot")):
         lattok.LatBotRecipe.from_preset("d", "o", "latbot", teacher="t")
 
 

@@ -467,7 +467,7 @@ def test_other_verbs_know_what_a_policy_is(dataset: Path, tmp_path: Path, capsys
         "action_error": pytest.approx(held_out["error"]),
         "action_error/mean_action": pytest.approx(held_out["mean_action"]),
     }
-    assert "Are its actions those of held-out episodes?" in (tmp_path / "p/report/report.html").read_text()
+    assert "Are its actions like those of held-out episodes?" in (tmp_path / "p/report/report.html").read_text()
     capsys.readouterr()
     for verb in (["annotate", "--out", str(tmp_path / "o"), "--prefix", "other"], ["verify"]):
         assert main([verb[0], str(dataset), "--model", policy, *verb[1:]]) == 2

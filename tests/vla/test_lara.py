@@ -498,9 +498,18 @@ def lacking(part: str):
         (lambda: joint(on="both", head="flow"), "`align_on`: expected one of head, placeholder, got 'both'"),
         (lambda: joint(detach="both"), "`detach`: expected one of none, lam, policy, got 'both'"),
         (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
-        (lambda: joint()(batch(config())), "`batch`: expected a batch with later frames and which of them are there"),
-        (lambda: lacking("later"), "`batch`: expected a batch with later frames and which of them are there, got one"),
-        (lambda: lacking("pairs"), "`batch`: expected a batch with later frames and which of them are there, got one"),
+        (
+            lambda: joint()(batch(config())),
+            "`batch`: expected a batch with later frames and their mask",
+        ),
+        (
+            lambda: lacking("later"),
+            "`batch`: expected a batch with later frames and their mask, got one",
+        ),
+        (
+            lambda: lacking("pairs"),
+            "`batch`: expected a batch with later frames and their mask, got one",
+        ),
         (
             lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
             "`model`: expected one that labels video, got a stage-1 model",

@@ -236,7 +236,7 @@ class ActionSpace:
 
     @property
     def is_unified(self) -> bool:
-        """Whether it is one of the two spaces that a robot may have some parts of."""
+        """Whether it is one of the two unified spaces, of which a robot may have only some parts."""
         return self in (UNIFIED, UNIFIED_STATE)
 
     @property
@@ -260,7 +260,7 @@ class ActionSpace:
         return [(part, slice(end - part.size, end)) for part, end in zip(self.parts, ends, strict=True)]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return what `of` reads: equal to itself after a trip through a file."""
+        """Return JSON from which `of` makes an equal space."""
         values = ({"part": part.kind, **asdict(part)} for part in self.parts)
         return [{name: list(v) if isinstance(v, tuple) else v for name, v in value.items()} for value in values]
 

@@ -152,7 +152,7 @@ class LeRobotV3(RobotDataset):
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
-        """A file that holds few others is read as a whole, in a tenth of the time; one that is damaged by episode."""
+        """A file with few other episodes is read whole, in a tenth of the time; a damaged one episode by episode."""
         left = {episode.index: episode for episode in episodes}
         for path, members in self.by_data_file(list(left)).items():
             try:
@@ -183,7 +183,7 @@ class LeRobotV3(RobotDataset):
         }
 
     def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-        """Columns of one episode as Arrow holds them: for those that are no arrays of numbers or text."""
+        """Columns of one episode as Arrow holds them: for columns other than arrays of numbers or text."""
         path, first, last = self._rows(episode_index)
         self._file_with(path, keys)
         return {key: self._reader.read(path, key, first, last) for key in keys}

@@ -316,7 +316,7 @@ class RLDSWriter:
         self._facts[Path(name).stem] = value
 
     def write_subtasks(self, texts: Sequence[str]) -> None:
-        """List the texts that a column `subtask_index` counts."""
+        """List the texts that the numbers of a column `subtask_index` stand for."""
         self._facts["subtasks"] = list(texts)
 
     def _finish(self) -> None:

@@ -62,7 +62,7 @@ class EvalOptions:
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> EvalOptions:
-        """Return the options that a function got as keywords; raises `LattokError` for one that there is not.
+        """Return the options that a function got as keywords; raises `LattokError` for an unknown one.
 
         `others` are the keywords that the function has besides.
         """
@@ -86,7 +86,7 @@ class EvalOptions:
         return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
 
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
-        """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those.
+        """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
 
         With a `key`, only episodes in which this column was measured.
         """

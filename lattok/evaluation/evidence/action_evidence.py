@@ -64,7 +64,7 @@ class ActionEvidence:
     known: str  # which episodes controls learned from
 
     kind = InverseDynamics.type
-    asks = "May its actions stand in for unknown ones?"
+    asks = "May its actions replace unknown ones?"
     use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out filled"
 
     @classmethod

@@ -51,7 +51,7 @@ UNDER_DISTRACTORS = Criterion(
 )
 ENV_STREAM = Criterion(
     "env_takes_distractor",
-    "The environment stream is not where such motion goes: train it as stage 1 on the same "
+    "Such motion does not go into the environment stream: train that as stage 1 on the same "
     "videos with instructions, or with distractors in view.",
 )
 REFERENCES = (
@@ -265,5 +265,5 @@ def _picture(carried: dict[str, Reading]) -> Pictures:
         kinds = {key: "control" if key in CONTROLS else "model" for key, found in carried.items() if name in found}
         rows = [(INPUTS[key][1], kind, carried[key][name].value) for key, kind in kinds.items()]
         panels += [svg.bars(title, rows, ".2f")] * bool(rows)
-    caption = "R² under a moving distractor. Left long is good; right, short for the actions' codes."
+    caption = "R² under a moving distractor. On the left, long is good; on the right, short, for the actions' codes."
     return Pictures(caption, tuple(panels))

@@ -56,7 +56,7 @@ SPACE = Criterion(
 LATER = Criterion(
     "inferred_against_no_later_frames",
     "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen.",
-    caveat="the same network without later frames does as well",
+    caveat="the same network without later frames is as good",
     recipe="idm",
 )
 SYSTEMATIC = Criterion(
@@ -98,7 +98,7 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
         "Does it say what the robot did?",
         f"Actions are inferred for all {len(evidence.held_out):,} frames of {judged} held-out episodes{others} and "
         f"compared with `{evidence.source.action_key}`: R² = 1 − squared error ÷ squared distance to the mean known "
-        "action, with 95 % intervals over episodes. Differences of the robot's state are there for scale: video need "
+        "action, with 95 % intervals over episodes. Differences of the robot's state are shown for scale: video need "
         "not beat what its own sensors say.",
         (Table("Held-out R² of actions", columns, shown, better="higher", digits=".2f", note=note),),
         (chart,),
@@ -216,9 +216,9 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
     columns = ("rank correlation with the error", "error of the least sure quarter ÷ of the surest")
     table = Table("What goes with the error", columns, tuple(rows), better="higher", digits=".2f")
     text = (
-        "Where members that learned apart disagree, the action should be less certain. Rank correlation (Spearman) "
-        "with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their error, and "
-        "0 where it says nothing. The control goes by the size of the inferred action, as if large ones were harder."
+        "Where members that were trained separately disagree, the action should be less certain. Rank correlation "
+        "(Spearman) with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their "
+        "error, and 0 where it says nothing. The control uses the size of the inferred action instead."
     )
     reading = (
         f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, in the quarter "

@@ -184,8 +184,8 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
     text = (
         f"{every['episodes']} episodes in a simulator, {found['options']['episodes']} of each task, from the start "
         f"states {seed}, {seed + 1}, ..., which are the same for all policies. Where two opposite tasks share a scene, "
-        "who reaches the other end first has failed. Intervals are Wilson's, 95 %; other seeds of the training are not "
-        "in them."
+        "a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do not cover other "
+        "seeds of training."
     )
     reading = (
         f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); in "
@@ -228,7 +228,7 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     )
     bars = [("policy", "model", errors.error), ("mean action", "control", errors.mean_action)]
     chart = Pictures("Squared error; shorter is better.", (svg.bars("error", bars, ".3g"),), wide=True, top=True)
-    section = Section("Are its actions those of held-out episodes?", text, (table,), (chart,), f"{errors.text}.")
+    section = Section("Are its actions like those of held-out episodes?", text, (table,), (chart,), f"{errors.text}.")
     figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
     verdict = Verdict(errors.verdict["text"], errors.verdict["holds"], ACTION_ERROR)
     if verdict.holds is False:

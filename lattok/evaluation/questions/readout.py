@@ -67,7 +67,7 @@ CRITERIA = {
         ),
         Criterion(
             "codes_against_labels_alone",
-            "Reconstruction adds nothing here: with these labels a supervised encoder does as well. It pays with fewer "
+            "Reconstruction adds nothing here: with these labels a supervised encoder is as good. It pays with fewer "
             "labels, or with more action-free video than labelled data.",
         ),
         Criterion(
@@ -86,7 +86,7 @@ CRITERIA = {
         ),
         Criterion(
             "latents_against_labels_alone",
-            "Reconstruction adds nothing to the latents here: see the codes, use fewer labels.",
+            "Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels.",
         ),
     )
 }

@@ -32,7 +32,7 @@ AGAINST = {
         Criterion(
             "error_against_kmeans",
             "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
-            "ResidualVQ where a codec is wanted.",
+            "ResidualVQ if you need a codec.",
             recipe="action-vq",
         ),
         Criterion(

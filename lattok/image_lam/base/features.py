@@ -40,9 +40,9 @@ class FrozenFeatures(Frozen):
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
     "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
     transformers; or "dc-ae:MODEL", a deep-compression autoencoder of diffusers. Weights load with `load()`, never in
-    the constructor: until then a network takes no memory. A `network` of the model's own, whose weights the artefact
-    holds, stands under any other name. With `class_token` the first of the N tokens is that of the network. `patch` is
-    the side of the patches of "pixels".
+    the constructor: until then a network takes no memory. Any other name is that of a `network` of the model's own,
+    whose weights are saved with it. With `class_token` the first of the N tokens is the network's class token. `patch`
+    is the side of the patches of "pixels".
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class FrozenFeatures(Frozen):
         return self
 
     def weights_hash(self) -> str | None:
-        """Return the SHA-256 of the network's weights, which no artefact holds; None for pixels."""
+        """Return the SHA-256 of the network's weights, which are not saved with a model; None for pixels."""
         if self.network is None:
             return None
         weights = hashlib.sha256()

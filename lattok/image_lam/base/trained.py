@@ -66,11 +66,11 @@ class TrainedPairModel(PairModel, ABC):
 
     @abstractmethod
     def new_decoder(self) -> nn.Module:
-        """Make a decoder as this model has one, with fresh weights."""
+        """Make a decoder like this model's, with new weights."""
 
     @property
     def decodes(self) -> bool:
-        """Tell whether a loss asks for what the decoder predicts; otherwise it stays as it is."""
+        """Tell whether a loss uses what the decoder predicts; otherwise the decoder is not trained."""
         return self.config.loss.prediction > 0
 
     @property
@@ -158,9 +158,9 @@ class TrainedPairModel(PairModel, ABC):
         return self.learn(batch)[0]
 
     def learn(self, batch: PairBatch, perceptual: nn.Module | None = None) -> Learned:
-        """Return the loss terms of a batch, and what its pairs became in both streams, with gradients.
+        """Return the loss terms of a batch, and the latent actions of its pairs in both streams, with gradients.
 
-        Of each sample all pairs that training makes, the first frame with each later one before others. `perceptual`
+        Pairs are all that training makes of each sample, those with the first frame before others. `perceptual`
         compares images, where the model predicts these.
         """
         if not isinstance(batch, PairBatch):
@@ -215,8 +215,8 @@ class TrainedPairModel(PairModel, ABC):
     def pairs_of(self, frames: int) -> list[list[int]]:
         """List the frames (i, j) that training makes latent actions of, the labelled pair first.
 
-        Further futures are reached from the first frame; additivity also needs the steps between them. Samples of two
-        frames are pairs and no more.
+        Further futures are reached from the first frame; additivity also needs the steps between them. A sample of two
+        frames is one pair.
         """
         last = 1 + len(self.config.extra_strides)
         if frames == 2:
@@ -263,7 +263,7 @@ class PairLearner(nn.Module, Generic[LAM]):
         return self.learn(batch)[0]
 
     def learn(self, batch: PairBatch) -> tuple[LossTerms, EncodedStream]:
-        """Return the loss terms of a batch, and what its pairs became in the control stream, with gradients."""
+        """Return the loss terms of a batch, and its pairs' latent actions of the control stream, with gradients."""
         terms, control, env = self.lam.learn(batch, self.perceptual)
         pairs = self.lam.pairs_of(batch.frames.shape[1] if batch.features is None else batch.features.shape[1])
         if self.flow_head is not None:

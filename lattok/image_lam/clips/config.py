@@ -54,7 +54,7 @@ class ClipDecoderConfig:
     """What draws the last frame and the actions of a clip from its latents.
 
     Attributes:
-        name: "compact", or "sana:MODEL": SANA of diffusers, in a folder or on the Hub, which it begins with
+        name: "compact", or "sana:MODEL": SANA of diffusers to start from, a folder or a Hub id
         sana: sizes of that transformer
         sees_now: the decoder sees the first frame
         exchange: streams of scene and motion attend to each other in every layer of the decoder
@@ -99,7 +99,7 @@ class ClipLAMConfig(NormalizedActions):
 
     Attributes:
         absent: action dimensions that the robots of all its datasets lack
-        mean: of pixels between 0 and 1, taken away before the target's network
+        mean: mean of pixels between 0 and 1, subtracted before the target's network
         frames: frames of a clip (k), evenly spaced
         stride: time from the first frame of a clip to the last, in frames ("15") or seconds ("0.5s")
         horizon: actions from the first frame on that are decoded
@@ -117,7 +117,7 @@ class ClipLAMConfig(NormalizedActions):
         normalize: how actions are normalised
         normalize_exceptions: dimensions with another normalisation, such as "*gripper*=bounded"
         normalize_clip: clips normalised values to [-1, 1], for kinds of normalisation with such a range
-        normalizers: datasets of a mixture, each with its own
+        normalizers: datasets of a mixture, each with its own normaliser
     """
 
     target: ClassVar[str] = "features"  # what is predicted
@@ -200,7 +200,7 @@ class ClipLAMConfig(NormalizedActions):
     def gaps(self, stride: int, where: str = "") -> list[int]:
         """Return how far the frames of a clip of `stride` frames are from the first one, that one included.
 
-        `where` says in an error of what dataset the stride is.
+        Errors name the dataset as `where`.
         """
         if stride < self.frames - 1:
             expected = f"at least {self.frames - 1} frames, since a clip has {self.frames} of them"

@@ -85,6 +85,14 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Open the base model, for the frames of a clip."""
         return open_backbone(config, folder, config.frames)
 
+<<<<<<< HEAD
+=======
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the model's own weights, and those of the backbone that the base model does not have."""
+        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+>>>>>>> h36
     def usage(self) -> list[str]:
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
         label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
@@ -104,11 +112,11 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the terms "frame" and "action", and "separation" where that has a weight.
 
-        These are squared errors of velocities. Where the decoder says the frame or its change, "frame" is the error of
-        the frame as a share of that of copying the first one: at late times the frame can be seen through the noise,
-        and errors of the velocity, which are largest there, would teach the latents little.
-        `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
-        the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
+        These are squared errors of velocities. If the decoder predicts the frame or its change, "frame" is its error as
+        a share of that of copying the first frame: at late times the frame can be seen through the noise, and errors of
+        the velocity, which are largest there, would teach the latents little. `batch.later` holds all frames of the
+        clips but the first. If the actions of a sample are not known, or its episode has ended, the frame alone is
+        judged; dimensions that a robot lacks are neither judged nor seen.
         """
         device = self.queries.device
         batch = onto(batch, device)
@@ -147,7 +155,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         return self._latents(self._inputs(clips, texts), len(clips))
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
-        """Return a batch with what the backbone makes of its clips and prompts without any weights."""
+        """Return a batch with the backbone's inputs, made of its clips and prompts without any weights."""
         return batch._replace(inputs=self._inputs(_clips(batch), batch.texts))
 
     def _inputs(self, clips: Tensor, texts: Sequence[str]) -> Mapping[str, Any]:
@@ -168,7 +176,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
     @torch.no_grad()
     def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
         """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
-        `env` where it has tokens. V may be left out when there is one camera; one text stands for all. Arrays in,
+        `env` where it has tokens. V may be left out when there is one camera; one text is used for all. Arrays in,
         arrays out."""
         found = of_cameras("clips", as_tensor("clips", clips), "B k V H W 3", self.cameras)
         checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
@@ -225,8 +233,8 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
         [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`. Arrays in, arrays out.
 
-        Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had. A model
-        of a mixture gives actions in the units of that `dataset` of it.
+        `known` [m] bool: dimensions that the robot has; others are 0. By default all that any dataset had. A model of a
+        mixture gives actions in the units of its `dataset`.
         """
         units, names = self.action_normalizer, self.config.normalizers
         if names or dataset is not None:

@@ -35,10 +35,10 @@ class InverseDynamicsConfig(NormalizedActions):
         projection: numbers to which each patch of frozen features is reduced; pixels stay as they are
         channels: channels of the convolutions, each with half the resolution of the one before it as long as that is
             above 4
-        latent_dim: numbers in which each member describes a clip (d)
-        quantizer: how those numbers become codes; "none": they do not
+        latent_dim: width of the latent by which each member describes a clip (d)
+        quantizer: how latents become codes; "none": no codes
         tokens: codes of a clip, of each member; d is divided among them
-        hidden: width of the layer between those numbers and the action
+        hidden: width of the layer between latent and action
         members: networks that are trained separately; their disagreement gives the confidence
         reversible: members to which, by construction, a clip played backwards is the opposite motion; for actions that
             are increments, and offsets from 0 on
@@ -46,10 +46,10 @@ class InverseDynamicsConfig(NormalizedActions):
         task_given: the model also reads the instruction
         proprio: the model also reads how the robot's own state differs at `offsets`
         loss_action: weight of the error of known actions
-        loss_flow: weight of predicting from the same numbers how pixels move, in all videos
-        loss_forward: weight of predicting the last frame from the current one and the same numbers, in all videos
-        loss_kl: weight of a variational bottleneck, which limits what the numbers can say; for quantizer "none"
-        loss_reversal: weight of the loss that makes a clip played backwards the opposite motion, in all videos; for
+        loss_flow: weight of predicting from the latent how pixels move, in all videos
+        loss_forward: weight of predicting the last frame from the current one and the latent, in all videos
+        loss_kl: weight of a variational bottleneck, which limits what latents can say; for quantizer "none"
+        loss_reversal: weight of the loss by which a clip played backwards has the opposite action, in all videos; for
             actions that are increments, and offsets from 0 on
         unreversed: dimensions that stay the same when a clip is played backwards, by name or pattern; for loss_reversal
             and reversible members

@@ -213,13 +213,12 @@ class InverseDynamics(FrozenFeaturesModel):
 
     @torch.no_grad()
     def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
-        """Turn video uint8 [T, V, H, W, 3] into what T clips say: `latents` [T, members, d], and as `quantized` what
-        the bottleneck makes of them; `codes` [T, members * tokens] where it has any.
+        """Turn video uint8 [T, V, H, W, 3] into latents of T clips: `latents` [T, members, d], and as `quantized` the
+        same after the bottleneck; `codes` [T, members * tokens] where it has any.
 
         `stride` is that of `stride_frames`, in frames or seconds (of a video at `fps`); left out: the model's own.
-        Beyond the ends of the video its first and last frame stand in. V may be left out when there is one camera;
-        arrays in, arrays out. The video may also come in pieces, in order. What `decode_actions` makes of latents are
-        actions.
+        Beyond the ends of the video its first and last frame are repeated. V may be left out when there is one camera;
+        arrays in, arrays out. The video may also come in pieces, in order. `decode_actions` turns latents into actions.
         """
         span = self.config.span
         stride = checks.gap(stride, fps, self.config.stride) * (span if stride is None else 1)
@@ -244,7 +243,7 @@ class InverseDynamics(FrozenFeaturesModel):
     def decode_actions(
         self, latents: Values, task: str | Sequence[str] = "", states: Values | None = None
     ) -> InferredActions:
-        """Turn latents [B, members, d] into actions [B, m] in physical units, and how far members are apart.
+        """Turn latents [B, members, d] into actions [B, m] in physical units, and how far members disagree.
 
         `task` is one for all, or one for each; `states` [B, offsets, s] is the proprio of each clip, for a model that
         reads it. Arrays in, arrays out.
@@ -317,10 +316,10 @@ class InverseDynamics(FrozenFeaturesModel):
         return torch.cat(parts, 1), torch.cat(parts, 1)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the terms "action", of samples whose actions are known, and of all those of other losses.
+        """Return the term "action", of samples whose actions are known, and the other terms, of all samples.
 
-        Each member learns from every n-th sample. `batch.later` holds the frames of clips but that of the moment, in
-        the order of `offsets`, and `batch.proprio` states [B, offsets * s].
+        Each member learns from every n-th sample. `batch.later` holds the frames of clips but the current one, in the
+        order of `offsets`, and `batch.proprio` states [B, offsets * s].
         """
         if not isinstance(batch, PolicyBatch) or batch.later is None:
             hint = "Call idm.infer_actions(video, unit) for actions."

@@ -66,11 +66,11 @@ class PatchDecoderConfig:
         width: width of the decoder; 0: `width`
         heads: attention heads of the decoder; 0: `heads`
         hidden: width inside the decoder's MLPs; 0: 4 times its width
-        patch: side of the patches that pixels are seen in
+        patch: side of the patches in which pixels are predicted
         conditioning: how the decoder sees latents: one map of all added to each patch ("pool"), or before the patches
             ("tokens")
-        mask_tokens: patches are predicted in the place of learned tokens
-        predict_change: the decoder predicts the change of the current pixels, from zero on
+        mask_tokens: the decoder starts from learned tokens, one for each patch that it predicts
+        predict_change: the decoder predicts the change from the current pixels; before training, no change
     """
 
     depth: int = 12
@@ -94,11 +94,12 @@ class FeatureDecoderConfig:
     """A second decoder, of features, which loss_features asks for; what is left out is as in that of pixels.
 
     Attributes:
-        depth: blocks of the second decoder, of features (default: as that of pixels, like all that is left out)
+        depth: blocks of the second decoder, that of features (default of this and its other options: the first
+            decoder's)
         heads: attention heads of the second decoder
         hidden: width inside the MLPs of the second decoder
         conditioning: how the second decoder sees latents
-        mask_tokens: whether the second decoder predicts in the place of learned tokens
+        mask_tokens: whether the second decoder starts from learned tokens
     """
 
     depth: int | None = None

@@ -76,7 +76,7 @@ def univla_lam(
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
-        dropout: In the Transformer layers, while it learns on.
+        dropout: In the Transformer layers, if it is trained further.
         features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
             no download.
     """
@@ -127,7 +127,7 @@ def p2t_image_lam(
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         language: Text encoder of a stage-1 model: t5:MODEL or precomputed.
-        dropout: In the Transformer layers, while it learns on.
+        dropout: In the Transformer layers, if it is trained further.
         features_out: New folder for the image backbone in the file; the model then uses that, at this place, and needs
             no download.
     """
@@ -188,7 +188,7 @@ def _filled(
     plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
     learner = build()
     model, head = learner.lam, learner.action_head
-    queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
+    queries, hint = foreign.get("lam.action_latent"), f"It was trained on other features than {config.features}."
     if queries is not None and queries.ndim == 4:
         checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
     ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}

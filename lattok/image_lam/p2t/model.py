@@ -59,7 +59,7 @@ class PairDecoderConfig:
     Attributes:
         depth: blocks of the decoder
         conditioning: how the decoder sees latents: as tokens next to the patches (paper), or also added to each
-        predict_change: the decoder predicts the change of the current features, from zero on
+        predict_change: the decoder predicts the change from the current features; before training, no change
     """
 
     depth: int = 12

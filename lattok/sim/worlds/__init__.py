@@ -60,7 +60,7 @@ class EpisodeOutcome(NamedTuple):
 
 
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
-    """One task of a world. Subclasses set what stands below, `cameras` and what follows them when they are made.
+    """One task of a world. Subclasses set the attributes below, those from `cameras` on when they are made.
 
     Observations have the keys of the dataset that `lattok collect` records: `observation.images.NAME` uint8 [H, W, 3],
     `observation.state` float32 [s], `observation.environment_state` float32 [e]. Episodes are equal for equal seeds,
@@ -164,7 +164,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return gymnasium.spaces.Dict(spaces)
 
     def start(self, seed: int) -> None:
-        """Begin episode number `seed`, without images. Variations have a stream of their own: starts stay the same."""
+        """Begin episode number `seed`, without images. Variations have their own random stream: starts stay."""
         checks.whole(seed=seed)
         self._start(np.random.default_rng([seed, 0]))
         self.cameras.vary(np.random.default_rng([seed, 1]))
@@ -173,7 +173,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def act(self, action: np.ndarray) -> EpisodeOutcome:
         """Carry out one decision without images; what exceeds the limits is cut off.
 
-        The first outcome stands, whatever happens later. Raises `LattokError` for anything but m finite numbers.
+        The first outcome counts, whatever happens later. Raises `LattokError` for anything but m finite numbers.
         """
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape:
@@ -259,7 +259,7 @@ def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
 def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF) -> SimEnv:
     """Return the task called `name`, such as "metaworld/reach", with images of `size` pixels.
 
-    An action is held for `repeat` steps of the simulator, by default as the world has it.
+    An action is held for `repeat` steps of the simulator, by default as many as the world sets.
     """
     if find_tasks(name) != [name]:
         checks.fail("name", "one task, such as metaworld/reach", repr(name))

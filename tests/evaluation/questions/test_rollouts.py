@@ -56,7 +56,7 @@ def test_they_answer_for_a_policy_and_for_nothing_else(make_dataset, tmp_path) -
     report = lattok.evaluate(model, data, rollouts=found(), out=tmp_path / "report")
     assert [section.title for section in report.sections] == [
         "Does it do what it is told?",
-        "Are its actions those of held-out episodes?",
+        "Are its actions like those of held-out episodes?",
     ]
     assert report.answer is not None
     assert report.answer.text == report.sections[0].reading

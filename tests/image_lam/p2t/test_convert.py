@@ -204,7 +204,7 @@ def test_heads_that_do_not_divide_the_width(weights, tmp_path):
 
 def test_other_features_than_the_model_was_trained_on(tmp_path):
     name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
-    text = f"`features`: expected 768 channels, as in the file, got 24. It was trained on others than {name}."
+    text = f"`features`: expected 768 channels, as in the file, got 24. It was trained on other features than {name}."
     with pytest.raises(LattokError, match=re.escape(text)):
         univla_lam(UNIVLA, 3, features=name, image_size=64)
 

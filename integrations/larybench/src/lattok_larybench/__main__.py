@@ -34,7 +34,8 @@ def tokens(
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
         action_key: Column with the actions.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has (default: its own).
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
+        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
+          or "5 per task".
         device: auto, cpu, cuda or mps.
     """
     options = {"episodes": episodes, "action_key": action_key, "cameras": cameras or None, "stride": stride}

@@ -101,7 +101,7 @@ class PolicyServer(PredictModelServer):
             limits: Least and greatest number for kinds of parts, such as {"position": [-1, 1]}, in the benchmark's
                 numbers. Grippers end where their convention does.
             resize: Bring images to the size that they had in the dataset; otherwise another size is an error.
-            n_action_steps: Actions of a chunk that are carried out; left out, as many as the policy says, or all.
+            n_action_steps: Actions of a chunk that are carried out; by default as many as the policy says, or all.
             observation_params: What the benchmark is asked to send, such as {"send_state": true}.
             device: cpu, cuda, cuda:1, mps or auto. A `LatentVLA` stays where it is.
             options: Those of the harness, such as max_batch_size.
