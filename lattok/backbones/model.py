@@ -119,7 +119,7 @@ class BackboneModel(HubModel, ABC):
         super()._save(folder, name)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return own weights, and of the backbone what the base model does not have."""
+        """Return the model's own weights, and those of the backbone that the base model does not have."""
         own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 

@@ -22,17 +22,7 @@ ACTED = {  # columns, by the figure of `evaluate`
     "tokens_per_second": "codes a second",
     "bits_per_second": "bits a second",
 }
-<<<<<<< HEAD
 BEHIND = {**learnability.BEHIND, "codes_used": "codes in use"}
-=======
-BEHIND = {
-    "unseen_prefixes_half": "share of chunks whose first half of codes is new",
-    "neighbour_error": "error of a near code",
-    "other_error": "of any other code",
-    "rank_consistency": "ranks kept",
-    "codes_used": "codes in use",
-}
->>>>>>> h36
 
 
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:

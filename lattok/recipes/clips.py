@@ -227,16 +227,10 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         known: dict[str, Any] = {"cameras": camera_keys(dataset, data.cameras), "action_key": data.action_key}
         known |= {"action_dim": len(names), "action_names": names}
         space = action_spaces(dataset).get(data.action_key)
-<<<<<<< HEAD
         if chosen.reverses and space and any(getattr(each, "mode", "") == "absolute" for each in space.parts):
             option = "loss_reversal" if chosen.loss_reversal else "reversible"
-            expected = "0 for actions that say where to: backwards they are others, not the opposite"
-            checks.fail(option, expected, getattr(chosen, option))
-=======
-        if chosen.loss_reversal and space and any(getattr(each, "mode", "") == "absolute" for each in space.parts):
             expected = "0 for absolute actions: played backwards they are not the opposite ones"
-            checks.fail("loss_reversal", expected, chosen.loss_reversal)
->>>>>>> h36
+            checks.fail(option, expected, getattr(chosen, option))
         if chosen.proprio:
             known["state_dim"] = vector_key(dataset, "state_key", chosen.state_key).shape[0]
         if chosen.task_given:

@@ -344,18 +344,10 @@ class LatentVLA(BackboneModel):
         super()._save(folder, name)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-<<<<<<< HEAD
         """Leave out the decoder's features, and normalisers in use where each dataset has its own."""
         used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()
         apart = ("decoder.features.", *used)
         return {name: value for name, value in super().saved_tensors().items() if not name.startswith(apart)}
-=======
-        """Return the model's own weights, and those of the backbone that the base model does not have."""
-        used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
-        apart = ("backbone.", "decoder.features.", *used)
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith(apart)}
-        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
->>>>>>> h36
 
 
 def shared_options(config: VLAConfig) -> dict[str, Any]:

@@ -106,22 +106,12 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
         moments, name, task = held_out.frames.frame_of[rows], f"Episode {episode.index}", ", ".join(episode.tasks)
         panels.append(episode_panel(name, task, films, labels, moments, fps))
-<<<<<<< HEAD
         if len(panels) == 1:
             head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
             strip = f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>'
-=======
-        head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
-        strips.append(f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>')
-    text = (
-        "A held-out episode of each task. Each colour is one code, everywhere. Codes that say what is done change "
-        "when the robot does something else, and come back when it comes back."
-    )
-    shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
->>>>>>> h36
     caption = (
-        "A held-out episode and, under it in time, the codes that the model gives it. A colour is a code: codes that "
-        "mean something change when the robot does something else, and come back when it comes back."
+        "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: those "
+        "that mean something change when the robot does something else, and come back when it comes back."
     )
     pictures = (
         Pictures(caption, (strip,), wide=True, top=True),

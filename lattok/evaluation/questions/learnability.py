@@ -37,8 +37,8 @@ ACTED_BY = Criterion(
     elsewhere="Train a tokenizer on this dataset, and compare them: lattok compare.",
 )
 BEHIND = {  # columns, by their figures
-    "unseen_prefixes_half": "half of the codes as in no training chunk",
-    "unseen_prefixes_whole": "all codes as in none",
+    "unseen_prefixes_half": "share of chunks whose first half of codes is new",
+    "unseen_prefixes_whole": "share whose row of codes is new",
     "neighbour_error": "error of a near code",
     "other_error": "of any other code",
     "rank_consistency": "ranks kept",
@@ -228,20 +228,8 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     )
     said = "" if gain is None else f" The difference to regression lies between {gain[0]:.3g} and {gain[1]:.3g}."
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
-<<<<<<< HEAD
     row = TableRow("model", "tokenizer", tuple(figures[name] for name in BEHIND), control=False)
     more = Table("What may lie behind it", tuple(BEHIND.values()), (row,), folded=True)
-=======
-    columns = {
-        "unseen_prefixes_half": "share of chunks whose first half of codes is new",
-        "unseen_prefixes_whole": "share whose row of codes is new",
-        "neighbour_error": "error of a near code",
-        "other_error": "of any other code",
-        "rank_consistency": "ranks kept",
-    }
-    row = TableRow("model", "tokenizer", tuple(figures[name] for name in columns), control=False)
-    more = Table("What may lie behind it", tuple(columns.values()), (row,), folded=True)
->>>>>>> h36
     text = (
         "What a policy decodes counts, not what the encoder knew. A small network sees state and instruction and "
         "predicts the codes one after another; a chunk that it gets wrong costs what its codes decode to. Errors are "

@@ -85,14 +85,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         """Open the base model, for the frames of a clip."""
         return open_backbone(config, folder, config.frames)
 
-<<<<<<< HEAD
-=======
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Return the model's own weights, and those of the backbone that the base model does not have."""
-        own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
-        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
-
->>>>>>> h36
     def usage(self) -> list[str]:
         rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
         label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
