@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Much video, few actions
+# # Much video, few actions: the robot before and after
 #
 # Video of robots is easy to come by; recorded actions often are not. Here we know the actions of **one demonstration of each task** and
 # have only video of the others. A small inverse dynamics model learns from the known ones how an action looks. Then it fills in the
