@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Much video, few actions: the robot before and after
 #
-# Video of robots is easy to come by; recorded actions often are not. Here we know the actions of **one demonstration of each task** and
+# Video of robots is easy to come by; recorded actions often are not. Here we know the actions of **two demonstrations of each task** and
 # have only video of the others. A small inverse dynamics model learns from the known ones how an action looks. Then it fills in the
 # unknown actions, and a policy learns from all demonstrations.
 #
@@ -32,14 +32,14 @@ os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # a new folder at each st
 # A simulator gives twenty demonstrations of each of four tasks. Their experts are noisy: `action` is what the robot was told, noise
 # included, and `expert_action` what the expert would have done. Policies learn the second; a video shows the first.
 #
-# We write NaN over both in all demonstrations but one of each task. NaN is how lattok knows that nobody knows an action.
+# We write NaN over both in all demonstrations but two of each task. NaN is how lattok knows that nobody knows an action.
 
 # %%
 TASKS = [f"metaworld-pairs/{name}" for name in ("drawer-open", "drawer-close", "window-open", "window-close")]
 shown, played, steps = 20, 10, {"steps": 1500}  # short: shown, played, steps = 3, 1, {}
 sim.collect(TASKS, "demonstrations", episodes=shown, workers=2)
 demonstrations = lattok.open_dataset("demonstrations")
-KNOWN = "1 per task seed 0"
+KNOWN = "2 per task seed 0"
 known = [episode.index for episode in select_episodes(demonstrations, KNOWN)]
 
 shutil.copytree("demonstrations", "few")
@@ -57,7 +57,7 @@ print(f"{len(demonstrations)} demonstrations; actions of {len(known)} are known:
 # %% [markdown]
 # ## An inverse dynamics model fills them in
 #
-# Four small networks see a frame and the two after it, and say which action was carried out between them. They learn from the four known
+# Four small networks see a frame and the two after it, and say which action was carried out between them. They learn from the eight known
 # demonstrations in about two minutes. Then `annotate(..., fill=True)` writes what they say wherever the action is unknown. A measured action is
 # never changed, and the column `inferred.filled` says which is which.
 
@@ -129,7 +129,7 @@ for place, (task, name) in enumerate((task, name) for task in TASKS[:2] for name
     done = round(score.success * score.episodes)
     axes[place].set(title=f"{task.split('/')[1]}, {name}: {done} of {score.episodes}", xticks=[], yticks=[])
     axes[place].spines[:].set_visible(False)
-figure.suptitle("Actions of one demonstration a task are known. Before: learned from these. After: from all")
+figure.suptitle("Actions of two demonstrations a task are known. Before: learned from these. After: from all")
 plt.show()
 
 # %% [markdown]
