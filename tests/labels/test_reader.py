@@ -280,7 +280,7 @@ def test_codes_at_the_ends_of_the_codebook_are_read_and_those_beyond_are_not():
     found = read(columns)
     assert found["codes"].tolist() == columns["codes"].tolist()
     assert found["valid"].tolist() == [[True], [True], [False]]
-    for code, hint in ((4, "Is codebook_size right?"), (-1, "Rows padded with -1 are of a family")):
+    for code, hint in ((4, "Is codebook_size right?"), (-1, "Rows padded with -1 come from a tokenizer")):
         columns["codes"][1, 1] = code
         low, high = min(0, code), max(3, code)
         with pytest.raises(LattokError, match=f"expected codes from 0 to 3, got {low} to {high}. {re.escape(hint)}"):

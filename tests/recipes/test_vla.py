@@ -97,7 +97,9 @@ def test_presets_are_table_8():
 def test_presets_that_stand_over_others_need_one(recipe):
     for preset in recipe.joined:
         for given in (preset, f"{preset}+{preset}"):
-            with pytest.raises(LattokError, match=re.escape(f"`preset`: expected libero+{given}, or another one")):
+            with pytest.raises(
+                LattokError, match=re.escape(f"`preset`: expected a size before it, such as libero+{given}")
+            ):
                 recipe.from_preset("data", "out", given)
 
 

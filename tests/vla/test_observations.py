@@ -265,7 +265,7 @@ def test_environments_may_come_as_a_tensor_and_what_is_not_one_for_each_sample_i
 def test_at_most_a_chunk_is_carried_out(steps):
     with pytest.raises(LattokError, match="`n_action_steps`: expected"):
         ActionQueues(3).n_action_steps = steps
-    with pytest.raises(LattokError, match="`env_ids`: expected a list of numbers"):
+    with pytest.raises(LattokError, match="`env_ids`: expected a list of environment numbers"):
         ActionQueues(3).reset(1)
 
 

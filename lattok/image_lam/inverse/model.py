@@ -310,8 +310,9 @@ class InverseDynamics(FrozenFeaturesModel):
             checks.rank("states", states, "B F s")
             checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
             checks.size("states", "numbers", states.shape[2], self.config.state_dim)
-            ways = (states.to(self.low), states.to(self.low).flip(1))
-            changes = [self.state_normalizer(state_changes(way, self.config.offsets)).flatten(1) for way in ways]
+            states = states.to(self.low)
+            changes = [state_changes(way, self.config.offsets) for way in (states, states.flip(1))]
+            changes = [self.state_normalizer(each).flatten(1) for each in changes]
             return torch.cat([*parts, changes[0]], 1), torch.cat([*parts, changes[1]], 1)
         return torch.cat(parts, 1), torch.cat(parts, 1)
 

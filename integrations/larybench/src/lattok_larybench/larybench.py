@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok import hub
-from lattok.data import RobotDataset, as_dataset
+from lattok.data import RobotDataset, as_dataset, read_vectors
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
@@ -163,11 +163,18 @@ def regression_errors(
     return best, y_test.square()
 
 
+def _chunks(evidence: LatentEvidence, pairs: PairSet) -> Tensor:
+    """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
+    source = evidence.source
+    actions = read_vectors(source.dataset, "action_key", str(source.action_key), pairs.frames.episodes)
+    return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(source.stride)])
+
+
 def regressed(evidence: LatentEvidence, options: ProbeOptions) -> tuple[Tensor, Tensor]:
     """Return the mean squared error of each action dimension [m] by the probe, and by the mean action."""
     device = evidence.model.features.mean.device
     x, x_test = (_vectors(pairs).flatten(1).to(device) for pairs in (evidence.train, evidence.held_out))
-    y, y_test = (evidence.source.chunks(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
+    y, y_test = (_chunks(evidence, pairs).to(device) for pairs in (evidence.train, evidence.held_out))
     found = regression_errors(x, y, x_test, y_test, evidence.seed, options)
     probe, mean = (errors.mean((0, 1)).cpu() for errors in found)
     return probe, mean
@@ -183,7 +190,7 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
     dataset, stride = (file_part(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
     for split, pairs in zip(SPLITS, (evidence.train, evidence.held_out), strict=True):
         codes, vectors = pairs.latents.codes.numpy(), _vectors(pairs).numpy()
-        chunks, where = evidence.source.chunks(pairs).numpy(), Path(dataset, split, file_part(name))
+        chunks, where = _chunks(evidence, pairs).numpy(), Path(dataset, split, file_part(name))
         (out / LATENTS / where).mkdir(parents=True, exist_ok=True)
         table = out / "data" / f"{split}_la_{dataset}_{stride}_{file_part(name)}.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
