@@ -38,13 +38,14 @@ class Family(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What was planned: seeds, from 0 on, by regime and row; and what is compared."""
+    """What was planned: seeds, from 0 on, by regime and row; and what is compared.
+
+    `whole`, by regime: success with the actions of all demonstrations, or the regime whose Baseline has them.
+    """
 
     seeds: Mapping[str, Mapping[str, int]]
     families: tuple[Family, ...]
-    whole: Mapping[str, float | str] = MappingProxyType(
-        {}
-    )  # by regime, success with all actions, or the regime that has them
+    whole: Mapping[str, float | str] = MappingProxyType({})
 
 
 STUDIES: Mapping[str, Study] = MappingProxyType(

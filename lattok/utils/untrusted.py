@@ -288,7 +288,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         try:
             found = _typed(value, base, name)
         except _Unfit:
-            raise _Unfit(name, expected, f"{value!r:.60}") from None
+            raise _Unfit(name, expected, _text(value)) from None
         fits = all(rule.fits(found) for rule in rules)
     elif origin in (Union, UnionType):
         return _one_of_several(value, kind, name)
@@ -317,7 +317,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         elif not is_typeddict(kind):
             fits = isinstance(value, origin or kind)
     if not fits:
-        raise _Unfit(name, expected, f"{value!r:.60}")
+        raise _Unfit(name, expected, _text(value))
     return found
 
 
@@ -329,7 +329,7 @@ def _one_of_several(value: Any, kind: Any, name: str) -> Any:
         except _Unfit as error:
             unfit.append(error)
     deeper = [error for error in unfit if error.name != name]  # the type was right, something in it was not
-    raise deeper[0] if deeper else _Unfit(name, f"a value of type {_shown(kind)}", f"{value!r:.60}")
+    raise deeper[0] if deeper else _Unfit(name, f"a value of type {_shown(kind)}", _text(value))
 
 
 def _dataclass(value: Mapping[str, Any], kind: Any, name: str) -> Any:
@@ -357,3 +357,7 @@ def _shown(kind: Any) -> str:
     if get_origin(kind) is dict:  # what it holds is said where something in it does not fit
         return "dict"
     return re.sub(r"\b(?:\w+\.)+", "", str(kind)) if get_args(kind) else getattr(kind, "__name__", str(kind))
+
+
+def _text(value: Any) -> str:
+    return f"{value!r:.60}"

@@ -199,9 +199,8 @@ class InverseDynamics(FrozenFeaturesModel):
         there = self._encode_one_way(number, moments)
         if number >= self.config.reversible:
             return there
-        (odd, even), (odd_back, even_back) = (
-            each.chunk(2, -1) for each in (there, self._encode_one_way(number, moments[::-1]))
-        )
+        back = self._encode_one_way(number, moments[::-1])
+        (odd, even), (odd_back, even_back) = there.chunk(2, -1), back.chunk(2, -1)
         return torch.cat([odd - odd_back, even + even_back], -1) / 2
 
     def _encode_one_way(self, number: int, moments: Sequence[Tensor]) -> Tensor:
@@ -298,23 +297,23 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def _known(self, tasks: Sequence[str], states: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what is known besides frames, [B, numbers of task and proprio], of clips and of these backwards."""
-        parts = [self.low.new_zeros(len(tasks), 0)]
+        told = self.low.new_zeros(len(tasks), 0)
         if self.config.task_given:
             known = {name: place for place, name in enumerate(self.config.tasks)}
             places = torch.tensor([known.get(task, len(known)) for task in tasks], dtype=torch.long)
-            told = F.one_hot(places, len(known) + 1)[:, :-1]  # of another one nothing is said
-            parts.append(onto(told.to(self.low.dtype), self.low.device))
-        if self.state_normalizer is not None:
-            if states is None:
-                checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
-            checks.rank("states", states, "B F s")
-            checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
-            checks.size("states", "numbers", states.shape[2], self.config.state_dim)
-            states = states.to(self.low)
-            changes = [state_changes(way, self.config.offsets) for way in (states, states.flip(1))]
-            changes = [self.state_normalizer(each).flatten(1) for each in changes]
-            return torch.cat([*parts, changes[0]], 1), torch.cat([*parts, changes[1]], 1)
-        return torch.cat(parts, 1), torch.cat(parts, 1)
+            one_hot = F.one_hot(places, len(known) + 1)[:, :-1]  # of another one nothing is said
+            told = onto(one_hot.to(self.low.dtype), self.low.device)
+        if self.state_normalizer is None:
+            return told, told
+        if states is None:
+            checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
+        checks.rank("states", states, "B F s")
+        checks.size("states", "moments of a clip", states.shape[1], len(self.config.offsets))
+        checks.size("states", "numbers", states.shape[2], self.config.state_dim)
+        states = states.to(self.low)
+        changes = (state_changes(way, self.config.offsets) for way in (states, states.flip(1)))
+        there, back = (torch.cat([told, self.state_normalizer(each).flatten(1)], 1) for each in changes)
+        return there, back
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the term "action", of samples whose actions are known, and the other terms, of all samples.
