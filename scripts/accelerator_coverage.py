@@ -1,6 +1,6 @@
 """Which public functions that take or hold a tensor ran on the stand-in accelerator, and which did not.
 
-    python scripts/accelerator_coverage.py              # two minutes: `pytest -m accelerator`, watched
+    python scripts/accelerator_coverage.py              # tests of `accelerator`, but slow and compiled ones
     python scripts/accelerator_coverage.py -k artefacts  # options of pytest
 
 A function counts once it was called with a tensor of the stand-in: among its arguments, or held by the object that it
@@ -53,9 +53,10 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.levels.causal_mask "
     "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
-    "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.NearestCode nn.packed action_vq.dct",
+    "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
+    "nn.packed nn.normalize.Normalizer.of_host action_vq.dct",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
-    "action_vq.chunks.check_codes nn.normalize.Unchosen backbones.model.Outline nn.blocks.same_precision "
+    "action_vq.chunks.check_codes nn.normalize.OpenChoice backbones.model.Outline nn.blocks.same_precision "
     "recipes.lara.views_of",
     "what LPIPS compares; LPIPS itself runs there": "image_lam.base.pair_model.PairModel.images_of",
 }
@@ -130,7 +131,8 @@ def main() -> int:
     names = dict(public())
     covered: set[str] = set()
     watch({code: name for name, code in names.items()}, covered)
-    failed = pytest.main(["-q", "-m", "accelerator", str(ROOT / "tests" / "standin"), *sys.argv[1:]])
+    chosen = ["-m", "accelerator and not slow", "-k", "not compiled"]  # the compiler is too slow under a profiler
+    failed = pytest.main(["-q", "-n", "0", *chosen, str(ROOT / "tests" / "standin"), *sys.argv[1:]])
     sys.setprofile(None)
     left = sorted(names.keys() - covered)
     print(f"\n{len(covered)} of {len(names)} public functions that take or hold a tensor ran on the stand-in.")

@@ -6,8 +6,8 @@ The stand-in of tests/accelerator.py counts the bytes of all tensors that live a
 weights, gradients, optimiser, and what is kept for the backward pass, with fused attention. They are those of a fixed
 part and of each sample, from steps of two sizes. Multiplications and additions are torch's count of a step. What a
 driver, its libraries and fragments take is not in it: `SPARE` is left for that. One camera of the preset's image size;
-actions of 7 numbers; random weights. Policies see two images of 224 pixels; they are counted at few layers of
-Qwen3-VL-2B, of its own width, and what a layer adds is linear. Models of clips over a large base model are not counted.
+actions of 7 numbers; random weights. Policies see two images. Models over Qwen3-VL-2B or InternVL3.5-2B are counted at
+few layers of their own width, and what a layer adds is linear: memory_bases.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write_results
+from benchmarks.speed.memory_bases import BASE, HELD, Made, Opener, opener, over_base, recipe_named
+from benchmarks.speed.vla_models import DEPTH, TOWER
 from lattok.action_vq import P2TActionVQ
 from lattok.cli.doctor import CARDS, parts_that_fit
 from lattok.image_lam import ImageLAM, MotoLAM, PairLearner
@@ -37,7 +39,6 @@ from tests.accelerator import NAME, Device, standin
 
 ACTIONS, SIZES = 7, (8, 16)  # samples of the two steps
 MARK = "<!-- memory: counted -->"
-Made = tuple[nn.Module, Callable[[int], Any], Mapping[str, float]]
 
 
 def action_vq(recipe: Any) -> Made:
@@ -85,14 +86,9 @@ FAMILIES: dict[str, tuple[Callable[[Any], Made], tuple[str, ...]]] = {
 }
 
 
-POLICIES: dict[str, tuple[str, bool]] = {  # name -> dtype of the frozen weights, gradient checkpointing
-    "vla/libero": ("float32", False),
-    "vla/libero --backbone-dtype bfloat16": ("bfloat16", False),
-    "vla/libero --backbone-dtype bfloat16 --backbone-gradient-checkpointing": ("bfloat16", True),
-}
+KINDS = (*FAMILIES, *dict.fromkeys(name.partition("/")[0] for name in BASE))
+FEWEST = 3  # samples of a step: LatBot's term of separation needs them
 FEW, SOME = 4, 6  # layers: the image tower feeds three of the text model; the head sees half of an even number
-LARGE = {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096}  # ViT-L, as of MAE
-HELD = {"features": "held", **{f"image_encoder_{name}": size for name, size in LARGE.items()}}
 GIVEN: dict[str, dict[str, Any]] = {"image-lam/tiny+robust": {"features": "pixels"}}
 GIVEN |= {"moto-lam/moto": HELD, "moto-lam/small": HELD}
 
@@ -139,44 +135,28 @@ def measured(kind: str, preset: str) -> dict[str, Any]:
     return {"batch": recipe.loop.batch_size, **found}
 
 
-def policy_at(folder: Path, sizes: tuple[Any, Any], layers: int, depth: int, dtype: str, checkpointing: bool) -> Made:
-    """LA-Cond over a Qwen3-VL with LoRA: the dimensions of its text model and image tower, and the layers of both."""
-    from benchmarks.speed.vla_models import make_backbone, make_batch, make_policy
-
-    dims, tower = sizes
-    tower = {**tower, "depth": depth, "deepstack_visual_indexes": [0, 1, 2]}
-    cpu = torch.device("cpu")
-    backbone = make_backbone(folder, layers, dims, getattr(torch, dtype), cpu, checkpointing, tower=tower)
-    policy = make_policy("la_cond", backbone, cpu)
-    return policy, lambda samples: make_batch(policy, cpu, samples), policy.config.loss_weights
-
-
-def over_layers(sizes: tuple[Any, Any], layers: int, depth: int, precision: str, *options: Any) -> dict[str, float]:
-    """What `count` says of a policy with so many layers of the text model and the image tower, from three with few."""
-    from tests.backbones.tiny import tiny_backbone
-
+def over_layers(name: str, opened: Opener, layers: int, depth: int, precision: str) -> dict[str, float]:
+    """What `count` says of a model with so many layers of text and of the image tower, from three with few."""
     found = []
-    with tempfile.TemporaryDirectory() as folder:
-        tiny = tiny_backbone("qwen3_vl", Path(folder) / "tiny")
-        for few in ((FEW, FEW), (SOME, FEW), (FEW, SOME)):
-            with standin(values=False) as device:
-                found.append(count(device, policy_at(tiny, sizes, *few, *options), precision, (1, 2)))
-            gc.collect()
+    for few in ((FEW, FEW), (SOME, FEW), (FEW, SOME)):
+        with standin(values=False) as device:
+            found.append(count(device, over_base(name, opened, *few), precision, (FEWEST, 2 * FEWEST)))
+        gc.collect()
     base, text, image = found
     wider = [(depth - FEW) / (SOME - FEW) for depth in (layers, depth)]
     return {key: base[key] + wider[0] * (text[key] - base[key]) + wider[1] * (image[key] - base[key]) for key in base}
 
 
-def policies() -> dict[str, Any]:
-    """All entries of policies over Qwen3-VL-2B."""
-    from benchmarks.speed.vla_models import DEPTH, TOWER, WIDE
-
-    batch = recipe_of("vla").from_preset("data", "out", "libero").loop.batch_size  # type: ignore[union-attr]
-    return {
-        name: {"batch": batch}
-        | {each: over_layers((WIDE, TOWER), DEPTH, TOWER["depth"], each, *options) for each in ("no", "bf16")}
-        for name, options in POLICIES.items()
-    }
+def bases(kind: str) -> dict[str, Any]:
+    """All entries of a recipe whose models are over base models."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        opened = opener(Path(folder))
+        for name in (name for name in BASE if name.startswith(f"{kind}/")):
+            found[name] = {"batch": recipe_named(name).loop.batch_size}
+            for precision in ("no", "bf16"):
+                found[name][precision] = over_layers(name, opened, DEPTH, TOWER["depth"], precision)
+    return found
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -205,14 +185,14 @@ def written(page: str, results: Mapping[str, Any]) -> str:
 def main() -> None:
     """Count, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=(*FAMILIES, "vla"), default=[*FAMILIES, "vla"])
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--out", type=Path, help="results file; families that are not counted stay as they are in it")
     parser.add_argument("--page", type=Path, help="page that gets the table")
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out is not None and args.out.exists() else {}
     for kind in args.only:
         presets = FAMILIES[kind][1] if kind in FAMILIES else ()
-        found = {f"{kind}/{preset}": measured(kind, preset) for preset in presets} or policies()
+        found = {f"{kind}/{preset}": measured(kind, preset) for preset in presets} or bases(kind)
         print(json.dumps(found))
         results |= found
     if args.out is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from lattok.backbones import LoraSpec
+from lattok.backbones import SCRATCH, LoraSpec
 from lattok.backbones.hf import HFBackbone
 from lattok.backbones.pretrained import family_of
 from lattok.labels import LatentSpec
@@ -76,24 +76,28 @@ def make_backbone(
     device: torch.device,
     checkpointing: bool = False,
     tower: Mapping[str, Any] | None = None,
+    train: str = "lora",
 ) -> HFBackbone:
-    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `tests.backbones.tiny`.
+    """A random Qwen3-VL that policies can share, with adapters unless `train` says otherwise; `folder` has that of
+    `tests.backbones.tiny`, or an InternVL.
 
     So small is its image `tower` unless another is given.
     """
     torch.manual_seed(0)
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     text = {**dims, "num_hidden_layers": layers}
-    config.text_config.rope_parameters["mrope_section"] = text.pop("mrope_section")
+    sections = text.pop("mrope_section", None)
+    if sections is not None:
+        config.text_config.rope_parameters["mrope_section"] = sections
+        config.vision_config.out_hidden_size = dims["hidden_size"]
     for name, value in text.items():
         setattr(config.text_config, name, value)
     for name, value in ({} if tower is None else tower).items():
         setattr(config.vision_config, name, value)
-    config.vision_config.out_hidden_size = dims["hidden_size"]
-    model: Any = transformers.Qwen3VLForConditionalGeneration(config)
+    model: Any = transformers.AutoModelForImageTextToText.from_config(config)
     processor = transformers.AutoProcessor.from_pretrained(folder)
     backbone = HFBackbone(model.to(device, dtype), processor, family_of(config), str(folder))
-    backbone.adapt("lora", LoraSpec(), checkpointing)
+    backbone.adapt(train, LoraSpec(), checkpointing)
     backbone.adapt = lambda *arguments, **options: None  # every policy over it asks again
     return backbone
 
@@ -121,12 +125,13 @@ def make_policy(strategy: str, backbone: HFBackbone, device: torch.device) -> La
 def make_batch(policy: LatentVLA, device: torch.device, count: int = BATCH) -> PolicyBatch:
     """Random numbers that fit the policy, everything valid."""
     config, draw = policy.config, torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, len(CAMERAS), VIEW, VIEW, 3), generator=draw).to(torch.uint8)
-    spec = config.latent or LatentSpec(steps=HORIZON, codes=1, codebook_size=1, latent_dim=LATENT)
-    codes = torch.randint(0, spec.codebook_size, (count, spec.steps, spec.codes), generator=draw)
+    horizon, views, side = config.horizon, len(config.cameras), config.image_size
+    images = torch.randint(0, 256, (count, views, side, side, 3), generator=draw).to(torch.uint8)
+    spec = config.latent or LatentSpec(steps=horizon, codes=1, codebook_size=1, latent_dim=LATENT)
+    codes = torch.randint(0, max(1, spec.codebook_size), (count, spec.steps, spec.codes), generator=draw)
     vectors = torch.randn(count, spec.steps, spec.codes, spec.latent_dim, generator=draw)
-    valid = torch.ones(count, HORIZON, dtype=torch.bool, device=device)
-    proprio, actions = (torch.randn(count, *shape, generator=draw) for shape in ((PROPRIO,), (HORIZON, ACTIONS)))
+    valid = torch.ones(count, horizon, dtype=torch.bool, device=device)
+    proprio, actions = (torch.randn(count, *shape, generator=draw) for shape in ((PROPRIO,), (horizon, ACTIONS)))
     latent = LatentTarget(codes.to(device), vectors.to(device), valid) if config.strategy.losses else None
     text = [instruction(policy)] * count
     return PolicyBatch(images.to(device), text, proprio.to(device), actions.to(device), valid, latent)
@@ -139,7 +144,9 @@ def make_observation(policy: LatentVLA, device: torch.device) -> dict[str, Any]:
 
 
 def instruction(policy: LatentVLA) -> str:
-    """One with which the prompt and H * P placeholders are `LENGTH` tokens; a byte is a token."""
+    """One with which the prompt and H * P placeholders are `LENGTH` tokens, for H = `HORIZON`; a byte is a token."""
+    if policy.config.backbone.name == SCRATCH:
+        return TEXT
     images = torch.zeros(1, len(CAMERAS), VIEW, VIEW, 3, dtype=torch.uint8)
     shortest = policy.backbone.encode(images, prompts(policy.config, ["x"]))["input_ids"].shape[1]
     wanted = LENGTH - HORIZON * CODES - shortest + 1

@@ -176,6 +176,10 @@ def test_models_of_clips(kind: str, device: Device, tmp_path: Path):
     check(device, model, lambda m: m.label_video([VIDEO[:5], VIDEO[5:]], 4, "lift"), reads=1)
     found = model.encode(clips)
     check(device, model, lambda m, x, z: m.generate(x, z, seed=1), clips[:, 0], found, reads=3)
+    if kind == "sana":
+        patches = torch.randn(2, model.features.count, model.features.dim)
+        there = copy.deepcopy(model.features).to(NAME)
+        assert_same(there.pixels_of(patches.to(NAME)), model.features.pixels_of(patches))
     with torch.no_grad():
         check(device, model.train(), lambda m, x: [torch.manual_seed(0) and None, m(x)], clip_batch(), reads=0)
 

@@ -15,7 +15,6 @@ from benchmarks.speed import memory
 from lattok.cli import doctor, main
 from lattok.cli.doctor import COUNTED, parts_that_fit
 from tests.accelerator import NAME, Device, standin
-from tests.backbones.tiny import tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 TABLE = json.loads(COUNTED.read_text())
@@ -49,15 +48,22 @@ def test_the_command_counts_what_the_table_says(name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["vla/scratch", "clip-lam/tiny"])
+def test_models_without_a_base_model_take_what_the_table_says(name: str, tmp_path: Path):
+    found = memory.over_layers(name, memory.opener(tmp_path), 1, 1, "bf16")
+    assert found == pytest.approx(TABLE[name]["bf16"], rel=0.1)
+
+
+@pytest.mark.slow
 def test_layers_of_a_policy_add_up():
     from benchmarks.speed.vla_models import NARROW
 
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
     with standin(values=False) as device, tempfile.TemporaryDirectory() as folder:
-        tiny = tiny_backbone("qwen3_vl", Path(folder) / "tiny")
-        expected = memory.count(device, memory.policy_at(tiny, (NARROW, tower), 10, 8, "float32", False), "no", (1, 2))
-    gc.collect()
-    found = memory.over_layers((NARROW, tower), 10, 8, "no", "float32", False)
+        opened, sizes = memory.opener(Path(folder), NARROW, tower), (memory.FEWEST, 2 * memory.FEWEST)
+        expected = memory.count(device, memory.over_base("vla/libero", opened, 10, 8), "no", sizes)
+        gc.collect()
+        found = memory.over_layers("vla/libero", opened, 10, 8, "no")
     assert found == pytest.approx(expected, rel=0.02)
 
 
