@@ -195,8 +195,8 @@ def main() -> None:
         found = {f"{kind}/{preset}": measured(kind, preset) for preset in presets} or bases(kind)
         print(json.dumps(found))
         results |= found
-    if args.out is not None:
-        write_results(args.out, results)
+        if args.out is not None:
+            write_results(args.out, results)
     if args.page is not None:
         args.page.write_text(written(args.page.read_text(), results))
 

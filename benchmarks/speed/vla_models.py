@@ -90,6 +90,8 @@ def make_backbone(
     if sections is not None:
         config.text_config.rope_parameters["mrope_section"] = sections
         config.vision_config.out_hidden_size = dims["hidden_size"]
+    if getattr(config.text_config, "layer_types", None):
+        text["layer_types"] = config.text_config.layer_types[:1] * layers
     for name, value in text.items():
         setattr(config.text_config, name, value)
     for name, value in ({} if tower is None else tower).items():
