@@ -6,6 +6,7 @@ from contextlib import suppress
 __version__ = "0.1.0"
 INSTALL = "pip install lattok-*.whl"  # what cards and notebooks say; once it is on the index: "pip install lattok"
 REPOSITORY = ""  # where it is public, such as "https://github.com/ORG/lattok": badges and Colab links point there
+SIMULATORS = ("gymnasium", "mujoco", "metaworld", "ogbench")  # packages of the extra `sim` on which episodes depend
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:

@@ -23,10 +23,9 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores, cpu_quota, devices, memory_bytes, module_of
 from lattok.utils.findings import ORDER, WIDTH, Finding, Found, Problem, by_severity, fitted, lines
-from lattok.version import INSTALL, __version__, installed
+from lattok.version import INSTALL, SIMULATORS, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
-SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
 COUNTED = Path(__file__).parents[1] / "assets" / "memory.json"
 CARDS = (24, 48, 80)  # GB of common GPUs

@@ -33,10 +33,9 @@ from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json, whole_file
 from lattok.utils.output import Output
 from lattok.utils.signals import restate
-from lattok.version import __version__, installed
+from lattok.version import SIMULATORS, __version__, installed
 
 RECORD = "simulation.json"  # in meta/
-PACKAGES = ("mujoco", "gymnasium", "metaworld", "ogbench", "numpy", "av")  # on which episodes depend
 TAIL = 4  # decisions after the first success
 NOISE_CORRELATION = 0.8  # of the noise from one decision to the next
 GRIPPER_NOISE = 0.3  # of the noise for the gripper, which has two sensible states
@@ -109,7 +108,7 @@ class _Collection(Output):
 
     def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):
         super().__init__(out, kind="collecting")
-        self.request, self.versions = request, {"lattok": __version__} | installed(PACKAGES)
+        self.request, self.versions = request, {"lattok": __version__} | installed((*SIMULATORS, "numpy", "av"))
         same = hashlib.sha256(json.dumps([settings, self.versions], sort_keys=True).encode()).hexdigest()
         self.episodes = self.work / same[:16]
 

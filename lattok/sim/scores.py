@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from lattok.data.video import VideoWriter
 from lattok.utils import files
 from lattok.utils.output import Output
-from lattok.version import __version__, installed
+from lattok.version import SIMULATORS, __version__, installed
 
 SHEET_FRAMES = 8  # of each episode on the sheet
 SHEET_HEADER = 14  # pixels above each row
@@ -57,7 +57,6 @@ def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
 
 
 RESULTS, SPEED = "rollouts.json", "speed.json"
-PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ogbench")
 Z = 1.959964  # 95 %
 
 
@@ -110,7 +109,7 @@ class Rollouts:
             "notes": self.notes,
             "agent": self.agent,
             "options": self.options,
-            "versions": own | installed(PACKAGES),
+            "versions": own | installed(("torch", "numpy", *SIMULATORS)),
             "episodes": [result._asdict() for result in self.episodes],
         }
 
