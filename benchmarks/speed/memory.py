@@ -87,7 +87,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], Made], tuple[str, ...]]] = {
 
 
 KINDS = (*FAMILIES, *dict.fromkeys(name.partition("/")[0] for name in BASE))
-FEWEST = 3  # samples of a step: LatBot's term of separation needs them
+MANY, FEWER = (32, 64), (4, 8)  # samples of the two steps: so many that what they take is more than the optimiser's
 FEW, SOME = 4, 6  # layers: the image tower feeds three of the text model; the head sees half of an even number
 GIVEN: dict[str, dict[str, Any]] = {"image-lam/tiny+robust": {"features": "pixels"}}
 GIVEN |= {"moto-lam/moto": HELD, "moto-lam/small": HELD}
@@ -140,7 +140,8 @@ def over_layers(name: str, opened: Opener, layers: int, depth: int, precision: s
     found = []
     for few in ((FEW, FEW), (SOME, FEW), (FEW, SOME)):
         with standin(values=False) as device:
-            found.append(count(device, over_base(name, opened, *few), precision, (FEWEST, 2 * FEWEST)))
+            samples = FEWER if name.startswith("clip-lam") else MANY  # a clip takes 16 times as much
+            found.append(count(device, over_base(name, opened, *few), precision, samples))
         gc.collect()
     base, text, image = found
     wider = [(depth - FEW) / (SOME - FEW) for depth in (layers, depth)]
