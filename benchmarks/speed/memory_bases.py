@@ -55,7 +55,6 @@ BASE: dict[str, dict[str, Any]] = {  # presets of models over a backbone -> opti
     "latbot/libero+latbot": {"teacher": "clip-lam/full"},
     "latbot/libero+latbot+latbot_finetune": {"phase": "finetune"},
     "clip-lam/full": {},
-    "clip-lam/full --backbone-gradient-checkpointing": {"backbone_gradient_checkpointing": True},
     "clip-lam/tiny": {},
 }
 INTERN_TEXT = {name: value for name, value in WIDE.items() if name != "mrope_section"}  # InternVL3.5-2B's
