@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write_results
 from benchmarks.speed.memory_bases import BASE, HELD, Made, Opener, opener, over_base, recipe_named
-from benchmarks.speed.vla_models import DEPTH, TOWER
+from benchmarks.speed.vla_models import ACTIONS, DEPTH, TOWER
 from lattok.action_vq import P2TActionVQ
 from lattok.cli.doctor import CARDS, parts_that_fit
 from lattok.image_lam import ImageLAM, MotoLAM, PairLearner
@@ -37,7 +37,7 @@ from lattok.recipes import recipe_of
 from lattok.types import ActionBatch, PairBatch, PolicyBatch
 from tests.accelerator import NAME, Device, standin
 
-ACTIONS, SIZES = 7, (8, 16)  # samples of the two steps
+SIZES = (8, 16)  # samples of the two steps
 MARK = "<!-- memory: counted -->"
 
 

@@ -41,7 +41,7 @@ Opener = Callable[[Any, int, int], Any]
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096}  # ViT-L, as of MAE
 HELD = {"features": "held", **{f"image_encoder_{name}": size for name, size in LARGE.items()}}
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-BASE: dict[str, dict[str, Any]] = {  # presets of models over a backbone -> options that their recipe needs to begin
+BASE: dict[str, dict[str, Any]] = {  # presets of models over a backbone -> options beside them
     "vla/libero": {},
     "vla/libero --backbone-dtype bfloat16": {"backbone_dtype": "bfloat16"},
     "vla/libero --backbone-dtype bfloat16 --backbone-gradient-checkpointing": {
@@ -51,8 +51,8 @@ BASE: dict[str, dict[str, Any]] = {  # presets of models over a backbone -> opti
     "vla/robotwin": {},
     "vla/jaka": {},
     "vla/scratch": {},
-    "lara/libero+lara": {"lam": "moto-lam/moto"},
-    "latbot/libero+latbot": {"teacher": "clip-lam/full"},
+    "lara/libero+lara": {},
+    "latbot/libero+latbot": {},
     "latbot/libero+latbot+latbot_finetune": {"phase": "finetune"},
     "clip-lam/full": {},
     "clip-lam/tiny": {},

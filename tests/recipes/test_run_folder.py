@@ -349,7 +349,7 @@ def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root
     saved = WHOLE | ({"evaluation.json"} if family == "two" else set())
     artefacts = {Path(name, file).as_posix() for name in folders for file in saved}
     # a run makes some ninety of them; that of two artefacts, those of one twice
-    ended, after, every = False, 0, {"uniform-bins": 4, "action-vq": 7, "two": 16}[family]
+    ended, after, every = False, 0, {"uniform-bins": 3, "action-vq": 4, "two": 9}[family]
     while not ended:
         after += every
         assert after < 200
