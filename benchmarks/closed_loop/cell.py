@@ -41,7 +41,7 @@ from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
 from lattok.sim import find_tasks
 from lattok.sim.rollout import rollout
-from lattok.sim.worlds.metaworld import PAIRS
+from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 from lattok.vla import STRATEGIES
 
 SUCCESS, FAILURE = "success", "failure"  # the opposite was reached first
@@ -56,7 +56,7 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed, "episodes": seen}
     if task is not None:
         train = select_episodes(lattok.open_dataset(data), "train")
-        ours = [episode.index for episode in train if episode.tasks[0] == PAIRS[task].instruction]
+        ours = [episode.index for episode in train if episode.tasks[0] == INSTRUCTIONS[task]]
         given |= {"episodes": ",".join(map(str, ours)), "steps": regime.apart}
     acting = known_episodes(data, regime, cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]

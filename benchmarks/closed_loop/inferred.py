@@ -28,7 +28,7 @@ from benchmarks.closed_loop.plan import LABELS, REGIMES
 from benchmarks.closed_loop.run import study_parser
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
-from lattok.sim.worlds.metaworld import PAIRS
+from lattok.sim.worlds.metaworld import INSTRUCTIONS
 
 OUT = Path("benchmarks/results/inferred_actions.json")
 SOURCES = ("idm", "idm-video", "idm-reversible", "idm-proprio", "idm-past", "idm-shuffled", "proprio", "executed")
@@ -83,7 +83,7 @@ def figures(filled: Path, data: Path, tasks: tuple[str, ...] = ()) -> dict[str, 
     rows = np.isin(episode, [e for e, hidden in zip(task_of, unknown, strict=True) if hidden and e in train])
     where = {"all": rows}
     if tasks:
-        told = np.isin(episode, [e for e, text in task_of.items() if text in {PAIRS[t].instruction for t in tasks}])
+        told = np.isin(episode, [e for e, text in task_of.items() if text in {INSTRUCTIONS[t] for t in tasks}])
         where |= {"known tasks": rows & told, "other tasks": rows & ~told}
     fifth = np.array([t * FIFTHS // length[e] for e, t in zip(episode, truth["frame_index"], strict=True)])
     task = np.array([numbers[task_of[e]] for e in episode])

@@ -21,7 +21,7 @@ from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import ridge_predictions
 from lattok.recipes import recipe_of
 from lattok.samples.windows import FramePairs
-from lattok.sim.worlds.metaworld import PAIRS
+from lattok.sim.worlds.metaworld import INSTRUCTIONS
 from lattok.types import LatentActions, VideoLabeller
 
 STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal components
@@ -123,7 +123,7 @@ def known_episodes(data: Path, regime: Regime, seed: int) -> str | None:
     acting = regime.acting_episodes(seed)
     if not regime.acting_tasks:
         return acting
-    instructions = {PAIRS[task].instruction for task in regime.acting_tasks}
+    instructions = {INSTRUCTIONS[task] for task in regime.acting_tasks}
     chosen = select_episodes(lattok.open_dataset(data), acting)
     return ",".join(str(episode.index) for episode in chosen if episode.tasks[0] in instructions)
 

@@ -30,7 +30,7 @@ from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.samples.windows import FramePairs
-from lattok.sim.worlds.metaworld import PAIRS
+from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 
 HELD_OUT = 4  # episodes of each task
 SCENES = sorted({pair.scene for pair in PAIRS.values()})
@@ -74,7 +74,7 @@ def _elsewhere(parts: list[dict[str, Tensor]], codes: list[Tensor], scene: Tenso
 
 def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
     """Return codes, actions over the stride, pixels and the scene of every pair of these episodes."""
-    scenes = {pair.instruction: SCENES.index(pair.scene) for pair in PAIRS.values()}
+    scenes = {INSTRUCTIONS[name]: SCENES.index(pair.scene) for name, pair in PAIRS.items()}
     scene_of = {episode.index: scenes[episode.tasks[0]] for episode in dataset.episodes}
     pairs = FramePairs(dataset, STRIDE, None, "expert_action", episodes=episodes, transform=small_frames)
     batch = pairs.batch(torch.arange(len(pairs)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-from benchmarks.closed_loop import cell
+from benchmarks.closed_loop import cell, labels
 from benchmarks.closed_loop.comparisons import won
-from benchmarks.closed_loop.plan import FEW_STARTS, STARTS, Cell
+from benchmarks.closed_loop.plan import FEW_STARTS, FOUR, REGIMES, STARTS, Cell
+from lattok.sim.worlds.metaworld import PairedScenes
 
 
 def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_path):
@@ -35,3 +36,14 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
             assert found[how][task] == [len(range(0, starts, 3)), len(range(1, starts, 3)), starts]
     assert sum(won(found).values()) == 8 * len(range(0, STARTS, 3))
     assert found["cpu_s"]["training"] == 3.0
+
+
+def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):
+    """The regime names tasks, the dataset their instructions."""
+    tasks = PairedScenes.tasks()
+    episodes = [SimpleNamespace(index=i, tasks=(text,)) for i, text in enumerate(tasks.values())]
+    monkeypatch.setattr(labels.lattok, "open_dataset", lambda folder: episodes)
+    monkeypatch.setattr(labels, "select_episodes", lambda dataset, chosen: dataset)
+    known = labels.known_episodes(tmp_path, REGIMES["four-tasks"], 0)
+    assert known is not None and {list(tasks)[int(i)] for i in known.split(",")} == set(FOUR)
+    assert labels.known_episodes(tmp_path, REGIMES["plentiful"], 0) is None
