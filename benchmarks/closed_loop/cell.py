@@ -145,7 +145,7 @@ def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[latt
     if not (out / "config.json").exists():
         lattok.train(recipe_of(cell, folder, out, task), resume=begun)
         shutil.rmtree(out / "run", ignore_errors=True)
-    return lattok.load(out), None if begun else time.process_time() - cost
+    return lattok.LatentVLA.from_pretrained(out), None if begun else time.process_time() - cost
 
 
 def outcomes(policy: lattok.LatentVLA, tasks: Sequence[str], episodes: int, **options: Any) -> dict[str, list[Outcome]]:
@@ -170,7 +170,7 @@ def counts(ends: Sequence[Outcome]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cell", help="REGIME.ROW.SEED")
     parser.add_argument("--folder", type=Path, required=True, help="demonstrations, labels and policies")
     parser.add_argument("--results", type=Path, required=True)

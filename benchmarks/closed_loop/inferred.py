@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.spatial import cKDTree
-from scipy.stats import spearmanr
+from scipy.spatial import KDTree
 
 import lattok
 from benchmarks.closed_loop.labels import ACTION, EXECUTED, filled_dataset
 from benchmarks.closed_loop.plan import LABELS, REGIMES
 from benchmarks.closed_loop.run import study_parser
+from benchmarks.closed_loop.statistics import correlation
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
 from lattok.sim.worlds.metaworld import INSTRUCTIONS
@@ -67,7 +67,7 @@ def from_scene(scene: np.ndarray, values: np.ndarray, task: np.ndarray, episode:
         places = (scene - scene[own].mean(0)) / np.where(spread > 0, spread, 1)
         for one in np.unique(episode[own]):
             here, others = own & (episode == one), np.flatnonzero(own & (episode != one))
-            near = cKDTree(places[others]).query(places[here], NEIGHBOURS)[1]
+            near = KDTree(places[others]).query(places[here], NEIGHBOURS)[1]
             guess[here] = values[others[near]].mean(1)
     return guess
 
@@ -103,7 +103,7 @@ def figures(filled: Path, data: Path, tasks: tuple[str, ...] = ()) -> dict[str, 
         }
         if CONFIDENCE in made:
             error = np.abs(guess - done)[:, :SPACE].mean(1)
-            found[name]["confidence"] = float(-spearmanr(made[CONFIDENCE][chosen].reshape(-1), error)[0])
+            found[name]["confidence"] = -correlation(made[CONFIDENCE][chosen].reshape(-1), error)
     return found
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from benchmarks.closed_loop import inferred, learnable
 from benchmarks.closed_loop.comparisons import read, success
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.planned import BASE, RESULTS
+from benchmarks.closed_loop.statistics import correlation
 from benchmarks.common import write_results
 
 INFERRED = {  # +1: more is better
@@ -85,7 +85,8 @@ def points(results: Path, rows: Sequence[str], runs: Mapping[str, Mapping[str, A
             seeds = [seed for seed, each in figures.items() if each and seed in played.get(BASE, {})]
             gains = {seed: success(by_seed[seed]) - success(played[BASE][seed]) for seed in seeds}
             if seeds:
-                found.append(Point(regime, row, gains, {seed: figures[seed]["all"] for seed in seeds}))
+                said = {seed: each["all"] for seed, each in figures.items() if each and seed in seeds}
+                found.append(Point(regime, row, gains, said))
     return found
 
 
@@ -95,12 +96,12 @@ def rank(x: Sequence[float], y: Sequence[float]) -> float:
     both = both[np.isfinite(both).all(1)]
     if len(both) < 3 or (both == both[0]).all(0).any():
         return float("nan")
-    return float(spearmanr(both[:, 0], both[:, 1]).statistic)
+    return correlation(both[:, 0], both[:, 1])
 
 
 def over_sources(found: Sequence[Point], seeds: Sequence[Sequence[int]], name: str) -> float:
     """Return the rank correlation of figure and gain over the means of sources, each over its own seeds."""
-    gains = [np.mean([point.gains[seed] for seed in own]) for point, own in zip(found, seeds, strict=True)]
+    gains = [float(np.mean([point.gains[seed] for seed in own])) for point, own in zip(found, seeds, strict=True)]
     return rank([point.mean(name, own) for point, own in zip(found, seeds, strict=True)], gains)
 
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 import lattok
@@ -24,7 +23,7 @@ from benchmarks.closed_loop.comparisons import BASE, read, success
 from benchmarks.closed_loop.labels import STRIDE, dataset_name, small_frames
 from benchmarks.closed_loop.plan import LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.run import study_parser
-from benchmarks.closed_loop.statistics import Interval
+from benchmarks.closed_loop.statistics import Interval, correlation
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
@@ -136,7 +135,7 @@ def ranked(found: list[Point]) -> list[tuple[str, str]]:
 def correlations(found: list[Point]) -> dict[str, float]:
     """Return the rank correlation of each figure with the gain over the points."""
     gain = [point.gain for point in found]
-    return {name: float(spearmanr([point.figures[name] for point in found], gain).statistic) for name in FIGURES}
+    return {name: correlation([point.figures[name] for point in found], gain) for name in FIGURES}
 
 
 def table(found: list[Point]) -> str:

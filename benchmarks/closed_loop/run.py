@@ -49,9 +49,9 @@ GROUPS = {
 }
 
 
-def study_parser(text: str) -> argparse.ArgumentParser:
+def study_parser(text: str | None) -> argparse.ArgumentParser:
     """Return a parser with the two places of the study; `text` says first what the command does."""
-    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
     kept = "demonstrations, labels and policies; may be removed"
     parser.add_argument("--folder", type=Path, required=True, help=kept)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -66,7 +66,7 @@ def rows_of(names: Sequence[str]) -> list[str]:
 def makes(cell: Cell) -> tuple[str, str, int] | None:
     """Return which labels a cell makes if nobody has: cells that share them do not begin at once."""
     labels = ROWS[cell.row].labels
-    return labels and (LABELS[labels].of or labels, REGIMES[cell.regime].part, cell.seed)
+    return None if labels is None else (LABELS[labels].of or labels, REGIMES[cell.regime].part, cell.seed)
 
 
 def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:

@@ -31,7 +31,7 @@ def main() -> None:
         result, policy = json.loads(path.read_text()), args.folder / "policies" / path.stem
         if "shift" in result or not (policy / "config.json").exists():
             continue
-        model = lattok.load(policy)
+        model = lattok.LatentVLA.from_pretrained(policy)
         result["shift"] = {
             name: counted(model, WORLD, FEW_STARTS, variation=variation) for name, variation in SHIFTS.items()
         }

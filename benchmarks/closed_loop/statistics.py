@@ -54,6 +54,12 @@ class Interval(NamedTuple):
         return mean if math.isnan(self.half) else f"{mean} ± {self.half:.3f}"
 
 
+def correlation(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
+    """Return Spearman's rank correlation of pairs of numbers."""
+    found: Any = stats.spearmanr(x, y)
+    return float(found.statistic)
+
+
 def paired(runs: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
     """Return the differences of runs with the same seed, in the order of the seeds."""
     return [runs[seed] - others[seed] for seed in sorted(runs.keys() & others.keys())]

@@ -45,5 +45,6 @@ def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(labels.lattok, "open_dataset", lambda folder: episodes)
     monkeypatch.setattr(labels, "select_episodes", lambda dataset, chosen: dataset)
     known = labels.known_episodes(tmp_path, REGIMES["four-tasks"], 0)
-    assert known is not None and {list(tasks)[int(i)] for i in known.split(",")} == set(FOUR)
+    assert known is not None
+    assert {list(tasks)[int(i)] for i in known.split(",")} == set(FOUR)
     assert labels.known_episodes(tmp_path, REGIMES["plentiful"], 0) is None
