@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,10 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[lattok.worlds]\ntoy = tests.sim.toy\n")
     monkeypatch.syspath_prepend(facts.parent)
+    from lattok.sim.worlds import WORLDS
+
+    theirs = {entry.name: entry for entry in entry_points(group="lattok.worlds")}
+    monkeypatch.setitem(vars(WORLDS), "_theirs", theirs)  # another test may have looked worlds up before
     collected = said("collect toy --out shown --episodes 3 --size 32 --codec h264 --workers 1")
     (shown,) = re.findall(r"Collected 6 episodes, \d+ frames: (.*)", collected)
     assert "6 episodes" in said(["inspect", shown])
