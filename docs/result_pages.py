@@ -74,7 +74,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "clip_step": {"63605ba": REWRITTEN},
     "joint_step": {"63605ba": REWRITTEN},
     "kill_runs": {"fdb9a04": REWRITTEN},
-    "lam_distractors": {"0d62591": REWRITTEN},
     "vla_step": {"d75f8f7": REWRITTEN},
 }
 # changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
