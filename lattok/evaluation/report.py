@@ -181,7 +181,7 @@ class Verdict:
 class Decision:
     """What a question says to the answer of a report; the gravest of all questions decides."""
 
-    weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed codes, 20: all others
+    weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed, 25: learnable, 20: others
     holds: bool | None
     text: str
     caveats: bool = True  # those of verdicts that fall short follow
