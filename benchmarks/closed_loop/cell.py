@@ -16,6 +16,7 @@ import torch
 
 import lattok
 from benchmarks.closed_loop.labels import (
+    dataset_name,
     decoded_dataset,
     filled_dataset,
     known_episodes,
@@ -63,6 +64,8 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     if row.decoded or row.filled:
         if acting is None:
             raise SystemExit(f"{cell.row} is of a regime in which some actions are unknown")
+        # a dataset that says which actions were measured is split otherwise: all rows learn from the same episodes
+        given["episodes"] = ",".join(str(each.index) for each in select_episodes(lattok.open_dataset(data), seen))
         filled = decoded_dataset if row.decoded else filled_dataset
         data = filled(folder, data, str(row.labels), regime, cell.seed)
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
@@ -124,6 +127,8 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         trainings.append(cost)
         begun = time.process_time()
         results["model"] = policy.describe()
+        if (labels := model_of_labels(cell, folder)) is not None:
+            results["label_model"] = lattok.load(labels).describe()
         alone = not policy.config.prompt or OWN_PAGE & {cell.row, cell.regime}  # whose page asks nothing else
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
             if how == "own" or not alone:
@@ -134,6 +139,15 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     known = [cost for cost in trainings if cost is not None]
     training = sum(known) if len(known) == len(trainings) else None
     return results | {"cpu_s": {"training": training, "rollouts": rollouts}}
+
+
+def model_of_labels(cell: Cell, folder: Path) -> Path | None:
+    """Return the folder of the trained model that labelled, None where no model did."""
+    labels = ROWS[cell.row].labels
+    if labels is None:
+        return None
+    name = dataset_name(LABELS[labels].of or labels, REGIMES[cell.regime], cell.seed)
+    return out if ((out := folder / "models" / name) / "config.json").exists() else None
 
 
 def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[lattok.LatentVLA, float | None]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scipy.spatial import KDTree
 
 import lattok
-from benchmarks.closed_loop.labels import ACTION, EXECUTED, filled_dataset
+from benchmarks.closed_loop.labels import ACTION, EXECUTED, decoded_dataset, filled_dataset
 from benchmarks.closed_loop.plan import LABELS, REGIMES
 from benchmarks.closed_loop.run import study_parser
 from benchmarks.closed_loop.statistics import correlation
@@ -31,7 +31,17 @@ from lattok.data import select_episodes
 from lattok.sim.worlds.metaworld import INSTRUCTIONS
 
 OUT = Path("benchmarks/results/inferred_actions.json")
-SOURCES = ("idm", "idm-video", "idm-reversible", "idm-proprio", "idm-past", "idm-shuffled", "proprio", "executed")
+SOURCES = (
+    "idm",
+    "idm-video",
+    "idm-reversible",
+    "idm-proprio",
+    "idm-past",
+    "idm-shuffled",
+    "lam",
+    "proprio",
+    "executed",
+)
 FIFTHS, SPACE, NEIGHBOURS = 5, 3, 8
 CONFIDENCE = "inferred.confidence"
 SCENE = ("observation.state", "observation.environment_state")
@@ -114,14 +124,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    data = args.folder / "demonstrations"
     results = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
     for seed in args.seeds:
         for regime in args.regimes:
             for source in args.sources:
                 name = f"{regime}.{source}.{seed}"
                 if name not in results["runs"]:
-                    filled = filled_dataset(args.folder, data, source, REGIMES[regime], seed)
+                    data, make = REGIMES[regime].dataset(args.folder), filled_dataset
+                    if LABELS[source].kind == "image-lam":
+                        make = decoded_dataset
+                    filled = make(args.folder, data, source, REGIMES[regime], seed)
                     run = figures(filled, data, REGIMES[regime].acting_tasks)
                     results["runs"][name] = {"commit": environment()["commit"], **run}
                     results["environment"] = environment()

@@ -226,17 +226,17 @@ def _known(data: Path, regime: Regime, seed: int) -> np.ndarray:
 
 
 def _exchanged(source: Path, out: Path, seed: int) -> Path:
-    """Copy a filled dataset; every episode whose actions were inferred gets those of another one."""
-    episode, whole = _columns(source, [ACTION, "inferred.filled"])
-    actions, filled = np.stack(whole[ACTION].to_numpy()), whole["inferred.filled"].to_numpy()
+    """Copy a filled dataset; an episode whose actions were inferred gets another one's, with their confidence."""
+    episode, whole = _columns(source, [ACTION, "inferred.confidence", "inferred.filled"])
+    filled = whole["inferred.filled"].to_numpy()
     numbers = np.unique(episode[filled])
     order = np.random.default_rng(seed).permutation(numbers)
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # one cycle: none keeps its own
-    changed = actions.copy()
+    rows = np.arange(len(episode))
     for number in numbers.tolist():
         mine, theirs = np.flatnonzero(episode == number), np.flatnonzero(episode == other[number])
-        changed[mine] = actions[theirs[np.minimum(np.arange(len(mine)), len(theirs) - 1)]]
-    return _with_columns(source, out, pa.table({ACTION: _lists(torch.from_numpy(changed))}))
+        rows[mine] = theirs[np.minimum(np.arange(len(mine)), len(theirs) - 1)]
+    return _with_columns(source, out, whole.take(pa.array(rows)))
 
 
 def _executed(data: Path, out: Path, regime: Regime, seed: int) -> Path:

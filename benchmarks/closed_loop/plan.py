@@ -115,6 +115,25 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "idm-reversible": Labels("inverse model, half of it reversible", "idm", {"preset": "tiny", "reversible": 2}),
         "idm-proprio": Labels("inverse model, pixels and proprio", "idm", {"preset": "tiny", "proprio": True}),
         "idm-past": Labels("inverse model without later frames", "idm", {"preset": "tiny", "offsets": (-2, -1, 0)}),
+        # one network each, judged without policies (docs/few_actions.md, the second plan)
+        **{
+            f"one{name}": Labels(f"one network{title}", "idm", {"preset": "tiny", "members": 1, **options})
+            for name, title, options in (
+                ("", "", {}),
+                ("-forward", ", forward model", {"loss_forward": 0.5}),
+                ("-reversal", ", all videos backwards", {"loss_reversal": 0.5}),
+                ("-both", ", both", {"loss_forward": 0.5, "loss_reversal": 0.5}),
+                (
+                    "-forward-differences",
+                    ", forward model, differences alone",
+                    {"loss_forward": 0.5, "frame_seen": False},
+                ),
+                ("-8", ", latents of 8 numbers", {"latent_dim": 8}),
+                ("-kl", ", variational bottleneck", {"loss_kl": 1e-3}),
+                ("-vq", ", VQ, 4 codes", {"quantizer": "vq", "tokens": 4}),
+                ("-fsq", ", FSQ, 8 codes", {"quantizer": "fsq", "tokens": 8}),
+            )
+        },
         "idm-shuffled": Labels("inferred actions of another episode", "shuffled", of="idm"),
         "proprio": Labels("differences of proprio alone, ridge", "proprio"),
         "executed": Labels("what was executed", "executed"),

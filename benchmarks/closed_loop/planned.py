@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
 from benchmarks.closed_loop.plan import ACTS, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
-from benchmarks.closed_loop.statistics import Interval, holm, smallest_seen
+from benchmarks.closed_loop.statistics import Interval, holm, paired, smallest_seen
 from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
 from benchmarks.common import write_results
 
 RESULTS = Path("benchmarks/results")
 BASE, OWN = "baseline", "idm"
+PARTS = ("known tasks", "other tasks")
 FEWER = ("baseline", "idm", "idm-video", "idm-proprio")
 EIGHT = ("baseline", "idm", "idm-blind_policy", "no_proprio")  # the primary comparison, and the one without proprio
 FOUND_BEFORE = 0.858  # the Baseline with the actions of all demonstrations, five seeds: docs/closed_loop.md
@@ -138,13 +139,13 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
             "over": {},
         }
         if regime == "four-tasks":
-            found[row] |= {
-                name: Interval.of(parts_of(runs, known)) for name, known in (("known", True), ("other", False))
-            }
+            found[row] |= {name: Interval.of(list(part_of(runs, name).values())) for name in PARTS}
     for family in study.families:
         if family.regime != regime or not {row for pair in family.pairs for row in pair} <= there.keys():
             continue
         compared = {pair: compare(there[pair[0]], there[pair[1]]) for pair in family.pairs}
+        for pair, each in compared.items():
+            each["parts"] = parts(regime, *(there[row] for row in pair))
         for pair, p in holm({pair: each["difference"].p for pair, each in compared.items()}).items():
             each, (_, half, _, seeds) = compared[pair], compared[pair]["difference"]
             least = [smallest_seen(half, seeds, tests) for tests in dict.fromkeys((1, len(compared)))]
@@ -153,17 +154,28 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
     return found
 
 
-def parts_of(runs: Runs, known: bool) -> list[float]:
+def part_of(runs: Runs, name: str) -> dict[int, float]:
     """Return success by seed in the four tasks of which actions are known, or in the other four."""
-    tasks = [task for task in next(iter(runs.values()))["own"] if (task.rpartition("/")[2] in FOUR) == known]
+    inside = name == PARTS[0]
+    tasks = [task for task in next(iter(runs.values()))["own"] if (task.rpartition("/")[2] in FOUR) == inside]
     each = [successes(runs, task) for task in tasks]
-    return [sum(task[seed] for task in each) / len(each) for seed in runs]
+    return {seed: sum(task[seed] for task in each) / len(each) for seed in runs}
+
+
+def parts(regime: str, runs: Runs, others: Runs) -> dict[str, Interval]:
+    """Return the difference of two rows in either half of the tasks, or without the seed that chose settings."""
+    if regime == "four-tasks":
+        return {name: Interval.of(paired(part_of(runs, name), part_of(others, name))) for name in PARTS}
+    if regime != "action-free":
+        return {}
+    later = [{seed: won for seed, won in successes(row).items() if seed} for row in (runs, others)]
+    return {"without seed 0": Interval.of(paired(*later))}
 
 
 def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None) -> str:
     """Return the rows of a regime in Markdown; `all_actions`: success where none is unknown."""
     lost = 0.0 if all_actions is None or BASE not in found else all_actions - found[BASE]["success"].mean
-    four = ["known tasks", "other tasks"] * ("known" in next(iter(found.values())))
+    four = [*PARTS] * (PARTS[0] in next(iter(found.values())))
     head = ["row", "seeds", "success", *four, *["of what was lost"] * bool(lost), "CPU min"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row, figure in found.items():
@@ -172,7 +184,7 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
             if lost
             else []
         )
-        parts = [figure[name].text() for name in ("known", "other") if name in figure]
+        parts = [figure[name].text() for name in PARTS if name in figure]
         cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text(), *parts, *back, cost]
         lines.append(f"| {' | '.join(cells)} |")
@@ -189,6 +201,16 @@ def family_table(found: Mapping[str, Mapping[str, Any]]) -> str:
             cells += [p_text(each["difference"].p), p_text(each["holm"]), verdict(each), seen(each)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def part_list(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the planned comparisons of a regime say of a part of its tasks or seeds."""
+    return "\n".join(
+        f"- {figure['title']} against {found[other]['title']}, {name}: {difference.text(signed=True)}"
+        for figure in found.values()
+        for other, each in figure["over"].items()
+        for name, difference in each["parts"].items()
+    )
 
 
 def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
@@ -210,7 +232,7 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
             if isinstance(with_all, str):
                 with_all = everything[with_all][BASE]["success"].mean if everything[with_all] else None
             table = row_table(found, with_all)
-            texts[1:1] = [table, family_table(found), finer_tables(found), trees(found)]
+            texts[1:1] = [table, family_table(found), part_list(found), finer_tables(found), trees(found)]
         parts += [text for text in texts if text]
     return "\n\n".join(parts) + "\n", everything
 

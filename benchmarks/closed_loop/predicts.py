@@ -22,13 +22,12 @@ import numpy as np
 from benchmarks.closed_loop import inferred, learnable
 from benchmarks.closed_loop.comparisons import read, success
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
-from benchmarks.closed_loop.planned import BASE, RESULTS
+from benchmarks.closed_loop.planned import BASE, RESULTS, STUDIES, Study, whole
 from benchmarks.closed_loop.statistics import correlation
 from benchmarks.common import write_results
 
 INFERRED = {  # +1: more is better
     "r2_xyz": ("R² of the expert's action", 1),
-    "r2_executed_xyz": ("R² of the executed action", 1),
     "systematic": ("systematic error by task and phase", -1),
     "absolute": ("absolute error", -1),
     "given_frame": ("R² beyond what the scene says", 1),
@@ -56,7 +55,11 @@ QUESTIONS = {
     "few_actions": Question(
         inferred.OUT,
         INFERRED,
-        tuple(name for name, row in ROWS.items() if row.filled and row.strategy == BASE and not row.options),
+        tuple(
+            name
+            for name, row in ROWS.items()
+            if (row.filled or row.decoded) and row.strategy == BASE and not row.options
+        ),
     ),
     "acting_by_tokens": Question(learnable.OUT, TOKENS, tuple(row for row in ACTS if ROWS[row].options == IN_TURN)),
 }
@@ -75,10 +78,11 @@ class Point(NamedTuple):
         return float(np.mean([self.figures[seed].get(name, np.nan) for seed in seeds]))
 
 
-def points(results: Path, rows: Sequence[str], runs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
-    """Return the sources of a study, of these rows, with those seeds of which gain and figures are there."""
+def points(results: Path, study: Study, rows: Sequence[str], runs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
+    """Return the sources of a study, of these rows, once they have all their seeds, with those that have figures."""
     found = []
-    for regime, played in read(results).items():
+    for regime, every in read(results).items():
+        played = whole(study.seeds.get(regime, {}), every)
         for row in rows:
             by_seed = played.get(row, {})
             figures = {seed: runs.get(f"{regime}.{ROWS[row].labels}.{seed}") for seed in by_seed}
@@ -164,7 +168,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder in which each study has one")
     args = parser.parse_args()
     file, figures, rows = QUESTIONS[args.study]
-    found = points(args.results / args.study, rows, json.loads((args.results / file.name).read_text())["runs"])
+    found = points(
+        args.results / args.study, STUDIES[args.study], rows, json.loads((args.results / file.name).read_text())["runs"]
+    )
     if len(found) < 3:
         raise SystemExit(f"{len(found)} sources have runs and figures: nothing can be ranked")
     result = analysis(found, figures)

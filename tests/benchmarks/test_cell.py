@@ -48,3 +48,18 @@ def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):
     assert known is not None
     assert {list(tasks)[int(i)] for i in known.split(",")} == set(FOUR)
     assert labels.known_episodes(tmp_path, REGIMES["plentiful"], 0) is None
+
+
+def test_filled_rows_learn_from_the_episodes_of_all_other_rows(monkeypatch, tmp_path):
+    """A dataset that says which actions were measured has another split: only measured ones are held out there."""
+    episodes = {"demonstrations": range(5), "filled": range(2, 5)}
+    monkeypatch.setattr(cell.lattok, "open_dataset", lambda folder: episodes[folder.name])
+    monkeypatch.setattr(cell, "select_episodes", lambda dataset, chosen: [SimpleNamespace(index=i) for i in dataset])
+    monkeypatch.setattr(cell, "known_episodes", lambda *args: "0,1")
+    for maker in ("filled_dataset", "decoded_dataset"):
+        monkeypatch.setattr(cell, maker, lambda folder, *args: folder / "filled")
+    given = {}
+    monkeypatch.setattr(cell.lattok.VLARecipe, "from_preset", lambda data, out, preset, **options: given | options)
+    for row in ("idm", "idm-shuffled", "executed", "decoded"):
+        recipe = cell.recipe_of(Cell("action-free", row, 0), tmp_path, tmp_path / "out")
+        assert recipe["episodes"] == "0,1,2,3,4", row

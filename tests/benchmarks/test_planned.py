@@ -90,10 +90,23 @@ def test_the_rows_are_those_of_the_page(study):
 
 
 def test_the_other_tasks_are_told_apart(folder):
-    found = figures_of(STUDIES["few_actions"], "four-tasks", read(folder)["four-tasks"])["idm"]
-    counts = np.array([wins("four-tasks", "idm", seed) for seed in range(5)]) / 40
-    assert found["known"].mean == pytest.approx(counts[:, :4].mean())
-    assert found["other"].mean == pytest.approx(counts[:, 4:].mean())
+    found = figures_of(STUDIES["few_actions"], "four-tasks", read(folder)["four-tasks"])
+    idm, video = (np.array([wins("four-tasks", row, s) for s in range(5)]) / 40 for row in ("idm", "idm-video"))
+    for name, half in {"known tasks": slice(4), "other tasks": slice(4, 8)}.items():
+        assert found["idm"][name].mean == pytest.approx(idm[:, half].mean())
+        told = found["idm-video"]["over"]["idm"]["parts"][name]
+        assert told.mean == pytest.approx((video - idm)[:, half].mean())
+        own = (video - idm)[:, half].mean(1)
+        assert told.half == pytest.approx(own.std(ddof=1) / np.sqrt(5) * 2.7764, rel=1e-4)  # t of 4 degrees
+
+
+def test_the_seed_that_chose_settings_is_also_left_out(folder):
+    found = figures_of(STUDIES["few_actions"], "action-free", read(folder)["action-free"])["idm"]["over"]["baseline"]
+    gains = shares("action-free", "idm", 8) - shares("action-free", "baseline", 8)
+    assert found["parts"]["without seed 0"].mean == pytest.approx(gains[1:].mean())
+    text, _ = page(STUDIES["few_actions"], read(folder))
+    title, base = (ROWS[row].title for row in ("idm", "baseline"))
+    assert f"- {title} against {base}, without seed 0: {gains[1:].mean():+.3f} ± " in text
 
 
 def test_what_was_lost_in_the_second_world_is_counted_from_its_own_runs(folder):
