@@ -62,7 +62,6 @@ REWRITTEN = "was rewritten before it was published"
 CHANGED = "was followed by changes that no commit holds"
 UNTRACKED = "lacks the script, which was committed later"
 AGAIN = {  # entries that no published commit can repeat, and why: to be run again, and then to be taken out here
-    "tokenizers": {"2625d5d": REWRITTEN},
     "zoo_speed": {"2625d5d": REWRITTEN, "2625d5d+": REWRITTEN, "36bbcca+": CHANGED},
     "shuffle_lam": {"2f35219": UNTRACKED},
     "shuffle_policy": {"2f35219": UNTRACKED},
@@ -73,15 +72,11 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "action_tokenizer_speed": {"63605ba": REWRITTEN},
     "clip_step": {"63605ba": REWRITTEN},
     "joint_step": {"63605ba": REWRITTEN},
-    "kill_runs": {"fdb9a04": REWRITTEN},
     "vla_step": {"d75f8f7": REWRITTEN},
 }
 # changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
 MOVED = {"8817ab5": "Adam is torch's fused one", "ad8f7f4": "dead codes are revived by other draws"}
-EARLIER = (  # results of training, from before both
-    "tokenizers",
-    "vla_study",
-)
+EARLIER = ("vla_study",)  # results of training, from before both
 COMMIT = re.compile(r"[0-9a-f]{7,40}\+?")
 MOST_ROWS = 60  # of tables made from JSON; what is longer is a link
 MOST_COLUMNS = 8

@@ -230,7 +230,7 @@ def plot(results: dict[str, Any], out: Path) -> None:
         label = row.split(",")[0].removeprefix("control: ") if not row.startswith("P2T") else row
         families.setdefault(label, []).append(row)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-    titles = {"test": "held-out episodes", "new_tasks": "tasks nobody trained on"}
+    titles = {"test": "held-out episodes", "new_tasks": "tasks not trained on"}
     for axis, (split, title) in zip(axes, titles.items(), strict=True):
         for number, (family, rows) in enumerate(families.items()):
             points = sorted(
@@ -252,7 +252,7 @@ def plot(results: dict[str, Any], out: Path) -> None:
         axis.axvline(64 * FPS / HORIZON, color="0.8", lw=1, zorder=0)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean squared error (normalised)")
-    axes[1].legend(fontsize=8, loc="upper right")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))  # beside the points, not on them
     figure.tight_layout()
     figure.savefig(out.with_suffix(".png"), dpi=150)
     figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
