@@ -67,11 +67,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "shuffle_policy": {"2f35219": UNTRACKED},
     "annotate_speed": {"869ef0c+": CHANGED},
     "closed_loop_labels": {"e0acf30+": CHANGED},
-    "fast_speed": {"1c8dde6+": CHANGED},
-    "video_decode": {"07ae6d4+": CHANGED},
-    "action_tokenizer_speed": {"63605ba": REWRITTEN},
-    "clip_step": {"63605ba": REWRITTEN},
-    "joint_step": {"63605ba": REWRITTEN},
     "vla_step": {"d75f8f7": REWRITTEN},
 }
 # changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
