@@ -67,7 +67,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "shuffle_policy": {"2f35219": UNTRACKED},
     "annotate_speed": {"869ef0c+": CHANGED},
     "closed_loop_labels": {"e0acf30+": CHANGED},
-    "vla_step": {"d75f8f7": REWRITTEN},
 }
 # changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
 MOVED = {"8817ab5": "Adam is torch's fused one", "ad8f7f4": "dead codes are revived by other draws"}
