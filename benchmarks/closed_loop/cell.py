@@ -17,7 +17,6 @@ import torch
 import lattok
 from benchmarks.closed_loop.labels import (
     dataset_name,
-    decoded_dataset,
     filled_dataset,
     known_episodes,
     label_model,
@@ -61,13 +60,12 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
         given |= {"episodes": ",".join(map(str, ours)), "steps": regime.apart}
     acting = known_episodes(data, regime, cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]
-    if row.decoded or row.filled:
+    if row.filled:
         if acting is None:
             raise SystemExit(f"{cell.row} is of a regime in which some actions are unknown")
         # a dataset that says which actions were measured is split otherwise: all rows learn from the same episodes
         given["episodes"] = ",".join(str(each.index) for each in select_episodes(lattok.open_dataset(data), seen))
-        filled = decoded_dataset if row.decoded else filled_dataset
-        data = filled(folder, data, str(row.labels), regime, cell.seed)
+        data = filled_dataset(folder, data, str(row.labels), regime, cell.seed)
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
     if row.latent or row.first:
         given["action_episodes"] = acting

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scipy.spatial import KDTree
 
 import lattok
-from benchmarks.closed_loop.labels import ACTION, EXECUTED, decoded_dataset, filled_dataset
+from benchmarks.closed_loop.labels import ACTION, EXECUTED, filled_dataset
 from benchmarks.closed_loop.plan import LABELS, REGIMES
 from benchmarks.closed_loop.run import study_parser
 from benchmarks.closed_loop.statistics import correlation
@@ -130,10 +130,8 @@ def main() -> None:
             for source in args.sources:
                 name = f"{regime}.{source}.{seed}"
                 if name not in results["runs"]:
-                    data, make = REGIMES[regime].dataset(args.folder), filled_dataset
-                    if LABELS[source].kind == "image-lam":
-                        make = decoded_dataset
-                    filled = make(args.folder, data, source, REGIMES[regime], seed)
+                    data = REGIMES[regime].dataset(args.folder)
+                    filled = filled_dataset(args.folder, data, source, REGIMES[regime], seed)
                     run = figures(filled, data, REGIMES[regime].acting_tasks)
                     results["runs"][name] = {"commit": environment()["commit"], **run}
                     results["environment"] = environment()

@@ -192,6 +192,8 @@ def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed:
 def filled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
     """Return the dataset with unknown actions as LABELS[labels] fill them in; nothing that makes it has seen them."""
     which, out = LABELS[labels], folder / "filled" / dataset_name(labels, regime, seed)
+    if which.kind == "image-lam":
+        return decoded_dataset(folder, data, labels, regime, seed)
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,6 @@ class Row(NamedTuple):
     joint: bool = False  # the model that would make the labels learns with the policy
     # a student of the model that would make the labels goes on as the policy: options of its first phase
     distilled: Mapping[str, Any] | None = None
-    decoded: bool = False  # unknown actions are read from the labels, and learned from as if they were known
     filled: bool = False  # unknown actions are those that the labels fill in, and learned from as if they were known
     latent: bool = False  # the policy predicts the labels of all videos, and the model that made them decodes
     first: str | None = (
@@ -177,7 +176,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-blind": Row("LA-Direct, LAM without labels", "la_direct", "lam-blind"),
         "la_direct-0": Row("LA-Direct, lambda 0", "la_direct", "lam", {"latent_weight": 0.0}),
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
-        "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
+        "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", filled=True),
         "idm": Row("Inverse model", "baseline", "idm", filled=True),
         "idm-video": Row("Inverse model, all videos teach", "baseline", "idm-video", filled=True),
         "idm-reversible": Row("Inverse model, half of it reversible", "baseline", "idm-reversible", filled=True),

@@ -55,11 +55,7 @@ QUESTIONS = {
     "few_actions": Question(
         inferred.OUT,
         INFERRED,
-        tuple(
-            name
-            for name, row in ROWS.items()
-            if (row.filled or row.decoded) and row.strategy == BASE and not row.options
-        ),
+        tuple(name for name, row in ROWS.items() if row.filled and row.strategy == BASE and not row.options),
     ),
     "acting_by_tokens": Question(learnable.OUT, TOKENS, tuple(row for row in ACTS if ROWS[row].options == IN_TURN)),
 }

@@ -143,7 +143,7 @@ def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
     for regime, figures in found.items():
         acting = REGIMES[regime].acting is not None
         few = REGIMES[regime].demonstrations is not None
-        planned = [row for row in ROWS if not ((ROWS[row].decoded and not acting) or (row in RECIPE and acting))]
+        planned = [row for row in ROWS if not ((ROWS[row].filled and not acting) or (row in RECIPE and acting))]
         planned = [row for row in planned if row not in OWN_PAGE and (row in FEW_SHOT if few else row not in FEW_ONLY)]
         if left := [f"`{row}`" for row in planned if row not in figures]:
             lines.append(f"Not run, `{regime}`: {', '.join(left)}.")

@@ -56,8 +56,7 @@ def test_filled_rows_learn_from_the_episodes_of_all_other_rows(monkeypatch, tmp_
     monkeypatch.setattr(cell.lattok, "open_dataset", lambda folder: episodes[folder.name])
     monkeypatch.setattr(cell, "select_episodes", lambda dataset, chosen: [SimpleNamespace(index=i) for i in dataset])
     monkeypatch.setattr(cell, "known_episodes", lambda *args: "0,1")
-    for maker in ("filled_dataset", "decoded_dataset"):
-        monkeypatch.setattr(cell, maker, lambda folder, *args: folder / "filled")
+    monkeypatch.setattr(cell, "filled_dataset", lambda folder, *args: folder / "filled")
     given = {}
     monkeypatch.setattr(cell.lattok.VLARecipe, "from_preset", lambda data, out, preset, **options: given | options)
     for row in ("idm", "idm-shuffled", "executed", "decoded"):
