@@ -245,7 +245,7 @@ def _without_later(
 def _trained(model: Any, source: PairSource, known: list[Episode], training: ControlTraining) -> InverseDynamics:
     """Train on the known actions alone: later frames become as many earlier ones."""
     offsets, seed = tuple(sorted({-abs(offset) for offset in model.config.offsets})), training.options.seed
-    config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_reversal=0.0, reversible=0)
+    config = replace(model.config, offsets=offsets, loss_flow=0.0, loss_forward=0.0, loss_reversal=0.0, reversible=0)
     sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
     gaps = [gap for gap in config.gaps(source.stride) if gap]
     samples = _vectors(source, known, state_key=model.state_key, gaps=gaps, **sight)
