@@ -77,15 +77,11 @@ class Importer:
 IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq", "lattok.image_lam")
 
 
-def register_importer(importer: Importer) -> None:
-    IMPORTERS.add(importer.name, importer)
-
-
 def importer(name: str, **facts: Any) -> Callable[[Read], Read]:
     """Register the function below under this name; `facts` are the other fields of its `Importer`."""
 
     def registered(read: Read) -> Read:
-        register_importer(Importer(name, read, **facts))
+        IMPORTERS.add(name, Importer(name, read, **facts))
         return read
 
     return registered

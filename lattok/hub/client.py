@@ -34,8 +34,6 @@ WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/dat
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
 AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
-# keywords of other libraries with the one value that changes nothing here
-SAME = {"strict": True, "ignore_mismatched_sizes": False, "resume_download": True, "trust_remote_code": False}
 
 
 class HubOptions(TypedDict, total=False):
@@ -75,14 +73,9 @@ class PushOptions(TypedDict, total=False):
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse by name, before anything is fetched, what loading does not know or cannot do."""
-    given = {name: value for name, value in given.items() if value is not None and SAME.get(name, given) is not value}
-    if refused := sorted(SAME.keys() & given.keys()):
-        hint = "Loading is always strict, and nothing in an artefact is run."
-        checks.fail(refused[0], f"{SAME[refused[0]]}, or to be left out", repr(given[refused[0]])[:60], hint)
+    given = {name: value for name, value in given.items() if value is not None}
     checks.known_keys("options", given, list(known))
-    kinds = get_type_hints(LoadOptions)
-    for name in given.keys() & kinds.keys():
-        typed(given[name], kinds[name], name)
+    typed(given, LoadOptions, "")
     if given.get("device") is not None:
         check_device(str(given["device"]))
     if given.get("dtype") is not None:
