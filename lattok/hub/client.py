@@ -111,10 +111,10 @@ def push(
     prepare: Callable[[str], Path],
     message: str,
     options: PushOptions,
+    replaces: Sequence[str],
     kind: str = "model",
     *,
     only: Sequence[str] | None = None,
-    replaces: Sequence[str] | None = None,
     tag: str | None = None,
 ) -> str:
     """Upload the folder that `prepare` makes, which is told the whole name of the repository; return its address.
@@ -124,28 +124,27 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
-    asked: dict[str, Any] = {key: value for key, value in options.items() if key in ("revision", "create_pr") and value}
-    asked |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
-    asked |= {"delete_patterns": list(replaces)} if replaces else {}
-    revision = options.get("revision")
+    revision = options.get("revision") or None
     try:
         api = HfApi(token=options.get("token"))
-        repo = api.create_repo(repo_id, private=options.get("private"), exist_ok=True, **place).repo_id
+        repo = api.create_repo(repo_id, repo_type=kind, private=options.get("private"), exist_ok=True).repo_id
         if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True, **place)
+            api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo,
+            repo_type=kind,
             folder_path=prepare(repo),
+            revision=revision,
+            create_pr=options.get("create_pr"),
             commit_message=options.get("commit_message") or message,
+            allow_patterns=None if only is None else [glob.escape(name) for name in only],
             ignore_patterns=[".*", "*/.*"],  # temporary files
-            **asked,
-            **place,
+            delete_patterns=list(replaces),
         )
         if tag is not None and not options.get("create_pr"):
             with suppress(Exception):  # there is none yet
-                api.delete_tag(repo, tag=tag, **place)
-            api.create_tag(repo, tag=tag, revision=revision, exist_ok=True, **place)
+                api.delete_tag(repo, tag=tag, repo_type=kind)
+            api.create_tag(repo, tag=tag, revision=revision, repo_type=kind, exist_ok=True)
         return str(done.pr_url or done.commit_url)
     except LattokError:
         raise
