@@ -1,4 +1,4 @@
-"""mkdocs hook: the tables of models, from the registry of families and the importers."""
+"""mkdocs hook: the tables of models, from the registry of families, the importers, and docs/systems.yaml."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
+
+import yaml
 
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds
+
+SYSTEMS = yaml.safe_load(Path(__file__).with_name("systems.yaml").read_text(encoding="utf-8"))
 
 
 def families() -> Iterator[str]:
@@ -35,29 +40,27 @@ def table() -> str:
     """Return one row for each importer."""
     rows = ["| system | paper | licence | parameters | reads | gives | command |", "|---|---|---|---|---|---|---|"]
     for kind in IMPORTERS:
-        system = IMPORTERS[kind]
-        reads, gives = system.reads or sizes(kind)[0], system.gives or sizes(kind)[1]
-        anchor = f"[{system.title or kind}](#{kind})"
-        rows.append(
-            f"| {anchor} | {system.paper} | {system.licence} | {system.parameters} | {reads} | {gives} | `{kind}` |"
-        )
+        system = SYSTEMS[kind]
+        reads, gives = (system.get(name) or sizes(kind)[i] for i, name in enumerate(("reads", "gives")))
+        cells = [system["paper"], system["licence"], system.get("parameters", ""), reads, gives, f"`{kind}`"]
+        rows.append(f"| [{system['title']}](#{kind}) | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def sections() -> Iterator[str]:
     """Yield a section for each importer."""
     for kind in IMPORTERS:
-        system = IMPORTERS[kind]
-        example = (inspect.getdoc(system.read) or "").partition("Example: ")[2].partition("\n")[0]
-        yield f"### {system.title or kind} {{ #{kind} }}"
-        yield f"Weights: {system.weights}. [More about it]({system.page})." if system.weights else ""
+        importer, system = IMPORTERS[kind], {"page": "howto/zoo.md", "differs": ()} | SYSTEMS[kind]
+        example = (inspect.getdoc(importer.read) or "").partition("Example: ")[2].partition("\n")[0]
+        yield f"### {system['title']} {{ #{kind} }}"
+        yield f"Weights: {system['weights']}. [More about it]({system['page']})."
         yield f"```bash\n{example}\n```"
         yield facts(kind)
-        if system.differs:
-            rows = [f"| {theirs} | {ours} |" for theirs, ours in system.differs]
+        if system["differs"]:
+            rows = [f"| {theirs} | {ours} |" for theirs, ours in system["differs"]]
             yield "\n".join(["| published code | here |", "|---|---|", *rows])
-        if system.mind:
-            yield system.mind
+        if importer.mind:
+            yield importer.mind
 
 
 def config_of(kind: str) -> Any:

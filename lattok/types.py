@@ -98,7 +98,6 @@ class Labeller:
         return self
 
     def to(self, device: Any) -> Any:
-        """Return the model on that device."""
         return self
 
 

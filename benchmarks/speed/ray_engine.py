@@ -17,7 +17,7 @@ import torch
 
 import lattok.annotation as annotation
 from benchmarks.common import environment, write_results
-from lattok.annotation import LocalEngine, RayEngine, annotate
+from lattok.annotation import LocalEngine, RayEngine, annotate, engines
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from scripts.kill_annotation import tree
@@ -42,11 +42,15 @@ def timed(engine: LocalEngine | RayEngine, lam: ImageLAM, out: Path) -> dict[str
     def progress(done: int, total: int) -> None:
         first.append(time.perf_counter() - begin)
 
-    with engine if isinstance(engine, RayEngine) else torch.no_grad():
-        started = time.perf_counter()
-        annotate(dataset, {"latent": lam}, out, engine=engine, progress=progress)
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "startup_seconds": getattr(engine, "startup_s", 0.0), "first_unit_seconds": first[0]}
+    ray = engines._ray()
+    if isinstance(engine, RayEngine):
+        ray.init(num_cpus=engine.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    started = time.perf_counter()
+    annotate(dataset, {"latent": lam}, out, engine=engine, progress=progress)
+    seconds = time.perf_counter() - started
+    ray.shutdown()
+    startup = started - begin if isinstance(engine, RayEngine) else 0.0
+    return {"seconds": seconds, "startup_seconds": startup, "first_unit_seconds": first[0]}
 
 
 def main() -> None:

@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lattok.annotation.assembly import Job, UnreadableRows, assemble
-from lattok.annotation.engines import Engine, LocalEngine, RayEngine
-from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
+from lattok.annotation.engines import Engine as Engine
+from lattok.annotation.engines import LocalEngine as LocalEngine
+from lattok.annotation.engines import RayEngine as RayEngine
+from lattok.annotation.labels import Options as Options
+from lattok.annotation.labels import Work, check_models, identities_of, request_hash
 from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
-from lattok.annotation.verify import Verification, verify
+from lattok.annotation.verify import Verification as Verification
+from lattok.annotation.verify import verify as verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
 from lattok.loading import by_prefix
@@ -30,19 +34,6 @@ from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room
 from lattok.utils.output import Busy
 from lattok.utils.signals import restate
-
-__all__ = [
-    "INFERRED",
-    "AnnotationResult",
-    "Engine",
-    "LocalEngine",
-    "Options",
-    "RayEngine",
-    "Verification",
-    "annotate",
-    "label",
-    "verify",
-]
 
 UNIT_FRAMES = 4096
 INFERRED = "inferred"  # prefix of a model that stands alone and fills a column
@@ -59,7 +50,6 @@ class AnnotationResult(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Tell whether everything was labelled and copied."""
         return not (self.unlabelled or self.unreadable)
 
     def report(self) -> str:

@@ -8,16 +8,14 @@ units are labelled again; a unit that takes three workers with it is left out. E
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
-from typing_extensions import Self
-
-from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
+from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, piece_of_frames
 from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -28,22 +26,13 @@ START_S = 300  # for the first worker to be there; a cluster may have to start m
 IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other is labelled
 
 
-class Engine(Protocol):
-    """Who labels units. The labels are the same whoever does it, with however many workers."""
-
-    device: str | None  # kind of device that labels; None: where the models are
-
-    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
-        """Return the labels of every unit, in any order, as they are finished."""
-        ...
-
-
 class LocalEngine:
     """Labels here; other threads decode video ahead."""
 
-    device: str | None = None
+    device: str | None = None  # kind of device that labels; None: where the models are
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
+        """Yield the labels of every unit, as they are finished; the same whoever makes them."""
         with Prefetcher(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
             for unit in units:
                 yield unit, label_decoded(work, unit, frames_of)
@@ -52,8 +41,8 @@ class LocalEngine:
 class RayEngine:
     """Labels with `workers` actors of `cpus` cores and `gpus` (a fraction is fine) each.
 
-    `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of a
-    `with`, or of one annotation. By default there are as many workers as resources.
+    `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of
+    an annotation, unless this process has started it. By default there are as many workers as resources.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):
@@ -62,37 +51,22 @@ class RayEngine:
         checks.at_least_zero(gpus=gpus)
         self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
         self.device: str | None = "cuda" if gpus else "cpu"
-        self.startup_s = 0.0  # of the last start of Ray
-        self._own = False  # whether Ray was started here
-
-    def __enter__(self) -> Self:
-        self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, UnitLabels]]:
-        if not units:
-            return
-        started = self._start()
-        try:
-            yield from _Pool(self, work, units).run()
-        finally:
-            if started:
-                self._stop()
+        if units:
+            with self._connected():
+                yield from _Pool(self, work, units).run()
 
-    def _start(self) -> bool:
-        """Connect to Ray or start it; whether that was needed."""
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Connect to Ray or start it, unless that was done."""
         ray = _ray()
         if ray.is_initialized():
-            if self.address not in (None, "auto") and not self._own:
+            if self.address not in (None, "auto"):
                 raise LattokError(f"`address`: this process is connected to Ray already, not to {self.address!r}.")
-            return False
-        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        before, options = time.perf_counter(), {"log_to_driver": False, "logging_level": "ERROR"}
+            yield
+            return
+        options = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if self.address is None:
                 cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
@@ -101,13 +75,10 @@ class RayEngine:
                 ray.init(address=self.address, **options)
         except Exception as error:  # Ray's own kinds differ between its versions
             checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
-        self.startup_s, self._own = time.perf_counter() - before, True
-        return True
-
-    def _stop(self) -> None:
-        if self._own:
-            _ray().shutdown()
-        self._own = False
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
     def count(self, units: int) -> int:
         resources = _ray().cluster_resources()
@@ -121,6 +92,9 @@ class RayEngine:
         return min(self.workers or room, units)
 
 
+Engine = LocalEngine | RayEngine
+
+
 class _Worker:
     """Lives in a process of its own."""
 
@@ -129,11 +103,10 @@ class _Worker:
         self._work, self._threads = work._replace(models=models), threads
         self._one = Lock()  # units overlap in decoding alone
 
-    def ready(self) -> None:
-        """Answers once the worker is there."""
-
     def label(self, unit: Unit) -> UnitLabels:
-        return label_unit(self._work, unit, self._threads, self._one)
+        wanted, decode = jobs(self._work, [unit]), partial(piece_of_frames, self._work)
+        with Prefetcher(decode, wanted, AHEAD_FRAMES, self._threads) as frames_of, self._one:
+            return label_decoded(self._work, unit, frames_of)
 
 
 class _Pool:
@@ -150,7 +123,7 @@ class _Pool:
         except Exception as error:  # pickling another package's model may raise anything
             why = checks.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
-        self._starting: dict[Any, int] = {}  # answer to `ready` -> worker
+        self._starting: dict[Any, int] = {}  # what answers once a worker is there -> worker
         self._up: set[int] = set()  # workers that have answered
         count = engine.count(len(units))
         self._starts_left = ATTEMPTS * (count + len(units))
@@ -231,10 +204,13 @@ class _Pool:
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_concurrency": IN_FLIGHT}
         worker = self._ray.remote(_Worker).options(**options)
         self._workers[number] = worker.remote(self._work, engine.device, max(1, int(engine.cpus)))
-        self._starting[self._workers[number].ready.remote()] = number
+        self._starting[self._workers[number].__ray_ready__.remote()] = number
 
 
 def _ray() -> Any:
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.exceptions

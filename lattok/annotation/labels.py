@@ -10,9 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
-from threading import Lock
 from typing import Any, NamedTuple, cast
 
 import av
@@ -112,7 +110,6 @@ def check_models(work: Work) -> None:
 
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:
-    """Check that a model can label this dataset."""
     dataset, key = work.dataset, work.options.action_key
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
@@ -130,15 +127,6 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     cameras_of(work, video)
     lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
     check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
-
-
-def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> UnitLabels:
-    """Label a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
-    with (
-        Prefetcher(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
-        turn or nullcontext(),
-    ):
-        return label_decoded(work, unit, frames_of)
 
 
 def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> UnitLabels:

@@ -126,7 +126,6 @@ class Staging(Output):
         return failures is not None and not any(failures.values())
 
     def store(self, key: str, rows: Labels, failures: Failures) -> None:
-        """Keep the labels of a unit, whole or not at all."""
         flat = [(prefix, str(index), why) for prefix, part in failures.items() for index, why in part.items()]
         failed = np.array(flat, dtype=str).reshape(-1, 3)
         with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:

@@ -50,22 +50,13 @@ class Importer:
     """A published system that lattok reads.
 
     `read(path, **options)` returns the model. The first line of its docstring says what it reads, `Example:` the
-    command, `Args:` the options.
+    command, `Args:` the options. Licence, paper and the like are in docs/systems.yaml.
     """
 
     name: str  # the word that follows `lattok convert`
     read: Callable[..., HubModel]
     sign: str  # a pattern for the name of a tensor that this system's checkpoints hold, and no other's
     unless: str = ""  # a pattern for one that is only in those of another system that has the sign, too
-    title: str = ""  # what people call the system
-    paper: str = ""  # authors and where to read about it
-    licence: str = ""  # of code and weights, as the authors name it
-    weights: str = ""  # where they are
-    parameters: str = ""  # how many there are
-    reads: str = ""  # what it sees, where the class has other defaults
-    gives: str = ""  # what a label is, where the class has other defaults
-    page: str = "howto/zoo.md"  # of the documentation, that says more
-    differs: tuple[tuple[str, str], ...] = ()  # (published code, lattok)
     mind: str = ""  # what to know before its labels are used
 
     def signed(self, names: str) -> bool:
@@ -77,15 +68,11 @@ class Importer:
 IMPORTERS: Registry[Importer] = Registry("lattok.importers", "lattok.action_vq", "lattok.image_lam")
 
 
-def register_importer(importer: Importer) -> None:
-    IMPORTERS.add(importer.name, importer)
-
-
-def importer(name: str, **facts: Any) -> Callable[[Read], Read]:
-    """Register the function below under this name; `facts` are the other fields of its `Importer`."""
+def importer(name: str, sign: str, unless: str = "", mind: str = "") -> Callable[[Read], Read]:
+    """Register the function below under this name; the arguments are fields of its `Importer`."""
 
     def registered(read: Read) -> Read:
-        register_importer(Importer(name, read, **facts))
+        IMPORTERS.add(name, Importer(name, read, sign, unless, mind))
         return read
 
     return registered

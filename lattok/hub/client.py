@@ -34,8 +34,6 @@ WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/dat
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
 AGAIN = "Check the network and run it again: what has arrived is kept."
 DTYPES = ("float32", "bfloat16", "float16")
-# keywords of other libraries with the one value that changes nothing here
-SAME = {"strict": True, "ignore_mismatched_sizes": False, "resume_download": True, "trust_remote_code": False}
 
 
 class HubOptions(TypedDict, total=False):
@@ -75,14 +73,9 @@ class PushOptions(TypedDict, total=False):
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse by name, before anything is fetched, what loading does not know or cannot do."""
-    given = {name: value for name, value in given.items() if value is not None and SAME.get(name, given) is not value}
-    if refused := sorted(SAME.keys() & given.keys()):
-        hint = "Loading is always strict, and nothing in an artefact is run."
-        checks.fail(refused[0], f"{SAME[refused[0]]}, or to be left out", repr(given[refused[0]])[:60], hint)
+    given = {name: value for name, value in given.items() if value is not None}
     checks.known_keys("options", given, list(known))
-    kinds = get_type_hints(LoadOptions)
-    for name in given.keys() & kinds.keys():
-        typed(given[name], kinds[name], name)
+    typed(given, LoadOptions, "")
     if given.get("device") is not None:
         check_device(str(given["device"]))
     if given.get("dtype") is not None:
@@ -118,10 +111,10 @@ def push(
     prepare: Callable[[str], Path],
     message: str,
     options: PushOptions,
+    replaces: Sequence[str],
     kind: str = "model",
     *,
     only: Sequence[str] | None = None,
-    replaces: Sequence[str] | None = None,
     tag: str | None = None,
 ) -> str:
     """Upload the folder that `prepare` makes, which is told the whole name of the repository; return its address.
@@ -131,28 +124,27 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
-    asked: dict[str, Any] = {key: value for key, value in options.items() if key in ("revision", "create_pr") and value}
-    asked |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
-    asked |= {"delete_patterns": list(replaces)} if replaces else {}
-    revision = options.get("revision")
+    revision = options.get("revision") or None
     try:
         api = HfApi(token=options.get("token"))
-        repo = api.create_repo(repo_id, private=options.get("private"), exist_ok=True, **place).repo_id
+        repo = api.create_repo(repo_id, repo_type=kind, private=options.get("private"), exist_ok=True).repo_id
         if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True, **place)
+            api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo,
+            repo_type=kind,
             folder_path=prepare(repo),
+            revision=revision,
+            create_pr=options.get("create_pr"),
             commit_message=options.get("commit_message") or message,
+            allow_patterns=None if only is None else [glob.escape(name) for name in only],
             ignore_patterns=[".*", "*/.*"],  # temporary files
-            **asked,
-            **place,
+            delete_patterns=list(replaces),
         )
         if tag is not None and not options.get("create_pr"):
             with suppress(Exception):  # there is none yet
-                api.delete_tag(repo, tag=tag, **place)
-            api.create_tag(repo, tag=tag, revision=revision, exist_ok=True, **place)
+                api.delete_tag(repo, tag=tag, repo_type=kind)
+            api.create_tag(repo, tag=tag, revision=revision, repo_type=kind, exist_ok=True)
         return str(done.pr_url or done.commit_url)
     except LattokError:
         raise

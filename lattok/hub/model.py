@@ -27,7 +27,7 @@ from typing_extensions import Self, Unpack
 
 from lattok.hub import client, records, weights
 from lattok.hub.client import LoadOptions, PushOptions
-from lattok.hub.records import CONFIG, EvaluationRecord, TrainingRecord, parse_config, read_config, read_record
+from lattok.hub.records import CONFIG, PICTURE, EvaluationRecord, TrainingRecord, parse_config, read_config, read_record
 from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, plan_module, read_sizes, read_tensors
 from lattok.utils import checks, devices, files
 from lattok.utils.options import identity
@@ -36,7 +36,7 @@ from lattok.utils.untrusted import safe_path, walk
 from lattok.version import __version__
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
-EVALUATION, TRAINING, PICTURE = "evaluation.json", "training.json", "evaluation.svg"
+EVALUATION, TRAINING = "evaluation.json", "training.json"
 OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, PICTURE)  # files that saving writes
 PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbone
 ALL = [*OWN, f"{PARTS}/*"]
@@ -168,7 +168,7 @@ class HubModel(nn.Module):
 
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
-        return records.card_of(self, name, PICTURE)
+        return records.card_of(self, name)
 
     @property
     def device(self) -> torch.device:
@@ -290,13 +290,9 @@ class HubModel(nn.Module):
             hint = f"Put `license: {license}` between the lines --- at its top."
             checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
         self.license = license or self.license
+        message = f"lattok {__version__}: {self.type}"
         with tempfile.TemporaryDirectory() as scratch:
-
-            def prepare(repo: str) -> Path:
-                self._save(Path(scratch), repo)
-                return Path(scratch)
-
-            return client.push(repo_id, prepare, f"lattok {__version__}: {self.type}", options, replaces=ALL)
+            return client.push(repo_id, lambda repo: self.save_pretrained(scratch, repo), message, options, ALL)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that belong into the artefact; they share memory with the model."""

@@ -33,7 +33,7 @@ from lattok.utils.options import check_knows_data, required
 from lattok.utils.untrusted import Rule, safe_path, typed
 from lattok.version import INSTALL, __version__
 
-CONFIG = "config.json"
+CONFIG, PICTURE = "config.json", "evaluation.svg"
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
@@ -149,9 +149,6 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
-    if "_" in config["type"]:  # the layout before the first release
-        hint = f"An unreleased lattok made {folder}: train or convert the model again."
-        checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
     written = config.get("lattok_version", "0")
     if not isinstance(written, str) or not VERSION.match(written):
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
@@ -211,11 +208,8 @@ def license_of(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def card_of(model: Any, name: str, picture: str) -> str:
-    """Return the card of a `HubModel` of this name: what it is, how to use it, and the last evaluation as a table.
-
-    `picture` is the file next to the card that holds those of the evaluation.
-    """
+def card_of(model: Any, name: str) -> str:
+    """Return the card of a `HubModel` of this name: what it is, how to use it, and the last evaluation as a table."""
     several = getattr(model, "datasets", ())  # of which one has to be chosen before it is used
     inferred = inferred_text(model.trained_on)
     what = f"A lattok `{model.type}` model ({type(model).__name__}, {model.size}).{inferred and f' {inferred}.'}"
@@ -224,7 +218,7 @@ def card_of(model: Any, name: str, picture: str) -> str:
     lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
     lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
     lines += [*model.usage(), "```", "", "## Evaluation", ""]
-    judged = model.evaluation and _judged(model.evaluation, "" if model.picture is None else picture)
+    judged = model.evaluation and _judged(model.evaluation, model.picture is not None)
     lines += judged or [f"Not evaluated yet: {model.judged_by}."]
     dumped = json.dumps(files.finite(asdict(model.config)), indent=2)
     return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
@@ -260,10 +254,10 @@ def _front(model: Any, name: str) -> str:
     return data.to_yaml()
 
 
-def _judged(evaluation: Mapping[str, Any], picture: str) -> list[str]:
+def _judged(evaluation: Mapping[str, Any], pictured: bool) -> list[str]:
     lines = [plain(evaluation.get("headline", "")), ""]
-    if picture:
-        lines += [f"![Pictures of the evaluation]({picture})", "", LEGEND, ""]
+    if pictured:
+        lines += [f"![Pictures of the evaluation]({PICTURE})", "", LEGEND, ""]
     verdicts = evaluation.get("verdicts", [])
     lines += [*(f"- **{MARKS[verdict['holds']]}**: {plain(verdict['text'])}" for verdict in verdicts), ""]
     lines += ["<details><summary>All figures</summary>", "", "| figure | value |", "|---|---|"]

@@ -71,7 +71,7 @@ def push_dataset(
     client.check_push(repo_id, options)
     root = Path(folder).expanduser()
     subject = _subject(root)
-    sent = _listed(root, subject, include).sent
+    sent = listing(root, include).sent
     version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
 
     def prepare(repo: str) -> Path:
@@ -82,16 +82,13 @@ def push_dataset(
         return root
 
     message, tag = f"lattok {__version__}: dataset with latent actions", None if version is None else str(version)
-    return client.push(repo_id, prepare, message, options, "dataset", only=sent, replaces=REPLACED, tag=tag)
+    return client.push(repo_id, prepare, message, options, REPLACED, "dataset", only=sent, tag=tag)
 
 
 def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> Listing:
     """Return what `push_dataset` sends of this folder."""
     root = Path(folder).expanduser()
-    return _listed(root, _subject(root), include)
-
-
-def _listed(root: Path, subject: Any, include: Sequence[str]) -> Listing:
+    subject = _subject(root)
     if isinstance(subject, Sidecar):
         own = {subject.file_of(index) for index in subject.episodes}
     else:

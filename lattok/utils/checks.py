@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeGuard
 
@@ -74,11 +74,22 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def positive(**values: float) -> None:
-    """Every value must be a finite number greater than zero."""
+def _numbers(expected: str, fits: Callable[[float], bool], values: dict[str, float]) -> None:
     for name, value in values.items():
-        if not is_number(value) or not math.isfinite(value) or value <= 0:
-            fail(name, "a number greater than 0", f"{value!r:.60}")
+        if not is_number(value) or not math.isfinite(value) or not fits(value):
+            fail(name, expected, f"{value!r:.60}")
+
+
+def positive(**values: float) -> None:
+    _numbers("a number greater than 0", lambda value: value > 0, values)
+
+
+def at_least_zero(**values: float) -> None:
+    _numbers("a number of at least 0", lambda value: value >= 0, values)
+
+
+def below_one(**values: float) -> None:
+    _numbers("a number in [0, 1)", lambda value: 0 <= value < 1, values)
 
 
 def is_frame_rate(value: Any) -> TypeGuard[int | float]:
@@ -87,7 +98,6 @@ def is_frame_rate(value: Any) -> TypeGuard[int | float]:
 
 
 def frame_rate(**values: float) -> None:
-    """Every value must be one that `is_frame_rate`."""
     positive(**values)
     for name, value in values.items():
         if not is_frame_rate(value):
@@ -123,22 +133,7 @@ def divides(whole: int, said: str, /, **values: int) -> None:
             fail(name, f"a divisor of {said}", value)
 
 
-def below_one(**values: float) -> None:
-    """Require that every value is a number in [0, 1)."""
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            fail(name, "a number in [0, 1)", value)
-
-
-def at_least_zero(**values: float) -> None:
-    """Every value must be a finite number, zero or greater."""
-    for name, value in values.items():
-        if not is_number(value) or not math.isfinite(value) or value < 0:
-            fail(name, "a number of at least 0", f"{value!r:.60}")
-
-
 def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
-    """`value` must be one of `options`."""
     options = list(options)
     if value not in options:
         fail(name, "one of " + ", ".join(map(str, options)), repr(value), did_you_mean(value, options))
@@ -152,13 +147,11 @@ def rank(name: str, array: Any, dims: str) -> None:
 
 
 def tensor(name: str, value: Any) -> None:
-    """`value` must be a torch tensor."""
     if not hasattr(value, "requires_grad"):  # torch is not imported for a check
         fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")
 
 
 def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:
-    """One axis must have the expected length."""
     if got != expected:
         fail(name, f"{expected} {axis}", f"{got}", hint)
 
@@ -170,7 +163,6 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Every given key must be known."""
     unknown = sorted(set(given) - set(known))
     if unknown:
         hints = [hint for word in unknown if (hint := did_you_mean(word, known))]

@@ -29,7 +29,6 @@ class Problem(NamedTuple):
     advice: str = ""
 
     def finding(self, **facts: object) -> Finding:
-        """Return the finding for these facts."""
         return Finding(self.severity, self.what.format(**facts), self.advice.format(**facts))
 
 

@@ -141,11 +141,9 @@ class Output:
 
     @property
     def held(self) -> bool:
-        """Tell whether this object holds the hidden folder."""
         return self._release is not None
 
     def release(self) -> None:
-        """Let others work there."""
         if self._release is not None:
             self._release()
             self._release = None

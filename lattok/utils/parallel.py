@@ -21,9 +21,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from threading import Event, Thread, local
-from typing import IO, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from typing_extensions import Self
 
@@ -32,14 +34,15 @@ from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
-START = "from lattok.utils.parallel import serve; serve()"
+START = "from lattok.utils.parallel import serve; serve({})"
 
 
 class Processes:
     """`count` processes, by default one for each core, each with what `make()` returns to do the jobs.
 
     Jobs with the same `slot`, a number, go to the same process; errors name the job by `str`. Use it in a `with`: at
-    the end of the block the processes end at once, whatever they do.
+    the end of the block the processes end at once, whatever they do. Unlike those of multiprocessing they do not import
+    the script that is run, which so needs no `if __name__ == "__main__"`.
     """
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], count: int | None = None):
@@ -48,7 +51,7 @@ class Processes:
         self.count = count
         self._make = make
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        self._pipes: list[Connection] = []
         self._waiting: deque[Any] = deque()
         self._own: list[deque[Any]] = [deque() for _ in range(count)]  # waiting for one process, that of their slot
         self._busy: dict[int, Any] = {}
@@ -59,16 +62,19 @@ class Processes:
         environment = os.environ | threads | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         try:
             for number in range(self.count):
-                process = subprocess.Popen(
-                    [sys.executable, "-c", START],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C is for the parent alone
-                )
+                here, there = Pipe()
+                self._pipes.append(here)
+                with there:
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", START.format(there.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        stdout=2,  # what anything prints there is not the output of this program
+                        pass_fds=[there.fileno()],
+                        env=environment,
+                        start_new_session=True,  # Ctrl-C is for the parent alone
+                    )
                 self._processes.append(process)
                 self._send(number, self._make)
-                Thread(target=_listen, args=(number, process.stdout, self._answers), daemon=True).start()
         except BaseException:
             self.__exit__()
             raise
@@ -79,10 +85,9 @@ class Processes:
             process.kill()
         for process in self._processes:
             process.wait()
-            for pipe in filter(None, (process.stdin, process.stdout)):
-                with suppress(BrokenPipeError):  # what was not sent yet is for nobody
-                    pipe.close()
-        self._processes = []
+        for pipe in self._pipes:
+            pipe.close()
+        self._processes, self._pipes = [], []
 
     def submit(self, job: Any) -> None:
         """Let a process do `job` when one is free; `results` has what comes of it."""
@@ -96,29 +101,27 @@ class Processes:
         What goes wrong in a job, or takes its process with it, is a `LattokError` that names the job.
         """
         while self._busy:
-            number, answer = self._answers.get()
+            pipe = wait([self._pipes[number] for number in self._busy])[0]
+            number = self._pipes.index(pipe)  # pyright: ignore[reportArgumentType]
             job = self._busy.pop(number)
-            if answer is None:
+            try:
+                value, why, trace = pickle.loads(self._pipes[number].recv_bytes())
+            except (EOFError, ConnectionError):
                 code = self._processes[number].wait()
                 how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-                raise LattokError(f"{job}: its process died ({how}).")
-            value, why, trace = answer
+                raise LattokError(f"{job}: its process died ({how}).") from None
             if why:
                 raise LattokError(f"{job}: {why}") from RuntimeError(trace)
             self._hand_out()
             yield job, value
 
-    def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """Yield what comes of `jobs`, in their order."""
+    def map(self, jobs: Iterable[Any]) -> list[Any]:
+        """Return what comes of `jobs`, in their order."""
         jobs = list(jobs)
         for job in jobs:
             self.submit(job)
-        results, found = self.results(), dict[int, Any]()
-        for job in jobs:
-            while id(job) not in found:
-                done, value = next(results)
-                found[id(done)] = value
-            yield found.pop(id(job))
+        found = {id(job): value for job, value in self.results()}
+        return [found[id(job)] for job in jobs]
 
     def _hand_out(self) -> None:
         """Give a job to every process that has none."""
@@ -129,28 +132,14 @@ class Processes:
                 self._send(number, self._busy[number])
 
     def _send(self, number: int, message: Any) -> None:
-        pipe = self._processes[number].stdin
-        assert pipe is not None
-        with suppress(BrokenPipeError):  # it has died, which the other pipe tells
-            pickle.dump(pickle.dumps(message), pipe)
-            pipe.flush()
+        with suppress(ConnectionError):  # it has died, which `results` finds
+            self._pipes[number].send_bytes(pickle.dumps(message))
 
 
-def _listen(number: int, pipe: IO[bytes], answers: SimpleQueue[tuple[int, Any]]) -> None:
-    """Pass on what a process says, and None at its end."""
-    try:
-        while True:
-            answers.put((number, pickle.loads(pickle.load(pipe))))
-    except Exception:  # the end of the pipe, in the middle of an answer too
-        answers.put((number, None))
-
-
-def serve() -> None:
-    """Do the jobs that come through standard input, in a process of its own, until that ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anything prints is no answer
-    jobs: SimpleQueue[bytes] = SimpleQueue()
-    Thread(target=_hear, args=(sys.stdin.buffer, jobs), daemon=True).start()
+def serve(handle: int) -> None:
+    """Do the jobs that come through a pipe, in a process of its own, until that ends."""
+    pipe, jobs = Connection(handle), SimpleQueue[bytes]()
+    Thread(target=_hear, args=(pipe, jobs), daemon=True).start()
     do = pickle.loads(jobs.get())()
     while True:
         try:
@@ -158,15 +147,14 @@ def serve() -> None:
         except Exception as error:
             kind = "" if isinstance(error, LattokError) else f"{type(error).__name__}: "
             sent = pickle.dumps((None, kind + first_line(error), traceback.format_exc()))
-        pickle.dump(sent, answers)
-        answers.flush()
+        pipe.send_bytes(sent)
 
 
-def _hear(pipe: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
+def _hear(pipe: Connection, jobs: SimpleQueue[bytes]) -> None:
     """Take in jobs while others are done; the end of the pipe is the end of the process, in the middle of a job too."""
     try:
         while True:
-            jobs.put(pickle.load(pipe))
+            jobs.put(pipe.recv_bytes())
     finally:
         os._exit(0)
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import lattok.annotation as module
-from lattok.annotation import annotate, assembly, engines, labels
-from lattok.annotation.labels import Options, Work, label_unit
+from lattok.annotation import LocalEngine, annotate, assembly, engines, labels
+from lattok.annotation.labels import Options, Work
 from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
@@ -129,10 +129,15 @@ def test_units_are_runs_of_whole_episodes(source):
     assert any(unit.episodes == (3,) for unit in units)  # 25 frames: longer than a unit may be
 
 
+def one_unit(work, unit):
+    ((_, labelled),) = LocalEngine().label(work, [unit])
+    return labelled
+
+
 def test_a_unit_depends_on_its_arguments_only(source):
     units = plan_units(source, 20)
-    forward = [label_unit(Work(source, MODELS, Options()), unit) for unit in units]
-    backward = [label_unit(Work(open_dataset(source.root), MODELS, Options()), unit) for unit in units[::-1]][::-1]
+    forward = [one_unit(Work(source, MODELS, Options()), unit) for unit in units]
+    backward = [one_unit(Work(open_dataset(source.root), MODELS, Options()), unit) for unit in units[::-1]][::-1]
     for one, other in zip(forward, backward, strict=True):
         assert not one.failures
         for name, values in one.rows.items():
@@ -353,7 +358,7 @@ def test_a_data_file_without_episodes(source, tmp_path):
 def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
     expected = tree(annotate(source, MODELS, tmp_path / "one_by_one"))
     work = Work(source, MODELS, Options())
-    alone = {index: label_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
+    alone = {index: one_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
     monkeypatch.setattr(engines, "AHEAD_FRAMES", 10**6)  # everything at once
     monkeypatch.setattr(labels, "PIECE_FRAMES", 4)
     monkeypatch.setattr("lattok.utils.parallel.cores", lambda: 5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.annotation import RayEngine, annotate, label
+from lattok.annotation import RayEngine, annotate, engines, label
 from lattok.annotation.labels import Options, Work
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
@@ -22,9 +22,16 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module")
 def cluster():
     """Ray with room for four workers, started once."""
-    with RayEngine(workers=4) as engine:
-        assert engine.startup_s > 0
-        yield
+    engines._ray().init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_ray_is_started_for_one_annotation(source, tmp_path):
+    expected = tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "local"))
+    annotate(source, {"tok": FakeTokenizer()}, tmp_path / "ray", engine=RayEngine(workers=1))
+    assert tree(tmp_path / "ray") == expected
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

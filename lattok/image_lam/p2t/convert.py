@@ -40,13 +40,6 @@ OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer
 @checkpoint.importer(
     "univla-lam",
     sign=r"action_latent$",
-    title="UniVLA",
-    paper="Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
-    licence="Apache-2.0 (code)",
-    weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
-    reads="features of DINOv2, 224 pixels",
-    gives="4 codes of 16, and 4 of the environment",
-    page="howto/train_a_lam.md#fine-tune-an-existing-model",
     mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
     "`action_latent` are the environment's.",
 )
@@ -88,13 +81,6 @@ def univla_lam(
 @checkpoint.importer(
     "p2t-image-lam",
     sign=r"action_latent$",
-    title="P2T, image model",
-    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-    licence="see the authors",
-    weights="what P2T's code saves, `last.ckpt`",
-    reads="features of DINOv2, 224 pixels",
-    gives="4 codes of 16, and 4 of the environment",
-    page="howto/train_a_lam.md#fine-tune-an-existing-model",
     mind="UniVLA's architecture with an action head, which is checked and left out.",
 )
 def p2t_image_lam(
