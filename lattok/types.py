@@ -121,6 +121,10 @@ class ActionTokenizer(Labeller):
         """Turn chunks [B, H, m] into codes int64 [B, P]."""
         raise NotImplementedError
 
+    def encode_batch(self, batch: ActionBatch) -> Tensor:
+        """Turn the chunks of a batch into codes; they were checked where the batch was made."""
+        return self.encode(batch.chunks, batch.valid)
+
     def decode(self, codes: Any, *, repair: bool = False) -> Any:
         """Turn codes [B, P] into chunks [B, H, m]; `repair`: any integers, as policies may predict them."""
         raise NotImplementedError

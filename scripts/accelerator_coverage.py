@@ -37,8 +37,9 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "samples are gathered in main memory; the feed copies them": "samples types.PolicyBatch.of",
     "datasets and their labels, read from files or on their way to them": "data annotation labels",
     "figures: answers are copied to the host once, and probes are fitted there": "evaluation action_vq.chunks.compare",
-    "files of models, and of other systems": "hub convert action_vq.convert action_vq.levels.read_tokenizer "
-    "image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors image_lam.base.feature_cache",
+    "files of models, and of other systems": "hub convert action_vq.model.p2t_action_vq action_vq.model.sizes "
+    "action_vq.learned.read_tokenizer image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
+    "image_lam.base.feature_cache",
     "importers, which read files": "image_lam.published.adaworld.adaworld_config image_lam.published.lapa.lapa_config "
     "image_lam.published.lapa.laq_sizes image_lam.published.lapa.laq_unused "
     "image_lam.published.lary.lary_config image_lam.published.lawam.lawam_config "
@@ -51,10 +52,10 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "action_vq.fsq.FSQConfig.allocate_bits action_vq.fsq.principal_axes action_vq.base.ChunkTokenizer.add_dataset "
     "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.parts.LatentStream.codebook "
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
-    "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.levels.causal_mask "
+    "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.learned.causal_mask "
     "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
     "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
-    "nn.packed nn.normalize.Normalizer.of_host action_vq.dct",
+    "nn.packed nn.normalize.Normalizer.of_host action_vq.fast",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
     "action_vq.chunks.check_codes nn.normalize.OpenChoice backbones.model.Outline nn.blocks.same_precision "
     "recipes.lara.views_of",

@@ -132,7 +132,7 @@ def test_sizes_that_no_published_file_has(tmp_path):
         ({"horizon": 8.0}, "`horizon`: expected a whole number"),
         ({"heads": 5}, "`heads`: expected a divisor of the width 48 in the file, got 5"),
         ({"heads": 0}, "`heads`: expected a whole number of at least 1"),
-        ({"dilations": (1, 2)}, "`dilations`: expected 3 numbers, one for each convolution in the file, got 1 2"),
+        ({"dilations": (1, 2)}, "`dilations`: expected 3 numbers, one for each convolution in the file, got 2"),
         ({"dilations": (1, 2, 0)}, "`dilations[2]`: expected a whole number"),
         ({"dropout": 1.5}, "`dropout`: expected a number in [0, 1)"),
         ({"action_names": ("x",)}, "`action_names`: expected 7 names, one for each dimension, or none, got 1"),
@@ -288,7 +288,7 @@ def test_help_has_an_example_and_the_horizon_must_be_given(tmp_path, capsys):
 
 
 def test_published_options_are_fields_of_the_config():
-    from lattok.action_vq.convert import TRAINING
+    from lattok.action_vq.model import TRAINING
 
     assert set(TRAINING) <= {field.name for field in dataclasses.fields(ActionVQConfig)}
 

@@ -11,7 +11,7 @@ from lattok.image_lam.clips import config
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT, VLAConfig
-from lattok.vla.strategies import STRATEGIES
+from lattok.vla.strategies import STRATEGIES, hidden_index
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_table_7_is_what_the_strategies_do(name):
     assert counts == [page[latent], page[action]] == list(NUMBERS[name])
     assert float(weight) == config.loss_weights.get("latent", 0)
     if name == "la_align":
-        assert strategy.losses[0].layer_index(28) == 17
+        assert hidden_index(strategy.losses[0].layer, 28) == 17
 
 
 @pytest.mark.parametrize(("column", "preset"), list(enumerate(("libero", "robotwin", "jaka"), start=2)))

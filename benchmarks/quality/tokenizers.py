@@ -130,8 +130,7 @@ def build(setting: Setting, train: Windows, seed: int) -> Any:
     if setting.family == "lloyd_max":
         return lloyd_max_control(actions, seed=seed, **setting.options)
     family = next(family for family in families().values() if family.__name__ == setting.family)
-    seeds = {"seed": seed} if hasattr(family.fit_options, "seed") else {}
-    return family.fit(*train, **setting.options, **seeds)
+    return family.fit(*train, **setting.options, seed=seed)
 
 
 def windows_of(actions: Tensor, lengths: list[int]) -> Windows:

@@ -36,11 +36,11 @@ from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
-from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_knows_data, knows_data
+from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_choices, check_knows_data, knows_data
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 MAX_HORIZON = 4096  # steps of a chunk
-ACTION_KINDS = ("unspecified", "relative", "absolute")
+ActionKind = Literal["unspecified", "relative", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class ChunkConfig(NormalizedActions):
     normalize_exceptions: tuple[str, ...] = ()
     normalize_clip: bool = field(default=False, metadata=ADDED)
     action_names: tuple[str, ...] = field(default=(), metadata=FROM_DATA)
-    action_kind: str = "unspecified"
+    action_kind: ActionKind = "unspecified"
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED | FROM_DATA)
 
     def __post_init__(self) -> None:
         checks.counts(horizon=self.horizon)
-        checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
+        check_choices(self)
         if not knows_data(self):
             return
         checks.counts(action_dim=self.action_dim)
@@ -88,14 +88,10 @@ class ChunkConfig(NormalizedActions):
         return self.action_names or tuple(str(i) for i in range(self.action_dim))
 
     @property
-    def gripper(self) -> list[int]:
-        """Dimensions that open and close something."""
-        return gripper_dims(self.action_names)
-
-    @property
     def relative(self) -> list[int]:
-        """Dimensions that are increments."""
-        return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
+        """Dimensions that are increments; what opens and closes something has positions."""
+        grippers = gripper_dims(self.action_names)
+        return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in grippers]
 
 
 class Repair(NamedTuple):
@@ -155,17 +151,20 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
-        """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.
+    def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
+        """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such arrays.
 
-        Where nothing is random, `seed` is there so that all families are called in the same way.
+        `options` are fields of its configuration and of `fit_options`: `seed`, and how it is trained, if it is.
         """
-        model, batch = cls._from_chunks(chunks, valid, options)
-        model._learn(batch)
+        how = cls.fit_options(**{f.name: options.pop(f.name) for f in fields(cls.fit_options) if f.name in options})
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(how.seed)  # the CPU's only: nothing else is drawn from, or forked
+            model, batch = cls._begin(chunks, valid, options, how)
+        model._learn(batch, how)
         return model.eval()
 
-    def _learn(self, batch: ActionBatch) -> None:
-        """Find what follows from chunks in physical units; the normaliser has been fitted."""
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
+        """Find what follows from chunks in physical units; the normaliser has been fitted. `how`: `fit_options`."""
 
     @abstractmethod
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -196,10 +195,9 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """Return this tokenizer with the normaliser of a dataset that it knows; everything else is shared."""
         names = self.config.normalizers
         if name not in names:
-            if not names:
-                raise LattokError(f"`name`: this tokenizer has one normaliser for all datasets, none for {name!r}.")
-            hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
-            checks.fail("dataset", f"one that this tokenizer knows ({', '.join(names)})", repr(name), hint)
+            known = ", ".join(names) or "it has one normaliser for all, and needs no choice"
+            hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)." if names else ""
+            checks.fail("dataset", f"one that this tokenizer knows ({known})", repr(name), hint)
         chosen = copy.deepcopy(
             self, {id(part): part for part in (*self.children(), *self.parameters(), *self.buffers())}
         )
@@ -247,6 +245,10 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """
         with self.inference():
             return like(chunks, self._encode(*self._prepare(chunks, valid, repair)))
+
+    def encode_batch(self, batch: ActionBatch) -> Tensor:
+        with self.inference():
+            return self._encode(*self._of_windows(batch))
 
     @overload
     def decode(self, codes: np.ndarray, return_info: Literal[False] = False, *, repair: bool = ...) -> np.ndarray: ...
@@ -302,22 +304,21 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """Measure the errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
         chunks = as_tensor("chunks", chunks)
         valid = full_mask(chunks, valid)
-        decoded, clipped = [], 0.0
+        decoded, clipped, config = [], 0.0, self.config
         for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
             actions, inside = self._prepare(block, mask, True)
             with self.inference():
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes, repair=True)[:, : block.shape[1]].cpu())
             clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
-        decoded, config = torch.cat(decoded), self.config
-        return compare(chunks.cpu(), decoded, valid.cpu(), config.names, config.relative, clipped)
+        return compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), config.names, config.relative, clipped)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Measure which share of normalised actions [B, H, m], or of what codes them, the family cannot express."""
         return 0.0
 
     @classmethod
-    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
         """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
         for name in cls.learned_fields:
             if name in options:
@@ -326,8 +327,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")
         steps, dims = batch.chunks.shape[1:]
-        given = options.pop("action_dim", dims)
-        checks.size("action_dim", "action dimensions", dims, given, "It follows from the chunks.")
+        checks.size("action_dim", "as the chunks have", options.pop("action_dim", dims), dims)
         if options.get("horizon", steps) != steps:
             hint = "Cut longer chunks into windows; nothing can be learned about steps that no chunk has."
             checks.fail("horizon", f"the {steps} steps of the chunks", options["horizon"], hint)

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
-from lattok.action_vq.chunks import SeededFit, examine, held_from_neighbours, share_of
+from lattok.action_vq.chunks import examine, held_from_neighbours, share_of
 from lattok.action_vq.residual import value_range
 from lattok.hub import checkpoint
-from lattok.nn.normalize import named_dims
+from lattok.nn.normalize import Normalization, named_dims
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionBatch
 from lattok.utils import checks
@@ -46,7 +47,7 @@ class UniformBinsConfig(ChunkConfig):
         bins: bins of each dimension
     """
 
-    normalize: str = "quantile"
+    normalize: Normalization = "quantile"
     bins: int = 256
 
     def __post_init__(self) -> None:
@@ -63,7 +64,6 @@ class UniformBins(ChunkTokenizer):
     type = "uniform-bins"
     config_class = UniformBinsConfig
     config: UniformBinsConfig
-    fit_options = SeededFit
 
     def __init__(self, config: UniformBinsConfig):
         super().__init__(config)
@@ -147,7 +147,6 @@ class BEAST(ChunkTokenizer):
     arxiv = "2506.06072"
     config_class = BEASTConfig
     config: BEASTConfig
-    fit_options = SeededFit
 
     def __init__(self, config: BEASTConfig):
         super().__init__(config)
@@ -167,7 +166,7 @@ class BEAST(ChunkTokenizer):
         self.to_coefficients: Tensor  # [H m, n m]
         self.to_actions: Tensor  # [n m, H m]
 
-    def _learn(self, batch: ActionBatch) -> None:
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
         """Take the extremes of each coefficient as its bounds."""
         actions, mask = self._prepare(*batch)
         there = mask.any(1, keepdim=True).repeat(1, 1, self.config.bases)

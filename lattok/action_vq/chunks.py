@@ -24,12 +24,7 @@ Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What `fit` of a family takes by name besides its configuration: nothing, unless the family says more."""
-
-
-@dataclass(frozen=True)
-class SeededFit(FitOptions):
-    """Options of every family of lattok.
+    """What `fit` of a family takes besides its configuration.
 
     Attributes:
         seed: seed of everything random
@@ -39,7 +34,7 @@ class SeededFit(FitOptions):
 
 
 @dataclass(frozen=True)
-class TrainedFit(SeededFit):
+class TrainedFit(FitOptions):
     """Options of families whose encoder and decoder are trained.
 
     Attributes:
@@ -206,10 +201,6 @@ class ErrorReport:
     drift: Tensor
     clipped: float = 0.0  # share of what is coded (actions; coefficients in FAST) that is clipped
 
-    @property
-    def worst_dimension(self) -> int:
-        return int(self.worst.nan_to_num(-1.0).argmax())
-
     def to_text(self) -> str:
         """Return a table, and the worst case in one sentence."""
         width = max(len(name) for name in ("dimension", *self.names))
@@ -218,7 +209,7 @@ class ErrorReport:
         lines = [f"{'dimension':{width}}" + "".join(f"{name:>11}" for name in columns)]
         for i, name in enumerate(self.names):
             lines.append(f"{name:{width}}" + "".join(f"{float(value[i]):11.4g}" for value in columns.values()))
-        worst = self.worst_dimension
+        worst = int(self.worst.nan_to_num(-1.0).argmax())
         (chunk, step), size = self.worst_at[worst], float(self.worst[worst])
         lines.append(f"worst case: {self.names[worst]} off by {size:.4g} (chunk {chunk}, step {step})")
         if self.clipped:

@@ -1,44 +1,254 @@
-"""Codecs of published formats and papers: FAST (Pertsch et al., 2025) and TOAST (Shirai et al., 2026).
+"""Codecs of frequencies: the chunk's cosine transform, rounded, as subwords. FAST and TOAST differ in the subwords.
 
-FAST     byte-pair codes of coefficients [H, m] row by row: the lowest frequencies of all dimensions come first
-TOAST    pieces of a unigram language model, of coefficients [m, H]: all frequencies of a dimension come first
+coefficients = round(scale * DCT-II(chunk))     orthonormal, over time, for each dimension
+codes        = subwords of the coefficients in one row
 
-FAST reads and writes the published format too: `tokenizer.json` and `processor_config.json`. Under transformers 5 the
-published class puts the former into the folder `bpe_tokenizer/`.
+FAST (Pertsch et al., 2025): byte-pair codes of coefficients [H, m], the lowest frequencies of all dimensions first. It
+reads and writes the published format too. Under transformers 5 that has `tokenizer.json` in a folder `bpe_tokenizer/`.
 
-TOAST's published tokenizer is named stochastic for its training, in which a policy sees many ways to cut the same
-chunk: `sample` draws one. Its own files are not read: how they write coefficients is in code on the Hub alone.
+TOAST (Shirai et al., 2026): pieces of a unigram language model, of coefficients [m, H], all frequencies of a dimension
+first. In the published training a policy sees many ways to cut the same chunk: `sample` draws one. The published files
+are not read: how they write coefficients is in code on the Hub alone.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from abc import ABC
+from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
-from lattok.action_vq.dct import TOKENIZER, DCTConfig, DCTTokenizer, padded
-from lattok.action_vq.subwords import CoefficientBPE, CoefficientUnigram
+from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
+from lattok.action_vq.subwords import CoefficientBPE, Coefficients, CoefficientSubwords, CoefficientUnigram, trim
 from lattok.hub import client
 from lattok.hub.client import HubOptions
-from lattok.nn.normalize import read_statistics
+from lattok.hub.weights import Size, Sizes
+from lattok.nn.normalize import Normalization, read_statistics
+from lattok.types import ActionBatch
 from lattok.utils import checks, files
-from lattok.utils.arrays import Values, like
+from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.checks import LattokError
+from lattok.utils.options import FROM_DATA
 from lattok.utils.untrusted import JSON_BYTES
 
-SUBFOLDER = "bpe_tokenizer"
-PROCESSOR = "processor_config.json"
+TOKENIZER, PROCESSOR, SUBFOLDER = "tokenizer.json", "processor_config.json", "bpe_tokenizer"
+MAX_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
+MAX_VALUE = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
 @dataclass(frozen=True)
-class FASTConfig(DCTConfig):
-    """As every `DCTConfig`."""
+class FASTConfig(ChunkConfig):
+    """`fit` finds `min_token`, `max_token` and how many tokens there are in the end.
+
+    Attributes:
+        vocab_size: tokens to choose from, at most
+        scale: rounding steps per unit of a coefficient
+        min_token: the coefficient that is character 0
+        max_token: the largest coefficient; None: the largest that the vocabulary can write
+    """
+
+    normalize: Normalization = "quantile"
+    vocab_size: int = 1024
+    scale: float = 10.0
+    min_token: int = field(default=0, metadata=FROM_DATA)
+    max_token: int | None = field(default=None, metadata=FROM_DATA)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(vocab_size=self.vocab_size)
+        checks.counts(-MAX_TOKEN, MAX_TOKEN, min_token=self.min_token, max_token=self.max_token or 0)
+        if not checks.is_number(self.scale) or not 1e-6 <= self.scale <= 1e6:  # so that what is decoded is finite
+            checks.fail("scale", "a number from 1e-06 to 1e+06", repr(self.scale))
+        if self.max_token is not None and self.max_token < self.min_token:
+            checks.fail("max_token", f"None or at least min_token, {self.min_token}", self.max_token)
+
+
+class DCTTokenizer(ChunkTokenizer, ABC):
+    """Chunks [B, H, m] to rows of codes of different lengths, padded with -1.
+
+    A family names its subwords, and in which order coefficients stand in a row. Coefficients up to four times as large
+    as those that `fit` saw can be written, +-960 at most; `error_report` says how many are clipped. Fewer tokens than
+    `vocab_size` result where there is nothing more to merge.
+    """
+
+    config: FASTConfig
+    learned_fields = ("min_token", "max_token")
+    subwords_class: ClassVar[type[CoefficientSubwords]]
+    # all frequencies of a dimension, then the next one; else all dimensions of a frequency
+    by_dimension: ClassVar[bool]
+    made_by: ClassVar[str] = ".fit or from_pretrained"
+    fixed_length = False
+
+    def __init__(self, config: FASTConfig):
+        super().__init__(config)
+        self.register_buffer("tokenizer_json", torch.zeros(0, dtype=torch.uint8))  # travels with the weights
+        self.tokenizer_json: Tensor
+        self._subwords: CoefficientSubwords | None = None
+
+    @cached_property
+    def _forward_dct(self) -> np.ndarray:
+        """Turn chunks into coefficients; float64, since float32 rounds a few in a million the other way."""
+        return dct_matrix(self.horizon) * self.config.scale
+
+    @cached_property
+    def _inverse_dct(self) -> np.ndarray:
+        return (dct_matrix(self.horizon).T / self.config.scale).astype(np.float32)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """The most tokens a chunk can take: one per byte of its coefficients."""
+        return self.horizon * self.action_dim * self.subwords.bytes_per_number
+
+    @property
+    def subwords(self) -> CoefficientSubwords:
+        if self._subwords is None:
+            checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
+        return self._subwords
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Do nothing: neither training mode nor an autocast changes what numpy computes."""
+        return nullcontext()
+
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
+        """Learn a vocabulary."""
+        numbers, expected = self._coefficients(self._prepare(*batch)[0]), self.config.scale * self.horizon**0.5
+        text, low, high = self.subwords_class.train(numbers, self.config.vocab_size, expected)
+        size = self.subwords_class(text, low, high).vocab_size
+        self.config = replace(self.config, vocab_size=size, min_token=low, max_token=high)
+        self._adopt(text)
+
+    def shaped(self, horizon: int, action_dim: int) -> Self:
+        """Return this tokenizer for chunks of another shape [horizon, action_dim]: same vocabulary, same normaliser."""
+        config, same = self.config, action_dim == self.action_dim
+        if same and horizon == self.horizon:
+            return self
+        if not same and set(config.action_kinds) != {"identity"}:
+            hint = "Load the tokenizer without statistics, and normalise actions yourself."
+            checks.fail("action_dim", f"{self.action_dim}, whose normaliser it has", action_dim, hint)
+        unnamed: dict[str, Any] = {} if same else {"action_names": (), "normalize_exceptions": (), "normalizers": ()}
+        other = type(self)(replace(config, horizon=horizon, action_dim=action_dim, **unnamed))
+        if same:
+            other.normalizer, other.normalizers = self.normalizer, self.normalizers
+        other._subwords, other.tokenizer_json = self._subwords, self.tokenizer_json
+        return other.to(self.normalizer.shift.device).eval()
+
+    def forward(self, batch: Any) -> list[list[int]]:
+        """Turn chunks [B, H, m], or one [H, m], into rows of ids without padding, as the published processor does.
+
+        Their shape may be another than the tokenizer's: see `shaped`. `encode` gives one array.
+        """
+        chunks = as_tensor("chunks", batch)
+        chunks = chunks[None] if chunks.ndim == 2 else chunks
+        checks.rank("chunks", chunks, "B H m")
+        return [row[row >= 0].tolist() for row in self.shaped(*chunks.shape[1:]).encode(chunks)]
+
+    def decode(
+        self,
+        codes: Any,
+        return_info: bool = False,
+        *,
+        repair: bool = False,
+        time_horizon: int | None = None,
+        action_dim: int | None = None,
+    ) -> Any:
+        """Turn codes, integers [B, L] or a list of rows, into chunks [B, H, m] in physical units.
+
+        With `time_horizon` or `action_dim` chunks have that shape, are arrays and refuse no codes, as those of the
+        published processor. See `ChunkTokenizer.decode`.
+        """
+        if time_horizon is None and action_dim is None:
+            return super().decode(codes, return_info, repair=repair)
+        shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
+        checks.counts(**shape)
+        other = self.shaped(*shape.values())
+        return like(np.empty(0), super(DCTTokenizer, other).decode(codes, return_info, repair=True))
+
+    def _save(self, folder: Path, name: str | None) -> None:
+        _ = self.subwords  # without a vocabulary it could not be loaded
+        super()._save(folder, name)
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Let the tokenizer have any length; everything else is strict."""
+        length = file.get("tokenizer_json", Size((0,), torch.uint8)).shape[:1] or (1,)
+        self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= JSON_BYTES else 0)
+        super().check_fits(file, where)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        super().load_tensors(tensors, where)
+        self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
+
+    def _adopt(self, text: str) -> None:
+        """Use the tokenizer of a tokenizer.json."""
+        found = self.subwords_class(text, self.config.min_token, self.config.max_token)
+        if found.vocab_size != self.config.vocab_size:
+            hint = "Pass vocab_size if its training stopped early; otherwise these files do not belong together."
+            checks.fail("vocab_size", f"{found.vocab_size}, as {TOKENIZER} has", self.config.vocab_size, hint)
+        self._subwords = found
+        self.tokenizer_json = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+    def _coefficients(self, actions: Tensor) -> np.ndarray:
+        """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""
+        values = actions.cpu().numpy().astype(np.float64)
+        if not math.isfinite(np.vdot(values, values)):  # beyond float32 once they were normalised
+            values = values.clip(-MAX_VALUE, MAX_VALUE)
+        numbers = np.rint(self._forward_dct @ values)  # b h m
+        return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(-1, self.horizon * self.action_dim)
+
+    def _per_dimension(self, numbers: np.ndarray) -> np.ndarray:
+        """Turn rows [B, H*m] of coefficients, or of what is said of them, into [B, H, m]."""
+        if self.by_dimension:
+            return numbers.reshape(-1, self.action_dim, self.horizon).swapaxes(1, 2)
+        return numbers.reshape(-1, self.horizon, self.action_dim)
+
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        codes = padded(self.subwords.encode(self._coefficients(actions)), self.tokens_per_chunk)
+        return codes if actions.is_cpu else codes.to(actions.device)
+
+    def _decode(self, codes: np.ndarray) -> Tensor:
+        """Turn coefficients [B, H*m] into normalised actions, on the CPU."""
+        return torch.from_numpy(self._inverse_dct @ self._per_dimension(codes))
+
+    def _decode_any(self, codes: Tensor) -> Repair:
+        numbers, missing, notes = self._repair(codes)
+        chunks = self._inverse_dct @ self._per_dimension(numbers)
+        return Repair(self.normalizer.inverse_of_host(chunks), missing, notes)
+
+    def _repair(self, codes: Tensor) -> Repair:
+        """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
+
+        The readable coefficients are kept from the first on; missing ones are 0, and those beyond the last are dropped.
+        A dimension without any coefficient is not known at all.
+        """
+        size, rows = self.horizon * self.action_dim, codes.cpu().numpy()
+        numbers, doubtful = self.subwords.decode(trim(rows), size)
+        broken = {i: note for i, reading in doubtful.items() if (note := _note(reading, size, self.vocab_size))}
+        if not broken:
+            return Repair(numbers, codes, [])
+        known = np.array([len(doubtful[i].coefficients) if i in broken else size for i in range(len(rows))])
+        missing = ~self._per_dimension(np.arange(size) < known[:, None]).any(1, keepdims=True)
+        notes = [broken.get(i, "") for i in range(len(rows))]
+        return Repair(numbers, torch.from_numpy(missing), notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        """Count coefficients; a dimension that a chunk does not have has none."""
+        clipped = self._per_dimension(self.subwords.clipped(self._coefficients(actions)))
+        there = valid.any(1).numpy(force=True)  # b m
+        return float((clipped.mean(1) * there).sum() / max(1, there.sum()))
 
 
 class FAST(DCTTokenizer):
@@ -77,7 +287,7 @@ class FAST(DCTTokenizer):
         the keywords of huggingface_hub.
         """
         asked = {name: options.pop(name) for name in get_type_hints(HubOptions) if name in options}
-        folder, tokenizer, commit = _published(source, revision, asked)
+        folder, text, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
         facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
@@ -91,7 +301,7 @@ class FAST(DCTTokenizer):
         model = cls(FASTConfig(**facts, normalize=kind))
         if known is not None:
             model.normalizer.set(known)
-        model._adopt(_text(tokenizer))
+        model._adopt(text)
         model.source, model.revision = str(source) if commit else folder.resolve().name, commit
         return model.eval()
 
@@ -107,8 +317,8 @@ class FAST(DCTTokenizer):
 
 
 @dataclass(frozen=True)
-class TOASTConfig(DCTConfig):
-    """As every `DCTConfig`; the published vocabulary has 512 pieces."""
+class TOASTConfig(FASTConfig):
+    """As `FASTConfig`; the published vocabulary has 512 pieces."""
 
     vocab_size: int = 512
 
@@ -142,10 +352,34 @@ class TOAST(DCTTokenizer):
         return like(chunks, padded(rows, self.tokens_per_chunk).to(actions.device))
 
 
-def _published(
-    source: str | os.PathLike[str], revision: str | None, options: Mapping[str, Any]
-) -> tuple[Path, Path, str | None]:
-    """Find folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
+def dct_matrix(n: int) -> np.ndarray:
+    """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
+    frequency, step = np.arange(n)[:, None], np.arange(n)
+    matrix = np.sqrt(2 / n) * np.cos(np.pi * frequency * (2 * step + 1) / (2 * n))
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def padded(rows: list[list[int]], length: int) -> Tensor:
+    """Pad rows of ids with -1, int64 [B, length]."""
+    data = bytearray().join([array("q", row).tobytes().ljust(8 * length, b"\xff") for row in rows])  # -1: all bits set
+    return torch.from_numpy(np.frombuffer(data, np.int64).reshape(len(rows), length))
+
+
+def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
+    """Say what has to be repaired in a row, "" where it is exactly `size` coefficients."""
+    gap = size - len(reading.coefficients)
+    parts = {
+        f"{reading.unknown} outside 0..{vocab_size - 1}": reading.unknown,
+        f"{reading.unreadable} unreadable bytes": reading.unreadable,
+        f"{gap} of {size} coefficients missing": gap > 0,
+        f"{-gap} coefficients too many": gap < 0,
+    }
+    return "; ".join(text for text, holds in parts.items() if holds)
+
+
+def _published(source: str | os.PathLike[str], revision: str | None, options: Any) -> tuple[Path, str, str | None]:
+    """Find a published tokenizer: its folder, the text of tokenizer.json, and the commit where `source` is a Hub id."""
     client.check_options(options, get_type_hints(HubOptions))
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
@@ -154,20 +388,12 @@ def _published(
         commit = folder.name
     folder = client.inside(folder, options.get("subfolder"))
     found = [place for place in (folder / TOKENIZER, folder / SUBFOLDER / TOKENIZER) if place.is_file()]
-    missing = [] if found else [f"{TOKENIZER}, here or in {SUBFOLDER}/"]
-    missing += [] if (folder / PROCESSOR).is_file() else [PROCESSOR]
-    if missing:
-        checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {', '.join(missing)}")
+    if not found or not (folder / PROCESSOR).is_file():
+        lacks = PROCESSOR if found else f"{TOKENIZER}, here or in {SUBFOLDER}/"
+        checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {lacks}")
     if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
         hint = "Delete the one that is older."
         checks.fail("source", f"one {TOKENIZER}", f"{folder} with two that differ, one of them in {SUBFOLDER}/", hint)
-    return folder, found[0], commit
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size <= JSON_BYTES:
-            return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        checks.fail(str(path), "a text that can be read", checks.first_line(error))
-    return checks.fail(str(path), f"at most {JSON_BYTES >> 20} MB", "more", "Is this the right file?")
+    if found[0].stat().st_size > JSON_BYTES:
+        checks.fail(str(found[0]), f"at most {JSON_BYTES >> 20} MB", "more", "Is this the right file?")
+    return folder, found[0].read_text(encoding="utf-8", errors="replace"), commit

@@ -25,7 +25,6 @@ from lattok.action_vq.model import reconstruction
 from lattok.action_vq.residual import CoarseToFine, with_synthetic
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
-from lattok.utils.arrays import Values
 from lattok.utils.options import FROM_DATA, knows_data
 
 MAX_BITS = 16  # per component
@@ -114,6 +113,9 @@ class FSQFit(TrainedFit):
     lr: float = 5e-3
     synthetic: int = 48_000
 
+    def __post_init__(self) -> None:
+        checks.whole(synthetic=self.synthetic)
+
 
 class FSQ(TrainedTokenizer, CoarseToFine):
     """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
@@ -153,11 +155,8 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         self.top: Tensor  # the highest level of each component
 
     @classmethod
-    def _begin(
-        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
-    ) -> tuple[Self, ActionBatch]:
+    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
         """Find bits for its components and weights to start from; synthetic chunks are trained on, too."""
-        checks.whole(synthetic=how.synthetic)
         plain, batch = super()._begin(chunks, valid, options, how)
         actions, mask = plain._prepare(*batch)
         actions, mask = with_synthetic(actions, mask, how.synthetic, torch.Generator().manual_seed(how.seed))

@@ -1,4 +1,4 @@
-"""Base of families that learn by gradients: one `fit`, and two measures for codes that a policy can learn, both off.
+"""Bases of families that learn by gradients, and two measures for codes that a policy can learn, both off.
 
 After ProAct (Chen et al., 2026, arXiv 2610.09170), whose rates and preconditioner are not public; these are ours:
 
@@ -7,15 +7,21 @@ After ProAct (Chen et al., 2026, arXiv 2610.09170), whose rates and precondition
 
 Decoding from near codes makes a policy's slip a small one. Where directions are learned at one speed, none that hardly
 moves is left to the last codes.
+
+`LevelTokenizer` is what OAT and QueST share: codes on a grid of levels, and a decoder that reads them.
+
+    quantized_i = round(h_i tanh(latent_i + s_i) - o_i) / floor(L_i / 2)       FSQ, Mentzer et al., 2024, appendix A.1
+    code        = sum_i (level_i) L_1 ... L_(i-1)                              the first level varies fastest
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,20 +29,24 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
+from lattok.action_vq.chunks import TrainedFit, examine, held_from_neighbours
+from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint
+from lattok.nn.blocks import onto
+from lattok.nn.losses import action_loss
+from lattok.nn.quantize import MOST_CODES
 from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
-from lattok.types import ActionBatch, LossTerms
+from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
-from lattok.utils.arrays import Values
-from lattok.utils.options import ADDED
+from lattok.utils.options import ADDED, as_option
 from lattok.utils.signals import Interrupted, restate
 
 NEAR = 4  # rows of a codebook that are neighbours of one
+BLOCK = 128  # chunks that go through the networks at a time: more take memory, and on a CPU more time for each
+MOST_SCALARS = 12  # of a code: with three levels each they are more than MOST_CODES
 
 
 @dataclass(frozen=True)
@@ -71,41 +81,8 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
     config: Any
     fit_options = TrainedFit
     loop_options: ClassVar[Mapping[str, Any]] = {}  # of the training loop, besides those of `fit`
-    quick_options: ClassVar[Mapping[str, Any]] = {}  # of the configuration, where `fit` has other defaults
 
-    @classmethod
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-        lr: float | None = None,
-        batch_size: int | None = None,
-        device: str | None = None,
-        **options: Any,
-    ) -> Self:
-        """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
-
-        What is None is as in `fit_options` of the family, whose other fields are options, too.
-        """
-        given = {"steps": steps, "seed": seed, "lr": lr, "batch_size": batch_size, "device": device}
-        given |= {f.name: options.pop(f.name) for f in fields(cls.fit_options) if f.name in options}
-        how: Any = cls.fit_options(**{name: value for name, value in given.items() if value is not None})
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(how.seed)  # the CPU's only: nothing else is drawn from, or forked
-            model, batch = cls._begin(chunks, valid, options, how)
-        return model._train(batch, how)
-
-    @classmethod
-    def _begin(
-        cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], how: Any
-    ) -> tuple[Self, ActionBatch]:
-        """Make the model and what it is trained on; random numbers follow from the seed."""
-        return cls._from_chunks(chunks, valid, {**cls.quick_options, **options})
-
-    def _train(self, batch: ActionBatch, how: TrainedFit) -> Self:
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
         """Train on all of `batch` with the one training loop. Nothing is left on disk."""
         own = {name: getattr(how, name) for name in ("seed", "lr", "batch_size", "device")}
         shape = {"log_every": how.steps, "schedule": "one_cycle", "threads": 1}
@@ -123,7 +100,7 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
             except Interrupted as stop:
                 text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
                 raise restate(stop, text) from None
-        return self.cpu().eval()
+        self.cpu()
 
     def forward(self, batch: ActionBatch, *given: Any, **named: Any) -> LossTerms:
         """Return the loss terms of a batch, over what is valid; `config.loss_weights` weights them."""
@@ -183,3 +160,161 @@ def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: 
     if weight.requires_grad:
         weight.register_hook(lambda gradient: torch.linalg.solve(mixed, gradient.float().T).T.to(gradient.dtype))
     return F.linear(inputs[0], weight, layer.bias)
+
+
+@dataclass(frozen=True)
+class LevelsConfig(TrainedConfig):
+    """Sizes that both have. Defaults: as published, for chunks of 32 steps.
+
+    Attributes:
+        levels: levels of each scalar of a code; their product is the vocabulary
+        dim: width of the Transformers
+        heads: attention heads of the Transformers
+        encoder_depth: layers of the encoder
+        decoder_depth: layers of the decoder
+        causal_decoder: steps of the decoder do not see later ones
+        dropout: dropout in all layers, in training
+    """
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    dim: int = 256
+    heads: int = 4
+    encoder_depth: int = 2
+    decoder_depth: int = 4
+    causal_decoder: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(dim=self.dim, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.below_one(dropout=self.dropout)
+        if not 1 <= len(self.levels) <= MOST_SCALARS:
+            checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
+        checks.counts(3, **{f"levels[{i}]": level for i, level in enumerate(self.levels)})
+        if self.codebook_size > MOST_CODES:
+            checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
+        if self.dim % 2:
+            checks.fail("dim", "an even number, half sines and half cosines", self.dim)
+        checks.divides(self.dim, f"the width {self.dim}", heads=self.heads)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes to choose from."""
+        return math.prod(self.levels)
+
+
+@dataclass(frozen=True)
+class LevelsFit(TrainedFit):
+    """How both are trained."""
+
+    steps: int = 2000
+    batch_size: int = 128
+
+
+class ActionDecoder(nn.Module):
+    """Queries that are places in time read `memory` [B, P, D] in torch's layers: [B, H, D]."""
+
+    def __init__(self, config: LevelsConfig, heads: int, places: Tensor):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                config.dim, heads, 4 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.decoder_depth)
+        )
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("mask", causal_mask(config.horizon) if config.causal_decoder else None, persistent=False)
+        self.places: Tensor
+        self.mask: Tensor | None
+
+    def forward(self, memory: Tensor) -> Tensor:
+        x = self.places.expand(len(memory), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory, tgt_mask=self.mask, tgt_is_causal=self.mask is not None)
+        return x
+
+
+def causal_mask(steps: int) -> Tensor:
+    """Return what torch's layers call a mask of [steps, steps]: true where a step may not look."""
+    return torch.ones(steps, steps, dtype=torch.bool).triu(1)
+
+
+class LevelTokenizer(TrainedTokenizer, ABC):
+    """Base of both: latents [B, P, d] of a chunk, rounded to `config.levels`, and what a decoder makes of them."""
+
+    config: Any
+    fit_options = LevelsFit
+    loss: ClassVar[str] = "l2"  # between normalised actions
+
+    def __init__(self, config: LevelsConfig):
+        super().__init__(config)
+        from vector_quantize_pytorch import FSQ  # slow to import
+
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.grid = FSQ(list(config.levels), return_indices=False)
+
+    @abstractmethod
+    def _latents(self, actions: Tensor) -> Tensor:
+        """Turn normalised actions [B, H, m] into latents [B, P, d]."""
+
+    @abstractmethod
+    def _actions(self, quantized: Tensor) -> Tensor:
+        """Turn quantized latents [B, P, d] into normalised actions [B, H, m]."""
+
+    def _terms(self, actions: Tensor, valid: Tensor, **given: Any) -> LossTerms:
+        quantized = self.grid.quantize(self._latents(actions).float())
+        terms = {"reconstruction": action_loss(self._actions(quantized, **given), actions, valid, self.loss)}
+        if self.config.perturb:
+            moved = quantized + self._shift(quantized, self._near(quantized))
+            terms["perturbed"] = action_loss(self._actions(moved, **given), actions, valid, self.loss)
+        return terms
+
+    def _near(self, quantized: Tensor) -> Tensor:
+        """Draw for each of quantized latents [B, P, d] one that differs by a level, in one scalar."""
+        sizes = onto(torch.tensor(self.config.levels), quantized.device)
+        half = sizes // 2
+        other = near_levels((quantized * half).round() + half, sizes - 1.0)
+        one = torch.randint(len(sizes), (*quantized.shape[:-1], 1), device=quantized.device)
+        return torch.where(torch.arange(len(sizes), device=one.device) == one, (other - half) / half, quantized)
+
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
+        return self._latent_actions(actions, valid).codes
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return in_blocks(self._decode_block, codes)
+
+    def _decode_block(self, codes: Tensor) -> Tensor:
+        return self._actions(self.grid.indices_to_codes(codes))
+
+    def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
+        latents = in_blocks(self._latents, actions)
+        quantized = self.grid.quantize(latents)
+        return LatentActions(self.grid.codes_to_indices(quantized).long(), latents, quantized)
+
+
+def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Apply `turn` to rows [B, ...], some at a time."""
+    return torch.cat([turn(block) for block in rows.split(BLOCK)])
+
+
+def read_tokenizer(path: FilePath, kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
+    """Read the tensors of a published tokenizer whose names begin with `prefix`, without it.
+
+    Raises `LattokError` where the file is one of another system than `kind`, and names that system.
+    """
+    foreign = read_checkpoint(path, entry)
+    check_kind(foreign, kind, str(path))
+    return {name.removeprefix(prefix): tensor for name, tensor in foreign.items() if name.startswith(prefix)}
+
+
+def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+    """Return a published setting, "decoder.heads" for one of a group; without a default it must be there."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            if default is None:
+                checks.fail("config", f"the setting {name}, which weights do not tell", "none")
+            return default
+        value = value[part]
+    return as_option(name, value, kind)

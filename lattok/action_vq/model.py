@@ -13,22 +13,33 @@ What autocast rounded is compared in float32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from lattok.action_vq.base import Repair
-from lattok.action_vq.chunks import TrainedFit
+from lattok.action_vq.base import ActionKind, Repair
+from lattok.action_vq.chunks import Arrays, TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
+from lattok.hub import checkpoint
 from lattok.nn.blocks import PostNormBlock, upcast
-from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.normalize import read_statistics
+from lattok.nn.quantize import QuantizerConfig, Start, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
+# Training of an imported model goes on as the published code trains; it also does not revive codes.
+PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
+TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
+LAYERS = {"attention.out": "self_attn.out_proj", "ff.0": "linear1", "ff.3": "linear2"}  # of a block: ours, published
+LAYERS |= {"norm1": "norm1", "norm2": "norm2"}
+OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 
 @dataclass(frozen=True)
@@ -68,16 +79,16 @@ class ActionVQConfig(TrainedConfig):
     heads: int = 4
     hidden: int = 256
     dropout: float = 0.1
-    decoder: str = "step"
+    decoder: Literal["step", "context"] = "step"
 
     commitment_weight: float = 0.25
-    loss_reduction: str = "mean"
+    loss_reduction: Literal["mean", "sum"] = "mean"
     mask_weight: float = 0.0
     mask_ratio: float = 0.15
     mask_passes: int = 2
     mask_detach_target: bool = False
 
-    codebook_start: str = "kmeans"
+    codebook_start: Start = "kmeans"
     continuous_steps: int = 0
     decay: float = 0.99
     revive_below: float = 0.03
@@ -88,8 +99,6 @@ class ActionVQConfig(TrainedConfig):
         checks.counts(2, codebook_size=self.codebook_size)
         checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
-        checks.one_of("decoder", self.decoder, ("step", "context"))
-        checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
         checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio)
 
@@ -220,7 +229,6 @@ class P2TActionVQ(TrainedTokenizer):
     config_class = ActionVQConfig
     config: ActionVQConfig
     fit_options = ActionVQFit
-    quick_options = MappingProxyType(QUICK_MODEL)
 
     def __init__(self, config: ActionVQConfig):
         super().__init__(config)
@@ -231,9 +239,12 @@ class P2TActionVQ(TrainedTokenizer):
         self.decoder = ContextDecoder(config) if config.decoder == "context" else StepDecoder(config)
         self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.horizon
 
+    @classmethod
+    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+        return super()._begin(chunks, valid, {**QUICK_MODEL, **options}, how)
+
     def summary(self) -> str:
-        c = self.config
-        fft = "with" if c.fft else "without"
+        c, fft = self.config, "with" if self.config.fft else "without"
         return (
             f"{c.action_dim} action dimensions, {c.codebook_size} codes of width {c.dim}, {len(c.dilations)} "
             f"convolutions, {c.depth} Transformer layers, {fft} FFT; normalisation: {c.normalize}"
@@ -277,16 +288,104 @@ class P2TActionVQ(TrainedTokenizer):
             damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
             predicted = self.decoder(damaged)
         if masked is not None:
-            terms["mask"] = self._consistency(predicted, ActionBatch(actions, valid), latents, masked)
+            # What is not there is padding on both sides: the decoder never learns it.
+            again = self.encoder(torch.where(valid, predicted, actions))
+            # Detached: only the re-encoded side learns, the latents are the target.
+            target = latents.detach() if config.mask_detach_target else latents
+            terms["mask"] = masked_consistency(again, target, masked, config.loss_reduction)
         if config.perturb:
             book = self.quantizer.codebook_vectors[0]
             moved = quantized.vectors + self._shift(book[quantized.codes], book[near_codes(quantized.codes, book)])
             terms["perturbed"] = reconstruction(self.decoder(moved), actions, valid, config.loss_reduction)
         return terms
 
-    def _consistency(self, predicted: Tensor, batch: ActionBatch, latents: Tensor, masked: Tensor) -> Tensor:
-        # What is not there is padding on both sides: the decoder never learns it.
-        predicted = torch.where(batch.valid, predicted, batch.chunks)
-        # Detached: only the re-encoded side learns, the latents are the target.
-        target = latents.detach() if self.config.mask_detach_target else latents
-        return masked_consistency(self.encoder(predicted), target, masked, self.config.loss_reduction)
+
+@checkpoint.importer(
+    "p2t-action-vq",
+    sign=r"vq\.ema_w$",
+    mind="The file does not say which statistics actions were normalised with: `--statistics`.",
+)
+def p2t_action_vq(
+    path: checkpoint.FilePath,
+    horizon: int,
+    *,
+    heads: int = 4,
+    dilations: Sequence[int] = (1, 2, 4),
+    dropout: float = 0.1,
+    statistics: checkpoint.Settings | None = None,
+    normalize: str | None = None,
+    action_names: Sequence[str] = (),
+    action_kind: ActionKind = "unspecified",
+    **training: Any,
+) -> P2TActionVQ:
+    """Read a published action tokenizer (P2T, tokenizer_step_N.pt or safetensors).
+
+    The .pt is nested, with encoder, vq and decoder; the safetensors are flat. `training` replaces options that
+    fine-tuning uses, which follow the published code.
+
+    Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
+
+    Args:
+        path: The checkpoint.
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads; the file does not hold it.
+        dilations: Dilation of each convolution; the file does not hold it.
+        dropout: In the Transformer layers, if it is trained further.
+        statistics: A mapping or JSON file with the statistics that actions were normalised with in training: mean and
+            std, q01 and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Without
+            it, actions are not normalised.
+        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first one found).
+        action_names: Names of the action dimensions, for reports.
+        action_kind: relative, absolute or unspecified.
+    """
+    checks.known_keys("options", training, TRAINING)
+    known, kind = read_statistics(statistics, normalize)
+    foreign = checkpoint.read_checkpoint(path)
+    checkpoint.check_kind(foreign, "p2t-action-vq", str(path))
+    config = ActionVQConfig(
+        horizon=horizon,
+        heads=heads,
+        dilations=tuple(dilations),
+        dropout=dropout,
+        normalize=kind,
+        action_names=tuple(action_names),
+        action_kind=action_kind,
+        **sizes(foreign),
+        **{**PUBLISHED, **training},
+    )
+    convolutions = checkpoint.numbered(foreign, r"encoder\.conv(\d+)\.") or len(dilations)
+    checks.size("dilations", "numbers, one for each convolution in the file", len(dilations), convolutions)
+    checks.divides(config.dim, f"the width {config.dim} in the file", heads=heads)
+    model = checkpoint.converted(lambda: P2TActionVQ(config), foreign, key_map(config), str(path), kept=OURS_ALONE)
+    model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
+    if known is not None:
+        model.normalizer.set(known)
+    return model
+
+
+def key_map(config: ActionVQConfig) -> checkpoint.KeyMap:
+    """Map our tensors to the published names."""
+    names = {"encoder.project": "encoder.in_proj", **{f"decoder.net.{i}": f"decoder.net.{i}" for i in (0, 2)}}
+    names |= {f"encoder.convs.{i}": f"encoder.conv{i + 1}" for i in range(len(config.dilations))}
+    book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}
+    tensors: dict[str, Any] = {f"quantizer.codebooks.0.{ours}": f"vq.{theirs}" for ours, theirs in book.items()}
+    for i in range(config.depth):
+        place, their_place = f"encoder.transformer.{i}", f"encoder.transformer.layers.{i}"
+        names |= {f"{place}.{ours}": f"{their_place}.{theirs}" for ours, theirs in LAYERS.items()}
+        for name in ("weight", "bias"):  # q, k and v stand on one another in both
+            tensors[f"{place}.attention.qkv.{name}"] = f"{their_place}.self_attn.in_proj_{name}"
+    return checkpoint.layer_names(names) | tensors
+
+
+def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Find the config fields that follow from the shapes; published ones where a tensor is missing, said later."""
+    size = partial(checkpoint.axis_of, foreign)
+    action_dim = size("decoder.net.2.weight", 0, 7)
+    return {
+        "action_dim": action_dim,
+        "dim": size("encoder.in_proj.weight", 0, 128),
+        "codebook_size": size("vq.embedding", 0, 256),
+        "hidden": size("decoder.net.0.weight", 0, 256),
+        "depth": checkpoint.numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
+        "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
+    }

@@ -11,21 +11,23 @@ Published training: 32 steps a chunk, AdamW 5e-5 without weight decay, batch 256
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.action_vq.base import MAX_HORIZON
-from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.action_vq.base import MAX_HORIZON, ActionKind
+from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
 from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
+from lattok.nn.normalize import Normalization
 from lattok.utils import checks
 
 BIASED = {"uniform": 0, "linear_biased": 1, "quadratic_biased": 2, "cubic_biased": 3}  # chance of k tokens: k^n
-KEPT = ("pow2", *BIASED, "disable")
+Kept = Literal["pow2", "uniform", "linear_biased", "quadratic_biased", "cubic_biased", "disable"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,13 @@ class OATConfig(LevelsConfig):
             "linear_biased", "quadratic_biased", "cubic_biased" larger ones more often; "disable" all
     """
 
-    normalize: str = "min_max"
+    normalize: Normalization = "min_max"
     tokens: int = 8
-    nested_dropout: str = "pow2"
+    nested_dropout: Kept = "pow2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(1, MAX_HORIZON, tokens=self.tokens)
-        checks.one_of("nested_dropout", self.nested_dropout, KEPT)
 
 
 def chances(kind: str, tokens: int) -> Tensor:
@@ -152,7 +153,7 @@ def oat(
     entry: str | None = None,
     prefix: str = "",
     action_names: tuple[str, ...] = (),
-    action_kind: str = "unspecified",
+    action_kind: ActionKind = "unspecified",
 ) -> OAT:
     """Read a published tokenizer of OAT, with its normaliser.
 

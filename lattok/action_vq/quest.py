@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.action_vq.base import MAX_HORIZON, Repair
-from lattok.action_vq.levels import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
+from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
@@ -160,7 +160,7 @@ def quest(
     entry: str | None = None,
     prefix: str = "",
     action_names: tuple[str, ...] = (),
-    action_kind: str = "unspecified",
+    action_kind: ActionKind = "unspecified",
 ) -> QueST:
     """Read a published skill tokenizer of QueST, which takes actions as they are.
 

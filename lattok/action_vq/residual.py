@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
-from lattok.action_vq.chunks import Arrays, SeededFit, examine, share_of
+from lattok.action_vq.chunks import Arrays, FitOptions, examine, share_of
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
 from lattok.types import ActionBatch
 from lattok.utils import checks
-from lattok.utils.arrays import Values
 from lattok.utils.options import ADDED
 from lattok.utils.progress import counted
 
@@ -104,8 +103,8 @@ class CoarseToFine(ChunkTokenizer, ABC):
         self.limits = Limits(config.action_dim)
 
     @classmethod
-    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
-        model, batch = super()._from_chunks(chunks, valid, options)
+    def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
+        model, batch = super()._begin(chunks, valid, options, how)
         model.limits.fit(*model._prepare(*batch))
         return model, batch
 
@@ -181,8 +180,8 @@ class ResidualVQConfig(ChunkConfig):
 
 
 @dataclass(frozen=True)
-class ResidualFit(SeededFit):
-    """How codebooks are refitted.
+class ResidualFit(FitOptions):
+    """How codebooks are refitted. Without synthetic chunks, those of small datasets overfit to their tasks.
 
     Attributes:
         steps: how often codes and rows are refitted; 0: plain residual k-means
@@ -191,6 +190,9 @@ class ResidualFit(SeededFit):
 
     steps: int = 12
     synthetic: int = 24_000
+
+    def __post_init__(self) -> None:
+        checks.whole(steps=self.steps, synthetic=self.synthetic)
 
 
 class ResidualVQ(CoarseToFine):
@@ -217,41 +219,24 @@ class ResidualVQ(CoarseToFine):
         """Return the codebooks [P, K, H*m], in normalised units."""
         return self.table[:-1].view(self.config.tokens, self.config.codebook_size, -1)
 
-    @classmethod
     @torch.no_grad()
-    def fit(
-        cls,
-        chunks: Arrays,
-        valid: Values | None = None,
-        *,
-        steps: int = ResidualFit.steps,
-        seed: int = 0,
-        synthetic: int = ResidualFit.synthetic,
-        **options: Any,
-    ) -> Self:
-        """Learn codebooks for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.
-
-        `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
-        made from them. Without these, codebooks of small datasets overfit to their tasks.
-        """
-        checks.whole(steps=steps, synthetic=synthetic)
-        model, batch = cls._from_chunks(chunks, valid, options)
-        generator = torch.Generator().manual_seed(seed)
-        actions, mask = model._prepare(*batch)
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
+        """Fit codebooks to the given chunks and synthetic ones, then refit them."""
+        generator, config = torch.Generator().manual_seed(how.seed), self.config
+        actions, mask = self._prepare(*batch)
 
         def samples() -> tuple[Tensor, Tensor]:
-            made, made_mask = with_synthetic(actions, mask, synthetic, generator)
+            made, made_mask = with_synthetic(actions, mask, how.synthetic, generator)
             return made.flatten(1), made_mask.flatten(1)
 
         # The start counts padding, which repeats actions and so does little harm; refits do not.
-        books, config = torch.empty(0), model.config
-        for step in counted(cls.type, 1 + steps):
+        books = torch.empty(0)
+        for step in counted(self.type, 1 + how.steps):
             if step == 0:
                 books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
             else:
                 books = refit(*samples(), books, config.perturb, generator)
-        model.table[:-1] = books.flatten(0, 1)
-        return model.eval()
+        self.table[:-1] = books.flatten(0, 1)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         codes = torch.empty(len(actions), self.config.tokens, dtype=torch.long, device=actions.device)

@@ -116,10 +116,6 @@ class Backbone(Protocol):
         """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
         ...
 
-    def text_logits(self, states: Tensor) -> Tensor:
-        """Return logits [..., vocabulary] of states [..., D] of the last layer, as the whole model gives them."""
-        ...
-
     def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "" has none."""
         ...

@@ -12,7 +12,7 @@ import shutil
 import zlib
 from abc import ABC
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH, Backbone, BackboneOut, Inputs, LoraSpec
+from lattok.backbones import SCRATCH, Backbone, BackboneConfig, BackboneOut, Inputs, LoraSpec
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
@@ -163,61 +163,43 @@ def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> A
     """
     base = config.backbone
     if base.name == SCRATCH:
-        sizes = config.image_size, base.patch_size, base.width, base.depth, base.heads
-        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes, frames))
+        return ScratchBackbone(base, len(config.cameras), config.image_size, frames)
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and base.name == MERGED else base.name
     return HFBackbone.load(name, base.revision, dtype=base.dtype)
 
 
-@dataclass(frozen=True)
-class ScratchSize:
-    """Sizes; with the defaults and two cameras 1.5 M parameters."""
-
-    cameras: int
-    image_size: int = 64
-    patch_size: int = 16
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    frames: int = 1  # that it looks at, each with all cameras; a camera's convolutions are those of all its frames
-
-    def __post_init__(self) -> None:
-        checks.counts(cameras=self.cameras, width=self.width, depth=self.depth, heads=self.heads)
-        checks.counts(image_size=self.image_size, patch_size=self.patch_size, frames=self.frames)
-        if self.patch_size < 4 or self.patch_size & (self.patch_size - 1) or self.image_size % self.patch_size:
-            got = f"{self.patch_size} for images of {self.image_size} pixels"
-            checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
-
-
 class ScratchBackbone(nn.Module):
-    """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained."""
+    """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained: 1.5 M by default.
+
+    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames.
+    """
 
     predicts_text = False
     embedding_rms = 1.0
     revision = None
 
-    def __init__(self, size: ScratchSize):
+    def __init__(self, config: BackboneConfig, cameras: int, image_size: int, frames: int = 1):
         super().__init__()
-        self.size, self.hidden_size, self.num_layers = size, size.width, size.depth
-        side = size.image_size // size.patch_size
-        self.stems = nn.ModuleList(_stem(size.width, size.patch_size) for _ in range(size.cameras))
-        self.words = nn.Embedding(WORDS, size.width, padding_idx=0)
-        self.word_places = nn.Parameter(0.1 * torch.randn(MAX_WORDS, size.width))  # counted from the end
-        self.image_places = nn.Parameter(0.1 * torch.randn(size.frames * size.cameras * side * side, size.width))
-        self.blocks = nn.ModuleList(PreNormBlock(size.width, size.heads) for _ in range(size.depth))
-        self.norm = nn.LayerNorm(size.width)
+        width, patch = config.width, config.patch_size
+        checks.counts(cameras=cameras, image_size=image_size, frames=frames)
+        if patch < 4 or patch & (patch - 1) or image_size % patch:
+            got = f"{patch} for images of {image_size} pixels"
+            checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
+        self.hidden_size, self.num_layers, self.frames = width, config.depth, frames
+        self.stems = nn.ModuleList(_stem(width, patch) for _ in range(cameras))
+        self.words = nn.Embedding(WORDS, width, padding_idx=0)
+        self.word_places = nn.Parameter(0.1 * torch.randn(MAX_WORDS, width))  # counted from the end
+        self.image_places = nn.Parameter(0.1 * torch.randn(frames * cameras * (image_size // patch) ** 2, width))
+        self.blocks = nn.ModuleList(PreNormBlock(width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width)
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Turn B prompts into numbers of words [B, W], padded on the left; images uint8 [B, V, h, w, 3] stay.
 
         Of several frames, all cameras of each come one frame after the other.
         """
-        size = self.size
-        what = "cameras" if size.frames == 1 else f"images, {size.frames} frames of each camera,"
-        checks.size("images", what, images.shape[1], size.frames * size.cameras)
-        checks.size("images", "pixels on each side", images.shape[2], size.image_size)
         words = [_numbers(text)[-MAX_WORDS:] for text in texts]
         longest = max(map(len, words), default=1)
         padded = torch.tensor([[0] * (longest - len(row)) + row for row in words]).reshape(len(words), longest)
@@ -244,19 +226,16 @@ class ScratchBackbone(nn.Module):
 
     def _look(self, images: Tensor) -> Tensor:
         """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""
-        frames = self.size.frames
-        pixels = rearrange(images, "b (f v) h w c -> v (b f) c h w", f=frames).to(self.image_places) / 127.5 - 1
+        pixels = rearrange(images, "b (f v) h w c -> v (b f) c h w", f=self.frames).to(self.image_places) / 127.5 - 1
         views = torch.stack([stem(one) for stem, one in zip(self.stems, pixels, strict=True)])
-        return rearrange(views, "v (b f) d h w -> b (f v h w) d", f=frames) + self.image_places
+        return rearrange(views, "v (b f) d h w -> b (f v h w) d", f=self.frames) + self.image_places
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Do nothing: everything is trained."""
         checks.one_of("backbone_train", train, ("full",))
 
-    def text_logits(self, *given: Any) -> Any:
+    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         raise checks.LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
-
-    text_errors = text_logits
 
     def saved_tensors(self) -> dict[str, Tensor]:
         return dict(self.state_dict())

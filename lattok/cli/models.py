@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
@@ -95,14 +95,10 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
 
 def _choices() -> dict[str, Sequence[str]]:
     """Return the words that options of several recipes take, where their types do not say."""
-    from lattok.action_vq.base import ACTION_KINDS
-    from lattok.action_vq.oat import KEPT
     from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-    from lattok.nn.normalize import Normalization
 
-    loop = {"device": ("auto", "cpu", "cuda", "mps")}  # the usual ones
-    model = {"action_kind": ACTION_KINDS, "normalize": get_args(Normalization), "nested_dropout": KEPT}
-    return {**loop, **model, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
+    words = {"device": ("auto", "cpu", "cuda", "mps")}  # the usual ones
+    return {**words, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:

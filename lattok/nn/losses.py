@@ -4,6 +4,10 @@ Each is the mean over the valid elements of a sample, then over the samples that
 every H, P and share of labels. So shares of several processes add up where as many of their samples have any, which is
 all of them for actions. With "sum" a sample counts with the sum of its elements, as printed; "none" gives the [B] means
 of the samples.
+
+Flow matching (Lipman et al., 2023) compares velocities v, at times that `draw_flow` draws as π0 and GR00T do:
+
+x_t = (1 - t) ε + t a,    v = a - ε           ε ~ N(0, 1),  t = s (1 - Beta(1.5, 1)),  s = 0.999
 """
 
 from __future__ import annotations
@@ -14,10 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lattok.types import LossTerms
+from lattok.types import FlowDraws, LossTerms
 from lattok.utils import checks
 
 REDUCTIONS = ("mean", "sum", "none")
+LATEST = 0.999  # s: the greatest time that is learned
+SHAPE = 1.5  # a of Beta(a, 1): early times, where most is decided, come more often
+TICKS = 1000  # of the time that sines tell apart
+MOST_FLOW_STEPS = 1000
 
 
 def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: int = 1) -> Tensor:
@@ -84,3 +92,12 @@ def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTer
         return terms
     own = valid.any(1).sum() / average.clamp(min=1e-6)
     return {name: own * value for name, value in terms.items()}
+
+
+def draw_flow(
+    shape: Sequence[int], generator: torch.Generator | None = None, device: torch.device | None = None
+) -> FlowDraws:
+    """Draw noise of `shape` [B, H, m] and times [B]; a variable of Beta(a, 1) is a uniform one to the power 1 / a."""
+    noise = torch.randn(*shape, generator=generator, device=device)
+    uniform = torch.rand(shape[0], generator=generator, device=device)
+    return FlowDraws(noise, LATEST * (1 - uniform ** (1 / SHAPE)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,9 +23,10 @@ from lattok.nn.blocks import onto
 from lattok.nn.kmeans import assignments, kmeans, nearest
 from lattok.types import Quantized
 from lattok.utils import checks
+from lattok.utils.options import check_choices
 
 RECENT_ROWS = 4096  # code rows kept for the usage report
-STARTS = ("kmeans", "uniform", "normal")
+Start = Literal["kmeans", "uniform", "normal"]
 MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
 
 
@@ -36,8 +37,8 @@ class QuantizerConfig:
     dim: int
     size: int
     levels: int = 1
-    update: str = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
-    start: str = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
+    update: Literal["ema", "gradient"] = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
+    start: Start = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
     continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
     decay: float = 0.99  # per step, of the moving averages
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
@@ -48,8 +49,7 @@ class QuantizerConfig:
         checks.counts(dim=self.dim, size=self.size, levels=self.levels)
         checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
         checks.at_least_zero(revive_below=self.revive_below)
-        checks.one_of("update", self.update, ("ema", "gradient"))
-        checks.one_of("start", self.start, STARTS)
+        check_choices(self)
         checks.below_one(decay=self.decay)
         if self.levels > 1 and self.update != "ema":
             checks.fail("levels", "1 unless update is 'ema'", self.levels)
@@ -267,7 +267,7 @@ class VectorQuantizer(CodeUsage):
     def __init__(self, config: QuantizerConfig):
         super().__init__(config.size)
         self.config = config
-        self.codebooks = nn.ModuleList(Codebook(config) for _ in range(config.levels))
+        self.codebooks: Any = nn.ModuleList(Codebook(config) for _ in range(config.levels))  # one for each level
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
         self.register_buffer("reservoir_step", torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
@@ -296,14 +296,9 @@ class VectorQuantizer(CodeUsage):
         return self.config.start != "kmeans" or self.count > self.config.continuous_steps
 
     @property
-    def books(self) -> list[Codebook]:
-        """Return the codebook modules, one per level."""
-        return list(self.codebooks)  # type: ignore[arg-type]
-
-    @property
     def codebook_vectors(self) -> list[Tensor]:
         """Return the codebook of each level, [K, d]."""
-        return [book.vectors for book in self.books]
+        return [book.vectors for book in self.codebooks]
 
     def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
         """Quantize latents [..., d], always in float32: rounding to bfloat16 changes codes.
@@ -341,7 +336,7 @@ class VectorQuantizer(CodeUsage):
     def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return codes, their vectors, and with `each_level` those of the levels before the last."""
         codes, coarser, left = list[Tensor](), list[Tensor](), latents.detach()
-        for book in self.books:
+        for book in self.codebooks:
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
             if update:
@@ -380,7 +375,7 @@ class VectorQuantizer(CodeUsage):
             per_batch = valid.sum()
             _sum_over_processes(per_batch)
             left = _joined(self.reservoir, self.reservoir_step >= 0, self._generator(0))
-            for level, book in enumerate(self.books):
+            for level, book in enumerate(self.codebooks):
                 book.start_from(left, float(per_batch), self._generator(level))
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]

@@ -13,7 +13,7 @@ import torch
 
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.chunks import SeededFit
+from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
@@ -49,11 +49,6 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     data: MixOptions = field(default_factory=MixOptions)
     model: ActionVQConfig = field(default_factory=ActionVQConfig)
     common = ("horizon", "codebook_size", *Recipe.common)
-    choices: ClassVar[Mapping[str, Any]] = {
-        "decoder": ("step", "context"),
-        "loss_reduction": ("mean", "sum"),
-        "codebook_start": ("kmeans", "uniform", "normal"),
-    }
     example: ClassVar[Mapping[str, Any]] = {"preset": "quick"}
     default_preset = "p2t"
     presets: ClassVar[Mapping[str, Any]] = {
@@ -117,7 +112,7 @@ class FitRecipe(Recipe[Tokenizer]):
     family: ClassVar[type[ChunkTokenizer]]
     presets: ClassVar[Mapping[str, Any]] = {"default": {}}
     default_preset = "default"
-    loop: Any = field(default_factory=SeededFit)
+    loop: Any = field(default_factory=FitOptions)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
         """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder. Of several processes the

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lattok.nn.flow import draw_flow
+from lattok.nn.losses import draw_flow
 from lattok.samples.augment import Augmentation, augment_alike, draw
 from lattok.samples.mixture import MixedPairs
 from lattok.samples.order import Batches, order_of

@@ -10,7 +10,7 @@ from lattok.backbones import BackboneConfig
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.labels import LatentSpec
-from lattok.nn.flow import MOST_FLOW_STEPS
+from lattok.nn.losses import MOST_FLOW_STEPS
 from lattok.nn.normalize import (
     MOST_NUMBERS,
     Normalization,
@@ -23,7 +23,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
-from lattok.vla.strategies import STRATEGIES, Segment, Strategy
+from lattok.vla.strategies import STRATEGIES, Segment, Strategy, hidden_index
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 BCE = "l2_bce"
@@ -250,7 +250,7 @@ class VLAConfig(NormalizedActions):
             return tuple(range(math.ceil(num_layers / 2), num_layers + 1))
         if max(seen) > num_layers:
             checks.fail("head_layers", f"hidden states from 0 to {num_layers} of this backbone", seen)
-        if num_layers not in (seen[-1], *(loss.layer_index(num_layers) for loss in self.strategy.losses)):
+        if num_layers not in (seen[-1], *(hidden_index(loss.layer, num_layers) for loss in self.strategy.losses)):
             hint = "Layers that nothing reads would be trained without a gradient."
             checks.fail("head_layers", f"the last one, {num_layers}, among them", seen, hint)
         return seen

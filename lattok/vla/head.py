@@ -8,7 +8,7 @@ starts closed, at the image tokens of layer k. A policy asks a head for `learn` 
 
 `FlowActionHead` moves noise until it is actions: flow matching (Lipman et al., 2023), as in π0 and GR00T.
 
-    x_t = (1 - t) ε + t a,    v = a - ε           `lattok.nn.flow` draws ε and t
+    x_t = (1 - t) ε + t a,    v = a - ε           `lattok.nn.losses` draws ε and t
     L   = |v_θ(x_t, t) - v|^2                     over valid steps
     a   = x_1,  x_{t + 1/N} = x_t + v_θ(x_t, t) / N,  x_0 = ε
 
@@ -30,8 +30,7 @@ from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut
 from lattok.nn.blocks import CrossAttention, feed_forward, onto, sinusoids
-from lattok.nn.flow import TICKS, draw_flow
-from lattok.nn.losses import action_loss, gripper_action_loss, numbers
+from lattok.nn.losses import TICKS, action_loss, draw_flow, gripper_action_loss, numbers
 from lattok.types import LossTerms, PolicyBatch
 from lattok.utils.seeds import derive_seed
 from lattok.vla.config import VLAConfig

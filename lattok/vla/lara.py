@@ -186,11 +186,8 @@ class FrameSupervision(LatentSupervision, ABC):
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of the `Frames` that `target_of` has read."""
-        checks.rank("states", states, "B n D")
+        self._check_states(states, len(target.valid))
         checks.counts(1, **{"states of a sample": states.shape[1]})
-        hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
-        checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
-        checks.size("states", "samples, as there are of frames", len(states), len(target.valid))
         return self._terms(states, target, reduction)
 
 

@@ -28,14 +28,14 @@ from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import onto
 from lattok.nn.losses import of_share
 from lattok.nn.normalize import Normalizer, OpenChoice
-from lattok.types import ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
+from lattok.types import ActionBatch, ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import check_knows_data, flat, options_of
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
-from lattok.vla.strategies import build_supervision
+from lattok.vla.strategies import build_supervision, hidden_index
 from lattok.vla.tokens import TOKENIZER, TokenHead, coded, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
@@ -78,7 +78,7 @@ class LatentVLA(BackboneModel):
         self.backbone: Any = backbone  # an nn.Module and a Backbone
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
-        self.losses = {loss.name: loss.layer_index(backbone.num_layers) for loss in config.strategy.losses}
+        self.losses = {loss.name: hidden_index(loss.layer, backbone.num_layers) for loss in config.strategy.losses}
         # before all that strategies differ in: it starts the same
         self.head: ActionHead = HEADS[config.head.name](width, self.layers, config)
         self._tokenizer = (tokenizer,)  # in a tuple it is no submodule: it stays where it is, and as it is
@@ -243,8 +243,8 @@ class LatentVLA(BackboneModel):
         actions, valid = batch.actions.cpu(), batch.valid.cpu()
         rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
         if rows.any():
-            tokens[rows] = self.tokenizer.encode(actions[rows], valid[rows])
-        return batch._replace(tokens=onto(tokens, batch.actions.device))
+            tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows]))
+        return batch._replace(tokens=tokens)
 
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
         if batch.inputs is not None:

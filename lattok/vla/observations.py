@@ -74,6 +74,8 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     found = PolicyBatch(images, texts, proprio, actions.float(), valid)
     _check(config, found, learning, config.state_key, config.action_key)
+    if learning and config.tokens is not None and not bool(found.actions[valid].isfinite().all()):
+        checks.fail(config.action_key, "finite actions", "NaN or infinity")  # they would become codes
     if not (learning and config.strategy.learns_labels):
         return found
     return found._replace(latent=target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs))
@@ -83,6 +85,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
     """Compare a batch with the policy; `state` and `action` are what its giver calls proprio and actions."""
     count = len(batch.images)
     checks.rank("images", batch.images, "B V h w 3")
+    if batch.images.dtype != torch.uint8:
+        checks.fail("images", "uint8", batch.images.dtype)
     checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), f"In order: {_short(config)}.")
     if batch.images.shape[2:4] != (config.image_size,) * 2:
         got = f"{batch.images.shape[2]}x{batch.images.shape[3]}"

@@ -102,10 +102,6 @@ class LatentLoss:
             expected = f"options of `{self.loss}` ({', '.join(known) or 'it has none'})"
             checks.fail("options", expected, ", ".join(self.options))
 
-    def layer_index(self, num_layers: int) -> int:
-        """Return the hidden state of 0..N that the loss acts on; fractions are rounded up."""
-        return hidden_index(self.layer, num_layers)
-
 
 @dataclass(frozen=True)
 class Strategy:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,7 @@ class LatentSupervision(nn.Module, ABC):
         """
         checks.one_of("reduction", reduction, REDUCTIONS)
         self._check(states, target)
+        target = target._replace(**{part: _part_of(target, part, self.labels) for part in self.parts})
         if not checked and not torch.compiler.is_compiling():
             self._check_values(target)
         target = onto(target, states.device)
@@ -122,20 +123,23 @@ class LatentSupervision(nn.Module, ABC):
 
     @abstractmethod
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        """Return the terms of states [B, S, states_per_step, dim]; of `target` only the `parts` are unchecked."""
+        """Return the terms of states [B, S, states_per_step, dim]; of `target` the `parts` have been checked."""
 
     def _check_values(self, target: LatentTarget) -> None:
         """Raise `LattokError` where valid labels hold what the loss cannot take."""
 
-    def _check(self, states: Tensor, target: LatentTarget) -> None:
+    def _check_states(self, states: Tensor, samples: int) -> None:
         checks.tensor("states", states)
         checks.rank("states", states, "B n D")
         hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
         checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
+        checks.size("states", "samples, as the target has", len(states), samples)
+
+    def _check(self, states: Tensor, target: LatentTarget) -> None:
+        self._check_states(states, len(target.valid))
         checks.rank("valid", target.valid, "B S")
         if target.valid.dtype != torch.bool:
             checks.fail("valid", "bool", str(target.valid.dtype).removeprefix("torch."))
-        checks.size("states", "samples, as the target has", len(states), len(target.valid))
         steps = target.valid.shape[1]
         if states.shape[1] != steps * self.states_per_step:
             expected = f"{steps} steps of {self.states_per_step} states, as the target has steps"
@@ -153,12 +157,11 @@ class AlignLoss(LatentSupervision):
     def __init__(self, dim: int, latent_dim: int, *, projection: str = "linear", states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(latent_dim=latent_dim))
         checks.one_of("projection", projection, ("linear", "mlp"))
-        self.latent_dim = latent_dim
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, latent_dim) if projection == "linear" else _two_layers(dim, latent_dim)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        embedding = _embedding_of(target, self.latent_dim)
+        embedding = cast(Tensor, target.embedding)
         projected = self.project(self.norm(states.mean(2)))  # b s d
         loss = alignment(projected, embedding, target.valid, reduction)
         pooled = reduce(embedding, "b s e d -> b s 1 d", "mean")
@@ -178,17 +181,17 @@ class CodeCrossEntropy(LatentSupervision):
         super().__init__(dim, states_per_step, LatentSpec(codes=codes, codebook_size=codebook_size))
         if states_per_step not in (1, codes):
             checks.fail("states_per_step", f"1 or {codes}, a state for each code", states_per_step)
-        self.codebook_size, self.codes = codebook_size, codes
+        self.codebook_size = codebook_size
         self.head = nn.Linear(dim, codebook_size * (codes // states_per_step))
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        codes = _codes_of(target, self.codes)
+        codes = cast(Tensor, target.codes)
         logits = rearrange(self.head(states), "b s k (p c) -> b s (k p) c", c=self.codebook_size)
         loss = code_cross_entropy(logits, codes, target.valid, reduction)
         return {"latent": loss, "latent_accuracy": code_accuracy(logits, codes, target.valid)}
 
     def _check_values(self, target: LatentTarget) -> None:
-        codes = _codes_of(target, self.codes)
+        codes = cast(Tensor, target.codes)
         wrong = ((codes < 0) | (codes >= self.codebook_size)) & target.valid[..., None]
         if wrong.any():
             worst = codes[wrong]
@@ -210,14 +213,12 @@ class RegressionLoss(LatentSupervision):
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(vectors=vectors, latent_dim=latent_dim))
-        self.latent_dim, self.vectors = latent_dim, vectors
+        self.latent_dim = latent_dim
         self._own = states_per_step == vectors
         self.head = _two_layers(dim, latent_dim * (1 if self._own else vectors))
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        embedding = _embedding_of(target, self.latent_dim)
-        hint = "Build the loss with as many `vectors` as a step of the labels has."
-        checks.size("embedding", "vectors in each step", embedding.shape[2], self.vectors, hint)
+        embedding = cast(Tensor, target.embedding)
         states = states if self._own else reduce(states, "b s k d -> b s 1 d", "mean")
         predicted = rearrange(self.head(states), "b s k (e d) -> b s (k e) d", d=self.latent_dim)
         loss = self.compare(predicted, embedding, target.valid, reduction)
@@ -235,34 +236,25 @@ def _two_layers(dim: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
 
 
-def _codes_of(target: LatentTarget, codes: int) -> Tensor:
-    """Return the codes [B, S, P] of a target, which must have them, P of a step."""
-    if target.codes is None:
-        hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or RegressionLoss."
-        checks.fail("codes", "codes, for a loss of codes", "a target without", hint)
-    _check_shape("codes", target.codes, target.valid, "B S P")
-    if target.codes.dtype.is_floating_point or target.codes.dtype in (torch.bool, torch.complex64):
-        checks.fail("codes", "int64", str(target.codes.dtype).removeprefix("torch."))
-    hint = "Build the loss with as many `codes` as a step of the labels has."
-    checks.size("codes", "codes in each step", target.codes.shape[2], codes, hint)
-    return target.codes.long()
-
-
-def _embedding_of(target: LatentTarget, latent_dim: int) -> Tensor:
-    """Return the vectors [B, S, E, d] of a target, which must have them, of `latent_dim` numbers each."""
-    if target.embedding is None:
-        hint = f"{ANNOTATE} With embedding=False it leaves the vectors out."
-        checks.fail("embedding", "vectors, for a loss of vectors", "a target without", hint)
-    _check_shape("embedding", target.embedding, target.valid, "B S E d")
-    if not target.embedding.dtype.is_floating_point:
-        checks.fail("embedding", "float32", str(target.embedding.dtype).removeprefix("torch."))
-    got = target.embedding.shape[3]
-    hint = f"Build the loss with latent_dim={got}, the width of the labels' vectors (`meta/lattok.json` has it)."
-    checks.size("embedding", "numbers in each vector", got, latent_dim, hint)
-    return target.embedding.float()
-
-
-def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
-    checks.rank(name, part, dims)
-    if part.shape[:2] != valid.shape:
-        checks.fail(name, f"{list(valid.shape)} samples and steps, as `valid` has", list(part.shape[:2]))
+def _part_of(target: LatentTarget, part: str, labels: LatentSpec) -> Tensor:
+    """Return codes int64 [B, S, P] or vectors float32 [B, S, E, d] of a target; these must be those of the labels."""
+    found, codes = getattr(target, part), part == "codes"
+    what, axes, count = ("codes", "B S P", labels.codes) if codes else ("vectors", "B S E d", labels.vectors)
+    if found is None:
+        other = "Labels of a model without codes are for AlignLoss or RegressionLoss."
+        hint = f"{ANNOTATE} {other if codes else 'With embedding=False it leaves the vectors out.'}"
+        checks.fail(part, f"{what}, for a loss of {what}", "a target without", hint)
+    checks.rank(part, found, axes)
+    if found.shape[:2] != target.valid.shape:
+        expected = f"{list(target.valid.shape)} samples and steps, as `valid` has"
+        checks.fail(part, expected, list(found.shape[:2]))
+    if found.dtype.is_floating_point == codes or found.dtype.is_complex or found.dtype == torch.bool:
+        checks.fail(part, "int64" if codes else "float32", str(found.dtype).removeprefix("torch."))
+    hint = f"Build the loss with as many `{what}` as a step of the labels has."
+    checks.size(part, f"{what} in each step", found.shape[2], count or found.shape[2], hint)
+    if codes:
+        return found.long()
+    width = found.shape[3]
+    hint = f"Build the loss with latent_dim={width}, the width of the labels' vectors (`meta/lattok.json` has it)."
+    checks.size(part, "numbers in each vector", width, labels.latent_dim or width, hint)
+    return found.float()

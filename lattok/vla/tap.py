@@ -9,7 +9,6 @@ hook is there during the forward pass only.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -194,18 +193,14 @@ class Supervised(nn.Module):
 
 
 def find_module(policy: nn.Module, name: str) -> nn.Module:
-    """Return the module of that name; raises `LattokError` with names like it."""
-    found = None
-    with suppress(AttributeError):
-        found = policy.get_submodule(name) if name else None
-    if found is None:
-        modules, end = dict(policy.named_modules()), name.rpartition(".")[2]
-        near = [known for known in modules if end and known.rpartition(".")[2] == end]
-        near = list(dict.fromkeys([*near[:3], *difflib.get_close_matches(name, modules, 3)]))
-        top = [child for child, _ in policy.named_children()]
-        hint = f"Near it: {', '.join(near)}." if near else f"At the top there are {', '.join(top) or 'none'}."
-        checks.fail("tap", f"the name of a module of {type(policy).__name__}", repr(name), hint)
-    return found
+    """Return the module of that name; raises `LattokError` with a name like it."""
+    if name:
+        with suppress(AttributeError):
+            return policy.get_submodule(name)
+    known = [each for each, _ in policy.named_modules() if each]
+    top = ", ".join(each for each in known if "." not in each) or "none"
+    hint = checks.did_you_mean(name, known) or f"At the top there are {top}."
+    return checks.fail("tap", f"the name of a module of {type(policy).__name__}", repr(name), hint)
 
 
 class WrappedPreprocessor:

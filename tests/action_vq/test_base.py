@@ -224,7 +224,7 @@ def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
         (lambda: UniformBins.fit(torch.zeros(3, 4)), r"`chunks`: expected shape \[N, H, m\]"),
         (lambda: UniformBins.fit(torch.full((3, 4, 2), float("inf"))), "expected finite numbers"),
         (lambda: UniformBins.fit(smooth(), bin=3), "`options`: expected names among .*bins.*, got bin"),
-        (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`: expected 4 action dimensions, got 3"),
+        (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`: expected 3 as the chunks have, got 4"),
         (lambda: UniformBins.fit(smooth(), action_kind="delta"), "`action_kind`: expected one of unspecified"),
         (lambda: UniformBins.fit(smooth(), normalize_exceptions=("gripper=min_max",)), "a dimension among 0..2"),
         (lambda: UniformBins.fit(smooth(), normalize_exceptions=("1=log",)), "expected one of mean_std"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, levels
-from lattok.action_vq.levels import setting
+from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, learned
+from lattok.action_vq.learned import setting
 from lattok.utils.checks import LattokError
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
@@ -98,7 +98,7 @@ def test_many_chunks_go_through_the_networks_in_blocks(family, monkeypatch):
     chunks = torch.randn(19, 6, 3)
     codes = model.encode(chunks)
     actions = model.decode(codes)
-    monkeypatch.setattr(levels, "BLOCK", 8)
+    monkeypatch.setattr(learned, "BLOCK", 8)
     model.head.register_forward_hook(lambda _, inputs, output: most.append(len(output)))
     assert torch.equal(model.encode(chunks), codes)
     torch.testing.assert_close(model.decode(codes), actions)

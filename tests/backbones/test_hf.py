@@ -439,15 +439,6 @@ def test_adapt_is_for_once(load: Load):
 
 def test_bad_images_and_texts(load: Load):
     backbone = load("qwen3_vl")
-    for texts in ("lift it", [], [1, 2], None):
-        with pytest.raises(LattokError, match=r"`texts`: expected a list of at least one text, got"):
-            backbone.encode(images(), texts)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(LattokError, match=r"`images`: expected 1 samples, as many as texts, got 2"):
-        backbone.encode(images(), TEXTS[:1])
-    with pytest.raises(LattokError, match=r"`images`: expected uint8 \[B, V, h, w, 3\], got torch.float32"):
-        backbone.encode(images().float(), TEXTS)
-    with pytest.raises(LattokError, match=r"`images`: expected shape \[B, V, h, w, 3\], got shape \[2, 64, 64, 3\]"):
-        backbone.encode(images()[:, 0], TEXTS)
     with pytest.raises(LattokError, match=r"at least one camera for qwen3_vl, got none"):
         backbone.encode(images(cameras=0), TEXTS)
     with pytest.raises(LattokError, match=r"text without '<\|image_pad\|>', which stands for an image, got 'see"):

@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattok.backbones import LoraSpec
-from lattok.backbones.model import MAX_WORDS, ScratchBackbone, ScratchSize
+from lattok.backbones import SCRATCH, BackboneConfig, LoraSpec
+from lattok.backbones.model import MAX_WORDS, ScratchBackbone
 from lattok.utils.checks import LattokError
 
-SIZE = ScratchSize(cameras=2, image_size=16, patch_size=8, width=32, depth=3, heads=4)
+CONFIG = BackboneConfig(SCRATCH, train="full", patch_size=8, width=32, depth=3, heads=4)
 
 
 def backbone() -> ScratchBackbone:
     torch.manual_seed(0)
-    return ScratchBackbone(SIZE).eval()
+    return ScratchBackbone(CONFIG, cameras=2, image_size=16).eval()
 
 
 def images(count: int = 2) -> torch.Tensor:
@@ -86,13 +86,9 @@ def test_padding_is_not_looked_at():
 
 
 def test_what_it_cannot_do_is_one_line():
-    with pytest.raises(LattokError, match="`images`: expected 2 cameras, got 3"):
-        backbone().encode(torch.zeros(1, 3, 16, 16, 3, dtype=torch.uint8), ["a"])
-    with pytest.raises(LattokError, match="`images`: expected 16 pixels on each side, got 32"):
-        backbone().encode(torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8), ["a"])
     with pytest.raises(LattokError, match="`backbone_train`: expected one of full, got 'lora'"):
         backbone().adapt("lora", LoraSpec())
     with pytest.raises(LattokError, match="the scratch backbone predicts no text"):
-        backbone().text_logits(torch.zeros(1, 2, 8))
+        backbone().text_errors({}, ["a"])
     with pytest.raises(LattokError, match="`patch_size`: expected a power of 2 from 4 on that divides"):
-        ScratchSize(cameras=1, image_size=20, patch_size=8)
+        ScratchBackbone(CONFIG, cameras=1, image_size=20)

@@ -232,13 +232,13 @@ def test_unused_codes_become_copies_of_used_ones_when_their_time_is_up():
     for step in range(1, 3):
         quantizer(data)
         assert torch.equal(quantizer.codebook_vectors[0], before)
-        assert quantizer.books[0].cluster_size.tolist() == [2.0 * step, step, 0, 0, 0, 0]
+        assert quantizer.codebooks[0].cluster_size.tolist() == [2.0 * step, step, 0, 0, 0, 0]
     quantizer(torch.tensor([[61.0, 0]]))  # one use is enough
     after = quantizer.codebook_vectors[0].detach()
     used = torch.tensor([True, True, False, True, False, False])
     assert torch.equal(after[used], before[used])
     assert all(any(torch.equal(row, other) for other in before[used]) for row in after[~used])
-    assert quantizer.books[0].cluster_size.tolist() == [0] * 6
+    assert quantizer.codebooks[0].cluster_size.tolist() == [0] * 6
     assert isinstance(quantizer.codebook_vectors[0], torch.nn.Parameter)
 
 
@@ -273,7 +273,7 @@ def test_a_further_pass_of_the_last_continuous_step_passes_through():
         for update in (True, False):
             out = quantizer(x, update=update)
             assert torch.equal(out.vectors, x) == (step < 2), (step, update)
-    assert quantizer.books[0].cluster_size.sum() > 0
+    assert quantizer.codebooks[0].cluster_size.sum() > 0
 
 
 def test_the_start_sees_sixteen_rows_for_every_code():

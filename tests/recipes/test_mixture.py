@@ -211,7 +211,7 @@ def test_a_tokenizer_of_one_dataset_has_nothing_to_choose(roots, tmp_path):
     (out / "config.json").write_text(json.dumps(config))  # as before there were mixtures
     assert lattok.load(out).describe()["weights_sha256"] == loaded.describe()["weights_sha256"]
     assert for_dataset(loaded, open_dataset(roots["b"]).name) is loaded
-    with pytest.raises(LattokError, match="`name`: this tokenizer has one normaliser for all datasets"):
+    with pytest.raises(LattokError, match="`dataset`: expected one .*it has one normaliser for all.*, got 'a'"):
         loaded.for_dataset("a")
     with pytest.raises(LattokError, match="options"):
         lattok.FAST.fit(torch.zeros(4, 4, 3), normalizers=("a", "b"))

@@ -10,7 +10,7 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.backbones import BackboneOut
-from lattok.nn.flow import LATEST, draw_flow
+from lattok.nn.losses import LATEST, draw_flow
 from lattok.types import FlowDraws, PolicyBatch
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, TokenPositions, pool_codes
 from tests.vla.fakes import batch, config, observation, policy, rows

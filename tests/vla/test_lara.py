@@ -13,7 +13,7 @@ from torch import nn
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig, TrainedPairModel
 from lattok.labels import LatentSpec
-from lattok.nn.flow import draw_flow
+from lattok.nn.losses import draw_flow
 from lattok.nn.quantize import Codebook
 from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
@@ -591,7 +591,7 @@ def test_figures_beside_the_loss_teach_nothing_and_do_not_depend_on_its_reductio
             "mean",
             f"`states`: expected {loss.dim} numbers in each state, got {loss.dim - 1}. Build the",
         ),
-        (states[1:], "mean", f"`states`: expected {B} samples, as there are of frames, got {B - 1}"),
+        (states[1:], "mean", f"`states`: expected {B} samples, as the target has, got {B - 1}"),
     ):
         with pytest.raises(LattokError, match=text):
             loss(changed, target, reduction)

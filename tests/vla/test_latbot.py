@@ -181,7 +181,7 @@ def test_batches_and_states_of_other_shapes_are_refused():
     for shape, text in (
         ((B, WIDTH), "`states`: expected shape [B, n, D]"),
         ((B, 0, WIDTH), "`states of a sample`: expected a whole number of at least 1, got 0"),
-        ((B + 1, 1, WIDTH), f"`states`: expected {B} samples, as there are of frames, got {B + 1}"),
+        ((B + 1, 1, WIDTH), f"`states`: expected {B} samples, as the target has, got {B + 1}"),
     ):
         with pytest.raises(LattokError, match=re.escape(text)):
             loss(torch.zeros(shape), target)

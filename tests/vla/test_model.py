@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lattok
-from lattok.nn.flow import draw_flow
+from lattok.nn.losses import draw_flow
 from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
 from tests.vla import fakes

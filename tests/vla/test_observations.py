@@ -62,6 +62,7 @@ def test_an_observation_that_does_not_fit_is_one_line(changed, message: str):
     [
         ({"images": torch.zeros(4, 1, 16, 16, 3, dtype=torch.uint8)}, "`images`: expected 2 cameras, got 1"),
         ({"images": torch.zeros(4, 2, 32, 32, 3, dtype=torch.uint8)}, "`images`: expected 16x16 pixels"),
+        ({"images": torch.zeros(4, 2, 16, 16, 3)}, "`images`: expected uint8, got torch.float32"),
         ({"proprio": None}, "`proprio`: expected 5 numbers, as in training, got none"),
         ({"actions": torch.zeros(4, 5, 3)}, r"`actions`: expected 4 steps \(horizon\), got 5"),
         ({"actions": torch.zeros(4, 4, 2)}, "`actions`: expected 3 dimensions, got 2"),

@@ -16,7 +16,7 @@ from lattok.nn.losses import reduce_valid
 from lattok.types import LatentTarget, LossTerms
 from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentLoss, LatentSupervision, Span, Strategy, register_strategy, strategy_of
-from lattok.vla.strategies import ACTION, LATENT
+from lattok.vla.strategies import ACTION, LATENT, hidden_index
 from lattok.vla.supervision import LOSSES
 from tests.vla.fakes import H, P, batch, config, policy
 
@@ -43,12 +43,12 @@ def test_placeholders_and_weights_of_table_7(name: str, latent: int, action: int
 
 
 def test_the_layer_of_la_align_is_17_of_29_hidden_states():
-    assert STRATEGIES["la_align"].losses[0].layer_index(28) == 17
+    assert hidden_index(STRATEGIES["la_align"].losses[0].layer, 28) == 17
 
 
 @pytest.mark.parametrize(("layer", "index"), [(1.0, 12), (0.5, 6), (0.51, 7), (3, 3), (1, 1), (0.25, 3)])
 def test_layers_are_indices_or_fractions_rounded_up(layer: float, index: int):
-    assert strategy_of("la_align", layer=layer).losses[0].layer_index(12) == index
+    assert hidden_index(strategy_of("la_align", layer=layer).losses[0].layer, 12) == index
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -72,7 +72,7 @@ def test_a_strategy_goes_through_json(name: str):
         (lambda: strategy_of("la_align", layer=0), "`layer`: expected the index"),
         (lambda: strategy_of("la_align", layer=float("nan")), "`layer`: expected the index"),
         (lambda: strategy_of(3), "`strategy`: expected a name or a Strategy, got 3"),
-        (lambda: strategy_of("la_align", layer=13).losses[0].layer_index(12), "expected a state from 1 to 12"),
+        (lambda: hidden_index(strategy_of("la_align", layer=13).losses[0].layer, 12), "expected a state from 1 to 12"),
         (
             lambda: strategy_of("la_direct", projection="mlp"),
             "`options`: expected options of `codes` .it has none., got projec",

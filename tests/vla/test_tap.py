@@ -52,9 +52,9 @@ def test_children_of_layers_that_are_called_by_hand():
 def test_names():
     policy = Policy()
     assert find_module(policy, "model.layers.0.mlp") is policy.model.layers[0].mlp
-    with pytest.raises(LattokError, match="a module of Policy, got 'action_head'. Near it: model.action_head"):
+    with pytest.raises(LattokError, match="a module of Policy, got 'action_head'. Did you mean model.action_head"):
         Tap("action_head").on(policy).__enter__()
-    with pytest.raises(LattokError, match="got 'model.action_hed'. Near it: model.action_head"):
+    with pytest.raises(LattokError, match="got 'model.action_hed'. Did you mean model.action_head"):
         Supervised(policy, "model.action_hed", AlignLoss(WIDTH, D))
     with pytest.raises(LattokError, match="got 'xyzzy'. At the top there are model"):
         find_module(policy, "xyzzy")

@@ -153,6 +153,11 @@ def test_batches_with_lerobots_keys_teach_the_same():
     tokens = model.tokenizer.encode(actions, ~padded)
     wanted = model(model._batch(seen | {"action": actions, "action_is_pad": padded}, True)._replace(tokens=tokens))
     assert terms == wanted
+    actions[1, 2, 0] = torch.nan
+    with pytest.raises(LattokError, match="`action`: expected finite actions, got NaN or infinity"):
+        model(seen | {"action": actions})
+    actions[1, 2, 0], actions[-1, -1, 0] = 0, torch.nan  # beyond the episode
+    assert model(seen | {"action": actions, "action_is_pad": padded})["action"].isfinite()
 
 
 @pytest.mark.parametrize("strategy", ["la_align", "la_direct", "la_tok"])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from lattok.backbones import BackboneConfig, LoraSpec
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
 from lattok.image_lam.base.features import IMAGENET
-from lattok.nn.flow import MOST_FLOW_STEPS
+from lattok.nn.losses import MOST_FLOW_STEPS
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, check_mixture
 from lattok.utils import checks
 from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, check_choices, knows_data

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lattok.hub.weights import diffusers_class, open_diffusers
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.nn.blocks import CrossAttention, PreNormBlock, sinusoids
-from lattok.nn.flow import TICKS
+from lattok.nn.losses import TICKS
 from lattok.utils import checks
 
 MIN_TIME_LEFT = 0.05  # the least 1 - t that is divided by

@@ -27,8 +27,7 @@ from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.clips.config import ClipLAMConfig
 from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import onto
-from lattok.nn.flow import draw_flow
-from lattok.nn.losses import action_loss, numbers, of_share
+from lattok.nn.losses import action_loss, draw_flow, numbers, of_share
 from lattok.nn.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks

@@ -17,7 +17,7 @@ from lattok.annotation import annotate, verify
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
 from lattok.image_lam.clips import ClipLAM
-from lattok.nn.flow import draw_flow
+from lattok.nn.losses import draw_flow
 from tests.image_lam.clips.fakes import batch, clip_lam, pixels
 
 
