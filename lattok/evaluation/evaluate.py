@@ -82,8 +82,7 @@ def evaluate(
         chosen.note("questions", len(found), len(questions))
     report = _report(evidence, [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:
-        check_place(chosen.folder, provenance, chosen.overwrite)  # another process may have been here since
-        write(report, chosen.folder)
+        write(report, chosen.folder, chosen.overwrite)
     return report
 
 
