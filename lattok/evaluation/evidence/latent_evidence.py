@@ -47,7 +47,6 @@ class ResidualKMeans:
     @classmethod
     def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> ResidualKMeans:
         """Find the centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
-        checks.rank("vectors", vectors, "N d")
         generator = torch.Generator().manual_seed(seed)
         rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
         return cls(tuple(residual_kmeans(rows, size, levels, ITERATIONS, generator)))

@@ -89,7 +89,7 @@ Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes r
 def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
     train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
-    picks = {key: pick for key, pick in evidence.inputs.items() if key in OWN}
+    picks = evidence.inputs
     own = [
         (ProbeRow(key, name, control=False), (picks[key](train), picks[key](held_out)))
         for key, name in OWN.items()

@@ -154,10 +154,8 @@ class TokenizerEvidence:
         windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
         training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)
         names, size = windows.action_names, tokenizer.vocab_size
-        if len(names) != tokenizer.action_dim:
-            expected, got = f"{tokenizer.action_dim} action dimensions", f"{len(names)} ({', '.join(names)}) in {key}"
-            hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
-            checks.fail("action_key", expected, got, hint)
+        hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
+        checks.size(key, "numbers, as the tokenizer's actions have", len(names), tokenizer.action_dim, hint)
         scale = Scale.fit(training.actions, names)
         codes, decoded = reconstruct(tokenizer, windows)
         batch = windows.all()
@@ -193,7 +191,6 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
     >>> level_allocation(4, 256), level_allocation(7, 256)
     ((4, 4, 4, 4), (3, 2, 2, 2, 2, 2, 2))
     """
-    checks.positive(dims=dims, size=size)
     levels, turn = [1] * dims, 0
     while math.prod(levels) // levels[turn] * (levels[turn] + 1) <= size:
         levels[turn] += 1

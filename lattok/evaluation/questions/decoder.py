@@ -144,11 +144,9 @@ def mean_losses(model: TrainedPairModel, pairs: PairSet, predictors: dict[str, P
     return {name: total / len(pairs.rows) for name, total in totals.items()}
 
 
-def loss_without_latents(
-    model: TrainedPairModel, train: PairSet, held_out: PairSet, training: ControlTraining
-) -> float:
+def loss_without_latents(evidence: LatentEvidence, training: ControlTraining) -> float:
     """Train a decoder without latents on all pairs of the training episodes, or read it; return its held-out loss."""
-    options = training.options
+    model, train, held_out, options = evidence.model, evidence.train, evidence.held_out, training.options
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
         now, later = model.frame_targets(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
@@ -167,10 +165,9 @@ def loss_without_latents(
 @question("dependence", of=("pairs", "clips"), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     """Compare the decoder's loss with true latents, wrong ones and none."""
-    model, held_out, training = evidence.model, evidence.held_out, evidence.training
-    losses = variant_losses(model, held_out, evidence.seed)
-    if training is not None:
-        losses[BLIND] = loss_without_latents(model, evidence.train, held_out, training)
+    losses = variant_losses(evidence.model, evidence.held_out, evidence.seed)
+    if evidence.training is not None:
+        losses[BLIND] = loss_without_latents(evidence, evidence.training)
     figures = _figures(losses)
     text = (
         "If the decoder uses the latent actions, wrong ones must cost it something. Shuffled and zero latents are easy "
