@@ -88,10 +88,9 @@ Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes r
 
 def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
-    train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
-    picks = evidence.inputs
+    both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
     own = [
-        (ProbeRow(key, name, control=False), (picks[key](train), picks[key](held_out)))
+        (ProbeRow(key, name, control=False), [picks[key](pairs.latents) for pairs in both])
         for key, name in OWN.items()
         if key in picks
     ]
