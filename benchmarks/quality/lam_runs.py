@@ -24,7 +24,7 @@ import lattok
 from lattok.data import camera_keys
 from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
-from lattok.evaluation.questions.decoder import BlindDecoder
+from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.losses import block_flow

@@ -39,7 +39,7 @@ from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Probe, above_zero, linear_probe
-from lattok.evaluation.questions.decoder import variant_losses
+from lattok.evaluation.questions.dependence import variant_losses
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "exchange": {},
