@@ -1,34 +1,25 @@
-"""Latent action models side by side, on the same held-out episodes, with the probes and controls of `evaluate`: a row
-for each, their controls as columns, and which of them may label. Action tokenizers: see `tokenizers`.
-
-Every figure that a single evaluation has is the same one here, under its name after that of the model.
+"""Models side by side on the same held-out episodes: latent action models (see `latents`), or action tokenizers, by how
+far a policy errs that acts by each, and what they cost.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
-from lattok.data.episodes import FEW_HELD_OUT
 from lattok.data.schema import own_vectors
-from lattok.evaluation.candidate import Candidate, probe_candidate
-from lattok.evaluation.evidence import Case, EvalOptions, provenance_of
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.probes import above_zero
-from lattok.evaluation.page import check_place, svg, write
-from lattok.evaluation.questions import next_steps, with_advice
-from lattok.evaluation.questions.history import OVERLAP, TRIAL, hold_out_more, overlap, trial_steps
-from lattok.evaluation.questions.readout import MEASURE, only
-from lattok.evaluation.report import FEW_EPISODES, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
-from lattok.evaluation.tokenizers import compare_tokenizers
+from lattok.evaluation.evaluate import evaluate
+from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.latents import compare_latents
+from lattok.evaluation.page import svg, write
+from lattok.evaluation.questions import learnability
+from lattok.evaluation.report import Answer, Figures, Interval, Pictures, Report, Section, Table, TableRow
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
 from lattok.types import ActionTokenizer
@@ -36,35 +27,15 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 
-MAX_BARS = 8  # models in the chart
-QUESTION = "Which of these models should label this dataset?"
-OWN = {"r2": "all", "gain": "gain over the best control"}  # columns, by figure: of all tasks, and of new ones
-OWN |= {"r2_xyz": "position", "r2_rotation": "rotation", "r2_gripper": "gripper"}
-NEW = {"task_r2": "new tasks", "task_gain": "gain over the best control", "r2": "all tasks"}
-COSTS = {
-    "bits": "bits",
-    "joint_entropy_bits/model": "joint entropy",
-    "joint_entropy_bits/ceiling": "ceiling",
-    "latent_width": "latent width",
-    "stride_frames": "stride, frames",
-    "cameras": "cameras",
-    "parameters": "parameters",
-    "megabytes": "weights, MB",
+QUESTION = "Which of these tokenizers should a policy act by?"
+ACTED = {  # columns, by the figure of `evaluate`
+    "policy_error": "a policy's error",
+    "policy_error/regression": "the same without codes",
+    "normalised_mse": "the codec's own error",
+    "tokens_per_second": "codes a second",
+    "bits_per_second": "bits a second",
 }
-CONTROLS = {  # that stand as columns, of codes and of latents
-    "codes": {
-        "residual_kmeans": "frame clustering",
-        "flow_kmeans": "motion clustering",
-        "untrained": "untrained model",
-        "current_frame": "one frame",
-    },
-    "latents": {
-        "pca_change_equal_width": "frame change",
-        "pca_flow": "block motion",
-        "untrained": "untrained model",
-        "current_frame": "one frame",
-    },
-}
+BEHIND = {**learnability.BEHIND, "codes_used": "codes in use"}
 
 
 def compare(
@@ -91,59 +62,18 @@ def compare(
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
-
-    def opened(model: Any, place: hub.Place | None) -> Any:
-        return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
-
+    opened = {name: partial(_opened, *each, device) for name, each in named.items()}
     if of_actions:
-        report = compare_tokenizers({name: opened(*each) for name, each in named.items()}, dataset, chosen)
-        return _kept(report, chosen)
-    split, decoded, candidates, known = chosen.split(dataset, action_key), {}, list[Candidate](), dict[str, Case]()
-    for name, each in named.items():
-        try:
-            loaded = opened(*each)
-            case = Case(loaded, dataset, split, _own_options(chosen, name, loaded))
-            candidates.append(_candidate(name, case, decoded))
-            told = SimpleNamespace(address=loaded.address, trained_on=loaded.trained_on)  # weights go
-            known[name] = replace(case, model=told)
-        except LattokError as error:
-            raise LattokError(f"{name}: {error}") from None
-        del loaded, case  # a model goes before the next one comes
-    keys = {"action_key": action_key, "state_key": chosen.state_key}
-    provenance = {
-        "models": {each.name: each.facts for each in candidates},
-        **provenance_of(dataset, split, seed=chosen.seed, **keys),
-    }
-    return _kept(_report(candidates, known, chosen, provenance), chosen)
-
-
-def _kept(report: Report, options: EvalOptions) -> Report:
-    if options.folder is not None:
-        check_place(options.folder, report.provenance, options.overwrite)
-        write(report, options.folder)
+        report = compare_tokenizers({name: each() for name, each in opened.items()}, dataset, chosen)
+    else:
+        report = compare_latents(opened, dataset, chosen)
+    if chosen.folder is not None:
+        write(report, chosen.folder, chosen.overwrite)
     return report
 
 
-def _own_options(options: EvalOptions, name: str, model: Any) -> EvalOptions:
-    """Return the options of one model: as many cameras as it has, and progress with its name in front."""
-    views = None if options.cameras is None else tuple(options.cameras)[: len(model.cameras)]
-    if views is not None:
-        checks.size("cameras", f"names, as many as {name} sees", len(views), len(model.cameras))
-
-    def note(stage: str, done: int, total: int) -> None:
-        options.note(f"{name}: {stage}", done, total)
-
-    return replace(options, cameras=views, progress=note)
-
-
-def _candidate(name: str, case: Case, decoded: dict[Any, Any]) -> Candidate:
-    """Gather the evidence on one model and probe it; frames and latents are let go of again."""
-    with case.eval_mode():
-        found = probe_candidate(name, LatentEvidence.gather(case, decoded))
-    doubts = [Verdict(f"{name}: {each.text}", each.holds, each.about) for each in overlap(case)]
-    if (steps := trial_steps(case.model.trained_on)) is not None:
-        doubts.append(Verdict(f"{name}: a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
-    return found._replace(verdicts=list(with_advice([*doubts, *found.verdicts], case)))
+def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
+    return moved(model if place is None else hub.family_of(place.folder).from_place(place), device)
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], bool]:
@@ -176,148 +106,83 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
     return found, of_actions == {True}
 
 
-def _report(
-    candidates: Sequence[Candidate], known: Mapping[str, Case], options: EvalOptions, provenance: dict[str, Any]
-) -> Report:
-    """Put models next to each other; `known` says by name what was asked of each."""
-    ranked = sorted(candidates, key=lambda each: -(each.r2 or -math.inf))
-    first = known[ranked[0].name]
+def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
+    """Evaluate each of the tokenizers, by name, and put their figures next to each other.
 
-    def judge(addresses: list[str]) -> str:
-        return shlex.join(
-            ["lattok", "compare", first.dataset.address or "DATASET", "--models", *addresses, *options.flags]
-        )
-
-    few = ranked[0].bootstrap.count < FEW_HELD_OUT
-    answer = _answer(ranked, hold_out_more([*known.values()], judge) if few else "")
-    strides = sorted({each.facts["stride_frames"] for each in candidates})
-    apart = "" if len(strides) == 1 else (
-        f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
-        "its own gap, which is not the same target; give a stride to ask all about the same."
-    )  # fmt: skip
-    text = (
-        "Linear regression from each model's labels to the mean action between the two frames, fitted on the training "
-        "episodes, judged on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
-        f"Controls have the bits of the model that they stand next to, or its width.{apart}"
+    A tokenizer of another horizon has other chunks to predict; what regresses these stands beside it.
+    """
+    alone: dict[str, Any] = vars(replace(options, out=None))
+    reports = dict[str, Report]()
+    for name, model in models.items():
+        try:
+            reports[name] = evaluate(model, dataset, **alone)
+        except LattokError as error:
+            raise LattokError(f"{name}: {error}") from None
+    found = {name: report.figures for name, report in reports.items()}
+    shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
+    told = all("policy_error" in each for each in found.values())
+    ranked = sorted(found, key=lambda name: found[name]["policy_error" if told else "normalised_mse"])
+    rows, more = (
+        tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
+        for columns in (ACTED, BEHIND)
     )
-    read_tables, task_tables = (
-        tuple(table for kind in CONTROLS if (table := _table(candidates, kind, columns)).rows) for columns in (OWN, NEW)
+    rows = tuple(replace(row, intervals=(_span(found[row.key]), *[None] * 4)) for row in rows)
+    errors = Table(
+        "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
     )
-    pictures = (_bars(ranked), _picture(candidates))
-    read = Section("What do the labels say about the action?", text, read_tables, pictures, open=True)
-    tasks = Section(
-        "Do labels mean the same in other tasks?",
-        "The same probes, fitted without the tasks that they are judged on: what the labels of one task say about the "
-        "action helps on another only where they mean the same. Models and controls may have seen these tasks.",
-        task_tables,
-    )
-    costs = Section(
-        "What do labels cost?",
-        "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
-        "the held-out pairs, at most the ceiling that so many pairs can show. The time that each takes "
-        "to label differs from run to run; it is in speed.json beside this page.",
-        (_costs(candidates),),
-    )
-    verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
-    figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
-    title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {first.dataset.name}"
-    sections = (read, *([tasks] if task_tables else []), costs)
-    speed = {each.name: each.speed for each in candidates}
-    steps = next_steps(answer, verdicts, first.named(LatentEvidence.use.replace("it:", f"{ranked[0].name}:")))
-    found = (verdicts, figures, sections, provenance, answer, steps, speed)
-    return Report("comparison", title, _reading(ranked), *found)
-
-
-def _reading(ranked: Sequence[Candidate]) -> str:
-    shown = []
-    for each in ranked:
-        if (value := each.r2) is not None:
-            gain = each.figure("gain", each.kind)[0]
-            by = "" if gain is None else f" ({printed(gain, '+.2f')} against its best control)"
-            shown.append(f"the {each.kind} of {each.name} explain {printed(value, '.2f')}{by}")
-    text = ", ".join(shown)
-    return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
-
-
-def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
-    best, value = ranked[0], ranked[0].r2
-    if value is None:
-        return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
-    doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
-    if doubtful:
-        text = f"That cannot be told from this page: see the verdicts about {' and '.join(doubtful)}."
-        return Answer(QUESTION, None, text)
-    says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
-    shown = f"(R² {printed(value, '.2f')})."
-    if (count := best.bootstrap.count) < FEW_HELD_OUT:
-        text = f"That cannot be told: {only(count)} held out, and {FEW_EPISODES}."
-        return Answer(QUESTION, None, f"{text} Here {says} most about the action {shown} {hold_out}".rstrip())
-    if against is False:
-        text = f"None of them: something that learned nothing says as much about the action as {says} most here"
-        return Answer(QUESTION, False, f"{text} {shown}")
-    if len(ranked) == 1:
-        return Answer(QUESTION, against, f"{says} most about the action {shown}")
-    near = ranked[1]
-    gain = value - (near.r2 or 0.0)
-    span = best.bootstrap.interval(best.draws - near.draws) if count == near.bootstrap.count else None
-    holds = above_zero(gain, span)
-    between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
-    numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"
-    if holds:
-        caveat = "" if against else " Mind that its lead over the best control is within the noise."
-        return Answer(QUESTION, against, f"{says} most about the action; {near.name} follows ({numbers}).{caveat}")
-    return Answer(QUESTION, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
-
-
-def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str]) -> Table:
-    """Make the table of codes or of latents: figures of the model that there are, and R^2 of its controls."""
-    what = next(iter(columns))
-    shown = {
-        key: name for key, name in columns.items() if any(each.figure(key, kind)[0] is not None for each in candidates)
-    }
-    rows = []
-    for each in (one for one in candidates if one.figure(what, kind)[0] is not None):
-        controls = [(each.figures.get(f"{what}_from_{kind}/{key}"), None) for key in CONTROLS[kind]]
-        values, intervals = zip(*(each.figure(key, kind) for key in shown), *controls, strict=True)
-        rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
-    title = f"R² of {kind}" + (" on new tasks" if columns is NEW else " before quantization" * (kind == "latents"))
-    return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
-
-
-def _costs(candidates: Sequence[Candidate]) -> Table:
-    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ",.0f", ".1f")
-    rows = [TableRow(each.name, each.name, tuple(map(each.figures.get, COSTS)), control=False) for each in candidates]
-    note = "Weights include frozen features."
-    return Table("Bits and size", tuple(COSTS.values()), tuple(rows), digits=digits, note=note)
-
-
-def _bars(ranked: Sequence[Candidate]) -> Pictures:
-    bars = []
-    for each in ranked[:MAX_BARS]:
-        gain = each.figure("gain", each.kind)[0]
-        bars.append((each.name, "model", each.r2))
-        bars.append(("its best control", "rival", None if each.r2 is None or gain is None else each.r2 - gain))
-    chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
-    return Pictures(MEASURE, (chart,), wide=True, top=True)
-
-
-def _picture(candidates: Sequence[Candidate]) -> Pictures:
-    """Draw bits against R^2, with k-means at the bits of each model."""
     points = []
-    for each in candidates:
-        value, span = each.figure("r2", each.kind)
-        if value is None:
-            continue
-        bits = each.figures.get("bits")
-        points.append((each.name, "model", bits, value, span))
-        scores = [each.figures.get(f"r2_from_codes/{key}") for key in ("residual_kmeans", "flow_kmeans")]
-        rival = max((score for score in scores if score is not None), default=None)
-        if rival is not None and not any(point[1:4] == ("rival", bits, rival) for point in points):
-            points.append(("k-means", "rival", bits, rival, None))
-    caption = (
-        "R² over all dimensions against the bits of a label, with 95 % intervals; the line joins models that no "
-        "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "
-        "no bits."
+    for name, each in found.items():
+        explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
+        points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
+    caption = "How much of the variance of actions a policy that acts by the codes explains, against their cost."
+    chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
+    drawn = (Pictures(caption, (chart,), wide=True, top=True),)
+    section = Section(
+        "How large is the error of a policy that acts by each?",
+        "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
+        "on held-out chunks; its error is divided by the variance of training actions, as the error of decoding the "
+        "right codes is. What reconstructs best need not be what is learned best.",
+        (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
+        drawn if told else (),
+        open=True,
     )
-    panel = svg.pareto("Bits and R²", points, ("bits", "R²"))
-    return Pictures(caption, (panel,), wide=True, top=True)
+    return Report(
+        kind="comparison",
+        title=f"{len(reports)} action tokenizer{'s' * (len(reports) > 1)} on {dataset.name}",
+        headline=_reading(ranked, found) if told else "",
+        verdicts=(),
+        figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
+        sections=(section,),
+        provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
+        answer=_answer(ranked, found),
+    )
+
+
+def _span(figures: Figures) -> Interval | None:
+    return (figures["policy_error_low"], figures["policy_error_high"]) if "policy_error_low" in figures else None
+
+
+def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
+    each = ", ".join(f"{found[name]['policy_error']:.3g} by {name}" for name in ranked)
+    return f"Error of a policy that acts by codes, in units of the variance of actions: {each}."
+
+
+def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
+    """Name the tokenizer by which a policy errs least, unless the next one's interval reaches it."""
+    best, others = ranked[0], ranked[1:]
+    if not all("policy_error" in each for each in found.values()):
+        text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"
+        least = f"{best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies"
+        return Answer(QUESTION, None, f"That cannot be told: {text}. {least}.")
+    error = found[best]["policy_error"]
+    if error >= found[best]["policy_error/mean"]:
+        return Answer(QUESTION, False, f"None of them: by {best}, the best, a policy errs as much as the mean action.")
+    said = f"{best}: a policy that acts by it errs by {error:.3g} of the variance of actions"
+    if not others:
+        return Answer(QUESTION, True, f"{said}.")
+    near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
+    against = f"{near} {found[near]['policy_error']:.3g}"
+    if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
+        text = f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
+        return Answer(QUESTION, None, text)
+    return Answer(QUESTION, True, f"{said}, by {against}.")

@@ -46,7 +46,7 @@ def evaluate(
     It is an action tokenizer, a latent action model, an inverse dynamics model or a policy.
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
-    `max_episodes`, `seed`, `feature_cache`, `progress`, `overwrite`. With `out`, writes `report.json` and
+    `max_episodes`, `seed`, `progress`, `overwrite`. With `out`, writes `report.json` and
     `report.html` there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     Policies and inverse dynamics models are compared with the actions that they learned from unless another
     `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first.
@@ -82,8 +82,7 @@ def evaluate(
         chosen.note("questions", len(found), len(questions))
     report = _report(evidence, [outcome for outcome in found if outcome is not None], provenance)
     if chosen.folder is not None:
-        check_place(chosen.folder, provenance, chosen.overwrite)  # another process may have been here since
-        write(report, chosen.folder)
+        write(report, chosen.folder, chosen.overwrite)
     return report
 
 

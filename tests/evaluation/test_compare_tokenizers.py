@@ -10,8 +10,8 @@ import torch
 from lattok import UniformBins
 from lattok.cli import main
 from lattok.evaluation import compare, evaluate
+from lattok.evaluation.comparison import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
-from lattok.evaluation.tokenizers import compare_tokenizers
 from lattok.recipes import UniformBinsRecipe, train
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import World
@@ -55,7 +55,7 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
                 names = ("policy_error", "policy_error_low", "policy_error_high", "policy_error/mean")
                 self.figures |= dict(zip(names, (*error, 1.0), strict=True))
 
-    monkeypatch.setattr("lattok.evaluation.tokenizers.evaluate", lambda model, *_, **__: Told(model))
+    monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: Told(model))
     answer = compare_tokenizers(errors, bins[0], EvalOptions()).answer
     assert answer is not None
     assert answer.holds is holds

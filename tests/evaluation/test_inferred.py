@@ -15,8 +15,8 @@ import lattok
 from lattok.data import Feature, RobotDataset
 from lattok.data.views import View
 from lattok.evaluation import Report, compare, evaluate
-from lattok.evaluation.evidence import Case, EvalOptions
-from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained, measured
+from lattok.evaluation.evidence import Case, EvalOptions, measured
+from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.page import render
 from lattok.evaluation.questions.inferred import cells_of, rank_correlation
@@ -331,7 +331,7 @@ def test_only_measured_actions_judge_and_teach():
     evidence = gathered(small(), world)
     assert np.unique(evidence.held_out.episode_of).tolist() == [8, 9, 10]
     assert evidence.known == "4 episodes that are not held out"
-    assert [episode.index for episode in measured(evidence.source, range(4))] == [2, 3]
+    assert [episode.index for episode in measured(world, "action", range(4))] == [2, 3]
     text = evaluate(small(), world, episodes=HELD_OUT).sections[0].text
     assert "120 frames of 3 held-out episodes of 5, whose actions are known," in text
     with pytest.raises(LattokError, match=r"`action`: expected known actions in a held-out episode, got none"):

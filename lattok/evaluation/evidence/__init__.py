@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
-from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.labels.spec import measured_episodes
 from lattok.training import LoopOptions
 from lattok.types import Episode
@@ -56,7 +55,6 @@ class EvalOptions:
     stride: str | int | None = None  # gap of a frame pair, in frames or "0.2s"; the model's own
     max_episodes: int = 200  # that fit probes, and half as many that judge, evenly spaced
     seed: int = 0
-    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
     progress: Progress | None = None  # called with (stage, done, total)
     overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
 
@@ -94,9 +92,7 @@ class EvalOptions:
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
         if key is not None and key in dataset.features:
-            out = set(held_out)
-            others = [episode for episode in dataset.episodes if episode.index not in out]
-            parts = judged_episodes(dataset, key, held_out), measured_episodes(dataset, key, others)
+            parts = judged_episodes(dataset, key, held_out), measured(dataset, key, train)
             held_out, train = ([episode.index for episode in part] for part in parts)
         if not train:
             hint = "Probes and controls are fitted to the episodes that are not held out."
@@ -108,10 +104,14 @@ class EvalOptions:
         return Split(some_train, some_held_out, text)
 
 
+def measured(dataset: RobotDataset, key: str, indices: Collection[int]) -> list[Episode]:
+    """Choose the episodes, of these numbers, in which the actions of column `key` were measured."""
+    return measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in indices])
+
+
 def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) -> list[Episode]:
-    """Choose the held-out episodes in which the actions of column `key` were measured; at least one."""
-    found = measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in held_out])
-    if not found:
+    """Choose the held-out episodes in which the actions were measured; at least one."""
+    if not (found := measured(dataset, key, held_out)):
         hint = "Hold out others (episodes); models of video can be judged without any, by action_key=None."
         checks.fail(key, "known actions in a held-out episode", "none: they are NaN, or a model inferred them", hint)
     return found

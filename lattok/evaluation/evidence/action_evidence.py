@@ -12,7 +12,7 @@ Controls learn from the episodes whose actions the model knew, as far as it says
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from lattok.data import camera_keys, read_vectors, select_episodes
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
-from lattok.evaluation.evidence import Case, evenly, judged_episodes, out_of
+from lattok.evaluation.evidence import Case, evenly, judged_episodes, measured, out_of
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
@@ -34,7 +34,6 @@ from lattok.evaluation.report import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.image_lam.inverse.model import state_changes
-from lattok.labels.spec import measured_episodes
 from lattok.nn.normalize import space_dims
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PolicyBatches
@@ -127,27 +126,21 @@ def _source(case: Case) -> PairSource:
     return replace(source, action_key=key, cameras=cameras)
 
 
-def measured(source: PairSource, indices: Collection[int]) -> list[Episode]:
-    """Choose the episodes whose actions are known."""
-    asked = [each for each in source.dataset.episodes if each.index in indices]
-    return measured_episodes(source.dataset, str(source.action_key), asked)
-
-
 def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
     """Choose `max_episodes` at most for controls, and say which: those whose actions the model knew, or the others."""
-    trained, dataset, chosen = case.model.trained_on or {}, case.dataset, set[int]()
+    trained, dataset, key, chosen = case.model.trained_on or {}, case.dataset, str(source.action_key), set[int]()
     if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
         try:
             asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
             chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in trained["episodes"])}
         except LattokError:  # of a dataset that has changed
             chosen = set()
-    found, what = measured(source, chosen - set(case.split.held_out)), "whose actions the model knew"
+    found, what = measured(dataset, key, chosen - set(case.split.held_out)), "whose actions the model knew"
     if not found:
-        found, what = measured(source, case.split.train), "that are not held out"
+        found, what = measured(dataset, key, case.split.train), "that are not held out"
     if not found:
         hint = "Controls learn from them: hold out fewer."
-        checks.fail(str(source.action_key), "known actions in an episode that is not held out", "none", hint)
+        checks.fail(key, "known actions in an episode that is not held out", "none", hint)
     used = [found[i] for i in evenly(len(found), case.options.max_episodes).tolist()]
     count = out_of(len(used), len(found))
     return used, f"{count} {'episode' if count == '1' else 'episodes'} {what}"

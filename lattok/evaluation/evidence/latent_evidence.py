@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,6 @@ class ResidualKMeans:
     @classmethod
     def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> ResidualKMeans:
         """Find the centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
-        checks.rank("vectors", vectors, "N d")
         generator = torch.Generator().manual_seed(seed)
         rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
         return cls(tuple(residual_kmeans(rows, size, levels, ITERATIONS, generator)))
@@ -164,22 +163,14 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
 
 @dataclass(frozen=True)
 class LatentEvidence:
-    """Pairs, latents and controls that the questions about one model share."""
+    """Pairs, latents and controls that the questions about one model share; controls are made when first asked for."""
 
     case: Case
     untrained: TrainedPairModel
     source: PairSource
     train: PairSet
     held_out: PairSet
-    target: Target | None  # None without actions
-    names: tuple[str, ...]  # action dimensions
-    folds: TaskFolds
-    bootstrap: Bootstrap
-    change: Coordinates  # of the raw frame change
-    flow: Coordinates  # of the motion that block matching finds
-    codes: dict[str, CodeStream]  # that were not learned, at the model's bits; none for a model without codes
-    labels_only: LabelsOnly | None  # None: not run
-    training: ControlTraining | None  # of the controls; None: not run
+    training: ControlTraining | None  # of controls; None: they are not run
 
     kind = "image-lam"
     asks = "May I annotate with this model?"
@@ -187,10 +178,7 @@ class LatentEvidence:
 
     @classmethod
     def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> LatentEvidence:
-        """Read the pairs of both splits and make the controls, also those that need a training run where asked for.
-
-        `decoded` keeps frames for the next model that sees the same ones.
-        """
+        """Read the pairs of both splits; `decoded` keeps frames for the next model that sees the same ones."""
         model, options, training = case.model, case.options, None
         if case.trains_controls and not isinstance(model, TrainedPairModel):
             hint = "Train an ImageLAM on this dataset and judge it as well."
@@ -204,25 +192,71 @@ class LatentEvidence:
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))
         held_out = read_pair_set(source, model, fresh, case.split.held_out, MAX_PAIRS[1], note("held-out pairs"))
-        target, names = None, ()
-        if source.action_key is not None:
-            target = Target(train.actions, train.episode_of, held_out.actions)
-            names = dimension_names(source.dataset.features[source.action_key])
-        options.note("controls", 0, 3)
-        width = train.latents.latents.flatten(1).shape[1]
-        change = Coordinates.fit(train.change, held_out.change, max(*PCA_SIZES, width))
-        options.note("controls", 1, 3)
-        flow = Coordinates.fit(train.flow, held_out.flow)
-        codes = _code_controls(model.config, train, held_out, change, flow, target, options.seed)
-        options.note("controls", 2, 3)
-        alone = None
-        if training is not None and target is not None:
-            alone = labels_only(model, case.dataset, train, held_out, training)
-        options.note("controls", 3, 3)
-        folds = task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of)
-        draws = Bootstrap(held_out.episode_of, options.seed)
-        made = (folds, draws, change, flow, codes, alone, training)
-        return cls(case, fresh, source, train, held_out, target, names, *made)
+        return cls(case, fresh, source, train, held_out, training)
+
+    @cached_property
+    def target(self) -> Target | None:
+        """None without actions."""
+        known = self.source.action_key is not None
+        return Target(self.train.actions, self.train.episode_of, self.held_out.actions) if known else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Action dimensions; none without actions."""
+        key = self.source.action_key
+        return () if key is None else dimension_names(self.source.dataset.features[key])
+
+    @cached_property
+    def folds(self) -> TaskFolds:
+        return task_folds(self.source.dataset.episodes, self.train.episode_of, self.held_out.episode_of)
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.held_out.episode_of, self.seed)
+
+    @cached_property
+    def change(self) -> Coordinates:
+        """Of the raw frame change, as many as a latent has at least."""
+        width = self.train.latents.latents.flatten(1).shape[1]
+        return Coordinates.fit(self.train.change, self.held_out.change, max(*PCA_SIZES, width))
+
+    @cached_property
+    def flow(self) -> Coordinates:
+        """Of the motion that block matching finds."""
+        return Coordinates.fit(self.train.flow, self.held_out.flow)
+
+    @cached_property
+    def codes(self) -> dict[str, CodeStream]:
+        """Codes that were not learned, at the model's bits; none for a model without codes."""
+        config = self.model.config
+        if not self.train.latents.codes.shape[1]:
+            return {}
+
+        def kmeans(key: str, what: str, rows: Coordinates) -> CodeStream:
+            def fit(width: int) -> CodeStream:
+                train, held_out = rows.first(width)
+                fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, self.seed)
+                name = f"residual k-means on {what} (PCA {width})"
+                return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
+
+            if (target := self.target) is None:
+                return fit(rows.sizes[-1])
+            streams = {width: fit(width) for width in rows.sizes}  # chosen on training episodes
+            return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
+
+        found = (
+            kmeans("residual_kmeans", "the frame change", self.change),
+            kmeans("flow_kmeans", "block flow", self.flow),
+            untrained_codes(self.train.untrained, self.held_out.untrained, config, self.seed),
+        )
+        return {stream.key: stream for stream in found}
+
+    @cached_property
+    def labels_only(self) -> LabelsOnly | None:
+        """None where it is not run."""
+        if self.training is None or self.target is None:
+            return None
+        return labels_only(self.model, self.case.dataset, self.train, self.held_out, self.training)
 
     @property
     def model(self) -> Any:
@@ -282,36 +316,3 @@ class LatentEvidence:
             "frame_controls_see": seen,
             "held_out_tasks": self.folds.text,
         }
-
-
-def _code_controls(
-    config: TrainedPairConfig,
-    train: PairSet,
-    held_out: PairSet,
-    change: Coordinates,
-    flow: Coordinates,
-    target: Target | None,
-    seed: int,
-) -> dict[str, CodeStream]:
-    """Make codes that were not learned, at the model's bits; none for a model without codes."""
-    if not train.latents.codes.shape[1]:
-        return {}
-
-    def kmeans(key: str, what: str, rows: Coordinates) -> CodeStream:
-        def fit(width: int) -> CodeStream:
-            train, held_out = rows.first(width)
-            fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, seed)
-            name = f"residual k-means on {what} (PCA {width})"
-            return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
-
-        if (wanted := target) is None:
-            return fit(rows.sizes[-1])
-        streams = {width: fit(width) for width in rows.sizes}  # chosen on training episodes
-        return streams[best_of(streams, lambda width: wanted.probe(*streams[width].one_hot))]
-
-    found = (
-        kmeans("residual_kmeans", "the frame change", change),
-        kmeans("flow_kmeans", "block flow", flow),
-        untrained_codes(train.untrained, held_out.untrained, config, seed),
-    )
-    return {stream.key: stream for stream in found}

@@ -21,19 +21,19 @@ OWN = {  # what is read of the model itself
     "latents": "latents before quantization",
     "env_latents": "environment latents",
 }
-PLAIN = {  # controls in words for a reader who has not met them
-    "residual_kmeans": "simple clustering of frame changes",
-    "flow_kmeans": "simple motion clustering",
-    "untrained": "the same network untrained",
-    "current_frame": "a single frame",
-    "mean": "the mean action",
-    "pca_change": "the raw frame change",
-    "pca_change_equal_width": "the raw frame change at equal width",
-    "pca_flow": "raw block motion",
-    "flow": "raw block motion",
-    "proprio": "the robot's own state",
-    LABELS_ONLY: "the same encoder trained on labels alone",
-    NO_LATER: "the same network without later frames",
+PLAIN = {  # controls in words for a reader who has not met them, and in such that fit next to a bar
+    "residual_kmeans": ("simple clustering of frame changes", "frame clusters"),
+    "flow_kmeans": ("simple motion clustering", "motion clusters"),
+    "untrained": ("the same network untrained", "untrained"),
+    "current_frame": ("a single frame", "one frame"),
+    "mean": ("the mean action", "best control"),
+    "pca_change": ("the raw frame change", "frame change"),
+    "pca_change_equal_width": ("the raw frame change at equal width", "best control"),
+    "pca_flow": ("raw block motion", "block motion"),
+    "flow": ("raw block motion", "block motion"),
+    "proprio": ("the robot's own state", "state alone"),
+    LABELS_ONLY: ("the same encoder trained on labels alone", "labels alone"),
+    NO_LATER: ("the same network without later frames", "no later frames"),
 }
 
 
@@ -67,7 +67,11 @@ class ProbeRow(NamedTuple):
 
     @property
     def plain(self) -> str:
-        return PLAIN.get(self.key, self.name)
+        return PLAIN[self.key][0] if self.key in PLAIN else self.name
+
+    @property
+    def short(self) -> str:
+        return PLAIN[self.key][1] if self.key in PLAIN else "best control"
 
     def value(self, kind: str, column: int) -> float | None:
         """Return one R^2; None where there is none."""
@@ -84,10 +88,9 @@ Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes r
 
 def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
-    train, held_out, asked = evidence.train.latents, evidence.held_out.latents, _controls(evidence, target)
-    picks = {key: pick for key, pick in evidence.inputs.items() if key in OWN}
+    both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
     own = [
-        (ProbeRow(key, name, control=False), (picks[key](train), picks[key](held_out)))
+        (ProbeRow(key, name, control=False), [picks[key](pairs.latents) for pairs in both])
         for key, name in OWN.items()
         if key in picks
     ]

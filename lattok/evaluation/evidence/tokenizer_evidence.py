@@ -72,19 +72,27 @@ class Scale:
 
     normalizer: Normalizer
     gripper: list[int]  # dimensions
-    threshold: Tensor  # [m]
+    low: Tensor  # [m] 1st percentile
+    high: Tensor  # [m] 99th percentile
 
     @classmethod
     def fit(cls, actions: Tensor, names: tuple[str, ...]) -> Scale:
-        """Measure actions [F, m]; the gripper's midpoint is between its 1st and 99th percentile."""
+        """Measure actions [F, m]."""
         low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
-        return cls(Normalizer(actions.shape[1]).fit(actions), gripper_dims(names), (low + high) / 2)
+        return cls(Normalizer(actions.shape[1]).fit(actions), gripper_dims(names), low, high)
+
+    def binned(self, steps: Tensor, size: int) -> Tensor:
+        """Move steps [S, m] to the middle of equal bins between the percentiles, of which there are at most `size`."""
+        levels, room = torch.tensor(level_allocation(steps.shape[1], size)), self.high - self.low
+        share = (steps.double() - self.low) / room.clamp_min(1e-12)
+        bins = torch.minimum((share * levels).floor().long().clamp_min(0), levels - 1)
+        return (self.low + (bins + 0.5) * room / levels).float()
 
     def errors(self, predicted: Tensor, actual: Tensor) -> Errors:
         """Compare steps [S, m]."""
         gap = (predicted - actual).double()
         scaled = gap / self.normalizer.scale.double()
-        sides = [(x > self.threshold)[:, self.gripper] for x in (predicted, actual)]
+        sides = [(x > (self.low + self.high) / 2)[:, self.gripper] for x in (predicted, actual)]
         return Errors(
             mse=gap.square().mean(0),
             normalised=scaled.square().mean(0),
@@ -146,10 +154,8 @@ class TokenizerEvidence:
         windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
         training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)
         names, size = windows.action_names, tokenizer.vocab_size
-        if len(names) != tokenizer.action_dim:
-            expected, got = f"{tokenizer.action_dim} action dimensions", f"{len(names)} ({', '.join(names)}) in {key}"
-            hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
-            checks.fail("action_key", expected, got, hint)
+        hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
+        checks.size(key, "numbers, as the tokenizer's actions have", len(names), tokenizer.action_dim, hint)
         scale = Scale.fit(training.actions, names)
         codes, decoded = reconstruct(tokenizer, windows)
         batch = windows.all()
@@ -161,8 +167,7 @@ class TokenizerEvidence:
         kmeans, control = _kmeans_control(rate, scale, training.actions, steps, case.options.seed)
         bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
         if tokenizer.type != UniformBins.type:
-            fitted = JointBins.fit(training.actions, rate.cells)
-            bins = Method("uniform_bins", scale.errors(fitted.decode(fitted.encode(steps)), steps))
+            bins = Method("uniform_bins", scale.errors(scale.binned(steps, rate.cells), steps))
         if tokenizer.type != FAST.type:
             fast = _fast_control(rate, scale, training, windows, batch)
         mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
@@ -186,39 +191,11 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
     >>> level_allocation(4, 256), level_allocation(7, 256)
     ((4, 4, 4, 4), (3, 2, 2, 2, 2, 2, 2))
     """
-    checks.positive(dims=dims, size=size)
-    base = 1
-    while (base + 1) ** dims <= size:
-        base += 1
-    levels = [base] * dims
-    for i in range(dims):
-        if math.prod(levels) // base * (base + 1) <= size:
-            levels[i] = base + 1
+    levels, turn = [1] * dims, 0
+    while math.prod(levels) // levels[turn] * (levels[turn] + 1) <= size:
+        levels[turn] += 1
+        turn = (turn + 1) % dims
     return tuple(levels)
-
-
-@dataclass(frozen=True)
-class JointBins:
-    """Equal bins per dimension between `low` and `high` [m], all dimensions of a step in one code."""
-
-    low: Tensor
-    high: Tensor
-    levels: Tensor  # [m] int64
-
-    @classmethod
-    def fit(cls, actions: Tensor, size: int) -> JointBins:
-        """Lay bins over the 1st to 99th percentile of actions [N, m], at most `size` cells."""
-        edges = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
-        return cls(edges[0], edges[1], torch.tensor(level_allocation(actions.shape[1], size)))
-
-    def encode(self, actions: Tensor) -> Tensor:
-        """Turn actions [N, m] into bins int64 [N, m]."""
-        share = (actions.double() - self.low) / (self.high - self.low).clamp_min(1e-12)
-        return torch.minimum((share * self.levels).floor().long().clamp_min(0), self.levels - 1)
-
-    def decode(self, bins: Tensor) -> Tensor:
-        """Turn bins [N, m] into their centres [N, m]."""
-        return (self.low + (bins + 0.5) * (self.high - self.low) / self.levels).float()
 
 
 @torch.no_grad()

@@ -222,8 +222,9 @@ def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> No
     Output(out).check_own(readers, subject(provenance), "report", "of another model or dataset", overwrite)
 
 
-def write(report: Report, out: Path) -> None:
-    """Write the files, each whole; what differs between two runs stands in one of its own."""
+def write(report: Report, out: Path, overwrite: bool) -> None:
+    """Write the files where `check_place` allows, each whole; what differs between two runs has one of its own."""
+    check_place(out, report.provenance, overwrite)
     if report.speed:
         files.write_json(out / SPEED_JSON, {"subject": subject(report.provenance), "models": report.speed})
     files.write_text(out / REPORT_JSON, report.to_json())

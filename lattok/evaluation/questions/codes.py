@@ -1,19 +1,35 @@
-"""Are the codes used, and do they differ? Usage, perplexity and joint entropy, beside k-means at equal bits."""
+"""Codes: are they used, and do they differ, beside k-means at equal bits? What do they look like: typical pairs of
+those used most, codes over time, any pairs?
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from html import escape
+from io import BytesIO
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet, exchange
+from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Decision, Outcome, Section, Table, TableRow, Verdict
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, printed
+from lattok.image_lam import TrainedPairModel
+from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
 
 MIN_JOINT_SHARE = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
 IN_USE = Criterion("codes_in_use", "{Revive}; see joint_bits in the log.")
 REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)",)
+POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
+SIDE, QUALITY = 64, 70
+EXAMPLES, THUMBNAIL = 4, 128
+EPISODES, STRIP = 6, 8  # with their codes over time; frames of a film strip
 
 
 @question("usage", of=("pairs",), criteria=(IN_USE,), place=30)
@@ -73,3 +89,173 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
         f"{'all pairs look alike' if still else state}"
     )
     return Verdict(text, None if still else not (repeat or idle), IN_USE)
+
+
+@question("gallery", of=("pairs",), place=84)
+def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Show the codes used most, position by position; the first one is open. None for a model without codes."""
+    if not evidence.codes:
+        return None
+    codes = evidence.held_out.latents.codes
+    shown = []
+    for position in range(min(POSITIONS, codes.shape[1])):
+        counts = torch.bincount(codes[:, position], minlength=evidence.size)
+        most = counts.argsort(descending=True, stable=True)[:CODES]
+        panels = tuple(_panel(evidence, position, int(code)) for code in most if counts[code])
+        caption = f"The {len(panels)} codes used most at position {position + 1}. Before | after, one clip per row."
+        shown.append(Pictures(caption, panels, title=f"Position {position + 1}", folded=position > 0))
+    text = (
+        "Held-out pairs whose latents are nearest to the middle of all pairs with that code, each from another "
+        "episode where there are enough. Mean action: in standard deviations from the training mean. Codes of a "
+        "residual quantizer refine one another, so that later positions look less pure."
+    )
+    return Outcome((Section("What do single codes look like?", text, (), tuple(shown)),))
+
+
+def typical(evidence: LatentEvidence, position: int, code: int) -> list[int]:
+    """Find held-out pairs with a code, nearest first to the mean latent of all of them, one per episode first."""
+    latents, episodes = evidence.held_out.latents, evidence.held_out.episode_of
+    rows = (latents.codes[:, position] == code).nonzero()[:, 0]
+    flat = latents.latents[rows].flatten(1)
+    order = rows[(flat - flat.mean(0)).square().sum(1).argsort(stable=True)].tolist()
+    first = {}
+    for row in order:
+        first.setdefault(int(episodes[row]), row)
+    chosen = list(first.values())
+    return (chosen + [row for row in order if row not in chosen])[:CLIPS]
+
+
+def _panel(evidence: LatentEvidence, position: int, code: int) -> str:
+    held_out, cameras = evidence.held_out, evidence.model.cameras[:CAMERAS]
+    rows = typical(evidence, position, code)
+    frames = held_out.pictures(torch.tensor(rows))
+    lines = []
+    for row, pair in zip(rows, frames, strict=True):
+        images = "".join(
+            _image(f"{camera}, {moment}", pair[i, v], SIDE, QUALITY)
+            for v, camera in enumerate(cameras)
+            for i, moment in enumerate(("before", "after"))
+        )
+        lines.append(f'<div title="{_where(held_out, row)}">{images}</div>')
+    used = held_out.latents.codes[:, position] == code
+    head = f"<p>code <b>{code}</b> · {int(used.sum())} pairs{_mean_action(evidence, used)}</p>"
+    return f'<div class="strip">{head}<div class="gallery">{"".join(lines)}</div></div>'
+
+
+def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
+    """Name the three dimensions in which the pairs' actions depart most from the training mean."""
+    if evidence.target is None:
+        return ""
+    units = Normalizer(len(evidence.names)).fit(evidence.target.train)
+    scaled = units(evidence.target.held_out[used].mean(0))
+    top = scaled.abs().argsort(descending=True)[:3]
+    parts = (f"{escape(evidence.names[int(i)])} {printed(float(scaled[i]), '+.1f')}" for i in top)
+    return f"<br>mean action {', '.join(parts)}"
+
+
+@question("timeline", of=("pairs",), place=86)
+def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
+    if not evidence.codes:
+        return None
+    held_out, strip, panels, tasks = evidence.held_out, "", [], set[tuple[str, ...]]()
+    cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
+    for episode in evidence.source.dataset.episodes:
+        pairs = np.flatnonzero(held_out.episode_of == episode.index)
+        if not len(pairs) or episode.tasks in tasks or len(panels) == EPISODES:
+            continue
+        tasks.add(episode.tasks)
+        rows = held_out.rows[pairs]
+        frames = held_out.pictures(torch.from_numpy(pairs[film_frames(len(pairs))]))[:, 0].numpy()  # s v h w 3
+        films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
+        codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
+        labels = [EpisodeCodes("latent actions", codes, np.ones(len(codes), dtype=bool))]
+        moments, name, task = held_out.frames.frame_of[rows], f"Episode {episode.index}", ", ".join(episode.tasks)
+        panels.append(episode_panel(name, task, films, labels, moments, fps))
+        if len(panels) == 1:
+            head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
+            strip = f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>'
+    caption = (
+        "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: those "
+        "that mean something change when the robot does something else, and come back when it comes back."
+    )
+    pictures = (
+        Pictures(caption, (strip,), wide=True, top=True),
+        Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),
+    )
+    return Outcome((Section("Codes over time", "A held-out episode of each task.", (), pictures),)) if panels else None
+
+
+def _strip(frames: np.ndarray) -> str:
+    """Put frames from the middle of equal parts of an episode [S, h, w, 3] in a row."""
+    places = np.linspace(0, len(frames) - 1, 2 * min(STRIP, len(frames)) + 1).round().astype(int)[1::2]
+    images = (_image("frame", torch.from_numpy(frames[i]), THUMBNAIL, QUALITY) for i in places)
+    return f'<div class="frames">{"".join(images)}</div>'
+
+
+@question("examples", of=("pairs", "clips"), place=88)
+def examples_outcome(evidence: LatentEvidence) -> Outcome:
+    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame.
+
+    Next to it is its control, what is predicted with the latents of the next panel's pair; of a model with a stream of
+    the environment those of the motion alone.
+    """
+    model, held_out = evidence.model, evidence.held_out
+    count = len(held_out.rows)
+    rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
+    frames = held_out.pictures(rows)
+    columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
+    if (model.pixels or model.features).decodes:
+        columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
+        if len(rows) > 1:
+            columns.append(("control", predicted_frames(model, held_out, rows, rows.roll(-1))))
+    panels = []
+    for i, row in enumerate(rows.tolist()):
+        lines = ["".join(f"<th>{name}</th>" for name, _ in columns)]
+        for v, camera in enumerate(model.cameras):
+            cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
+            lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+        table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{_said(evidence, row)}</p>{table}</div>')
+    what = "clips and their instructions" if model.reads_task else "pairs and their codes"
+    caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
+    if columns[-1][0] == "control":
+        latents = "latent actions" if model.env is None else "latents of motion (all else is the panel's own)"
+        caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
+    shown = Pictures(caption, tuple(panels))
+    text = "First and last frame of pairs or clips from the middle of equal parts of the split."
+    return Outcome((Section("Examples", text, (), (shown,)),))
+
+
+@torch.no_grad()
+def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
+    """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
+    seen = model.pixels or model.features
+    now = held_out.targets(model, rows)[:, 0]
+    patches = model.predict(now, exchange(held_out.latents, control, rows, now.device))
+    pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
+    shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
+    return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()
+
+
+def _said(evidence: LatentEvidence, row: int) -> str:
+    """Return what the model says of a pair in codes, or what it was told."""
+    held_out = evidence.held_out
+    if evidence.model.reads_task:
+        frames = held_out.frames
+        return f"instruction <b>{escape(frames.tasks[frames.task_of[held_out.rows[row]]])}</b>"
+    return f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
+
+
+def _where(held_out: PairSet, row: int) -> str:
+    return f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
+
+
+def _image(text: str, image: Tensor, height: int, quality: int) -> str:
+    """Put an image uint8 [h, w, 3] into the page, at most `height` pixels high; `text` is said of it."""
+    picture, data = Image.fromarray(image.numpy()), BytesIO()
+    if picture.height > height:
+        picture = picture.resize((round(height * picture.width / picture.height), height))
+    picture.save(data, "JPEG", quality=quality)
+    address = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="{escape(text)}" src="{address}">'

@@ -23,7 +23,6 @@ from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.readout import DRAWN as NAMES
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
 from lattok.evaluation.report import (
     FEW_EPISODES,
@@ -72,7 +71,7 @@ CONFIDENCE = Criterion(
     recipe="idm",
 )
 CONFIDENT = ("confidence_rank", "confidence_error_most", "confidence_error_least")  # figures
-DRAWN = ("model", NO_LATER, "flow", "proprio")
+DRAWN = {NO_LATER: "control", "flow": "rival", "proprio": "control"}  # controls, and their colours
 
 
 @question("inferred", of=("actions",), criteria=(ALL, SPACE, LATER), place=10)
@@ -92,7 +91,8 @@ def inferred_outcome(evidence: ActionEvidence) -> Outcome:
     columns = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
     shown = tuple(row.shown("linear") for row in rows)
     note = f"Controls learn from the {evidence.known}."
-    overall = [(*NAMES[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
+    drawn = [(row.short, DRAWN[row.key], row.value("linear", 0)) for row in rows if row.key in DRAWN and row.scores]
+    overall = [("inferred", "model", own.value("linear", 0)), *drawn]
     chart = Pictures(MEASURE, (svg.bars("How right its actions are, R²", overall, ".2f"),), wide=True, top=True)
     section = Section(
         "Does it say what the robot did?",

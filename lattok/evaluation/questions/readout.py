@@ -9,7 +9,7 @@ from typing import Any
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import above_zero
-from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
+from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
@@ -27,18 +27,6 @@ from lattok.evaluation.report import (
     printed,
 )
 
-DRAWN = {  # names that fit next to a bar, and colours
-    "residual_kmeans": ("frame clusters", "rival"),
-    "flow_kmeans": ("motion clusters", "rival"),
-    "pca_change": ("frame change", "control"),
-    "pca_flow": ("block motion", "control"),
-    "untrained": ("untrained", "control"),
-    "current_frame": ("one frame", "control"),
-    "model": ("inferred", "model"),
-    NO_LATER: ("no later frames", "control"),
-    "flow": ("block motion", "rival"),
-    "proprio": ("state alone", "control"),
-}
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
     "Hewitt & Liang 2019, Designing and interpreting probes with control tasks",
@@ -134,10 +122,10 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
 def _overview(kind: str, rows: Sequence[ProbeRow], best: ProbeRow | None) -> Pictures:
     """Draw what decides: the model, its best control, the architecture untrained, one frame alone."""
     named = {row.key: row for row in rows}
-    first = [] if best is None else [(best, DRAWN.get(best.key, ("best control", ""))[0], "rival")]
-    others = [(named[key], *DRAWN[key]) for key in ("untrained", "current_frame") if best is None or key != best.key]
-    shown = [(rows[0], "model", "model"), *first, *others]
-    bars = [(name, colour, row.value("linear", 0)) for row, name, colour in shown]
+    others = [named[key] for key in ("untrained", "current_frame") if best is None or key != best.key]
+    bars = [("model", "model", rows[0].value("linear", 0))]
+    bars += [] if best is None else [(best.short, "rival", best.value("linear", 0))]
+    bars += [(row.short, "control", row.value("linear", 0)) for row in others]
     caption = f"{MEASURE} Orange: the best control, something that learned nothing or sees less."
     return Pictures(caption, (svg.bars(f"What the {kind} say about the action, R²", bars, ".2f"),), wide=True, top=True)
 

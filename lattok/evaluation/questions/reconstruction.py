@@ -27,30 +27,27 @@ NAMES = {
 RIVALS = ("kmeans", "uniform_bins", "fast")  # controls at equal bits
 MAX_TARGET_ERROR = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 AGAINST = {
-    each.key.removeprefix("error_against_"): each
-    for each in (
-        Criterion(
-            "error_against_kmeans",
-            "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
-            "ResidualVQ if you need a codec.",
-            recipe="action-vq",
-        ),
-        Criterion(
-            "error_against_uniform_bins",
-            "Train longer or on more data: bins need no training and do better.",
-            recipe="action-vq",
-        ),
-        Criterion(
-            "error_against_fast",
-            "This is expected of a target for supervision; as a codec use FAST or ResidualVQ.",
-            use=True,
-        ),
-        Criterion(
-            "error_against_mean",
-            "The codes say nothing: look at the loss and at the units of the actions.",
-            elsewhere="Train a tokenizer on this dataset: lattok train action-vq DATASET --out new",
-        ),
-    )
+    "kmeans": Criterion(
+        "error_against_kmeans",
+        "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
+        "ResidualVQ if you need a codec.",
+        recipe="action-vq",
+    ),
+    "uniform_bins": Criterion(
+        "error_against_uniform_bins",
+        "Train longer or on more data: bins need no training and do better.",
+        recipe="action-vq",
+    ),
+    "fast": Criterion(
+        "error_against_fast",
+        "This is expected of a target for supervision; as a codec use FAST or ResidualVQ.",
+        use=True,
+    ),
+    "mean": Criterion(
+        "error_against_mean",
+        "The codes say nothing: look at the loss and at the units of the actions.",
+        elsewhere="Train a tokenizer on this dataset: lattok train action-vq DATASET --out new",
+    ),
 }
 IN_USE = Criterion(
     "tokens_in_use",

@@ -161,11 +161,6 @@ class FeatureCache:
         self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
         return FeatureReader(frozen, frames, places)
 
-    def known(self, frozen: FrozenFeatures, frames: Reader) -> CachedFeatures | None:
-        """Return features where all are there already; otherwise None."""
-        places = self._places(frozen, frames)
-        return _joined(places, frames) if all(kept.whole() for kept in places.values()) else None
-
     def _places(self, frozen: FrozenFeatures, frames: Reader) -> dict[Take, FeatureFile]:
         lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
         names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
