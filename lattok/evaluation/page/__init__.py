@@ -40,7 +40,7 @@ KINDS = {
     "image-lam": "Image latent action model",
     "idm": "Inverse dynamics model",
     "latent-vla": "Policy",
-    "comparison": "Latent action models side by side",
+    "comparison": "Models side by side",
 }
 GROUPS = {  # of verdicts, in their order: title, mark, class
     False: ("Falls short", "✗", "no"),
