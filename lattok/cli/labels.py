@@ -6,12 +6,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from tyro.conf import arg
+from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Number, Revision, Text
+from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import ProgressBar
@@ -21,11 +19,11 @@ from lattok.utils.progress import ProgressBar
 class Engines:
     """Where labels are computed; they are the same everywhere."""
 
-    engine: Annotated[str, arg(metavar="{local,ray}")] = "local"
+    engine: Literal["local", "ray"] = "local"
     """What computes labels: this process (local), or processes of this machine or of a cluster (ray)."""
-    address: Text = None
+    address: str | None = None
     """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
-    workers: Number = None
+    workers: int | None = None
     """Workers (default: as many as there is room for)."""
     cpus_per_worker: float = 1.0
     """Cores of a worker."""
@@ -48,14 +46,14 @@ def annotate(
     dataset: Dataset,
     model: Models,
     out: Folder,
-    as_: Annotated[str, arg(name="as", metavar="{latents,actions}")] = "latents",
+    as_: Literal["latents", "actions"] = "latents",
     prefix: Names = (),
     revision: Revision = None,
     action_key: str = "action",
     cameras: Names = (),
     embedding: bool = True,
     quantized: bool = False,
-    precision: Annotated[str, arg(metavar="{float32,bfloat16}")] = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     threads: int = 1,
     device: Device = "auto",
     engines: Engines = Engines(),
@@ -150,11 +148,11 @@ def export(
     dataset: Dataset,
     out: Folder,
     labels: MaybeFolder = None,
-    format: Annotated[str, arg(metavar="{lerobot,rlds}")] = "lerobot",
+    format: Literal["lerobot", "rlds"] = "lerobot",
     episodes: Episodes = None,
-    images: Annotated[str, arg(metavar="{auto,video,image}")] = "auto",
-    video_codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
-    size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
+    images: Literal["auto", "video", "image"] = "auto",
+    video_codec: Literal["libsvtav1", "h264"] = "libsvtav1",
+    size: Annotated[tuple[int, int] | None, Arg("H W")] = None,
     skip_damaged: bool = False,
 ) -> None:
     """Write a dataset of any format as LeRobot v3 or RLDS, together with its labels.

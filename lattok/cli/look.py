@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import Annotated, Any, Literal
 
 import lattok
 from lattok.cli import flags
-from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Model, Models, Names, Revision, Text
+from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFolder, Model, Models, Names, Revision
 from lattok.cli.simulate import act
 from lattok.utils import checks, files
 from lattok.utils.progress import ProgressBar
@@ -19,12 +17,12 @@ from lattok.utils.progress import ProgressBar
 
 def inspect(
     dataset: Dataset,
-    action_key: Text = None,
-    state_key: Text = None,
+    action_key: str | None = None,
+    state_key: str | None = None,
     cameras: Names = (),
     episodes: Episodes = None,
-    stride: Text = None,
-    horizon: flags.Number = None,
+    stride: str | None = None,
+    horizon: int | None = None,
 ) -> None:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
@@ -47,7 +45,7 @@ def inspect(
 def view(
     dataset: Dataset,
     out: flags.MaybeFile = None,
-    labels: Text = None,
+    labels: str | None = None,
     cameras: Names = (),
     episodes: Episodes = None,
 ) -> None:
@@ -103,7 +101,7 @@ def evaluate(
     dataset: Dataset,
     evaluation: EvalFlags,
     out: MaybeFolder = None,
-    controls: Annotated[str, arg(metavar="{quick,trained}")] = "quick",
+    controls: Literal["quick", "trained"] = "quick",
     revision: Revision = None,
     env: Names = (),
     env_episodes: int = 10,
@@ -142,7 +140,7 @@ def compare(
     models: Models,
     evaluation: EvalFlags,
     out: Folder = "comparison",
-    stride: Text = None,
+    stride: str | None = None,
     device: Device = "auto",
 ) -> None:
     """Judge latent action models, or action tokenizers, side by side on held-out episodes: report.json, report.html.
@@ -189,9 +187,9 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
 
 
 def doctor(
-    subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATASET ...")] = (),
-    revision: Text = None,
-    preset: Text = None,
+    subjects: Annotated[tuple[str, ...], Arg("MODEL|DATASET ...", positional=True)] = (),
+    revision: str | None = None,
+    preset: str | None = None,
 ) -> int:
     """Say what is wrong with this machine, with models and with datasets, and what to do about it. Changes nothing.
 

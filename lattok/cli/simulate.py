@@ -5,30 +5,27 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
-
-from lattok.cli.flags import Device, Folder, MaybeFolder, Model, Names, Number, Revision
+from lattok.cli.flags import Arg, Device, Folder, MaybeFolder, Model, Names, Revision
 from lattok.utils import checks
 from lattok.utils.progress import ProgressBar
 
-Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
+Tasks = Annotated[tuple[str, ...], Arg("TASK ...")]
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
-Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 
 
 def collect(
-    tasks: Annotated[Positional[tuple[str, ...]], arg(metavar="TASK ...", help=KNOWN, help_behavior_hint="")],
+    tasks: Annotated[tuple[str, ...], Arg("TASK ...", KNOWN, positional=True)],
     out: Folder,
     episodes: int = 20,
     noise: float = 0.3,
     seed: int = 0,
     size: int = 128,
-    repeat: Number = None,
+    repeat: int | None = None,
     variation: Names = (),
-    codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
-    workers: Number = None,
+    codec: Literal["libsvtav1", "h264"] = "libsvtav1",
+    workers: int | None = None,
 ) -> None:
     """Record demonstrations of scripted experts in a simulator as a LeRobot v3 dataset.
 
@@ -63,10 +60,10 @@ def rollout(
     episodes: int = 10,
     out: MaybeFolder = None,
     seed: int = 1_000_000,
-    execute: Number = None,
-    repeat: Number = None,
-    ensemble: Real = None,
-    instruction: Annotated[str, arg(metavar="{own,swapped,blank}")] = "own",
+    execute: int | None = None,
+    repeat: int | None = None,
+    ensemble: float | None = None,
+    instruction: Literal["own", "swapped", "blank"] = "own",
     variation: Names = (),
     batch: int = 8,
     workers: int = 0,
