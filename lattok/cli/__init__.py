@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import lattok
-from lattok.cli import demo, flags, labels, look, models, simulate
+from lattok.cli import datasets, demo, flags, judging, models
 from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
@@ -33,22 +33,22 @@ class Group(NamedTuple):
 
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
-    "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
-    "view": Verb(look.view, "lattok.evaluation"),
+    "inspect": Verb(datasets.inspect, "lattok.data"),  # no models: in half the time
+    "view": Verb(datasets.view, "lattok.evaluation"),
     "train": Group(
         "Train an action tokenizer, a latent action model or a policy (vla).",
         lambda: import_module(EVERYTHING).kinds(),
         models.train_verb,
     ),
     "presets": Verb(models.presets),
-    "evaluate": Verb(look.evaluate),
-    "compare": Verb(look.compare),
-    "rollout": Verb(simulate.rollout, "lattok.loading"),
-    "doctor": Verb(look.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
-    "annotate": Verb(labels.annotate, "lattok.annotation"),
-    "verify": Verb(labels.verify, "lattok.annotation"),
-    "export": Verb(labels.export, "lattok.data"),
-    "collect": Verb(simulate.collect, "lattok.sim"),
+    "evaluate": Verb(judging.evaluate),
+    "compare": Verb(judging.compare),
+    "rollout": Verb(judging.rollout, "lattok.loading"),
+    "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
+    "annotate": Verb(datasets.annotate, "lattok.annotation"),
+    "verify": Verb(datasets.verify, "lattok.annotation"),
+    "export": Verb(datasets.export, "lattok.data"),
+    "collect": Verb(datasets.collect, "lattok.sim"),
     "convert": Group(
         "Convert a published checkpoint.",
         lambda: list(import_module("lattok.hub.checkpoint").IMPORTERS),

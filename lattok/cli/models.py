@@ -39,7 +39,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     groups = {"common": [every[name] for name in first if name in every], **groups}
     choices = {**_choices(), **recipe_class.choices}
     _, dataset, *run = flags.words_of(_train)
-    listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or recipe_class.compares)]
+    listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
     for group in ("common", "data", "model", "loop"):
         listed += flags.of_options(groups[group], shown, choices, group, more=group != "common")
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"

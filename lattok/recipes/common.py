@@ -118,8 +118,6 @@ class Recipe(ABC, Generic[Model]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     joined: ClassVar[tuple[str, ...]] = ()  # presets that stand over another one
-    looks: ClassVar[bool] = False  # at pictures
-    compares: ClassVar[bool] = False  # with `--study`: see study.py
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
@@ -260,10 +258,10 @@ class Recipe(ABC, Generic[Model]):
         """Hash all that this run reads from a dataset."""
         named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
         keys = {key for key in named if key is not None}
-        chosen = getattr(self.data, "cameras", None)
+        looks, chosen = hasattr(self.data, "cameras"), getattr(self.data, "cameras", None)
         asked = None if chosen is None else set(map(short_name, chosen))
         found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
-        cameras = (found or dataset.cameras) if self.looks and asked != set() else ()
+        cameras = (found or dataset.cameras) if looks and asked != set() else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:

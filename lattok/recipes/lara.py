@@ -108,7 +108,6 @@ class LARARecipe(VLARecipe):
     """
 
     kind = "lara"
-    compares = False
     data: LARAOptions = field(default_factory=LARAOptions)
     common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
     example: ClassVar[Mapping[str, Any]] = {"lam": "my-lam", "backbone": "scratch", "image_size": 64}
@@ -297,7 +296,6 @@ class LatBotRecipe(VLARecipe):
     """
 
     kind = "latbot"
-    compares = False
     data: LatBotOptions = field(default_factory=LatBotOptions)
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}

@@ -113,7 +113,6 @@ class PairRecipe(Recipe[Model]):
 
     lam: ClassVar[type[TrainedPairModel]]
     learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
-    looks = True
     data: PairOptions = field(default_factory=PairOptions)
 
     def __post_init__(self) -> None:
