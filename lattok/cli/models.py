@@ -33,15 +33,16 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     if recipe_class is None:
         return None
     shown = _defaults(recipe_class, flags.plain_words(words))
-    groups = {group: [*known.values()] for group, known in recipe_class.option_groups().items()}
-    every, first = {option.name: option for known in groups.values() for option in known}, recipe_class.common
-    groups = {group: [each for each in known if each.name not in first] for group, known in groups.items()}
-    groups = {"common": [every[name] for name in first if name in every], **groups}
+    groups, first = recipe_class.option_groups(), recipe_class.common
+    every = {name: option for known in groups.values() for name, option in known.items()}
+    parts = {"common": [every[name] for name in first if name in every]}
+    for group in ("data", "model", "loop"):
+        parts[group] = [every[name] for name in groups[group] if name not in first]
     choices = {**_choices(), **recipe_class.choices}
     _, dataset, *run = flags.words_of(_train)
     listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
-    for group in ("common", "data", "model", "loop"):
-        listed += flags.of_options(groups[group], shown, choices, group, more=group != "common")
+    for group, options in parts.items():
+        listed += flags.of_options(options, shown, choices, group, more=group != "common")
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]

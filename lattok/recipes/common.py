@@ -30,7 +30,7 @@ from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.options import Option, as_option, built, flat, options_of
+from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restate
@@ -163,10 +163,8 @@ class Recipe(ABC, Generic[Model]):
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: as_option(name, value, types[name]) for name, value in options.items()}
         values = cls.combined({name: as_option(name, value, types[name]) for name, value in merged.items()}, given)
-        chosen = {}
-        for group, known in groups.items():
-            own = {name: value for name, value in values.items() if name in known}
-            chosen[group] = built(cls.group_class(group), own)
+        own = {group: {name: values[name] for name in known if name in values} for group, known in groups.items()}
+        chosen = {group: built(cls.group_class(group), options) for group, options in own.items()}
         recipe = cls(None if dataset is None else str(dataset), str(out), preset, **chosen)
         mix = getattr(recipe.data, "mix", None)
         hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
@@ -217,7 +215,7 @@ class Recipe(ABC, Generic[Model]):
 
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
-        return built(type(self.model), {**flat(self.model), **known})
+        return replaced(self.model, **known)
 
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -299,7 +299,7 @@ class LatBotRecipe(VLARecipe):
     data: LatBotOptions = field(default_factory=LatBotOptions)
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}
-    choices: ClassVar[Mapping[str, Any]] = {"phase": get_args(Phase)}
+    choices: ClassVar[Mapping[str, Any]] = {}
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
     presets: ClassVar[Mapping[str, Any]] = {
