@@ -220,7 +220,7 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
 def call(run: Callable[..., Any], values: dict[str, Any]) -> Any:
     """Call a function with values by their names, of which its arguments that are dataclasses are made."""
     for name, owner in get_type_hints(run).items():
-        if is_dataclass(owner):
+        if isinstance(owner, type) and is_dataclass(owner):
             values[name] = owner(**{each.name: values.pop(each.name) for each in fields(owner) if each.name in values})
     return run(**values)
 
