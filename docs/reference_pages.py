@@ -14,7 +14,7 @@ from typing import Any
 
 import lattok
 from lattok.cli import VERBS, Group
-from lattok.cli.flags import Verb, docs_of, words_of
+from lattok.cli.flags import Verb, docs_of
 from lattok.hub import FAMILIES
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.recipes import kinds, recipe_of
@@ -233,7 +233,7 @@ def _command(command: str, verb: Verb) -> Iterator[str]:
     yield said.strip()
     yield f"```bash\n{example}\n```"
     rows = ["| option | value | |", "|---|---|---|"]
-    for word in words_of(verb.run):
+    for word in verb.words:
         flag, _, value = word.shown.partition(" ") if word.shown[0] == "-" else (word.shown, "", "")
         rows.append(f"| {code(flag)} | {value and code(value)} | {cell(word.said)} |")
     if len(rows) > 2:

@@ -2,7 +2,7 @@
 
 import json
 
-from lattok.cli.flags import STORED, Page
+from lattok.cli.flags import STORED
 from lattok.cli.models import train_verb
 from lattok.recipes import kinds
 
@@ -13,9 +13,8 @@ def text() -> str:
     pages = {}
     for kind in kinds():
         if (verb := train_verb(kind, [])) is not None:
-            page = Page.of(verb)
-            rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in page.words]
-            pages[kind] = [page.about, rows]
+            rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in verb.words]
+            pages[kind] = [verb.about, rows]
     options = ",\n".join(f"  {json.dumps(each)}" for each in row_of)
     lines = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(page)}" for kind, page in pages.items())
     return f'{{"options": [\n{options}\n],\n"kinds": {{\n{lines}\n}}}}\n'

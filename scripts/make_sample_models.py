@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import lattok
-from lattok.cli.look import judge
+from lattok.cli.judging import judge
 from lattok.hub import CARD, OWN, HubModel
 from lattok.recipes import ImageLAMRecipe, ResidualVQRecipe, VLARecipe
 from lattok.utils import files

@@ -11,7 +11,7 @@ import pytest
 
 import lattok
 
-HEAVY = ("torch", "numpy", "pyarrow", "av", "matplotlib", "timm", "huggingface_hub", "tyro")
+HEAVY = ("torch", "numpy", "pyarrow", "av", "matplotlib", "timm", "huggingface_hub", "docstring_parser")
 
 
 def python(*args: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ import lattok
 from lattok import UniformBins
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
-from lattok.cli.labels import annotate
+from lattok.cli.datasets import annotate
 from lattok.inference import FoldedEncoder, PlainViT
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, fitted

@@ -15,7 +15,6 @@ VERB = "cli has one module for each verb, under the verb's name"
 MODULES = {
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
-    "labels": VERB,
     "lara": METHOD,
     "losses": FAMILY,
     "model": FAMILY,

@@ -10,15 +10,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import tyro
-
 import lattok
-from lattok.cli import demo, flags, labels, look, models, simulate
-from lattok.cli.flags import HELP, HELP_ALL, Page, Verb, unknown_verb
+from lattok.cli import datasets, demo, flags, judging, models
+from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
@@ -36,22 +33,22 @@ class Group(NamedTuple):
 
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
-    "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
-    "view": Verb(look.view, "lattok.evaluation"),
+    "inspect": Verb(datasets.inspect, "lattok.data"),  # no models: in half the time
+    "view": Verb(datasets.view, "lattok.evaluation"),
     "train": Group(
         "Train an action tokenizer, a latent action model or a policy (vla).",
         lambda: import_module(EVERYTHING).kinds(),
         models.train_verb,
     ),
     "presets": Verb(models.presets),
-    "evaluate": Verb(look.evaluate),
-    "compare": Verb(look.compare),
-    "rollout": Verb(simulate.rollout, "lattok.loading"),
-    "doctor": Verb(look.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
-    "annotate": Verb(labels.annotate, "lattok.annotation"),
-    "verify": Verb(labels.verify, "lattok.annotation"),
-    "export": Verb(labels.export, "lattok.data"),
-    "collect": Verb(simulate.collect, "lattok.sim"),
+    "evaluate": Verb(judging.evaluate),
+    "compare": Verb(judging.compare),
+    "rollout": Verb(judging.rollout, "lattok.loading"),
+    "doctor": Verb(judging.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
+    "annotate": Verb(datasets.annotate, "lattok.annotation"),
+    "verify": Verb(datasets.verify, "lattok.annotation"),
+    "export": Verb(datasets.export, "lattok.data"),
+    "collect": Verb(datasets.collect, "lattok.sim"),
     "convert": Group(
         "Convert a published checkpoint.",
         lambda: list(import_module("lattok.hub.checkpoint").IMPORTERS),
@@ -124,15 +121,15 @@ def run_words(words: Sequence[str]) -> int | None:
         return _call(command, verb, rest)
     pages = flags.stored() if name == "train" and asked and "--preset" not in " ".join(rest) else {}
     if pages and rest[0] in HELP:
-        return _list(command, verb.text, {kind: page.about.partition("\n")[0] for kind, page in pages.items()})
+        return _list(command, verb.text, {kind: about.partition("\n")[0] for kind, (about, _) in pages.items()})
     if rest and rest[0] in pages:
-        print(pages[rest[0]].render(f"{command} {rest[0]}", HELP_ALL in rest))
+        print(flags.page(f"{command} {rest[0]}", *pages[rest[0]], HELP_ALL in rest))
         return None
     _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {below: _summary_below(verb, below) for below in verb.names()})
     if not rest or rest[0].startswith("-"):
-        raise LattokError(f"{command} needs one of {', '.join(verb.names())}. See {command} --help.")
+        flags.refuse(command, f" needs one of {', '.join(verb.names())}.")
     below = rest[0].replace("_", "-")
     found = verb.find(below, rest[1:])
     if found is None:
@@ -147,23 +144,12 @@ def run_verb(command: str, verb: Callable[..., Any], words: Sequence[str]) -> in
 
 def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     """Run a verb with the flags among `words`, or print its help."""
-
-    @wraps(verb.run)
-    def ready(*args: Any, **given: Any) -> Any:
-        return partial(verb.run, *args, **given)
-
     if any(word in HELP for word in words):
-        print(Page.of(verb).render(command, HELP_ALL in words))
+        print(flags.page(command, verb.about, verb.words, HELP_ALL in words))
         return None
-    words = flags.expand_switches(verb.run, flags.plain_words(words))
-    flags.check_words(command, verb.run, words)
+    values = flags.read(command, verb.words, flags.plain_words(words))
     _load(verb.needs)
-    try:
-        with flags.REGISTRY:
-            call = tyro.cli(ready, prog=command, args=words, config=flags.CONFIG, console_outputs=False)
-    except SystemExit:
-        raise LattokError(f"{command} cannot read {' '.join(words)}. See {command} --help.") from None
-    return call()
+    return flags.call(verb.run, values)
 
 
 def _summary_below(group: Group, name: str) -> str:

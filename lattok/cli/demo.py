@@ -12,8 +12,7 @@ from typing import Any
 
 import lattok
 from lattok.cli.flags import Device
-from lattok.cli.look import judge
-from lattok.cli.simulate import act
+from lattok.cli.judging import act, judge
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, devices

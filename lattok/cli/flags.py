@@ -13,8 +13,8 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,124 +22,120 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
-import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.options import Option
 
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
-CONFIG = (OmitArgPrefixes,)
 HELP_ALL = "--help-all"
 HELP = ("--help", "-h", HELP_ALL)
 METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
+MISSING = inspect.Parameter.empty  # the default of what must be given
 
-Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
-Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
-Folder = Annotated[str, arg(metavar="DIR")]
-MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
-MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
-Device = Annotated[
-    str, arg(metavar="{auto,cpu,cuda,mps}", help="Where it computes; auto takes a GPU where there is one.")
-]
-Revision = Annotated[str | None, arg(metavar="TEXT", help="Revision of a Hub model.", help_behavior_hint="")]
+
+class Arg(NamedTuple):
+    """How an argument is typed and shown where type and documentation do not say: `Annotated[str, Arg("DIR")]`."""
+
+    metavar: str = ""  # stands for the value
+    said: str = ""
+    positional: bool = False
+
+
+Names = Annotated[tuple[str, ...], Arg("NAME ...")]
+Folder = Annotated[str, Arg("DIR")]
+MaybeFolder = Annotated[str | None, Arg("DIR")]
+MaybeFile = Annotated[str | None, Arg("FILE")]
+Device = Annotated[str, Arg("{auto,cpu,cuda,mps}", "Where it computes; auto takes a GPU where there is one.")]
+Revision = Annotated[str | None, Arg(said="Revision of a Hub model.")]
 CHOSEN = (
     '"train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%" or '
     '"5 per task".'
 )
-Episodes = Annotated[str | None, arg(metavar="TEXT", help=CHOSEN, help_behavior_hint="")]
-Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
-Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
-Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]
+Episodes = Annotated[str | None, Arg(said=CHOSEN)]
+Model = Annotated[str, Arg("MODEL", "Folder of a model, or a Hub id.", positional=True)]
+Models = Annotated[tuple[str, ...], Arg("MODEL ...")]
 WHERE = "Folder, file, Hub id or description file (*.json)."
-Dataset = Annotated[Positional[str], arg(metavar="DATASET", help=WHERE)]
-MaybeDataset = Annotated[Positional[str | None], arg(metavar="DATASET", help=WHERE, help_behavior_hint="")]
-File = Annotated[
-    Positional[str],
-    arg(metavar="FILE", help="The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."),
-]
-Out = Annotated[Positional[str], arg(metavar="OUT", help="New folder for the model.")]
+Dataset = Annotated[str, Arg("DATASET", WHERE, positional=True)]
+MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
+CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
+File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]
+Out = Annotated[str, Arg("OUT", "New folder for the model.", positional=True)]
 
 NONE = "none"  # what is typed for a column that is not to be read
 
-POSITIONAL = get_args(Positional[int])[1]
+
+class Word(NamedTuple):
+    """What a verb reads: a flag, or a word without one."""
+
+    shown: str  # the flag with its dashes, unless it is a word without one, and what stands for the value
+    said: str  # the help, with the default
+    group: str  # that it stands in
+    more: bool  # shown by `--help-all` only
+    required: bool
+    name: str = ""
+    kind: Any = None
+
+    @property
+    def positional(self) -> bool:
+        return not self.shown.startswith("--")
 
 
 class Verb(NamedTuple):
-    """A function whose arguments are the flags; its documentation, or `text`, is the help."""
+    """A function; what it reads are its arguments, or `listed`, and its help is its documentation, or `text`."""
 
     run: Callable[..., Any]
     needs: str = "lattok.recipes"  # the module that it waits for; this one imports nearly all others
     text: str | None = None
+    listed: Sequence[Word] | None = None
 
     @property
     def about(self) -> str:
-        return self.text or inspect.getdoc(self.run) or ""
+        return self.text or (inspect.getdoc(self.run) or "").partition("\n\nArgs:")[0]
+
+    @property
+    def words(self) -> Sequence[Word]:
+        return [*words_of(self.run)] if self.listed is None else self.listed
 
 
-@dataclass(frozen=True)
-class FlagGroup:
-    """Flags that stand together in the help, as the default of an argument of a verb, which then gets a dictionary.
-
-    Those that are `more` stand in the help of all options only.
-    """
-
-    flags: tuple[StructFieldSpec, ...] = ()
-    more: bool = False
-
-
-REGISTRY = ConstructorRegistry()
-
-
-@REGISTRY.struct_rule
-def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
-    return StructConstructorSpec(dict, info.default.flags) if isinstance(info.default, FlagGroup) else None
+def words_of(verb: Any) -> Iterator[Word]:
+    """Yield what a function reads, or a dataclass: its arguments, and the fields of those that are dataclasses."""
+    hints, said = get_type_hints(verb, include_extras=True), docs_of(verb)
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if is_dataclass(hints[name]):
+            yield from (each._replace(group=name) for each in words_of(hints[name]))
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            yield word_of(name, hints[name], said.get(name, ""), parameter.default)
 
 
 def of_options(
-    options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]], more: bool = False
-) -> FlagGroup:
-    """Return the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
-    flags = []
+    options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]], group: str, more: bool
+) -> Iterator[Word]:
+    """Yield the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
     for option in options:
-        said = docs_of(option.owner).get(option.path[-1], "")
-        kind = get_type_hints(option.owner)[option.path[-1]]
-        flags.append(flag(option.name, kind, said, values.get(option.name), choices.get(option.name, ())))
-    return FlagGroup(tuple(flags), more)
+        said, listed = docs_of(option.owner).get(option.path[-1], ""), choices.get(option.name, ())
+        flag = word_of(option.name, option.kind, said, values.get(option.name), listed)
+        yield flag._replace(group=group, more=more)
 
 
-def of_function(function: Callable[..., Any]) -> FlagGroup:
-    """Return the flags of the keywords of a function: their types, defaults and documentation."""
-    hints, said = get_type_hints(function), docs_of(function)
-    named = list(inspect.signature(function).parameters.values())[1:]
-    kept = [each for each in named if each.kind is not each.VAR_KEYWORD]
-    missing = inspect.Parameter.empty
-    defaults = {each.name: tyro.MISSING if each.default is missing else each.default for each in kept}
-    return FlagGroup(tuple(flag(name, hints[name], said.get(name, ""), value) for name, value in defaults.items()))
-
-
-def flag(name: str, kind: Any, said: str, default: Any, choices: Iterable[str] = ()) -> StructFieldSpec:
-    """Return one flag, with the letter or word that stands for its value, and its default where it has one to show.
-
-    Of a type that is text or something else, text is typed; a choice is refused by the options, in their words.
-    """
+def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
+    """Return what is typed for one argument, with what stands for its value, and its default where there is one to
+    show."""
+    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    mark = next((each for each in marks if isinstance(each, Arg)), Arg())
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)] or [*choices]
-    if words or str in parts:
-        kind = str | None if type(None) in parts else str
-    several = next((part for part in parts if get_origin(part) in MANY), None)
+    several = _several(kind)
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
     metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
-    metavar = None if inner is bool else metavar + " ..." * (several is not None)
-    shown = "" if default in (None, ()) else f"(default: {text_of(default)})"
-    hint = None if default is tyro.MISSING else shown
-    typed: Any = Annotated[kind, arg(help=said or " ", metavar=metavar, help_behavior_hint=hint)]
-    return StructFieldSpec(name, typed, default)
+    metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
+    text = (mark.said or said).strip()
+    text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
+    shown = "" if default in (MISSING, None, ()) else f"(default: {text_of(default)})"
+    flag = "" if mark.positional else f"--{name.rstrip('_').replace('_', '-')}"
+    return Word(f"{flag} {metavar}".strip(), f"{text} {shown}".strip(), "", False, default is MISSING, name, kind)
 
 
 @cache
@@ -160,58 +156,17 @@ def text_of(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class Word(NamedTuple):
-    """What a verb reads: a flag, or a word without one."""
-
-    shown: str  # the flag with its dashes, unless it is a word without one, and what stands for the value
-    said: str  # the help, with the default
-    group: str  # that it stands in
-    more: bool  # shown by `--help-all` only
-    required: bool
-    name: str = ""
-    kind: Any = None
-    positional: bool = False
-
-
-def words_of(verb: Any) -> Iterator[Word]:
-    """Yield what a verb reads, a function or a dataclass; what is in its groups of flags too."""
-    hints, said = get_type_hints(verb, include_extras=True), docs_of(verb)
-    for name, parameter in inspect.signature(verb).parameters.items():
-        kind = get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
-        if isinstance(parameter.default, FlagGroup):
-            for each in parameter.default.flags:
-                yield _word(each.name, each.type, each.default, "")._replace(group=name, more=parameter.default.more)
-        elif is_dataclass(kind):
-            owner = kind if parameter.default is parameter.empty else type(parameter.default)
-            yield from (word._replace(group=name) for word in words_of(owner))
-        else:
-            missing = parameter.default is parameter.empty
-            yield _word(name, hints[name], tyro.MISSING if missing else parameter.default, said.get(name, ""))
-
-
-def _word(name: str, hint: Any, default: Any, said: str) -> Word:
-    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-
-    def marked(what: str, otherwise: Any) -> Any:
-        return next((found for mark in marks if (found := getattr(mark, what, None)) is not None), otherwise)
-
-    name = marked("name", name)  # what Python keeps to itself
-    positional, required = POSITIONAL in marks, default is tyro.MISSING
-    flag = "" if positional else f"--{name.replace('_', '-')}"
-    metavar = "" if kind is bool else marked("metavar", METAVARS.get(kind, "TEXT"))
-    text = marked("help", said).strip()
-    text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
-    hint = marked("help_behavior_hint", "" if required or default in (None, ()) else f"(default: {text_of(default)})")
-    return Word(f"{flag} {metavar}".strip(), f"{text} {hint}".strip(), "", False, required, name, kind, positional)
-
-
 def column(key: str | None) -> str | None:
     return None if key is None or key.lower() == NONE else key
 
 
 def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
     meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
-    raise LattokError(f"{command} has no `{word}`. {meant} See {command} --help.")
+    refuse(command, f" has no `{word}`. {meant}")
+
+
+def refuse(command: str, said: str) -> NoReturn:
+    raise LattokError(f"{command}{said} See {command} --help.")
 
 
 def plain_words(words: Sequence[str]) -> list[str]:
@@ -225,117 +180,123 @@ def plain_words(words: Sequence[str]) -> list[str]:
     return plain
 
 
-def expand_switches(verb: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """Return words with `--switch off`, or `--switch=none`, as `--no-switch`."""
-    switches, found = {word.shown for word in words_of(verb) if word.kind is bool}, list[str]()
-    for word in words:
-        flag, _, value = word.partition("=")
-        behind = value if flag in switches else word if found and found[-1] in switches else ""
-        if behind.lower() in (*ON, *OFF):
-            flag = flag if flag in switches else found.pop()
-            word = f"--no-{flag[2:]}" if behind.lower() in OFF else flag
-        found.append(word)
-    return found
-
-
-def flags_among(words: Sequence[str]) -> set[str]:
-    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-    return names | {name.removeprefix("no_") for name in names}
-
-
-def check_words(command: str, verb: Callable[..., Any], words: Sequence[str]) -> None:
-    """Refuse words that `verb` cannot read: flags it has not, values of another kind, what is missing or too much."""
-    known = {word.name: word for word in words_of(verb)}
-    flags = {name: word.kind for name, word in known.items() if not word.positional}
-    places = [word for word in known.values() if word.positional]
-    alone, rest = [], list(words)  # alone: words without a flag
+def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
+    """Return the values that `words` give, by name. Refused are flags that there are not, values of another kind, and
+    what is missing or too much."""
+    flags = {each.name.rstrip("_"): each for each in known if not each.positional}
+    values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
     while rest:
         word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             alone.append(word)
             continue
+        typed, equals, value = word[2:].partition("=")
+        name = typed.replace("-", "_")
         _check_flag(command, name, flags)
-        kind = flags.get(name.replace("-", "_"), bool)
-        number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
-        number = 0 if equals else min(number, _most_words(kind))
-        for each in [value] * bool(equals) + rest[:number]:
-            _check_number(command, name, kind, each)
-        if not (equals or number or kind is bool):
-            raise LattokError(f"{command}: --{name} needs a value. See {command} --help.")
-        rest = rest[number:]
-    if len(alone) > sum(_most_words(word.kind) for word in places):
-        raise LattokError(f"{command}: there is no place for {' '.join(alone[len(places) :])}. See {command} --help.")
-    missing = [word for word in places[len(alone) :] if word.required]
-    missing += [known[name] for name in flags.keys() - flags_among(words) if known[name].required]
-    if missing:
-        texts = "; ".join(f"{word.shown} {word.said}".rstrip(" .") for word in missing)
-        raise LattokError(f"{command} needs {texts}. See {command} --help.")
+        flag = flags.get(name) or flags[name.removeprefix("no_")]
+        if _is_switch(flag.kind):
+            if name in flags and not equals and rest and rest[0].lower() in (*ON, *OFF):
+                value = rest.pop(0)
+            if value and not (name in flags and value.lower() in (*ON, *OFF)):
+                refuse(command, f": --{typed} takes no value, got {value}.")
+            values[flag.name] = name in flags and value.lower() not in OFF
+        else:
+            number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
+            number = 0 if equals else min(number, _most_words(flag.kind))
+            values[flag.name] = _value(command, f"--{typed}", flag.kind, [value] * bool(equals) + rest[:number])
+            rest = rest[number:]
+    for place in (each for each in known if each.positional):
+        own, alone = alone[: (most := _most_words(place.kind))], alone[most:]
+        values |= {place.name: _value(command, place.shown, place.kind, own)} if own else {}
+    if alone:
+        refuse(command, f": there is no place for {' '.join(alone)}.")
+    if missing := [
+        f"{each.shown} {each.said}".rstrip(" .") for each in known if each.required and each.name not in values
+    ]:
+        refuse(command, f" needs {'; '.join(missing)}.")
+    return values
+
+
+def call(run: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Call a function with values by their names, of which its arguments that are dataclasses are made."""
+    for name, owner in get_type_hints(run).items():
+        if isinstance(owner, type) and is_dataclass(owner):
+            values[name] = owner(**{each.name: values.pop(each.name) for each in fields(owner) if each.name in values})
+    return run(**values)
+
+
+def _is_switch(kind: Any) -> bool:
+    return bool in (kind, *get_args(kind))
+
+
+def _several(kind: Any) -> Any:
+    """Return the part of a type that stands for several words, if there is one."""
+    return next((part for part in (kind, *get_args(kind)) if get_origin(part) in MANY), None)
 
 
 def _most_words(kind: Any) -> int:
     """Return how many words stand behind a flag at most."""
-    several = next((part for part in (kind, *get_args(kind)) if get_origin(part) in MANY), None)
-    if several is None:
-        return int(kind is not bool)
+    if (several := _several(kind)) is None:
+        return 1
     return sys.maxsize if get_origin(several) is Sequence or ... in get_args(several) else len(get_args(several))
 
 
-def _check_flag(command: str, name: str, flags: Mapping[str, Any]) -> None:
-    plain = name.replace("-", "_")
-    known = {*flags, *(f"no_{each}" for each, kind in flags.items() if kind is bool), "help", "help_all"}
-    if plain in known or not name:
-        return
-    if plain.startswith("dataset") or plain == "repo_id":
-        raise LattokError(f"{command} has no --{name}. Put the dataset after the verb: {command} DATASET")
-    meant = did_you_mean(plain, known if plain.startswith("no_") else flags).replace("_", "-")
-    meant = meant.replace("mean ", "mean --") + " " * bool(meant)
-    raise LattokError(f"{command} has no --{name}. {meant}See {command} --help.")
-
-
-def _check_number(command: str, name: str, kind: Any, value: str) -> None:
-    """Refuse a value where only numbers are read."""
+def _value(command: str, flag: str, kind: Any, words: list[str]) -> Any:
+    """Return what words stand for: text where the type has any, which options then refuse in their own words."""
     parts = {part for each in (kind, *get_args(kind)) for part in (each, *get_args(each))}
-    if str in parts or not parts & {int, float} or (type(None) in parts and value == "None"):
-        return
-    wanted = float if float in parts else int
+    if words == ["None"] and type(None) in parts:
+        return None
+    least = 1 if (most := _most_words(kind)) == sys.maxsize else most
+    if len(words) < least:
+        refuse(command, f": {flag} needs {'a value' if least == 1 else f'{least} values'}.")
     try:
-        wanted(value)
+        found = tuple(_one(parts, word) for word in words)
     except ValueError as error:
-        raise LattokError(f"{command}: --{name}: {error}. See {command} --help.") from None
+        refuse(command, f": {flag}: {error}.")
+    return found[0] if _several(kind) is None else found
 
 
-class Page(NamedTuple):
-    about: str
-    words: Sequence[Word]
-
-    @classmethod
-    def of(cls, verb: Verb) -> Page:
-        return cls(verb.about.partition("\n\nArgs:")[0], [*words_of(verb.run)])
-
-    def render(self, command: str, everything: bool) -> str:
-        """Return the help as text, as wide as the terminal."""
-        listed = [word for word in self.words if everything or not word.more]
-        first = [word for word in self.words if word.required or word.shown[0] != "-"]
-        needed = " ".join(word.shown if word.required else f"[{word.shown}]" for word in first)
-        width = max(LEAST, min(MOST, shutil.get_terminal_size((88, 24)).columns))
-        lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(listed), "", self.about]
-        for group in dict.fromkeys(word.group for word in listed):
-            lines += ["", f"{group} options:".strip()]
-            for word in (each for each in listed if each.group == group):
-                gap = "  " if len(word.shown) <= LEFT - 4 else f"\n{'':<{LEFT}}"
-                said = textwrap.wrap(word.said, width - LEFT, break_on_hyphens=False)
-                lines.append(f"  {word.shown:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
-        hidden = len(self.words) - len(listed)
-        return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
+def _one(parts: Set[Any], word: str) -> Any:
+    if str in parts or not parts & {int, float}:
+        return next((part for part in parts if isinstance(part, int) and str(part) == word), word)  # of a Literal
+    whole = int in parts and (float not in parts or word.lstrip("-").isdecimal())  # an index, or a fraction
+    return int(word) if whole else float(word)
 
 
-def stored() -> dict[str, Page]:
-    """Return the help of `lattok train KIND` for every kind, where it is known without the recipes."""
+def _check_flag(command: str, name: str, flags: Mapping[str, Word]) -> None:
+    switches = {f"no_{name}" for name, flag in flags.items() if _is_switch(flag.kind)}
+    if name in (known := {*flags, *switches}):
+        return
+    typed = name.replace("_", "-")
+    if name.startswith("dataset") or name == "repo_id":
+        raise LattokError(f"{command} has no --{typed}. Put the dataset after the verb: {command} DATASET")
+    meant = did_you_mean(name, known if name.startswith("no_") else flags).replace("_", "-")
+    refuse(command, f" has no --{typed}. {meant.replace('mean ', 'mean --')}".rstrip())
+
+
+def page(command: str, about: str, words: Sequence[Word], everything: bool) -> str:
+    """Return the help of a command, as wide as the terminal."""
+    listed = [word for word in words if everything or not word.more]
+    first = [word for word in words if word.required or word.positional]
+    needed = " ".join(word.shown if word.required else f"[{word.shown}]" for word in first)
+    width = max(LEAST, min(MOST, shutil.get_terminal_size((88, 24)).columns))
+    lines = [f"usage: {command} {needed}".strip() + " [OPTIONS]" * bool(listed), "", about]
+    for group in dict.fromkeys(word.group for word in listed):
+        lines += ["", f"{group} options:".strip()]
+        for word in (each for each in listed if each.group == group):
+            gap = "  " if len(word.shown) <= LEFT - 4 else f"\n{'':<{LEFT}}"
+            said = textwrap.wrap(word.said, width - LEFT, break_on_hyphens=False)
+            lines.append(f"  {word.shown:<{LEFT - 4}}{gap}" + f"\n{'':<{LEFT}}".join(said))
+    hidden = len(words) - len(listed)
+    return "\n".join([*lines, *(["", f"{hidden} more options: {command} --help-all"] * bool(hidden))])
+
+
+def stored() -> dict[str, tuple[str, list[Word]]]:
+    """Return what `page` takes for `lattok train KIND`, for every kind, where it is known without the recipes."""
     if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
         return {}  # a package may add kinds, options and choices; what is imported already costs nothing
     known = json.loads(STORED.read_text(encoding="utf-8"))
-    pages = {}
-    for kind, (about, rows) in known["kinds"].items():
-        pages[kind] = Page(about, [Word(*known["options"][row], *rest) for row, *rest in rows])
-    return pages
+    options = known["options"]
+    return {
+        kind: (about, [Word(*options[i], *rest) for i, *rest in rows]) for kind, (about, rows) in known["kinds"].items()
+    }

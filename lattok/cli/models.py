@@ -12,49 +12,17 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-from tyro.conf import Positional, arg
-
 import lattok
 from lattok.cli import flags
-from lattok.cli.flags import File, Folder, MaybeDataset, Names, Out, Switch, Text, Verb
+from lattok.cli.flags import Arg, File, Folder, MaybeDataset, MaybeFile, Names, Out, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
 from lattok.utils.output import Output
 
 WIDTH = 100
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where the model goes, and what its options start from.
-
-    Attributes:
-        out: New folder for the model and its run.
-        preset: Named settings, joined by "+"; `lattok presets` says what each sets.
-        config: JSON file with options, such as a run's recipe.json; flags win over it, and it wins over the preset.
-        resume: Continue the run in --out.
-    """
-
-    out: Folder
-    preset: Text = None
-    config: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    resume: Switch = False
-
-
-@dataclass(frozen=True)
-class StudyRun(Run):
-    """Where the models go, and what their options start from.
-
-    Attributes:
-        study: Train all strategies, and controls, with the same seed and data order, and compare them.
-    """
-
-    study: Switch = False
 
 
 def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
@@ -64,33 +32,23 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     recipe_class = recipe_of(kind)
     if recipe_class is None:
         return None
-    words = flags.plain_words(words)
-    shown = _defaults(recipe_class, words)
-    groups = {group: [*known.values()] for group, known in recipe_class.option_groups().items()}
-    every, first = {option.name: option for known in groups.values() for option in known}, recipe_class.common
-    groups = {group: [each for each in known if each.name not in first] for group, known in groups.items()}
-    groups["common"] = [every[name] for name in first if name in every]
+    shown = _defaults(recipe_class, flags.plain_words(words))
+    groups, first = recipe_class.option_groups(), recipe_class.common
+    every = {name: option for known in groups.values() for name, option in known.items()}
+    parts = {"common": [every[name] for name in first if name in every]}
+    for group in ("data", "model", "loop"):
+        parts[group] = [every[name] for name in groups[group] if name not in first]
     choices = {**_choices(), **recipe_class.choices}
-    parts = {group: flags.of_options(known, shown, choices, group != "common") for group, known in groups.items()}
-    start = (StudyRun if recipe_class.compares else Run)(out=tyro.MISSING)
-
-    def verb(
-        dataset: MaybeDataset = None,
-        run: Run = start,
-        common: Any = parts["common"],
-        data: Any = parts["data"],
-        model: Any = parts["model"],
-        loop: Any = parts["loop"],
-    ) -> None:
-        typed = flags.flags_among(words)
-        read = {**common, **data, **model, **loop}  # tyro gives what was typed, or defaults
-        _train(recipe_class, dataset, run, {name: value for name, value in read.items() if name in typed})
-
+    _, dataset, *run = flags.words_of(_train)
+    listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
+    for group, options in parts.items():
+        listed += flags.of_options(options, shown, choices, group, more=group != "common")
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
-    return Verb(verb, text=f"{recipe_class.about()}\n\n{presets}Example: {example}")
+    text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
+    return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
 
 
 def _choices() -> dict[str, Sequence[str]]:
@@ -101,26 +59,45 @@ def _choices() -> dict[str, Sequence[str]]:
     return {**words, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
 
 
-def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
+def _train(
+    recipe_class: Any,
+    dataset: MaybeDataset = None,
+    *,
+    out: Folder,
+    preset: str | None = None,
+    config: MaybeFile = None,
+    resume: bool = False,
+    study: bool = False,
+    **given: Any,
+) -> None:
+    """Train with the options that were typed, and those of a file.
+
+    Args:
+        out: New folder for the model and its run.
+        preset: Named settings, joined by "+"; `lattok presets` says what each sets.
+        config: JSON file with options, such as a run's recipe.json; flags win over it, and it wins over the preset.
+        resume: Continue the run in --out.
+        study: Train all strategies, and controls, with the same seed and data order, and compare them.
+    """
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
-    stored, preset = read_options(run.config)
-    preset, options = run.preset or preset, {**stored, **given}
-    if run.resume:
-        recipe = recipe_class.resumed(dataset, run.out, preset, options)
+    stored, stored_preset = read_options(config)
+    preset, options = preset or stored_preset, {**stored, **given}
+    if resume:
+        recipe = recipe_class.resumed(dataset, out, preset, options)
     else:
-        recipe = recipe_class.from_preset(dataset, run.out, preset, **options)
+        recipe = recipe_class.from_preset(dataset, out, preset, **options)
     source = [] if dataset is None else [dataset]
-    words = ["lattok", "train", recipe_class.kind, *source, "--out", run.out, "--resume"]
-    if isinstance(run, StudyRun) and run.study:
+    words = ["lattok", "train", recipe_class.kind, *source, "--out", out, "--resume"]
+    if study:
         from lattok.recipes.study import train_study
 
-        train_study(recipe, run.resume, shlex.join([*words, "--study"]))
+        train_study(recipe, resume, shlex.join([*words, "--study"]))
     else:
-        model = recipe.train(run.resume, shlex.join(words))
+        model = recipe.train(resume, shlex.join(words))
         named = trust_hint(getattr(model, "config", None))  # recipes of others may return anything
-        print(f"Saved in {run.out}. {recipe.next_step()}{named}")
+        print(f"Saved in {out}. {recipe.next_step()}{named}")
     leave_others()
 
 
@@ -134,7 +111,7 @@ def _defaults(recipe_class: Any, words: Sequence[str]) -> dict[str, Any]:
     return recipe_class.from_preset("DATASET", "OUT").options()
 
 
-def presets(kind: Annotated[Positional[str | None], arg(metavar="KIND", help_behavior_hint="")] = None) -> None:
+def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) -> None:
     """Say which presets there are and what each of them sets.
 
     Example: lattok presets image-lam
@@ -185,42 +162,47 @@ def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
 
 def convert_verb(name: str) -> Verb | None:
     """Return the verb `lattok convert NAME`, if there is one: its options are the keywords of the importer."""
-    from lattok.hub import OWN
     from lattok.hub.checkpoint import IMPORTERS
-    from lattok.hub.weights import trust_hint
 
     if name not in IMPORTERS:
         return None
     importer = IMPORTERS[name]
-    read = importer.read
-    about, _, rest = (inspect.getdoc(read) or "").partition("\n")
-    options = flags.of_function(read)
+    about, _, rest = (inspect.getdoc(importer.read) or "").partition("\n")
     example = rest.partition("Example: ")[2].partition("\n")[0]
+    _, *listed = flags.words_of(_convert)
+    _, *options = flags.words_of(importer.read)
+    listed += [each._replace(group="model") for each in options]
+    return Verb(lambda **values: _convert(importer, **values), text=f"{about}\n\nExample: {example}", listed=listed)
 
-    def verb(file: File, out: Out, model: Any = options) -> None:
-        place = Output(Path(out).expanduser())
-        place.check_new()
-        if (features := model.get("features_out")) is not None:
-            Output(Path(features).expanduser(), "features_out").check_new()
-        converted = read(file, **model)
-        given = [f"{option} {flags.text_of(value)}" for option, value in model.items() if value not in (None, ())]
-        print(f"Found: {converted.summary()}; taken as given: {', '.join(given)}.")
-        if importer.mind:
-            print(importer.mind.replace("`", ""))
-        with place.filled(OWN):
-            converted.save_pretrained(place.place)
-        print(f"Saved in {out}. {converted.next_step(out)}{trust_hint(converted.config)}")
 
-    return Verb(verb, text=f"{about}\n\nExample: {example}")
+def _convert(importer: Any, file: File, out: Out, **model: Any) -> None:
+    from lattok.hub import OWN
+    from lattok.hub.weights import trust_hint
+
+    place = Output(Path(out).expanduser())
+    place.check_new()
+    if (features := model.get("features_out")) is not None:
+        Output(Path(features).expanduser(), "features_out").check_new()
+    converted = importer.read(file, **model)
+    bound = inspect.signature(importer.read).bind(file, **model)
+    bound.apply_defaults()
+    (_, *known) = bound.arguments.items()
+    given = [f"{option} {flags.text_of(value)}" for option, value in known if value not in (None, (), {})]
+    print(f"Found: {converted.summary()}; taken as given: {', '.join(given)}.")
+    if importer.mind:
+        print(importer.mind.replace("`", ""))
+    with place.filled(OWN):
+        converted.save_pretrained(place.place)
+    print(f"Saved in {out}. {converted.next_step(out)}{trust_hint(converted.config)}")
 
 
 def push(
-    folder: Annotated[Positional[str], arg(metavar="DIR")],
-    repo_id: Annotated[Positional[str], arg(metavar="ORG/NAME")],
+    folder: Annotated[str, Arg("DIR", positional=True)],
+    repo_id: Annotated[str, Arg("ORG/NAME", positional=True)],
     private: bool = False,
-    license: Text = None,
-    message: Text = None,
-    revision: Text = None,
+    license: str | None = None,
+    message: str | None = None,
+    revision: str | None = None,
     create_pr: bool = False,
     include: Names = (),
 ) -> None:

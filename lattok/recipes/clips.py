@@ -53,7 +53,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     """
 
     kind = "clip-lam"
-    looks = True
     data: ClipOptions = field(default_factory=ClipOptions)
     model: ClipLAMConfig = field(default_factory=ClipLAMConfig)
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
@@ -176,7 +175,6 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     """
 
     kind = "idm"
-    looks = True
     data: InverseOptions = field(default_factory=InverseOptions)
     model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     common = (

@@ -30,7 +30,7 @@ from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.utils.options import Option, as_option, built, flat, options_of
+from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restate
@@ -118,8 +118,6 @@ class Recipe(ABC, Generic[Model]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     joined: ClassVar[tuple[str, ...]] = ()  # presets that stand over another one
-    looks: ClassVar[bool] = False  # at pictures
-    compares: ClassVar[bool] = False  # with `--study`: see study.py
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = {}  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}  # names that options take
@@ -165,10 +163,8 @@ class Recipe(ABC, Generic[Model]):
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: as_option(name, value, types[name]) for name, value in options.items()}
         values = cls.combined({name: as_option(name, value, types[name]) for name, value in merged.items()}, given)
-        chosen = {}
-        for group, known in groups.items():
-            own = {name: value for name, value in values.items() if name in known}
-            chosen[group] = built(cls.group_class(group), own)
+        own = {group: {name: values[name] for name in known if name in values} for group, known in groups.items()}
+        chosen = {group: built(cls.group_class(group), options) for group, options in own.items()}
         recipe = cls(None if dataset is None else str(dataset), str(out), preset, **chosen)
         mix = getattr(recipe.data, "mix", None)
         hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
@@ -219,7 +215,7 @@ class Recipe(ABC, Generic[Model]):
 
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
-        return built(type(self.model), {**flat(self.model), **known})
+        return replaced(self.model, **known)
 
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""
@@ -260,10 +256,10 @@ class Recipe(ABC, Generic[Model]):
         """Hash all that this run reads from a dataset."""
         named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
         keys = {key for key in named if key is not None}
-        chosen = getattr(self.data, "cameras", None)
+        looks, chosen = hasattr(self.data, "cameras"), getattr(self.data, "cameras", None)
         asked = None if chosen is None else set(map(short_name, chosen))
         found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
-        cameras = (found or dataset.cameras) if self.looks and asked != set() else ()
+        cameras = (found or dataset.cameras) if looks and asked != set() else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:

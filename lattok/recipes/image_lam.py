@@ -152,15 +152,6 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             checks.fail("language", "a text encoder in stage 1", "none", "t5:MODEL, or precomputed with text_features.")
         return options
 
-    def earlier(self) -> ImageLAM | None:
-        name = self.data.init or self.data.env_codebook
-        return None if name is None else ImageLAM.from_pretrained(name)
-
-    def take_over(self, model: ImageLAM, before: ImageLAM | None) -> None:
-        super().take_over(model, before)
-        if before is not None and self.data.init is None:
-            model.take_environment(before)
-
     def words(self, datasets: Sequence[RobotDataset], before: ImageLAM | None) -> Instructions | None:
         language = self.model.language
         if language is None:
@@ -181,8 +172,6 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
 
     def inputs(self, before: ImageLAM | None) -> dict[str, str]:
         found, name = super().inputs(before), self.data.text_features
-        if before is not None and self.data.init is None:
-            found["env_codebook"] = before.describe()["weights_sha256"]
         if name is not None:
             found["text_features"] = hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
         return found

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -108,7 +108,6 @@ class LARARecipe(VLARecipe):
     """
 
     kind = "lara"
-    compares = False
     data: LARAOptions = field(default_factory=LARAOptions)
     common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
     example: ClassVar[Mapping[str, Any]] = {"lam": "my-lam", "backbone": "scratch", "image_size": 64}
@@ -297,11 +296,10 @@ class LatBotRecipe(VLARecipe):
     """
 
     kind = "latbot"
-    compares = False
     data: LatBotOptions = field(default_factory=LatBotOptions)
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"teacher": "my-teacher", "backbone": "scratch", "image_size": 64}
-    choices: ClassVar[Mapping[str, Any]] = {"phase": get_args(Phase)}
+    choices: ClassVar[Mapping[str, Any]] = {}
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
     presets: ClassVar[Mapping[str, Any]] = {

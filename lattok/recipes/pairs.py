@@ -21,7 +21,6 @@ from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
@@ -113,7 +112,6 @@ class PairRecipe(Recipe[Model]):
 
     lam: ClassVar[type[TrainedPairModel]]
     learned_from: ClassVar[tuple[str, ...]] = ("prediction", "action", "flow")  # other terms only shape latents
-    looks = True
     data: PairOptions = field(default_factory=PairOptions)
 
     def __post_init__(self) -> None:
@@ -168,7 +166,8 @@ class PairRecipe(Recipe[Model]):
             print(f"note: {said}", file=sys.stderr)
         sources = self.open()
         datasets = [source.dataset for source in sources]
-        before = self.earlier()
+        built_on = data.init or getattr(data, "env_codebook", None)
+        before: Any = None if built_on is None else self.lam.from_pretrained(built_on)
         words = self.words(datasets, before)
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
@@ -179,14 +178,18 @@ class PairRecipe(Recipe[Model]):
             mean, std = before.config.mean, before.config.std
         learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **self.widths(before, words))))
         model: Any = learner.lam
-        self.take_over(model, before)
-        gaps = [gaps_in_frames(model.config, dataset.fps) for dataset in datasets]  # before anything is written
+        if before is not None:
+            model.features = before.features  # the same ones, loaded already
+            if data.init is not None:
+                model.load_tensors(before.saved_tensors(), data.init)
+            else:
+                model.take_environment(before)
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         labelled = self._with_actions(datasets)
+        read = zip(datasets, views, strict=True)
+        parts = [self._pairs(model, *each, data.action_key if each[0] in labelled else None) for each in read]
         with self.begin(resume, sources, self.inputs(before), resume_command) as contents:
             model.features.load()
-            read = zip(datasets, views, gaps, strict=True)
-            parts = [self._pairs(model, *each, data.action_key if each[0] in labelled else None) for each in read]
             memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
             pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
             if pairs.labelled.any():  # actions of a mixture come normalised, each dataset's by its own statistics
@@ -204,25 +207,14 @@ class PairRecipe(Recipe[Model]):
             broadcast_buffers(model)
             return finish({"": model}, out)[""]
 
-    def earlier(self) -> Any:
-        """Return the model that this one is built on, with its weights."""
-        return None if self.data.init is None else self.lam.from_pretrained(self.data.init)
-
-    def take_over(self, model: Any, before: Any) -> None:
-        """Give the model what it has from an earlier one."""
-        if before is None:
-            return
-        model.features = before.features  # the same ones, loaded already
-        if self.data.init is not None:
-            model.load_tensors(before.saved_tensors(), self.data.init)
-
     def words(self, datasets: Sequence[RobotDataset], before: Any) -> Instructions | None:
         """Return vectors of the datasets' instructions, where the model reads them."""
         return None
 
     def inputs(self, before: Any) -> dict[str, str]:
         """Hash what the run depends on besides dataset and options."""
-        return {} if self.data.init is None else {"init": before.describe()["weights_sha256"]}
+        name = "env_codebook" if self.data.init is None else "init"
+        return {} if before is None else {name: before.describe()["weights_sha256"]}
 
     def _cameras(self, dataset: RobotDataset, before: Any) -> tuple[str, ...]:
         """Return the cameras asked for, or those of the model that goes on, if the dataset has them, or all or some."""
@@ -256,13 +248,12 @@ class PairRecipe(Recipe[Model]):
             same_actions(found, key)
         return found
 
-    def _pairs(
-        self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], gaps: list[int], key: str | None
-    ) -> FramePairs:
+    def _pairs(self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None) -> FramePairs:
         """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
-        return FramePairs(
+        config = model.config
+        pairs = FramePairs(
             dataset,
-            gaps[0],
+            config.stride,
             cameras,
             action_key=key,
             episodes=self.data.episodes,
@@ -271,10 +262,15 @@ class PairRecipe(Recipe[Model]):
             labelled_fraction=self.data.labelled_fraction,
             labelled=self.data.labelled,
             seed=self.loop.seed,
-            extra_strides=gaps[1:],
-            action_target=model.config.action.target,
-            action_steps=model.config.action.steps,
+            extra_strides=config.extra_strides,
+            action_target=config.action.target,
+            action_steps=config.action.steps,
         )
+        if sorted(set(pairs.gaps)) != pairs.gaps:
+            given = zip((config.stride, *config.extra_strides), pairs.gaps, strict=True)
+            got = ", ".join(f"{gap} ({count} frames)" for gap, count in given)
+            checks.fail("extra_strides", f"gaps that grow from the stride on, at {dataset.fps:g} fps", got)
+        return pairs
 
     def _history(self, contents: Sequence[Content], sources: list[Source], samples: int, before: Any) -> dict[str, Any]:
         """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
@@ -287,16 +283,6 @@ class PairRecipe(Recipe[Model]):
             others = [entry for entry in training_entries(before.trained_on) if entry not in now]
             history |= {"earlier": others} if others else {}
         return history
-
-
-def gaps_in_frames(config: TrainedPairConfig, fps: float) -> list[int]:
-    """Return the stride and the further ones in frames, each longer than the one before it."""
-    given = (config.stride, *config.extra_strides)
-    frames = [checks.stride_in_frames(gap, fps, "extra_strides" if i else "stride") for i, gap in enumerate(given)]
-    if sorted(set(frames)) != frames:
-        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
-        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
-    return frames
 
 
 def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:

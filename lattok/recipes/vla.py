@@ -142,8 +142,6 @@ class VLARecipe(Recipe[LatentVLA]):
     """
 
     kind = "vla"
-    looks = True
-    compares = True
     data: PolicyOptions = field(default_factory=PolicyOptions)
     model: VLAConfig = field(default_factory=VLAConfig)
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)

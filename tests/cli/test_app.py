@@ -17,7 +17,7 @@ import pytest
 
 import lattok
 from lattok.cli import VERBS, main
-from lattok.cli.flags import STORED, Verb, words_of
+from lattok.cli.flags import STORED, Verb
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
 from lattok.recipes import kinds
@@ -312,7 +312,7 @@ def test_entries_of_the_help_stand_alone(verb, capsys):
     """Each is a sentence, and says which words there are where only some will do."""
     found = VERBS[verb[0]]
     found = found if isinstance(found, Verb) else found.find(verb[1], [])
-    for word in words_of(found.run):
+    for word in found.words:
         said = word.said.partition(" (default")[0]
         assert re.match(r"[A-Z0-9\"`]", said), word
         assert said[-1] in ".?" or word.said.endswith("."), word

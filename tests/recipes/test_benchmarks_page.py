@@ -71,7 +71,7 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
             assert main([*words, *(PUBLISHED if words[0] == "convert" else [])]) == 0, words
         elif program == "lattok":
             with monkeypatch.context() as patch:
-                patch.setattr(cli, "partial", lambda verb, **flags: lambda: others.append((verb, flags)))
+                patch.setattr(cli.flags, "call", lambda verb, flags: others.append((verb, flags)))
                 assert main(words) == 0, words
     assert [verb.__name__ for verb, _ in others] == ["annotate"] * 4
     models = [name for _, flags in others for name in flags["model"]]

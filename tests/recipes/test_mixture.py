@@ -292,8 +292,8 @@ def test_strides_in_seconds_are_frames_of_each_dataset(roots, tmp_path, monkeypa
     original = FramePairs.__init__
 
     def init(self, dataset, stride, *rest, **options):
-        seen.append(stride)
         original(self, dataset, stride, *rest, **options)
+        seen.append(self.stride)
 
     monkeypatch.setattr(FramePairs, "__init__", init)
     lattok.train(lam(roots, tmp_path / "lam", mix=(*mix(roots, a=1), f"{slow}:1"), stride="0.4s", steps=3))

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 from lattok.cli import main, run_verb
-from lattok.cli.flags import Dataset, Folder, Models, Names, Text
+from lattok.cli.flags import Dataset, Folder, Models, Names
 from lattok.utils import checks
 from lattok.utils.progress import ProgressBar
 from lattok_larybench.larybench import REPORT, export
@@ -17,7 +17,7 @@ def tokens(
     models: Models,
     out: Folder = "tokens",
     seed: int = 0,
-    stride: Text = None,
+    stride: str | None = None,
     action_key: str = "action",
     cameras: Names = (),
     episodes: str = "test",

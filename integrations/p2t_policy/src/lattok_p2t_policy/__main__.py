@@ -7,22 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
-
 from lattok.cli import main, run_verb
-from lattok.cli.flags import File, MaybeFolder
+from lattok.cli.flags import Arg, File, MaybeFolder
 from lattok.utils import checks
 from lattok_p2t_policy.convert import BASE_MODEL, check_new, read_p2t_vla
 
 
 def convert(
     file: File,
-    out: Annotated[Positional[str], arg(metavar="OUT", help="New folder for modules, adapter/ and conversion.json.")],
-    horizon: Annotated[int, arg(metavar="H")],
-    heads: Annotated[int, arg(metavar="N")] = 8,
-    image_tokens: Annotated[int, arg(metavar="N")] = 512,
-    lora_alpha: Annotated[float, arg(metavar="X")] = 16,
-    base_model: Annotated[str, arg(metavar="MODEL")] = BASE_MODEL,
+    out: Annotated[str, Arg("OUT", "New folder for modules, adapter/ and conversion.json.", positional=True)],
+    horizon: Annotated[int, Arg("H")],
+    heads: int = 8,
+    image_tokens: int = 512,
+    lora_alpha: float = 16,
+    base_model: Annotated[str, Arg("MODEL")] = BASE_MODEL,
     backbone_out: MaybeFolder = None,
 ) -> None:
     """Convert a published policy (P2T): its own modules as released, and its LoRA for peft.

@@ -1,31 +1,136 @@
-"""`lattok annotate`, `lattok verify` and `lattok export`: labels written, checked, and handed on with their dataset."""
+"""`lattok inspect`, `view`, `collect`, `annotate`, `verify`, `export`: datasets are seen, made, labelled, copied."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
-
-from tyro.conf import arg
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Models, Names, Number, Revision, Text
+from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import ProgressBar
+
+KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
+
+
+def inspect(
+    dataset: Dataset,
+    action_key: str | None = None,
+    state_key: str | None = None,
+    cameras: Names = (),
+    episodes: Episodes = None,
+    stride: str | None = None,
+    horizon: int | None = None,
+) -> None:
+    """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
+
+    Example: lattok inspect path/to/dataset
+
+    Args:
+        action_key: Column with the actions (default: action).
+        state_key: Column with the robot state (default: observation.state).
+        cameras: Cameras to look at, short names allowed (default: all).
+        stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
+        horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
+    """
+    from lattok.data import inspect_dataset
+
+    options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
+    options["columns"] = [key for key in (action_key, state_key) if key is not None]
+    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
+
+
+def view(
+    dataset: Dataset,
+    out: MaybeFile = None,
+    labels: str | None = None,
+    cameras: Names = (),
+    episodes: Episodes = None,
+) -> None:
+    """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
+
+    Example: lattok view path/to/annotated --out view.html
+
+    Args:
+        out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
+        labels: Folder of labels that belongs to the dataset.
+        cameras: Cameras to show, short names allowed (default: the first two).
+    """
+    from lattok.evaluation.page.viewer import view
+    from lattok.labels import with_labels
+
+    opened = lattok.open_dataset(dataset)
+    opened = opened if labels is None else with_labels(opened, labels)
+    with ProgressBar("view") as progress:
+        path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
+    if path is not None:
+        print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
+
+
+def collect(
+    tasks: Annotated[tuple[str, ...], Arg("TASK ...", KNOWN, positional=True)],
+    out: Folder,
+    episodes: int = 20,
+    noise: float = 0.3,
+    seed: int = 0,
+    size: int = 128,
+    repeat: int | None = None,
+    variation: Names = (),
+    codec: Literal["libsvtav1", "h264"] = "libsvtav1",
+    workers: int | None = None,
+) -> None:
+    """Record demonstrations of scripted experts in a simulator as a LeRobot v3 dataset.
+
+    Example: lattok collect metaworld-pairs --episodes 20 --out demonstrations
+
+    Args:
+        out: New folder for the dataset. Run again to continue after an interruption.
+        episodes: Successful demonstrations of each task.
+        noise: Largest standard deviation of the smooth noise on the expert's actions, whose range is 2; 0 for none.
+        seed: Seed of the first attempt; the next ones follow.
+        size: Pixels of the sides of an image.
+        repeat: Steps of the simulator that an action is held (default: the world's own).
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
+        codec: Codec of the videos.
+        workers: Processes (default: one for each core); the dataset is the same with any number.
+    """
+    import lattok.sim as sim
+
+    options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
+    options |= {"variation": variation_of(sim, variation), "codec": codec, "workers": workers}
+    with ProgressBar("collect") as progress:
+        done = sim.collect(tasks, out, **options, progress=progress)
+    width = max(map(len, done.attempts))
+    for task, (won, tried) in done.attempts.items():
+        print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
+    print(f"Collected {sum(won for won, _ in done.attempts.values())} episodes, {done.frames} frames: {done.path}")
+
+
+def variation_of(sim: Any, names: tuple[str, ...]) -> Any:
+    """Read "light" and "distractors=5"."""
+    given: dict[str, Any] = {}
+    for name in names:
+        key, _, number = name.partition("=")
+        checks.one_of("variation", key, [field.name for field in fields(sim.Variation)])
+        if key == "distractors" and not number.isdecimal():
+            checks.fail("variation", "distractors=N with a whole number", repr(name))
+        given[key] = int(number) if key == "distractors" else True
+    return sim.Variation(**given)
 
 
 @dataclass(frozen=True)
 class Engines:
     """Where labels are computed; they are the same everywhere."""
 
-    engine: Annotated[str, arg(metavar="{local,ray}")] = "local"
+    engine: Literal["local", "ray"] = "local"
     """What computes labels: this process (local), or processes of this machine or of a cluster (ray)."""
-    address: Text = None
+    address: str | None = None
     """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
-    workers: Number = None
+    workers: int | None = None
     """Workers (default: as many as there is room for)."""
     cpus_per_worker: float = 1.0
     """Cores of a worker."""
@@ -48,14 +153,14 @@ def annotate(
     dataset: Dataset,
     model: Models,
     out: Folder,
-    as_: Annotated[str, arg(name="as", metavar="{latents,actions}")] = "latents",
+    as_: Literal["latents", "actions"] = "latents",
     prefix: Names = (),
     revision: Revision = None,
     action_key: str = "action",
     cameras: Names = (),
     embedding: bool = True,
     quantized: bool = False,
-    precision: Annotated[str, arg(metavar="{float32,bfloat16}")] = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     threads: int = 1,
     device: Device = "auto",
     engines: Engines = Engines(),
@@ -150,11 +255,11 @@ def export(
     dataset: Dataset,
     out: Folder,
     labels: MaybeFolder = None,
-    format: Annotated[str, arg(metavar="{lerobot,rlds}")] = "lerobot",
+    format: Literal["lerobot", "rlds"] = "lerobot",
     episodes: Episodes = None,
-    images: Annotated[str, arg(metavar="{auto,video,image}")] = "auto",
-    video_codec: Annotated[str, arg(metavar="{libsvtav1,h264}")] = "libsvtav1",
-    size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
+    images: Literal["auto", "video", "image"] = "auto",
+    video_codec: Literal["libsvtav1", "h264"] = "libsvtav1",
+    size: Annotated[tuple[int, int] | None, Arg("H W")] = None,
     skip_damaged: bool = False,
 ) -> None:
     """Write a dataset of any format as LeRobot v3 or RLDS, together with its labels.

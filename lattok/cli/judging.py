@@ -1,74 +1,19 @@
-"""`lattok inspect`, `view`, `evaluate`, `compare` and `doctor`: what is there, how good it is, what is wrong."""
+"""`lattok evaluate`, `compare`, `rollout` and `doctor`: how good models are, what policies do, what is wrong."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli import flags
-from lattok.cli.flags import Dataset, Device, Episodes, Folder, MaybeFolder, Model, Models, Names, Revision, Text
-from lattok.cli.simulate import act
+from lattok.cli.datasets import variation_of
+from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, column
 from lattok.utils import checks, files
 from lattok.utils.progress import ProgressBar
 
-
-def inspect(
-    dataset: Dataset,
-    action_key: Text = None,
-    state_key: Text = None,
-    cameras: Names = (),
-    episodes: Episodes = None,
-    stride: Text = None,
-    horizon: flags.Number = None,
-) -> None:
-    """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
-
-    Example: lattok inspect path/to/dataset
-
-    Args:
-        action_key: Column with the actions (default: action).
-        state_key: Column with the robot state (default: observation.state).
-        cameras: Cameras to look at, short names allowed (default: all).
-        stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
-        horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
-    """
-    from lattok.data import inspect_dataset
-
-    options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
-    options["columns"] = [key for key in (action_key, state_key) if key is not None]
-    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
-
-
-def view(
-    dataset: Dataset,
-    out: flags.MaybeFile = None,
-    labels: Text = None,
-    cameras: Names = (),
-    episodes: Episodes = None,
-) -> None:
-    """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
-
-    Example: lattok view path/to/annotated --out view.html
-
-    Args:
-        out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
-        labels: Folder of labels that belongs to the dataset.
-        cameras: Cameras to show, short names allowed (default: the first two).
-    """
-    from lattok.evaluation.page.viewer import view
-    from lattok.labels import with_labels
-
-    opened = lattok.open_dataset(dataset)
-    opened = opened if labels is None else with_labels(opened, labels)
-    with ProgressBar("view") as progress:
-        path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
-    if path is not None:
-        print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
+Tasks = Annotated[tuple[str, ...], Arg("TASK ...")]
 
 
 @dataclass(frozen=True)
@@ -94,7 +39,7 @@ class EvalFlags:
     @property
     def keywords(self) -> dict[str, Any]:
         """The keywords of `lattok.evaluate` and `lattok.compare`."""
-        keys = {"action_key": flags.column(self.action_key), "state_key": flags.column(self.state_key)}
+        keys = {"action_key": column(self.action_key), "state_key": column(self.state_key)}
         return {**vars(self), **keys, "cameras": self.cameras or None}
 
 
@@ -103,7 +48,7 @@ def evaluate(
     dataset: Dataset,
     evaluation: EvalFlags,
     out: MaybeFolder = None,
-    controls: Annotated[str, arg(metavar="{quick,trained}")] = "quick",
+    controls: Literal["quick", "trained"] = "quick",
     revision: Revision = None,
     env: Names = (),
     env_episodes: int = 10,
@@ -142,7 +87,7 @@ def compare(
     models: Models,
     evaluation: EvalFlags,
     out: Folder = "comparison",
-    stride: Text = None,
+    stride: str | None = None,
     device: Device = "auto",
 ) -> None:
     """Judge latent action models, or action tokenizers, side by side on held-out episodes: report.json, report.html.
@@ -188,10 +133,77 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     return report
 
 
+def rollout(
+    model: Model,
+    env: Tasks = (),
+    episodes: int = 10,
+    out: MaybeFolder = None,
+    seed: int = 1_000_000,
+    execute: int | None = None,
+    repeat: int | None = None,
+    ensemble: float | None = None,
+    instruction: Literal["own", "swapped", "blank"] = "own",
+    variation: Names = (),
+    batch: int = 8,
+    workers: int = 0,
+    videos: int = 1,
+    revision: Revision = None,
+    device: Device = "auto",
+) -> None:
+    """Let a policy act in a simulator: success per task with intervals, videos, and rollouts.json.
+
+    Example: lattok rollout my-policy --env metaworld-pairs --episodes 10
+
+    Args:
+        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with instructions
+            and the frame rate that the policy was trained on).
+        episodes: Episodes of each task.
+        out: Folder for results and videos (default: rollouts/ in the model's folder).
+        seed: Seed of the first start state; the next follow. Demonstrations are collected from 0 on.
+        execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
+        repeat: Steps of the simulator that an action is held (default: the world's own).
+        ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
+        instruction: Instruction of the task, that of the other task in the scene (swapped), or none (blank).
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
+        batch: Environments that run side by side; the policy plans for all at once.
+        workers: Processes for the environments; 0: only this one.
+        videos: Episodes of each task that are filmed.
+    """
+    import lattok.sim as sim
+    from lattok.sim.agents import open_agent
+    from lattok.sim.worlds import tasks_told
+
+    agent = open_agent(model, revision, device)
+    folder = Path(model) if Path(model).is_dir() else Path.cwd()
+    options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
+    options |= {"batch": batch, "workers": workers, "videos": videos, "variation": variation_of(sim, variation)}
+    target = Path(out) if out else folder / "rollouts"
+    if not env:
+        env = tuple(tasks_told(agent.instructions, agent.fps))
+        print(f"Tasks with instructions that the policy knows: {', '.join(env) or 'none'}")
+    with ProgressBar("rollout") as progress:
+        found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(found.to_text())
+    print(f"Results: {target / 'rollouts.json'}")
+    if videos:
+        print(f"Watch it: {target / 'sheet.png'} and the films next to it")
+
+
+def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
+    """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
+    import lattok.sim as sim
+    from lattok.utils.devices import moved
+
+    with ProgressBar("rollout") as progress:
+        return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)
+
+
 def doctor(
-    subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATASET ...")] = (),
-    revision: Text = None,
-    preset: Text = None,
+    subjects: Annotated[tuple[str, ...], Arg("MODEL|DATASET ...", positional=True)] = (),
+    revision: str | None = None,
+    preset: str | None = None,
 ) -> int:
     """Say what is wrong with this machine, with models and with datasets, and what to do about it. Changes nothing.
 
