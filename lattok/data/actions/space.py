@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from lattok.data.actions.rotations import SIZES
 from lattok.utils import checks
+from lattok.utils.untrusted import typed
 
 # Number that stands for closed and for open.
 GRIPPERS = {
@@ -269,18 +270,8 @@ def _part(value: Any, argument: str) -> Part:
     if not isinstance(value, Mapping) or "part" not in value:
         checks.fail(argument, 'parts such as {"part": "gripper", "convention": "open_is_1"}', f"{value!r:.60}")
     checks.one_of(f"{argument}: part", value["part"], KINDS)
-    kind, given = KINDS[value["part"]], {name: v for name, v in value.items() if name != "part"}
-    known = {f.name: f for f in fields(kind)}
-    checks.known_keys(f"{argument}: {kind.kind}", given, list(known))
-    for name, number in given.items():
-        if name == "scale" and not checks.is_number(number):
-            checks.fail(f"{argument}: scale", "a number", repr(number))
-        if name == "axes" and (not isinstance(number, list | tuple) or not all(isinstance(a, str) for a in number)):
-            checks.fail(f"{argument}: axes", 'a list such as ["x", "-y", "z"]', repr(number))
-    try:
-        return kind(**given)
-    except TypeError as error:
-        return checks.fail(f"{argument}: {kind.kind}", f"the fields {', '.join(known)}", str(error))
+    given = {name: each for name, each in value.items() if name != "part"}
+    return typed(given, KINDS[value["part"]], f"{argument}: {value['part']}")
 
 
 def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
