@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -156,6 +157,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
         checks.fail("name", "text", repr(name))
+    if "fps" in options:
+        checks.frame_rate(fps=options["fps"])
     format_.check_needs()
     make: Any = format_
     where = () if files is None or not format_.opens_with else (files,)
@@ -195,8 +198,11 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    found = next(filter(None, (each.whole_of(file) for each in formats())), "")
-    return found or "Give the folder of the dataset that it belongs to."
+    marked = [each for each in formats() if each.marked]
+    with suppress(LattokError, OSError):
+        above = [folder for folder in file.parents[:4] if any(each.recognise(folder) for each in marked)]
+        return f"Give the whole dataset, {above[0] if above else _recognise(file.parent)[1]}."
+    return "Give the folder of the dataset that it belongs to."
 
 
 def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:

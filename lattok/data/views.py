@@ -59,11 +59,9 @@ class View(RobotDataset):
     columns = _passed_on("columns")
     columns_of = _passed_on("columns_of")
     blocks = _passed_on("blocks")
-    frames = _passed_on("frames")
     length = _passed_on("length")
     files_of = _passed_on("files_of")
     subtasks = _passed_on("subtasks")
-    unchecked_columns = _passed_on("unchecked_columns")
     encoded_images = _passed_on("encoded_images")
     video_span = _passed_on("video_span")
     original_camera = _passed_on("original_camera")
@@ -98,10 +96,6 @@ class _Cameras(View):
         self.cameras = tuple(names)
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
         self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
-
-    def frames(self, episode_index: int, cameras: Sequence[str] | None = None, *more: Any, **named: Any) -> np.ndarray:
-        keys = [self._key_of[name] for name in camera_keys(self, cameras)]
-        return self.dataset.frames(episode_index, keys, *more, **named)
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         return self.dataset.blocks(episode_index, self._key_of[camera], indices)
@@ -219,10 +213,6 @@ class ColumnsView(View, ABC):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         names = self._read_for(keys)
         return self._made(episode_index, keys, self.dataset.columns(episode_index, names) if names else {})
-
-    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        names = self._read_for(keys)
-        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, names) if names else {})
 
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True

@@ -208,8 +208,6 @@ class VideoFolder(RobotDataset):
     ):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
-        if fps is not None:
-            checks.frame_rate(fps=fps)
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
         if captions is None and source is not None:
@@ -246,10 +244,6 @@ class VideoFolder(RobotDataset):
     @classmethod
     def guess(cls, folder: Path) -> bool:
         return any(_is_video(path) for path in folder.glob("*/*/*"))
-
-    @classmethod
-    def whole_of(cls, file: Path) -> str:
-        return f"Give the folder that holds it, {file.parent}: every video is an episode." if _is_video(file) else ""
 
     @property
     def features(self) -> dict[str, Feature]:

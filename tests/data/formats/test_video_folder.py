@@ -393,7 +393,7 @@ def test_what_breaks_after_opening_is_an_error_with_file_and_episode(tmp_path: P
 def test_wrong_arguments(tmp_path: Path, arguments: dict, text: str):
     write_video(tmp_path / "a.mp4", length=2)
     with pytest.raises(LattokError, match=text):
-        VideoFolder(tmp_path, **arguments)
+        open_dataset(tmp_path, **arguments)
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
