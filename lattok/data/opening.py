@@ -198,10 +198,12 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    marked = [each for each in formats() if each.marked]
-    with suppress(LattokError, OSError):
-        above = [folder for folder in file.parents[:4] if any(each.recognise(folder) for each in marked)]
-        return f"Give the whole dataset, {above[0] if above else _recognise(file.parent)[1]}."
+    known, above = formats(), file.parents
+    with suppress(OSError):
+        found = [folder for folder in above[:4] if any(each.recognise(folder) for each in known if each.marked)]
+        found = found or [above[0] for each in known if above[0] in each.recognise(above[0])]
+        if found:
+            return f"Give the whole dataset, {found[0]}."
     return "Give the folder of the dataset that it belongs to."
 
 

@@ -150,12 +150,6 @@ class Schedule(NamedTuple):
     start: float  # seconds
     times: np.ndarray | None  # [length] when the frames are shown; None: at start + i / fps, to within IRREGULAR
 
-    def wanted(self, indices: np.ndarray, fps: float) -> tuple[np.ndarray, float]:
-        """Times of frames, and the fps that tells `decode_at` how precise they are."""
-        if self.times is None:
-            return self.start + indices / fps, fps
-        return self.times[indices], EXACT_FPS
-
 
 def schedule(video: VideoTimes, fps: float) -> Schedule:
     """Frame by frame where the video keeps to `fps`; otherwise resampled in time.
@@ -269,7 +263,9 @@ class VideoFolder(RobotDataset):
         return file, 0.0, self.length(episode_index) / self.fps
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        times, fps = self._plan(episode_index).wanted(indices, self.fps)
+        plan = self._plan(episode_index)
+        regular = (plan.start + indices / self.fps, self.fps)
+        times, fps = regular if plan.times is None else (plan.times[indices], EXACT_FPS)
         try:
             yield from decode_at(self.root / self._files[episode_index], times, fps)
         except LattokError as error:
