@@ -26,21 +26,22 @@ MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
 
 
-def _is_shape(sizes: list[int]) -> bool:
-    fits = 0 < len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
-    return fits and (len(sizes) > 1 or sizes[0] <= MAX_VECTOR_SIZE)
-
-
 class FeatureEntry(TypedDict, total=False):
     dtype: str
-    shape: Annotated[list[int], Rule(f"up to {MAX_AXES} sizes of an array, or one of at most 2^20", _is_shape)]
+    shape: list[int]
     names: Any
+
+
+def _is_feature(entry: FeatureEntry) -> bool:
+    sizes = entry.get("shape", ()) if "dtype" in entry else ()
+    fits = 0 < len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
+    return fits and (len(sizes) > 1 or sizes[0] <= MAX_VECTOR_SIZE)
 
 
 class Info(TypedDict, total=False):
     fps: Annotated[float, Rule("frames per second", is_frame_rate)]
     robot_type: str | None
-    features: dict[str, FeatureEntry]
+    features: dict[str, Annotated[FeatureEntry, Rule("dtype and shape (a vector has up to 2^20 numbers)", _is_feature)]]
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -80,10 +81,8 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
 def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
     features = {}
     for key, entry in info["features"].items():
-        where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
-        if not {"dtype", "shape"} <= entry.keys():
-            raise LattokError(f"{where}: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
         if entry["dtype"] == "video" and not is_file_name(key):  # its videos lie in a folder of that name
+            where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
             raise LattokError(f"{where}: expected a name that a folder can have. {_AGAIN}")
         shape, names = tuple(entry["shape"]), entry.get("names")
         if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
