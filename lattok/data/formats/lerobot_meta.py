@@ -33,7 +33,7 @@ class FeatureEntry(TypedDict, total=False):
 
 
 def _is_feature(entry: FeatureEntry) -> bool:
-    sizes = entry.get("shape", ()) if "dtype" in entry else ()
+    sizes = entry.get("shape", []) if "dtype" in entry else []
     fits = 0 < len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
     return fits and (len(sizes) > 1 or sizes[0] <= MAX_VECTOR_SIZE)
 
