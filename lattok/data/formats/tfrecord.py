@@ -21,7 +21,7 @@ from lattok.utils.checks import LattokError
 HEAD, TAIL = 12, 4  # bytes around the data
 BLOCK = 2**20  # bytes per step of a checksum
 NAME_BYTES = 2**12  # the longest name of a feature
-SIZED = 2  # wire type of all fields of an example: lists of numbers are packed, as its definition asks for
+VARINT, EIGHT, SIZED, FOUR = 0, 1, 2, 5  # wire types: how the end of a value is told
 Span = tuple[int, int]  # bytes [start, stop) of the file
 Place = tuple[str, Span]  # of the list of a feature: what it holds, bytes, float, int64 or "" for nothing, and where
 KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field of tf.train.Feature to what its list holds
@@ -120,14 +120,14 @@ class Example:
         """Number of values of a feature; images and floats are not read for it."""
         kind, _ = self._place(name)
         if kind == "int64":
-            return int(np.count_nonzero(self._packed(name) < 128))
-        spans = self._spans(name)
+            return int(np.count_nonzero(self._packed(name, VARINT) < 128))
+        spans = self._spans(name, SIZED if kind == "bytes" else FOUR)
         return len(spans) if kind == "bytes" else sum(stop - start for start, stop in spans) // 4
 
     def floats(self, name: str) -> np.ndarray:
         """Read the values of a feature, float32 [n]."""
         self._place(name, "float")
-        packed = self._packed(name)
+        packed = self._packed(name, FOUR)
         if len(packed) % 4:
             self.fail(f"`{name}` ends in the middle of a number")
         return packed.view("<f4")
@@ -135,7 +135,7 @@ class Example:
     def integers(self, name: str) -> np.ndarray:
         """Read the values of a feature, int64 [n]."""
         self._place(name, "int64")
-        packed = self._packed(name)
+        packed = self._packed(name, VARINT)
         stops = np.flatnonzero(packed < 128) + 1
         sizes = np.diff(stops, prepend=0)
         if len(packed) != sizes.sum() or sizes.max(initial=0) > len(BITS):
@@ -150,7 +150,7 @@ class Example:
     def blobs(self, name: str, indices: Sequence[int] | None = None) -> list[bytes]:
         """Read byte strings of a feature: all, or those at `indices`."""
         self._place(name, "bytes")
-        spans = self._spans(name)
+        spans = self._spans(name, SIZED)
         return [self._read(*spans[i]) for i in (range(len(spans)) if indices is None else indices)]
 
     def _walk(self, start: int, stop: int) -> dict[str, Place]:
@@ -178,32 +178,49 @@ class Example:
             self.fail(f"byte {start}: the name of a feature is no UTF-8")
 
     def _messages(self, start: int, stop: int, known: Collection[int]) -> list[tuple[int, Span]]:
-        """List the fields of the message [start, stop), whose numbers are `known`, with where they lie."""
+        """List fields of a message that are messages or text themselves, with where they lie."""
         found = []
+        for field, wire, a, b in self._fields(start, stop):
+            if field not in known or wire != SIZED:
+                self.fail(f"byte {a}: field {field} of type {wire} is no part of a tf.train.Example")
+            found.append((field, (a, b)))
+        return found
+
+    def _spans(self, name: str, single: int) -> list[Span]:
+        """Tell where the values of a list lie: packed, or one by one with wire type `single`."""
+        _, (start, stop) = self._place(name)
+        if name not in self._known:
+            spans = []
+            for field, wire, a, b in self._fields(start, stop):
+                if field != 1 or wire not in (SIZED, single):
+                    self.fail(f"byte {a}: field {field} of type {wire} is no part of `{name}`")
+                spans.append((a, b))
+            self._known[name] = spans
+        return self._known[name]
+
+    def _packed(self, name: str, single: int) -> np.ndarray:
+        """Read the bytes of the numbers of a list, uint8 [n]."""
+        return np.frombuffer(b"".join(self._read(*span) for span in self._spans(name, single)), dtype=np.uint8)
+
+    def _fields(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield fields of the message [start, stop): number, wire type, and where the value lies."""
         while start < stop:
             head = self._read(start, min(start + 20, stop))
             tag, used = self._varint(head, 0, start)
             field, wire = tag >> 3, tag & 7
-            if field not in known or wire != SIZED:
-                self.fail(f"byte {start}: field {field} of type {wire} is no part of a tf.train.Example")
-            size, used = self._varint(head, used, start)
+            if wire == SIZED:
+                size, used = self._varint(head, used, start)
+            elif wire == VARINT:
+                size = self._varint(head, used, start)[1] - used
+            elif wire in (EIGHT, FOUR):
+                size = 8 if wire == EIGHT else 4
+            else:
+                self.fail(f"byte {start}: no field starts here")
             value = start + used
             if size > stop - value:
                 self.fail(f"byte {start}: expected a field of {size} bytes, got {stop - value}")
-            found.append((field, (value, value + size)))
+            yield field, wire, value, value + size
             start = value + size
-        return found
-
-    def _spans(self, name: str) -> list[Span]:
-        """Tell where the values of a list lie: each byte string by itself, numbers several at a time."""
-        _, place = self._place(name)
-        if name not in self._known:
-            self._known[name] = [span for _, span in self._messages(*place, (1,))]
-        return self._known[name]
-
-    def _packed(self, name: str) -> np.ndarray:
-        """Read the bytes of the numbers of a list, uint8 [n]."""
-        return np.frombuffer(b"".join(self._read(*span) for span in self._spans(name)), dtype=np.uint8)
 
     def _varint(self, data: bytes, at: int, start: int) -> tuple[int, int]:
         """Return the number at `data[at:]` and where it ends; `start` of the data is for errors."""
