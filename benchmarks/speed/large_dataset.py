@@ -25,8 +25,7 @@ import av
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.data.tables import RollingTables, to_arrow
+from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, to_arrow
 from lattok.data.video import CODEC_OF, CODECS
 from lattok.data.writer import DATA_PATH, EPISODES_PATH, VIDEO_PATH, write_tasks
 

@@ -23,8 +23,7 @@ from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
-from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.data.tables import DAMAGE, column_to_numpy, open_table, to_arrow
+from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
 from lattok.labels.spec import NOTE, portable_facts, spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError

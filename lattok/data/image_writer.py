@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,8 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.stats import ImageStats, Stats
-from lattok.data.tables import MEGABYTE
+from lattok.data.tables import MEGABYTE, QUANTILES, Stats
 from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
@@ -21,6 +21,44 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
 FORMATS = ("JPEG", "PNG")
 _ORIENTATION = 0x0112  # tag of Exif
+
+
+class ImageStats:
+    """Statistics per channel, scaled to [0, 1] and shaped [3, 1, 1], of sampled pixels of T frames, block by block."""
+
+    def __init__(self, length: int):
+        count = min(length, max(100, min(int(length**0.75), 10_000)))
+        self._wanted = np.round(np.linspace(0, length - 1, count)).astype(int)
+        self._seen = 0
+        self._counts = np.zeros((3, 256), dtype=np.int64)  # pixels by channel and value
+
+    def add(self, frames: np.ndarray) -> None:
+        """Take in the next frames, uint8 [n, H, W, 3]."""
+        first, last = np.searchsorted(self._wanted, [self._seen, self._seen + len(frames)])
+        coarse = max(1, max(frames.shape[1:3]) // 150)
+        for index in self._wanted[first:last] - self._seen:
+            for counts, channel in zip(self._counts, frames[index, ::coarse, ::coarse].reshape(-1, 3).T, strict=True):
+                counts += np.bincount(channel, minlength=256)
+        self._seen += len(frames)
+
+    def result(self) -> Stats:
+        """Return statistics of the frames that were added."""
+        value = np.arange(256) / 255
+        ends = self._counts.cumsum(1)
+        total = int(ends[0, -1])
+
+        def ranked(rank: float) -> np.ndarray:
+            """Return the pixel of a rank in each channel, between two of them where it is no whole number."""
+            both = (int(rank), math.ceil(rank))
+            low, high = (value[[np.searchsorted(end, r, side="right") for end in ends]] for r in both)
+            return low + (rank - int(rank)) * (high - low)
+
+        mean = self._counts @ value / total
+        spread = (self._counts * (value - mean[:, None]) ** 2).sum(1) / total
+        stats = {"min": ranked(0), "max": ranked(total - 1), "mean": mean, "std": np.sqrt(spread)}
+        stats |= {name: ranked(q * (total - 1)) for name, q in QUANTILES.items()}
+        sampled = int((self._wanted < self._seen).sum())
+        return {name: part.reshape(3, 1, 1) for name, part in stats.items()} | {"count": np.array([sampled])}
 
 
 @dataclass(frozen=True)

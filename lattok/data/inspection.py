@@ -18,6 +18,7 @@ from lattok.data import problems
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
+from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import (
     INDEX_KEYS,
     RobotDataset,
@@ -27,7 +28,6 @@ from lattok.data.schema import (
     own_vectors,
     vector_key,
 )
-from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode

@@ -1,15 +1,29 @@
-"""`open_dataset`: which format a path holds, Hub ids, and description files that carry a dataset's options."""
+"""`open_dataset`: which format a path holds, Hub ids, and description files that carry a dataset's options.
+
+Datasets of a mixture are opened together; what they must have in common is checked here.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
-from lattok.data.views import declare, with_actions, with_cameras, with_columns
+from lattok.data.schema import (
+    FORMATS,
+    PROVENANCE,
+    RobotDataset,
+    camera_keys,
+    dimension_names,
+    short_name,
+    vector_key,
+)
+from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
 from lattok.hub.fetching import HubFiles, LocalFiles
@@ -156,6 +170,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
         checks.fail("name", "text", repr(name))
+    if "fps" in options:
+        checks.frame_rate(fps=options["fps"])
     format_.check_needs()
     make: Any = format_
     where = () if files is None or not format_.opens_with else (files,)
@@ -195,8 +211,13 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    found = next(filter(None, (each.whole_of(file) for each in formats())), "")
-    return found or "Give the folder of the dataset that it belongs to."
+    known, above = formats(), file.parents
+    with suppress(OSError):
+        found = [folder for folder in above[:4] if any(each.recognise(folder) for each in known if each.marked)]
+        found = found or [above[0] for each in known if above[0] in each.recognise(above[0])]
+        if found:
+            return f"Give the whole dataset, {found[0]}."
+    return "Give the folder of the dataset that it belongs to."
 
 
 def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:
@@ -211,3 +232,69 @@ def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> st
     if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
         return f"{place}, which holds a model"
     return f"{place} with {shown or 'nothing in it'}"
+
+
+class Source(NamedTuple):
+    dataset: RobotDataset
+    weight: float
+
+
+def open_mixture(texts: Sequence[str]) -> list[Source]:
+    """Open datasets given as PATH:WEIGHT, such as "data/bridge:1.0"; their names must differ."""
+    sources = [Source(open_dataset(path), weight) for path, weight in map(parse_source, texts)]
+    names = [source.dataset.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            hint = 'Write {"dataset": PATH, "name": ...} into a .json file and mix that.'
+            checks.fail("mix", "datasets with different names", f"several called {name!r}", hint)
+    return sources
+
+
+def parse_source(text: str) -> tuple[str, float]:
+    """Path and weight of PATH:WEIGHT. Paths may hold colons: the last one counts."""
+    path, _, number = text.rpartition(":")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not path or not math.isfinite(weight) or weight <= 0:
+        checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
+    return path, weight
+
+
+def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
+    """Names of the action dimensions that all datasets have; others are an error with the way out.
+
+    Of every two datasets, action spaces count where both declare one, otherwise names, where both have them.
+    """
+    known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
+    for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
+        alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names
+        if alike and theirs.shape == mine.shape:
+            continue
+        kind = " of another action space" if space and ours else ""
+        expected = f"the actions of {first} ({', '.join(dimension_names(mine))}) in every dataset"
+        hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
+        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other}", hint)
+    return dimension_names(known[0][1])
+
+
+def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:
+    """A dataset's cameras called `names`, full names or short; where one is wanted and there is one, that one."""
+    short = [short_name(name) for name in names]
+    there = [short_name(key) for key in dataset.cameras]
+    if len(short) == len(there) == 1:
+        return tuple(dataset.cameras)
+    if not set(short) <= set(there):
+        hint = f'Name them in a description file: "cameras": {{"{short[0]}": "{(there or ["NAME"])[0]}", ...}}.'
+        checks.fail("cameras", f"{', '.join(short)} in {dataset.name} too", ", ".join(there) or "none", hint)
+    return camera_keys(dataset, short)
+
+
+def has_actions(dataset: RobotDataset, key: str) -> bool:
+    """Whether a dataset has that column; one that has other actions instead is an error, not a video without any."""
+    if key in dataset.features:
+        return True
+    if any(name.split(".")[0].startswith("action") for name in dataset.features):
+        vector_key(dataset, "action_key", key)
+    return False

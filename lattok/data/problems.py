@@ -1,8 +1,17 @@
-"""What inspecting a dataset may find, and what to do about it."""
+"""What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
 from __future__ import annotations
 
-from lattok.utils.findings import Problem
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.utils.findings import Finding, Problem
+
+WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
+SAMPLE_ROWS = 2**18  # that quantiles are taken of
+NAMED = 8  # dimensions named in a finding
 
 # its structure
 DAMAGED = Problem("error", "Episode {episode}: {reason}")
@@ -118,3 +127,76 @@ UPSIDE_DOWN = Problem(
     "Pictures are stored upside down (macros_image_convention is opengl) and are read as they are stored.",
     "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
 )
+
+
+class Rows(NamedTuple):
+    """Rows of several episodes, one after the other."""
+
+    episodes: np.ndarray  # [n] int64, episode of each row
+    frames: np.ndarray  # [n] int64, its frame in the episode
+    columns: dict[str, np.ndarray]  # by key [n] or [n, ...]
+
+    def place(self, row: int) -> str:
+        return f"episode {self.episodes[row]}, frame {self.frames[row]}"
+
+
+class Dimension(NamedTuple):
+    """Summary of one dimension of a vector column."""
+
+    key: str
+    name: str
+    minimum: float
+    mean: float
+    std: float
+    maximum: float
+
+
+def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
+    """Sum up the dimensions of a column that hold any finite value, and report what is odd in them."""
+    values = rows.columns[key].reshape(len(rows.frames), -1)
+    unknown = _unknown(key, rows.episodes, values)
+    if unknown.any():
+        episodes = np.unique(rows.episodes[unknown])
+        yield UNKNOWN_ACTIONS.finding(column=key, count=len(episodes), first=episodes[0])
+    constant, wild = [], []
+    for name, column in zip(names, values.T, strict=True):
+        finite = np.isfinite(column)
+        bad, known = np.flatnonzero(~finite & ~unknown), np.flatnonzero(finite)
+        if len(bad):
+            facts = {"column": key, "dimension": name, "count": len(bad)}
+            yield NOT_FINITE.finding(**facts, place=rows.place(int(bad[0])))
+        if not len(known):
+            continue
+        numbers = column[known].astype(np.float64)
+        low, high = int(numbers.argmin()), int(numbers.argmax())
+        yield Dimension(key, name, numbers[low], numbers.mean(), numbers.std(), numbers[high])
+        if numbers[low] == numbers[high]:
+            constant.append(name)
+        elif found := _wild(numbers, low, high):
+            facts = {"column": key, "dimension": name, "place": rows.place(int(known[found.pop("at")]))}
+            wild.append(WILD.finding(**facts, **found))
+    if constant:
+        problem = CONSTANT_ACTIONS if key.startswith("action") else CONSTANT
+        shown = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
+        yield problem.finding(column=key, count=len(constant), all=len(names), names=shown)
+    yield from wild
+
+
+def _unknown(key: str, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
+    if "action" not in key:
+        return np.zeros(len(values), dtype=bool)
+    return ~np.isin(episodes, episodes[~np.isnan(values).all(axis=1)])
+
+
+def _wild(numbers: np.ndarray, low: int, high: int) -> dict[str, Any]:
+    """Look for values far outside the bulk, in units of its spread; of their ends `low` and `high` one is the worst."""
+    first, middle, last = np.quantile(numbers[:: len(numbers) // SAMPLE_ROWS + 1], [0.01, 0.5, 0.99])
+    # the wider of two robust scales: the MAD alone is zero or tiny for grippers and resting joints
+    away = np.abs(numbers - middle)
+    scale = max(1.4826 * float(np.median(away)), (last - first) / 4.65)
+    at = high if numbers[high] - middle > middle - numbers[low] else low
+    if scale <= 0 or away[at] <= WILD_Z * scale:
+        return {}
+    count = int((away > WILD_Z * scale).sum())
+    return {"at": at, "count": count, "worst": numbers[at], "away": away[at] / scale, "median": middle}

@@ -127,11 +127,6 @@ class RobotDataset(ABC):
         """Tell whether `folder` may be of this format, if no format recognises it."""
         return False
 
-    @classmethod
-    def whole_of(cls, file: Path) -> str:
-        """Return what to give instead of a file of such a dataset, as a sentence; empty if the file belongs to none."""
-        return ""
-
     @abstractmethod
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]."""
@@ -278,8 +273,7 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
         raise LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
     if names is None:
         return dataset.cameras
-    if isinstance(names, str):
-        checks.fail("cameras", "a sequence of names", repr(names), f"Write ({names!r},).")
+    checks.names("cameras", names)
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         hint = "Frame indices come after the cameras: frames(episode_index, None, indices)."
         checks.fail("cameras", "names of cameras", f"{names!r:.60}", hint)

@@ -63,7 +63,6 @@ class View(RobotDataset):
     length = _passed_on("length")
     files_of = _passed_on("files_of")
     subtasks = _passed_on("subtasks")
-    unchecked_columns = _passed_on("unchecked_columns")
     encoded_images = _passed_on("encoded_images")
     video_span = _passed_on("video_span")
     original_camera = _passed_on("original_camera")
@@ -219,10 +218,6 @@ class ColumnsView(View, ABC):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         names = self._read_for(keys)
         return self._made(episode_index, keys, self.dataset.columns(episode_index, names) if names else {})
-
-    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        names = self._read_for(keys)
-        return self._made(episode_index, keys, self.dataset.unchecked_columns(episode_index, names) if names else {})
 
     def columns_of(
         self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
 from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, Feature, index_column
-from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.data.tables import RollingTables, of_type, to_arrow
+from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
 from lattok.utils.checks import LattokError

@@ -17,13 +17,14 @@ from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
+from lattok.data.opening import same_actions
 from lattok.loading import load
 from lattok.nn.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
-from lattok.samples.mixture import MixedWindows, same_actions
 from lattok.samples.order import Batches, Passes
+from lattok.samples.windows import MixedWindows
 from lattok.training import fit
 from lattok.types import ActionBatch
 from lattok.utils import checks

@@ -13,6 +13,7 @@ import torch
 from lattok.backbones.model import with_base
 from lattok.data import RobotDataset, action_spaces, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon, check_strides_in
+from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
@@ -23,7 +24,6 @@ from lattok.labels.spec import inferred_episodes
 from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, ImageOptions, Recipe
 from lattok.recipes.policy_data import ActedOptions, policy_batches, windows_of
 from lattok.recipes.run_folder import finish
-from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import fit
 from lattok.utils import checks

@@ -21,11 +21,11 @@ from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.episodes import split_text
+from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.labels.spec import inferred_episodes
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
-from lattok.samples.mixture import Source, open_mixture, parse_source
 from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files

@@ -17,6 +17,7 @@ import torch
 from lattok import hub
 from lattok.data import RobotDataset, camera_keys
 from lattok.data.content import Content
+from lattok.data.opening import Source, has_actions, same_actions, same_cameras
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import PairLearner, TrainedPairModel
@@ -26,9 +27,8 @@ from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
-from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.samples.stream import keep_frames
-from lattok.samples.windows import FramePairs
+from lattok.samples.windows import FramePairs, MixedPairs
 from lattok.training import LoopOptions, fit
 from lattok.utils import checks
 from lattok.utils.checks import LattokError

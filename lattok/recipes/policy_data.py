@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
 from lattok.data.episodes import EpisodeSpec
+from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
@@ -17,7 +18,6 @@ from lattok.loading import load
 from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.samples.batches import PolicyBatches
-from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.samples.stream import keep_frames
 from lattok.types import ActionTokenizer

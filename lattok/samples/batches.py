@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lattok.nn.losses import draw_flow
 from lattok.samples.augment import Augmentation, augment_alike, draw
-from lattok.samples.mixture import MixedPairs
 from lattok.samples.order import Batches, order_of
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import FrameStream
-from lattok.samples.windows import FramePairs
+from lattok.samples.windows import FramePairs, MixedPairs
 from lattok.training.feed import BatchSource
 from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.utils.seeds import derive_seed

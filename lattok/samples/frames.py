@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,43 @@ class Samples(SampleSet):
     def _gathered(self, indices: Tensor) -> Any:
         known = "frames" in vars(self) or not self.cameras or getattr(self, "features", None) is not None
         return self.batch(indices, None if known else self.decode(indices))
+
+
+class MixedSamples(ABC):
+    """Samples of several datasets under one numbering, one dataset after the other."""
+
+    def __init__(self, parts: Sequence[Any]):
+        self.parts, self.sizes = list(parts), [len(part) for part in parts]
+        self._starts = torch.tensor(list(accumulate(self.sizes, initial=0)))
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def batch(self, indices: Tensor, frames: Tensor | None = None) -> Any:
+        """Samples `indices` [B], in their order, as each dataset gives them; `frames` [B, ...] where they are known."""
+        owner = torch.searchsorted(self._starts, indices.contiguous(), right=True) - 1
+        order = owner.argsort(stable=True)
+        parts = []
+        for i in owner.unique().tolist():
+            mine = owner == i
+            given = () if frames is None else (frames[mine],)
+            parts.append(self._batch(i, indices[mine] - self._starts[i], *given))
+        return _joined(parts, order.argsort())
+
+    @abstractmethod
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> Any:
+        """Return samples of one of `parts`, as all have them in common."""
+
+
+def _joined(parts: Sequence[Any], place: Tensor) -> Any:
+    """Join batches, or what they consist of, of several datasets, and put the samples in their places."""
+    first = parts[0]
+    if first is None or isinstance(first, Tensor):
+        return None if first is None else torch.cat(list(parts))[place]
+    if isinstance(first, tuple):
+        return type(first)(*(_joined(values, place) for values in zip(*parts, strict=True)))
+    listed = [value for part in parts for value in part]
+    return [listed[i] for i in place.tolist()]
 
 
 def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:

@@ -22,8 +22,7 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
-from lattok.samples.frames import FrameReader, Samples
-from lattok.samples.mixture import MixedSamples
+from lattok.samples.frames import FrameReader, MixedSamples, Samples
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks

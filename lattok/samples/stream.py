@@ -65,7 +65,6 @@ class FrameStream:
         self._orders = [order for each in self.draws for order in each.parts]  # of all, one after the other
         self._together = {} if memory is None else self._count_together(memory)
         self._live: dict[tuple[int, int], DecodedWindow] = {}  # by number of the order and lane
-        self._planned: dict[Draw, tuple[Window, np.ndarray]] = {}  # by the first draw of a window
         self._ahead: Callable[[Draw], DecodedWindow] = self._decode
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
@@ -115,7 +114,6 @@ class FrameStream:
         finally:
             self._ahead = self._decode
             self._live.clear()
-            self._planned.clear()
 
     def _room(self) -> int:
         """Count the bytes of what is decoded together of every lane, as many as are decoded ahead."""
@@ -198,7 +196,7 @@ class FrameStream:
                 for draw in self._draws(step)[share::shares]:
                     if (window := known.get(draw[:2])) is None or draw.number not in window:
                         draw = self._first(draw)
-                        known[draw[:2]], rows = self._planned[draw] = self._plan(draw)
+                        known[draw[:2]], rows = self._plan(draw)
                         yield Request((draw,), len(rows) * self._part(draw.part).reader.frame_bytes)
 
     def _plan(self, draw: Draw) -> tuple[Window, np.ndarray]:
@@ -206,7 +204,7 @@ class FrameStream:
         return window, np.unique(self._part(draw.part).frame_rows(window.samples))
 
     def _decode(self, draw: Draw) -> DecodedWindow:
-        window, rows = self._planned.pop(draw, None) or self._plan(draw)
+        window, rows = self._plan(draw)
         part = self._part(draw.part)
         frames, sound, errors = part.reader.rows(rows)
         places = np.searchsorted(rows, part.frame_rows(window.samples))

@@ -5,8 +5,10 @@ Everything is indexed once and kept in memory, frames too unless batches bring t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +26,8 @@ from lattok.data.schema import (
     short_name,
     vector_key,
 )
-from lattok.samples.frames import FrameReader, Reader, Samples, SampleSet
+from lattok.nn.normalize import Normalizer
+from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils import checks
 
@@ -210,6 +213,48 @@ class FramePairs(Samples):
             return flat
         total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+class MixedWindows(MixedSamples):
+    """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
+
+    def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
+        super().__init__(windows)
+        self._normalizers = copy.deepcopy(list(normalizers))  # the model's move to its device
+
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> ActionBatch:
+        chunks, valid = self.parts[part].batch(indices)
+        return ActionBatch(self._normalizers[part](chunks), valid)
+
+
+class MixedPairs(MixedSamples):
+    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
+
+    Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are
+    zeros. `action_dim` is 0 where no dataset has any.
+    """
+
+    def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
+        super().__init__(parts)
+        self.weights = list(weights)
+        self.labelled = np.concatenate([part.labelled for part in parts])
+        self.known = [int(part.labelled.sum()) for part in parts]
+        self.tasks = tuple(task for part in parts for task in part.tasks)
+        firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
+        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
+        shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
+        self._shape, self.action_dim = shape, shape[-1]
+        self._normalizers = [self._fitted(part) if self.action_dim and part.labelled.any() else None for part in parts]
+
+    def _fitted(self, part: FramePairs) -> Normalizer:
+        normalizer = Normalizer(self.action_dim)
+        normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
+        return normalizer
+
+    def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
+        pairs, normalizer = self.parts[part].batch(indices, *frames), self._normalizers[part]
+        actions = torch.zeros(len(indices), *self._shape) if normalizer is None else normalizer(pairs.actions)
+        return pairs._replace(actions=actions)
 
 
 def _vectors(dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode]) -> np.ndarray:

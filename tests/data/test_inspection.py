@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
+from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
-from lattok.data.stats import Dimension, Rows, column_figures
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -266,7 +266,7 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
 @pytest.mark.parametrize("sample", [500, 3000])
 def test_figures_against_numpy(monkeypatch, rng, sample):
     """Quantiles of some rows tell outliers as those of all do."""
-    monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", sample)
+    monkeypatch.setattr("lattok.data.problems.SAMPLE_ROWS", sample)
     values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
     values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
     rows = Rows(np.arange(3000) // 100, np.arange(3000) % 100, {"action": values})

@@ -408,9 +408,9 @@ def test_more_about_description_files(tmp_path):
         ("meta/tasks.parquet", "Give the whole dataset, "),
         ("data/chunk-000/file-000.parquet", "Give the whole dataset, "),
         ("../arrays.npz", "Write arrays as a dataset first, with lattok.data.LeRobotWriter"),
-        ("../lonely/clip.mp4", "Give the folder that holds it, "),
+        ("../lonely/clip.mp4", "Give the whole dataset, "),
         ("../notes.txt", "Give the folder of the dataset that it belongs to."),
-        ("../rlds/features.json", "Give the folder that holds it, "),
+        ("../rlds/features.json", "Give the whole dataset, "),
     ],
 )
 def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_out):
@@ -426,7 +426,7 @@ def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_o
     assert way_out in str(error.value)
     assert str(file) in str(error.value)
     if "whole" in way_out:
-        assert str(error.value).endswith(f"{root}.")
+        assert str(error.value).endswith(f"{file.parent if name.startswith('..') else root}.")
 
 
 def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypatch):

@@ -51,7 +51,8 @@ def test_columns_of_both(dataset, labels):
         np.testing.assert_array_equal(got["latent.valid"], (np.arange(length) < length - 1) & (not lost))
         np.testing.assert_array_equal(got["action"], dataset.values[index]["action"])
         for keys in (["latent.codes", "action"], ["action"], ["latent.codes"]):
-            for read in (joined.unchecked_columns(index, keys), dict(joined.columns_of(joined.episodes, keys))[index]):
+            for checked in (False, True):
+                read = dict(joined.columns_of(joined.episodes, keys, checked))[index]
                 assert list(read) == keys
                 for key in keys:
                     np.testing.assert_array_equal(read[key], joined.columns(index, [key])[key])
@@ -224,9 +225,7 @@ def test_episodes_that_have_no_labels_are_named(dataset, labels):
 
 def test_the_datasets_own_columns_are_read_as_it_reads_them_best(dataset, labels):
     joined = with_labels(dataset, labels)
-    dataset.unchecked_columns = lambda index, keys: dict.fromkeys(keys, index)
     dataset.columns_of = lambda episodes, keys, checked=True: iter([(2, dict.fromkeys(keys, checked))])
-    assert joined.unchecked_columns(2, ["action"]) == {"action": 2}
     assert list(joined.columns_of(dataset.episodes, ["action"], checked=False)) == [(2, {"action": False})]
     ((index, both),) = joined.columns_of(dataset.episodes, ["latent.valid", "action"])  # beside labels too
     assert (index, list(both), both["action"]) == (2, ["latent.valid", "action"], True)

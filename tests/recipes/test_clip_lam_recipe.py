@@ -14,9 +14,9 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.models import as_flags
+from lattok.data.opening import parse_source
 from lattok.recipes.run_folder import read_options
 from lattok.samples.batches import PolicyBatches
-from lattok.samples.mixture import parse_source
 from lattok.training import LoopOptions, learning_rate
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES

@@ -12,22 +12,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
+from lattok.data.opening import has_actions, open_mixture, parse_source, same_actions, same_cameras
 from lattok.data.views import View
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs, PolicyWindows
 from lattok.samples import batches as batching
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import Instructions, PairBatches, PolicyBatches
-from lattok.samples.mixture import (
-    MixedPairs,
-    MixedWindows,
-    has_actions,
-    open_mixture,
-    parse_source,
-    same_actions,
-    same_cameras,
-)
 from lattok.samples.order import Batches, Passes, order_of
+from lattok.samples.windows import MixedPairs, MixedWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 from tests.conftest import write_dataset

@@ -393,7 +393,6 @@ def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
             stream.take(0, 0, 1)
             assert stream._live
         assert not stream._live
-        assert not stream._planned
     whole = LANES * (20 + 6) * SIDE * SIDE * 3
     assert made == [(whole, 8), (whole // 2, 6), (whole // 32, 1)]
 

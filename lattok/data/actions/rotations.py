@@ -11,19 +11,14 @@ In gimbal lock, pitch = +-90 degrees, where roll and yaw turn about one axis, ya
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 
 from lattok.utils import checks
 
-SIZES = {
-    "euler_xyz": 3,
-    "axis_angle": 3,
-    "quaternion_xyzw": 4,
-    "quaternion_wxyz": 4,
-    "rot6d": 6,
-    "rot6d_rows": 6,
-    "matrix": 9,
-}
+Form = Literal["euler_xyz", "axis_angle", "quaternion_xyzw", "quaternion_wxyz", "rot6d", "rot6d_rows", "matrix"]
+SIZES: dict[Form, int] = dict(zip(get_args(Form), (3, 3, 4, 4, 6, 6, 9), strict=True))
 MAX_ROUNDING = 1e-3  # how far numbers may be from a rotation: more than float32 and a few digits explain is an error
 GIMBAL_LOCK_COSINE = 1e-9  # cosine of the pitch below which roll and yaw are one
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from lattok.data.actions.rotations import SIZES
+from lattok.data.actions.rotations import SIZES, Form
 from lattok.utils import checks
+from lattok.utils.options import check_choices
+from lattok.utils.untrusted import typed
 
 # Number that stands for closed and for open.
 GRIPPERS = {
@@ -26,8 +28,9 @@ GRIPPERS = {
     "open_is_plus_1": (-1.0, 1.0),
     "closed_is_plus_1": (1.0, -1.0),
 }
-WIDTH = "width"
 MAX_DIMENSIONS, MAX_PARTS = 1 << 16, 1000  # of a space: a declaration with more is a mistake or an attack
+Mode = Literal["delta", "absolute"]
+Frame = Literal["base", "tool"]
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 
@@ -36,6 +39,14 @@ class Part:
     """Some of the dimensions of an action. `arm` tells parts of one kind apart, such as "left" and "right"."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        checks.positive(scale=getattr(self, "scale", 1.0))
+        mode, frame = getattr(self, "mode", "delta"), getattr(self, "frame", "base")
+        if mode != "delta" and frame != "base":
+            hint = "Only deltas can be along the tool's own axes."
+            checks.fail("frame", f"base with mode={mode}", repr(frame), hint)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -71,17 +82,16 @@ class Position(Part):
     `scale`: metres for one unit of the numbers. `axes`: what the numbers are, "-x" where the sign is turned around.
     """
 
-    mode: str = "delta"
-    frame: str = "base"
+    mode: Mode = "delta"
+    frame: Frame = "base"
     scale: float = 1.0
     axes: tuple[str, ...] = ("x", "y", "z")
     arm: str = ""
     kind: ClassVar[str] = "position"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "axes", tuple(self.axes))
-        _check_frame(self.mode, self.frame, ("delta", "absolute"))
-        checks.positive(scale=self.scale)
         plain = self.plain_axes
         if not plain or len(set(plain)) != len(plain) or not set(plain) <= {"x", "y", "z"}:
             checks.fail("axes", 'different ones of "x", "y", "z", each with or without "-"', repr(self.axes))
@@ -105,17 +115,15 @@ class Rotation(Part):
     `increment` is what Euler angles grow by, which is no rotation of its own. `scale`: radians for one unit.
     """
 
-    form: str
-    mode: str = "delta"
-    frame: str = "base"
+    form: Form
+    mode: Literal["delta", "absolute", "increment"] = "delta"
+    frame: Frame = "base"
     scale: float = 1.0
     arm: str = ""
     kind: ClassVar[str] = "rotation"
 
     def __post_init__(self) -> None:
-        checks.one_of("form", self.form, SIZES)
-        _check_frame(self.mode, self.frame, ("delta", "absolute", "increment"))
-        checks.positive(scale=self.scale)
+        super().__post_init__()
         if self.mode == "increment" and self.form != "euler_xyz":
             checks.fail("form", "euler_xyz with increments", repr(self.form))
         if self.scale != 1 and SIZES[self.form] != 3:
@@ -136,15 +144,14 @@ class Joints(Part):
     """
 
     n: int
-    mode: str = "absolute"
+    mode: Literal["absolute", "delta", "velocity"] = "absolute"
     scale: float = 1.0
     arm: str = ""
     kind: ClassVar[str] = "joints"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.counts(1, MAX_DIMENSIONS, n=self.n)
-        checks.one_of("mode", self.mode, ("absolute", "delta", "velocity"))
-        checks.positive(scale=self.scale)
 
     def own_names(self) -> Iterable[str]:
         return (f"joint_{i}" for i in range(self.n))
@@ -154,12 +161,9 @@ class Joints(Part):
 class Gripper(Part):
     """How far the gripper is open: 0 to 1 or -1 to 1, either way round, or its `width` in metres."""
 
-    convention: str
+    convention: Literal["open_is_1", "closed_is_1", "open_is_plus_1", "closed_is_plus_1", "width"]
     arm: str = ""
     kind: ClassVar[str] = "gripper"
-
-    def __post_init__(self) -> None:
-        checks.one_of("convention", self.convention, (*GRIPPERS, WIDTH))
 
     def own_names(self) -> Iterable[str]:
         return ("gripper",)
@@ -172,14 +176,10 @@ class Fingertips(Part):
     `scale`: metres for one unit of the numbers.
     """
 
-    mode: str = "delta"
+    mode: Mode = "delta"
     scale: float = 1.0
     arm: str = ""
     kind: ClassVar[str] = "fingertips"
-
-    def __post_init__(self) -> None:
-        checks.one_of("mode", self.mode, ("delta", "absolute"))
-        checks.positive(scale=self.scale)
 
     def own_names(self) -> Iterable[str]:
         return (f"{finger}_{axis}" for finger in FINGERS for axis in "xyz")
@@ -269,25 +269,8 @@ def _part(value: Any, argument: str) -> Part:
     if not isinstance(value, Mapping) or "part" not in value:
         checks.fail(argument, 'parts such as {"part": "gripper", "convention": "open_is_1"}', f"{value!r:.60}")
     checks.one_of(f"{argument}: part", value["part"], KINDS)
-    kind, given = KINDS[value["part"]], {name: v for name, v in value.items() if name != "part"}
-    known = {f.name: f for f in fields(kind)}
-    checks.known_keys(f"{argument}: {kind.kind}", given, list(known))
-    for name, number in given.items():
-        if name == "scale" and not checks.is_number(number):
-            checks.fail(f"{argument}: scale", "a number", repr(number))
-        if name == "axes" and (not isinstance(number, list | tuple) or not all(isinstance(a, str) for a in number)):
-            checks.fail(f"{argument}: axes", 'a list such as ["x", "-y", "z"]', repr(number))
-    try:
-        return kind(**given)
-    except TypeError as error:
-        return checks.fail(f"{argument}: {kind.kind}", f"the fields {', '.join(known)}", str(error))
-
-
-def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
-    checks.one_of("mode", mode, modes)
-    checks.one_of("frame", frame, ("base", "tool"))
-    if mode != "delta" and frame != "base":
-        checks.fail("frame", f"base with mode={mode}", repr(frame), "Only deltas can be along the tool's own axes.")
+    given = {name: each for name, each in value.items() if name != "part"}
+    return typed(given, KINDS[value["part"]], f"{argument}: {value['part']}")
 
 
 _DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))
@@ -296,7 +279,7 @@ _OSC_POSE = ActionSpace((Position(scale=0.05), Rotation("axis_angle", scale=0.5)
 ARMS = ("left", "right")
 
 
-def _both_arms(mode: str, form: str) -> ActionSpace:
+def _both_arms(mode: Mode, form: Form) -> ActionSpace:
     """What robots and hands have in common (LatBot, Li et al., 2025, section 6.1); see `convert.to_unified`."""
     arms = ((Position(mode, arm=arm), Rotation(form, mode, arm=arm), Gripper("open_is_1", arm=arm)) for arm in ARMS)
     return ActionSpace((*chain.from_iterable(arms), *(Fingertips(mode, arm=arm) for arm in ARMS)))

@@ -264,8 +264,6 @@ class RobomimicHDF5(RobotDataset):
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
         self.root = Path(path)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
-        if fps is not None:
-            checks.frame_rate(fps=fps)
         self.check_needs()  # a package that is missing is no damage of a file
         contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
         listed: list[Demo | str] = []

@@ -50,7 +50,7 @@ class LeRobotV3(RobotDataset):
         self.info = read_info(root)
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
-        self.features = read_features(root, self.info["features"])
+        self.features = read_features(root, self.info)
         self.own_features = tuple(self.features)  # also where a view hides some
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
         self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
@@ -66,11 +66,6 @@ class LeRobotV3(RobotDataset):
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
         return [folder] if (folder / "meta").is_dir() else ()
-
-    @classmethod
-    def whole_of(cls, file: Path) -> str:
-        folder = next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
-        return f"Give the whole dataset, {folder}." if folder is not None else ""
 
     @cached_property
     def subtask_texts(self) -> tuple[str, ...]:
@@ -174,9 +169,7 @@ class LeRobotV3(RobotDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         path, first, last = self._rows(episode_index)
-        file = self._reader.file(path)
-        self.check_columns(keys, [name for name in file.names if name in self.features], f"Looked in {path}.")
-        file.check_types({key: self.features[key] for key in keys})
+        self._file_with(path, keys).check_types({key: self.features[key] for key in keys})
         return {
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
             for key in keys
@@ -190,8 +183,7 @@ class LeRobotV3(RobotDataset):
 
     def _file_with(self, path: Path, keys: Sequence[str]) -> DataFile:
         file = self._reader.file(path)
-        if missing := [key for key in keys if key not in file.names]:
-            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        self.check_columns(keys, [name for name in file.names if name in self.features], f"Looked in {path}.")
         return file
 
     def schemas(self, indices: Sequence[int]) -> dict[Path, pa.Schema]:

@@ -5,24 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
 from lattok.data.schema import Feature
 from lattok.data.tables import damaged_values, read_table
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate
 from lattok.utils.files import read_json
-from lattok.utils.untrusted import inside, is_file_name, plain_format, safe_path
+from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
 _AGAIN = "Copy the dataset again."
 MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
+
+
+class FeatureEntry(TypedDict, total=False):
+    dtype: str
+    shape: list[int]
+    names: Any
+
+
+def _is_feature(entry: FeatureEntry) -> bool:
+    sizes = entry.get("shape", []) if "dtype" in entry else []
+    fits = 0 < len(sizes) <= MAX_AXES and min(sizes) > 0 and math.prod(sizes) < 2**31
+    return fits and (len(sizes) > 1 or sizes[0] <= MAX_VECTOR_SIZE)
+
+
+class Info(TypedDict, total=False):
+    fps: Annotated[float, Rule("frames per second", is_frame_rate)]
+    robot_type: str | None
+    features: dict[str, Annotated[FeatureEntry, Rule("dtype and shape (a vector has up to 2^20 numbers)", _is_feature)]]
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -39,12 +58,7 @@ def read_info(root: Path) -> dict[str, Any]:
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
     if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
-    fps = info["fps"]
-    if not is_frame_rate(fps):
-        raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
-    robot = info.get("robot_type")
-    if not isinstance(robot, str | None):
-        raise LattokError(f"{path}: `robot_type`: expected text, got {str(robot)[:40]!r}. {_AGAIN}")
+    info = typed(info, Info, "", str(path), _AGAIN)
     if file_of(root, info, "data_path", chunk_index=0, file_index=0).relative_to(root).parts[0] == "meta":
         raise LattokError(f"{path}: `data_path`: expected a path outside of meta/, got {info['data_path'][:60]!r}.")
     if info.get("video_path") is not None:
@@ -64,33 +78,18 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
     return inside(root, name, what)
 
 
-def read_features(root: Path, entries: Any) -> dict[str, Feature]:
-    path = root / "meta" / "info.json"
-    if not isinstance(entries, dict):
-        raise LattokError(f"{path}: `features`: expected an object, got {type(entries).__name__}. {_AGAIN}")
-    features = {key: _feature(path, key, entry) for key, entry in entries.items()}
-    for key, feature in features.items():
-        if feature.dtype == "video" and not is_file_name(key):  # its videos lie in a folder of that name
-            raise LattokError(f"{path}: feature {key[:60]!a}: expected a name that a folder can have. {_AGAIN}")
+def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
+    features = {}
+    for key, entry in info["features"].items():
+        if entry["dtype"] == "video" and not is_file_name(key):  # its videos lie in a folder of that name
+            where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
+            raise LattokError(f"{where}: expected a name that a folder can have. {_AGAIN}")
+        shape, names = tuple(entry["shape"]), entry.get("names")
+        if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
+            (names,) = names.values()
+        named = isinstance(names, list) and shape == (len(names),)
+        features[key] = Feature(entry["dtype"], shape, tuple(map(str, names)) if named else None)
     return features
-
-
-def _feature(path: Path, key: str, entry: Any) -> Feature:
-    where = f"{path}: feature `{key}`"
-    shape = entry.get("shape") if isinstance(entry, dict) else None
-    sizes = [size for size in shape if type(size) is int and 0 < size < 2**31] if isinstance(shape, list) else []
-    if not sizes or len(sizes) != len(shape or []) or len(sizes) > MAX_AXES or math.prod(sizes) >= 2**31:
-        raise LattokError(f"{where}: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
-    dtype, names = entry.get("dtype"), entry.get("names")
-    if len(sizes) == 1 and sizes[0] > MAX_VECTOR_SIZE:
-        raise LattokError(f"{where}: expected at most {MAX_VECTOR_SIZE:,} numbers, got {sizes[0]:,}. {_AGAIN}")
-    if not isinstance(dtype, str):
-        raise LattokError(f"{where}: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
-    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
-        (names,) = names.values()
-    if not isinstance(names, list) or len(sizes) != 1 or len(names) != sizes[0]:
-        names = None
-    return Feature(dtype, tuple(sizes), None if names is None else tuple(map(str, names)))
 
 
 def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:

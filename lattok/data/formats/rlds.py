@@ -70,10 +70,6 @@ class RLDS(RobotDataset):
         below = (path for path in sorted(folder.iterdir()) if path.is_dir())
         return [folder] if _holds_records(folder) else [path for path in below if _holds_records(path)]
 
-    @classmethod
-    def whole_of(cls, file: Path) -> str:
-        return f"Give the folder that holds it, {file.parent}." if _holds_records(file.parent) else ""
-
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._place(episode_index)[0].path,)
 
@@ -210,7 +206,6 @@ class RLDS(RobotDataset):
 
 def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     if fps is not None:
-        checks.frame_rate(fps=fps)
         return float(fps)
     said = root / meta.LATTOK
     if said.is_file():

@@ -27,7 +27,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import parse_json, safe_path, walk
+from lattok.utils.untrusted import parse_json, safe_path, typed, walk
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
@@ -78,7 +78,8 @@ def _names(files: Sequence[str]) -> dict[str, list[str]]:
     return names | {file: [file] for file in files}
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Read what each row says of which video."""
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
         if path.stat().st_size > MAX_CAPTION_BYTES:
@@ -90,42 +91,37 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     except UnicodeDecodeError:
         raise LattokError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
     read = _json_rows if path.suffix.lower().startswith(".json") else _table
-    empty = True
-    for where, row in read(path, text):
-        if not isinstance(row, dict):
-            raise LattokError(f"{path}, {where}: expected an object, got {type(row).__name__}.")
-        yield _value(path, where, row, VIDEO_KEYS), _value(path, where, row, CAPTION_KEYS)
-        empty = False
-    if empty:
+    rows = [(_value(where, row, VIDEO_KEYS), _value(where, row, CAPTION_KEYS)) for where, row in read(path, text)]
+    if not rows:
         raise LattokError(f"{path} holds no captions.")
+    return rows
 
 
-def _value(path: Path, where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
+def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
     key = next((key for key in keys if key in row), None)
     if key is None:
         got = ", ".join(map(str, row)) or "nothing"
-        raise LattokError(f"{path}, {where}: expected one of the names {', '.join(keys)}, got {got}.")
+        raise LattokError(f"{where}: expected one of the names {', '.join(keys)}, got {got}.")
     value = row[key]
     if is_int(value) and keys is VIDEO_KEYS:
         value = str(value)  # ids are often numbers
     if not isinstance(value, str) or not value.strip():
-        raise LattokError(f"{path}, {where}: expected a text as `{key}`, got {value!r}.")
+        raise LattokError(f"{where}: expected a text as `{key}`, got {value!r}.")
     return value.strip()
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield f"line {number}", parse_json(line, f"{path}, line {number}")
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix.lower() == ".json":
+        rows = typed(parse_json(text, str(path)), list[dict[str, Any]], "", str(path))
+        yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
         return
-    rows = parse_json(text, str(path))
-    if not isinstance(rows, list):
-        raise LattokError(f"{path}: expected a list of objects, got {type(rows).__name__}.")
-    yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, typed(parse_json(line, where), dict[str, Any], "", where)
 
 
-def _table(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _table(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         for row in reader:
@@ -133,7 +129,7 @@ def _table(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 way_out = "Put texts that hold the separator in double quotes."
                 columns = len(reader.fieldnames or ())
                 raise LattokError(f"{path}, line {reader.line_num}: expected {columns} columns. {way_out}")
-            yield f"line {reader.line_num}", row
+            yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
         raise LattokError(f"{path}, line {reader.line_num}: {error}.") from None
 
@@ -153,12 +149,6 @@ class Schedule(NamedTuple):
     length: int
     start: float  # seconds
     times: np.ndarray | None  # [length] when the frames are shown; None: at start + i / fps, to within IRREGULAR
-
-    def wanted(self, indices: np.ndarray, fps: float) -> tuple[np.ndarray, float]:
-        """Times of frames, and the fps that tells `decode_at` how precise they are."""
-        if self.times is None:
-            return self.start + indices / fps, fps
-        return self.times[indices], EXACT_FPS
 
 
 def schedule(video: VideoTimes, fps: float) -> Schedule:
@@ -208,8 +198,6 @@ class VideoFolder(RobotDataset):
     ):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
-        if fps is not None:
-            checks.frame_rate(fps=fps)
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
         if captions is None and source is not None:
@@ -247,10 +235,6 @@ class VideoFolder(RobotDataset):
     def guess(cls, folder: Path) -> bool:
         return any(_is_video(path) for path in folder.glob("*/*/*"))
 
-    @classmethod
-    def whole_of(cls, file: Path) -> str:
-        return f"Give the folder that holds it, {file.parent}: every video is an episode." if _is_video(file) else ""
-
     @property
     def features(self) -> dict[str, Feature]:
         return {CAMERA: Feature("video", (*self._size, 3), None)} | INDEX_FEATURES
@@ -279,7 +263,9 @@ class VideoFolder(RobotDataset):
         return file, 0.0, self.length(episode_index) / self.fps
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        times, fps = self._plan(episode_index).wanted(indices, self.fps)
+        plan = self._plan(episode_index)
+        regular = (plan.start + indices / self.fps, self.fps)
+        times, fps = regular if plan.times is None else (plan.times[indices], EXACT_FPS)
         try:
             yield from decode_at(self.root / self._files[episode_index], times, fps)
         except LattokError as error:

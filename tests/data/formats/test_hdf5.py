@@ -211,7 +211,7 @@ def test_frame_rate(tmp_path: Path):
     with pytest.raises(LattokError, match=f"`fps`: expected the control_freq .*real.hdf5 .*, got none. {hint}"):
         RobomimicHDF5(tmp_path / "real.hdf5")
     with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got -1"):
-        RobomimicHDF5(tmp_path / "real.hdf5", fps=-1)
+        open_dataset(tmp_path / "real.hdf5", fps=-1)
     other = {"env_args": json.dumps({"env_name": "Slow", "env_kwargs": {"control_freq": 10}})}
     write_robomimic(tmp_path / "slow.hdf5", demos=1, **other)
     assert RobomimicHDF5(tmp_path / "slow.hdf5").fps == 10

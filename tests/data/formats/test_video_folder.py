@@ -393,7 +393,7 @@ def test_what_breaks_after_opening_is_an_error_with_file_and_episode(tmp_path: P
 def test_wrong_arguments(tmp_path: Path, arguments: dict, text: str):
     write_video(tmp_path / "a.mp4", length=2)
     with pytest.raises(LattokError, match=text):
-        VideoFolder(tmp_path, **arguments)
+        open_dataset(tmp_path, **arguments)
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -484,9 +484,9 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
         ("c.jsonl", '{"file": "22", "caption": ""}', "line 1: expected a text as `caption`, got ''"),
         ("c.jsonl", '{"file": "22", "caption": 3}', "line 1: expected a text as `caption`, got 3"),
         ("c.jsonl", '{"file": "22", "cap', "c.jsonl, line 1 is not valid JSON"),
-        ("c.jsonl", "3", "line 1: expected an object, got int"),
+        ("c.jsonl", "3", "line 1`: expected a value of type dict, got 3"),
         ("c.jsonl", "", "c.jsonl holds no captions"),
-        ("c.json", '{"22": "x"}', "c.json: expected a list of objects, got dict"),
+        ("c.json", '{"22": "x"}', "c.json`: expected a value of type list[dict[str, Any]], got {"),
         ("c.json", "[" * 100_000, "c.json is not valid JSON"),
         ("c.csv", "file,caption\n22,lifts it, again\n", "c.csv, line 2: expected 2 columns. Put texts that hold"),
         ("c.csv", "file,caption\n22\n", "c.csv, line 2: expected 2 columns"),
