@@ -48,10 +48,9 @@ def sections() -> Iterator[str]:
     """Yield a section for each importer."""
     for kind in IMPORTERS:
         system = IMPORTERS[kind]
-        example = (inspect.getdoc(system.read) or "").partition("Example: ")[2].partition("\n")[0]
         yield f"### {system.title or kind} {{ #{kind} }}"
         yield f"Weights: {system.weights}. [More about it]({system.page})." if system.weights else ""
-        yield f"```bash\n{example}\n```"
+        yield f"```bash\n{system.example}\n```"
         yield facts(kind)
         if system.differs:
             rows = [f"| {theirs} | {ours} |" for theirs, ours in system.differs]

@@ -197,15 +197,12 @@ def convert_verb(name: str) -> Verb | None:
         return None
     importer = IMPORTERS[name]
     read = importer.read
-    about, _, rest = (inspect.getdoc(read) or "").partition("\n")
+    about = (inspect.getdoc(read) or "").partition("\n")[0]
     options = flags.of_function(read)
-    example = rest.partition("Example: ")[2].partition("\n")[0]
 
     def verb(file: File, out: Out, model: Any = options) -> None:
         place = Output(Path(out).expanduser())
         place.check_new()
-        if (features := model.get("features_out")) is not None:
-            Output(Path(features).expanduser(), "features_out").check_new()
         converted = read(file, **model)
         given = [f"{option} {flags.text_of(value)}" for option, value in model.items() if value not in (None, ())]
         print(f"Found: {converted.summary()}; taken as given: {', '.join(given)}.")
@@ -215,7 +212,7 @@ def convert_verb(name: str) -> Verb | None:
             converted.save_pretrained(place.place)
         print(f"Saved in {out}. {converted.next_step(out)}{trust_hint(converted.config)}")
 
-    return Verb(verb, text=f"{about}\n\nExample: {example}")
+    return Verb(verb, text=f"{about}\n\nExample: {importer.example}")
 
 
 def push(

@@ -68,6 +68,12 @@ class Importer:
     differs: tuple[tuple[str, str], ...] = ()  # (published code, lattok)
     mind: str = ""  # what to know before its labels are used
 
+    @property
+    def example(self) -> str:
+        """Return the command of the docstring's `Example:`, under this name."""
+        shown = re.search(r"Example: lattok convert \S+ (.*)", self.read.__doc__ or "")
+        return f"lattok convert {self.name} {shown[1]}" if shown else ""
+
     def signed(self, names: str) -> bool:
         """Tell whether tensors are of this system, from their names, one on each line."""
         other = self.unless and re.search(self.unless, names, re.MULTILINE)
