@@ -23,7 +23,7 @@ import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
-from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile, Take, _names, features_key
+from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples.frames import FrameReader
@@ -388,10 +388,13 @@ def test_a_file_is_there_when_all_of_it_is(place):
 def _few_files(folder: Path) -> None:
     most = max(map(int, os.listdir("/proc/self/fd"))) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    places = [FeatureFile(folder / f"{i}.npy", (3, 2, 2), "float32") for i in range(2 * most)]
-    for i, place in enumerate(places):
-        place.write([np.full((3, 2, 2), i, np.float32)])
-    found = CachedFeatures([[place] for place in places])(np.arange(6 * most))
+    takes = [Take(i, "front") for i in range(2 * most)]
+    places = {take: FeatureFile(folder / f"{take.episode}.npy", (3, 2, 2), "float32") for take in takes}
+    for take, place in places.items():
+        place.write([np.full((3, 2, 2), take.episode, np.float32)])
+    episodes = [SimpleNamespace(index=take.episode, length=3) for take in takes]
+    frames = SimpleNamespace(dataset=None, episodes=episodes, cameras=("front",))
+    found = FeatureReader(SimpleNamespace(count=2, dim=2), frames, places)(np.arange(6 * most))
     assert (found.numpy() == np.arange(6 * most).reshape(-1, 1, 1) // 3).all()
 
 
