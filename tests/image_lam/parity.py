@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lattok.hub.checkpoint import Join, layer_names, read_checkpoint
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.base.parts import GapActionHead
+from lattok.image_lam.base.trained import GapActionHead
 from lattok.image_lam.p2t.convert import key_map, univla_lam
 from lattok.types import PairBatch
 from tests.image_lam.plain import Facts

@@ -59,7 +59,7 @@ class FrozenFeatures(Frozen):
     ):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
-        self.interpolation = interpolation
+        self.interpolation, self.frame_size = interpolation, (image_size, image_size)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.mean: Tensor

@@ -21,6 +21,8 @@ from lattok.types import LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 
+WHITE = {"unit": 1.0, "bytes": 255.0}  # a white pixel as `encode_pixels` gets it; else "normalized", by mean and std
+
 
 class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
@@ -96,6 +98,8 @@ class PairModel(FrozenFeaturesModel, ABC):
 
     env: Any  # the environment stream, None where there is none
     pixels: Any  # FrozenFeatures by which the decoder sees frames, where that is not as features; otherwise None
+    pixel_range = "normalized"  # of `encode_pixels`
+    any_grid = False  # whether places of patches are a rule, so that there may be more or fewer of them
 
     @abstractmethod
     def encode_features(self, features: Values) -> LatentActions:
@@ -142,6 +146,34 @@ class PairModel(FrozenFeaturesModel, ABC):
         Arrays in, arrays out. For all pairs of a video see `label_video`.
         """
         return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Values) -> LatentActions:
+        """Turn pixels of frame pairs [B, 2, 3, H, W], of several cameras [B, 2, V, 3, H, W], into `LatentActions`:
+        `encode` without resizing frames to the model's size, in its `pixel_range`.
+
+        Arrays in, arrays out.
+        """
+        found = of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
+        shape = [2, len(self.cameras), 3, *self.features.frame_size]
+        if list(found.shape[1:]) != shape or not (found.is_floating_point() or self.pixel_range == "bytes"):
+            expected = f"{self.pixel_range} floats [B, {', '.join(map(str, shape))}]"
+            hint = "encode takes uint8 frames of any size."
+            checks.fail("pixels", expected, f"{found.dtype} of shape {list(found.shape)}", hint)
+        frames, network = found.to(self.features.mean).flatten(0, 2).movedim(1, -1), self.features
+        if self.pixel_range in WHITE:
+            frames = (frames / WHITE[self.pixel_range] - network.mean) / network.std
+        return like(pixels, self.encode_features(network.of_pixels(frames).reshape(len(found), 2, -1, network.dim)))
+
+    def checked_features(self, features: Values) -> Tensor:
+        """Return features of this model's frame pairs, [B, 2, V*N, D], on its device."""
+        found = as_tensor("features", features)
+        checks.rank("features", found, "B 2 N D")
+        checks.size("features", "frames per sample", found.shape[1], 2)
+        checks.size("features", f"channels, as {self.features.name} has", found.shape[3], self.features.dim)
+        if not self.any_grid:
+            checks.size("features", "patches", found.shape[2], len(self.cameras) * self.features.count)
+        return found.to(self.features.mean)
 
     @torch.no_grad()
     def decode(self, frames: Values, latents: LatentActions) -> Tensor:

@@ -623,7 +623,7 @@ def test_frames_are_resized_and_normalised_by_the_model(case):
 
 def test_pixels_of_other_shapes_are_one_line():
     model = moto_lam(opened("lara_lam_a").file)
-    expected = "`pixels`: expected normalised floats of shape [B, 2, 1, 3, 32, 32], got"
+    expected = "`pixels`: expected normalized floats [B, 2, 1, 3, 32, 32], got"
     for pixels in (torch.zeros(4, 2, 3, 32, 16), torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(LattokError, match=re.escape(expected)):
             model.encode_pixels(pixels)
