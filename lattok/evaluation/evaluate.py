@@ -46,7 +46,7 @@ def evaluate(
     It is an action tokenizer, a latent action model, an inverse dynamics model or a policy.
 
     `options` are those of `EvalOptions`: `out`, `episodes`, `action_key`, `state_key`, `cameras`, `stride`,
-    `max_episodes`, `seed`, `feature_cache`, `progress`, `overwrite`. With `out`, writes `report.json` and
+    `max_episodes`, `seed`, `progress`, `overwrite`. With `out`, writes `report.json` and
     `report.html` there. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     Policies and inverse dynamics models are compared with the actions that they learned from unless another
     `action_key` is given; `rollouts` of a policy, what `lattok.sim.rollout(...).to_json()` gives, come first.

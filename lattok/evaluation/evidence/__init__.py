@@ -16,7 +16,6 @@ import torch
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
-from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.labels.spec import measured_episodes
 from lattok.training import LoopOptions
 from lattok.types import Episode
@@ -56,7 +55,6 @@ class EvalOptions:
     stride: str | int | None = None  # gap of a frame pair, in frames or "0.2s"; the model's own
     max_episodes: int = 200  # that fit probes, and half as many that judge, evenly spaced
     seed: int = 0
-    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
     progress: Progress | None = None  # called with (stage, done, total)
     overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
 

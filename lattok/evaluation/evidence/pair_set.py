@@ -20,7 +20,6 @@ from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
 from lattok.evaluation.evidence import Case, evenly, out_of
 from lattok.image_lam import TrainedPairModel
-from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.losses import block_flow
 from lattok.samples import FramePairs
 from lattok.types import LatentActions, join
@@ -110,7 +109,6 @@ class PairSource:
     state_key: str | None
     cameras: tuple[str, ...]
     cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
-    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
     decoded: dict[Any, np.ndarray] | None = None  # keeps frames for the next model that sees the same ones
 
     @classmethod
@@ -129,8 +127,7 @@ class PairSource:
         if state_key == "observation.state" and state_key not in dataset.features:
             state_key = None  # the default one may be absent, one that was asked for may not
         cameras = tuple(options.cameras or model.cameras)
-        kept = (options.folder, options.feature_cache, decoded)
-        return cls(dataset, stride, action_key, state_key, cameras, *kept)
+        return cls(dataset, stride, action_key, state_key, cameras, options.folder, decoded)
 
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
@@ -170,8 +167,6 @@ def read_pair_set(
 ) -> PairSet:
     """Decode the episodes, compute features and both models' latent actions of at most `most` pairs, evenly spaced."""
     frames = source.pairs(model, episodes)
-    if source.feature_cache is not None:
-        frames.features = source.feature_cache.known(model.features, frames.frame_reader)
     rows = evenly(len(frames), most).numpy()
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(MAX_FRAME_NUMBERS, MAX_SPLIT_NUMBERS // len(used)))
@@ -210,8 +205,6 @@ def _encoded(model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor
 
 def _features(model: TrainedPairModel, frames: FramePairs, rows: np.ndarray) -> Tensor:
     """Compute features [..., V*N, D] of frames at `rows` [...]."""
-    if frames.features is not None:
-        return frames.features(rows).to(model.features.mean)
     return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
 
 

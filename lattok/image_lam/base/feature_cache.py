@@ -220,22 +220,13 @@ class FeatureCache:
 
         Raises `OSError` where the disk has no room for all.
         """
-        reader = self._open(frozen, frames)
-        self._check_room(sum(kept.size for kept in reader.places.values() if not kept.whole()))
-        return reader
-
-    def known(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader | None:
-        """Return features where all are there already; otherwise None."""
-        reader = self._open(frozen, frames)
-        return reader if all(kept.whole() for kept in reader.places.values()) else None
-
-    def _open(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader:
         lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
         names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
         places = {
             take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
         }
+        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
         return FeatureReader(frozen, frames, places)
 
     def _check_room(self, size: int) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +21,6 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
@@ -129,29 +127,6 @@ def test_training_in_half_precision_is_close(dataset, tmp_path, features):
         assert half[0][name] == pytest.approx(value, rel=2e-2), name
 
 
-def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    options = {name: LAM[name] for name in ("image_size", "stride", "width", "heads", "latent_dim")}
-    model = lattok.ImageLAM(lattok.ImageLAM.config_class.of(dataset.cameras, features="pixels", **options)).eval()
-    cache = FeatureCache(tmp_path)
-    source = PairSource(dataset, 2, "action", None, dataset.cameras, None)
-
-    def read(source: PairSource):
-        return read_pair_set(source, model, model, [0, 2, 3], 20, lambda done, total: None)
-
-    expected = read(source)
-    assert read(replace(source, feature_cache=cache)).frames.features is None
-    cache.features(model.features, FrameReader(dataset, dataset.episodes, dataset.cameras))
-    monkeypatch.setattr(FrozenFeatures, "forward", None)
-    got = read(replace(source, feature_cache=cache))
-    assert torch.equal(got.features, expected.features)
-    assert torch.equal(got.latents.latents, expected.latents.latents)
-    assert torch.equal(got.flow, expected.flow)
-    rows = torch.tensor([3, 0, 17])
-    monkeypatch.undo()
-    assert torch.equal(got.full_features(model, rows), expected.full_features(model, rows))
-
-
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
     frozen = frozen_pixels()
     cache = FeatureCache(tmp_path / "cache")
@@ -167,7 +142,6 @@ import sys, numpy as np
 from pathlib import Path
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.evaluation.evidence.pair_set import PairSource, read_pair_set
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.samples.frames import FrameReader
