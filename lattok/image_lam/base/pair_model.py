@@ -86,6 +86,12 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         patches = network(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
 
+    def check_reads_video_alone(self) -> None:
+        """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
+        if self.language is not None:
+            hint = "Its codebook is for stage 2: lattok train image-lam --stage 2 --env-codebook MODEL."
+            checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
+
     def stride_frames(self, fps: float) -> int:
         return checks.stride_in_frames(self.config.stride, fps)
 
@@ -122,13 +128,8 @@ class PairModel(FrozenFeaturesModel, ABC):
     def numbers_per_frame(self) -> int:
         """How many numbers a layer holds of a frame."""
 
-    def check_reads_video_alone(self) -> None:
-        """Refuse a model that needs more than a video."""
-
     def usage(self) -> list[str]:
-        try:
-            self.check_reads_video_alone()
-        except checks.LattokError:
+        if self.language is not None:
             return []
         return self.usage_of("labels = model.label_video(video, fps=10)  # .codes int64 [T, P]")
 
