@@ -20,8 +20,7 @@ from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, KeyMap, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import check_view, settings_near
 from lattok.image_lam.base.features import IMAGENET
-from lattok.image_lam.moto.config import HELD, MotoLAMConfig
-from lattok.image_lam.moto.model import MotoLAM
+from lattok.image_lam.moto.model import HELD, MotoLAM, MotoLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
