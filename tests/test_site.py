@@ -132,6 +132,7 @@ def test_every_finding_of_the_code_is_on_the_page():
 
 def test_every_importer_is_on_the_page_of_models():
     page = model_pages.on_page_markdown((ROOT / "docs/models.md").read_text(encoding="utf-8"))
+    assert model_pages.SYSTEMS.keys() == IMPORTERS.keys()
     for kind in IMPORTERS:
         assert page.count(f"{{ #{kind} }}") == 1
         assert f"lattok convert {kind} " in page

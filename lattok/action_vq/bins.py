@@ -216,14 +216,6 @@ class BEAST(ChunkTokenizer):
 @checkpoint.importer(
     "beast",
     sign=r"(^|\.)w_(min|max)$",
-    title="BEAST",
-    paper="Zhou et al., 2025, [arXiv 2506.06072](https://arxiv.org/abs/2506.06072)",
-    licence="code: MIT",
-    weights="`w_min` and `w_max` in the checkpoints of BEAST-F",
-    parameters="140 bounds",
-    reads="action chunks",
-    gives="70 codes of 256 for 20 steps of 7 dimensions",
-    page="howto/action_tokenizers.md#published-tokenizers",
     mind="Actions are raw, as its policy has them. Its ids count down in the language model: code = last id - id.",
 )
 def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: float = 1e-5) -> BEAST:

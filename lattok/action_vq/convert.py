@@ -28,13 +28,6 @@ OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 @checkpoint.importer(
     "p2t-action-vq",
     sign=r"vq\.ema_w$",
-    title="P2T, action tokenizer",
-    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-    licence="see the authors",
-    weights="what P2T's code saves, `tokenizer_step_50000.pt`",
-    reads="action chunks",
-    gives="a code for each step",
-    page="howto/action_tokenizers.md#published-tokenizers",
     mind="The file does not say which statistics actions were normalised with: `--statistics`.",
 )
 def p2t_action_vq(

@@ -147,15 +147,6 @@ class OAT(LevelTokenizer, CoarseToFine):
 @checkpoint.importer(
     "oat",
     sign=r"nested_dropout\.dropout_mask_token$",
-    title="OAT",
-    paper="Liu et al., 2026, [arXiv 2602.04215](https://arxiv.org/abs/2602.04215)",
-    licence="MIT; parts of the model's code EPFL-Apple, non-commercial (nothing of it is here)",
-    weights="what OAT's code saves",
-    parameters="5.8 M",
-    reads="action chunks, 32 steps",
-    gives="8 codes of 1,000, coarse to fine",
-    page="howto/action_tokenizers.md#published-tokenizers",
-    differs=(("An id beyond the codebook wraps around.", "The row decodes from the codes before it."),),
 )
 def oat(
     path: checkpoint.FilePath,

@@ -151,18 +151,6 @@ class QueST(LevelTokenizer):
 @checkpoint.importer(
     "quest",
     sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
-    title="QueST, skill tokenizer",
-    paper="Mete et al., 2024, [arXiv 2407.15840](https://arxiv.org/abs/2407.15840)",
-    licence="MIT",
-    weights="what QueST's code saves",
-    parameters="6.5 M",
-    reads="action chunks, 32 steps",
-    gives="8 codes of 1,000, in the order of time",
-    page="howto/action_tokenizers.md#published-tokenizers",
-    differs=(
-        ("Ids are cut: some sizes of a level from 26 on give ids that are too small.", "Ids are rounded."),
-        ("An id beyond the codebook wraps around.", "It repeats its neighbour; its steps repeat the last action."),
-    ),
     mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
 )
 def quest(

@@ -124,15 +124,6 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 @checkpoint.importer(
     "vqbet",
     sign=r"^vq_embedding\.layers\.0\._codebook\.embed$",
-    title="VQ-BeT, residual VQ-VAE",
-    paper="Lee et al., 2024, [arXiv 2403.03181](https://arxiv.org/abs/2403.03181)",
-    licence="code: MIT",
-    weights="what VQ-BeT's code saves, `trained_vqvae.pt`",
-    parameters="0.2 M",
-    reads="action chunks",
-    gives="2 codes of 16",
-    page="howto/action_tokenizers.md#published-tokenizers",
-    differs=(("Codes are decoded only if all levels are given.", "The first ones alone decode, too."),),
     mind="Actions are those that the model was trained on: the file has no normaliser but act_scale.",
 )
 def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:

@@ -57,15 +57,6 @@ class Importer:
     read: Callable[..., HubModel]
     sign: str  # a pattern for the name of a tensor that this system's checkpoints hold, and no other's
     unless: str = ""  # a pattern for one that is only in those of another system that has the sign, too
-    title: str = ""  # what people call the system
-    paper: str = ""  # authors and where to read about it
-    licence: str = ""  # of code and weights, as the authors name it
-    weights: str = ""  # where they are
-    parameters: str = ""  # how many there are
-    reads: str = ""  # what it sees, where the class has other defaults
-    gives: str = ""  # what a label is, where the class has other defaults
-    page: str = "howto/zoo.md"  # of the documentation, that says more
-    differs: tuple[tuple[str, str], ...] = ()  # (published code, lattok)
     mind: str = ""  # what to know before its labels are used
 
     @property

@@ -8,8 +8,8 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
+from docs import model_pages
 from lattok.hub import HubModel
-from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.model import FAMILIES
 from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import small_models
@@ -44,11 +44,13 @@ def test_facts_are_those_that_the_hub_lists(models):
 
 
 def test_the_hub_links_a_model_to_the_paper_that_it_comes_from(models):
-    """By the tag that the Hub knows; the papers are those that the importers name."""
+    """By the tag that the Hub knows; the papers are those that the page of models names."""
     tags = {name: [tag for tag in facts(model.card("x"))["tags"] if ":" in tag] for name, model in models.items()}
     assert tags["policy"] == tags["action-vq"] == ["arxiv:2605.04678"]
     assert tags["uniform-bins"] == []
-    named = {number for each in IMPORTERS.values() for number in re.findall(r"abs/(\d{4}\.\d{5})", each.paper)}
+    named = {
+        number for each in model_pages.SYSTEMS.values() for number in re.findall(r"abs/(\d{4}\.\d{5})", each.paper)
+    }
     versions = {"2505.06111", "2606.07100"}  # UniVLA and LARA: the families of P2T and of Moto read them
     assert named - versions <= {getattr(family, "arxiv", "") for family in FAMILIES.values()}
 

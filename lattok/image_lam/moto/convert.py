@@ -45,19 +45,6 @@ LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
 @checkpoint.importer(
     "moto-lam",
     sign=r"m_former\.embeddings\.",
-    title="Moto, LARA",
-    paper="Chen et al., 2025, [arXiv 2412.04445](https://arxiv.org/abs/2412.04445); LARA, 2026, "
-    "[arXiv 2606.07100](https://arxiv.org/abs/2606.07100)",
-    licence="Apache-2.0 (Moto; LARA: code)",
-    weights="Moto's `pytorch_model.bin` (Hub: `TencentARC/Moto`); Hub: `MengyaLiu/LARA_full`, folder "
-    "`latent_motion_tokenizer`",
-    parameters="121.2 M without ViT-MAE-L",
-    reads="features of ViT-MAE-L, 224 pixels",
-    gives="8 codes of 128",
-    page="howto/train_a_lam.md#pixels-instead-of-features",
-    differs=(
-        ("the order of the patches is drawn anew at each call", "their own order: labels are the same at every call"),
-    ),
     mind="Patches keep their order; published labels were drawn with a random one. LARA's first stage was trained "
     "on pixels from 0 to 1 (`--pixels unit`), everything after it and Moto on ImageNet's normalisation.",
 )

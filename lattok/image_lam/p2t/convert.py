@@ -26,32 +26,18 @@ from lattok.utils.options import built
 
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
 T5 = "t5:google-t5/t5-base"
-FACTS: dict[str, str] = {  # of both importers
-    "sign": r"action_latent$",
-    "reads": "features of DINOv2, 224 pixels",
-    "gives": "4 codes of 16, and 4 of the environment",
-    "page": "howto/train_a_lam.md#fine-tune-an-existing-model",
-}
 
 
 @checkpoint.importer(
     "p2t-image-lam",
-    title="P2T, image model",
-    paper="Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-    licence="see the authors",
-    weights="what P2T's code saves, `last.ckpt`",
+    sign=r"action_latent$",
     mind="UniVLA's architecture with an action head, which is left out.",
-    **FACTS,
 )
 @checkpoint.importer(
     "univla-lam",
-    title="UniVLA",
-    paper="Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
-    licence="Apache-2.0 (code)",
-    weights="Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
+    sign=r"action_latent$",
     mind="Stage 1 reads instructions and cannot annotate. The published names of stage 2 are crossed: `vq` and "
     "`action_latent` are the environment's.",
-    **FACTS,
 )
 def univla_lam(
     path: FilePath,

@@ -4,7 +4,7 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-What differs from published code: see its importer below.
+What differs from published code: docs/model_pages.py.
 """
 
 from __future__ import annotations
@@ -142,17 +142,6 @@ class AdaWorldLAM(PublishedLAM):
 @checkpoint.importer(
     "adaworld-lam",
     sign=r"action_prompt$",
-    title="AdaWorld",
-    paper="Gao et al., 2025, [arXiv 2503.18938](https://arxiv.org/abs/2503.18938)",
-    licence="Apache-2.0",
-    weights="Hub: `Little-Podi/AdaWorld`, `lam.ckpt`",
-    parameters="474.7 M",
-    reads="pixels, 256, the square in the middle",
-    differs=(
-        ("in a clip of more than two frames every latent sees all of them", "pairs, as in published training"),
-        ("training mode draws latents, evaluation mode keeps all of them", "the mean in either mode, none is kept"),
-        ("resized pixels may overshoot [0, 1]", "clamped, as in published training, and rounded to whole values"),
-    ),
     mind="The default gap of 2 frames is that of robots; videos of people had 1. "
     "Latents have no unit size: look at their range before you regress or quantize them.",
 )

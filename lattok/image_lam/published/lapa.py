@@ -7,7 +7,7 @@
 
 As published, and kept, since the weights depend on it: attention reads keys and values from tokens that are not
 normalised; the convolution before the attention over time takes its input, stored place by place, for one stored frame
-by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: see the importer.
+by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: docs/model_pages.py.
 """
 
 from __future__ import annotations
@@ -266,16 +266,6 @@ def _check_positions(config: LAQConfig, side: int) -> None:
 @checkpoint.importer(
     "lapa-laq",
     sign=r"to_patch_emb_first_frame\.\d",
-    title="LAPA",
-    paper="Ye et al., 2025, [arXiv 2410.11758](https://arxiv.org/abs/2410.11758)",
-    licence="MIT",
-    weights="Hub: `latent-action-pretraining/LAPA-7B-openx`, `laq_openx.pt`",
-    parameters="343.9 M",
-    differs=(
-        ("the last pairs end with the last frame of the episode", "the same; those rows are not `valid`"),
-        ("draws noise, with which its decoder was trained", "none: `quantized` are rows of the codebook"),
-        ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
-    ),
     mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
     "Two oddities stay, since the weights were trained with them: the convolution before attention over time mixes "
     "neighbouring places, and the decoder mixes the channels of all codes, so that no code belongs to one place.",

@@ -69,20 +69,6 @@ class LaryLAQ(LAQ):
     "lary-laq",
     sign=r"vq\.cnn_encoder\.0\.weight$",
     unless=r"to_patch_emb_first_frame\.\d",  # LAPA's
-    title="LARYBench",
-    paper="Nie et al., 2026, [arXiv 2604.11689](https://arxiv.org/abs/2604.11689)",
-    licence="MIT (code) and that of the DINO",
-    weights="Hub: `AGI-Eval/LAPA-DINOv3`, `AGI-Eval/LAPA-DINOv2`",
-    parameters="169.4 M without DINO",
-    reads="features of DINOv3-L or DINOv2-L, 224 pixels",
-    differs=(
-        ("vectors with new noise at every call", "none: the same codes, `quantized` are rows of the codebook"),
-        ("features by transformers", "by timm; no test compares the two"),
-        (
-            "labels frames resized by OpenCV, bicubic without antialiasing; was trained on PIL's, bilinear",
-            "as its labels, less than .3 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
-        ),
-    ),
     mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
     "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names also work), training "
     "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",

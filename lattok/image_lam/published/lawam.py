@@ -213,17 +213,6 @@ def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
 @checkpoint.importer(
     "lawam-lam",
     sign=r"encoder\.QFormer\.queries$",
-    title="LaWAM",
-    paper="Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
-    licence="Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
-    weights="a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
-    parameters="725.1 M with DINOv3-B, of which labels need 616.3 M",
-    reads="pixels, 256, through the DINOv3 in the file",
-    differs=(
-        ("bfloat16 inside the policy", "float32"),
-        ("LeRobot resizes pixels as real numbers, the authors to whole values", "resizes to whole values"),
-        ("cuts frames wider than 4:3; LeRobot squeezes them", "cuts them; `--wide-frames squeeze` as LeRobot"),
-    ),
     mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, layer of "
     "DINOv3, norm and mask are in its settings alone: `--config`, or the file next to the checkpoint. Latents have "
     "no unit size: look at their range before you regress or quantize them.",

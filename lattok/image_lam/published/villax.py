@@ -6,7 +6,7 @@
     o_{t+H} = Decoder(patches of o_t, all latents as one token)
 
 As published, and kept, since the weights depend on it: attention over time reads tokens that are not normalised, and
-shares its gate with that in the frame. What differs: see the importer.
+shares its gate with that in the frame. What differs: docs/model_pages.py.
 """
 
 from __future__ import annotations
@@ -209,18 +209,6 @@ class VillaXLAM(PublishedLAM):
 @checkpoint.importer(
     "villax-lam",
     sign=r"encoder\.pe_spatial$",
-    title="villa-X",
-    paper="Chen et al., 2025, [arXiv 2507.23682](https://arxiv.org/abs/2507.23682)",
-    licence="MIT",
-    weights="Hub: `microsoft/villa-x`, the folder with `model_config.json`",
-    parameters="201.3 M by the defaults of its class; its README gives 955 M for the published folder",
-    differs=(
-        ("labels windows: a latent depends on the frames before its pair", "the pair alone, the first of a clip"),
-        (
-            "resizes pixels as real numbers and rounds once",
-            "rounds as torchvision does bytes: 13 % of the values are 1 of 255 away",
-        ),
-    ),
     mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
     "shows a visible movement. Its attention over time reads tokens that are not normalised.",
 )
