@@ -147,7 +147,8 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
     memory = FramePairs(dataset, STRIDE, ["corner2"], transform=small)
     cached = FramePairs(dataset, STRIDE, ["corner2"])
     cached.frames = np.empty((len(cached.reader), 0), dtype=np.uint8)
-    cached.features = FeatureCache(folder / "cache").features(frozen, cached.frame_reader)
+    cached.features = reader = FeatureCache(folder / "cache").reader(frozen, cached.frame_reader)
+    reader.compute()
     windows = ActionWindows(dataset, 8)
     out = {
         "actions, chunks of 8": rates({"memory": windows.batch}, len(windows), rounds),
@@ -210,7 +211,8 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     cache = FeatureCache(folder / "filled")
     for state in ("cold", "warm, opening included"):
         begun = time.perf_counter()
-        known = cache.features(frozen, pairs.frame_reader)
+        known = cache.reader(frozen, pairs.frame_reader)
+        known.compute()
         known(np.arange(frames))
         out[state] = frames / (time.perf_counter() - begun)
     pixels = torch.from_numpy(np.concatenate([dataset.frames(e.index, ["corner2"])[:, 0] for e in pairs.episodes]))
@@ -221,7 +223,7 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     sizes = {}
     for dtype in ("float32", "float16"):
         first = frame_store.FrameReader(dataset, pairs.episodes[:1], pairs.cameras)
-        FeatureCache(folder / dtype, dtype=dtype).features(frozen, first)
+        FeatureCache(folder / dtype, dtype=dtype).reader(frozen, first).compute()
         files = list((folder / dtype).rglob("*.npy"))
         sizes[dtype] = sum(path.stat().st_size for path in files) / pairs.episodes[0].length
     return {"network": name, "frames": frames, "frames_per_second": out, "bytes_per_frame": sizes}

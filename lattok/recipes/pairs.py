@@ -314,7 +314,8 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     def compute() -> None:
         for pairs in parts:
             with ProgressBar("features") as progress:
-                pairs.features = cache.features(frozen, pairs.frame_reader, progress)
+                pairs.features = reader = cache.reader(frozen, pairs.frame_reader)
+                reader.compute(progress)
             if not looks:
                 pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 

@@ -116,7 +116,7 @@ class PairSource:
         model, dataset, options = case.model, case.dataset, case.options
         model.check_reads_video_alone()
         if model.features.count != model.features.side**2 + model.features.class_token:
-            checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
+            checks.fail("model", "one that looks at squares", f"{model.type} of {model.features.frame_size}")
         stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
         action_key, state_key = options.action_key, options.state_key
         if action_key == "action" and not own_vectors(dataset):

@@ -137,7 +137,10 @@ class FeatureReader(Reader):
         return values, sound, errors
 
     def compute(self, progress: Progress | None = None) -> None:
-        """Compute all that are missing, of frames decoded ahead; takes that another process is at come last."""
+        """Compute all that are missing, of frames decoded ahead; takes that another process is at come last.
+
+        Raises `OSError` where features cannot be kept.
+        """
         missing = [take for take, kept in self.places.items() if not kept.whole()]
         left, total = (sum(self.places[take].shape[0] for take in takes) for takes in (missing, self.places))
         pieces, busy = {take: self._pieces(take) for take in missing}, list[Take]()
@@ -206,17 +209,8 @@ class FeatureCache:
     def __post_init__(self) -> None:
         checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
 
-    def features(self, frozen: FrozenFeatures, frames: Reader, progress: Progress | None = None) -> FeatureReader:
-        """Return features of all of these frames; missing ones are computed, on the device of `frozen`.
-
-        Raises `OSError` where features cannot be kept.
-        """
-        reader = self.reader(frozen, frames)
-        reader.compute(progress)
-        return reader
-
     def reader(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader:
-        """Return what reads features instead of `frames`; missing ones are computed when they are needed.
+        """Return what reads features instead of `frames`, and computes missing ones on the device of `frozen`.
 
         Raises `OSError` where the disk has no room for all.
         """

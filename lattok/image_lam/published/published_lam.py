@@ -64,11 +64,6 @@ class PublishedConfig:
             checks.one_of("tokens", self.tokens, (1,))
         check_scaling(self.mean, self.std)
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.image_size, self.image_size
-
 
 class PublishedLAM(PairModel, ABC):
     """A published model of frame pairs, as it labels: `encode`, `label_video`, `encode_pixels`, `encode_features`."""

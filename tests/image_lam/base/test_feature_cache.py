@@ -85,7 +85,8 @@ def frozen_pixels() -> FrozenFeatures:
 def cached(dataset, folder: Path, frozen: FrozenFeatures | None = None, **options) -> torch.Tensor:
     """Features [F, V*N, D] of all frames of the dataset."""
     cache = FeatureCache(folder, **options)
-    found = cache.features(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found = cache.reader(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found.compute()
     return found(np.arange(sum(e.length for e in dataset.episodes)))
 
 
@@ -130,7 +131,8 @@ def test_training_in_half_precision_is_close(dataset, tmp_path, features):
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
     frozen = frozen_pixels()
     cache = FeatureCache(tmp_path / "cache")
-    found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found.compute()
     frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
     rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
     expected = frozen(torch.from_numpy(frames[rows].reshape(-1, 32, 32, 3))).reshape(4, 2, -1, frozen.dim)
@@ -149,7 +151,8 @@ dataset = open_dataset(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 cache, frozen = FeatureCache(Path(sys.argv[2])), FrozenFeatures("pixels", 32)
-found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+found.compute()
 print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
 """
 
