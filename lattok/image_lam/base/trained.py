@@ -246,10 +246,6 @@ class TrainedPairModel(PairModel, ABC):
             return {}
         return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **conditions), features[:, 1])}
 
-    def new_perceptual(self) -> nn.Module | None:
-        """Open what compares predicted images, where a loss asks for that."""
-        return None
-
     def predict(
         self, features: Tensor, latents: LatentActions, text: Values | None = None, text_mask: Values | None = None
     ) -> Tensor:
@@ -355,7 +351,8 @@ class PairLearner(nn.Module, Generic[LAM]):
 
     def open_perceptual(self) -> None:
         """Open the networks that compare predicted images, where a loss asks for that."""
-        self.perceptual = self.lam.new_perceptual()
+        if self.lam.config.loss_weights.get("perceptual", 0.0) > 0:
+            self.perceptual = losses.PerceptualLoss()
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch."""

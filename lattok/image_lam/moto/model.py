@@ -369,9 +369,6 @@ class MotoLAM(TrainedPairModel):
     def holds_features(config: MotoLAMConfig) -> bool:
         return config.features == HELD
 
-    def new_perceptual(self) -> losses.PerceptualLoss | None:
-        return losses.PerceptualLoss() if self.config.loss.perceptual > 0 else None
-
     def predictions(
         self, batch: PairBatch, features: Tensor, vectors: Sequence[Tensor], conditions: dict[str, Any], perceptual: Any
     ) -> LossTerms:
