@@ -50,7 +50,7 @@ REASONS = {  # why functions need not run there: the names of packages, modules 
     "action_vq.residual.least_squares action_vq.residual.refit action_vq.residual.synthetic "
     "action_vq.residual.with_synthetic action_vq.residual.value_range action_vq.fsq.CorrectedLinear.start_from "
     "action_vq.fsq.FSQConfig.allocate_bits action_vq.fsq.principal_axes action_vq.base.ChunkTokenizer.add_dataset "
-    "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.parts.LatentStream.codebook "
+    "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.trained.LatentStream.codebook "
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.learned.causal_mask "
     "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,13 @@ from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame,
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile
+from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples import frames as frame_store
 from lattok.samples.batches import PairBatches
+from lattok.types import Episode
 
 STRIDE, BATCH, SIZE = 16, 32, 64
 RANDOM_PAIRS = 480  # per round of a loader
@@ -145,7 +147,8 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
     memory = FramePairs(dataset, STRIDE, ["corner2"], transform=small)
     cached = FramePairs(dataset, STRIDE, ["corner2"])
     cached.frames = np.empty((len(cached.reader), 0), dtype=np.uint8)
-    cached.features = FeatureCache(folder / "cache").features(frozen, cached.frame_reader)
+    cached.features = reader = FeatureCache(folder / "cache").reader(frozen, cached.frame_reader)
+    reader.compute()
     windows = ActionWindows(dataset, 8)
     out = {
         "actions, chunks of 8": rates({"memory": windows.batch}, len(windows), rounds),
@@ -173,7 +176,10 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
         values = np.random.default_rng(0).standard_normal((count, 256, 768), dtype=np.float32).astype(dtype)
         file = FeatureFile(folder / f"{dtype}.npy", values.shape, dtype)
         file.write([values])
-        pairs.features, pairs.frames = CachedFeatures([[file]]), np.empty((count, 0), dtype=np.uint8)
+        one = SimpleNamespace(dataset=None, episodes=[Episode(0, count, ())], cameras=pairs.cameras)  # all in a file
+        sizes = SimpleNamespace(count=values.shape[1], dim=values.shape[2])
+        pairs.features = FeatureReader(sizes, one, {Take(0, pairs.cameras[0]): file})
+        pairs.frames = np.empty((count, 0), dtype=np.uint8)
         cases[f"features in the cache (256 x 768, {dtype})"] = pairs.batch
     out[f"pairs at {LARGE} x {LARGE}"] = rates(cases, len(big), rounds)
     return out
@@ -205,7 +211,8 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     cache = FeatureCache(folder / "filled")
     for state in ("cold", "warm, opening included"):
         begun = time.perf_counter()
-        known = cache.features(frozen, pairs.frame_reader)
+        known = cache.reader(frozen, pairs.frame_reader)
+        known.compute()
         known(np.arange(frames))
         out[state] = frames / (time.perf_counter() - begun)
     pixels = torch.from_numpy(np.concatenate([dataset.frames(e.index, ["corner2"])[:, 0] for e in pairs.episodes]))
@@ -216,7 +223,7 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     sizes = {}
     for dtype in ("float32", "float16"):
         first = frame_store.FrameReader(dataset, pairs.episodes[:1], pairs.cameras)
-        FeatureCache(folder / dtype, dtype=dtype).features(frozen, first)
+        FeatureCache(folder / dtype, dtype=dtype).reader(frozen, first).compute()
         files = list((folder / dtype).rglob("*.npy"))
         sizes[dtype] = sum(path.stat().st_size for path in files) / pairs.episodes[0].length
     return {"network": name, "frames": frames, "frames_per_second": out, "bytes_per_frame": sizes}

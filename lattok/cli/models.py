@@ -167,12 +167,13 @@ def convert_verb(name: str) -> Verb | None:
     if name not in IMPORTERS:
         return None
     importer = IMPORTERS[name]
-    about, _, rest = (inspect.getdoc(importer.read) or "").partition("\n")
-    example = rest.partition("Example: ")[2].partition("\n")[0]
+    about = (inspect.getdoc(importer.read) or "").partition("\n")[0]
     _, *listed = flags.words_of(_convert)
     _, *options = flags.words_of(importer.read)
     listed += [each._replace(group="model") for each in options]
-    return Verb(lambda **values: _convert(importer, **values), text=f"{about}\n\nExample: {example}", listed=listed)
+    return Verb(
+        lambda **values: _convert(importer, **values), text=f"{about}\n\nExample: {importer.example}", listed=listed
+    )
 
 
 def _convert(importer: Any, file: File, out: Out, **model: Any) -> None:
@@ -181,8 +182,6 @@ def _convert(importer: Any, file: File, out: Out, **model: Any) -> None:
 
     place = Output(Path(out).expanduser())
     place.check_new()
-    if (features := model.get("features_out")) is not None:
-        Output(Path(features).expanduser(), "features_out").check_new()
     converted = importer.read(file, **model)
     bound = inspect.signature(importer.read).bind(file, **model)
     bound.apply_defaults()

@@ -59,6 +59,12 @@ class Importer:
     unless: str = ""  # a pattern for one that is only in those of another system that has the sign, too
     mind: str = ""  # what to know before its labels are used
 
+    @property
+    def example(self) -> str:
+        """Return the command of the docstring's `Example:`, under this name."""
+        shown = re.search(r"Example: lattok convert \S+ (.*)", self.read.__doc__ or "")
+        return f"lattok convert {self.name} {shown[1]}" if shown else ""
+
     def signed(self, names: str) -> bool:
         """Tell whether tensors are of this system, from their names, one on each line."""
         other = self.unless and re.search(self.unless, names, re.MULTILINE)

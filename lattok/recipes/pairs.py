@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +21,7 @@ from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-from lattok.image_lam.base.feature_cache import FeatureCache, PixelsOf, Take
+from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
@@ -301,8 +300,8 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     def compute() -> None:
         for pairs in parts:
             with ProgressBar("features") as progress:
-                known = _decoded(pairs) if looks and memory is None else None
-                pairs.features = cache.features(frozen, pairs.frame_reader, known, progress)
+                pairs.features = reader = cache.reader(frozen, pairs.frame_reader)
+                reader.compute(progress)
             if not looks:
                 pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 
@@ -322,15 +321,3 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
         if not looks:
             vars(pairs).pop("frames", None)
     return memory if looks else in_memory()
-
-
-def _decoded(pairs: FramePairs) -> PixelsOf:
-    """Return what gives frames that are there already, by take."""
-    ends = accumulate(episode.length for episode in pairs.episodes)
-    starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
-
-    def pixels(take: Take, first: int, last: int) -> np.ndarray:
-        start = starts[take.episode]
-        return pairs.frames[start + first : start + last, pairs.cameras.index(take.camera)]
-
-    return pixels

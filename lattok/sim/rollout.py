@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,9 +69,6 @@ def _picture(env: SimEnv) -> np.ndarray:
     return np.concatenate([*env.cameras.images().values()], axis=1)
 
 
-Do = Callable[[Sequence[SimJob]], dict[int | None, Turn]]  # jobs -> what comes of each, by seat
-
-
 def rollout(
     agent: Any,
     tasks: str | Sequence[str],
@@ -124,8 +120,9 @@ def rollout(
     if folder is not None:
         check_place(folder, described, chosen)
     plays, begun = _Plays(actor, names, chosen, min(videos, episodes)), time.perf_counter()
-    with _players(min(workers, batch, plays.total), size=actor.size, repeat=repeat, variation=variation) as do:
-        plays.run(do, progress)
+    count, made = min(workers, batch, plays.total), {"size": actor.size, "repeat": repeat, "variation": variation}
+    with Workers(count, **made) if count else Environments(made, keep=0) as environments:
+        plays.run(environments, progress)
     results = tuple(sorted(plays.results, key=lambda result: (names.index(result.task), result.seed)))
     rates, seconds = {name: facts.fps for name, facts in plays.facts.items()}, time.perf_counter() - begun
     found = Rollouts(results, described, chosen, tuple(plays.notes), seconds, plays.films, rates)
@@ -144,17 +141,6 @@ def _check_options(asked: Mapping[str, Any]) -> None:
         checks.at_least_zero(ensemble=asked["ensemble"])
         if asked["execute"] not in (None, 1):
             checks.fail("execute", "1 with `ensemble`, which plans at every decision", asked["execute"])
-
-
-@contextmanager
-def _players(workers: int, **options: Any) -> Iterator[Do]:
-    """Do jobs, each in the environment of its seat, in this process or in `workers` others; yields what does them."""
-    if workers:
-        with Workers(workers, **options) as pool:
-            yield lambda jobs: dict(zip([job.slot for job in jobs], pool.map(jobs), strict=True))
-        return
-    with closing(Environments(options, keep=0)) as here:
-        yield lambda jobs: {job.slot: here(job) for job in jobs}
 
 
 @dataclass
@@ -181,11 +167,12 @@ class _Plays:
         self.results: list[EpisodeResult] = []
         self.films: dict[EpisodeResult, np.ndarray] = {}
 
-    def run(self, do: Do, progress: Callable[[int, int], None] | None) -> None:
+    def run(self, environments: Workers | Environments, progress: Callable[[int, int], None] | None) -> None:
         seats = [self._next(number) for number in range(min(self.options["batch"], self.total))]
         jobs = [self._job(begin, episode) for episode in seats]
         while jobs:
-            turns, jobs, waiting = do(jobs), [], []
+            turns = dict(zip([job.slot for job in jobs], environments.map(jobs), strict=True))
+            jobs, waiting = list[SimJob](), list[_Rollout]()
             for episode in [episode for episode in seats if episode.seat in turns]:
                 turn = turns[episode.seat]
                 episode.decisions = turn.decisions

@@ -178,7 +178,11 @@ def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, mode
         ([tiny_lam(), tiny_lam()], {}, "`models`: expected models with different names, got 'image-lam' twice. Name"),
         ({"a": tiny_lam()}, {"cameras": ["wrist"]}, "a: `cameras`: "),
         ({"a": tiny_lam()}, {"stride": "400"}, "a: `stride`: "),
-        ({"a": tiny_lam(language="precomputed", language_dim=8)}, {}, "a: `model` is a stage-1 model"),
+        (
+            {"a": tiny_lam(language="precomputed", language_dim=8)},
+            {},
+            "a: `model`: expected one that labels video",
+        ),
         ({"a": tiny_lam()}, {"action_key": None}, "`action_key`: expected a column of actions: they are what labels"),
     ],
 )

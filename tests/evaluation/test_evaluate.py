@@ -149,7 +149,11 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
         (tiny_lam(), {"episode": [1]}, "`option`: expected one of out, episodes, .*Did you mean episodes"),
         (tiny_lam(), {"controls": "slow"}, "`controls`: expected one of quick, trained, got 'slow'"),
         (tiny_lam(), {"rollouts": {}}, "`rollouts`: expected none for a model that does not act, got some"),
-        (tiny_lam(language="precomputed", language_dim=8), {}, "`model` is a stage-1 model"),
+        (
+            tiny_lam(language="precomputed", language_dim=8),
+            {},
+            "`model`: expected one that labels video, got a stage-1 model",
+        ),
     ],
 )
 def test_what_cannot_be_judged_gets_one_line(world: World, model, options: dict, says: str):

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lattok.hub.checkpoint import Join, read_checkpoint
+from lattok.hub.checkpoint import Join, layer_names, read_checkpoint
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.p2t.convert import key_map, p2t_image_lam, p2t_learner, univla_lam
+from lattok.image_lam.base.trained import GapActionHead
+from lattok.image_lam.p2t.convert import key_map, univla_lam
 from lattok.types import PairBatch
 from tests.image_lam.plain import Facts
 from tests.image_lam.published.parity import close
 from tests.image_lam.published.parity import open_case as open_fixture
 
+HEAD = "action_decoder."
 STAGE2 = ("univla_stage2", "image_lam_stage2")
 
 
@@ -28,9 +30,7 @@ class Case(NamedTuple):
 
     def learner(self, **facts: Any) -> PairLearner[ImageLAM]:
         """The same with its action head, where the file has one."""
-        if self.config["source_layout"] == "univla":
-            return PairLearner(self.converted(**facts))
-        return p2t_learner(self.file, self.config["heads"], **(facts or self.pixels))
+        return with_action_head(self.converted(**facts), self.file)
 
     @property
     def pixels(self) -> dict[str, Any]:
@@ -39,8 +39,7 @@ class Case(NamedTuple):
 
     def converted(self, **facts: Any) -> ImageLAM:
         """The model, by default on pixels."""
-        convert = univla_lam if self.config["source_layout"] == "univla" else p2t_image_lam
-        return convert(self.file, self.config["heads"], **(facts or self.pixels))
+        return univla_lam(self.file, self.config["heads"], **(facts or self.pixels))
 
     def weights(self) -> dict[str, Tensor]:
         """The file's tensors in float64."""
@@ -69,6 +68,17 @@ def close_gradient(got: Tensor | None, expected: Tensor) -> None:
     close(got, expected, atol=1e-5, rtol=1e-3)
 
 
+def with_action_head(lam: ImageLAM, file: Path) -> PairLearner[ImageLAM]:
+    """The model with the action head in its file, which importers leave out; without one, as it is."""
+    tensors = read_checkpoint(file, "state_dict" if file.suffix == ".ckpt" else None)
+    net = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
+    learner = PairLearner(lam)
+    if net:
+        learner.action_head = GapActionHead(lam.config, len(net["2.bias"]) // lam.config.action.steps)
+        learner.action_head.net.load_state_dict(net)
+    return learner.eval()
+
+
 def losses(
     learner: PairLearner, features: Tensor, actions: Tensor | None = None, labelled: Any = None, **text: Any
 ) -> dict:
@@ -87,7 +97,8 @@ def total(model: ImageLAM, terms: dict[str, Tensor], action_weight: float = 1.0)
 
 def foreign_gradients(learner: PairLearner[ImageLAM]) -> dict[str, Tensor]:
     """Gradient of every trained parameter, by its published name."""
-    names, found = key_map(learner.lam.config, learner.action_head is not None), {}
+    names, found = key_map(learner.lam.config), {}
+    names |= layer_names({f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)})
     for name, parameter in learner.named_parameters():
         name = name.removeprefix("lam.")
         if not parameter.requires_grad or name.startswith("features."):

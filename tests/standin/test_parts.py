@@ -15,8 +15,8 @@ from lattok.action_vq import P2TActionVQ
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base.bottlenecks import ScalarQuantizer
 from lattok.image_lam.base.features import OrderedMAE, StillVideo
+from lattok.image_lam.base.losses import PerceptualLoss
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
-from lattok.image_lam.moto.model import PerceptualLoss
 from lattok.inference import for_inference
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer

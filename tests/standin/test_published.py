@@ -34,6 +34,6 @@ def test_published_models(system: str, tmp_path: Path, device: Device, monkeypat
     found = model.encode(pairs)
     check(device, model, lambda m, x, z: m.decode(x, z), pairs[:, 0], found, reads=0)
     if isinstance(model, PublishedLAM):
-        numbers = torch.rand(2, 2, 3, *model.config.frame_size)
+        numbers = torch.rand(2, 2, 3, *model.features.frame_size)
         check(device, model, lambda m, x: m.encode_pixels(x), numbers, reads=0)
     check(device, model, lambda m, x: m.encode_features(x), model.frame_features(pairs), reads=0)

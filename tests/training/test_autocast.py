@@ -16,7 +16,7 @@ from lattok.action_vq import model as of_actions
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.image_lam.base import losses as of_images
-from lattok.image_lam.base.parts import LatentStream
+from lattok.image_lam.base.trained import LatentStream
 from lattok.nn import losses as of_acting
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer

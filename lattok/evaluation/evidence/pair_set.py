@@ -24,7 +24,6 @@ from lattok.image_lam.base.losses import block_flow
 from lattok.samples import FramePairs
 from lattok.types import LatentActions, join
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 MAX_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
 MAX_FRAME_NUMBERS = 32_768  # numbers per frame that the probes see
@@ -115,11 +114,9 @@ class PairSource:
     def of(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> PairSource:
         """Return the pairs that a model is judged on, at its own stride and cameras where others are not given."""
         model, dataset, options = case.model, case.dataset, case.options
-        if model.language is not None:
-            text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
-            raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
+        model.check_reads_video_alone()
         if model.features.count != model.features.side**2 + model.features.class_token:
-            checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
+            checks.fail("model", "one that looks at squares", f"{model.type} of {model.features.frame_size}")
         stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
         action_key, state_key = options.action_key, options.state_key
         if action_key == "action" and not own_vectors(dataset):

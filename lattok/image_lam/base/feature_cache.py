@@ -18,9 +18,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ from torch import Tensor
 from lattok.data import Progress, RobotDataset
 from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.samples.frames import Decoded, FrameReader, Reader
+from lattok.samples.frames import Decoded, Reader
 from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
@@ -41,7 +40,6 @@ BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
 WAIT_S = 0.2  # until another process may be done with an episode
-PixelsOf = Callable[["Take", int, int], np.ndarray]  # frames [first, last) of a take, uint8 [n, h, w, 3]
 
 
 class Take(NamedTuple):
@@ -101,27 +99,104 @@ class FeatureFile(NamedTuple):
             raise RuntimeError(f"expected {self.shape} numbers in {self.path}, got {self.path.stat().st_size} bytes")
 
 
-class CachedFeatures:
-    """Features of all frames of some episodes, one after the other."""
+class FeatureReader(Reader):
+    """Features of the frames of some episodes: `rows` computes those that are missing, a call reads what is kept."""
 
-    def __init__(self, takes: Sequence[Sequence[FeatureFile]]):
-        """Take where those of each camera are kept, for every episode."""
-        self._takes = takes
-        self._ends = np.cumsum([cameras[0].shape[0] for cameras in takes])
+    what, kept = "Features", "kept in files"
+
+    def __init__(self, frozen: FrozenFeatures, frames: Reader, places: dict[Take, FeatureFile]):
+        super().__init__(frames.dataset, frames.episodes, frames.cameras)
+        self.places, self._frozen = places, frozen
+        self.shape = (len(self.cameras) * frozen.count, frozen.dim)
+        self.dtype = np.dtype(next(iter(places.values())).dtype)
 
     def __call__(self, rows: np.ndarray) -> Tensor:
-        """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
+        """Return the features [..., V*N, D] of rows [...], in any order, as they are kept."""
         flat = rows.reshape(-1)
-        episodes = np.searchsorted(self._ends, flat, side="right")
-        first = self._takes[0][0]
-        places, width = first.shape[1:]
-        out = np.empty((len(flat), len(self._takes[0]), places, width), dtype=first.dtype)
-        for episode in np.unique(episodes).tolist():
-            here = np.flatnonzero(episodes == episode)
-            inside = flat[here] - self._ends[episode] + self._takes[episode][0].shape[0]
-            for v, kept in enumerate(self._takes[episode]):
-                kept.read((row, out[i, v]) for row, i in zip(inside.tolist(), here.tolist(), strict=True))
-        return torch.from_numpy(out.reshape(*rows.shape, out.shape[1] * places, width))
+        out = np.empty((len(flat), len(self.cameras), self._frozen.count, self._frozen.dim), dtype=self.dtype)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(owner).tolist():
+            here = np.flatnonzero(owner == number)
+            inside = (flat[here] - self._starts[number]).tolist()
+            for v, camera in enumerate(self.cameras):
+                kept = self.places[Take(self.episodes[number].index, camera)]
+                kept.read((row, out[i, v]) for row, i in zip(inside, here.tolist(), strict=True))
+        return torch.from_numpy(out.reshape(*rows.shape, *self.shape))
+
+    def rows(self, rows: np.ndarray) -> Decoded:
+        """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
+        owner, errors = self.episode_of(rows), dict[int, checks.LattokError]()
+        for episode in np.unique(owner).tolist():
+            try:
+                for camera in self.cameras:
+                    self._make_or_wait(Take(episode, camera))
+            except checks.LattokError as error:
+                errors[episode] = error
+        values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
+        values[sound] = self(rows[sound]).numpy()
+        return values, sound, errors
+
+    def compute(self, progress: Progress | None = None) -> None:
+        """Compute all that are missing, of frames decoded ahead; takes that another process is at come last.
+
+        Raises `OSError` where features cannot be kept.
+        """
+        missing = [take for take, kept in self.places.items() if not kept.whole()]
+        left, total = (sum(self.places[take].shape[0] for take in takes) for takes in (missing, self.places))
+        pieces, busy = {take: self._pieces(take) for take in missing}, list[Take]()
+
+        def ahead(take: Take, first: int, last: int) -> np.ndarray | None:
+            kept = self.places[take]
+            elsewhere = kept.path.exists() or kept.lock.exists()  # if not, or damaged: read in its turn
+            return None if elsewhere else self._pixels(take, first, last)
+
+        def note(take: Take) -> None:
+            nonlocal left
+            left -= self.places[take].shape[0]
+            if progress is not None:
+                progress(total - left, total)
+
+        jobs = (Request(piece, piece[2] - piece[1]) for take in missing for piece in pieces[take])
+        with Prefetcher(ahead, jobs, AHEAD_FRAMES) as prepared:
+            for take in missing:
+                frames = (prepared(*piece) for piece in pieces[take])
+                try:
+                    self._make(take, frames)
+                    note(take)
+                except Busy:
+                    busy.append(take)
+                for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
+                    pass
+        for take in busy:
+            self._make_or_wait(take)
+            note(take)
+
+    def _make_or_wait(self, take: Take) -> None:
+        """Keep the features of a take; a process that is at it gives it up when it ends, however it does."""
+        while not self.places[take].whole():
+            try:
+                self._make(take)
+            except Busy:
+                check_wanted()
+                time.sleep(WAIT_S)
+
+    def _make(self, take: Take, prepared: Iterable[np.ndarray | None] | None = None) -> None:
+        """Keep the features of a take, of frames that are `prepared` in pieces; those that are None are read."""
+        kept = self.places[take]
+        with Output(kept.path).locked(kept.lock):
+            if not kept.whole():  # otherwise another process was faster
+                pieces = self._pieces(take)
+                both = zip(pieces, [None] * len(pieces) if prepared is None else prepared, strict=True)
+                frames = (self._pixels(*piece) if frames is None else frames for piece, frames in both)
+                kept.write(_compute(self._frozen, part, kept.dtype) for part in frames)
+
+    def _pieces(self, take: Take) -> list[tuple[Take, int, int]]:
+        frames = self.places[take].shape[0]
+        return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
+
+    def _pixels(self, take: Take, first: int, last: int) -> np.ndarray:
+        rows, resize = np.arange(first, last), lambda block: self._frozen.resize(torch.from_numpy(block)).numpy()
+        return self.dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -134,40 +209,19 @@ class FeatureCache:
     def __post_init__(self) -> None:
         checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
 
-    def features(
-        self, frozen: FrozenFeatures, frames: Reader, pixels: PixelsOf | None = None, progress: Progress | None = None
-    ) -> CachedFeatures:
-        """Return features of all of these frames; missing ones are computed, on the device of `frozen`.
-
-        `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
-        """
-        places = self._places(frozen, frames)
-        missing = {take: kept for take, kept in places.items() if not kept.whole()}
-        self._check_room(sum(kept.size for kept in missing.values()))
-        read = pixels or partial(_pixels, frozen, frames.dataset)
-        left, total = (sum(kept.shape[0] for kept in each.values()) for each in (missing, places))
-        for take in _made(missing, frozen, read):
-            left -= missing[take].shape[0]
-            if progress is not None:
-                progress(total - left, total)
-        return _joined(places, frames)
-
-    def reader(self, frozen: FrozenFeatures, frames: FrameReader) -> FeatureReader:
-        """Return what reads features instead of `frames`; missing ones are computed when they are needed.
+    def reader(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader:
+        """Return what reads features instead of `frames`, and computes missing ones on the device of `frozen`.
 
         Raises `OSError` where the disk has no room for all.
         """
-        places = self._places(frozen, frames)
-        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
-        return FeatureReader(frozen, frames, places)
-
-    def _places(self, frozen: FrozenFeatures, frames: Reader) -> dict[Take, FeatureFile]:
         lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
         names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
-        return {
+        places = {
             take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
         }
+        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
+        return FeatureReader(frozen, frames, places)
 
     def _check_room(self, size: int) -> None:
         """Refuse a disk that is too small now, not when hours have passed."""
@@ -214,100 +268,6 @@ def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take,
 
 def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _joined(places: dict[Take, FeatureFile], frames: Reader) -> CachedFeatures:
-    return CachedFeatures([[places[Take(each.index, camera)] for camera in frames.cameras] for each in frames.episodes])
-
-
-class FeatureReader(Reader):
-    """Reads features as `FrameReader` reads frames: those of some rows, float [n, V*N, D]."""
-
-    what, kept = "Features", "kept in files"
-
-    def __init__(self, frozen: FrozenFeatures, frames: FrameReader, places: dict[Take, FeatureFile]):
-        super().__init__(frames.dataset, frames.episodes, frames.cameras)
-        first = next(iter(places.values()))
-        self.shape, self.dtype = (len(self.cameras) * frozen.count, frozen.dim), np.dtype(first.dtype)
-        self._frozen, self._places = frozen, places
-        self._known = _joined(places, frames)
-
-    def rows(self, rows: np.ndarray) -> Decoded:
-        """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
-        owner, errors = self.episode_of(rows), dict[int, checks.LattokError]()
-        for episode in np.unique(owner).tolist():
-            try:
-                for camera in self.cameras:
-                    self._compute(Take(episode, camera))
-            except checks.LattokError as error:
-                errors[episode] = error
-        values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
-        values[sound] = self._known(rows[sound]).numpy()
-        return values, sound, errors
-
-    def _compute(self, take: Take) -> None:
-        kept = self._places[take]
-        while not kept.whole():
-            try:
-                _make(take, kept, self._frozen, partial(_pixels, self._frozen, self.dataset))
-            except Busy:
-                check_wanted()
-                time.sleep(WAIT_S)
-
-
-def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
-    return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
-
-
-def _make(
-    take: Take,
-    kept: FeatureFile,
-    frozen: FrozenFeatures,
-    read: PixelsOf,
-    prepared: Iterable[np.ndarray | None] | None = None,
-) -> None:
-    """Keep the features of a take, of frames that are `prepared` in pieces; those that are None are read."""
-    with Output(kept.path).locked(kept.lock):
-        if not kept.whole():  # otherwise another process was faster
-            pieces = _pieces(take, kept.shape[0])
-            both = zip(pieces, [None] * len(pieces) if prepared is None else prepared, strict=True)
-            frames = (read(*piece) if frames is None else frames for piece, frames in both)
-            kept.write(_compute(frozen, part, kept.dtype) for part in frames)
-
-
-def _made(places: dict[Take, FeatureFile], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
-    """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
-    pieces = {take: _pieces(take, kept.shape[0]) for take, kept in places.items()}
-
-    def prepare(take: Take, first: int, last: int) -> np.ndarray | None:
-        elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
-        return None if elsewhere else read(take, first, last)
-
-    busy = []
-    jobs = (Request(piece, piece[2] - piece[1]) for take in places for piece in pieces[take])
-    with Prefetcher(prepare, jobs, AHEAD_FRAMES) as prepared:
-        for take in places:
-            frames = (prepared(*piece) for piece in pieces[take])
-            try:
-                _make(take, places[take], frozen, read, frames)
-                yield take
-            except Busy:
-                busy.append(take)
-            for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
-                pass
-    while busy:
-        take = busy.pop(0)
-        try:
-            _make(take, places[take], frozen, read)
-            yield take
-        except Busy:  # a process that ends, however it does, gives up what it was at
-            busy.append(take)
-            time.sleep(WAIT_S)
-
-
-def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, take: Take, first: int, last: int) -> np.ndarray:
-    rows, resize = np.arange(first, last), lambda block: frozen.resize(torch.from_numpy(block)).numpy()
-    return dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
 
 
 @torch.no_grad()

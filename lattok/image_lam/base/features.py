@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Self
 
 from lattok.data.pixels import resize_pixels
@@ -59,7 +58,7 @@ class FrozenFeatures(Frozen):
     ):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
-        self.interpolation = interpolation
+        self.interpolation, self.frame_size = interpolation, (image_size, image_size)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.mean: Tensor
@@ -240,11 +239,11 @@ class TextEncoder(Frozen):
         network = self._loaded()
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
             checks.fail("texts", "a list of at least one text", repr(texts))
-        ids = [self.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"] for text in texts]
-        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in ids], True).to(network.device)
-        padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], True).to(network.device)
-        vectors = network(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-        return vectors * mask[..., None], mask
+        options = {"padding": True, "truncation": True, "max_length": MAX_TOKENS, "return_tensors": "pt"}
+        rows = self.tokenizer([*texts], **options).to(network.device)
+        mask = rows["attention_mask"]
+        vectors = network(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state
+        return vectors * mask[..., None], mask.bool()
 
     def _loaded(self) -> Any:
         if self.network is None:

@@ -1,4 +1,5 @@
-"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, and motion as a target.
+"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, LPIPS, and motion as a
+target.
 
 What autocast rounded is compared in float32.
 
@@ -10,6 +11,7 @@ Motion between two frames by block matching on grey thumbnails needs no labels a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,11 +19,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from lattok.image_lam.base.features import Frozen
 from lattok.nn.blocks import upcast
 from lattok.utils import checks
 
 SIDE, CELLS, REACH = 32, 8, 4  # pixels of a thumbnail, cells per side, farthest shift in pixels
 TEMPERATURE = 0.01 / 3  # of squared differences of grey values in 0..1
+WITHOUT_LPIPS = "Or set it to 0, for a trained model in its config.json."
 STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be told, nothing moves
 
 
@@ -114,3 +118,28 @@ def _block_flow(frames: Tensor) -> Tensor:
     weight = torch.softmax(-cost.flatten(1) / TEMPERATURE, 1).unflatten(1, cost.shape[1:])  # (bv y x) dy dx
     flow = torch.stack([(weight.sum(1) * offset).sum(1), (weight.sum(2) * offset).sum(1)])
     return rearrange(flow, "k (b v y x) -> b (v k y x)", b=batch, v=views, y=CELLS)
+
+
+class PerceptualLoss(Frozen):
+    """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
+
+    Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        try:
+            from lpips import LPIPS
+        except ImportError:
+            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", WITHOUT_LPIPS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
+                self.network = LPIPS(net="vgg", verbose=False)
+        except Exception as error:  # a download fails with any type
+            checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), WITHOUT_LPIPS)
+        self.requires_grad_(False).train(False)
+
+    def forward(self, predicted: Tensor, actual: Tensor) -> Tensor:
+        """Compare images [n, 3, H, W] between 0 and 1."""
+        return self.network(predicted.float(), actual.float(), normalize=True).mean()

@@ -21,6 +21,8 @@ from lattok.types import LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 
+WHITE = {"unit": 1.0, "bytes": 255.0}  # a white pixel as `encode_pixels` gets it; else "normalized", by mean and std
+
 
 class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     """A model that sees frames through `features`, whose weights its artefact names and does not hold."""
@@ -84,6 +86,12 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         patches = network(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
 
+    def check_reads_video_alone(self) -> None:
+        """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
+        if self.language is not None:
+            hint = "Its codebook is for stage 2: lattok train image-lam --stage 2 --env-codebook MODEL."
+            checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
+
     def stride_frames(self, fps: float) -> int:
         return checks.stride_in_frames(self.config.stride, fps)
 
@@ -96,6 +104,8 @@ class PairModel(FrozenFeaturesModel, ABC):
 
     env: Any  # the environment stream, None where there is none
     pixels: Any  # FrozenFeatures by which the decoder sees frames, where that is not as features; otherwise None
+    pixel_range = "normalized"  # of `encode_pixels`
+    any_grid = False  # whether places of patches are a rule, so that there may be more or fewer of them
 
     @abstractmethod
     def encode_features(self, features: Values) -> LatentActions:
@@ -118,13 +128,8 @@ class PairModel(FrozenFeaturesModel, ABC):
     def numbers_per_frame(self) -> int:
         """How many numbers a layer holds of a frame."""
 
-    def check_reads_video_alone(self) -> None:
-        """Refuse a model that needs more than a video."""
-
     def usage(self) -> list[str]:
-        try:
-            self.check_reads_video_alone()
-        except checks.LattokError:
+        if self.language is not None:
             return []
         return self.usage_of("labels = model.label_video(video, fps=10)  # .codes int64 [T, P]")
 
@@ -142,6 +147,34 @@ class PairModel(FrozenFeaturesModel, ABC):
         Arrays in, arrays out. For all pairs of a video see `label_video`.
         """
         return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Values) -> LatentActions:
+        """Turn pixels of frame pairs [B, 2, 3, H, W], of several cameras [B, 2, V, 3, H, W], into `LatentActions`:
+        `encode` without resizing frames to the model's size, in its `pixel_range`.
+
+        Arrays in, arrays out.
+        """
+        found = of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
+        shape = [2, len(self.cameras), 3, *self.features.frame_size]
+        if list(found.shape[1:]) != shape or not (found.is_floating_point() or self.pixel_range == "bytes"):
+            expected = f"{self.pixel_range} floats [B, {', '.join(map(str, shape))}]"
+            hint = "encode takes uint8 frames of any size."
+            checks.fail("pixels", expected, f"{found.dtype} of shape {list(found.shape)}", hint)
+        frames, network = found.to(self.features.mean).flatten(0, 2).movedim(1, -1), self.features
+        if self.pixel_range in WHITE:
+            frames = (frames / WHITE[self.pixel_range] - network.mean) / network.std
+        return like(pixels, self.encode_features(network.of_pixels(frames).reshape(len(found), 2, -1, network.dim)))
+
+    def checked_features(self, features: Values) -> Tensor:
+        """Return features of this model's frame pairs, [B, 2, V*N, D], on its device."""
+        found = as_tensor("features", features)
+        checks.rank("features", found, "B 2 N D")
+        checks.size("features", "frames per sample", found.shape[1], 2)
+        checks.size("features", f"channels, as {self.features.name} has", found.shape[3], self.features.dim)
+        if not self.any_grid:
+            checks.size("features", "patches", found.shape[2], len(self.cameras) * self.features.count)
+        return found.to(self.features.mean)
 
     @torch.no_grad()
     def decode(self, frames: Values, latents: LatentActions) -> Tensor:

@@ -11,24 +11,101 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.image_lam.base import losses
+from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import VideoEncoder, of_cameras, torch_encoder
+from lattok.image_lam.base.labelling import VideoEncoder, torch_encoder
 from lattok.image_lam.base.pair_model import PairModel
-from lattok.image_lam.base.parts import EncodedStream, FlowHead, GapActionHead, LatentStream
+from lattok.nn.blocks import upcast
+from lattok.nn.normalize import Normalizer
+from lattok.nn.quantize import VectorQuantizer
 from lattok.types import LatentActions, LossTerms, PairBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
+
+
+@dataclass
+class EncodedStream:
+    """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
+
+    latents: Tensor
+    vectors: Tensor
+    codes: Tensor
+    losses: LossTerms
+
+
+class LatentStream(nn.Module):
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
+
+    A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
+    """
+
+    def __init__(
+        self, config: TrainedPairConfig, size: int, new_heads: Callable[[], Sequence[nn.Module]], frozen: bool = False
+    ):
+        super().__init__()
+        self.config, d, kind = config, config.latent_dim, BOTTLENECKS[config.quantizer]
+        self.levels = kind.levels
+        # with levels of codes one latent from all queries
+        self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)] if kind.levels else new_heads())
+        self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
+        options = {"codebook": replace(config.codebook, size=size), "variational": config.loss.kl > 0}
+        self.quantizer = kind.build(dim=d, tokens=config.tokens, frozen=frozen, **options)
+        if frozen:
+            self.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
+
+    def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> EncodedStream:
+        """Encode query tokens; `update=False` leaves the codebook alone also in training.
+
+        A codebook that follows the latents sees those of samples that are `valid` [B].
+        """
+        latents = self.latents(tokens)
+        seen = None if valid is None else valid[:, None].expand(latents.shape[:2])
+        quantized = self.quantizer(latents, update, seen)
+        if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
+            self.quantizer.remember(quantized.codes)  # how a frozen codebook is used is worth a report, too
+        codes = quantized.codes.flatten(1) if self.levels else quantized.codes
+        return EncodedStream(latents, quantized.vectors, codes, quantized.losses)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """Turn query tokens [B, P, width] into latents [B, p, d]."""
+        if self.levels:
+            tokens = rearrange(tokens, "b p w -> b 1 (p w)")
+        if len(self.heads) == 1:
+            latents = self.heads[0](tokens)
+        else:
+            latents = torch.stack([head(tokens[:, i]) for i, head in enumerate(self.heads)], 1)
+        latents = upcast(latents)  # autocast rounds up to here; what follows are statistics, codes and losses
+        if self.norm is not None:
+            latents = self.norm(latents.flatten(1)).reshape(latents.shape)
+        return latents
+
+    def public(self, encoded: EncodedStream, env: LatentActions | None = None) -> LatentActions:
+        """Return what callers get: as quantized vectors rows of the codebook, or the latents where there is none."""
+        if not encoded.codes.shape[1]:
+            return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
+        several = self.levels and self.config.tokens > 1
+        rows = self.quantizer.lookup(encoded.codes[:, None] if several else encoded.codes)  # pyright: ignore
+        return LatentActions(encoded.codes, encoded.latents, rows, env)
+
+    def codebook(self) -> list[Tensor]:
+        """Return the codebook of each level, [K, d]."""
+        if not isinstance(self.quantizer, VectorQuantizer):
+            checks.fail("env_codebook", "a model with quantizer vq or residual", self.config.quantizer)
+        return self.quantizer.codebook_vectors
+
 
 Learned = tuple[LossTerms, EncodedStream, EncodedStream | None]
 
@@ -37,7 +114,7 @@ class TrainedPairModel(PairModel, ABC):
     """A model of frame pairs with its decoder. What only training needs is in its `PairLearner`."""
 
     config: Any  # a TrainedPairConfig
-    encoder: Any  # its `for_videos` returns the form that labels; `any_grid`: whether places of patches are a rule
+    encoder: Any  # its `for_videos` returns the form that labels
 
     def __init__(self, config: TrainedPairConfig, features: FrozenFeatures | None = None):
         super().__init__()
@@ -49,6 +126,7 @@ class TrainedPairModel(PairModel, ABC):
         if config.target == "pixels":
             self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=self.config.decoder.patch)
         self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
+        self.any_grid = self.encoder.any_grid
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size, self.new_heads)
         second = self.streams == 2
@@ -106,22 +184,6 @@ class TrainedPairModel(PairModel, ABC):
         return made
 
     @torch.no_grad()
-    def encode_pixels(self, pixels: Values) -> LatentActions:
-        """Turn frame pairs as normalised pixels [B, 2, 3, H, W], of several cameras [B, 2, V, 3, H, W], into
-        `LatentActions`: `encode` without resizing frames to the model's size and normalising them.
-
-        Arrays in, arrays out.
-        """
-        found = of_cameras("pixels", as_tensor("pixels", pixels), "B 2 V 3 H W", self.cameras)
-        side, views = self.features.image_size, len(self.cameras)
-        if found.shape[1:] != (2, views, 3, side, side) or not found.is_floating_point():
-            expected = f"normalised floats of shape [B, 2, {views}, 3, {side}, {side}]"
-            hint = "encode takes uint8 frames of any size."
-            checks.fail("pixels", expected, f"{found.dtype} of shape {list(found.shape)}", hint)
-        patches = self.features.of_pixels(found.to(self.features.mean).flatten(0, 2).movedim(1, -1))
-        return like(pixels, self.encode_features(patches.reshape(len(found), 2, -1, self.features.dim)))
-
-    @torch.no_grad()
     def encode_features(
         self, features: Values, text: Values | None = None, text_mask: Values | None = None
     ) -> LatentActions:
@@ -130,16 +192,10 @@ class TrainedPairModel(PairModel, ABC):
         A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
         `text_mask` [B, S] bool, which says where there is one.
         """
-        given, features = features, as_tensor("features", features)
-        checks.rank("features", features, "B 2 N D")
-        checks.size("features", "frames per sample", features.shape[1], 2)
-        checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
-        if not self.encoder.any_grid:
-            places = len(self.cameras) * self.features.count
-            checks.size("features", "patches, whose places were learned", features.shape[2], places)
+        found = self.checked_features(features)
         with self.inference():
-            conditions = self._conditions(len(features), text, text_mask)
-            return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), **conditions)))
+            conditions = self._conditions(len(found), text, text_mask)
+            return like(features, self.from_tokens(self.encoder(found, **conditions)))
 
     def _conditions(self, samples: int, text: Values | None, mask: Values | None) -> dict[str, Any]:
         """Return further inputs of encoder and decoder; none, but in a stage-1 model."""
@@ -190,10 +246,6 @@ class TrainedPairModel(PairModel, ABC):
             return {}
         return {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors, **conditions), features[:, 1])}
 
-    def new_perceptual(self) -> nn.Module | None:
-        """Open what compares predicted images, where a loss asks for that."""
-        return None
-
     def predict(
         self, features: Tensor, latents: LatentActions, text: Values | None = None, text_mask: Values | None = None
     ) -> Tensor:
@@ -233,6 +285,49 @@ def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)
 
 
+class GapActionHead(nn.Module):
+    """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
+
+    As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.
+    """
+
+    def __init__(self, config: TrainedPairConfig, action_dim: int):
+        super().__init__()
+        self.from_codes, self.steps = config.action.head == "codes", config.action.steps
+        self.chunks = config.action.target == "chunk"
+        inputs = config.latent_dim * (1 if self.from_codes else config.positions)
+        self.normalizer = Normalizer(action_dim)
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
+
+    def forward(self, encoded: EncodedStream) -> Tensor:
+        """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
+        inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
+        actions = self.net(inputs)
+        return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
+
+
+class FlowHead(nn.Module):
+    """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
+
+    The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
+    flow comes from a trained network. With an environment stream it teaches that one: what moves beyond what the
+    control stream says.
+    """
+
+    def __init__(self, config: TrainedPairConfig):
+        super().__init__()
+        streams = 1 if config.streams == "control" else 2
+        inputs, outputs = streams * config.positions * config.latent_dim, len(config.cameras) * 2 * losses.CELLS**2
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+    def forward(self, control: EncodedStream, env: EncodedStream | None) -> Tensor:
+        """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""
+        if env is None:
+            return self.net(control.vectors.flatten(1))
+        known = control.vectors.detach()  # the environment stream gets the gradient
+        return self.net(torch.cat([known.flatten(1), env.vectors.flatten(1)], 1))
+
+
 LAM = TypeVar("LAM", bound=TrainedPairModel)
 
 
@@ -256,7 +351,8 @@ class PairLearner(nn.Module, Generic[LAM]):
 
     def open_perceptual(self) -> None:
         """Open the networks that compare predicted images, where a loss asks for that."""
-        self.perceptual = self.lam.new_perceptual()
+        if self.lam.config.loss_weights.get("perceptual", 0.0) > 0:
+            self.perceptual = losses.PerceptualLoss()
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch."""

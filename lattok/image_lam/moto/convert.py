@@ -20,8 +20,7 @@ from lattok.hub import checkpoint
 from lattok.hub.checkpoint import FilePath, Join, KeyMap, Settings, axis_of, layer_names, numbered, squeezed, stacked
 from lattok.image_lam.base.convert import check_view, settings_near
 from lattok.image_lam.base.features import IMAGENET
-from lattok.image_lam.moto.config import HELD, MotoLAMConfig
-from lattok.image_lam.moto.model import MotoLAM
+from lattok.image_lam.moto.model import HELD, MotoLAM, MotoLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
@@ -37,8 +36,8 @@ FIXED: Mapping[str, Any] = {  # settings that are no choice here
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-12,
 }
-NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.")
-OF_FEATURES = "hidden_state_decoder"  # the decoder of features next to pixels
+# the decoder of features is in no published file
+NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.", "hidden_state_decoder.")
 LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
 LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
 
@@ -93,8 +92,7 @@ def moto_lam(
     facts |= _image_encoder(foreign, settings) if held else {}
     made = built(MotoLAMConfig, facts | sizes(foreign, settings))
     network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes
-    left_out = (*NOT_NEEDED[held:], *(() if made.loss.features else (f"{OF_FEATURES}.",)))
-    unused = [name for name in foreign if name.startswith(left_out)]
+    unused = [name for name in foreign if name.startswith(NOT_NEEDED[held:])]
     kept = ("quantizer.steps", "cluster_size")
     model = checkpoint.converted(lambda: MotoLAM(made, network), foreign, key_map(made), str(path), unused, kept)
     model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
@@ -141,22 +139,22 @@ def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Find the config fields that shapes and settings give; published ones where a tensor is missing, said later."""
-    size, pixels = partial(axis_of, foreign), "decoder.transformer.embeddings."
+    size, table = partial(axis_of, foreign), "decoder.transformer.embeddings."
     former, quantizer = (_section(settings, name) for name in ("m_former", "vector_quantizer"))
-    width, patch = size(MARK, 2, 768), size(f"{pixels}patch_embeddings.projection.weight", 2, 16)
+    width, patch = size(MARK, 2, 768), size(f"{table}patch_embeddings.projection.weight", 2, 16)
     decoder_width, tokens = size("vq_up_resampler.2.weight", 0, 768), size(MARK, 1, 8)
-    decoder = _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width)
-    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if decoder["conditioning"] == "pool" else tokens)
+    decoder = _transformer(foreign, "decoder.transformer.encoder.layer.", _section(settings, "decoder"), decoder_width)
+    pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
+    decoder |= {"mask_tokens": f"{table}mask_token" in foreign, "conditioning": "pool" if pooled else "tokens"}
+    places = size(f"{table}position_embeddings", 1, 196) - (0 if pooled else tokens)
     side = round((places // 2 if decoder["mask_tokens"] else places) ** 0.5) if places > 0 else 1
     encoder = _transformer(foreign, "m_former.encoder.layer.", former, width)
     codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
     legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
     if _setting(settings, "use_abs_recons_loss", False):
         checks.fail("config", "use_abs_recons_loss false", "true")
-    second = any(name.startswith(f"{OF_FEATURES}.") for name in foreign)
     return {
         **_prefixed("decoder", decoder),
-        **(_of_features(foreign, settings, decoder_width) if second else {}),
         "image_size": max(1, side) * patch,
         "encoder_frame_types": 1 if _setting(former, "legacy", True) else 2,
         "width": width,
@@ -187,31 +185,6 @@ def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[st
     return {"depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1, "heads": heads, "hidden": hidden}
 
 
-def _decoder(foreign: Mapping[str, Tensor], part: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
-    table = f"{part}.transformer.embeddings."
-    pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
-    found = _transformer(foreign, f"{part}.transformer.encoder.layer.", section, width)
-    return found | {"mask_tokens": f"{table}mask_token" in foreign, "conditioning": "pool" if pooled else "tokens"}
-
-
-def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Find the fields of the decoder of features, which no published file has; its settings must agree with it."""
-    section, weight = _section(settings, OF_FEATURES), _setting(settings, "recon_hidden_loss_w", 1.0)
-    if not weight:
-        return {}
-    found = _decoder(foreign, OF_FEATURES, section, width)
-    said = {"num_hidden_layers": found["depth"], "intermediate_size": found["hidden"]}
-    said |= {"hidden_size": width, "use_mask_token": found["mask_tokens"], "is_io_hidden_states": True}
-    said["query_fusion_mode"] = "add" if found["conditioning"] == "pool" else "concat"
-    for name, value in said.items():
-        if section.get(name, value) != value:
-            checks.fail("config", f"{name} {value} of {OF_FEATURES}, as its tensors have it", repr(section[name]))
-    if "num_attention_heads" not in section:
-        hint = "Its tensors do not tell, and no published file has this part."
-        checks.fail("config", f"num_attention_heads of {OF_FEATURES}", "none", hint)
-    return {"loss_features": weight, **_prefixed("feature_decoder", found)}
-
-
 def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     section, part = _section(settings, "image_encoder"), "image_encoder"
     section = {"num_attention_heads": section["heads"], **section} if "heads" in section else section
@@ -234,27 +207,21 @@ def key_map(config: MotoLAMConfig) -> KeyMap:
     layers = {"encoder.project": f"{former}projection", "encoder.norm": "m_former.layernorm"}
     layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
     tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder.depth)
-    decoders = [("decoder", "decoder", config.decoder)]
-    decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if config.loss.features else []
-    for ours, theirs, own in decoders:
-        table = f"{theirs}.transformer.embeddings."
-        layers |= {f"{ours}.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
-        layers |= {f"{ours}.norm": f"{theirs}.transformer.layernorm"}
-        layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if own.conditioning == "pool" else {}
-        tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if own.mask_tokens else {}
-        tensors |= {f"{ours}.places": squeezed(f"{table}position_embeddings")}
-        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.depth)
-    table = "decoder.transformer.embeddings.patch_embeddings.projection"
-    tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
-    tensors["decoder.patch_up.bias"] = f"{table}.bias"
+    layers |= {f"decoder.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
+    layers |= {"decoder.norm": "decoder.transformer.layernorm"}
+    table, decoder = "decoder.transformer.embeddings.", config.decoder
+    layers |= {"decoder.pool": f"{table}query_pooling_layer"} if decoder.conditioning == "pool" else {}
+    tensors |= {"decoder.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if decoder.mask_tokens else {}
+    tensors["decoder.places"] = squeezed(f"{table}position_embeddings")
+    tensors |= _blocks("decoder.blocks", "decoder.transformer.encoder.layer", decoder.depth)
+    patches = f"{table}patch_embeddings.projection"
+    tensors["decoder.patch_up.weight"] = Join((f"{patches}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
+    tensors["decoder.patch_up.bias"] = f"{patches}.bias"
 
     def last(outputs: Tensor) -> Tensor:  # a pixel shuffle counts colours before places, and follows a convolution
         return rearrange(outputs.reshape(len(outputs), -1).squeeze(1), "(c s) ... -> (s c) ...", c=3)
 
     tensors |= {f"decoder.out.{part}": Join((f"decoder.decoder.0.{part}",), last) for part in ("weight", "bias")}
-    if config.loss.features:
-        layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"
-        layers["feature_decoder.out"] = f"{OF_FEATURES}.decoder"
     if config.features == HELD:
         table, ours = "image_encoder.embeddings.", "features.network."
         projection = f"{table}patch_embeddings.projection"

@@ -1,4 +1,5 @@
-"""Latent action model of Moto (Chen et al., 2025) and LARA (Liu et al., 2026), which predicts the later frame's pixels.
+"""Latent action model of Moto (Chen et al., 2025) and LARA (Liu et al., 2026), which predicts the later frame's pixels;
+with its configuration (defaults: the published sizes).
 
     tokens  = Encoder([queries, f(o_t), separator, f(o_{t+stride})])      the first P of them
     patches = Decoder(patches(o_t), latents)                              o_{t+stride}, in patches
@@ -9,26 +10,183 @@ learned. Everything starts as ViT does: matrices and places with deviation 0.02,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.data.pixels import MOST_PIXELS
 from lattok.image_lam.base import losses
-from lattok.image_lam.base.features import Frozen, FrozenFeatures
+from lattok.image_lam.base.bottlenecks import CodebookConfig
+from lattok.image_lam.base.config import LossConfig, TrainedPairConfig
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
 from lattok.image_lam.base.trained import TrainedPairModel, of_pairs
-from lattok.image_lam.moto.config import HELD, ImageEncoderConfig, MotoLAMConfig, PatchDecoderConfig
 from lattok.nn.blocks import PreNormBlock
 from lattok.types import LossTerms, PairBatch
 from lattok.utils import checks
+from lattok.utils.options import GROUP, check_choices
 
+HELD = "held"  # features by an image encoder that the artefact itself holds
 DEVIATION = 0.02
 EPSILON = 1e-12  # of every norm, as published
-WITHOUT_LPIPS = "Or set it to 0, for a trained model in its config.json."
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """Sizes of the image encoder of features "held", a ViT-MAE.
+
+    Attributes:
+        width: width of the tokens of a held image encoder
+        depth: blocks of a held image encoder
+        heads: attention heads of a held image encoder
+        hidden: width inside the MLPs of a held image encoder
+        patch: side of the patches of a held image encoder
+    """
+
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    hidden: int = 4096
+    patch: int = 16
+
+    def __post_init__(self) -> None:
+        checks.counts(**{f"image_encoder_{name}": size for name, size in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """What reads a pair of frames, in one sequence.
+
+    Attributes:
+        depth: blocks of the encoder
+        hidden: width inside the encoder's MLPs; 0: 4 times `width`
+        frame_types: learned vectors that mark frames: 1 for both (published), or 2, one for each
+    """
+
+    depth: int = 4
+    hidden: int = 0
+    frame_types: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        check_choices(self, "encoder")
+        checks.counts(encoder_depth=self.depth)
+        checks.whole(encoder_hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class PatchDecoderConfig:
+    """What predicts the pixels of the later frame from those of the first.
+
+    Attributes:
+        depth: blocks of the decoder
+        width: width of the decoder; 0: `width`
+        heads: attention heads of the decoder; 0: `heads`
+        hidden: width inside the decoder's MLPs; 0: 4 times its width
+        patch: side of the patches in which pixels are predicted
+        conditioning: how the decoder sees latents: one map of all added to each patch ("pool"), or before the patches
+            ("tokens")
+        mask_tokens: the decoder starts from learned tokens, one for each patch that it predicts
+        predict_change: the decoder predicts the change from the current pixels; before training, no change
+    """
+
+    depth: int = 12
+    width: int = 0
+    heads: int = 0
+    hidden: int = 0
+    patch: int = 16
+    conditioning: Literal["pool", "tokens"] = "pool"
+    mask_tokens: bool = False
+    predict_change: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self, "decoder")
+        checks.counts(decoder_depth=self.depth)
+        checks.counts(1, MOST_PIXELS, decoder_patch=self.patch)
+        checks.whole(decoder_width=self.width, decoder_heads=self.heads, decoder_hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class FeatureDecoderConfig:
+    """A second decoder, of features, which loss_features asks for; what is left out is as in that of pixels.
+
+    Attributes:
+        depth: blocks of the second decoder, that of features (default of this and its other options: the first
+            decoder's)
+        heads: attention heads of the second decoder
+        hidden: width inside the MLPs of the second decoder
+        conditioning: how the second decoder sees latents
+        mask_tokens: whether the second decoder starts from learned tokens
+    """
+
+    depth: int | None = None
+    heads: int | None = None
+    hidden: int | None = None
+    conditioning: Literal["pool", "tokens"] | None = None
+    mask_tokens: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self, "feature_decoder")
+        sizes = {name: self.own[name] for name in ("depth", "heads", "hidden") if name in self.own}
+        checks.counts(**{f"feature_decoder_{name}": size for name, size in sizes.items()})
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the sizes that are set, by name; the others are those of the first decoder."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PixelLossConfig(LossConfig):
+    """Weights of the terms of the loss; the published quantizer weights the codebook's term, not the encoder's.
+
+    Attributes:
+        features: weight of a second decoder, which predicts the features
+        perceptual: weight of LPIPS of the predicted pixels; needs the extra `lpips`
+    """
+
+    codebook: float = 0.25
+    commitment: float = 1.0
+    features: float = 0.0
+    perceptual: float = 0.0
+
+
+@dataclass(frozen=True)
+class MotoLAMConfig(TrainedPairConfig):
+    """Architecture, preprocessing and losses of `MotoLAM`.
+
+    Attributes:
+        features: what the model sees of a frame: any of FrozenFeatures, or "held" (see image_encoder_width)
+        class_token: features begin with the network's class token
+        streams: streams of latents: "control" alone, or "joint" with one for the environment
+    """
+
+    target: ClassVar[str] = "pixels"
+
+    stride: str = "15"
+    features: str = "hf:facebook/vit-mae-large"
+    class_token: bool = True
+    streams: Literal["control", "joint"] = "control"
+    tokens: int = 8
+    latent_dim: int = 32
+    codebook: CodebookConfig = field(default_factory=partial(CodebookConfig, size=128), metadata=GROUP)
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig, metadata=GROUP)
+    encoder: SequenceConfig = field(default_factory=SequenceConfig, metadata=GROUP)
+    decoder: PatchDecoderConfig = field(default_factory=PatchDecoderConfig, metadata=GROUP)
+    feature_decoder: FeatureDecoderConfig = field(default_factory=FeatureDecoderConfig, metadata=GROUP)
+    loss: PixelLossConfig = field(default_factory=PixelLossConfig, metadata=GROUP)
+
+    def check(self) -> None:
+        super().check()
+        if self.image_size % self.decoder.patch:
+            checks.fail("image_size", f"a multiple of decoder_patch {self.decoder.patch}", self.image_size)
+        if self.feature_decoder.own and not self.loss.features:
+            name, value = next(iter(self.feature_decoder.own.items()))
+            checks.fail(f"feature_decoder_{name}", "none without loss_features", value)
 
 
 def _learned(*shape: int) -> nn.Parameter:
@@ -163,31 +321,6 @@ class PatchDecoder(nn.Module):
         return patches + predicted if self.predict_change else predicted
 
 
-class PerceptualLoss(Frozen):
-    """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
-
-    Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.
-    """
-
-    def __init__(self):
-        super().__init__()
-        try:
-            from lpips import LPIPS
-        except ImportError:
-            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", WITHOUT_LPIPS)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
-                self.network = LPIPS(net="vgg", verbose=False)
-        except Exception as error:  # a download fails with any type
-            checks.fail("loss_perceptual", "VGG16's weights from torchvision", checks.first_line(error), WITHOUT_LPIPS)
-        self.requires_grad_(False).train(False)
-
-    def forward(self, predicted: Tensor, actual: Tensor) -> Tensor:
-        """Compare images [n, 3, H, W] between 0 and 1."""
-        return self.network(predicted.float(), actual.float(), normalize=True).mean()
-
-
 class MotoLAM(TrainedPairModel):
     """Latent actions of frame pairs: P codes with which pixels of the later frame are predicted from the first.
 
@@ -203,7 +336,8 @@ class MotoLAM(TrainedPairModel):
         super().__init__(config, features)
         self.feature_decoder: PatchDecoder | None = None
         if config.loss.features > 0:
-            self.feature_decoder = self._decoder(config.of_features, self.features)
+            other = replace(config.decoder, **config.feature_decoder.own)
+            self.feature_decoder = self._decoder(other, self.features)
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"
@@ -234,9 +368,6 @@ class MotoLAM(TrainedPairModel):
     @staticmethod
     def holds_features(config: MotoLAMConfig) -> bool:
         return config.features == HELD
-
-    def new_perceptual(self) -> PerceptualLoss | None:
-        return PerceptualLoss() if self.config.loss.perceptual > 0 else None
 
     def predictions(
         self, batch: PairBatch, features: Tensor, vectors: Sequence[Tensor], conditions: dict[str, Any], perceptual: Any

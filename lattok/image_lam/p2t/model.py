@@ -354,12 +354,6 @@ class ImageLAM(TrainedPairModel):
         for target, level in zip(wanted, levels, strict=True):
             target.copy_(level)
 
-    def check_reads_video_alone(self) -> None:
-        """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
-        if self.config.language is not None:
-            hint = "Label with a stage-2 model trained with its codebook."
-            checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
-
     def _conditions(self, samples: int, text: Values | None, mask: Values | None) -> dict[str, Any]:
         """Turn vectors of the instruction's words [samples, S, language_dim] into tokens, which stage 1 needs."""
         if self.language_up is None:

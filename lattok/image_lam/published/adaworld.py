@@ -4,7 +4,7 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-What differs from published code: see its importer below.
+What differs from published code: docs/model_pages.py.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class HeldDINOv3(nn.Module):
         self.feature_norm = config.feature_norm
         self.prefix = nn.Parameter(torch.randn(self.num_prefix_tokens, width) * 0.02)  # class token, then registers
         self.patches = nn.Conv2d(3, width, patch, patch)
-        rows, columns = (size // patch for size in config.frame_size)
+        rows, columns = (size // patch for size in (config.image_size, config.image_width))
         self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
         self.angles: Tensor
         sizes = width, config.vit_heads, config.vit_hidden
@@ -85,11 +85,12 @@ class HeldFeatures(FrozenFeatures):
     def __init__(self, config: Any):
         scaling = (config.mean, config.std, config.interpolation)
         super().__init__("pixels", config.patch, *scaling, patch=config.patch)
-        self.name, self.frame_size, self.image_size = "held", config.frame_size, config.image_size
+        self.name, self.image_size = "held", config.image_size
+        self.frame_size = config.image_size, config.image_width
         self.crops = config.wide_frames == "crop"
         self.network, self.dim = HeldDINOv3(config), config.vit_width
         self.side = config.image_size // config.patch
-        self.count = math.prod(size // config.patch for size in config.frame_size)
+        self.count = math.prod(size // config.patch for size in self.frame_size)
         self.requires_grad_(False)
 
     def resize(self, frames: Tensor) -> Tensor:

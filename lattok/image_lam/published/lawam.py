@@ -84,11 +84,6 @@ class LawamConfig(PublishedConfig):
         if self.image_size % self.patch or self.image_width % self.patch:
             checks.fail("image_size", f"multiples of the patch size {self.patch}", (self.image_size, self.image_width))
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.image_size, self.image_width
-
 
 def added_sines(dim: int, *axes: tuple[int, int]) -> Tensor:
     """Table [n_1, ..., n_k, dim] of places on a grid: for each (count, channels) sines, all from the first channel."""
@@ -154,7 +149,7 @@ class LawamLAM(PublishedLAM):
     def __init__(self, config: LawamConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
         width, channels = config.width, config.vit_width
-        rows, columns = (size // config.patch for size in config.frame_size)
+        rows, columns = (size // config.patch for size in self.features.frame_size)
         quarters = ((rows, width // 4), (columns, width // 4))
         self.register_buffer("places", added_sines(width, (2, width // 2), *quarters).flatten(1, 2), persistent=False)
         halves = ((rows, width // 2), (columns, width // 2))

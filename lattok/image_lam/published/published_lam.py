@@ -23,14 +23,12 @@ from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint, read_se
 from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
-from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.base.pair_model import WHITE, PairModel
 from lattok.nn.kmeans import nearest
 from lattok.types import LatentActions
 from lattok.utils import checks
-from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.arrays import Values, like
 
-# a white pixel, as `encode_pixels` gets it; "normalized": by mean and std already
-WHITE = {"unit": 1.0, "bytes": 255.0}
 ENTRIES = ("state_dict", "model")  # under which a container may hold the weights
 
 
@@ -66,11 +64,6 @@ class PublishedConfig:
             checks.one_of("tokens", self.tokens, (1,))
         check_scaling(self.mean, self.std)
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.image_size, self.image_size
-
 
 class PublishedLAM(PairModel, ABC):
     """A published model of frame pairs, as it labels: `encode`, `label_video`, `encode_pixels`, `encode_features`."""
@@ -81,6 +74,7 @@ class PublishedLAM(PairModel, ABC):
     def __init__(self, config: Any, features: FrozenFeatures | None = None):
         super().__init__()
         self.config, self.cameras, self.env, self.pixels = config, config.cameras, None, None
+        self.pixel_range = config.pixels
         continuous = config.quantizer == "none"
         self.codebook_size = None if continuous else config.codebook_size
         self.features = features or self.frozen_features(config)
@@ -113,32 +107,11 @@ class PublishedLAM(PairModel, ABC):
         return self.features.count * self.config.hidden
 
     @torch.no_grad()
-    def encode_pixels(self, pixels: Values) -> LatentActions:
-        """Turn frame pairs [B, 2, 3, H, W] of the model's size, in the published range, into `LatentActions`.
-
-        The range is `config.pixels`. Frames of any size, uint8 with channels last, are for `encode`.
-        """
-        config, found = self.config, as_tensor("pixels", pixels)
-        checks.rank("pixels", found, "B 2 3 H W")
-        shape = [2, 3, *config.frame_size]
-        if list(found.shape[1:]) != shape:
-            checks.fail("pixels", f"shape [B, {', '.join(map(str, shape))}]", f"shape {list(found.shape)}")
-        frames = found.to(self.features.mean).flatten(0, 1).movedim(1, -1)  # (b 2) h w c
-        if config.pixels in WHITE:
-            frames = (frames / WHITE[config.pixels] - self.features.mean) / self.features.std
-        return like(pixels, self.encode_features(self.features.of_pixels(frames).unflatten(0, (-1, 2))))
-
-    @torch.no_grad()
     def encode_features(self, features: Values) -> LatentActions:
         """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""
-        given, features = features, as_tensor("features", features)
-        checks.rank("features", features, "B 2 N D")
-        wanted = {"frames per sample": 2, "patches": self.features.count, "channels": self.features.dim}
-        for axis, (what, size) in enumerate(wanted.items(), 1):
-            checks.size("features", what, features.shape[axis], size)
         with self.inference():
-            now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
-            return like(given, self.from_tokens(self.of_pair(now, later)))
+            now, later = (self.of_frame(frame) for frame in self.checked_features(features).unbind(1))
+            return like(features, self.from_tokens(self.of_pair(now, later)))
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Fill this model, without gradients: torch multiplies some matrices in another order where a parameter has

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
+from typing_extensions import Self
 
 from lattok.data.schema import Feature
 from lattok.sim.rendering import OFF, SceneCameras, Variation
@@ -284,7 +285,7 @@ class SimJob(NamedTuple):
 
 
 class Environments:
-    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until `close`.
+    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until its end.
 
     Of those that no slot has used last, the newest are kept, so that there are `keep` in all.
     """
@@ -303,7 +304,14 @@ class Environments:
                 self._open.pop(old).close()
         return job.function(env, job.seed, *job.arguments)
 
-    def close(self) -> None:
+    def map(self, jobs: Iterable[SimJob]) -> Iterator[Any]:
+        """Yield what comes of `jobs`, as `Workers` do."""
+        return map(self, jobs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for env in self._open.values():
             env.close()
 

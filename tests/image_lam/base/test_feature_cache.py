@@ -21,7 +21,7 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache, FeatureFile, Take, _names, features_key
+from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take, _names, features_key
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples.frames import FrameReader
@@ -85,7 +85,8 @@ def frozen_pixels() -> FrozenFeatures:
 def cached(dataset, folder: Path, frozen: FrozenFeatures | None = None, **options) -> torch.Tensor:
     """Features [F, V*N, D] of all frames of the dataset."""
     cache = FeatureCache(folder, **options)
-    found = cache.features(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found = cache.reader(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found.compute()
     return found(np.arange(sum(e.length for e in dataset.episodes)))
 
 
@@ -130,7 +131,8 @@ def test_training_in_half_precision_is_close(dataset, tmp_path, features):
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
     frozen = frozen_pixels()
     cache = FeatureCache(tmp_path / "cache")
-    found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found.compute()
     frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
     rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
     expected = frozen(torch.from_numpy(frames[rows].reshape(-1, 32, 32, 3))).reshape(4, 2, -1, frozen.dim)
@@ -148,7 +150,8 @@ dataset = open_dataset(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 cache, frozen = FeatureCache(Path(sys.argv[2])), FrozenFeatures("pixels", 32)
-found = cache.features(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+found.compute()
 print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
 """
 
@@ -361,10 +364,13 @@ def test_a_file_is_there_when_all_of_it_is(place):
 def _few_files(folder: Path) -> None:
     most = max(map(int, os.listdir("/proc/self/fd"))) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    places = [FeatureFile(folder / f"{i}.npy", (3, 2, 2), "float32") for i in range(2 * most)]
-    for i, place in enumerate(places):
-        place.write([np.full((3, 2, 2), i, np.float32)])
-    found = CachedFeatures([[place] for place in places])(np.arange(6 * most))
+    takes = [Take(i, "front") for i in range(2 * most)]
+    places = {take: FeatureFile(folder / f"{take.episode}.npy", (3, 2, 2), "float32") for take in takes}
+    for take, place in places.items():
+        place.write([np.full((3, 2, 2), take.episode, np.float32)])
+    episodes = [SimpleNamespace(index=take.episode, length=3) for take in takes]
+    frames = SimpleNamespace(dataset=None, episodes=episodes, cameras=("front",))
+    found = FeatureReader(SimpleNamespace(count=2, dim=2), frames, places)(np.arange(6 * most))
     assert (found.numpy() == np.arange(6 * most).reshape(-1, 1, 1) // 3).all()
 
 

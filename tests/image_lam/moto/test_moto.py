@@ -25,6 +25,7 @@ from lattok.image_lam.moto.convert import key_map, sizes
 from lattok.nn.blocks import PreNormBlock
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
+from lattok.utils.options import built, flat
 from tests.image_lam.parity import close
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -482,10 +483,6 @@ def with_features(case: Published, section: dict[str, Any]) -> dict[str, Tensor]
     return weights
 
 
-def settings_with(case: Published, section: Any, **more: Any) -> dict[str, Any]:
-    return {**case.config, "decoder": {"num_attention_heads": 2}, "hidden_state_decoder": section, **more}
-
-
 def features_by_hand(weights: dict[str, Tensor], section: dict[str, Any], x: Tensor, rows: Tensor) -> Tensor:
     """What the published decoder of features computes of tokens [B, N, 32] and code rows [B, 8, 16]."""
     part, heads, count = "hidden_state_decoder.", section["num_attention_heads"], x.shape[1]
@@ -525,15 +522,47 @@ def features_by_hand(weights: dict[str, Tensor], section: dict[str, Any], x: Ten
     return linear(f"{part}decoder", norm(f"{part}transformer.layernorm", x)[:, -count:])
 
 
+def renamed(weights: dict[str, Tensor], section: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the decoder of features under our names, but for what both decoders share."""
+    part, ours = "hidden_state_decoder.", {}
+    table, layers = f"{part}transformer.embeddings.", {"layernorm_before": "norm1", "layernorm_after": "norm2"}
+    layers |= {"attention.output.dense": "attention.out", "intermediate.dense": "ff.0", "output.dense": "ff.3"}
+    for x in ("weight", "bias"):
+        names = {
+            f"{part}decoder": "out",
+            f"{part}transformer.layernorm": "norm",
+            f"{table}patch_embeddings": "patch_up",
+        }
+        names |= {f"{table}query_pooling_layer": "pool"} if section["query_fusion_mode"] == "add" else {}
+        names |= {f"vq_up_resampler.{i}": f"latent_up.0.{i}" for i in (0, 2)}
+        for i in range(section["num_hidden_layers"]):
+            layer = f"{part}transformer.encoder.layer.{i}."
+            names |= {f"{layer}{theirs}": f"blocks.{i}.{mine}" for theirs, mine in layers.items()}
+            qkv = [weights[f"{layer}attention.attention.{name}.{x}"] for name in ("query", "key", "value")]
+            ours[f"blocks.{i}.attention.qkv.{x}"] = torch.cat(qkv)
+        ours |= {f"{mine}.{x}": weights[f"{theirs}.{x}"] for theirs, mine in names.items()}
+    ours["places"] = weights[f"{table}position_embeddings"][0]
+    return ours | ({"mask": weights[f"{table}mask_token"].flatten()} if section.get("use_mask_token", False) else {})
+
+
 @pytest.mark.parametrize("otherwise", OTHERWISE)
-def test_a_decoder_of_features_as_its_own_settings_say(otherwise, tmp_path):
+def test_a_decoder_of_features_as_its_own_options_say(otherwise, tmp_path):
     """An option of the published code that no published file uses. Only its width is that of the decoder of pixels."""
     case, section = opened("lara_lam_b"), LIKE_PIXELS | OTHERWISE[otherwise]
-    weights, settings = with_features(case, section), settings_with(case, {"config": section}, recon_hidden_loss_w=0.5)
-    model = moto_lam(written(tmp_path, weights), settings)
+    weights = with_features(case, section)
+    alone = moto_lam(written(tmp_path, weights), {**case.config, "decoder": {"num_attention_heads": 2}})
+    assert alone.feature_decoder is None  # which importers leave out
+    heads, pooled = section["num_attention_heads"], section["query_fusion_mode"] == "add"
+    options = {"depth": section["num_hidden_layers"], "heads": heads, "hidden": section["intermediate_size"]}
+    options |= {"mask_tokens": section.get("use_mask_token", False), "conditioning": "pool" if pooled else "tokens"}
+    own = {"loss_features": 0.5} | {f"feature_decoder_{name}": value for name, value in options.items()}
+    model = MotoLAM(built(MotoLAMConfig, flat(alone.config) | own), alone.features)
+    mine = {f"feature_decoder.{name}": tensor for name, tensor in renamed(weights, section).items()}
+    model.load_tensors(alone.saved_tensors() | mine, "mine")
     terms, _ = learn(model.train(), case.values["images"])
     assert model.config.loss_weights["features"] == 0.5
     out = model.eval().encode_pixels(case.pairs)
+    assert torch.equal(out.latents, alone.encode_pixels(case.pairs).latents)
     now, later = (model.features.of_pixels(images.movedim(1, -1)) for images in case.pairs.unbind(1))
     wanted = features_by_hand(weights, section, now, out.quantized)
     close(model.feature_decoder(now, out.quantized), wanted)
@@ -543,36 +572,6 @@ def test_a_decoder_of_features_as_its_own_settings_say(otherwise, tmp_path):
     again = lattok.load(model.save_pretrained(tmp_path / "lam"))
     assert again.config == model.config
     assert torch.equal(again.feature_decoder(now, out.quantized), model.feature_decoder(now, out.quantized))
-
-
-@pytest.mark.parametrize(
-    ("section", "text"),
-    [
-        (None, "num_attention_heads of hidden_state_decoder, got none"),
-        ({"num_attention_heads": 5}, "num_attention_heads that divide the width 32 of hidden_state_decoder, got 5"),
-        ({"num_hidden_layers": 2}, "num_hidden_layers 1 of hidden_state_decoder, as its tensors have it, got 2"),
-        ({"intermediate_size": 128}, "intermediate_size 64 of hidden_state_decoder, as its tensors have it, got 128"),
-        ({"hidden_size": 48}, "hidden_size 32 of hidden_state_decoder, as its tensors have it, got 48"),
-        ({"query_fusion_mode": "cross"}, "query_fusion_mode add of hidden_state_decoder, as its tensors have it, got"),
-        ({"use_mask_token": True}, "use_mask_token False of hidden_state_decoder, as its tensors have it, got True"),
-        ({"is_io_hidden_states": False}, "is_io_hidden_states True of hidden_state_decoder, as its tensors have it"),
-        ({"hidden_act": "relu"}, "hidden_act gelu of hidden_state_decoder, got 'relu'"),
-    ],
-)
-def test_settings_of_a_decoder_of_features_that_do_not_fit_are_one_line(section, text, tmp_path):
-    case = opened("lara_lam_b")
-    section = None if section is None else LIKE_PIXELS | section
-    with pytest.raises(LattokError, match=re.escape(f"`config`: expected {text}")):
-        moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings_with(case, section))
-
-
-def test_a_decoder_of_features_without_weight_in_the_loss_is_left_out(tmp_path):
-    case = opened("lara_lam_b")
-    settings = settings_with(case, LIKE_PIXELS, recon_hidden_loss_w=0.0)
-    model = moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings)
-    assert model.feature_decoder is None
-    other = moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings_with(case, LIKE_PIXELS))
-    assert torch.equal(model.encode_pixels(case.pairs).latents, other.encode_pixels(case.pairs).latents)
 
 
 def test_a_decoder_of_features_cannot_be_described_without_one():
@@ -624,7 +623,7 @@ def test_frames_are_resized_and_normalised_by_the_model(case):
 
 def test_pixels_of_other_shapes_are_one_line():
     model = moto_lam(opened("lara_lam_a").file)
-    expected = "`pixels`: expected normalised floats of shape [B, 2, 1, 3, 32, 32], got"
+    expected = "`pixels`: expected normalized floats [B, 2, 1, 3, 32, 32], got"
     for pixels in (torch.zeros(4, 2, 3, 32, 16), torch.zeros(4, 2, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(LattokError, match=re.escape(expected)):
             model.encode_pixels(pixels)

@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from lattok.image_lam import MotoLAM, MotoLAMConfig, PairLearner
-from lattok.image_lam.moto.model import PerceptualLoss
+from lattok.image_lam.base.losses import PerceptualLoss
 from lattok.types import PairBatch
 from lattok.utils.checks import LattokError
 from tests.image_lam.base.test_labelling import HELD, SEQUENCE, SMALL

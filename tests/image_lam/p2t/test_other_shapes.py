@@ -11,10 +11,19 @@ import torch
 from torch import Tensor
 
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.p2t.convert import p2t_learner, univla_lam
+from lattok.image_lam.p2t.convert import univla_lam
 from tests.image_lam import plain
 from tests.image_lam.backbones import local_timm
-from tests.image_lam.parity import STAGE2, close, close_gradient, foreign_gradients, losses, open_case, total
+from tests.image_lam.parity import (
+    STAGE2,
+    close,
+    close_gradient,
+    foreign_gradients,
+    losses,
+    open_case,
+    total,
+    with_action_head,
+)
 from tests.image_lam.plain import Facts
 
 
@@ -112,9 +121,8 @@ def converted(folder: Path, facts: Facts, side: int) -> PairLearner[ImageLAM]:
         tiny = {"embed_dim": facts.feature_dim, "depth": 1, "num_heads": 1}
         features = {"features": local_timm(folder / "vit", "vit_base_patch16_siglip_224", **tiny)}
     file, options = folder / "weights.safetensors", {"image_size": 16 * side, **features}
-    if facts.actions is None:
-        return PairLearner(univla_lam(file, facts.heads, **options))
-    return p2t_learner(file, facts.heads, facts.actions[1], **options)
+    action_dim = 7 if facts.actions is None else facts.actions[1]
+    return with_action_head(univla_lam(file, facts.heads, action_dim, **options), file)
 
 
 def double(text: dict[str, Tensor]) -> list[Tensor]:

@@ -135,7 +135,7 @@ def test_numbers_of_codes_and_their_convolutions():
 
 
 def test_pixels_of_another_size_are_refused(first):
-    with pytest.raises(LattokError, match=re.escape("`pixels`: expected shape [B, 2, 3, 64, 64], got shape [1, 2, 3")):
+    with pytest.raises(LattokError, match=re.escape("`pixels`: expected unit floats [B, 2, 1, 3, 64, 64]")):
         lapa_laq(first.folder / "weights.pt").encode_pixels(torch.zeros(1, 2, 3, 32, 32))
 
 

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.convert import adaworld_lam, lapa_laq, lary_laq, lawam_lam, moto_lam, p2t_image_lam, univla_lam, villax_lam
+from lattok.convert import adaworld_lam, lapa_laq, lary_laq, lawam_lam, moto_lam, univla_lam, villax_lam
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published import (
     AdaWorldConfig,
@@ -239,7 +239,7 @@ def test_features_of_other_shapes_are_refused():
         model.encode_features(torch.zeros(1, 2, 36, 64))
 
 
-@pytest.mark.parametrize("convert", [univla_lam, p2t_image_lam, moto_lam])
+@pytest.mark.parametrize("convert", [univla_lam, moto_lam])
 def test_other_importers_name_the_system_of_a_file_too(convert):
     kind = convert.__name__.replace("_", "-")
     text = f"expected a checkpoint for {kind}, got one for adaworld-lam. Run: lattok convert adaworld-lam."
