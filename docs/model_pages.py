@@ -51,10 +51,9 @@ def sections() -> Iterator[str]:
     """Yield a section for each importer."""
     for kind in IMPORTERS:
         importer, system = IMPORTERS[kind], {"page": "howto/zoo.md", "differs": ()} | SYSTEMS[kind]
-        example = (inspect.getdoc(importer.read) or "").partition("Example: ")[2].partition("\n")[0]
         yield f"### {system['title']} {{ #{kind} }}"
         yield f"Weights: {system['weights']}. [More about it]({system['page']})."
-        yield f"```bash\n{example}\n```"
+        yield f"```bash\n{importer.example}\n```"
         yield facts(kind)
         if system["differs"]:
             rows = [f"| {theirs} | {ours} |" for theirs, ours in system["differs"]]

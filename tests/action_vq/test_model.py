@@ -229,11 +229,11 @@ def test_padding_counts_in_no_statistic_and_commitment_uses_the_codebook_before_
     model = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.0)).train()
     chunks, valid = batch()
     model(ActionBatch(chunks, valid))
-    before, size = model.quantizer.codebook_vectors[0].clone(), model.quantizer.books[0].cluster_size.sum()
+    before, size = model.quantizer.codebook_vectors[0].clone(), model.quantizer.codebooks[0].cluster_size.sum()
     valid[:, 2:] = False
     terms = model(ActionBatch(chunks, valid))
     decayed = 0.99 * size + 0.01 * valid.sum()
-    torch.testing.assert_close(model.quantizer.books[0].cluster_size.sum(), decayed, rtol=0.02, atol=0.0)
+    torch.testing.assert_close(model.quantizer.codebooks[0].cluster_size.sum(), decayed, rtol=0.02, atol=0.0)
     latents = model.encoder(model._prepare(chunks, valid)[0])
     nearest_rows = before[torch.cdist(latents, before[None]).argmin(-1)]
     expected = (latents - nearest_rows).square().mean(-1)[valid].mean()

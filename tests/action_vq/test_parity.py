@@ -157,7 +157,7 @@ def test_gradients(case):
 
 def test_moving_averages(case):
     model, _ = case.trained()
-    book, values = model.quantizer.books[0], case.values
+    book, values = model.quantizer.codebooks[0], case.values
     for ours, theirs in EMA.items():
         close(getattr(book, ours), values[f"ema.after1.{theirs}"])
     model.quantizer(values["train.latents_masked"])
@@ -173,7 +173,7 @@ def test_moving_averages_of_a_new_quantizer():
     values = open_case("action_tokenizer_h25_m14").values
     size, dim = values["ema_fresh.before.embedding"].shape
     quantizer = VectorQuantizer(QuantizerConfig(dim, size, start="normal", revive_below=0.0))
-    book = quantizer.books[0]
+    book = quantizer.codebooks[0]
     for ours, theirs in EMA.items():
         getattr(book, ours).copy_(values[f"ema_fresh.before.{theirs}"])
     codes = quantizer.train()(values["latents"]).codes
@@ -260,7 +260,7 @@ def test_other_shapes_train(pair):
         latents = plain.encode(pair.weights, pair.facts, pair.actions.double()) * ~pair.masked[..., None]
         after = plain.moving_average(pair.weights, latents)
     for ours, theirs in EMA.items():
-        close(getattr(pair.model.quantizer.books[0], ours), after[f"vq.{theirs}"].float())
+        close(getattr(pair.model.quantizer.codebooks[0], ours), after[f"vq.{theirs}"].float())
 
 
 def test_saved_and_loaded_it_still_gives_the_same_codes(case, tmp_path):

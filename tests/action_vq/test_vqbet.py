@@ -165,7 +165,7 @@ def test_published_losses_gradients_and_moving_averages(case):
         close(getattr(getattr(model, net)[layers[layer]], kind).grad, io[name], atol=1e-5, rtol=1e-3)
         checked += 1
     assert checked == 6
-    for i, book in enumerate(model.quantizer.books):
+    for i, book in enumerate(model.quantizer.codebooks):
         for theirs, ours in OURS.items():
             close(getattr(book, ours), io[f"after.{BOOK.format(i, theirs)}"])
 

@@ -68,12 +68,6 @@ def test_a_family_without_type_or_configuration_is_refused_when_its_class_is_mad
         type("Mine", (HubModel,), members)
 
 
-def test_an_artefact_of_the_layout_before_the_first_release_says_how_to_make_it_again(folder):
-    edit_config(folder, type="latent_vla")
-    with pytest.raises(LattokError, match="latent_vla.*train or convert the model again"):
-        lattok.load(folder)
-
-
 def test_no_temporary_files_stay_and_a_failed_save_leaves_the_old_artefact(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"config.json", "model.safetensors", "README.md"}
