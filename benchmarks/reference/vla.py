@@ -56,7 +56,7 @@ class StraightforwardVLA(nn.Module):
     def _run(self, batch: PolicyBatch, codes: Tensor | None) -> tuple[Any, Tensor]:
         """The model's own output, and states [B, N + 1, image tokens and placeholders, D] of all layers."""
         backbone = self.policy.backbone
-        inputs = backbone.encode(batch.images, prompts(self.policy.config, batch.texts))
+        inputs = backbone.prepare(batch.images, prompts(self.policy.config, batch.texts))
         inputs = {name: value.to(backbone.model.device) for name, value in inputs.items() if isinstance(value, Tensor)}
         tails = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": 1, "mm_token_type_ids": 0}
         for name, value in tails.items():

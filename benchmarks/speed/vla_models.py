@@ -150,6 +150,6 @@ def instruction(policy: LatentVLA) -> str:
     if policy.config.backbone.name == SCRATCH:
         return TEXT
     images = torch.zeros(1, len(CAMERAS), VIEW, VIEW, 3, dtype=torch.uint8)
-    shortest = policy.backbone.encode(images, prompts(policy.config, ["x"]))["input_ids"].shape[1]
+    shortest = policy.backbone.prepare(images, prompts(policy.config, ["x"]))["input_ids"].shape[1]
     wanted = LENGTH - HORIZON * CODES - shortest + 1
     return (TEXT * (1 + wanted // len(TEXT)))[:wanted].rstrip().ljust(wanted, ".")

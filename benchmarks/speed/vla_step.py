@@ -177,7 +177,7 @@ def _predict(plain: StraightforwardVLA, observation: Mapping[str, Any]) -> Tenso
 def agreement_of(policy: LatentVLA, plain: StraightforwardVLA, batch: PolicyBatch) -> float:
     """Largest difference of the actions of both ways, over their deviation, from the same embedded placeholders."""
     backbone, kept = policy.backbone, policy.placeholders.clone()
-    ids = backbone.encode(batch.images, prompts(policy.config, batch.texts))["input_ids"]
+    ids = backbone.prepare(batch.images, prompts(policy.config, batch.texts))["input_ids"]
     policy.placeholders.copy_(backbone.model.get_input_embeddings()(ids[0, -1].to(kept.device)))
     ours, theirs = policy.predict_chunk(batch), plain.predict(batch)
     policy.placeholders.copy_(kept)

@@ -104,7 +104,7 @@ class Backbone(Protocol):
     predicts_text: bool  # has a head for text
     embedding_rms: float  # typical size of a number in an embedding: queries start there
 
-    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
+    def prepare(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
         ...
 

@@ -63,7 +63,7 @@ class HFBackbone(nn.Module):
         model, processor, family, found = pretrained.load(name, revision, dtype)
         return cls(model, processor, family, name, found)
 
-    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
+    def prepare(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left, on the images' device.
 
         Prompts go into the model's chat template where it has one, after the images in the order of the cameras.

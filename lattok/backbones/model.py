@@ -195,7 +195,7 @@ class ScratchBackbone(nn.Module):
         self.blocks = nn.ModuleList(PreNormBlock(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
 
-    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    def prepare(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Turn B prompts into numbers of words [B, W], padded on the left; images uint8 [B, V, h, w, 3] stay.
 
         Of several frames, all cameras of each come one frame after the other.

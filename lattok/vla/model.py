@@ -249,7 +249,7 @@ class LatentVLA(BackboneModel):
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
         if batch.inputs is not None:
             return batch.inputs
-        return self.backbone.encode(batch.images, prompts(self.config, batch.texts))
+        return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
 
     def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""

@@ -62,7 +62,7 @@ def queries(backbone: HFBackbone, count: int = 2, length: int = 5, seed: int = 1
 
 
 def run(backbone: HFBackbone, placeholders: Tensor, layers: tuple[int, ...] = (2, 4)) -> BackboneOut:
-    return backbone(backbone.encode(images(), TEXTS), placeholders, layers)
+    return backbone(backbone.prepare(images(), TEXTS), placeholders, layers)
 
 
 def adapted(backbone: HFBackbone, train: str = "lora", checkpointing: bool = False, lora: LoraSpec = LORA):
@@ -87,7 +87,7 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load,
     backbone = load(family)
     if training:
         adapted(backbone)
-    placeholders, inputs = queries(backbone), backbone.encode(images(), TEXTS)
+    placeholders, inputs = queries(backbone), backbone.prepare(images(), TEXTS)
     together = backbone(inputs, placeholders, (2, 4))
     more = {**inputs}
     for key in {"input_ids", "attention_mask", *backbone.family.placeholder_types}:
@@ -97,7 +97,7 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load,
     assert not together.valid[0, 0]
     assert together.valid[1].all()
     for row, text in enumerate(TEXTS):
-        alone = backbone(backbone.encode(images()[row : row + 1], [text]), placeholders[row : row + 1], (2, 4))
+        alone = backbone(backbone.prepare(images()[row : row + 1], [text]), placeholders[row : row + 1], (2, 4))
         assert alone.valid.all()
         for layer in (2, 4):
             expected = alone.hidden[layer][0]
@@ -125,7 +125,7 @@ def test_placeholders_see_what_is_before_them_only(load: Load, family: str, trai
 @every_family
 def test_queries_that_are_real_embeddings_give_what_the_model_gives_for_those_tokens(load: Load, family: str):
     backbone = load(family)
-    inputs, word = backbone.encode(images(), TEXTS), torch.tensor([[70, 71, 72], [73, 74, 75]])
+    inputs, word = backbone.prepare(images(), TEXTS), torch.tensor([[70, 71, 72], [73, 74, 75]])
     with torch.no_grad():
         out = backbone(inputs, backbone.model.get_input_embeddings()(word), range(5))
         types = {
@@ -144,7 +144,7 @@ def test_queries_that_are_real_embeddings_give_what_the_model_gives_for_those_to
 @every_family
 def test_text_logits_are_those_of_the_model(load: Load, family: str):
     backbone = load(family)
-    inputs = backbone.encode(images(), TEXTS)
+    inputs = backbone.prepare(images(), TEXTS)
     with torch.no_grad():
         expected = backbone.model(**inputs, use_cache=False).logits
         got = backbone.text_logits(backbone(inputs, queries(backbone, length=1), (4,)).hidden[4])
@@ -162,7 +162,7 @@ def test_text_logits_of_gemma_2_are_capped(tiny: Callable[[str], Path]):
     torch.manual_seed(0)
     model = transformers.Gemma2ForCausalLM(config).eval()
     backbone = HFBackbone(model, transformers.AutoTokenizer.from_pretrained(tiny("text")), TEXT)
-    inputs = backbone.encode(images(cameras=0), TEXTS)
+    inputs = backbone.prepare(images(cameras=0), TEXTS)
     with torch.no_grad():
         expected = model(**inputs, use_cache=False).logits
         got = backbone.text_logits(backbone(inputs, queries(backbone, length=1), (2,)).hidden[2])[:, :-1]
@@ -187,22 +187,22 @@ def test_only_the_layers_that_are_asked_for(load: Load, family: str):
 def test_image_tokens_are_found_and_cameras_keep_their_order(load: Load, family: str, tokens: int):
     backbone = load(family)
     pictures, placeholders = images(cameras=3), queries(backbone)
-    inputs = backbone.encode(pictures, TEXTS)
+    inputs = backbone.prepare(pictures, TEXTS)
     out = backbone(inputs, placeholders, (4,))
     assert out.image is not None
     assert out.image.sum(1).tolist() == [3 * tokens] * 2
     assert not out.image[:, out.queries].any()
     assert not (out.image & ~out.valid).any()
-    single = [backbone.encode(pictures[:, [camera]], TEXTS)["pixel_values"] for camera in range(3)]
+    single = [backbone.prepare(pictures[:, [camera]], TEXTS)["pixel_values"] for camera in range(3)]
     rows = inputs["pixel_values"].reshape(2, 3, -1)
     torch.testing.assert_close(rows, torch.stack([view.reshape(2, -1) for view in single], 1))
-    swapped = backbone(backbone.encode(pictures.flip(1), TEXTS), placeholders, (4,))
+    swapped = backbone(backbone.prepare(pictures.flip(1), TEXTS), placeholders, (4,))
     assert (swapped.hidden[4] - out.hidden[4])[:, out.queries].abs().max() > 1e-6
 
 
 @pytest.mark.parametrize(("family", "tokens"), [("qwen3_vl", 49), ("qwen2_5_vl", 64)])
 def test_qwen_sees_images_in_the_size_they_come(load: Load, family: str, tokens: int):
-    inputs = load(family).encode(images(1, 1, 224), TEXTS[:1])
+    inputs = load(family).prepare(images(1, 1, 224), TEXTS[:1])
     count = inputs["image_grid_thw"].prod() // 4
     assert int(count) == tokens
 
@@ -211,7 +211,7 @@ def test_a_text_model_sees_no_images(load: Load):
     backbone = load("text")
     out = run(backbone, queries(backbone))
     assert out.image is None
-    blind = backbone(backbone.encode(images(cameras=0), TEXTS), queries(backbone), (4,))
+    blind = backbone(backbone.prepare(images(cameras=0), TEXTS), queries(backbone), (4,))
     torch.testing.assert_close(blind.hidden[4], out.hidden[4])
 
 
@@ -403,7 +403,7 @@ def test_adapters_come_back_and_can_be_merged_and_saved(load: Load, family: str,
 )
 def test_bfloat16(load: Load, tiny: Callable[[str], Path], family: str, how: str):
     reference = load(family)
-    inputs = reference.encode(images(1, 1), TEXTS[:1])
+    inputs = reference.prepare(images(1, 1), TEXTS[:1])
     placeholders = queries(reference, 1).requires_grad_()
     expected = reference(inputs, placeholders, (4,)).hidden[4]
     backbone = HFBackbone.load(str(tiny(family)), dtype="bfloat16") if how == "bfloat16 base" else reference
@@ -440,21 +440,21 @@ def test_adapt_is_for_once(load: Load):
 def test_bad_images_and_texts(load: Load):
     backbone = load("qwen3_vl")
     with pytest.raises(LattokError, match=r"at least one camera for qwen3_vl, got none"):
-        backbone.encode(images(cameras=0), TEXTS)
+        backbone.prepare(images(cameras=0), TEXTS)
     with pytest.raises(LattokError, match=r"text without '<\|image_pad\|>', which stands for an image, got 'see"):
-        backbone.encode(images(), ["see <|image_pad|>", "lift"])
+        backbone.prepare(images(), ["see <|image_pad|>", "lift"])
 
 
 def test_a_prompt_goes_into_the_chat_template_and_begins_once(load: Load):
     backbone = load("gemma3")
-    ids = backbone.encode(images(1), ["lift it"])["input_ids"][0]
+    ids = backbone.prepare(images(1), ["lift it"])["input_ids"][0]
     tokenizer = backbone.processor.tokenizer
     assert (ids == tokenizer.bos_token_id).sum() == 1
     view = "\n\n<start_of_image>" + "<image_soft_token>" * 4 + "<end_of_image>\n\n"
     turn = f"<bos><start_of_turn>user\n{view * 2}lift it<end_of_turn>\n<start_of_turn>assistant\n"
     assert tokenizer.decode(ids) == turn
     backbone.processor.chat_template = {"default": "{{ messages[0]['content'][-1]['text'] }}<start_of_image>"}
-    ids = backbone.encode(images(1, 1), ["lift it"])["input_ids"][0]
+    ids = backbone.prepare(images(1, 1), ["lift it"])["input_ids"][0]
     assert tokenizer.decode(ids).startswith("<bos>lift it\n\n<start_of_image>")
 
 
@@ -463,7 +463,7 @@ def test_a_text_model_without_padding_token_or_template(load: Load):
     tokenizer = copy.deepcopy(reference.processor)
     tokenizer.pad_token = tokenizer.chat_template = None
     backbone = HFBackbone(reference.model, tokenizer, reference.family)
-    inputs = backbone.encode(images(), TEXTS)
+    inputs = backbone.prepare(images(), TEXTS)
     assert inputs["attention_mask"].sum(1).tolist() == [len(text) for text in TEXTS]  # a byte is a token
     assert tokenizer.decode(inputs["input_ids"][1]) == TEXTS[1]
 
@@ -474,7 +474,7 @@ def test_a_chat_model_without_its_template_is_refused(load: Load):
     processor.chat_template = processor.tokenizer.chat_template = None
     backbone = HFBackbone(reference.model, processor, reference.family)
     with pytest.raises(LattokError, match="`backbone`: expected a chat template, which qwen3_vl has, got none"):
-        backbone.encode(images(), TEXTS)
+        backbone.prepare(images(), TEXTS)
 
 
 def test_models_that_are_built_otherwise_are_refused(tiny: Callable[[str], Path], tmp_path: Path):
@@ -497,10 +497,10 @@ def test_errors_of_a_text_are_those_of_the_whole_model(family, tiny):
     images = torch.randint(0, 256, (3, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     prompts, texts = ["lift it:", "close the drawer:", "push:"], ["reach the cup", "", "grasp"]
     with torch.no_grad():
-        found, valid = backbone.text_errors(backbone.encode(images, prompts), texts)
+        found, valid = backbone.text_errors(backbone.prepare(images, prompts), texts)
         assert not valid[1].any()
         for row in (0, 2):
-            inputs = dict(backbone.encode(images[row : row + 1], prompts[row : row + 1]))
+            inputs = dict(backbone.prepare(images[row : row + 1], prompts[row : row + 1]))
             inputs.pop("image_counts")
             ids = backbone._tokenizer(texts[row], add_special_tokens=False)["input_ids"]
             ids = torch.tensor([[*ids, backbone._tokenizer.eos_token_id]])

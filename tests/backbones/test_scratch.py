@@ -21,7 +21,7 @@ def images(count: int = 2) -> torch.Tensor:
 
 def test_positions_are_words_images_queries():
     model = backbone()
-    inputs = model.encode(images(), ["open it", "close the drawer, please"])
+    inputs = model.prepare(images(), ["open it", "close the drawer, please"])
     out = model(inputs, torch.randn(2, 5, 32), [0, 2, 3])
     assert sorted(out.hidden) == [0, 2, 3]
     assert inputs["words"].shape == (2, 5)  # the comma counts
@@ -33,7 +33,7 @@ def test_positions_are_words_images_queries():
 
 def test_the_last_hidden_state_is_normalised_and_the_others_are_not():
     model = backbone()
-    out = model(model.encode(images(), ["a", "b"]), torch.randn(2, 3, 32), [2, 3])
+    out = model(model.prepare(images(), ["a", "b"]), torch.randn(2, 3, 32), [2, 3])
     normed = model.norm(model.blocks[2](out.hidden[2], seen=_seen(out.hidden[2].shape[1], 3)))
     torch.testing.assert_close(out.hidden[3], normed)
 
@@ -45,7 +45,7 @@ def _seen(length: int, queries: int) -> torch.Tensor:
 
 def test_a_query_changes_nothing_before_it():
     model = backbone()
-    inputs, queries = model.encode(images(), ["a", "b c d"]), torch.randn(2, 5, 32)
+    inputs, queries = model.prepare(images(), ["a", "b c d"]), torch.randn(2, 5, 32)
     before = model(inputs, queries, [3]).hidden[3]
     queries[:, 3] = torch.randn(2, 32)  # adding a number would not pass the norms
     after = model(inputs, queries, [3]).hidden[3]
@@ -59,7 +59,7 @@ def test_instruction_and_every_camera_matter():
     queries = torch.randn(1, 2, 32)
 
     def states(text: str, pictures: torch.Tensor) -> torch.Tensor:
-        return model(model.encode(pictures, [text]), queries, [3]).hidden[3][:, -2:]
+        return model(model.prepare(pictures, [text]), queries, [3]).hidden[3][:, -2:]
 
     base, swapped = images(1), images(1).flip(1)
     assert (states("open it", base) - states("close it", base)).abs().max() > 1e-3
@@ -69,17 +69,17 @@ def test_instruction_and_every_camera_matter():
 
 def test_any_text_has_a_token_and_a_long_one_keeps_its_end():
     model = backbone()
-    words = model.encode(images(), ["", "drücke ☃ " * 50])["words"]
+    words = model.prepare(images(), ["", "drücke ☃ " * 50])["words"]
     assert words.shape == (2, MAX_WORDS)
     assert words[0].tolist()[-1] != 0
-    last = model.encode(images(1), ["☃"])["words"]
+    last = model.prepare(images(1), ["☃"])["words"]
     assert words[1, -1] == last[0, -1]
 
 
 def test_padding_is_not_looked_at():
     model = backbone()
     queries = torch.randn(1, 3, 32)
-    inputs = model.encode(images(1), ["open it"])
+    inputs = model.prepare(images(1), ["open it"])
     padded = {"words": torch.nn.functional.pad(inputs["words"], (7, 0)), "images": inputs["images"]}
     alone, beside = (model(one, queries, [3]).hidden[3][:, -3:] for one in (inputs, padded))
     torch.testing.assert_close(beside, alone, atol=1e-6, rtol=0)

@@ -123,7 +123,7 @@ class Recorder(torch.nn.Module):
         super().__init__()
         self.image_tokens, self.weight = image_tokens, torch.nn.Parameter(torch.ones(8))
 
-    def encode(self, images: torch.Tensor, texts: list[str]) -> dict[str, torch.Tensor]:
+    def prepare(self, images: torch.Tensor, texts: list[str]) -> dict[str, torch.Tensor]:
         self.texts = texts
         return {"length": torch.tensor([len(text.split()) for text in texts])}
 

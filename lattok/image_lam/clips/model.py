@@ -151,7 +151,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     def _inputs(self, clips: Tensor, texts: Sequence[str]) -> Mapping[str, Any]:
         prompts = [plain_format(self.config.prompt, task=text.strip()) for text in texts]
-        return self.backbone.encode(self._resized(clips).flatten(1, 2), prompts)
+        return self.backbone.prepare(self._resized(clips).flatten(1, 2), prompts)
 
     def _latents(self, inputs: Mapping[str, Any], count: int) -> tuple[Tensor, Tensor]:
         config, last = self.config, self.backbone.num_layers

@@ -230,8 +230,8 @@ def test_labels_are_those_of_clips_in_any_pieces(tmp_path):
 
 def test_the_prompt_has_the_instruction_without_spaces_around_it(monkeypatch: pytest.MonkeyPatch):
     lam, seen = clip_lam(prompt="Do {task}!"), []
-    encode = lam.backbone.encode
-    monkeypatch.setattr(lam.backbone, "encode", lambda images, texts: seen.extend(texts) or encode(images, texts))
+    prepare = lam.backbone.prepare
+    monkeypatch.setattr(lam.backbone, "prepare", lambda images, texts: seen.extend(texts) or prepare(images, texts))
     lam.encode(pixels(2, 3, 2), [" open it\n", "lift"])
     assert seen == ["Do open it!", "Do lift!"]
 
