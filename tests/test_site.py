@@ -133,6 +133,7 @@ def test_every_finding_of_the_code_is_on_the_page():
 def test_every_importer_is_on_the_page_of_models():
     page = model_pages.on_page_markdown((ROOT / "docs/models.md").read_text(encoding="utf-8"))
     assert set(model_pages.SYSTEMS) == set(IMPORTERS)
+    assert "lattok convert p2t-image-lam last.ckpt my-lam --stride 11" in page  # its file, not UniVLA's
     for kind in IMPORTERS:
         assert page.count(f"{{ #{kind} }}") == 1
         assert f"lattok convert {kind} " in page

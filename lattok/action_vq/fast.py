@@ -32,7 +32,6 @@ from typing_extensions import Self
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.subwords import CoefficientBPE, Coefficients, CoefficientSubwords, CoefficientUnigram, trim
 from lattok.hub import client
-from lattok.hub.client import HubOptions
 from lattok.hub.weights import Size, Sizes
 from lattok.nn.normalize import Normalization, read_statistics
 from lattok.types import ActionBatch
@@ -286,7 +285,7 @@ class FAST(DCTTokenizer):
         `options` are further fields of `FASTConfig`, of which `max_token` limits coefficients and shortens rows, and
         the keywords of huggingface_hub.
         """
-        asked = {name: options.pop(name) for name in get_type_hints(HubOptions) if name in options}
+        asked = {name: options.pop(name) for name in get_type_hints(client.HubOptions) if name in options}
         folder, text, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
@@ -354,8 +353,7 @@ class TOAST(DCTTokenizer):
 
 def dct_matrix(n: int) -> np.ndarray:
     """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
-    frequency, step = np.arange(n)[:, None], np.arange(n)
-    matrix = np.sqrt(2 / n) * np.cos(np.pi * frequency * (2 * step + 1) / (2 * n))
+    matrix = np.sqrt(2 / n) * np.cos(np.pi * np.arange(n)[:, None] * (2 * np.arange(n) + 1) / (2 * n))
     matrix[0] /= np.sqrt(2)
     return matrix
 
@@ -380,7 +378,7 @@ def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
 
 def _published(source: str | os.PathLike[str], revision: str | None, options: Any) -> tuple[Path, str, str | None]:
     """Find a published tokenizer: its folder, the text of tokenizer.json, and the commit where `source` is a Hub id."""
-    client.check_options(options, get_type_hints(HubOptions))
+    client.check_options(options, get_type_hints(client.HubOptions))
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
         wanted = [PROCESSOR, TOKENIZER, f"{SUBFOLDER}/{TOKENIZER}"]
@@ -389,11 +387,14 @@ def _published(source: str | os.PathLike[str], revision: str | None, options: An
     folder = client.inside(folder, options.get("subfolder"))
     found = [place for place in (folder / TOKENIZER, folder / SUBFOLDER / TOKENIZER) if place.is_file()]
     if not found or not (folder / PROCESSOR).is_file():
-        lacks = PROCESSOR if found else f"{TOKENIZER}, here or in {SUBFOLDER}/"
-        checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {lacks}")
+        got = f"{folder} without {PROCESSOR if found else f'{TOKENIZER}, here or in {SUBFOLDER}/'}"
+        checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", got)
     if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
-        hint = "Delete the one that is older."
-        checks.fail("source", f"one {TOKENIZER}", f"{folder} with two that differ, one of them in {SUBFOLDER}/", hint)
-    if found[0].stat().st_size > JSON_BYTES:
-        checks.fail(str(found[0]), f"at most {JSON_BYTES >> 20} MB", "more", "Is this the right file?")
-    return folder, found[0].read_text(encoding="utf-8", errors="replace"), commit
+        got = f"{folder} with two that differ, one in {SUBFOLDER}/"
+        checks.fail("source", f"one {TOKENIZER}", got, "Delete the one that is older.")
+    try:
+        if found[0].stat().st_size > JSON_BYTES:
+            raise ValueError(f"more than {JSON_BYTES >> 20} MB")
+        return folder, found[0].read_text(encoding="utf-8"), commit
+    except (OSError, ValueError) as error:
+        return checks.fail(str(found[0]), "a text that can be read", checks.first_line(error))

@@ -114,6 +114,7 @@ class FSQFit(TrainedFit):
     synthetic: int = 48_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.whole(synthetic=self.synthetic)
 
 

@@ -192,6 +192,7 @@ class ResidualFit(FitOptions):
     synthetic: int = 24_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.whole(steps=self.steps, synthetic=self.synthetic)
 
 

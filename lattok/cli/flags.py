@@ -199,7 +199,10 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
                 value = rest.pop(0)
             if value and not (name in flags and value.lower() in (*ON, *OFF)):
                 refuse(command, f": --{typed} takes no value, got {value}.")
-            values[flag.name] = name in flags and value.lower() not in OFF
+            if equals and not value:
+                refuse(command, f": --{typed} needs a value after =, or none at all.")
+            unset = value == "None" and type(None) in get_args(flag.kind)
+            values[flag.name] = None if unset else name in flags and value.lower() not in OFF
         else:
             number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
             number = 0 if equals else min(number, _most_words(flag.kind))

@@ -211,12 +211,12 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    known, above = formats(), file.parents
+    whole = next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
     with suppress(OSError):
-        found = [folder for folder in above[:4] if any(each.recognise(folder) for each in known if each.marked)]
-        found = found or [above[0] for each in known if above[0] in each.recognise(above[0])]
-        if found:
-            return f"Give the whole dataset, {found[0]}."
+        if whole is None and any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
+            whole = file.parent
+    if whole is not None:
+        return f"Give the whole dataset, {whole}."
     return "Give the folder of the dataset that it belongs to."
 
 

@@ -126,8 +126,9 @@ def _candidate(
         assert evidence.target is not None  # `compare` asks for actions
         probes = probe_rows(evidence, evidence.target)
         size, speed = _cost(evidence)
-    kind = next(iter(probes))
-    (against, *_) = readout_verdicts(evidence, kind, probes[kind])
+        kind = next(iter(probes))
+        (against, *_) = readout_verdicts(evidence, kind, probes[kind])
+        figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
     said = [(each.text, each) for each in overlap(case)]
     if (steps := trial_steps(model.trained_on)) is not None:
         said.append((f"a trial run of {steps} steps, whose figures mean nothing", Verdict("", False, TRIAL)))
@@ -135,7 +136,6 @@ def _candidate(
     verdicts = with_advice([replace(each, text=f"{name}: {text}") for text, each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     told = SimpleNamespace(address=model.address, trained_on=model.trained_on)
-    figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
     return Candidate(name, replace(case, model=told), kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
 
 

@@ -61,9 +61,9 @@ class Importer:
 
     @property
     def example(self) -> str:
-        """Return the command of the docstring's `Example:`, under this name."""
-        shown = re.search(r"Example: lattok convert \S+ (.*)", self.read.__doc__ or "")
-        return f"lattok convert {self.name} {shown[1]}" if shown else ""
+        """Return the command of the docstring's `Example:` of this name."""
+        shown = re.search(rf"Example: (lattok convert {self.name} .*)", self.read.__doc__ or "")
+        return shown[1] if shown else ""
 
     def signed(self, names: str) -> bool:
         """Tell whether tensors are of this system, from their names, one on each line."""

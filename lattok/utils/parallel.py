@@ -105,11 +105,12 @@ class Processes:
             number = self._pipes.index(pipe)  # pyright: ignore[reportArgumentType]
             job = self._busy.pop(number)
             try:
-                value, why, trace = pickle.loads(self._pipes[number].recv_bytes())
-            except (EOFError, ConnectionError):
+                answer = self._pipes[number].recv_bytes()
+            except (EOFError, OSError):  # before its answer, or in the middle of it
                 code = self._processes[number].wait()
                 how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
                 raise LattokError(f"{job}: its process died ({how}).") from None
+            value, why, trace = pickle.loads(answer)
             if why:
                 raise LattokError(f"{job}: {why}") from RuntimeError(trace)
             self._hand_out()
@@ -132,7 +133,7 @@ class Processes:
                 self._send(number, self._busy[number])
 
     def _send(self, number: int, message: Any) -> None:
-        with suppress(ConnectionError):  # it has died, which `results` finds
+        with suppress(OSError):  # it has died, which `results` finds
             self._pipes[number].send_bytes(pickle.dumps(message))
 
 

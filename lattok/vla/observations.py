@@ -74,8 +74,6 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     found = PolicyBatch(images, texts, proprio, actions.float(), valid)
     _check(config, found, learning, config.state_key, config.action_key)
-    if learning and config.tokens is not None and not bool(found.actions[valid].isfinite().all()):
-        checks.fail(config.action_key, "finite actions", "NaN or infinity")  # they would become codes
     if not (learning and config.strategy.learns_labels):
         return found
     return found._replace(latent=target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs))
@@ -83,6 +81,7 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
 
 def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, action: str) -> None:
     """Compare a batch with the policy; `state` and `action` are what its giver calls proprio and actions."""
+    checks.tensor("images", batch.images)
     count = len(batch.images)
     checks.rank("images", batch.images, "B V h w 3")
     if batch.images.dtype != torch.uint8:
@@ -112,6 +111,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
         checks.size(action, "samples, as there are images", len(actions), count)
         checks.size(action, "steps (horizon)", actions.shape[1], config.horizon)
         checks.size(action, "dimensions", actions.shape[2], config.action_dim)
+        if config.tokens is not None and batch.tokens is None and not actions[batch.valid].isfinite().all():
+            checks.fail(action, "finite actions", "NaN or infinity")  # they would become codes
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:

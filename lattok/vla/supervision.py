@@ -136,8 +136,8 @@ class LatentSupervision(nn.Module, ABC):
         checks.size("states", "samples, as the target has", len(states), samples)
 
     def _check(self, states: Tensor, target: LatentTarget) -> None:
-        self._check_states(states, len(target.valid))
         checks.rank("valid", target.valid, "B S")
+        self._check_states(states, len(target.valid))
         if target.valid.dtype != torch.bool:
             checks.fail("valid", "bool", str(target.valid.dtype).removeprefix("torch."))
         steps = target.valid.shape[1]

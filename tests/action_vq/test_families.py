@@ -183,6 +183,14 @@ def test_every_family_takes_a_seed(name):
     assert again.describe()["weights_sha256"] == fitted(name).describe()["weights_sha256"]
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", ["a", None, 1 << 70, -1])
+def test_no_family_takes_another_seed(name, seed):
+    family, options = CASES[name]
+    with pytest.raises(LattokError, match="`seed`: expected "):
+        family.fit(smooth(), action_names=NAMES, seed=seed, **options)
+
+
 def test_uniform_bins_are_at_least_two():
     with pytest.raises(LattokError, match="`bins`: expected a whole number of at least 2, got 1"):
         lattok.UniformBins.fit(smooth(), bins=1)

@@ -95,6 +95,5 @@ def test_workers_of_ray_fill_in_what_one_process_does(tmp_path):
     pytest.importorskip("ray")
     source, idm = open_dataset(write(tmp_path / "data")), model()
     expected = tree(annotate(source, idm, tmp_path / "local", fill=True))
-    with RayEngine(workers=2) as engine:
-        annotate(source, idm, tmp_path / "ray", fill=True, engine=engine)
+    annotate(source, idm, tmp_path / "ray", fill=True, engine=RayEngine(workers=2))
     assert tree(tmp_path / "ray") == expected

@@ -321,6 +321,7 @@ def test_a_switch_may_be_followed_by_what_people_type(make_dataset: Callable, sa
     said(["train", "vla", root, "--out", "p", "--preset", "scratch", "--steps", "1", "--horizon", "2", *words])
     assert json.loads(Path("p/run/recipe.json").read_text())["options"]["proprio"] is on
     assert "stray" in said(["train", "vla", root, "--out", "q", *words, "stray"], 2)
+    assert "needs a value after =" in said(["train", "vla", root, "--out", "q", "--proprio="], 2)
 
 
 def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callable, said: Said):

@@ -420,6 +420,7 @@ def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_o
     if not file.exists():
         file.write_bytes(b"{}")
     (root.parent / "rlds").mkdir(exist_ok=True)
+    (root.parent / "meta").mkdir()  # of something else
     (root.parent / "rlds/dataset_info.json").write_text("{}")
     with pytest.raises(LattokError) as error:
         open_dataset(file)

@@ -66,6 +66,14 @@ def test_a_process_that_dies_is_one_line_too(name: str, how: str) -> None:
         list(processes.map([Task(name, 3)]))
 
 
+def test_a_process_that_dies_in_the_middle_of_its_answer_is_one_line_too() -> None:
+    with Processes(partial(worker, ""), 1) as processes:
+        processes.submit(Task("cut", 3))
+        processes._processes[0].wait(30)
+        with pytest.raises(LattokError, match=r"^task 3: its process died \(exit code 4\)\.$"):
+            list(processes.results())
+
+
 def test_there_is_at_least_one_process() -> None:
     with pytest.raises(LattokError, match="`workers`: expected a whole number of at least 1, got 0"):
         Processes(partial(worker, ""), 0)

@@ -229,6 +229,7 @@ def test_targets_that_do_not_fit():
     refused(codes, "`codes`: expected int64, got float32", codes=target.codes.float())
     refused(align, "`embedding`: expected float32, got int64", embedding=target.embedding.long())
     refused(codes, "`valid`: expected bool, got float32", valid=target.valid.float())
+    refused(codes, r"`valid`: expected shape \[B, S\], got shape \[\]", valid=torch.tensor(True))
     refused(codes, "`codes`: expected shape .B, S, P., got", codes=target.codes[..., 0])
     refused(codes, "`codes`: expected .4, 5. samples and steps, as `valid` has, got .4, 4.", codes=target.codes[:, :4])
     refused(codes, "`states`: expected 4 samples, as the target has, got 3", states[:3])

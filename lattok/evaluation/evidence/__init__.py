@@ -90,7 +90,8 @@ class EvalOptions:
         """
         checks.positive(max_episodes=self.max_episodes)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
-        train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
+        judging = set(held_out)
+        train = [episode.index for episode in dataset.episodes if episode.index not in judging]
         if key is not None and key in dataset.features:
             parts = judged_episodes(dataset, key, held_out), measured(dataset, key, train)
             held_out, train = ([episode.index for episode in part] for part in parts)
@@ -106,7 +107,8 @@ class EvalOptions:
 
 def measured(dataset: RobotDataset, key: str, indices: Collection[int]) -> list[Episode]:
     """Choose the episodes, of these numbers, in which the actions of column `key` were measured."""
-    return measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in indices])
+    wanted = set(indices)
+    return measured_episodes(dataset, key, [each for each in dataset.episodes if each.index in wanted])
 
 
 def judged_episodes(dataset: RobotDataset, key: str, held_out: Sequence[int]) -> list[Episode]:

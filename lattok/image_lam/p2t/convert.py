@@ -56,6 +56,7 @@ def univla_lam(
     P2T's is UniVLA's with an action head, which is left out: a model that is trained further begins with a new one.
 
     Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
+    Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
 
     Args:
         path: The checkpoint.

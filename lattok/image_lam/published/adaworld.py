@@ -4,7 +4,7 @@
     latent  = mu(prompt of o_{t+H})                              one per pair, no codes
     o_{t+H} = Decoder(patches of o_t + latent)
 
-What differs from published code: docs/model_pages.py.
+What differs from published code: docs/systems.yaml.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 As published, and kept, since the weights depend on it: attention reads keys and values from tokens that are not
 normalised; the convolution before the attention over time takes its input, stored place by place, for one stored frame
-by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: docs/model_pages.py.
+by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: docs/systems.yaml.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     o_{t+H} = Decoder(patches of o_t, all latents as one token)
 
 As published, and kept, since the weights depend on it: attention over time reads tokens that are not normalised, and
-shares its gate with that in the frame. What differs: docs/model_pages.py.
+shares its gate with that in the frame. What differs: docs/systems.yaml.
 """
 
 from __future__ import annotations
