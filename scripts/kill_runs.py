@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what a user starts: artefacts say how many there were
     shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in JOBS]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
