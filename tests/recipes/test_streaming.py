@@ -108,13 +108,13 @@ def test_a_mixture_with_known_and_unknown_actions_is_streamed(dataset, tmp_path)
 
 
 def test_images_and_prompts_are_made_ready_ahead_of_the_step(dataset, tmp_path, monkeypatch):
-    encode, threads = ScratchBackbone.encode, []
+    prepare, threads = ScratchBackbone.prepare, []
 
     def watched(self, images, texts):
         threads.append(threading.current_thread().name)
-        return encode(self, images, texts)
+        return prepare(self, images, texts)
 
-    monkeypatch.setattr(ScratchBackbone, "encode", watched)
+    monkeypatch.setattr(ScratchBackbone, "prepare", watched)
     policy_ = lattok.train(policy(dataset, tmp_path / "ahead", episodes="0:"))
     assert len(threads) == 8
     assert all(name.startswith("lattok-ahead") for name in threads)

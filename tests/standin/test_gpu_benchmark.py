@@ -11,9 +11,11 @@ import pytest
 
 from benchmarks.speed import gpu
 from tests.accelerator import NAME, Device
+from tests.backbones.conftest import need_transformers
 
 
 def test_it_writes_one_file_and_the_sentence(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch, capsys):
+    need_transformers()
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(
         sys, "argv", ["gpu", "--quick", "--device", f"{NAME}:0", "--out", str(out), "--peak-tflops", "1"]

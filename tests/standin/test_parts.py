@@ -26,6 +26,7 @@ from lattok.types import LatentTarget, PairBatch
 from tests.accelerator import NAME, Device, standin
 from tests.action_vq.families import cases
 from tests.action_vq.walks import smooth
+from tests.backbones.conftest import need_transformers
 from tests.backbones.tiny import tiny_backbone
 from tests.image_lam.clips.fakes import clip_lam, pixels
 from tests.image_lam.moto.test_perceptual import random_vgg
@@ -43,6 +44,7 @@ def test_tokenizers_are_fitted_to_chunks_that_lie_there(name: str, device: Devic
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
 def test_policies_over_pretrained_backbones(family: str, tmp_path: Path, device: Device):
+    need_transformers()
     folder = str(tiny_backbone(family, tmp_path / family))
     model = fakes.policy("la_cond", backbone=folder, camera_sizes=((16, 16), (16, 16)))
     batch = model.prepared(fakes.batch(model.config))  # processors resize uint8 images in another way on a device
@@ -162,7 +164,7 @@ def test_small_parts(device: Device):
 
 @pytest.mark.parametrize("kind", ["vit_mae", "vjepa2"])
 def test_networks_of_transformers_look_at_frames(kind: str, device: Device):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", minversion="5.4")
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
     if kind == "vit_mae":

@@ -19,6 +19,10 @@ from tests.accelerator import NAME, Device
 from tests.image_lam.backbones import local_timm
 from tests.standin.conftest import ON_CPU, SIZES, assert_same, make, on_host
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
+pytestmark = pytest.mark.skipif(
+    OLD, reason="torch 2.10 rounds otherwise on the stand-in than on the CPU; 2.14 does not"
+)
 STARTED = 3  # steps after which codebooks have started
 LEARN = [kind for kind in SIZES if kind not in ON_CPU]
 EACH = list({SIZES[kind][0]: kind for kind in reversed(LEARN)}.values())  # the first of each recipe
