@@ -241,6 +241,8 @@ class LatentVLA(BackboneModel):
         if self.config.tokens is None or batch.tokens is not None:
             return batch
         actions, valid = batch.actions.cpu(), batch.valid.cpu()
+        if not actions[valid].isfinite().all():
+            checks.fail(self.config.action_key, "finite actions", "NaN or infinity")  # they would become codes
         rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
         if rows.any():
             tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows]))

@@ -156,7 +156,7 @@ def test_batches_with_lerobots_keys_teach_the_same():
     actions[1, 2, 0] = torch.nan
     with pytest.raises(LattokError, match="`action`: expected finite actions, got NaN or infinity"):
         model(seen | {"action": actions})
-    with pytest.raises(LattokError, match="`actions`: expected finite actions, got NaN or infinity"):
+    with pytest.raises(LattokError, match="`action`: expected finite actions, got NaN or infinity"):
         model(model._batch(seen | {"action": actions.nan_to_num()}, True)._replace(actions=actions, tokens=None))
     actions[1, 2, 0], actions[-1, -1, 0] = 0, torch.nan  # beyond the episode
     assert model(seen | {"action": actions, "action_is_pad": padded})["action"].isfinite()
