@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,7 @@ def trained_models(folder: Path, steps: int) -> Iterator[tuple[str, ImageLAM]]:
     alive = {"codebook_update": "ema", "codebook_start": "kmeans", "codebook_continuous_steps": steps // 5}
     alive |= {"codebook_restart_every": 0, "features": "pixels"}
     deep = {"features": random_vit(folder / "vit"), "width": 128, "encoder_depth": 6}
+    os.environ["LATTOK_DATA"] = str(folder)  # where loading may read what a model names
     kinds = {
         "tiny+p2t": ("tiny+p2t", alive),
         "tiny+robust": ("tiny+robust", {"codebook_continuous_steps": steps // 5, "features": "pixels"}),
