@@ -170,8 +170,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
         checks.fail("name", "text", repr(name))
-    if "fps" in options:
-        checks.frame_rate(fps=options["fps"])
+    if (fps := options.get("fps")) is not None:
+        checks.frame_rate(fps=fps)
     format_.check_needs()
     make: Any = format_
     where = () if files is None or not format_.opens_with else (files,)
@@ -211,12 +211,12 @@ def _whole_of(file: Path) -> str:
     """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    whole = next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
+    for folder in file.parents[:4]:
+        if (folder / "meta" / "info.json").is_file():
+            return f"Give the whole dataset, {folder}."
     with suppress(OSError):
-        if whole is None and any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
-            whole = file.parent
-    if whole is not None:
-        return f"Give the whole dataset, {whole}."
+        if any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
+            return f"Give the whole dataset, {file.parent}."
     return "Give the folder of the dataset that it belongs to."
 
 

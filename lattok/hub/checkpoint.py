@@ -62,7 +62,7 @@ class Importer:
     @property
     def example(self) -> str:
         """Return the command of the docstring's `Example:` of this name."""
-        shown = re.search(rf"Example: (lattok convert {self.name} .*)", self.read.__doc__ or "")
+        shown = re.search(rf"Example: (lattok convert {re.escape(self.name)} .*)", self.read.__doc__ or "")
         return shown[1] if shown else ""
 
     def signed(self, names: str) -> bool:
