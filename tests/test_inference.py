@@ -137,7 +137,7 @@ def test_spectrum_projection_and_first_convolution_are_one_matrix(changes, folde
     fast = lattok.for_inference(model)
     own = fast if decoder == "context" else fast._encoder
     assert isinstance(own.encoder, FoldedEncoder) == folded
-    normal = torch.randn(500, model.horizon, model.action_dim)  # several blocks, and a part of one
+    normal = torch.randn(501, model.horizon, model.action_dim)  # several blocks, and an odd part of one
     chunks = model.normalizer.inverse(normal)
     codes, margins = float64_codes(model, chunks)
     assert torch.equal(fast.encode(chunks)[margins >= ROUNDING], codes[margins >= ROUNDING])
