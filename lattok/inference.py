@@ -4,8 +4,6 @@ labeller = lattok.for_inference(lam, precision="bfloat16")      # CPU or CUDA
 fast = lattok.for_inference(tokenizer)                          # on the CPU
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable
@@ -38,9 +36,9 @@ MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to th
 
 
 @overload
-def for_inference(model: TrainedPairModel, precision: str = "float32", compile: bool = False) -> FastImageLAM: ...
+def for_inference(model: TrainedPairModel, precision: str = "float32", compile: bool = False) -> "FastImageLAM": ...
 @overload
-def for_inference(model: P2TActionVQ) -> FastActionVQ | P2TActionVQ: ...
+def for_inference(model: P2TActionVQ) -> "FastActionVQ | P2TActionVQ": ...
 @overload
 def for_inference(model: Learned) -> Learned: ...
 def for_inference(model: object, precision: str = "float32", compile: bool = False) -> object:
@@ -87,7 +85,7 @@ class FastImageLAM(VideoLabeller):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
-    def to(self, device: str) -> FastImageLAM:
+    def to(self, device: str) -> "FastImageLAM":
         """Return the same on another device, for workers."""
         return FastImageLAM(copy.deepcopy(self._lam).to(device), self._precision, self._compile)
 

@@ -1,8 +1,6 @@
 """Values that cross package borders. Letters: B batch, H steps of an action chunk, m action dimensions,
 P codes per sample, d latent width, T frames of a video, V cameras."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -57,10 +55,10 @@ class LatentActions(NamedTuple):
     codes: Tensor  # [B, P] int64
     latents: Tensor  # [B, P, d] before quantization
     quantized: Tensor  # [B, P, d]
-    env: LatentActions | None = None
+    env: "LatentActions | None" = None
 
     @classmethod
-    def of_latents(cls, latents: Tensor, env: LatentActions | None = None) -> LatentActions:
+    def of_latents(cls, latents: Tensor, env: "LatentActions | None" = None) -> "LatentActions":
         """Return continuous latents [B, P, d], which have no codes."""
         return cls(torch.empty(len(latents), 0, dtype=torch.long, device=latents.device), latents, latents, env)
 
@@ -184,17 +182,17 @@ class LatentTarget(NamedTuple):
     embedding: Tensor | None  # [B, S, E, d] float32, before quantization
     valid: Tensor  # [B, S] bool: supervise here
 
-    def nearest(self, steps: int) -> LatentTarget:
+    def nearest(self, steps: int) -> "LatentTarget":
         """Return the target stretched over `steps`: each gets the latent action of the step nearest in time."""
         have = self.valid.shape[1]
         index = ((torch.arange(steps, device=self.valid.device) + 0.5) * have / steps).long()
         return self._each(lambda part: part[:, index])
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> LatentTarget:
+    def to(self, device: torch.device, non_blocking: bool = False) -> "LatentTarget":
         """Return the target on another device; `non_blocking` as for tensors."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> LatentTarget:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "LatentTarget":
         codes, embedding = (None if part is None else change(part) for part in (self.codes, self.embedding))
         return LatentTarget(codes, embedding, change(self.valid))
 
@@ -236,7 +234,7 @@ class PolicyBatch(NamedTuple):
     tokens: Tensor | None = None  # [B, P] int64: codes of the chunks, for a head that predicts them; -1 after the end
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> PolicyBatch:
+    def of(cls, fields: Mapping[str, Any]) -> "PolicyBatch":
         """Return the batch whose fields torch's own collation made of samples of `PolicyWindows`."""
         known = {"proprio": None, **fields}
         if "latent" in known:

@@ -124,14 +124,19 @@ assert torch.equal(out.quantized, lam.eval().encode(frames).quantized)
 
 SIMULATE = """
 import sys, lattok, numpy as np
+from pathlib import Path
 from lattok.cli import main
 from lattok.samples import ActionWindows
+from lattok.sim.rollout import rollout
 
 assert not {"line", "bounded_bins"} & set(sys.modules)
 assert main(["collect", "line", "--out", "data", "--episodes", "3", "--size", "32", "--workers", "1"]) == 0
 dataset = lattok.open_dataset("data")
 assert (len(dataset.episodes), dataset.fps) == (6, 10.0)
 assert {task for episode in dataset.episodes for task in episode.tasks} == {"go left", "go right"}
+played = rollout(lambda seen, told: np.full((4, 1), 1.0 if "right" in told else -1.0), "line", 2, videos=1, out="played")
+assert [each.success for each in played.episodes] == [True] * 4
+assert len(list(Path("played").rglob("*.mp4"))) == 2
 words = ["train", "bounded-bins", "data", "--out", "model", "--horizon", "4", "--bound"]
 assert main([*words, "0.1"]) == 0
 model = lattok.load("model")

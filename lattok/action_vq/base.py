@@ -4,8 +4,6 @@ A family sets `vocab_size` (codes K) and `tokens_per_chunk` (codes per chunk P, 
 is false), and gives `_encode`, `_decode` (both in normalised units), `_repair`, and `_learn` or a `fit` of its own.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import ABC, abstractmethod

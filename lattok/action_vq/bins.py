@@ -13,8 +13,6 @@ actions      = M coefficients
 Its codes stand basis by basis, all dimensions of one first. Dimensions in `stepped`, such as a gripper, have degree 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

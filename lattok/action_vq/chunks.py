@@ -2,8 +2,6 @@
 decoded chunks are off, in the dataset's units; and what fitting a tokenizer to them takes by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -11,8 +11,6 @@ first. In the published training a policy sees many ways to cut the same chunk: 
 are not read: how they write coefficients is in code on the Hub alone.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from abc import ABC

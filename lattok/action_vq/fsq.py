@@ -8,8 +8,6 @@ Each bit goes to the component whose variance it cuts most (reverse water-fillin
 order in which they were given, so that the most significant ones come first.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace

@@ -14,8 +14,6 @@ moves is left to the last codes.
     code        = sum_i (level_i) L_1 ... L_(i-1)                              the first level varies fastest
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from abc import ABC, abstractmethod

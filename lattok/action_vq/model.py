@@ -11,8 +11,6 @@ and dimensions of a chunk, then the mean over the batch; relative to one another
 What autocast rounded is compared in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

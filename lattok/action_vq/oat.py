@@ -8,8 +8,6 @@ While it learns, the decoder gets the first k registers alone (nested dropout), 
 Published training: 32 steps a chunk, AdamW 5e-5 without weight decay, batch 256.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -8,8 +8,6 @@ Published training: 32 steps a chunk, AdamW 1e-4 with weight decay 1e-4, batch 2
 Its encoder is not causal, since norms look at all steps, and never sees the last action; `published` keeps both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -13,8 +13,6 @@ from another window, some are mirrored, all are stretched, and some break off in
 task enters its next phase.
 """
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ language model (TOAST), where what has no piece is written by its bytes, so that
 pieces = argmax over all ways to cut the row of  sum score(piece)     the score: a log-probability (Kudo, 2018)
 """
 
-from __future__ import annotations
-
 import json
 import re
 from abc import ABC, abstractmethod
@@ -150,7 +148,7 @@ class Corpus(NamedTuple):
     max_token: int
 
     @classmethod
-    def of(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> Corpus:
+    def of(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> "Corpus":
         """Write rows of whole numbers [N, n] as characters of two bytes.
 
         The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped, as it is

@@ -9,8 +9,6 @@
 Codebooks follow by moving averages. As published, the encoder gets the decoder's gradient once for each level.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 

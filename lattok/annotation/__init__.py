@@ -5,8 +5,6 @@ started again reuses them and ends with the same bytes, with one worker or many.
 episode, and said; everything else is labelled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -4,8 +4,6 @@ A LeRobot dataset gets labels as further columns of its data files, any other da
 Unknown actions are filled in: a column of the dataset with what a model inferred where nobody measured anything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

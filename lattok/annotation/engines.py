@@ -5,8 +5,6 @@ the same path; labels travel back to this process, the only one that writes. A w
 units are labelled again; a unit that takes three workers with it is left out. Extra `ray`.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ The label of an episode depends on that episode, the models and the options alon
 torch computes with as many threads as the options say.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -6,8 +6,6 @@
 .<out>.partial/done                written when the output is complete, before it takes its place
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

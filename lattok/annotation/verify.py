@@ -1,7 +1,5 @@
 """Proves that labels are what their provenance says: `verify(dataset, {"latent": model})` makes some of them again."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@
 Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is after the last norm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol

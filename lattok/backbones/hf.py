@@ -4,8 +4,6 @@ Placeholders follow the finished prompt as token ids, and a hook puts the learne
 be: the vocabulary is never resized, positions and masks are the model's own, and only `text_logits` computes logits.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +53,7 @@ class HFBackbone(nn.Module):
         self.eval()
 
     @classmethod
-    def load(cls, name: str, revision: str | None = None, *, dtype: str = "float32") -> HFBackbone:
+    def load(cls, name: str, revision: str | None = None, *, dtype: str = "float32") -> "HFBackbone":
         """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16".
 
         `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it.
@@ -166,7 +164,7 @@ class HFBackbone(nn.Module):
             self.model.disable_input_require_grads()
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> HFBackbone:
+    def train(self, mode: bool = True) -> "HFBackbone":
         """Keep parts whose weights are all frozen in evaluation mode."""
         super().train(False)
         self.training = mode

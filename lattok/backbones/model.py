@@ -5,8 +5,6 @@ one another; each placeholder sees them and the placeholders before it. No downl
 its hash, so that every text has tokens and new words never fail.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import zlib

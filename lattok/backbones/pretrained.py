@@ -1,7 +1,5 @@
 """Pretrained models of transformers: what differs between their families, opening one, and telling which one it was."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping

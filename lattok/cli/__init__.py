@@ -3,8 +3,6 @@
 Imports wait until a verb runs, so that help is quick.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

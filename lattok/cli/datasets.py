@@ -1,7 +1,5 @@
 """`lattok inspect`, `view`, `collect`, `annotate`, `verify`, `export`: datasets are seen, made, labelled, copied."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence
@@ -124,18 +122,21 @@ def variation_of(sim: Any, names: tuple[str, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Engines:
-    """Where labels are computed; they are the same everywhere."""
+    """Where labels are computed; they are the same everywhere.
+
+    Attributes:
+        engine: What computes labels: this process (local), or processes of this machine or of a cluster (ray).
+        address: Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here).
+        workers: Workers (default: as many as there is room for).
+        cpus_per_worker: Cores of a worker.
+        gpus_per_worker: GPUs of a worker; a fraction lets workers share one.
+    """
 
     engine: Literal["local", "ray"] = "local"
-    """What computes labels: this process (local), or processes of this machine or of a cluster (ray)."""
     address: str | None = None
-    """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
     workers: int | None = None
-    """Workers (default: as many as there is room for)."""
     cpus_per_worker: float = 1.0
-    """Cores of a worker."""
     gpus_per_worker: float = 0.0
-    """GPUs of a worker; a fraction lets workers share one."""
 
     def make(self) -> Any:
         from lattok.annotation import LocalEngine, RayEngine

@@ -3,8 +3,6 @@
 Every part leaves its result in the folder; run again after an interruption, the demo goes on where it was.
 """
 
-from __future__ import annotations
-
 import shlex
 import time
 from pathlib import Path

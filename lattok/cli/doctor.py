@@ -4,8 +4,6 @@ Nothing is changed. Whatever is missing or broken becomes a finding: importing t
 that it looks at, and every probe is guarded.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import os

@@ -5,8 +5,6 @@ no package adds any, the help of `lattok train KIND` is read from assets/help.js
 writes and a test compares.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import shlex
@@ -143,8 +141,8 @@ def docs_of(documented: Any) -> Mapping[str, str]:
     """Return what docstrings say of the arguments of a function, or of the fields of a class and those it extends."""
     said: dict[str, str] = {}
     for each in reversed(documented.__mro__ if isinstance(documented, type) else (documented,)):
-        parsed = docstring_parser.parse_from_object(each) if each is not object else None
-        said |= {p.arg_name: " ".join((p.description or "").split()) for p in (parsed.params if parsed else ())}
+        parsed = docstring_parser.parse((each.__doc__ if each is not object else None) or "")
+        said |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
     return said
 
 

@@ -1,7 +1,5 @@
 """`lattok evaluate`, `compare`, `rollout` and `doctor`: how good models are, what policies do, what is wrong."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

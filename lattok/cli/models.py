@@ -5,8 +5,6 @@ help, and the preset the defaults there. Only what was typed counts, so that fla
 file over the preset.
 """
 
-from __future__ import annotations
-
 import inspect
 import shlex
 import textwrap

@@ -1,7 +1,5 @@
 """Findings about one model, dataset or folder of labels, by what the argument turns out to be."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -12,8 +12,6 @@ another of those, which an edit of the actions leaves as they are. Two episodes 
 (actions in another space, frames cut off, other videos and other actions) have nothing in common.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

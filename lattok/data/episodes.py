@@ -1,7 +1,5 @@
 """Choosing episodes: explicit lists, ranges, the split by task, and shares of the demonstrations of every task."""
 
-from __future__ import annotations
-
 import math
 import operator
 import re
@@ -34,9 +32,9 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
 
     A task with no more than `held_out` episodes stays in training as a whole. By default the last one of every task is
     held out. If these are fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them
-    (two of four or five), from the end of each task in turn, then from the end of the dataset. If the actions of one of
-    these were not measured (NaN, or a `.filled` column says that a model inferred them), as many measured episodes
-    judge instead, if there are four. Known actions are rare there, and most of them must teach.
+    (two of four or five), from the end of each task in turn, then from the end of the dataset. If `action` of one of
+    these was not measured (NaN, or a `.filled` column says that a model inferred it), as many measured episodes judge
+    instead, if there are four. Known actions are rare there, and most of them must teach.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)

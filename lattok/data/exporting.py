@@ -5,8 +5,6 @@ PNG on request. Episodes are numbered again; meta/export.json says which they we
 of frames are in memory at a time, nothing is published before all is written, and the same call writes the same bytes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """How a dataset keeps what its cameras see: video files that roll over, or encoded images in the data table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections import Counter

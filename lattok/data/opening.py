@@ -3,8 +3,6 @@
 Datasets of a mixture are opened together; what they must have in common is checked here.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Frames as every model takes them: pixels of one size, also out of batches of the `lerobot` package."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What lattok expects of a dataset, whatever its format: the base class, its features, camera names."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

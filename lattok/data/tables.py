@@ -1,7 +1,5 @@
 """Parquet tables as numpy arrays, with errors that name the file, and statistics of columns as LeRobot stores them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence

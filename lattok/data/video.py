@@ -1,7 +1,5 @@
 """Frames from and to video files (PyAV): decoding by timestamp, encoding with short groups of pictures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,8 +237,10 @@ def _same_scheduling() -> Iterator[None]:
         yield
         return
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    yield
-    os.sched_setscheduler(0, policy, priority)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 class VideoWriter:

@@ -8,8 +8,6 @@
 All are views: nothing is read before it is asked for, all else is the dataset's own, and they can be pickled.
 """
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@
 .<name>.writing/dataset/   takes the target's place when it is finished
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +78,7 @@ class LeRobotWriter:
         video_file_mb: float = 200,
         encoder_threads: int | None = None,
         kept: Mapping[str, pa.DataType] | None = None,
-    ) -> LeRobotWriter:
+    ) -> "LeRobotWriter":
         """Start a dataset at `root`, which must not exist.
 
         `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
@@ -108,7 +106,7 @@ class LeRobotWriter:
         writer._folder.mkdir()
         return writer
 
-    def __enter__(self) -> LeRobotWriter:
+    def __enter__(self) -> "LeRobotWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

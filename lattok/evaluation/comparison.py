@@ -2,8 +2,6 @@
 far a policy errs that acts by each, and what they cost.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

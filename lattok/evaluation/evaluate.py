@@ -1,7 +1,5 @@
 """Judging a model on held-out episodes: gather its evidence, ask every question of it, put the outcomes in a report."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import replace

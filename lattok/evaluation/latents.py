@@ -4,8 +4,6 @@ for each, their controls as columns, and which of them may label.
 Every figure that a single evaluation has is the same one here, under its name after that of the model.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shlex
@@ -127,12 +125,12 @@ def _candidate(
         probes = probe_rows(evidence, evidence.target)
         size, speed = _cost(evidence)
         kind = next(iter(probes))
-        (against, *_) = readout_verdicts(evidence, kind, probes[kind])
+        against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
     said = [(each.text, each) for each in overlap(case)]
     if (steps := trial_steps(model.trained_on)) is not None:
         said.append((f"a trial run of {steps} steps, whose figures mean nothing", Verdict("", False, TRIAL)))
-    said.append((against.text[:1].lower() + against.text[1:], against))
+    said += [(each.text[:1].lower() + each.text[1:], each) for each in against]
     verdicts = with_advice([replace(each, text=f"{name}: {text}") for text, each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     told = SimpleNamespace(address=model.address, trained_on=model.trained_on)
@@ -233,7 +231,7 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
     read_tables, task_tables = (
         tuple(table for kind in CONTROLS if (table := _table(candidates, kind, columns)).rows) for columns in (OWN, NEW)
     )
-    pictures = (_bars(ranked), _picture(candidates))
+    pictures = () if ranked[0].r2 is None else (_bars(ranked), _picture(candidates))
     read = Section("What do the labels say about the action?", text, read_tables, pictures, open=True)
     tasks = Section(
         "Do labels mean the same in other tasks?",

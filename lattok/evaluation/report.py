@@ -3,8 +3,6 @@
 `Report` knows nothing about models; `page.render` turns it into HTML.
 """
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence

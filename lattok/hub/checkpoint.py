@@ -10,8 +10,6 @@ A map names the foreign tensor for each of ours: `{"encoder.project.weight": "en
 not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import pickletools
@@ -87,7 +85,7 @@ def importer(name: str, sign: str, unless: str = "", mind: str = "") -> Callable
 def converted(
     build: Callable[[], Model],
     foreign: Mapping[str, Tensor],
-    names: KeyMap,
+    names: "KeyMap",
     where: str,
     unused: Collection[str] = (),
     kept: tuple[str, ...] = (),
@@ -333,7 +331,7 @@ def _check_stored(path: Path) -> None:
 class _Inert:
     """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,7 +1,5 @@
 """The Hub, seen from one place: keywords of loading and pushing, downloads, and what went wrong in words."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import os

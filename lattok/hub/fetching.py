@@ -9,8 +9,6 @@ never removed. Threads and processes may share both:
     who fetches a file      has claimed its size before: a file called SIZE-DIGEST, locked until it has come
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

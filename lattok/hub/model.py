@@ -5,8 +5,6 @@ that lists them. huggingface_hub's ModelHubMixin removes config.json before it w
 so its functions are used directly. Its keywords are the same here (`client`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

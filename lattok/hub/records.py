@@ -13,8 +13,6 @@ what is above it. One without, or with another hash, was written by somebody: it
 goes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import json

@@ -8,8 +8,6 @@ It may name networks that the model is built on. Those on the Hub are opened wit
 machine it may name only where the user does as well: a stranger must not choose what is read here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import math
@@ -51,7 +49,7 @@ class Size(NamedTuple):
     dtype: torch.dtype | None  # none: one that torch does not have
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Size:
+    def of(cls, tensor: Tensor) -> "Size":
         return cls(tuple(tensor.shape), tensor.dtype)
 
 

@@ -8,8 +8,6 @@ A loader that is asked for a window of rows (`delta_timestamps`) gives [B, S, ..
 the row of the frame alone. Vectors are flattened in the columns; a column of one number has no axis of its own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Datasets with labels on the Hub: a LeRobot dataset or a folder of labels, and a card that says how they were made."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

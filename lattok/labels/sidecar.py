@@ -4,8 +4,6 @@
 made. Reading is lazy; memory does not grow with the dataset but for 32 bytes per episode.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ as they are, so the facts that are true of any part of the labels also stand the
 preprocessing, shapes. Merging wants equal features: what differs between datasets of one model is not among them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,7 +92,7 @@ class LatentSpec:
         return {name: value for name, value in asdict(self).items() if name != "prefix"}
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any], prefix: str, where: str) -> LatentSpec:
+    def from_json(cls, facts: Mapping[str, Any], prefix: str, where: str) -> "LatentSpec":
         """Return the spec that `to_json` wrote; errors say `where` it was read."""
         if "target" not in facts:
             checks.fail(where, "`target`, steps or chunk", "none", "Annotate again.")

@@ -1,7 +1,5 @@
 """What more than one model uses: Transformer blocks, positions, and care with threads, devices and precision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

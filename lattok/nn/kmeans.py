@@ -1,7 +1,5 @@
 """k-means, on whichever device the vectors are: Lloyd's algorithm from k-means++."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -10,8 +10,6 @@ Flow matching (Lipman et al., 2023) compares velocities v, at times that `draw_f
 x_t = (1 - t) ε + t a,    v = a - ε           ε ~ N(0, 1),  t = s (1 - Beta(1.5, 1)),  s = 0.999
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Invertible per-dimension maps between physical units and the range models like; saved with every model."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase as fnmatch
@@ -51,7 +49,7 @@ class Normalizer(nn.Module):
         return super()._apply(same_precision(fn), recurse)
 
     @torch.no_grad()
-    def fit(self, values: Tensor, kind: str | Sequence[str] = "mean_std", valid: Tensor | None = None) -> Normalizer:
+    def fit(self, values: Tensor, kind: str | Sequence[str] = "mean_std", valid: Tensor | None = None) -> "Normalizer":
         """Set the map from values [N, m]; returns self. `kind` for all dimensions or one per dimension.
 
         Only values where `valid` [N, m] holds count; a dimension without any keeps the identity.
@@ -79,7 +77,7 @@ class Normalizer(nn.Module):
         return problems
 
     @torch.no_grad()
-    def set(self, statistics: Mapping[str, Sequence[float]]) -> Normalizer:
+    def set(self, statistics: Mapping[str, Sequence[float]]) -> "Normalizer":
         """Set the map from known statistics, one number per dimension: mean and std, q01 and q99, or min and max.
 
         Other entries are ignored if one of these pairs exists (LeRobot's stats.json has several: the first
@@ -93,7 +91,7 @@ class Normalizer(nn.Module):
             checks.fail(f"statistics[{names[1]!r}]", "a spread of at least 0 in every dimension", "a negative one")
         return self._set(shift, scale)
 
-    def _set(self, shift: np.ndarray, scale: np.ndarray) -> Normalizer:
+    def _set(self, shift: np.ndarray, scale: np.ndarray) -> "Normalizer":
         still = scale < 1e-6 * (1 + np.abs(shift))  # nothing moves beyond the rounding of the values
         self.shift.copy_(torch.from_numpy(shift))
         self.scale.copy_(torch.from_numpy(np.where(still, 1.0, scale)))

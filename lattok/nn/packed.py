@@ -4,8 +4,6 @@ On CPUs of AMD torch multiplies float32 matrices by MKL, which uses half of thei
 them. The numbers are the same but for rounding.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ codebook has started, no step reads a number on the host: a GPU is never waited 
 Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1), "uniform" start and restarts as in UniVLA.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Recipes: data, model, losses and the loop put together, one for each word that follows `lattok train`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lattok.action_vq.base import ChunkTokenizer, families

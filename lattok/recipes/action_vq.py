@@ -1,7 +1,5 @@
 """Recipes of action tokenizers: the paper's, which is trained, and those that are fitted to all windows at once."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Recipes of models that learn from clips: LatBot's latent action model, which reads instructions too, and inverse
 dynamics models, which read actions from the frames around them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

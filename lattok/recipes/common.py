@@ -1,7 +1,5 @@
 """What every recipe is made of: options of the data, the loop and the model, typed; presets, and options over them."""
 
-from __future__ import annotations
-
 import inspect
 import shlex
 import sys

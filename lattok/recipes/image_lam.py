@@ -7,8 +7,6 @@ A file of precomputed instructions (`text_features`) is a .safetensors or .npz w
 under the instruction's own text: [words, D], or [D] for a single vector.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ distill    student(l, V_1) -> Z^, compared with Z = teacher(l, V_{1:T}): L_a of 
 finetune   backbone and placeholders of that student, a new head: actions, L_ee + L_gripper
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

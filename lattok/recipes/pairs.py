@@ -1,7 +1,5 @@
 """Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence

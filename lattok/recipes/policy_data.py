@@ -1,8 +1,6 @@
 """What policies learn from: a dataset with its labels, read once, batches that are a function of the step, and the
 configuration that follows from both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast

@@ -5,8 +5,6 @@ run/lock            held by the process that trains, and there only meanwhile
 run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from datetime import timedelta

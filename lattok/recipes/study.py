@@ -3,8 +3,6 @@
 Runs that are finished are not repeated: an interrupted study goes on where it was.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Recipe of the policy: dataset, labels, backbone, strategy, model and loop put together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The numbers of sample i of a batch follow from (seed, step, i) alone: processes 
 and keep their part, and together see what one process sees.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,14 +78,14 @@ class Draws:
     colours: Tensor | None  # [B, V, 4]: factors of brightness, contrast and saturation, turns of hue; None: as they are
     resized: bool = True  # whether boxes are smaller than the image
 
-    def __getitem__(self, rows: slice | Tensor) -> Draws:
+    def __getitem__(self, rows: slice | Tensor) -> "Draws":
         return self._each(lambda part: part[rows])
 
-    def repeated(self, count: int) -> Draws:
+    def repeated(self, count: int) -> "Draws":
         """Return the draws of `count` frames of each sample, one after the other in the place of cameras."""
         return self._each(lambda part: part.repeat(1, count, 1))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Draws:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         boxes, colours = (None if part is None else change(part) for part in (self.boxes, self.colours))
         return Draws(boxes, colours, self.resized)
 

@@ -1,7 +1,5 @@
 """Batches that models of frames learn from: pairs with instructions, and policy samples with what teaches them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class Instructions:
     mask: Tensor  # [n, S] bool: which of them are words
 
     @classmethod
-    def joined(cls, words: Mapping[str, Tensor]) -> Instructions:
+    def joined(cls, words: Mapping[str, Tensor]) -> "Instructions":
         """Join vectors [words, D] of each text."""
         lengths = torch.tensor([len(vectors) for vectors in words.values()])
         padded = pad_sequence(list(words.values()), batch_first=True)

@@ -5,8 +5,6 @@ all frames in common: each decodes a part, and they take memory once. That memor
 with the last process, however that ends (Linux's memfd).
 """
 
-from __future__ import annotations
-
 import math
 import os
 import secrets

@@ -23,8 +23,6 @@ Everything follows from (seed, k, l): no process needs to know what was drawn be
 divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Sequence

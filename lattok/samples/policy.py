@@ -5,8 +5,6 @@
 Everything is read once; a batch is one gather. Beyond the end of an episode nothing is valid.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Sequence
@@ -140,7 +138,7 @@ class PolicyWindows(Samples):
         return f"samples of {', '.join(read)} with {self.horizon} steps of {', '.join(self.action_names)}"
 
     @property
-    def parts(self) -> Sequence[PolicyWindows]:
+    def parts(self) -> "Sequence[PolicyWindows]":
         """These samples, as a mixture of one."""
         return [self]
 

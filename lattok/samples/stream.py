@@ -6,8 +6,6 @@ are drawn, and given up with the next one. Where not even the windows fit, so ma
 as do, and frames that several of them show are decoded again.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +40,7 @@ class DecodedWindow:
     frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
     sound: np.ndarray  # [n] bool: samples all of whose frames could be read
     errors: dict[int, LattokError]  # by episode
-    instead: DecodedWindow | None = None  # what was decoded in place of samples that are not sound
+    instead: "DecodedWindow | None" = None  # what was decoded in place of samples that are not sound
 
 
 class FrameStream:

@@ -3,8 +3,6 @@
 Everything is indexed once and kept in memory, frames too unless batches bring theirs, so that a batch is one gather.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial

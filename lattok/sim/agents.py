@@ -1,7 +1,5 @@
 """Who acts in a rollout: a `LatentVLA`, a policy of LeRobot, or a plain function; a rollout knows only `Agent`."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module

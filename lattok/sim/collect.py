@@ -7,8 +7,6 @@ workers, and after any number of interruptions, the same dataset comes out. Unti
 .<out>.collecting/<settings>/<task>/SEED.npz  numbers of a successful episode, written after its videos SEED.*.mp4
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ Without shadows, reflections and multisampling a frame of 128 pixels costs 6 to 
 about 90.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os
@@ -50,10 +48,13 @@ EFFECTS = [int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFL
 @contextmanager
 def importing() -> Iterator[None]:
     """Let packages be imported that look for OpenGL at once, also where MuJoCo has found none."""
-    if NO_IMAGES:
-        os.environ["MUJOCO_GL"], asked = "disable", os.environ["MUJOCO_GL"]
-    yield
-    if NO_IMAGES:
+    if not NO_IMAGES:
+        yield
+        return
+    os.environ["MUJOCO_GL"], asked = "disable", os.environ["MUJOCO_GL"]
+    try:
+        yield
+    finally:
         os.environ["MUJOCO_GL"] = asked
 
 
@@ -87,7 +88,7 @@ class Variation:
 
 
 OFF = Variation()
-OPEN: weakref.WeakSet[SceneCameras] = weakref.WeakSet()  # those that have held a renderer
+OPEN: "weakref.WeakSet[SceneCameras]" = weakref.WeakSet()  # those that have held a renderer
 
 
 @cache
@@ -137,9 +138,6 @@ class SceneCameras:
             model.cam_fovy[:] *= streams[2].uniform(0.95, 1.05, model.ncam)
         mujoco.mj_camlight(model, self._data)  # where they are now
         self._things = [self._thing(streams[3]) for _ in range(what.distractors)]
-
-    def images(self) -> dict[str, np.ndarray]:
-        return {name: self.image(name) for name in self.names}
 
     def image(self, name: str) -> np.ndarray:
         """Return the image of one camera, uint8 [size, size, 3]."""

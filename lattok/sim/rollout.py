@@ -9,8 +9,6 @@ processes. A neural network rounds otherwise in batches of another size, in the 
 depend on `batch` either.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter
@@ -66,7 +64,7 @@ def carry_out(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool
 
 
 def _picture(env: SimEnv) -> np.ndarray:
-    return np.concatenate([*env.cameras.images().values()], axis=1)
+    return np.concatenate([env.cameras.image(name) for name in env.cameras.names], axis=1)
 
 
 def rollout(

@@ -1,7 +1,5 @@
 """What rollouts found: shares of success with their intervals, films, and a file with all that runs them again."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Shards of several processes (FSDP2) are put together first, so that any number of processes can go on from a checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast

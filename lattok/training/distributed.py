@@ -1,7 +1,5 @@
 """How a run uses processes, devices and precision: what accelerate is asked for, and what the processes agree on."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

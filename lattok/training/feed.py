@@ -1,7 +1,5 @@
 """Batches made ahead of the steps that take them: by a thread, and on an accelerator in a stream of their own."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ No step waits for a GPU: numbers are read where something is logged or saved, an
 remembered on the device until then.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import sys
@@ -215,7 +213,7 @@ class Trainer:
     @classmethod
     def prepared(
         cls, model: nn.Module, groups: Grouping, options: LoopOptions, loss_weights: Mapping[str, float], out: Path
-    ) -> Trainer:
+    ) -> "Trainer":
         """Let accelerate prepare a model and an optimiser of its parameters."""
         accelerator = make_accelerator(options.device, options.precision)
         processes, parts = accelerator.num_processes, options.accumulate
@@ -277,7 +275,7 @@ class Trainer:
                 raise Interrupted(text, stop)
         return last
 
-    def _checked_step(self, done: int, feed: Feed, finite: FiniteLoss) -> dict[str, Tensor]:
+    def _checked_step(self, done: int, feed: Feed, finite: "FiniteLoss") -> dict[str, Tensor]:
         try:
             with checks.within_memory(f"step {done} of {self.options.steps}", SMALLER):
                 values = self.step(done - 1, feed)

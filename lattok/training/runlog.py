@@ -1,7 +1,5 @@
 """What a training run says: metrics.jsonl, TensorBoard, a progress bar, and warnings of codebooks that collapse."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -3,8 +3,6 @@
 Arrays in, arrays out; tensors in, tensors out; lists in, tensors out.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Argument checks with the three-part message: which argument, what was expected, what came."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

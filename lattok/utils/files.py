@@ -1,7 +1,5 @@
 """Files that are either whole or not there: written next to their place, synchronised, then renamed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

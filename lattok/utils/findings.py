@@ -1,7 +1,5 @@
 """What is wrong with something and what to do about it, as plain text of at most 88 columns."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple

@@ -8,8 +8,6 @@
 `decoder: Decoder` holds `decoder` (a group's `name` has the name of the group) and `decoder_depth`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from operator import attrgetter

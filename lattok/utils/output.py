@@ -9,8 +9,6 @@ Whoever makes a file or a folder does it in one of three ways:
 - replace own: `check_own` lets only results of lattok be replaced, those about the same.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -9,8 +9,6 @@ its name, so it stands in a module. A process ends when the pipe from its parent
 left.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -1,7 +1,5 @@
 """Progress of work that is counted in frames, steps or stages: a bar, or without a terminal a line now and then."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ class ProgressBar:
         self._lines, self._title, self._first = not (quiet or terminal), title, -1
         self._begun = self._said = time.monotonic()
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def stage(self, stage: str, done: int, total: int) -> None:

@@ -5,8 +5,6 @@ which are imported when a name is looked up that is not known yet; other package
 imported one by one.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property

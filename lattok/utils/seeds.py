@@ -1,7 +1,5 @@
 """Seeds of everything random, derived from one."""
 
-from __future__ import annotations
-
 import hashlib
 
 

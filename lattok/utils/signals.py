@@ -3,8 +3,6 @@
 All are treated as Ctrl-C is: what is running saves and says how to go on. Exit codes are 128 and the signal's number.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -12,8 +12,6 @@ be a link itself, as the user named it. Beyond it only two places count as insid
   the videos of a dataset are linked to, or the base model that a policy was trained on (`hub/weights.py`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

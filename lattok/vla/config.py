@@ -1,7 +1,5 @@
 """Architecture of `LatentVLA`; saved as config.json."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,7 +45,7 @@ class TokenSpec:
         checks.counts(1, MOST_NUMBERS, tokens=self.tokens, codes=self.codes)
 
     @classmethod
-    def of(cls, tokenizer: Any) -> TokenSpec:
+    def of(cls, tokenizer: Any) -> "TokenSpec":
         """Describe a tokenizer."""
         known, sizes = tokenizer.describe(), (tokenizer.tokens_per_chunk, tokenizer.vocab_size)
         kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary

@@ -17,8 +17,6 @@ action_loss="l2_bce" the grippers' numbers are logits of the same steps instead:
 and an action has those of the last Euler step (LatBot, 3.3: L_ee + L_gripper).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -257,7 +255,7 @@ class TokenPositions(NamedTuple):
     valid: Tensor | None  # [B, i] bool: which of the i are image tokens, where samples have different numbers
 
     @classmethod
-    def of(cls, out: BackboneOut) -> TokenPositions:
+    def of(cls, out: BackboneOut) -> "TokenPositions":
         """Find the positions in what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)

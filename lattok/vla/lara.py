@@ -10,8 +10,6 @@ teaches the policy, W and the encoder of the latent action model; no codebook an
 episode make no pair. Where actions are not known, h in the head is that of noise at time 0. Nothing of this acts.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC
 from collections.abc import Mapping, Sequence
@@ -90,7 +88,7 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         """Return the weights of its terms relative to each other."""
         return {} if self.frozen else {f"lam_{name}": value for name, value in self.lam.config.loss_weights.items()}
 
-    def train(self, mode: bool = True) -> LiveLAM:
+    def train(self, mode: bool = True) -> "LiveLAM":
         super().train(mode)
         self.lam.train(mode and not self.frozen)
         return self

@@ -6,8 +6,6 @@
 w is the text of the frame's sub-task, where the data has one; it follows the policy's own prompt in a pass of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

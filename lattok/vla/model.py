@@ -8,8 +8,6 @@ The strategy is the only difference between the variants of the paper: which pla
 of their hidden states.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -333,7 +331,7 @@ class LatentVLA(BackboneModel):
         self.queues.reset(env_ids)
 
     @torch.no_grad()
-    def begin_with(self, before: LatentVLA) -> None:
+    def begin_with(self, before: "LatentVLA") -> None:
         """Copy the weights of another policy whose name and shape this one has, except normalisers."""
         theirs = before.saved_tensors()
         for name, tensor in self.saved_tensors().items():

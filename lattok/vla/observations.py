@@ -3,8 +3,6 @@
 Planned actions wait in a queue for each environment, so that environments need not reset together.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What the numbers of a policy mean, and those of the robot that it acts on, where they are others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

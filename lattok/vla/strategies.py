@@ -6,8 +6,6 @@ A strategy says which placeholders the prompt ends with, and which losses act on
 no module and no backbone: `LatentVLA` builds from it, and so can any other policy (`build_supervision`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -8,8 +8,6 @@ A new loss is a subclass with a `kind` in a module of this folder: strategies fi
 top are pure, over valid elements; how they are averaged: `lattok.nn.losses`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
@@ -28,7 +26,7 @@ from lattok.types import LatentTarget, LossTerms
 from lattok.utils import checks
 from lattok.utils.registry import Registry
 
-LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "lattok.vla")
+LOSSES: "Registry[type[LatentSupervision]]" = Registry("lattok.losses", "lattok.vla")
 
 
 def alignment(projected: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:

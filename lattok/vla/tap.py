@@ -7,8 +7,6 @@ The policy is any module whose `forward(batch)` returns `(loss, dict)`, as LeRob
 hook is there during the forward pass only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class Tap:
             checks.counts(keep=self.keep)
 
     @contextmanager
-    def on(self, policy: nn.Module) -> Iterator[Recording]:
+    def on(self, policy: nn.Module) -> "Iterator[Recording]":
         """Record while this lasts. Where gradients are enabled, calls without them are passed over."""
         module, recording = find_module(policy, self.module), Recording(self, policy, torch.is_grad_enabled())
         if self.side == "input":

@@ -9,8 +9,6 @@ Any family of action tokenizers fits: positions with codebooks of their own have
 own. The tokenizer learns nothing here and lies in the artefact, in `parts/tokenizer`, as it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -131,6 +132,14 @@ def test_a_single_held_out_episode_decides_nothing(world, models):
 def _tensors() -> list[torch.Tensor]:
     fresh = tiny_lam(tokens=4)
     return [*fresh.parameters(), *fresh.buffers()]
+
+
+def test_where_actions_never_change_nothing_can_be_told():
+    still = World()
+    still.actions = np.zeros_like(still.actions)
+    report = compare(still, {"a": tiny_lam(), "b": tiny_lam(tokens=3)}, episodes=[5, 6, 7, 8, 9])
+    assert answer_of(report).text == "That cannot be told: the actions of these episodes never change."
+    assert report.headline == "The actions never change."
 
 
 def test_labels_that_mean_the_same_in_all_tasks_hold_on_new_ones(found):

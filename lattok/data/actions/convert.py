@@ -14,8 +14,6 @@ Robots and hands have one space of actions and one of states in common (LatBot, 
 What a robot lacks there is 0, and `known_dimensions` says which numbers mean something.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar

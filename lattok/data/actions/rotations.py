@@ -9,8 +9,6 @@ matrix              R row by row
 In gimbal lock, pitch = +-90 degrees, where roll and yaw turn about one axis, yaw is 0 and roll takes both.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

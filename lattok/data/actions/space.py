@@ -9,8 +9,6 @@ A dataset declares spaces by column, in `meta/action_space.json` or under `actio
 {"action": "bridge", "observation.state": [...]}. Nothing is guessed from numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, chain
@@ -221,7 +219,7 @@ class ActionSpace:
                 checks.fail("action_space", "parts that differ in kind or `arm`", f"two of kind {kind!r}", "Name arms.")
 
     @classmethod
-    def of(cls, value: ActionSpace | str | Sequence[Any], argument: str = "action_space") -> ActionSpace:
+    def of(cls, value: "ActionSpace | str | Sequence[Any]", argument: str = "action_space") -> "ActionSpace":
         """A space from itself, the name of a preset, or a list of parts, each a `Part` or its JSON."""
         if isinstance(value, ActionSpace):
             return value

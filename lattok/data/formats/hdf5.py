@@ -1,7 +1,5 @@
 """Demonstrations in HDF5 files as robomimic and LIBERO write them. Needs h5py: pip install 'lattok[hdf5]'."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """LeRobot v3 datasets, read without the `lerobot` package: JSON and Parquet tables, videos by timestamp."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property

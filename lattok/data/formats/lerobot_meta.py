@@ -1,7 +1,5 @@
 """meta/ of a LeRobot v3 dataset, checked as it is read: info.json, the instructions, the table of episodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 An episode is one `tf.train.Example` in a TFRecord file, the features of its steps one after the other.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -270,11 +268,13 @@ class RLDSWriter:
         self._features, self._paths = dict(features), meta.record_names(features)
         self._facts: dict[str, Any] = {"fps": fps}
         self._shards: list[list[int]] = []  # of each file: episodes, bytes
-        self._stack, self._folder = ExitStack(), self.root / VERSION
+        self._folder = self.root / VERSION
 
-    def __enter__(self) -> RLDSWriter:
-        self._stack.enter_context(Output(self.root).filled((VERSION,)))
-        self._folder.mkdir()
+    def __enter__(self) -> "RLDSWriter":
+        with ExitStack() as stack:
+            stack.enter_context(Output(self.root).filled((VERSION,)))
+            self._folder.mkdir()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:

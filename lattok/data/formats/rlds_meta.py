@@ -1,7 +1,5 @@
 """What TFDS has next to the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -4,8 +4,6 @@ A record is the size of its data (uint64), a checksum of those 8 bytes, the data
 are masked CRC-32C, everything is little-endian. The data is a protobuf message, walked here by the lengths in it.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -90,7 +88,7 @@ class RecordFile:
         return self.__dict__ | {"_sound": set()}  # the file may be another one where this is unpickled
 
     @contextmanager
-    def example(self, number: int, label: str = "", check: bool = True) -> Iterator[Example]:
+    def example(self, number: int, label: str = "", check: bool = True) -> "Iterator[Example]":
         """Record `number` as an example; `label` stands in errors. The first time its checksum is checked.
 
         With `check` off what is read is a claim: fit for listing, not for values.

@@ -5,8 +5,6 @@ Matroska and WebM have no frame count, recorders write no duration, and a variab
 Captions are JSON Lines, JSON, CSV or TSV with one row per video.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

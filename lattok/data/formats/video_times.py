@@ -5,8 +5,6 @@ time of each file: opening it again reads new and changed ones only. A cache tha
 counts as none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zlib
@@ -54,7 +52,7 @@ class VideoTimes(NamedTuple):
     modified_ns: int = 0
 
     @classmethod
-    def of(cls, ticks: np.ndarray, end: float, tick: float, rate: float, size: tuple[int, int]) -> VideoTimes:
+    def of(cls, ticks: np.ndarray, end: float, tick: float, rate: float, size: tuple[int, int]) -> "VideoTimes":
         """Pack the times [n] int64 of frames, ascending, by the file's clock."""
         gaps = zlib.compress(np.diff(ticks).astype("<i8").tobytes(), 1)
         return cls(int(ticks[0]), gaps, end, tick, rate, *size)

@@ -1,7 +1,5 @@
 """What questions are answered from; here what an evaluation is about: a model, a dataset, the episodes that judge."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -59,7 +57,7 @@ class EvalOptions:
     overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any], *others: str) -> EvalOptions:
+    def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
         """Return the options that a function got as keywords; raises `LattokError` for an unknown one.
 
         `others` are the keywords that the function has besides.

@@ -10,8 +10,6 @@ state differences  ridge on s_{t+k} - s_t, k = -2 .. 4 frames               what
 Controls learn from the episodes whose actions the model knew, as far as it says which, but for held-out ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,7 +65,7 @@ class ActionEvidence:
     use = "Fill in unknown actions: lattok annotate DATASET --model MODEL --as actions --out filled"
 
     @classmethod
-    def gather(cls, case: Case) -> ActionEvidence:
+    def gather(cls, case: Case) -> "ActionEvidence":
         """Infer the actions of held-out episodes and fit the controls, with a training run where that is asked for."""
         source = _source(case)
         held_out = judged_episodes(source.dataset, str(source.action_key), case.split.held_out)

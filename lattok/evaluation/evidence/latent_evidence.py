@@ -7,8 +7,6 @@ residual k-means on change or flow, P levels of K                       the same
 untrained model  same architecture, fresh weights                       what the architecture alone does
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +43,7 @@ class ResidualKMeans:
     books: tuple[Tensor, ...]
 
     @classmethod
-    def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> ResidualKMeans:
+    def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> "ResidualKMeans":
         """Find the centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
         generator = torch.Generator().manual_seed(seed)
         rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
@@ -88,7 +86,7 @@ class Coordinates:
     held_out: Tensor
 
     @classmethod
-    def fit(cls, train: Tensor, held_out: Tensor, most: int = PCA_SIZES[-1]) -> Coordinates:
+    def fit(cls, train: Tensor, held_out: Tensor, most: int = PCA_SIZES[-1]) -> "Coordinates":
         """Fit `most` components to rows [n, D]; project these and [N, D]."""
         components = pca(train, most)
         return cls(components.project(train), components.project(held_out))
@@ -177,7 +175,7 @@ class LatentEvidence:
     use = "Label data with it: lattok annotate DATASET --model MODEL --out labelled"
 
     @classmethod
-    def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> LatentEvidence:
+    def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> "LatentEvidence":
         """Read the pairs of both splits; `decoded` keeps frames for the next model that sees the same ones."""
         model, options, training = case.model, case.options, None
         if case.trains_controls and not isinstance(model, TrainedPairModel):

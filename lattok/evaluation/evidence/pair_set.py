@@ -3,8 +3,6 @@
 Full features are never kept: a grid of average-pooled ones stays for the probes, within a budget of memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +109,7 @@ class PairSource:
     decoded: dict[Any, np.ndarray] | None = None  # keeps frames for the next model that sees the same ones
 
     @classmethod
-    def of(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> PairSource:
+    def of(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> "PairSource":
         """Return the pairs that a model is judged on, at its own stride and cameras where others are not given."""
         model, dataset, options = case.model, case.dataset, case.options
         model.check_reads_video_alone()

@@ -1,7 +1,5 @@
 """What linear probes read of the action from a model's codes and latents, and from the controls of either."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -45,7 +43,7 @@ class Score(NamedTuple):
     intervals: tuple[Interval | None, ...]
 
     @classmethod
-    def of(cls, probe: Probe, bootstrap: Bootstrap, space: list[int]) -> Score:
+    def of(cls, probe: Probe, bootstrap: Bootstrap, space: list[int]) -> "Score":
         """Score a probe on the rows that `bootstrap` draws from; `space`: which dimensions are x, y, z."""
 
         def columns(r2: Tensor) -> list[Tensor]:  # [..., m]

@@ -9,8 +9,6 @@ Pairs of one episode resemble one another, so intervals draw whole episodes. Rid
 "no hidden layer" among the choices, are chosen on training episodes left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar

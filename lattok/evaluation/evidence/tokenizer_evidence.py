@@ -6,8 +6,6 @@ FAST          a transform code with variable length: what a codec reaches at the
 mean action   no bits at all
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,7 +47,7 @@ class Usage(NamedTuple):
     size: int
 
     @classmethod
-    def measure(cls, held_out: Tensor, train: Tensor, size: int, shared: bool = True) -> Usage:
+    def measure(cls, held_out: Tensor, train: Tensor, size: int, shared: bool = True) -> "Usage":
         """Count codes [N, P] and [n, P], of which -1 pads; positions with codebooks of their own are not `shared`."""
         if shared:
             held_out, train = (codes[codes >= 0][:, None] for codes in (held_out, train))
@@ -76,7 +74,7 @@ class Scale:
     high: Tensor  # [m] 99th percentile
 
     @classmethod
-    def fit(cls, actions: Tensor, names: tuple[str, ...]) -> Scale:
+    def fit(cls, actions: Tensor, names: tuple[str, ...]) -> "Scale":
         """Measure actions [F, m]."""
         low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
         return cls(Normalizer(actions.shape[1]).fit(actions), gripper_dims(names), low, high)
@@ -112,7 +110,7 @@ class Rate:
     bits_per_step: float
 
     @classmethod
-    def measure(cls, codes: Tensor, tokenizer: ActionTokenizer, fps: float) -> Rate:
+    def measure(cls, codes: Tensor, tokenizer: ActionTokenizer, fps: float) -> "Rate":
         """Count the tokens of held-out codes [N, P], padded with -1."""
         tokens = float((codes >= 0).sum()) / len(codes)
         per_step, bits = tokens / tokenizer.horizon, math.log2(tokenizer.vocab_size)
@@ -144,7 +142,7 @@ class TokenizerEvidence:
     use = "Write its codes beside the actions: lattok annotate DATASET --model MODEL --out labelled"
 
     @classmethod
-    def gather(cls, case: Case) -> TokenizerEvidence:
+    def gather(cls, case: Case) -> "TokenizerEvidence":
         """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
         tokenizer, dataset, key = case.model, case.dataset, case.options.action_key
         if key is None:

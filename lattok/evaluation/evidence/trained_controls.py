@@ -4,8 +4,6 @@
 pairs are the model's own, as far as it knows them; prediction has weight 0; there is one stream.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile
@@ -51,7 +49,7 @@ class ControlTraining:
     identity: dict[str, Any]  # dataset, episodes, gap: what results depend on besides model and options
 
     @classmethod
-    def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> ControlTraining:
+    def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> "ControlTraining":
         """Train controls on the episodes of a case, as long as it says, or as the model itself says that it was."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
         chosen = {*split.train, *split.held_out}

@@ -5,8 +5,6 @@ report.json by its provenance, report.html by a line in its head. What two runs 
 side by side, stands in speed.json alone, so that the others have the same bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

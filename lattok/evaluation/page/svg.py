@@ -3,8 +3,6 @@
 Written by hand: a panel is a few hundred bytes to a few kilobytes, and text stays text.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from html import escape

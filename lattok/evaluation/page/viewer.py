@@ -5,8 +5,6 @@ is room for. It is readable without JavaScript: a film has the browser's own con
 text. The script of the page ties them together by the numbers in `data-` attributes.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import sys

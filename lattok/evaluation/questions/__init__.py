@@ -2,8 +2,6 @@
 it, and what follows from its verdicts. Here also: what all verdicts together mean for a reader, may I use this?
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, NamedTuple
@@ -89,7 +87,7 @@ class Subject(NamedTuple):
     @classmethod
     def of(
         cls, kind: str, config: Mapping[str, Any], trained_on: Mapping[str, Any] | None, source: str | None = None
-    ) -> Subject:
+    ) -> "Subject":
         """Find it in a model's type and configuration, what it says of its training, and its name: folder or Hub id."""
         known = trained_on or {}
         share = None if kind == "clip-lam" else float((known.get("labels") or {}).get("fraction", 0.0))

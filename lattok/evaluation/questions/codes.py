@@ -2,8 +2,6 @@
 those used most, codes over time, any pairs?
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from html import escape

@@ -10,8 +10,6 @@ Explained variance is 1 - |left - right|^2 / |left - mean|^2. The control is B's
 had it ignored the transfer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Position and velocity are random for every pair and the same in all cameras; wha
 read the robot's action, and the patch's motion, from latents of the frames with the patch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -72,7 +70,7 @@ class Overlay(NamedTuple):
         return (self.places[:, 1] - self.places[:, 0]) * (1 - SIZE)
 
     @classmethod
-    def random(cls, count: int, seed: int) -> Overlay:
+    def random(cls, count: int, seed: int) -> "Overlay":
         """Draw patches for `count` pairs; the velocity is at most half the patch's own size in each direction."""
         generator = torch.Generator().manual_seed(seed)
         first = torch.rand(count, 2, generator=generator)

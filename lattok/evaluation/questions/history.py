@@ -1,7 +1,5 @@
 """What did the model learn from: is it judged on episodes that it was trained on, was it trained in earnest?"""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ Chance averages out when a policy imitates many inferred actions; what is wrong 
 task is learned. Intervals draw whole episodes; for the rank correlation ranks stay those among all frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

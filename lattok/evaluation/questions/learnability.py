@@ -9,8 +9,6 @@ chunk, and whether chunks that are near one another stay so (OAT; ProAct; Action
 these are all that is published).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -103,7 +101,7 @@ class ReferencePolicy(nn.Module):
         """Return inputs [B, k] as the one state that the head reads in each of its layers."""
         return dict.fromkeys(LAYERS, LayerStates(self.read(inputs)[:, None], None, None))
 
-    def fit(self, seen: Inputs, codes: Tensor, normalizer: Normalizer, seed: int) -> ReferencePolicy:
+    def fit(self, seen: Inputs, codes: Tensor, normalizer: Normalizer, seed: int) -> "ReferencePolicy":
         """Learn the windows, or their `codes` [N, p] if it acts by a tokenizer, for STEPS batches."""
         tokenizer, (batch, valid) = self.tokenizer[0], seen.windows.batch(seen.rows)
         target = normalizer(batch) if tokenizer is None else codes[seen.rows]

@@ -7,8 +7,6 @@ actions are imitated, not whether a task succeeds. In scenes of two opposite tas
 most half of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +88,7 @@ class PolicyEvidence:
     use = "Let it act: lattok rollout MODEL"
 
     @classmethod
-    def gather(cls, case: Case) -> PolicyEvidence:
+    def gather(cls, case: Case) -> "PolicyEvidence":
         """Compare the policy's chunks with the actions of held-out episodes."""
         policy, dataset, action_key = case.model, case.dataset, case.options.action_key
         policy.check_acts()

@@ -1,7 +1,5 @@
 """Do the latent actions say what the robot did? Tables, figures and verdicts from the probes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Every table has the controls of `tokenizer_evidence`, which spend the same bits per step or fewer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

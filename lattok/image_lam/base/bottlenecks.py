@@ -8,8 +8,6 @@ A bottleneck is a module: `forward(latents, update, valid)` turns latents [B, p,
 those of `valid` [B, p]; with `update=False` it learns nothing from them. `lookup(codes)` gives the vectors of codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

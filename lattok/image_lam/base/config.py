@@ -1,7 +1,5 @@
 """What configurations of trained models of frame pairs share: frames, latents and their bottleneck, losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 

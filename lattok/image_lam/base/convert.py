@@ -1,7 +1,5 @@
 """What importers of latent action models share: settings next to a file, the one camera, names of UniVLA's blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

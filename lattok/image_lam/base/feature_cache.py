@@ -9,8 +9,6 @@ for other batches, so that last bits may differ. In float16 features take half t
 All are computed in float32, also for training with precision=bf16, which without a cache computes them in bfloat16.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

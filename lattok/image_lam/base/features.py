@@ -4,8 +4,6 @@ Images: patch tokens after the final norm of a timm ViT, of V-JEPA 2 or of ViT-M
 for language conditioning (stage 1): the last hidden states of a T5 encoder.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +77,7 @@ class FrozenFeatures(Frozen):
         self.count = self.side**2 + class_token
         self.requires_grad_(False)
 
-    def load(self, pretrained: bool = True) -> FrozenFeatures:
+    def load(self, pretrained: bool = True) -> "FrozenFeatures":
         """Load the pretrained weights (from the Hub or a folder), or random ones; does nothing for pixels."""
         if not self.loaded and self.network is not None:
             found = _network(self.name, self.image_size, self.revision, pretrained)
@@ -214,7 +212,7 @@ class TextEncoder(Frozen):
         """Return the width of the vectors; known after `load()`."""
         return int(self._loaded().config.d_model)
 
-    def load(self) -> TextEncoder:
+    def load(self) -> "TextEncoder":
         """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
         if self.network is not None:
             return self

@@ -11,8 +11,6 @@ Frames are taken in blocks that begin at frame 0 of the episode and end with it,
 pieces the video came in nor other episodes.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +39,7 @@ class Affine:
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> Affine:
+    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> "Affine":
         """Take over `linear`, its outputs times `scale`."""
         if scale is None:
             return cls(linear.weight, linear.bias, dtype)
@@ -50,7 +48,7 @@ class Affine:
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
-    def split(self, *parts: int) -> list[Affine]:
+    def split(self, *parts: int) -> "list[Affine]":
         """Return the maps to so many outputs each."""
         biases = [None] * len(parts) if self.bias is None else self.bias.split(parts)
         return [Affine(w, b, w.dtype) for w, b in zip(self.weight.split(parts), biases, strict=True)]

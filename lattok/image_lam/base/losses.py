@@ -9,8 +9,6 @@ Motion between two frames by block matching on grey thumbnails needs no labels a
     flow(cell)        = sum over shifts of softmax(-cost / T) * shift
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

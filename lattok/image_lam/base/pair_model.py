@@ -4,8 +4,6 @@ A model of pairs says what its `features` are, how those of a pair become tokens
 latents. Features are computed once per frame, and a video is labelled in blocks.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@
 Streams: `control`, and next to it that of an environment. A family says what its encoder, heads and decoder are.
 """
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

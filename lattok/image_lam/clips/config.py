@@ -1,7 +1,5 @@
 """Architecture of `ClipLAM`; saved as config.json. Defaults are the paper's, or stand in `docs/decisions/clips.md`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal

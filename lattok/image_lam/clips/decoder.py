@@ -19,8 +19,6 @@ SANA predicts ε - x at noise levels 1 - t times 1000; `up` and what it sees of 
 pretrained one begins as it is. Needs the extra sana.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 from typing import Any

@@ -6,8 +6,6 @@
 The paper leaves losses, weights and sizes of the decoder open; `docs/decisions/clips.md` has what stands here for them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast

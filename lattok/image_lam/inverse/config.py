@@ -1,7 +1,5 @@
 """Architecture of `InverseDynamics`; saved as config.json."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -15,8 +15,6 @@ which known clips are learned to be, and all others to agree with. To `reversibl
 for every clip: half of z changes its sign with the direction, half does not, and D is odd or even in the first half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast

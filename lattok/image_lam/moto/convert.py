@@ -5,8 +5,6 @@ LARA: a folder with `model.safetensors` (or `pytorch_model.bin`) and `config.jso
 shapes; the settings add what weights cannot tell (heads, whether the frames have types of their own, loss weights).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

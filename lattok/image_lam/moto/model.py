@@ -8,8 +8,6 @@ f are frozen features. A second decoder may predict these next to pixels, and LP
 learned. Everything starts as ViT does: matrices and places with deviation 0.02, biases from zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

@@ -6,8 +6,6 @@ is the environment codebook of stage 2. The published names of stage 2 are cross
 the environment's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

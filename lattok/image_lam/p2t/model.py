@@ -11,8 +11,6 @@ differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding
 and norms stay float32.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,7 +100,7 @@ class Words(NamedTuple):
     tokens: Tensor  # [B, S, width]
     mask: Tensor  # [B, S] bool: which of them are words
 
-    def repeated(self, times: int) -> Words:
+    def repeated(self, times: int) -> "Words":
         """Return them for so many samples in the place of each."""
         return Words(*(part.repeat_interleave(times, 0) for part in self))
 
@@ -330,7 +328,7 @@ class ImageLAM(TrainedPairModel):
     def new_decoder(self) -> Decoder:
         return Decoder(self.config, self.streams, self.features.dim, len(self.cameras) * self.features.count)
 
-    def take_environment(self, stage1: ImageLAM) -> None:
+    def take_environment(self, stage1: "ImageLAM") -> None:
         """Take codebook and queries of a stage-1 model for the environment stream of `control+env`."""
         for name in ("features", "quantizer"):
             ours, theirs = getattr(self.config, name), getattr(stage1.config, name)

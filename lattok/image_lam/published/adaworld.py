@@ -7,8 +7,6 @@
 What differs from published code: docs/systems.yaml.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

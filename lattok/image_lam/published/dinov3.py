@@ -1,7 +1,5 @@
 """DINOv3 (Siméoni et al., 2025) as LaWAM uses it: up to one of its blocks, with weights that the artefact holds."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -10,8 +10,6 @@ normalised; the convolution before the attention over time takes its input, stor
 by frame; and the decoder's context mixes the channels of all codes of a pair. What differs: docs/systems.yaml.
 """
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@
 Left out: the noise in the vectors that the benchmark saves, as long as the quantization error and new at every call.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -10,8 +10,6 @@ channel and are added. Left out: the variance, which only training draws from, a
 proprioception.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial

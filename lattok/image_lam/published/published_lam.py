@@ -5,8 +5,6 @@ quantization) and what its decoder makes of a frame and vectors (`predict`). Fea
 scaled as it wants them, or those of a frozen network. They are read for inference; lattok does not train them.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

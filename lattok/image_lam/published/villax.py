@@ -9,8 +9,6 @@ As published, and kept, since the weights depend on it: attention over time read
 shares its gate with that in the frame. What differs: docs/systems.yaml.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@
 who carries out a chunk of actions renders only when the next one is planned.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
 
 KEPT_ENVIRONMENTS = 8  # open in a process, of some 110 MB each; a new one costs half a second with its renderer
-WORLDS: Registry[type[SimEnv]] = Registry("lattok.worlds", "lattok.sim.worlds")
+WORLDS: "Registry[type[SimEnv]]" = Registry("lattok.worlds", "lattok.sim.worlds")
 IMAGES = "observation.images."
 STATE, OBJECTS = "observation.state", "observation.environment_state"
 

@@ -5,8 +5,6 @@ joint starts in the middle, so that only the instruction says which way to go, a
 has failed. A policy that does not read can win at most half of them.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Every task has an opposite one that starts the same, so that only the instructio
 opposite first has failed. Left and right are those of the image of the camera `front`, which faces the robot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
