@@ -134,7 +134,8 @@ assert main(["collect", "line", "--out", "data", "--episodes", "3", "--size", "3
 dataset = lattok.open_dataset("data")
 assert (len(dataset.episodes), dataset.fps) == (6, 10.0)
 assert {task for episode in dataset.episodes for task in episode.tasks} == {"go left", "go right"}
-played = rollout(lambda seen, told: np.full((4, 1), 1.0 if "right" in told else -1.0), "line", 2, videos=1, out="played")
+act = lambda seen, told: np.full((4, 1), 1.0 if "right" in told else -1.0)
+played = rollout(act, "line", 2, videos=1, out="played")
 assert [each.success for each in played.episodes] == [True] * 4
 assert len(list(Path("played").rglob("*.mp4"))) == 2
 words = ["train", "bounded-bins", "data", "--out", "model", "--horizon", "4", "--bound"]
