@@ -30,7 +30,7 @@ HELP = ("--help", "-h", HELP_ALL)
 METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
-MANY = (tuple, Sequence)  # of these, a flag takes all words that follow
+MANY = (tuple, list, Sequence)  # of these, a flag takes all words that follow
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
 
@@ -202,8 +202,10 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
             unset = value == "None" and type(None) in get_args(flag.kind)
             values[flag.name] = None if unset else name in flags and value.lower() not in OFF
         else:
+            if (most := _most_words(flag.kind)) > 1 and flag.name in values:
+                refuse(command, f": --{typed} is given twice. It takes all its values at once: {flag.shown}.")
             number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
-            number = 0 if equals else min(number, _most_words(flag.kind))
+            number = 0 if equals else min(number, most)
             values[flag.name] = _value(command, f"--{typed}", flag.kind, [value] * bool(equals) + rest[:number])
             rest = rest[number:]
     for place in (each for each in known if each.positional):
@@ -239,7 +241,7 @@ def _most_words(kind: Any) -> int:
     """Return how many words stand behind a flag at most."""
     if (several := _several(kind)) is None:
         return 1
-    return sys.maxsize if get_origin(several) is Sequence or ... in get_args(several) else len(get_args(several))
+    return len(get_args(several)) if get_origin(several) is tuple and ... not in get_args(several) else sys.maxsize
 
 
 def _value(command: str, flag: str, kind: Any, words: list[str]) -> Any:
@@ -248,16 +250,20 @@ def _value(command: str, flag: str, kind: Any, words: list[str]) -> Any:
     if words == ["None"] and type(None) in parts:
         return None
     least = 1 if (most := _most_words(kind)) == sys.maxsize else most
-    if len(words) < least:
+    if len(words) < least or "" in words:
         refuse(command, f": {flag} needs {'a value' if least == 1 else f'{least} values'}.")
     try:
         found = tuple(_one(parts, word) for word in words)
     except ValueError as error:
         refuse(command, f": {flag}: {error}.")
-    return found[0] if _several(kind) is None else found
+    if (several := _several(kind)) is None:
+        return found[0]
+    return list(found) if get_origin(several) is list else found
 
 
 def _one(parts: Set[Any], word: str) -> Any:
+    if Path in parts:
+        return Path(word)
     if str in parts or not parts & {int, float}:
         return next((part for part in parts if isinstance(part, int) and str(part) == word), word)  # of a Literal
     whole = int in parts and (float not in parts or word.lstrip("-").isdecimal())  # an index, or a fraction

@@ -139,7 +139,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
         checks.fail(twice[0], f"one value, here or in {file}", "two")
     target = entry.pop("dataset", None)
     expected = "a path relative to that file, or a Hub id"
-    if not isinstance(target, str) or not target or target.endswith(".json"):
+    if not isinstance(target, str) or not target or Path(target).suffix == ".json":
         checks.fail(f"dataset` of `{file}", expected, repr(target))
     for name in [name for name, kind in kinds.items() if kind is Path and isinstance(entry.get(name), str)]:
         place = client.find_local(entry[name], file.parent) or file.parent / entry[name]

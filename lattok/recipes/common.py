@@ -281,7 +281,8 @@ class Recipe(ABC, Generic[Model]):
             files.sweep(out / RUN)
             self.folder(resume)  # again: another run may have been here since
             for source in sources if self.data.episodes == "train" and not resume else ():
-                print(f"note: {source.dataset.name}: {split_text(source.dataset)}", file=sys.stderr)
+                said = f"note: {source.dataset.name}: {split_text(source.dataset)}"
+                print(checks.printable(said), file=sys.stderr)
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})

@@ -313,7 +313,7 @@ class VLARecipe(Recipe[LatentVLA]):
         named = {"headline": " ".join(texts), "dataset": ", ".join(reports)}
         policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
         policy.save_card(Path(self.out))
-        print("\n".join(texts))
+        print(checks.printable("\n".join(texts)))
 
     def next_step(self) -> str:
         chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from lattok.cli import VERBS, main
+from lattok.cli import VERBS, flags, main
 from lattok.cli.flags import STORED, Verb
 from lattok.hub.checkpoint import IMPORTERS
 from lattok.hub.client import SAMPLES
@@ -188,6 +188,12 @@ def test_names_of_files_that_a_system_refuses_are_shown_as_text(dataset, tmp_pat
     assert capsys.readouterr().err == "lattok: �]0;owned�.parquet: Input/output error.\n"
 
 
+def test_a_name_in_a_description_reaches_the_terminal_as_text(dataset, tmp_path, capsys):
+    (tmp_path / "d.json").write_text(json.dumps({"dataset": dataset, "name": "a\x1b]0;owned\x07"}))
+    assert main(["train", "uniform-bins", str(tmp_path / "d.json"), "--out", str(tmp_path / "m")]) == 0
+    assert not {"\x1b", "\x07"} & set("".join(capsys.readouterr()))
+
+
 def test_flags_win_over_the_config_file(dataset, tmp_path):
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"steps": 50, "horizon": 3}))
@@ -282,6 +288,12 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
         (["train", "vla", "D"], "lattok train vla needs --out DIR New folder for the model and its run. See"),
         (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: could not convert string to float: 'fast'. See"),
+        (
+            ["annotate", "sample/dataset", "--model", "a", "--model", "b", "--out", "x"],
+            "--model is given twice. It takes all its values at once: --model MODEL ...",
+        ),
+        (["train", "fast", "sample/dataset", "--out="], "lattok train fast: --out needs a value. See"),
+        (["evaluate", "sample/lam", ""], "lattok evaluate: DATASET needs a value. See"),
         (["inspect"], "lattok inspect needs DATASET "),
         (["inspect", "D", "E"], "lattok inspect: there is no place for E. See lattok inspect --help."),
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
@@ -299,6 +311,15 @@ def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
     error = capsys.readouterr().err
     assert re.fullmatch(r"lattok: [^\n]*\n", error), error
     assert says in error
+
+
+def test_verbs_of_other_packages_get_values_of_the_types_they_name():
+    def verb(path: Path, names: list[str], sizes: list[int] | None = None, pair: tuple[float, float] = (0, 1)):
+        return path, names, sizes, pair
+
+    words = ["--path", "a b", "--names", "x", "y", "--sizes", "3", "--pair", "1", "2.5"]
+    values = flags.read("verb", Verb(verb).words, words)
+    assert flags.call(verb, values) == (Path("a b"), ["x", "y"], [3], (1.0, 2.5))
 
 
 def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(capsys, monkeypatch):

@@ -371,6 +371,7 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"fps": 5}, r"`dataset` of `.*dataset\.json`: expected a path relative to that file, or a Hub id, got None"),
         ({"dataset": 3}, "got 3"),
         ({"dataset": "dataset.json"}, "got 'dataset.json'"),
+        ({"dataset": "dataset.json/"}, "got 'dataset.json/'"),
         ({"dataset": "nothing"}, r"got 'nothing', which is neither\. There is no .*nothing"),
         ({"dataset": "toy", "fps": "five"}, "`fps`: expected a number greater than 0, got 'five'"),
         ({"dataset": "toy", "fps": 5, "split": ["train"]}, "`split`: expected one of train"),

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -25,12 +25,13 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, is_int
 from lattok.utils.findings import Finding
-from lattok.utils.untrusted import parse_json, safe_path, typed, walk
+from lattok.utils.untrusted import Rule, parse_json, safe_path, typed, walk
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
 CAPTION_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MAX_CAPTION_BYTES = 2**28
+ROWS = Rule("a list of objects, one for each video")
 _SHOWN = 3  # names that an error lists
 
 
@@ -110,7 +111,7 @@ def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix.lower() == ".json":
-        rows = typed(parse_json(text, str(path)), list[dict[str, Any]], "", str(path))
+        rows = typed(parse_json(text, str(path)), Annotated[list[dict[str, Any]], ROWS], "", str(path))
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):

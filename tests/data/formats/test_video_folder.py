@@ -486,7 +486,7 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
         ("c.jsonl", '{"file": "22", "cap', "c.jsonl, line 1 is not valid JSON"),
         ("c.jsonl", "3", "line 1`: expected a value of type dict, got 3"),
         ("c.jsonl", "", "c.jsonl holds no captions"),
-        ("c.json", '{"22": "x"}', "c.json`: expected a value of type list[dict[str, Any]], got {"),
+        ("c.json", '{"22": "x"}', "c.json`: expected a list of objects, one for each video, got {"),
         ("c.json", "[" * 100_000, "c.json is not valid JSON"),
         ("c.csv", "file,caption\n22,lifts it, again\n", "c.csv, line 2: expected 2 columns. Put texts that hold"),
         ("c.csv", "file,caption\n22\n", "c.csv, line 2: expected 2 columns"),
