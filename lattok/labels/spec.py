@@ -244,7 +244,7 @@ def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
     for prefix, entry in found.items():
         typed(entry, LabelRecord, prefix, path, AGAIN)
         if "spec" in entry:
-            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix}` in `{path}")
+            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix} in {path}")
     return found
 
 

@@ -231,7 +231,9 @@ def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, 
 
 def test_a_codebook_that_no_memory_holds(rewritten):
     dataset = rewritten(lambda known: known["latent"]["spec"].update(codebook_size=10**12))
-    with pytest.raises(LattokError, match="lattok.json.*`codebook_size`: expected at most 1,048,576, got 10{12}"):
+    with pytest.raises(
+        LattokError, match="spec of latent in .*lattok.json: `codebook_size`: expected at most 1,048,576, got 10{12}"
+    ):
         latent_spec(dataset, "latent", "steps", 4)
 
 
@@ -365,7 +367,7 @@ def test_facts_have_the_types_that_readers_count_on():
             assert check_records(entries, "lattok.json") == {"latent": entries["latent"]}  # the other is none of ours
     for name, values in WRONG.items():
         for value in values:
-            with pytest.raises(LattokError, match=r"latent.*` in `lattok\.json"):
+            with pytest.raises(LattokError, match=r"latent.* in `?lattok\.json"):
                 check_records({"tok": {}, "latent": {name: value}}, "lattok.json")
 
 
