@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lattok.annotation.assembly import provenance
 from lattok.annotation.labels import Options, Work, check_model, identities_of, label_episode, reason, versions
+from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.labels.spec import LatentSpec, provenance_of, undescribed_prefixes
@@ -46,16 +48,16 @@ def verify(
     `with_labels(source, sidecar)`.
     """
     dataset, models = as_dataset(dataset), by_prefix(models)
-    provenance = known_labels(dataset)
+    described = known_labels(dataset)
     lines: list[str] = []
-    bare = undescribed_prefixes(dataset, provenance)
+    bare = undescribed_prefixes(dataset, described)
     for prefix, given in models.items():
-        if prefix not in provenance and prefix not in bare:
-            known = ", ".join((*provenance, *bare)) or "no labels"
+        if prefix not in described and prefix not in bare:
+            known = ", ".join((*described, *bare)) or "no labels"
             checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
-        name = dataset.name if prefix in bare else provenance[prefix]["dataset"]["name"]
+        name = dataset.name if prefix in bare else described[prefix]["dataset"]["name"]
         model = for_dataset(given, name)  # a copy may have another name
-        entry = _assumed(dataset, prefix, model) if prefix in bare else provenance[prefix]
+        entry = _assumed(dataset, prefix) if prefix in bare else described[prefix]
         said = [f"? {BARE}"] if prefix in bare else [f"? {RESTORED}"] if entry.get("restored") else []
         found = _verify_one(dataset, prefix, model, entry, episodes, seed)
         lines += [f"{prefix}:", *(f"  {line}" for line in (*said, *found))]
@@ -68,7 +70,7 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     if not entries and not undescribed_prefixes(dataset, {}):
         hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS --model MODEL, or with_labels."
         raise LattokError(f"{dataset.name} has no label columns: it was not annotated. Run lattok annotate. {hint}")
-    found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
+    found = {prefix: entry for prefix, entry in entries.items() if "model" in entry}
     for prefix, entry in found.items():
         missing = [key for key in REQUIRED_FACTS if key not in entry]
         if missing:
@@ -77,15 +79,10 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     return found
 
 
-def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
-    """Return the entry that labels of this model would have, of columns about which nothing is written down."""
-    own = {name: feature for name, feature in dataset.features.items() if name.startswith(prefix + ".")}
-    if model.label_source == "video":
-        spec = LatentSpec("steps", stride=model.stride_frames(dataset.fps))
-    else:
-        spec = LatentSpec("chunk", horizon=model.horizon)
+def _assumed(dataset: RobotDataset, prefix: str) -> dict[str, Any]:
+    """Return an entry, without a spec, for columns about which nothing is written down."""
+    own = {name: dataset.features[name] for name in _own(dataset, prefix)}
     return {
-        "spec": spec.to_json(),
         "dataset": {"name": dataset.name},
         "columns": {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()},
         "threads": 1,
@@ -94,22 +91,33 @@ def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
     }
 
 
+def _own(dataset: RobotDataset, prefix: str) -> list[str]:
+    """List the columns under a prefix, but for those of longer prefixes that have an entry of their own."""
+    longer = tuple(f"{other}." for other in provenance_of(dataset) if other.startswith(f"{prefix}."))
+    return [name for name in dataset.features if name.startswith(f"{prefix}.") and not name.startswith(longer)]
+
+
 def _verify_one(
     dataset: RobotDataset, prefix: str, model: Any, entry: Mapping[str, Any], episodes: int | Sequence[int], seed: int
 ) -> Iterator[str]:
     made = yield from _check_identity(entry, prefix, model)
-    spec = LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
-    if spec.source != model.label_source:
+    where = f"{PROVENANCE} of {dataset.name}"
+    spec = LatentSpec.from_json(entry["spec"], prefix, where) if "spec" in entry else None
+    if spec is not None and spec.source != model.label_source:
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
-    yield from _check_columns(dataset, entry)
+    yield from _check_columns(dataset, entry, prefix)
     yield from _check_preprocessing(dataset, entry, spec, model)
-    cameras = tuple(entry["cameras"]) if "cameras" in entry else None
     own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
-    embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
-    key = entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action")
-    options = Options(embedding, quantized, key, cameras, entry["threads"], "fills" in entry)
-    if entry.get("frames", "same") != "same" and spec.source == "video":
+    options = Options(
+        embedding=any(name.endswith("embedding") for name in own),
+        quantized=any(name.endswith("quantized") for name in own),
+        action_key=entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action"),
+        cameras=tuple(entry["cameras"]) if "cameras" in entry else None,
+        threads=entry["threads"],
+        fill="fills" in entry,
+    )
+    if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield "- labels were made from frames that were encoded again since: verify them with their source (`labels`)"
         return
     work = Work(dataset, {prefix: model}, options)
@@ -152,8 +160,8 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
     return explanations
 
 
-def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[str]:
-    wrong = []
+def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    wrong = [f"{name} is not declared" for name in _own(dataset, prefix) if name not in entry["columns"]]
     for name, facts in entry["columns"].items():
         feature, width = dataset.features.get(name), int(np.prod(facts["shape"]))
         if feature is None:
@@ -166,16 +174,17 @@ def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[
 
 
 def _check_preprocessing(
-    dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec, model: Any
+    dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec | None, model: Any
 ) -> Iterator[str]:
     """Compare stride or horizon with what the model has on this dataset."""
     action_key = entry.get("action_key", "")
     if entry.get("actions_as") != dataset.actions_as.get(action_key):
         yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
-    if spec.source == "video":
-        name, was, now, unit = "stride", spec.stride, model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
+    if model.label_source == "video":
+        name, now, unit = "stride", model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
     else:
-        name, was, now, unit = "horizon", spec.horizon, model.horizon, "steps"
+        name, now, unit = "horizon", model.horizon, "steps"
+    was = now if spec is None else getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
 
 
@@ -207,7 +216,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     columns = [name for name in entry["columns"] if name in work.dataset.features]
     key = entry["fills"]["column"] if "fills" in entry else None
     columns += [key] if key in work.dataset.features else []
-    tally, frames = {name: _Tally() for name in columns}, 0
+    tally, frames, again = {name: _Tally() for name in columns}, 0, Labels()
     for episode in chosen:
         try:
             stored = work.dataset.columns(episode.index, columns)
@@ -222,9 +231,24 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         frames += episode.length
         for name, seen in tally.items():
             seen.count(stored[name], again.get(name), episode.index)
+    yield from _check_given(work, entry, again) if again else ()
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
     yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
+
+
+def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterator[str]:
+    """Check that what a model gives is declared, with these sizes; stride and horizon were compared before."""
+    (prefix,) = work.models
+    shapes: Shapes = {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in again.items()}
+    now = provenance(work, {prefix: {}}, shapes)[prefix]
+    for name in now["columns"]:
+        if name not in entry["columns"] and name not in work.dataset.features:
+            yield f"- column {name} is neither there nor declared, but the model gives it"
+    was = LatentSpec.from_json(entry["spec"], prefix, str(PROVENANCE)).to_json() if "spec" in entry else {}
+    for name, value in was.items():
+        if name not in ("stride", "horizon") and value != now["spec"][name]:
+            yield f"- {name} of the labels was {value}, here {now['spec'][name]}"
 
 
 class _Tally:

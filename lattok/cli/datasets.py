@@ -144,7 +144,7 @@ class Engines:
         checks.one_of("engine", self.engine, ("local", "ray"))
         if self.engine == "ray":
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
-        for option in ("address", "workers", "gpus_per_worker"):
+        for option in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
             if (value := getattr(self, option)) != getattr(Engines, option):
                 raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
         return LocalEngine()

@@ -1,7 +1,7 @@
 """Findings about one model, dataset or folder of labels, by what the argument turns out to be."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,9 @@ def sidecar(subject: str, revision: str | None) -> Found:
 
 def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found:
     """Examine each set of labels: its model, the columns it declares, the episodes it has none for."""
-    for prefix, entry in check_records(files.read_json(path), str(path)).items():
-        if not isinstance(entry, Mapping) or not {"columns", "model"} <= entry.keys():
+    written = files.read_json(path)
+    for prefix, entry in ({prefix: {} for prefix in written} | check_records(written, str(path))).items():
+        if not {"columns", "model"} <= entry.keys():
             yield NO_DECLARATION.finding(file=path, prefix=prefix)
             continue
         identity, facts = entry["model"], entry.get("dataset", {})
@@ -199,7 +200,7 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
         if "versions" in entry:
             yield "", "made with " + ", ".join(f"{package} {found}" for package, found in entry["versions"].items())
         for group in entry.get("unlabelled", ()):
-            episodes, reason = group["episodes"], group.get("reason", "no reason given")
+            episodes, reason = group["episodes"], group["reason"]
             yield UNLABELLED.finding(prefix=prefix, count=len(episodes), episodes=_some(episodes), reason=reason)
         for part in entry.get("unreadable", ()):
             yield NOT_COPIED.finding(**{key: part.get(key) for key in ("column", "file", "first", "last")})

@@ -194,7 +194,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
@@ -203,7 +203,9 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         turned = image.getexif().get(_ORIENTATION, 1) != 1  # `datasets` turns such an image, other readers do not
         pixels = np.asarray(image)
     except Exception as error:  # damaged images make the decoder raise errors of many kinds
-        raise LattokError(f"{where}: not a readable JPEG or PNG image ({first_line(error)}). Copy it again.") from None
+        # Pillow names the object it reads from by its address, which differs from run to run
+        why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
     if image.mode != "RGB" or turned:
         got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
         raise LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")

@@ -158,18 +158,18 @@ def _feature(field: pa.Field, path: Path) -> Feature:
 
 def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
     """Compare columns with what meta/lattok.json declares: names in Parquet have no checksum."""
-    entries = [entry.get("columns", {}) for entry in provenance.values() if isinstance(entry, dict)]
+    entries = [entry.get("columns", {}) for entry in provenance.values()]
     declared = {name: facts for columns in entries for name, facts in columns.items()}
     expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
     found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
-    if declared and found != expected:
+    if found != expected:
         got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
         raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got[:300]}. Annotate again.")
 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
     for prefix, entry in sidecar.provenance.items():
-        made_from: dict[str, Any] = entry.get("dataset", {}) if isinstance(entry, dict) else {}
+        made_from: dict[str, Any] = entry.get("dataset", {})
         name, split = made_from.get("name"), made_from.get("split")
         if name is not None and name != dataset.name:
             hint = f"Open the dataset that they were made from; if it is this one, under a new name, add name={name!r}."

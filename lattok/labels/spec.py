@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from lattok.data.episodes import unmeasured
 from lattok.data.schema import PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
+from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -37,6 +38,7 @@ NOTE = "info"  # where LeRobot itself keeps facts about a feature
 PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
+MOST_THREADS = 1024  # more than any machine has; labels depend on their number
 MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 
@@ -57,8 +59,9 @@ class LatentSpec:
 
     def __post_init__(self) -> None:
         checks.one_of("target", self.target, SOURCES)
-        checks.whole(steps=self.steps, codes=self.codes, codebook_size=self.codebook_size, vectors=self.vectors)
+        checks.whole(steps=self.steps, codes=self.codes, vectors=self.vectors)
         checks.whole(latent_dim=self.latent_dim, horizon=self.horizon)
+        checks.counts(0, MOST_CODES, codebook_size=self.codebook_size)
         checks.counts(0, checks.MOST_STRIDE, stride=self.stride)
         if not isinstance(self.prefix, str) or not self.prefix:
             checks.fail("prefix", "the beginning of the names of columns", repr(self.prefix))
@@ -153,15 +156,15 @@ class LabelRecord(TypedDict, total=False):
     """What is written down about the labels of a prefix; readers count on these facts."""
 
     spec: dict[str, Any]
-    dataset: SourceRecord
+    dataset: Annotated[SourceRecord, Rule("a name", lambda it: "name" in it)]
     versions: dict[str, str]
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
-    threads: Annotated[int, Rule("a whole number from 1 to 4096", lambda it: 0 < it <= 4096)]
+    threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)]
     action_key: str
     cameras: list[str]
     fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]
-    unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: "episodes" in it)]]
+    unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
 
 
 def portable_facts(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) ->
     entries = provenance_of(dataset) if any(name.endswith(".filled") for name in dataset.features) else {}
     for prefix, entry in entries.items():
         mark, sure = f"{prefix}.filled", f"{prefix}.confidence"
-        filled = isinstance(entry, Mapping) and entry.get("fills", {}).get("column") == key
+        filled = entry.get("fills", {}).get("column") == key
         keys = [name for name in (mark, sure) if name in dataset.features]
         for episode in episodes if filled and mark in keys else ():
             columns = dataset.columns(episode.index, keys)
@@ -216,8 +219,8 @@ def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) ->
 
 def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:
     """What a dataset says its labels are. Raises `LattokError` where it does not say it, or in an older layout."""
-    entry = provenance_of(dataset).get(prefix)
-    if isinstance(entry, Mapping) and "spec" in entry:
+    entry = provenance_of(dataset).get(prefix, {})
+    if "spec" in entry:
         return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
     reason = f"{PROVENANCE} of {dataset.name} does not say what the labels `{prefix}` are."
     raise LattokError(f"{reason} Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec.")
@@ -236,14 +239,13 @@ def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
 
 
 def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return entries, whose facts must have the types that readers count on; further ones may be there."""
-    for prefix, entry in entries.items():
-        if not isinstance(entry, dict):
-            continue
+    """Return entries that are objects. Their facts must have the types that readers count on; further may be there."""
+    found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
+    for prefix, entry in found.items():
         typed(entry, LabelRecord, prefix, path, AGAIN)
         if "spec" in entry:
-            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix}` in `{path}")
-    return dict(entries)
+            LatentSpec.from_json(entry["spec"], "latent", f"spec of {prefix} in {path}")
+    return found
 
 
 def undescribed_prefixes(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
@@ -308,8 +310,8 @@ def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str
 
 def targets_of(dataset: RobotDataset) -> dict[str, str]:
     """By prefix, whether a dataset's labels are those of steps or of chunks, where it is written down."""
-    entries = {prefix: entry for prefix, entry in provenance_of(dataset).items() if isinstance(entry, Mapping)}
-    return {prefix: entry["spec"]["target"] for prefix, entry in entries.items() if "spec" in entry}
+    entries = provenance_of(dataset).items()
+    return {prefix: entry["spec"]["target"] for prefix, entry in entries if "spec" in entry}
 
 
 def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:

@@ -451,6 +451,13 @@ def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
     assert not labelled.columns(6, ["latent.embedding"])["latent.embedding"].reshape(8, 2)[:, 1].any()
 
 
+@pytest.mark.parametrize("threads", [0, 1025, 10**25])
+def test_numbers_of_threads_that_no_machine_has(source, tmp_path, threads):
+    """What `annotate` takes, `verify` takes from the record."""
+    with pytest.raises(LattokError, match="`threads`: expected "):
+        annotate(source, MODELS, tmp_path / "out", threads=threads)
+
+
 @pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])
 def test_prefixes_that_are_refused(source, tmp_path, prefix):
     with pytest.raises(LattokError, match="`prefix`: expected lower-case letters, digits"):

@@ -7,15 +7,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import lattok.annotation as module
 from lattok.annotation import annotate, label
 from lattok.annotation.labels import Options, Work
-from lattok.data import open_dataset
+from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+from tests.conftest import CAMERAS
 
 
 def broken_episodes(source, path: Path) -> list[int]:
@@ -74,6 +76,29 @@ def test_a_repaired_source_fills_the_gaps(source, torn, tmp_path, monkeypatch):
     assert broken <= set(labelled) != set(range(7))
     assert tree(tmp_path / "out") == tree(annotate(open_dataset(source.root), MODELS, tmp_path / "expected"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "tiny"]
+
+
+def test_labels_of_a_damaged_image_are_the_same_again(tmp_path, rng, monkeypatch):
+    """Reasons stand in the output, and decide whether there is anything new: they may not differ from run to run."""
+    features = {key: Feature("image", (32, 32, 3), None) for key in CAMERAS}
+    with LeRobotWriter.create(tmp_path / "data", 10, features) as writer:
+        for length in (6, 9):
+            shape = (length, 32, 32, 3)
+            writer.add_episode({}, {key: rng.integers(0, 255, shape, dtype=np.uint8) for key in CAMERAS}, "push")
+    (path,) = (tmp_path / "data/data").rglob("*.parquet")
+    table = pq.read_table(path)
+    place, images = table.column_names.index(CAMERAS[0]), table[CAMERAS[0]].to_pylist()
+    images[8]["bytes"] = b"no image"
+    damaged = pa.array(images, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), damaged), path)
+    for name in ("one", "other"):
+        run(open_dataset(tmp_path / "data"), tmp_path / name, {"latent": FakeLAM()})
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+    (gap,) = json.loads((tmp_path / "one/meta/lattok.json").read_text())["latent"]["unlabelled"]
+    assert gap["episodes"] == [1]
+    assert "frame 2: not a readable JPEG or PNG image (it begins like neither)" in gap["reason"]
+    monkeypatch.setattr(module, "assemble", lambda *_: pytest.fail("there was nothing new"))
+    assert not run(open_dataset(tmp_path / "data"), tmp_path / "one", {"latent": FakeLAM()}).complete
 
 
 def corrupt_page(path: Path, column: str) -> None:

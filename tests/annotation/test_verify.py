@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.annotation import annotate, verify
+from lattok.annotation.labels import Options, Work
 from lattok.data import open_dataset
 from lattok.labels import latent_spec
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, write_json
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
+from tests.annotation.test_fill import model as inverse_dynamics
 
 
 @pytest.fixture
@@ -114,6 +117,58 @@ def test_columns_that_went_missing(labelled):
     assert "- column latent.codes is int64 [2], not int64 [1]" in text
 
 
+def test_columns_that_are_not_declared(labelled):
+    """What nothing says of is not compared: codes could be anything."""
+    columns = read_json(labelled.root / "meta/lattok.json")["tok"]["columns"]
+    change(labelled, "tok", columns={})
+    text = verify(labelled, {"tok": FakeTokenizer()}).render()
+    for name in ("codes", "embedding", "quantized", "valid"):
+        assert f"- column tok.{name} is not declared" in text
+    info = read_json(labelled.root / "meta/info.json")
+    del info["features"]["tok.codes"]
+    write_json(labelled.root / "meta/info.json", info)
+    change(labelled, "tok", columns={name: facts for name, facts in columns.items() if name != "tok.codes"})
+    text = verify(open_dataset(labelled.root), {"tok": FakeTokenizer()}).render()
+    assert "- column tok.codes is neither there nor declared, but the model gives it" in text
+
+
+def test_columns_of_a_longer_prefix_are_its_own(labelled, tmp_path):
+    more = annotate(labelled, {"latent.two": FakeTokenizer()}, tmp_path / "more", embedding=False)
+    assert verify(more, {"latent": FakeLAM(), "latent.two": FakeTokenizer()}).holds
+
+
+@pytest.mark.parametrize("facts", [{"codebook_size": 512}, {"vectors": 3, "latent_dim": 2}, {"per_step": True}])
+def test_sizes_that_are_not_those_of_the_model(labelled, facts):
+    """Vectors of 2 x 3 numbers and of 3 x 2 are equally wide; policies are built for what is written."""
+    spec = read_json(labelled.root / "meta/lattok.json")["tok"]["spec"]
+    change(labelled, "tok", spec=spec | facts)
+    text = verify(labelled, {"tok": FakeTokenizer()}).render()
+    for name, value in facts.items():
+        assert f"- {name} of the labels was {value}, here {spec[name]}" in text
+
+
+def test_labels_are_made_again_with_the_options_that_made_them(make_dataset, tmp_path, monkeypatch):
+    """Every option is one that `verify` knows: those that have no part in this test are found by it."""
+    asked: list[Options] = []
+    for name in ("lattok.annotation", "lattok.annotation.verify"):
+        monkeypatch.setattr(sys.modules[name], "Work", lambda *parts: asked.append(parts[2]) or Work(*parts))
+
+    class OfStates(FakeTokenizer):
+        action_dim = 2
+
+    source = make_dataset([12, 7])
+    cases = (
+        (OfStates(), {"embedding": False, "quantized": True, "action_key": "observation.state", "threads": 2}),
+        (FakeLAM(), {"cameras": source.cameras[::-1]}),
+        (inverse_dynamics(), {"fill": True, "cameras": source.cameras[:1]}),
+    )
+    for number, (model, options) in enumerate(cases):
+        assert verify(annotate(source, {"new": model}, tmp_path / str(number), **options), {"new": model}).holds
+    assert asked[::2] == asked[1::2]
+    changed = {name for one in asked for name, value in one._asdict().items() if value != Options._field_defaults[name]}
+    assert changed == {*Options._fields}
+
+
 def test_episodes_without_labels_are_mentioned(labelled):
     change(labelled, "tok", unlabelled=[{"episodes": [1], "reason": "a damaged file"}])
     text = verify(labelled, {"tok": FakeTokenizer()}).render()
@@ -206,6 +261,7 @@ def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_pa
         {"spec": 3},
         {"spec": {"target": "frames"}},
         {"dataset": []},
+        {"dataset": {}},
         {"dataset": {"name": 3}},
         {"columns": [1]},
         {"columns": {"tok.codes": {"dtype": "int64", "shape": [2**40]}}},
@@ -214,9 +270,11 @@ def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_pa
         {"threads": 10**6},
         {"versions": {"torch": 2}},
         {"unlabelled": [3]},
-        {"unlabelled": [{"episodes": []}]},
+        {"unlabelled": [{"episodes": [], "reason": "torn"}]},
+        {"unlabelled": [{"episodes": [3]}]},
         {"cameras": [3]},
         {"spec": {"stride": "3"}},
+        {"spec": {"target": "chunk", "codebook_size": 10**12}},
         {"model": "x"},
     ],
     ids=str,

@@ -220,7 +220,7 @@ def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
     entry = {
         "model": {"type": "image-lam", "model": "my-lam", "weights_sha256": "ab" * 32},
         "columns": {"latent.codes": {"dtype": "int64", "shape": [4]}},
-        "dataset": {"episodes": 3},
+        "dataset": {"name": "arm", "episodes": 3},
         "unlabelled": [{"episodes": [1], "reason": "its video is truncated"}],
         "unreadable": [{"file": "data/x.parquet", "first": 20, "last": 50, "column": "reward"}],
         "versions": {"lattok": "0.1.0", "torch": "2.15.0"},

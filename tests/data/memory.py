@@ -19,6 +19,11 @@ from lattok.utils.files import write_json
 
 CAMERA = "observation.images.top"
 SPEC = LatentSpec(codes=2, vectors=1, latent_dim=3, stride=1)  # of `labels_for`
+COLUMNS = {
+    "latent.codes": {"dtype": "int64", "shape": [2]},
+    "latent.valid": {"dtype": "bool", "shape": [1]},
+    "latent.embedding": {"dtype": "float32", "shape": [3]},
+}
 
 
 def encode_image(image: np.ndarray | Image.Image, kind: str = "JPEG", **options) -> bytes:
@@ -113,8 +118,9 @@ def labels_for(dataset, root: Path, per_file: int = 2, missing: tuple[int, ...] 
         pq.write_table(pa.concat_tables(tables), root / "labels" / f"file-{number // per_file:03d}.parquet")
     made_from = {"name": dataset.name, "kind": dataset.kind, "episodes": len(episodes)}
     gaps = {"unlabelled": [{"episodes": list(missing), "reason": "damaged"}]} if missing else {}
+    stated = {"dataset": made_from, "columns": COLUMNS, **gaps, **entry}
     write_json(
         root / "meta" / "lattok.json",
-        {"latent": {"spec": SPEC.to_json(), "cameras": [CAMERA], "dataset": made_from, **gaps, **entry}},
+        {"latent": {"spec": SPEC.to_json(), "cameras": [CAMERA], **stated}},
     )
     return root

@@ -229,6 +229,14 @@ def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, 
         latent_spec(dataset, prefix, target, 4)
 
 
+def test_a_codebook_that_no_memory_holds(rewritten):
+    dataset = rewritten(lambda known: known["latent"]["spec"].update(codebook_size=10**12))
+    with pytest.raises(
+        LattokError, match="spec of latent in .*lattok.json: `codebook_size`: expected at most 1,048,576, got 10{12}"
+    ):
+        latent_spec(dataset, "latent", "steps", 4)
+
+
 def test_labels_of_another_version_are_to_be_made_again(rewritten):
     dataset = rewritten(lambda known: known["latent"].pop("spec"))
     with pytest.raises(
@@ -318,20 +326,20 @@ def test_what_is_carried_is_true_of_any_part():
 COLUMN = {"dtype": "int64", "shape": [2]}
 FINE = {
     "spec": [{"target": "steps"}],
-    "dataset": [{}, {"name": "arm"}],
+    "dataset": [{"name": "arm"}],
     "versions": [{}, {"lattok": "1"}],
     "model": [{}],
     "columns": [{}, *({"a": COLUMN, "b": COLUMN | {"shape": shape}} for shape in ([], [1], [2**31 - 1], [3, 2]))],
-    "threads": [1, 4096],
+    "threads": [1, 1024],
     "action_key": ["action"],
     "cameras": [[], ["front"]],
     "fills": [{"column": "action"}, {"column": "action", "names": ["x"]}],
-    "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1]}]],
+    "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1], "reason": ""}]],
 }
-GAP = {"episodes": [3]}
+GAP = {"episodes": [3], "reason": "torn"}
 WRONG = {
     "spec": [3, {}, {"target": "frames"}],
-    "dataset": [[], {"name": 3}],
+    "dataset": [[], {}, {"name": 3}],
     "versions": ["1", {"lattok": 1}, {"a": "1", "b": 2}],
     "model": ["org/lam"],
     "columns": [
@@ -339,14 +347,14 @@ WRONG = {
         *({"a": COLUMN, "b": facts} for facts in (3, {"dtype": "int64"}, {"shape": [2]}, COLUMN | {"dtype": 64})),
         *({"a": COLUMN | {"shape": shape}} for shape in (2, [0], [-1], [2.0], [2**31], [2**16, 2**15], ["a"])),
     ],
-    "threads": [0, 4097, True, 2.0, "2"],
+    "threads": [0, 1025, True, 2.0, "2"],
     "action_key": [3],
     "cameras": ["front", ["front", 3]],
     "fills": ["action", {}, {"column": 3}, {"column": "action", "names": [1]}],
     "unlabelled": [
         {},
-        *([GAP, gap] for gap in (3, {"reason": "torn"}, {"episodes": []}, {"episodes": [1, "a"]}, GAP | {"reason": 3})),
-        [{"episodes": 3}],
+        *([GAP, gap] for gap in (3, {"reason": "torn"}, {"episodes": [1]}, GAP | {"reason": 3})),
+        *([GAP, GAP | {"episodes": episodes}] for episodes in ([], [1, "a"], 3)),
     ],
 }
 
@@ -356,10 +364,10 @@ def test_facts_have_the_types_that_readers_count_on():
     for name, values in FINE.items():
         for value in values:
             entries = {"latent": {name: value, "further": 1}, "other": 3}
-            assert check_records(entries, "lattok.json") == entries
+            assert check_records(entries, "lattok.json") == {"latent": entries["latent"]}  # the other is none of ours
     for name, values in WRONG.items():
         for value in values:
-            with pytest.raises(LattokError, match=r"latent.*` in `lattok\.json"):
+            with pytest.raises(LattokError, match=r"latent.* in `?lattok\.json"):
                 check_records({"tok": {}, "latent": {name: value}}, "lattok.json")
 
 

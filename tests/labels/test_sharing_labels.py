@@ -187,7 +187,7 @@ def test_a_card_says_how_labels_were_made(tmp_path: Path):
     latent |= {"model": {"model": "org/lam", "type": "image-lam", "revision": "0123", "weights_sha256": "4567"}}
     latent |= {"spec": {"codebook_size": 50}, "cameras": ["front", "wrist"], "action_key": "action"}
     latent |= {"stride_seconds": 0.2, "versions": {"lattok": "1.0"}, "dataset": {"name": "org/raw"}}
-    latent["unlabelled"] = [{"episodes": [1]}, {"episodes": [3, 4]}]
+    latent["unlabelled"] = [{"episodes": [1], "reason": "torn"}, {"episodes": [3, 4], "reason": "gone"}]
     tok = {"model": {"model": "/home/tok"}, "dataset": {"name": "here"}}
     dataset.labels = SimpleNamespace(provenance={"latent": latent, "tok": tok})
     card = _card(dataset, "org/arm", None, None)

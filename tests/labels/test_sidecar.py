@@ -16,13 +16,7 @@ from lattok.data.schema import Damage
 from lattok.labels import Sidecar, with_labels
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
-from tests.data.memory import CAMERA, MemoryDataset, labels_for
-
-COLUMNS = {
-    "latent.codes": {"dtype": "int64", "shape": [2]},
-    "latent.valid": {"dtype": "bool", "shape": [1]},
-    "latent.embedding": {"dtype": "float32", "shape": [3]},
-}
+from tests.data.memory import CAMERA, COLUMNS, MemoryDataset, labels_for
 
 
 @pytest.fixture
@@ -188,6 +182,10 @@ def _declared(facts):
         ),
         (_rewritten(_noted), "file-000.parquet: `note`: expected numbers or lists of one length, got string"),
         (
+            lambda dataset, labels: (labels / "meta/lattok.json").write_text('{"latent": 5}'),
+            "expected the columns that meta/lattok.json declares, got latent.c",
+        ),
+        (
             _declared({"latent.codes": {"shape": [3]}}),
             r"expected the columns that meta/lattok.json declares, got latent.c",
         ),
@@ -250,5 +248,7 @@ def test_what_is_no_sidecar(dataset, labels, tmp_path):
         Sidecar(write_dataset(tmp_path / "d", [3], cameras=False))
     with pytest.raises(LattokError, match="expected a folder with meta/lattok.json"):
         Sidecar(tmp_path / "nothing")
-    (labels / "meta/lattok.json").write_text(json.dumps({"latent": {}}))  # says of no dataset; lengths must do
+    (labels / "meta/lattok.json").write_text(
+        json.dumps({"latent": {"columns": COLUMNS}})
+    )  # says of no dataset; lengths must do
     assert with_labels(dataset, labels).name == "source"
