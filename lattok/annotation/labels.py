@@ -91,7 +91,7 @@ def request_hash(work: Work, identities: Identities) -> str:
 def check_models(work: Work) -> None:
     """Check before any work that prefixes are free, for LeRobot too, and that models fit the dataset."""
     dataset, models, options = work
-    checks.counts(threads=options.threads)
+    checks.counts(1, checks.MOST_THREADS, threads=options.threads)
     if options.fill:
         _check_fills(work)
     for prefix, model in models.items():

@@ -45,6 +45,7 @@ def verify(
     `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
     `with_labels(source, sidecar)`.
     """
+    checks.whole(seed=seed)
     dataset, models = as_dataset(dataset), by_prefix(models)
     provenance = known_labels(dataset)
     lines: list[str] = []

@@ -157,7 +157,7 @@ class LabelRecord(TypedDict, total=False):
     versions: dict[str, str]
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
-    threads: Annotated[int, Rule("a whole number from 1 to 4096", lambda it: 0 < it <= 4096)]
+    threads: Annotated[int, Rule(f"a whole number from 1 to {checks.MOST_THREADS}", lambda it: 0 < it <= checks.MOST_THREADS)]
     action_key: str
     cameras: list[str]
     fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]

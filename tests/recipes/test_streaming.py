@@ -74,6 +74,12 @@ def test_the_same_model_is_learned_whatever_the_memory(window, whole, dataset, t
     ]
 
 
+@pytest.mark.parametrize("memory", [float("nan"), float("inf"), -1.0])
+def test_memory_that_is_no_amount_is_refused(memory):
+    with pytest.raises(LattokError, match=f"`memory_gb`: expected a number of at least 0, got {memory}"):
+        lam("d", "o", memory_gb=memory)
+
+
 def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
     refused = {"shuffle_window": (20, "64 frames for 8 lanes"), "memory_gb": (5e-5, "0.0002 for images")}
     for name, (value, least) in refused.items():

@@ -87,6 +87,7 @@ class EvalOptions:
         With a `key`, only episodes in which this column was measured.
         """
         checks.positive(max_episodes=self.max_episodes)
+        checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         judging = set(held_out)
         train = [episode.index for episode in dataset.episodes if episode.index not in judging]
