@@ -26,7 +26,7 @@ from lattok.data.schema import PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
+from lattok.utils.checks import MOST_THREADS, LattokError
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import Rule, inside, typed
 
@@ -157,7 +157,7 @@ class LabelRecord(TypedDict, total=False):
     versions: dict[str, str]
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
-    threads: Annotated[int, Rule(f"a whole number from 1 to {checks.MOST_THREADS}", lambda it: 0 < it <= checks.MOST_THREADS)]
+    threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)]
     action_key: str
     cameras: list[str]
     fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]

@@ -285,7 +285,7 @@ class PairRecipe(Recipe[Model]):
 def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
     """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
     Features that fit into memory are computed before the first step, and then read in any order. A full disk, a folder
-    that cannot be written, or a damaged episode whose frames are looked at too, is a warning: there is no cache then."""
+    that cannot be written, and damage where frames are looked at too are warnings: there is no cache then."""
     data, frozen = recipe.data, model.features
     window = data.window(model.config.image_size, parts[0].cameras)
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)

@@ -104,7 +104,7 @@ def frame_rate(**values: float) -> None:
             fail(name, "frames per second between 1e-6 and 1e6", repr(value))
 
 
-def counts(least: int = 1, most: int = WIDEST, /, **values: int) -> None:
+def counts(least: int = 1, most: float = WIDEST, /, **values: int) -> None:
     """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():
         if not is_int(value) or value < least:
