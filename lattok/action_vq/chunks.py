@@ -31,7 +31,7 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.counts(0, (1 << 63) - 1, seed=self.seed)
+        checks.whole(seed=self.seed)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from lattok.utils.untrusted import JSON_BYTES
 
 TOKENIZER, PROCESSOR, SUBFOLDER = "tokenizer.json", "processor_config.json", "bpe_tokenizer"
 MAX_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
+MAX_VOCABULARY = 1 << 24  # whose file would be larger than is read
 MAX_VALUE = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
@@ -63,7 +64,7 @@ class FASTConfig(ChunkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(vocab_size=self.vocab_size)
+        checks.counts(1, MAX_VOCABULARY, vocab_size=self.vocab_size)
         checks.counts(-MAX_TOKEN, MAX_TOKEN, min_token=self.min_token, max_token=self.max_token or 0)
         if not checks.is_number(self.scale) or not 1e-6 <= self.scale <= 1e6:  # so that what is decoded is finite
             checks.fail("scale", "a number from 1e-06 to 1e+06", repr(self.scale))

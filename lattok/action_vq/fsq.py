@@ -113,7 +113,7 @@ class FSQFit(TrainedFit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole(synthetic=self.synthetic)
+        checks.counts(0, 10**9, synthetic=self.synthetic)
 
 
 class FSQ(TrainedTokenizer, CoarseToFine):

@@ -191,7 +191,7 @@ class ResidualFit(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole(steps=self.steps, synthetic=self.synthetic)
+        checks.counts(0, 10**9, steps=self.steps, synthetic=self.synthetic)
 
 
 class ResidualVQ(CoarseToFine):

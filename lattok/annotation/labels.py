@@ -22,7 +22,6 @@ from lattok.data import RobotDataset, camera_keys, dimension_names, select_episo
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
 from lattok.data.views import check_trained_space
-from lattok.labels.spec import MOST_THREADS
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
@@ -92,7 +91,7 @@ def request_hash(work: Work, identities: Identities) -> str:
 def check_models(work: Work) -> None:
     """Check before any work that prefixes are free, for LeRobot too, and that models fit the dataset."""
     dataset, models, options = work
-    checks.counts(1, MOST_THREADS, threads=options.threads)
+    checks.counts(1, checks.MOST_THREADS, threads=options.threads)
     if options.fill:
         _check_fills(work)
     for prefix, model in models.items():

@@ -47,6 +47,7 @@ def verify(
     `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
     `with_labels(source, sidecar)`.
     """
+    checks.whole(seed=seed)
     dataset, models = as_dataset(dataset), by_prefix(models)
     described = known_labels(dataset)
     lines: list[str] = []

@@ -41,6 +41,7 @@ def demo(
     """
     import torch
 
+    checks.whole(seed=seed)
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
     again += f" --device {device}" + " --fast" * fast

@@ -234,7 +234,7 @@ def _check_lengths(
         except LattokError as error:
             yield Finding("error", str(error), "")
     if horizon is not None:
-        checks.positive(horizon=horizon)
+        checks.counts(1, checks.MOST_STRIDE, horizon=horizon)
         padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
         yield problems.PADDED.finding(horizon=horizon, share=padded)
 

@@ -27,7 +27,7 @@ from lattok.hub import parse_config
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
+from lattok.utils.checks import MOST_THREADS, LattokError
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import Rule, inside, typed
 
@@ -38,7 +38,6 @@ NOTE = "info"  # where LeRobot itself keeps facts about a feature
 PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
-MOST_THREADS = 1024  # more than any machine has; labels depend on their number
 MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 

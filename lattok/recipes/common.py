@@ -86,6 +86,7 @@ class ImageOptions(Augmentation, DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.whole(shuffle_window=self.shuffle_window)
+        checks.at_least_zero(memory_gb=self.memory_gb)
 
 
 @dataclass(frozen=True)

@@ -284,8 +284,8 @@ class PairRecipe(Recipe[Model]):
 
 def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequence[FramePairs]) -> float | None:
     """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
-    Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
-    folder that cannot be written is a warning: there is no cache then."""
+    Features that fit into memory are computed before the first step, and then read in any order. A full disk, a folder
+    that cannot be written, and damage where frames are looked at too are warnings: there is no cache then."""
     data, frozen = recipe.data, model.features
     window = data.window(model.config.image_size, parts[0].cameras)
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
@@ -296,10 +296,12 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     frozen.to(device_called(recipe.loop.device))
 
     def compute() -> None:
-        for pairs in parts:
+        readers = [cache.reader(frozen, pairs.frame_reader) for pairs in parts]
+        for reader in readers:
             with ProgressBar("features") as progress:
-                pairs.features = reader = cache.reader(frozen, pairs.frame_reader)
                 reader.compute(progress)
+        for pairs, reader in zip(parts, readers, strict=True):
+            pairs.features = reader
             if not looks:
                 pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 
@@ -311,11 +313,10 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
                 pairs.reader = cache.reader(frozen, pairs.frame_reader)
             memory = in_memory(keep=compute)
         return memory
-    except OSError as error:
-        text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
+    except (OSError, LattokError) as error:
+        why = str(getattr(error, "strerror", None) or error).removesuffix(".")
+        text = f"no feature cache in {cache.folder}: {why}. Features are computed at every step."
         checks.warn(text, stacklevel=2)
     for pairs in parts:
-        pairs.reader, pairs.features = pairs.frame_reader, None
-        if not looks:
-            vars(pairs).pop("frames", None)
+        pairs.reader = pairs.frame_reader
     return memory if looks else in_memory()

@@ -253,17 +253,16 @@ def keep_frames(
     say(f"{reader.what} take {_amount(size)} of memory: {how}")
     if not fits:
         return memory
-    if keep is not None:
-        keep()
-        return None
     try:
-        for part in different:
+        for part in different if keep is None else ():
             with ProgressBar("decode") as progress:
                 part.frames = part.reader.all(progress=progress, shared=True)
+        if keep is not None:
+            keep()
     except LattokError as error:
         for part in different:
             vars(part).pop("frames", None)
-        say(f"{reader.what} are decoded when they are needed, since not all can be read: {error}")
+        say(f"{reader.what} are read when they are needed, since not all can be: {error}")
         return memory
     return None
 

@@ -79,8 +79,8 @@ def collect(
     noise), `next.reward` (1 with success), `next.success`, `next.done`. meta/simulation.json says how to make each
     episode again, and how often experts succeeded.
     """
-    checks.counts(episodes=episodes, size=size, **({} if workers is None else {"workers": workers}))
-    checks.whole(seed=seed)
+    checks.counts(1, 10**9, episodes=episodes, size=size, **({} if workers is None else {"workers": workers}))
+    checks.counts(0, checks.WIDEST - episodes * (MAX_FAILURES + 1), seed=seed)  # with all that may fail
     checks.at_least_zero(noise=noise)
     checks.one_of("codec", codec, CODECS)
     if size % 2:

@@ -130,8 +130,8 @@ def rollout(
 
 
 def _check_options(asked: Mapping[str, Any]) -> None:
-    checks.counts(episodes=asked["episodes"], batch=asked["batch"])
-    checks.whole(seed=asked["seed"])
+    checks.counts(1, 10**9, episodes=asked["episodes"], batch=asked["batch"])
+    checks.counts(0, checks.WIDEST - asked["episodes"], seed=asked["seed"])
     checks.one_of("instruction", asked["instruction"], INSTRUCTIONS)
     if asked["execute"] is not None:
         checks.counts(execute=asked["execute"])

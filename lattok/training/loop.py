@@ -107,11 +107,12 @@ class LoopOptions:
         checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         checks.counts(decay_every=self.decay_every, log_every=self.log_every, save_every=self.save_every)
         checks.positive(lr=self.lr, clip_norm=self.clip_norm, decay_factor=self.decay_factor)
-        checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
+        checks.at_least_zero(weight_decay=self.weight_decay)
         if not 0 <= self.ema < 1:
             checks.fail("ema", "a decay from 0 to below 1, such as 0.999", self.ema)
         checks.below_one(beta2=self.beta2)
-        checks.whole(threads=self.threads, warmup_steps=self.warmup_steps)
+        checks.whole(seed=self.seed, warmup_steps=self.warmup_steps)
+        checks.counts(0, checks.MOST_THREADS, threads=self.threads)
         if not 0 <= self.min_lr <= self.lr:
             checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
         check_device(self.device)

@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
 MOST_LISTED = 1000  # characters
+WIDEST = 2**63 - 1  # whole number that our files may hold, and torch counts to
+MOST_THREADS = 1024  # of torch; results depend on their number
 
 
 # what a terminal obeys instead of showing it: commands, and marks that turn the direction of text around
@@ -102,17 +104,17 @@ def frame_rate(**values: float) -> None:
             fail(name, "frames per second between 1e-6 and 1e6", repr(value))
 
 
-def counts(least: int = 1, most: float = math.inf, /, **values: int) -> None:
+def counts(least: int = 1, most: float = WIDEST, /, **values: int) -> None:
     """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():
         if not is_int(value) or value < least:
             fail(name, f"a whole number of at least {least}", f"{value!r:.60}")
         if value > most:
-            fail(name, f"at most {most:,}", value)
+            fail(name, f"at most {most:,}", f"{value!r:.60}")
 
 
 def whole(**values: int) -> None:
-    """Require that every value is a whole number, zero or greater."""
+    """Require that every value is a whole number, zero or greater, as every seed is."""
     counts(0, **values)
 
 

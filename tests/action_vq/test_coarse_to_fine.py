@@ -120,6 +120,7 @@ def test_odd_sizes_work(tokenizer):
         ({"steps": 2.5}, "`steps`: expected a whole number of at least ., got 2.5"),
         ({"steps": -1}, "`steps`: expected a whole number of at least ., got -1"),
         ({"synthetic": -1}, "`synthetic`: expected a whole number of at least 0, got -1"),
+        ({"synthetic": 10**25}, "`synthetic`: expected at most 1,000,000,000, got 10000000000000000000000000"),
         ({"synthetic": 10.5}, "`synthetic`: expected a whole number of at least 0, got 10.5"),
         ({"sizes": 3}, "`options`: expected names among .*tokens.*, got sizes"),
     ],

@@ -443,6 +443,9 @@ def test_bad_options_say_what_to_do():
         FAST.fit(smooth(), scale=1e4)
     with pytest.raises(LattokError, match="`vocab_size`: expected at least .*, got 60"):
         FAST.fit(smooth(), vocab_size=60)
+    with pytest.raises(LattokError, match="`vocab_size`: expected at most 16,777,216, got 10000"):
+        FAST.fit(smooth(), vocab_size=10**25)
+    assert FAST.fit(smooth(), vocab_size=2**24).vocab_size < 100_000  # there is nothing more to merge
     with pytest.raises(LattokError, match="`min_token` cannot be given, it follows from the chunks"):
         FAST.fit(smooth(), min_token=-5)
     with pytest.raises(LattokError, match="`max_token`: expected None or at least min_token, 0, got -1"):

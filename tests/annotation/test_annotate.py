@@ -464,6 +464,13 @@ def test_prefixes_that_are_refused(source, tmp_path, prefix):
         annotate(source, {prefix: FakeLAM()}, tmp_path / "out")
 
 
+@pytest.mark.parametrize("threads", [0, 4097, 10**25])
+def test_threads_that_no_record_of_labels_may_name_are_refused(source, tmp_path, threads):
+    with pytest.raises(LattokError, match="`threads`: expected (a whole number of at least 1|at most 1,024), got "):
+        annotate(source, {"latent": FakeLAM()}, tmp_path / "out", threads=threads)
+    assert not (tmp_path / "out").exists()
+
+
 def test_prefixes_that_collide(source, tmp_path):
     out = annotate(source, {"latent": FakeLAM()}, tmp_path / "out")
     with pytest.raises(LattokError, match=r"`prefix`: expected one that the dataset does not use, got 'latent'"):

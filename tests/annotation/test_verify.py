@@ -50,6 +50,12 @@ def test_a_sample_is_drawn_by_its_seed(labelled):
     assert "25 frames of 1 of 4" in verify(labelled, {"tok": FakeTokenizer()}, episodes=[3]).render()
 
 
+@pytest.mark.parametrize("seed", [-1, 10**25])
+def test_a_seed_that_draws_nothing_is_refused(labelled, seed):
+    with pytest.raises(LattokError, match="`seed`: expected "):
+        verify(labelled, {"tok": FakeTokenizer()}, episodes=2, seed=seed)
+
+
 def test_one_changed_code_is_found(labelled):
     path = labelled.data_file(2)
     table = pq.read_table(path)

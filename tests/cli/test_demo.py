@@ -115,6 +115,9 @@ def test_a_folder_of_something_else_is_refused(small_demo, whole, tmp_path):
         small_demo(tmp_path / "demo")
     with pytest.raises(LattokError, match="`out`: .* holds the demo with other options than .*'seed': 1"):
         small_demo(whole[0], seed=1)
+    with pytest.raises(LattokError, match="`seed`: expected at most "):
+        small_demo(tmp_path / "new", seed=10**25)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("fast", [True, False])

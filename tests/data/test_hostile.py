@@ -173,6 +173,10 @@ def test_cameras_have_names_of_folders(tmp_path, name):
     rename_camera(root, name)
     with pytest.raises(LattokError, match="info.json: feature '.*': expected a name that a folder can have"):
         open_dataset(root)
+    root = write_dataset(tmp_path / "images", [12], cameras=False)
+    add_feature(root, name, "image", [8, 8, 3])
+    with pytest.raises(LattokError, match="info.json: feature '.*': expected a name that a folder can have"):
+        open_dataset(root)
 
 
 @pytest.mark.parametrize("names", [[".."], ["a\\b"], ["Front", "front"], ["a" * 201]])

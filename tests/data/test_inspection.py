@@ -150,6 +150,8 @@ def test_options_restrict_and_say_what_they_would_do(make_dataset):
     assert "With a stride of 3 frames, 22% of the frames have no partner." in text
     assert "With a horizon of 4, 22% of the chunks run over the end" in text
     assert "`stride`: expected a gap" in inspect_dataset(dataset, stride=9).render().replace("\n" + " " * 8, " ")
+    with pytest.raises(LattokError, match="`horizon`: expected at most 1,000,000,000, got 10000"):
+        inspect_dataset(dataset, horizon=10**25)
     with pytest.raises(LattokError, match="`columns`: expected one of action, .*, got 'joints'"):
         inspect_dataset(dataset, columns=["joints"])
     assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()

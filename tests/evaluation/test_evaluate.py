@@ -148,6 +148,7 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
         ),
         (tiny_lam(), {"episode": [1]}, "`option`: expected one of out, episodes, .*Did you mean episodes"),
         (tiny_lam(), {"controls": "slow"}, "`controls`: expected one of quick, trained, got 'slow'"),
+        (tiny_lam(), {"seed": 10**25}, "`seed`: expected at most "),
         (tiny_lam(), {"rollouts": {}}, "`rollouts`: expected none for a model that does not act, got some"),
         (
             tiny_lam(language="precomputed", language_dim=8),

@@ -214,7 +214,7 @@ def test_a_spec_is_written_and_read_again():
         LatentSpec.from_json(facts, "tok", "here")
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(LatentSpec) if field.type == "int"])
+@pytest.mark.parametrize("name", [field.name for field in fields(LatentSpec) if field.type is int])
 def test_sizes_are_whole_numbers(name):
     assert getattr(LatentSpec(**{name: 3}), name) == 3
     for wrong in (-1, 1.5, True):

@@ -74,6 +74,12 @@ def test_the_same_model_is_learned_whatever_the_memory(window, whole, dataset, t
     ]
 
 
+@pytest.mark.parametrize("memory", [float("nan"), float("inf"), -1.0])
+def test_memory_that_is_no_amount_is_refused(memory):
+    with pytest.raises(LattokError, match=f"`memory_gb`: expected a number of at least 0, got {memory}"):
+        lam("d", "o", memory_gb=memory)
+
+
 def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
     refused = {"shuffle_window": (20, "64 frames for 8 lanes"), "memory_gb": (5e-5, "0.0002 for images")}
     for name, (value, least) in refused.items():
@@ -200,6 +206,21 @@ def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monke
 
 
 def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, damaged):
-    given = lam(dataset, tmp_path / "lam", feature_cache=str(tmp_path / "cache"), steps=12, memory_gb=2e-3)
-    with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
-        assert lattok.train(given).trained_on["left_out"] == [["tiny", 3]]
+    """Whether they fit into memory or not: the same model is learned."""
+    found, options = [], {"feature_cache": str(tmp_path / "cache"), "steps": 12}
+    for memory in (2e-3, 1.0):
+        with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
+            found.append(lattok.train(lam(dataset, tmp_path / f"{memory}", memory_gb=memory, **options)))
+        assert found[-1].trained_on["left_out"] == [["tiny", 3]]
+    assert weights(found[0]) == weights(found[1])
+
+
+@pytest.mark.parametrize("memory", [6e-4, 1.0])
+def test_frames_and_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, damaged, recwarn, memory):
+    """A loss that looks at frames too trains as without a cache, which cannot hold every episode."""
+    options, found = {"loss_flow": 0.1, "steps": 3, "memory_gb": memory}, []
+    for name, cache in (("with", {"feature_cache": str(tmp_path / "cache")}), ("without", {})):
+        found.append(lattok.train(lam(dataset, tmp_path / name, **options, **cache)))
+        assert found[-1].trained_on["left_out"] == [["tiny", 3]]
+    assert any(str(warning.message).startswith("no feature cache in") for warning in recwarn)
+    assert weights(found[0]) == weights(found[1])

@@ -299,6 +299,8 @@ def test_noise_is_smooth_of_unit_variance_and_of_random_strength() -> None:
         (TASKS, {"noise": -0.1}, "`noise`: expected a number of at least 0, got -0.1."),
         (TASKS, {"episodes": 0}, "`episodes`: expected a whole number of at least 1, got 0."),
         (TASKS, {"workers": 0}, "`workers`: expected a whole number of at least 1, got 0."),
+        (TASKS, {"seed": 10**25}, r"`seed`: expected at most 9,223,372,036,854,775,\d+, got 1000"),
+        (TASKS, {"seed": 2**63 - 1 - 19 * 21, "episodes": 20}, "`seed`: expected at most "),
         (TASKS, {"codec": "gif"}, "`codec`: expected one of libsvtav1, h264, got 'gif'."),
         ([], {}, "`tasks`: expected at least one task of metaworld, .*, such as metaworld/reach, got none."),
         (["metaworld-pair"], {}, "`tasks`: expected one of .* Did you mean metaworld-pairs?"),

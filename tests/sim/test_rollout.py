@@ -197,6 +197,8 @@ def broken(value: Any) -> Any:
         (obedient, {"execute": 5}, "`execute`: expected at most the 4 actions of a chunk, got 5."),
         (obedient, {"execute": 2, "ensemble": 0.1}, "`execute`: expected 1 with `ensemble`"),
         (obedient, {"ensemble": -1}, "`ensemble`: expected a number of at least 0, got -1."),
+        (obedient, {"seed": 2**63 - 1}, "`seed`: expected at most 9,223,372,036,854,775,806, got 9223372036854775807."),
+        (obedient, {"batch": 10**25}, "`batch`: expected at most 1,000,000,000"),
         (obedient, {"instruction": "Swapped"}, "`instruction`: expected one of own, swapped, blank"),
         ("my-policy", {}, "`agent`: expected a policy, or a function of an observation and its instruction, got str."),
     ],
@@ -204,6 +206,13 @@ def broken(value: Any) -> Any:
 def test_errors_are_one_line(agent: Any, options: dict[str, Any], text: str) -> None:
     with pytest.raises(LattokError, match=f"^{text}"):
         rollout(agent, "toy/left", 1, **{"seed": 7, **options})
+
+
+def test_the_largest_seed_is_played_again(tmp_path) -> None:
+    """All seeds that follow fit into the file too."""
+    for _ in range(2):
+        found = rollout(obedient, "toy/left", 3, seed=2**63 - 4, out=tmp_path)
+    assert [result.seed for result in found.episodes] == [2**63 - 4, 2**63 - 3, 2**63 - 2]
 
 
 def test_only_scenes_of_two_tasks_have_an_opposite(monkeypatch) -> None:

@@ -658,7 +658,17 @@ def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
     assert lines == ["step 10: codebook `q` is collapsing: 3 of 16", "step 30: over: codebook `q` is collapsing"]
 
 
-@pytest.mark.parametrize(("change", "text"), [({"steps": 0}, "`steps`"), ({"schedule": "x"}, "`schedule`")])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"steps": 0}, "`steps`"),
+        ({"schedule": "x"}, "`schedule`"),
+        ({"seed": 10**25}, "`seed`: expected at most "),
+        ({"seed": 0.5}, "`seed`: expected a whole number"),
+        ({"threads": 10**25}, "`threads`: expected at most 1,024"),
+        ({"save_every": 10**25}, "`save_every`: expected at most "),
+    ],
+)
 def test_bad_options(change, text):
     with pytest.raises(LattokError, match=text):
         LoopOptions(**change)

@@ -69,6 +69,12 @@ def test_a_list_in_place_of_a_number_is_not_shown_whole(check):
         check(fps=list(range(10_000)))
 
 
+def test_whole_numbers_fit_into_the_files_that_hold_them():
+    counts(seed=2**63 - 1)
+    with pytest.raises(LattokError, match="^`seed`: expected at most 9,223,372,036,854,775,807, got 1000000.{1,60}$"):
+        counts(seed=10**60)
+
+
 def test_errors_do_not_command_a_terminal():
     """What a stranger wrote may clear a screen, name a window or turn text around."""
     shown = "`x`: expected a name, got saw\ufffd]0;owned\ufffd\ufffd[2J\ufffdtxt.exe."

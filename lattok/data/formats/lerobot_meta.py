@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import TypedDict
 
-from lattok.data.schema import Feature
+from lattok.data.schema import IMAGE_DTYPES, Feature
 from lattok.data.tables import damaged_values, read_table
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate
@@ -79,7 +79,7 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
 def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
     features = {}
     for key, entry in info["features"].items():
-        if entry["dtype"] == "video" and not is_file_name(key):  # its videos lie in a folder of that name
+        if entry["dtype"] in IMAGE_DTYPES and not is_file_name(key):  # a folder may have that name
             where = f"{root / 'meta' / 'info.json'}: feature {key[:60]!a}"
             raise LattokError(f"{where}: expected a name that a folder can have. {_AGAIN}")
         shape, names = tuple(entry["shape"]), entry.get("names")

@@ -81,12 +81,18 @@ class EvalOptions:
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
         return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
 
+    def state_of(self, dataset: RobotDataset) -> str | None:
+        """Return the column of the state: the default one may be absent, one that was asked for may not."""
+        absent = self.state_key == "observation.state" and self.state_key not in dataset.features
+        return None if absent else self.state_key
+
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
 
         With a `key`, only episodes in which this column was measured.
         """
         checks.positive(max_episodes=self.max_episodes)
+        checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
         judging = set(held_out)
         train = [episode.index for episode in dataset.episodes if episode.index not in judging]

@@ -116,11 +116,9 @@ class PairSource:
         if model.features.count != model.features.side**2 + model.features.class_token:
             checks.fail("model", "one that looks at squares", f"{model.type} of {model.features.frame_size}")
         stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
-        action_key, state_key = options.action_key, options.state_key
+        action_key, state_key = options.action_key, options.state_of(dataset)
         if action_key == "action" and not own_vectors(dataset):
             action_key = None  # of video alone
-        if state_key == "observation.state" and state_key not in dataset.features:
-            state_key = None  # the default one may be absent, one that was asked for may not
         cameras = tuple(options.cameras or model.cameras)
         return cls(dataset, stride, action_key, state_key, cameras, options.folder, decoded)
 

@@ -189,7 +189,8 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
     >>> level_allocation(4, 256), level_allocation(7, 256)
     ((4, 4, 4, 4), (3, 2, 2, 2, 2, 2, 2))
     """
-    levels, turn = [1] * dims, 0
+    least = max(1, int(size ** (1 / dims) * (1 - 1e-13)))  # below the root, however that is rounded
+    levels, turn = [least] * dims, 0
     while math.prod(levels) // levels[turn] * (levels[turn] + 1) <= size:
         levels[turn] += 1
         turn = (turn + 1) % dims

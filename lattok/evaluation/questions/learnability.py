@@ -61,8 +61,8 @@ def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) 
     tokenizer = case.model
     if tokenizer.vocab_size > MOST_CODES or tokenizer.tokens_per_chunk > MOST_TOKENS:
         return None
-    key = case.options.state_key if case.options.state_key in case.dataset.features else None
-    options: dict[str, Any] = {"cameras": (), "size": 1, "action_key": case.options.action_key, "state_key": key}
+    key, state = case.options.action_key, case.options.state_of(case.dataset)
+    options: dict[str, Any] = {"cameras": (), "size": 1, "action_key": key, "state_key": state}
     train, judged = (
         PolicyWindows(case.dataset, tokenizer.horizon, episodes=episodes, **options)
         for episodes in (case.split.train, case.split.held_out)

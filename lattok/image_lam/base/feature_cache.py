@@ -33,6 +33,7 @@ from lattok.utils import checks
 from lattok.utils.files import whole_file
 from lattok.utils.output import Busy, Output
 from lattok.utils.parallel import Prefetcher, Request, check_wanted
+from lattok.utils.untrusted import is_file_name
 
 BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
@@ -260,6 +261,7 @@ def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take,
             if path not in facts:
                 facts[path] = facts_of(dataset, path)
         camera = dataset.original_camera(take.camera)
+        camera = camera if is_file_name(camera) else _short(camera)  # not every format asks for such names
         names[take] = f"{folder}/{camera}/{take.episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names
 

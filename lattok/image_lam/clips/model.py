@@ -274,7 +274,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         checks.size("known", "action dimensions", len(known), config.action_dim)
         if known.dtype != torch.bool:
             checks.fail("known", "true or false for each action dimension", f"dtype {known.dtype}")
-        checks.counts(0, 2**63 - 1, seed=seed)
+        checks.whole(seed=seed)
         generator = torch.Generator().manual_seed(seed)
         patches = torch.randn(count, len(self.cameras) * self.features.count, self.features.dim, generator=generator)
         actions = torch.randn(count, config.horizon, config.action_dim, generator=generator)

@@ -53,7 +53,7 @@ class PublishedConfig:
     def __post_init__(self) -> None:
         check_view(self.cameras, self.stride)
         for field in fields(self):
-            if field.type == "int":
+            if field.type is int:
                 most = MOST_PIXELS if field.name.startswith("image_") else math.inf
                 checks.counts(self.least.get(field.name, 1), most, **{field.name: getattr(self, field.name)})
         checks.one_of("pixels", self.pixels, (*WHITE, "normalized"))

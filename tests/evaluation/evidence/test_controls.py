@@ -42,6 +42,21 @@ def test_levels_are_as_equal_as_the_bits_allow(dims: int, size: int, expected: t
     assert max(levels) - min(levels) <= 1
 
 
+def test_levels_are_those_that_are_raised_one_by_one():
+    sizes = [*range(1, 300), *(root**dims + more for root in (3, 7, 100) for dims in (2, 3, 5) for more in (-1, 0, 1))]
+    for dims in (1, 2, 3, 5, 7, 12):
+        for size in (size for size in sizes if size ** (1 / dims) < 3000):
+            levels, turn = [1] * dims, 0
+            while math.prod([*levels[:turn], levels[turn] + 1, *levels[turn + 1 :]]) <= size:
+                levels[turn] += 1
+                turn = (turn + 1) % dims
+            assert level_allocation(dims, size) == tuple(levels)
+    assert level_allocation(1, 2**53) == (2**53,)
+    for dims, root in ((2, 3**19), (3, 10**6), (7, 2**9 - 1), (40, 2)):
+        assert level_allocation(dims, root**dims) == (root,) * dims
+        assert level_allocation(dims, root**dims - 1)[-1] == root - 1
+
+
 def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
     actions = torch.linspace(0, 100, 101)[:, None]  # 1st and 99th percentile are 1 and 99
     steps = torch.tensor([[-50.0], [1.0], [25.4], [25.6], [98.0], [1000.0]])

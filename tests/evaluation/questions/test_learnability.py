@@ -15,6 +15,7 @@ from lattok.evaluation.evidence.tokenizer_evidence import Scale
 from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
 from lattok.types import ActionTokenizer
+from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import World, answer_of
 
 
@@ -97,5 +98,7 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_s
     world = World(episodes=6, length=20, names=("x", "y"))
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
     assert "policy_error" not in evaluate(tokenizer, world, episodes=[5], state_key=None).figures
+    with pytest.raises(LattokError, match="`state_key`: expected one of .*, got 'observation.stat'"):
+        evaluate(tokenizer, world, episodes=[5], state_key="observation.stat")
     tokenizer.vocab_size = 2**20
     assert learnability.MOST_CODES < 2**20

@@ -244,6 +244,16 @@ def test_cameras_are_known_by_what_they_are_not_by_their_names(dataset, tmp_path
     assert kept(tmp_path) == files
 
 
+@pytest.mark.parametrize("name", ["x/../../../../mine", "..", "a/b", "a" * 300, "a\0b"])
+def test_no_name_of_a_camera_leads_out_of_the_cache(dataset, tmp_path, monkeypatch, name):
+    """Formats differ in what a camera may be called; two cameras have two places."""
+    monkeypatch.setattr(dataset, "original_camera", lambda key: f"{name}{key}")
+    cache = tmp_path / "deep" / "a" / "b" / "cache"
+    cached(dataset, cache)
+    assert len(kept(cache)) == len(kept(tmp_path)) == 8
+    assert {len(Path(path).parts) for path in kept(cache)} == {4}
+
+
 def test_another_rate_is_another_dataset(dataset, tmp_path):
     cached(dataset, tmp_path)
     dataset.fps = 5.0  # of a folder of videos, that chooses other frames

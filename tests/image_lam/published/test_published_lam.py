@@ -89,7 +89,7 @@ def test_impossible_configurations_are_said(kind, facts, text):
 def test_whole_numbers_have_bounds(kind):
     """1, but two codes where there are any, and no register; sides end at 2,048 pixels."""
     least = {"codebook_size": 1 if kind.quantizer == "none" else 2, "vit_registers": 0}
-    numbers: dict[str, Any] = {field.name: least.get(field.name, 1) for field in fields(kind) if field.type == "int"}
+    numbers: dict[str, Any] = {field.name: least.get(field.name, 1) for field in fields(kind) if field.type is int}
     even: dict[str, Any] = {"width": 2} if kind is AdaWorldConfig else {"vit_width": 4} if kind is LawamConfig else {}
     assert kind(stride="5", **numbers | even).image_size == 1
     assert kind(stride="5", image_size=2048).image_size == 2048
