@@ -7,19 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import lattok
-from lattok.cli.flags import (
-    Arg,
-    Dataset,
-    Device,
-    Episodes,
-    Folder,
-    MaybeFile,
-    MaybeFolder,
-    Models,
-    Names,
-    Revision,
-    column,
-)
+from lattok.cli import flags
+from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.progress import ProgressBar
@@ -51,9 +40,9 @@ def inspect(
     from lattok.data.schema import vector_key
 
     opened = lattok.open_dataset(dataset)
-    for argument, key in {"action_key": column(action_key), "state_key": column(state_key)}.items():
-        if key is not None:
-            vector_key(opened, argument, key)
+    for argument, key in {"action_key": action_key, "state_key": state_key}.items():
+        if (asked := flags.column(key)) is not None:
+            vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
     found = inspect_dataset(opened, **options)
     print(checks.printable(found.render()))
@@ -227,9 +216,9 @@ def annotate(
 
 
 def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[str], revision: str | None) -> None:
-    flags = ["--model", *models, *(["--prefix", *prefixes] if prefixes else [])]
-    flags += ["--revision", revision] if revision else []
-    print(f"Check them: {shlex.join(['lattok', 'verify', *place, *flags])}")
+    given = ["--model", *models, *(["--prefix", *prefixes] if prefixes else [])]
+    given += ["--revision", revision] if revision else []
+    print(f"Check them: {shlex.join(['lattok', 'verify', *place, *given])}")
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
 
 
@@ -263,10 +252,10 @@ def verify(
     if labels is not None:
         source = with_labels(source, labels)
     provenance, loaded = known_labels(source), {}
-    for key, name in names.items():
-        entry = provenance.get(key, {})
+    for column, name in names.items():
+        entry = provenance.get(column, {})
         precision = entry.get("model", {}).get("precision", "float32")
-        loaded[key] = in_precision(moved(lattok.load(name, revision), device), precision)
+        loaded[column] = in_precision(moved(lattok.load(name, revision), device), precision)
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
     print(checks.printable(result.render()))
     return 0 if result.holds else 1

@@ -192,7 +192,7 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         named = shlex.quote(str(place))
-        way_out = f"Name the dataset as well (DATASET --labels {named}), or make one dataset of both: "
+        way_out = f"lattok verify and view take both: DATASET --labels {named}. For others make one dataset of them: "
         way_out += f"lattok export DATASET --labels {named} --out joined"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []

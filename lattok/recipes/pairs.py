@@ -239,7 +239,7 @@ class PairRecipe(Recipe[Model]):
         found = [each for each in datasets if has_actions(each, key)]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
-            hint = "Video without actions needs labelled_fraction=0: add --labelled-fraction 0"
+            hint = "Video without actions needs labelled_fraction=0."
             checks.fail("action_key", f"a column of {whose}", repr(key), hint)
         if self.data.mix:
             same_actions(found, key)

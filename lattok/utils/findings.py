@@ -56,8 +56,8 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 def wrapped(text: str, width: int, first: str, later: str) -> Iterator[str]:
     """Yield lines of a text, indented by `first` and `later`; a command at its end keeps a line, to be copied."""
     said, mark, command = text.partition(COMMAND)
-    whole = {"break_long_words": False, "break_on_hyphens": False}  # paths and names, to be copied
-    yield from textwrap.wrap(said + mark[:1], width, initial_indent=first, subsequent_indent=later, **whole)
+    wrapper = textwrap.TextWrapper(width, first, later, break_long_words=False, break_on_hyphens=False)
+    yield from wrapper.wrap(said + mark[:1])  # paths and names stay whole, to be copied
     if mark:
         yield f"{later}{mark[2:]}{command}"
 

@@ -137,7 +137,7 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
     for verb, rest in {"verify": "--model lam", "view": "--out view.html"}.items():
-        (both,) = re.findall(r"\((DATASET --labels \S+)\)", refused := said(f"{verb} labels {rest}", 2))
+        (both,) = re.findall(r"both: (DATASET --labels \S+)\. For", refused := said(f"{verb} labels {rest}", 2))
         said(f"{verb} {both.replace('DATASET', videos)} {rest}")
     (join,) = re.findall(r"lattok export DATASET --labels \S+ --out joined", refused)
     assert join.replace("DATASET", videos).replace(str(Path.cwd()) + "/", "") == after("Join them", labelled)
@@ -148,7 +148,7 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     (join,) = re.findall(r"lattok export .*? --out joined", doctored("of video"))
     said(f"{join.replace('DATASET', videos).replace('joined', 'both')} --video-codec h264")
     assert "latent.codes" in open_dataset("both").features
-    (both,) = re.findall(r"\((DATASET --labels .*of video')\)", said(["view", "of video"], 2))
+    (both,) = re.findall(r"both: (DATASET --labels .*of video')\. For", said(["view", "of video"], 2))
     said(f"view {both.replace('DATASET', videos)} --out view.html")
 
 
@@ -377,8 +377,7 @@ def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, sa
         assert re.search(r"`action_key`: expected one of action, .*, got 'actoin'\. Did you mean action\?", refused)
     assert "Nothing found" in said(["inspect", root, "--action-key", "none", "--state-key", "None"])
     refused = said(["train", "image-lam", videos, "--out", "lam", "--steps", "6", *SMALL], 2)
-    (added,) = re.findall(r"Video without actions needs .*: add (.*)\n", refused)
-    said(["train", "image-lam", videos, "--out", "lam", "--steps", "6", *SMALL, *added.split()])
+    assert refused.endswith("Video without actions needs labelled_fraction=0.\n")
 
 
 def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said):

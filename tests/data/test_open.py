@@ -124,7 +124,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         open_dataset(tmp_path)
     (tmp_path / "meta" / "lattok.json").write_text("{}")
     with pytest.raises(
-        LattokError, match=r"holds only the labels of one\. Name the dataset as well \(DATASET --labels "
+        LattokError, match=r"holds only the labels of one\. lattok verify and view take both: DATASET --labels "
     ):
         open_dataset(tmp_path)
 
