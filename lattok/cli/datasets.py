@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import lattok
+from lattok.cli import flags
 from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -23,23 +24,29 @@ def inspect(
     episodes: Episodes = None,
     stride: str | None = None,
     horizon: int | None = None,
-) -> None:
+) -> int:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
     Example: lattok inspect path/to/dataset
 
     Args:
-        action_key: Column with the actions (default: action).
-        state_key: Column with the robot state (default: observation.state).
+        action_key: Column with the actions, or none (default: action).
+        state_key: Column with the robot state, or none (default: observation.state).
         cameras: Cameras to look at, short names allowed (default: all).
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data import inspect_dataset
+    from lattok.data.schema import vector_key
 
+    opened = lattok.open_dataset(dataset)
+    for argument, key in {"action_key": action_key, "state_key": state_key}.items():
+        if (asked := flags.column(key)) is not None:
+            vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
-    options["columns"] = [key for key in (action_key, state_key) if key is not None]
-    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
+    found = inspect_dataset(opened, **options)
+    print(checks.printable(found.render()))
+    return int(any(finding.severity == "error" for finding in found.findings))
 
 
 def view(
@@ -184,6 +191,7 @@ def annotate(
     """
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
+    from lattok.data.schema import own_vectors
     from lattok.utils.devices import moved
 
     engine = engines.make()
@@ -201,16 +209,17 @@ def annotate(
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     _say_what_next([dataset, "--labels", out] if own else [out], model, prefix, revision)
+    if own:
+        use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))
+        print(f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', 'joined'])}")
     return 0 if result.complete else 1
 
 
 def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[str], revision: str | None) -> None:
-    flags = ["--model", *models, *(["--prefix", *prefixes] if prefixes else [])]
-    flags += ["--revision", revision] if revision else []
-    print(f"Check them: {shlex.join(['lattok', 'verify', *place, *flags])}")
+    given = ["--model", *models, *(["--prefix", *prefixes] if prefixes else [])]
+    given += ["--revision", revision] if revision else []
+    print(f"Check them: {shlex.join(['lattok', 'verify', *place, *given])}")
     print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
-    if "--labels" in place:
-        print(f"Join them, to train a policy: {shlex.join(['lattok', 'export', *place, '--out', 'joined'])}")
 
 
 def verify(

@@ -21,6 +21,7 @@ EpisodeSpec = str | Sequence[int] | None
 FEW_HELD_OUT = 5  # episodes: fewer say little of any model
 LEAST_EPISODES = 4  # of which two can judge
 RECORD = f"record {3 * FEW_HELD_OUT} episodes or more, of which {FEW_HELD_OUT} judge"
+MORE = "record more, or cut the video: two of one task, or four in all"  # where none can judge
 SHOWN = 4  # numbers of episodes in a sentence
 BISECT_COST = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
@@ -78,9 +79,11 @@ def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks:
 def split_text(dataset: RobotDataset) -> str:
     """Say which episodes judge and which train, unless others are asked for."""
     test = split_by_task(dataset)[1]
-    names = (", ".join(map(str, test[:SHOWN])) or "none") + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
+    if not test:
+        return f"0 of {len(dataset.episodes)} episodes judge, all train; to judge, {MORE}"
+    names = ", ".join(map(str, test[:SHOWN])) + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
     few = f"; too few for intervals: {RECORD}" * (len(test) < FEW_HELD_OUT)
-    return f"{len(test)} of {len(dataset.episodes)} episodes judge, the others train: {names}{few}"
+    return f"{len(test)} of {len(dataset.episodes)} episodes judge ({names}), the others train{few}"
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
@@ -125,8 +128,8 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
         if not skip_damaged:
             checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
-        hint = "Record more episodes: two of one task, or four in all, so that some can judge."
-        checks.fail("episodes", "a choice of at least one episode", repr(spec), hint if spec == "test" else "")
+        hint = f"None can judge: {MORE}." if spec == "test" else ""
+        checks.fail("episodes", "a choice of at least one episode", repr(spec), hint)
     return found
 
 

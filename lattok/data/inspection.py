@@ -23,7 +23,7 @@ from lattok.data.schema import (
     camera_keys,
     dimension_names,
     how_to_join,
-    own_vectors,
+    parts_of,
     vector_key,
 )
 from lattok.data.video import VideoFacts, probe
@@ -188,10 +188,9 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]))
-    parts = [name for name in own_vectors(dataset) if name.startswith("observation.")]
-    if "observation.state" not in dataset.features and len(parts) > 1:
-        names = " and ".join(f"`{name}`" for name in parts)
-        yield problems.NO_STATE.finding(columns=names, joined=how_to_join(dataset, "observation.state"))
+    if parts := parts_of(dataset):
+        missing = " and no ".join(f"`{key}`" for key in parts)
+        yield problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset))
     if not dataset.cameras:
         yield problems.NO_CAMERAS.finding()
     flat = {key: feature for key, feature in dataset.features.items() if len(feature.shape) == 1}

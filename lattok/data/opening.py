@@ -163,7 +163,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
     for key, value in options.items():
         if key not in kinds:
             known = ", ".join((*kinds, "name", *_VIEWS))
-            checks.fail(key, f"an option that {place} has a use for ({known})", repr(value))
+            hint = f"Leave it out: {format_.kind} datasets take none."
+            checks.fail(key, f"an option that {place} has a use for ({known})", repr(value), hint)
         if kinds[key] is Path and not isinstance(value, str | Path):
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
@@ -191,7 +192,7 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         named = shlex.quote(str(place))
-        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {named}, or make one dataset of both: "
+        way_out = f"lattok verify and view take both: DATASET --labels {named}. For others make one dataset of them: "
         way_out += f"lattok export DATASET --labels {named} --out joined"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []

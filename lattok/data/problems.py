@@ -18,9 +18,10 @@ NO_ACTIONS = Problem(
     "note",
     "There are no actions in this dataset.",
     "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
-    "one: lattok train image-lam {dataset} --out my-lam --labelled-fraction 0",
+    "a small one (with a GPU, leave out --preset and --features): lattok train image-lam {dataset} --out my-lam "
+    "--preset tiny+robust --features pixels --labelled-fraction 0",
 )
-NO_STATE = Problem("note", "There is no `observation.state`, but {columns}.", "{joined}")
+IN_PARTS = Problem("note", "There is no {missing}, but columns that may be parts of it.", "{joined}")
 NO_CAMERAS = Problem(
     "note",
     "There are no cameras in this dataset.",
@@ -48,7 +49,7 @@ SHORT = Problem(
 NO_CAPTIONS = Problem(
     "note",
     "{count} of {all} episodes have no language instruction (first: {first}).",
-    "Give captions (JSONL or CSV) if a model should be told what happens.",
+    "If a model should be told what happens, put captions.csv with the columns file and caption into the folder.",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
 NO_PARTNER = Problem(
@@ -113,7 +114,9 @@ FRAME_SIZES = Problem(
     "Models resize them; other uses need a `transform` that does.",
 )
 UNCAPTIONED = Problem(
-    "note", "{count:,} of {all:,} videos have no caption in {file}.", "The name of their folder is used instead."
+    "note",
+    "{count:,} of {all:,} videos have no caption in {file}.",
+    "The name of their folder is used instead, if they are not at the top.",
 )
 RESAMPLED = Problem(
     "note",

@@ -25,7 +25,7 @@ NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-WITHOUT = "Latent action models learn from video alone: lattok train image-lam with labelled_fraction=0."
+WITHOUT = "Give a dataset with actions: only latent action models of video need none."
 
 
 class Feature(NamedTuple):
@@ -300,19 +300,29 @@ def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -
         if not (own := own_vectors(dataset)):
             what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
             raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
-        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", f"{hint} {how_to_join(dataset, key)}")
+        way_out = how_to_join(dataset) if key in parts_of(dataset) else checks.did_you_mean(key, own)
+        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", f"{hint} {way_out}".strip())
     return dataset.features[key]
 
 
-def how_to_join(dataset: RobotDataset, key: str) -> str:
-    """Say how several columns become the column `key`: those of observations, or what else there is."""
-    own = own_vectors(dataset)
-    parts = [name for name in own if name.startswith("observation.")] or own
-    entry = json.dumps({"dataset": dataset.root.name, "columns": {key[:200]: parts}})
-    if len(entry) > checks.MOST_LISTED:
-        entry = '{"dataset": "NAME", "columns": {"KEY": ["COLUMN", "COLUMN"]}}'
-    place = f"{dataset.root.stem}.json"
-    return f"To join several columns, write a file next to the dataset, such as {place}, and name it instead: {entry}"
+def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
+    """Return the columns that become `action` and `observation.state`, where these are missing."""
+    names = [name for name in own_vectors(dataset) if name not in dataset.joined]
+    missing = [key for key in ("action", "observation.state") if key not in dataset.features]
+    found = {key: [name for name in names if name.startswith(key.partition(".")[0])] for key in missing}
+    return {key: parts for key, parts in found.items() if len(parts) > 1}
+
+
+def how_to_join(dataset: RobotDataset) -> str:
+    """Say how `parts_of` a dataset are joined in a description file, which keeps those that it joins already."""
+    columns = json.dumps({**dataset.joined, **parts_of(dataset)})
+    if len(columns) > checks.MOST_LISTED:
+        columns = '{"action": ["COLUMN", "COLUMN"]}'
+    if dataset.address.endswith(".json"):
+        return f'To join them, set in {dataset.address}: "columns": {columns}'
+    target, where = (dataset.address, "") if dataset.files.commit else (dataset.root.name, " next to the dataset")
+    entry = f'{{"dataset": {json.dumps(target)}, "columns": {columns}}}'
+    return f"To join them, write a file{where}, such as {Path(target).stem}.json, and name it instead: {entry}"
 
 
 def own_vectors(dataset: RobotDataset) -> list[str]:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
-from lattok.data.episodes import split_text
+from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.labels.spec import inferred_episodes
@@ -301,7 +301,10 @@ class Recipe(ABC, Generic[Model]):
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
-        words = ["lattok", "evaluate", self.out, self.dataset or parse_source(self.data.mix[0])[0]]
+        source = self.dataset or parse_source(self.data.mix[0])[0]
+        if not split_by_task(open_dataset(source))[1]:
+            return f"No episode is held out to judge it by: {MORE}."
+        words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         return f"Judge it: {shlex.join(words)}"
 

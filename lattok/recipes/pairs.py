@@ -236,10 +236,10 @@ class PairRecipe(Recipe[Model]):
         key = self.data.action_key
         if self.data.labelled_fraction == 0:
             return []
-        found = [each for each in datasets if key in each.features or (self.data.mix and has_actions(each, key))]
+        found = [each for each in datasets if has_actions(each, key)]
         if not found:
             whose = ", ".join(dataset.name for dataset in datasets)
-            hint = "Video without actions needs labelled_fraction=0: lattok train image-lam --labelled-fraction 0"
+            hint = "Video without actions needs labelled_fraction=0."
             checks.fail("action_key", f"a column of {whose}", repr(key), hint)
         if self.data.mix:
             same_actions(found, key)

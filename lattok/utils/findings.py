@@ -1,4 +1,4 @@
-"""What is wrong with something and what to do about it, as plain text of at most 88 columns."""
+"""What is wrong with something and what to do about it, as plain text of 88 columns, beyond which only words go."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,8 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 def wrapped(text: str, width: int, first: str, later: str) -> Iterator[str]:
     """Yield lines of a text, indented by `first` and `later`; a command at its end keeps a line, to be copied."""
     said, mark, command = text.partition(COMMAND)
-    yield from textwrap.wrap(said + mark[:1], width, initial_indent=first, subsequent_indent=later)
+    wrapper = textwrap.TextWrapper(width, first, later, break_long_words=False, break_on_hyphens=False)
+    yield from wrapper.wrap(said + mark[:1])  # paths and names stay whole, to be copied
     if mark:
         yield f"{later}{mark[2:]}{command}"
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 import lattok
 from lattok.cli import VERBS, Group, demo, doctor, main
-from lattok.data import RobotDataset, open_dataset
+from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
@@ -135,22 +136,20 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert verify == "lattok verify vids --labels labels --model lam"
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
-    for words in ("verify labels --model lam", "view labels"):
-        refused = said(words, 2)
-        look, join = re.findall(r"(lattok (?:view|export) DATASET --labels (?:[^\s,]+)(?: --out joined)?)", refused)
-        said(f"{look.replace('DATASET', videos)} --out view.html")
-    assert join.replace("DATASET", videos).replace(str(Path.cwd()) + "/", "") == after(
-        "Join them, to train a policy", labelled
-    )
-    said(f"{after('Join them, to train a policy', labelled)} --video-codec h264")
+    for verb, rest in {"verify": "--model lam", "view": "--out view.html"}.items():
+        (both,) = re.findall(r"both: (DATASET --labels \S+)\. For", refused := said(f"{verb} labels {rest}", 2))
+        said(f"{verb} {both.replace('DATASET', videos)} {rest}")
+    (join,) = re.findall(r"lattok export DATASET --labels \S+ --out joined", refused)
+    assert join.replace("DATASET", videos).replace(str(Path.cwd()) + "/", "") == after("Join them", labelled)
+    said(f"{after('Join them', labelled)} --video-codec h264")
     assert {"latent.codes", "observation.images.video"} <= open_dataset("joined").features.keys()
     said("verify vids --model lam", 2)
     said(["annotate", "vids", "--model", "lam", "--out", "of video", "--device", "cpu"])
     (join,) = re.findall(r"lattok export .*? --out joined", doctored("of video"))
     said(f"{join.replace('DATASET', videos).replace('joined', 'both')} --video-codec h264")
     assert "latent.codes" in open_dataset("both").features
-    (look,) = re.findall(r"as in (lattok view .*of video'), or", said(["view", "of video"], 2))
-    said(f"{look.replace('DATASET', videos)} --out view.html")
+    (both,) = re.findall(r"both: (DATASET --labels .*of video')\. For", said(["view", "of video"], 2))
+    said(f"view {both.replace('DATASET', videos)} --out view.html")
 
 
 def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: Callable, said: Said):
@@ -245,7 +244,7 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
 
 def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
     root = str(make_dataset([14, 15, 13, 14, 16, 12, 14, 13] * 2, tasks=("lift",)).root)
-    split = "5 of 16 episodes judge, the others train: 11, 12, 13, 14 and 1 more"
+    split = "5 of 16 episodes judge (11, 12, 13, 14 and 1 more), the others train"
     assert f"  held out  {split}\n" in said(["inspect", root])
     main(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert f": {split}\n" in capsys.readouterr().err
@@ -282,7 +281,9 @@ def test_a_model_that_saw_all_episodes_is_trained_again_as_it_was(make_dataset: 
 
 def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said):
     root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
-    few = "2 of 6 episodes judge, the others train: 4, 5; too few for intervals: record 15 episodes or more, of which 5"
+    few = (
+        "2 of 6 episodes judge (4, 5), the others train; too few for intervals: record 15 episodes or more, of which 5"
+    )
     assert few.replace(";", "") in plain(said(["inspect", root]))
     said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
@@ -324,12 +325,89 @@ def test_a_switch_may_be_followed_by_what_people_type(make_dataset: Callable, sa
     assert "needs a value after =" in said(["train", "vla", root, "--out", "q", "--proprio="], 2)
 
 
+PARTS = {
+    "action": ["action.position", "action.gripper"],
+    "observation.state": ["observation.position", "observation.gripper"],
+}
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> str:
+    """A dataset whose actions and states are two columns each."""
+    rng = np.random.default_rng(0)
+    vectors = {key: 1 + key.endswith("position") for key in chain(*PARTS.values())}
+    features = {key: Feature("float32", (size,), None) for key, size in vectors.items()}
+    features["observation.images.front"] = Feature("image", (32, 32, 3), None)
+    with LeRobotWriter.create(tmp_path / "arm", 10, features) as writer:
+        for _ in range(4):
+            columns = {key: rng.standard_normal((12, size)) for key, size in vectors.items()}
+            writer.add_episode(columns, {"observation.images.front": moving_square(rng, 12)}, "lift")
+    return "arm"
+
+
+def test_columns_in_parts_are_joined_as_the_commands_say(parts: str, said: Said):
+    """Actions of actions, states of states, both at once; what a description file joins already stays."""
+    inspected = plain(said(["inspect", parts]))
+    assert "There is no `action` and no `observation.state`, but columns that may be parts of it." in inspected
+    ((name, entry),) = re.findall(r"next to the dataset, such as (arm\.json), and name it instead: ({.*}})", inspected)
+    assert json.loads(entry) == {"dataset": "arm", "columns": PARTS}
+    train = {
+        "action-vq": ["--preset", "quick", "--steps", "2", "--horizon", "2"],
+        "image-lam": ["--steps", "6", *SMALL],
+    }
+    for kind, options in train.items():
+        assert entry in said(["train", kind, parts, "--out", kind, *options], 2)
+
+    Path(name).write_text(entry)
+    assert "Nothing found that would hurt." in said(["inspect", name])
+    trained = said(["train", "image-lam", name, "--out", "lam", *train["image-lam"]])
+    assert "Judge it" in trained
+    for key, names in PARTS.items():
+        Path(name).write_text(json.dumps({"dataset": parts, "fps": None, "columns": {key: names}}))
+        (columns,) = re.findall(rf'To join them, set in {name}: "columns": ({{.*}})', plain(said(["inspect", name])))
+        assert json.loads(columns) == PARTS
+    assert json.loads(Path(name).read_text())["columns"].keys() == {"observation.state"}
+    assert columns in said(["train", "action-vq", name, "--out", "tokens", *train["action-vq"]], 2)
+
+
+def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, said: Said):
+    root = str(make_dataset([12, 15, 11, 14]).root)
+    for words in (["inspect", root], ["train", "image-lam", root, "--out", "lam", *SMALL]):
+        refused = said([*words, "--action-key", "actoin"], 2)
+        assert re.search(r"`action_key`: expected one of action, .*, got 'actoin'\. Did you mean action\?", refused)
+    assert "Nothing found" in said(["inspect", root, "--action-key", "none", "--state-key", "None"])
+    refused = said(["train", "image-lam", videos, "--out", "lam", "--steps", "6", *SMALL], 2)
+    assert refused.endswith("Video without actions needs labelled_fraction=0.\n")
+
+
+def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said):
+    for name in "bc":
+        Path(videos, f"{name}.mp4").unlink()
+    inspected = said(["inspect", videos])
+    assert (
+        "held out  0 of 1 episodes judge, all train\n            to judge, record more, or cut the video:" in inspected
+    )
+    train = re.findall("(lattok train .*)", inspected)[0]
+    assert shlex.split(train)[-5:] == ["tiny+robust", "--features", "pixels", "--labelled-fraction", "0"]
+    trained = said([*shlex.split(train), "--steps", "6"])
+    assert "No episode is held out to judge it by: record more, or cut the video:" in trained
+    assert "lattok evaluate" not in trained
+    assert "None can judge: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)
+    Path(videos, "again.mp4").write_bytes(Path(videos, "a.mp4").read_bytes())
+    assert "Report" in said(["evaluate", "my-lam", videos, "--device", "cpu"])
+
+
+def test_what_inspect_finds_wrong_is_its_exit_code_and_paths_stay_whole(make_dataset: Callable, said: Said):
+    dataset = make_dataset([12, 15])
+    assert "error" not in said(["inspect", str(dataset.root)])
+    path = dataset.video_span(0, dataset.cameras[0])[0]
+    path.unlink()
+    assert main(["inspect", str(dataset.root)]) == 1
+    assert str(path) in doctor.diagnose([str(dataset.root)]).render()
+
+
 def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callable, said: Said):
     root = make_dataset([12, 15, 11, 14]).root
-    refused = said(["inspect", str(root), "--state-key", "eef_pos"], 2)
-    (name, entry) = re.findall(r"such as (.*\.json), and name it instead: ({.*})", refused)[0]
-    (root.parent / name).write_text(entry)
-    assert "eef_pos" in said(["inspect", str(root.parent / name), "--state-key", "eef_pos"])
     place = root.parent / "both.json"
     place.write_text(json.dumps({"dataset": root.name, "columns": {"both": ["observation.state", "action"]}}))
     assert "both" in said(["inspect", str(place), "--state-key", "both"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattok.data import read_vectors, select_episodes, split_by_task, with_cameras
-from lattok.data.episodes import damaged_among, split_text
+from lattok.data.episodes import MORE, damaged_among, split_text
 from lattok.data.schema import Damage
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -134,11 +134,17 @@ def test_actions_that_are_partly_nan_whole_numbers_or_cannot_be_read_change_noth
 
 
 def test_which_episodes_judge_is_said():
-    assert split_text(episodes_of(["a"] * 50)) == "5 of 50 episodes judge, the others train: 45, 46, 47, 48 and 1 more"
+    assert split_text(episodes_of(["a"] * 50)) == "5 of 50 episodes judge (45, 46, 47, 48 and 1 more), the others train"
     few = "; too few for intervals: record 15 episodes or more, of which 5 judge"
-    assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes judge, the others train: 6, 7" + few
-    assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes judge, the others train: 2" + few
-    assert split_text(episodes_of(["a"])) == "0 of 1 episodes judge, the others train: none" + few
+    assert split_text(episodes_of(["a"] * 8)) == "2 of 8 episodes judge (6, 7), the others train" + few
+    assert split_text(episodes_of(["a"] * 3)) == "1 of 3 episodes judge (2), the others train" + few
+    assert split_text(episodes_of(["a"])) == f"0 of 1 episodes judge, all train; to judge, {MORE}"
+    assert len(f"to judge, {MORE}") <= 88 - 12  # a line of inspect
+    with pytest.raises(LattokError, match=f"at least one episode, got 'test'. None can judge: {MORE}"):
+        select_episodes(episodes_of(["a"]), "test")
+    assert (
+        len(select_episodes(episodes_of(["a", "a"]), "test")) == len(select_episodes(episodes_of("abcd"), "test")) - 1
+    )
 
 
 @given(st.lists(st.one_of(st.integers(0, 9), st.tuples(st.integers(0, 9), st.integers(0, 12))), min_size=1))

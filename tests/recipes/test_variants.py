@@ -179,10 +179,7 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
         ({"loss_prediction": 0.0, "loss_action": 0.0}, "`loss_prediction`: expected more than 0"),
         ({"labelled_per_batch": -1}, "`labelled_per_batch`: expected a whole number of at least 0"),
         ({"labelled_fraction": 1.5}, "`labelled_fraction`: expected a number from 0 to 1"),
-        (
-            {"action_key": "torque"},
-            "`action_key`: expected a column of tiny, got 'torque'. Video without actions needs",
-        ),
+        ({"action_key": "torque"}, "`action_key`: expected one of action, observation.state, .*, got 'torque'.$"),
         (
             {"extra_strides": ("0.2s", "5")},
             r"`extra_strides`: expected gaps that grow .*, at 10 fps, got 2 \(2 frames\), 0.2s \(2 frames\), 5",
