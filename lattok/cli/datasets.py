@@ -17,8 +17,8 @@ KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of i
 
 def inspect(
     dataset: Dataset,
-    action_key: str | None = None,
-    state_key: str | None = None,
+    action_key: str = "",
+    state_key: str = "",
     cameras: Names = (),
     episodes: Episodes = None,
     stride: str | None = None,
@@ -38,7 +38,7 @@ def inspect(
     from lattok.data import inspect_dataset
 
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
-    options["columns"] = [key for key in (action_key, state_key) if key is not None]
+    options["columns"] = [key for key in (action_key, state_key) if key]
     print(checks.printable(inspect_dataset(lattok.open_dataset(dataset), **options).render()))
 
 
