@@ -20,7 +20,7 @@ import torch
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
-from lattok.data.schema import vector_key
+from lattok.data.schema import short_name, vector_key
 from lattok.data.views import check_trained_space
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
@@ -194,6 +194,9 @@ def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
 
 def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
     """Return the cameras of the dataset that stand for the model's."""
+    if len(work.dataset.cameras) < len(model.cameras):
+        own, there = (", ".join(map(short_name, keys)) for keys in (model.cameras, work.dataset.cameras))
+        checks.fail("dataset", f"the {len(model.cameras)} cameras of the model ({own})", f"one with {there or 'none'}")
     keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys

@@ -69,7 +69,7 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     """Return what an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
     entries = provenance_of(dataset)
     if not entries and not undescribed_prefixes(dataset, {}):
-        hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS --model MODEL, or with_labels."
+        hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS --model MODEL."
         raise LattokError(f"{dataset.name} has no label columns: it was not annotated. Run lattok annotate. {hint}")
     found = {prefix: entry for prefix, entry in entries.items() if "model" in entry}
     for prefix, entry in found.items():

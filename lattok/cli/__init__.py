@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
         said = _one_line(error, arguments)
         if said is None:
             raise
-        print(checks.printable(f"lattok: {said}"), file=sys.stderr)
+        print(checks.printable(said if said.startswith("lattok ") else f"lattok: {said}"), file=sys.stderr)
         return 2
 
 
@@ -102,11 +102,11 @@ def _one_line(error: Exception, arguments: list[str]) -> str | None:
 def run_words(words: Sequence[str]) -> int | None:
     """Find the verb that `words` name and run it with the flags among them."""
     _check_text(words)
-    if words[:1] in (["--version"], ["-V"]):
+    if words[:1] in (["--version"], ["-V"], ["version"]):
         print(f"lattok {lattok.__version__}")
         return None
     asked = any(word in HELP for word in words)
-    if not words or words[0] in HELP:
+    if not words or words[0] in (*HELP, "help"):
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
         title += "\nIncluded: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
         texts = {name: verb.text if isinstance(verb, Group) else _summary(verb) for name, verb in VERBS.items()}
@@ -117,21 +117,25 @@ def run_words(words: Sequence[str]) -> int | None:
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
         return _call(command, verb, rest)
-    pages = flags.stored() if name == "train" and asked and "--preset" not in " ".join(rest) else {}
-    if pages and rest[0] in HELP:
+    pages = flags.stored() if name == "train" and not (asked and "--preset" in " ".join(rest)) else {}
+    if pages and rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {kind: about.partition("\n")[0] for kind, (about, _) in pages.items()})
-    if rest and rest[0] in pages:
-        print(flags.page(f"{command} {rest[0]}", *pages[rest[0]], HELP_ALL in rest))
+    below = rest[0].replace("_", "-") if rest else ""
+    if below in pages and asked:
+        print(flags.page(f"{command} {below}", *pages[below], HELP_ALL in rest))
         return None
-    _load(EVERYTHING)
+    if below in pages:
+        flags.read(f"{command} {below}", pages[below][1], flags.plain_words(rest[1:]))  # before the imports
+    if below in pages or not pages:
+        _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {below: _summary_below(verb, below) for below in verb.names()})
+    names = [*pages] or verb.names()
     if not rest or rest[0].startswith("-"):
-        flags.refuse(command, f" needs one of {', '.join(verb.names())}.")
-    below = rest[0].replace("_", "-")
-    found = verb.find(below, rest[1:])
+        flags.refuse(command, f" needs one of {', '.join(names)} right behind it.")
+    found = verb.find(below, rest[1:]) if below in names else None
     if found is None:
-        unknown_verb(command, rest[0], verb.names())
+        unknown_verb(command, rest[0], names)
     return _call(f"{command} {below}", found, rest[1:])
 
 
@@ -147,7 +151,11 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
         return None
     values = flags.read(command, verb.words, flags.plain_words(words))
     _load(verb.needs)
-    return flags.call(verb.run, values)
+    try:
+        return flags.call(verb.run, values)
+    except LattokError as error:  # texts serve Python too
+        error.args = (flags.as_typed(str(error), verb.words),)
+        raise
 
 
 def _summary_below(group: Group, name: str) -> str:

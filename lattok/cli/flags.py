@@ -7,6 +7,7 @@ writes and a test compares.
 
 import inspect
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -46,7 +47,8 @@ Names = Annotated[tuple[str, ...], Arg("NAME ...")]
 Folder = Annotated[str, Arg("DIR")]
 MaybeFolder = Annotated[str | None, Arg("DIR")]
 MaybeFile = Annotated[str | None, Arg("FILE")]
-Device = Annotated[str, Arg("{auto,cpu,cuda,mps}", "Where it computes; auto takes a GPU where there is one.")]
+WHERE_TO = "Where it computes; auto takes a GPU where there is one; also another that torch knows, such as cuda:1."
+Device = Annotated[str, Arg("{auto,cpu,cuda,mps}", WHERE_TO)]
 Revision = Annotated[str | None, Arg(said="Revision of a Hub model.")]
 CHOSEN = (
     '"train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%" or '
@@ -131,7 +133,7 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
-    shown = "" if default in (MISSING, None, ()) else f"(default: {text_of(default)})"
+    shown = "" if default in (MISSING, None, (), "") else f"(default: {text_of(default)})"
     flag = "" if mark.positional else f"--{name.rstrip('_').replace('_', '-')}"
     return Word(f"{flag} {metavar}".strip(), f"{text} {shown}".strip(), "", False, default is MISSING, name, kind)
 
@@ -183,8 +185,12 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
     what is missing or too much."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
     values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
+    taken = ""
     while rest:
         word = rest.pop(0)
+        if word == "--":  # all that follows is without a flag
+            alone += rest
+            break
         if not word.startswith("--"):
             alone.append(word)
             continue
@@ -206,6 +212,8 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
                 refuse(command, f": --{typed} is given twice. It takes all its values at once: {flag.shown}.")
             number = next((i for i, after in enumerate(rest) if after.startswith("--")), len(rest))
             number = 0 if equals else min(number, most)
+            if 1 < number < most == sys.maxsize:
+                taken = f" --{typed} took {' '.join(rest[:number])}: put NEEDED first."
             values[flag.name] = _value(command, f"--{typed}", flag.kind, [value] * bool(equals) + rest[:number])
             rest = rest[number:]
     for place in (each for each in known if each.positional):
@@ -213,10 +221,9 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
         values |= {place.name: _value(command, place.shown, place.kind, own)} if own else {}
     if alone:
         refuse(command, f": there is no place for {' '.join(alone)}.")
-    if missing := [
-        f"{each.shown} {each.said}".rstrip(" .") for each in known if each.required and each.name not in values
-    ]:
-        refuse(command, f" needs {'; '.join(missing)}.")
+    if missing := [each for each in known if each.required and each.name not in values]:
+        said = "; ".join(f"{each.shown} {each.said}".rstrip(" .") for each in missing)
+        refuse(command, f" needs {said}.{taken.replace('NEEDED', missing[0].shown) if missing[0].positional else ''}")
     return values
 
 
@@ -251,7 +258,7 @@ def _value(command: str, flag: str, kind: Any, words: list[str]) -> Any:
         return None
     least = 1 if (most := _most_words(kind)) == sys.maxsize else most
     if len(words) < least or "" in words:
-        refuse(command, f": {flag} needs {'a value' if least == 1 else f'{least} values'}.")
+        refuse(command, f": {flag} needs {'a value' if least == 1 else f'{least} values with spaces between them'}.")
     try:
         found = tuple(_one(parts, word) for word in words)
     except ValueError as error:
@@ -267,7 +274,13 @@ def _one(parts: Set[Any], word: str) -> Any:
     if str in parts or not parts & {int, float}:
         return next((part for part in parts if isinstance(part, int) and str(part) == word), word)  # of a Literal
     whole = int in parts and (float not in parts or word.lstrip("-").isdecimal())  # an index, or a fraction
-    return int(word) if whole else float(word)
+    try:
+        if "_" in word or "n" in word.lower():  # 1_000, inf and nan are numbers to Python
+            raise ValueError
+        return int(word) if whole else float(word)
+    except ValueError:
+        hint = ". Put spaces between several" * ("," in word)
+        raise ValueError(f"expected a {'whole ' * whole}number, got {word!r}{hint}") from None
 
 
 def _check_flag(command: str, name: str, flags: Mapping[str, Word]) -> None:
@@ -303,7 +316,22 @@ def stored() -> dict[str, tuple[str, list[Word]]]:
     if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
         return {}  # a package may add kinds, options and choices; what is imported already costs nothing
     known = json.loads(STORED.read_text(encoding="utf-8"))
-    options = known["options"]
-    return {
-        kind: (about, [Word(*options[i], *rest) for i, *rest in rows]) for kind, (about, rows) in known["kinds"].items()
-    }
+    options, kinds = [(each, _named(each[0])) for each in known["options"]], known["kinds"].items()
+
+    def words(rows: Sequence[Any]) -> list[Word]:
+        return [Word(*options[i][0], *rest, *options[i][1]) for i, *rest in rows]
+
+    return {kind: (about, words(rows)) for kind, (about, rows) in kinds}
+
+
+def _named(shown: str) -> tuple[str, Any]:
+    """Return the name of a flag of the stored help, and a type that takes as many words as it does."""
+    flag, _, metavar = shown.partition(" ")
+    kind = tuple[str, ...] if metavar.endswith("...") else str if metavar or flag[:2] != "--" else bool
+    return flag.strip("-").replace("-", "_").lower(), kind
+
+
+def as_typed(text: str, words: Sequence[Word] | None = None) -> str:
+    """Write options that a text names, such as head=flow, as they are typed; of `words` only, if given."""
+    own = "[a-z][a-z_0-9]*" if words is None else "|".join(each.name for each in words if not each.positional)
+    return re.sub(rf"(?<![^\s(])({own or '(?!)'})=(?=[\w'\"*])", lambda found: f"--{found[1].replace('_', '-')} ", text)

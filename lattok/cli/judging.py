@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import lattok
 from lattok.cli.datasets import variation_of
-from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, column
+from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, as_typed, column
 from lattok.utils import checks, files
 from lattok.utils.progress import ProgressBar
 
@@ -76,7 +76,7 @@ def evaluate(
         chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
-    print(checks.printable(report.to_text()))
+    print(checks.printable(as_typed(report.to_text())))
     print(f"Report: {target / 'report.html'}")
 
 
@@ -102,7 +102,7 @@ def compare(
     options = {**evaluation.keywords, "stride": stride, "device": device}
     with ProgressBar("compare") as progress:
         report = lattok.compare(dataset, models, out=out, progress=progress.stage, **options)
-    print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
+    print(checks.printable(as_typed(f"{report.to_text()}\n\n{report.overview()}")))
     if report.speed:
         speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
         print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
@@ -215,5 +215,5 @@ def doctor(
     from lattok.cli.doctor import diagnose
 
     diagnosis = diagnose(subjects, revision, preset)
-    print(checks.printable(diagnosis.render()))
+    print(checks.printable(as_typed(diagnosis.render())))
     return 0 if diagnosis.healthy else 1

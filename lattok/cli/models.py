@@ -73,15 +73,15 @@ def _train(
     Args:
         out: New folder for the model and its run.
         preset: Named settings, joined by "+"; `lattok presets` says what each sets.
-        config: JSON file with options, such as a run's recipe.json; flags win over it, and it wins over the preset.
+        config: JSON file with options, such as run/recipe.json of a run: flags win over it, it over the preset.
         resume: Continue the run in --out.
         study: Train all strategies, and controls, with the same seed and data order, and compare them.
     """
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
-    stored, stored_preset = read_options(config)
-    preset, options = preset or stored_preset, {**stored, **given}
+    stored, stored_preset = read_options(config, recipe_class.kind)
+    preset, options = preset or stored_preset, recipe_class.over(stored, given)
     if resume:
         recipe = recipe_class.resumed(dataset, out, preset, options)
     else:

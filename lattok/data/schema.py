@@ -289,8 +289,9 @@ def short_name(key: str) -> str:
 def _camera_key(dataset: RobotDataset, name: str) -> str:
     found = [name] if name in dataset.cameras else [key for key in dataset.cameras if key.endswith("." + name)]
     if len(found) != 1:
-        short = ", ".join(map(short_name, dataset.cameras))
-        checks.fail("cameras", f"names among {short}", repr(name))
+        short = [*map(short_name, dataset.cameras)]
+        hint = "Put spaces between names." if "," in name else checks.did_you_mean(name, short)
+        checks.fail("cameras", f"names among {', '.join(short)}", repr(name), hint)
     return found[0]
 
 

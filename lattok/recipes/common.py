@@ -26,8 +26,10 @@ from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never
 from lattok.samples.augment import Augmentation
 from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
+from lattok.training.runlog import check_tracker
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import device_called
 from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output
 from lattok.utils.registry import Registry
@@ -150,8 +152,9 @@ class Recipe(ABC, Generic[Model]):
         if not isinstance(out, str | Path):
             checks.fail("out", "a folder", repr(out))
         preset = cls.implied_preset(preset, options) or cls.default_preset
-        if not isinstance(preset, str):
-            checks.fail("preset", 'names, joined by "+"', repr(preset))
+        if not isinstance(preset, str) or "," in preset:
+            meant = str(preset).replace(" ", "").replace(",", "+")
+            checks.fail("preset", 'names, joined by "+"', repr(preset), f"Did you mean {meant}?")
         merged: dict[str, Any] = {}
         for name in preset.split("+"):
             checks.one_of("preset", name, cls.presets)
@@ -314,7 +317,13 @@ class Recipe(ABC, Generic[Model]):
         stored = cls.stored(Path(out))
         if preset not in (None, stored.preset):
             checks.fail("preset", f"{stored.preset!r} as in the run to resume", repr(preset), "Or start a new run.")
-        return cls.from_preset(dataset, out, stored.preset, **{**stored.options(), **given})
+        known = dataset if dataset is not None or given.get("mix") else stored.dataset
+        return cls.from_preset(known, out, stored.preset, **cls.over(stored.options(), given))
+
+    @classmethod
+    def over(cls, stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a run, or of a file, with those that are given in their place."""
+        return {**stored, **given}
 
     @classmethod
     def stored(cls, out: Path) -> Self:
@@ -340,7 +349,7 @@ class Recipe(ABC, Generic[Model]):
             one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
             checks.fail("dataset", f"{one}, as in the run to resume", self.dataset or "a mixture")
         before, now = stored.options(), self.options()
-        for name in sorted(before.keys() - {*CHANGEABLE_ON_RESUME}):
+        for name in sorted(before.keys() - {*CHANGEABLE_ON_RESUME}, key=lambda name: (name != "steps", name)):
             if before[name] != now[name]:
                 checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")
 
@@ -349,10 +358,13 @@ class Recipe(ABC, Generic[Model]):
         the first process checks and writes; the others join it when training begins.
         """
         out = Path(self.out)
+        if isinstance(self.loop, LoopOptions):
+            check_tracker(self.loop.tracker)
+            device_called(self.loop.device)
         if resume and first_process():
             self._check_stored()
         elif first_process():
-            resumes = ", or continue its run with resume" if (out / RUN / RECIPE).is_file() else ""
+            resumes = ", or resume its run" if (out / RUN / RECIPE).is_file() else ""
             Output(out).check_new(never_saved, f"Choose another{resumes}.")
         return out
 

@@ -79,7 +79,7 @@ class StageOptions(PairOptions):
         stage: stage of UniVLA; 1: environment codes, from instructions; 2: controllable codes beside them; left out:
             one stage alone
         env_codebook: model of stage 1, whose codebook stage 2 keeps as it is
-        text_features: file with vectors of the instructions, for language="precomputed"
+        text_features: file with vectors of the instructions, where language is "precomputed"
     """
 
     stage: int | None = None

@@ -137,6 +137,14 @@ class PairRecipe(Recipe[Model]):
         return {**options, WARM_UP: steps // 3}
 
     @classmethod
+    def over(cls, stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a run with others in their place; with other steps a third of them is another one."""
+        steps = stored.get("steps")
+        if given.get("steps", steps) != steps and checks.is_int(steps) and stored.get(WARM_UP) == steps // 3:
+            stored = {name: value for name, value in stored.items() if name != WARM_UP}
+        return super().over(stored, given)
+
+    @classmethod
     def _continued(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of a run that continues `init`, whose architecture stays: its config.json says which."""
         own = {each.name for each in options_of(cls.lam.config_class) if not each.field.metadata.get("from_data")}

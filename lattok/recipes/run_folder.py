@@ -49,13 +49,16 @@ def never_saved(out: Path) -> bool:
     return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 
 
-def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
-    """Read options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
-    value = files.read_json(Path(path)) if path is not None else {}
+def read_options(path: str | None, kind: str | None = None) -> tuple[dict[str, Any], str | None]:
+    """Read options and preset from a JSON file: `{name: value}`, or recipe.json of a run of this `kind`, which names
+    its preset."""
+    value = files.read_json(Path(path), 'Write {"steps": 1000, "lr": 0.001}.') if path is not None else {}
+    if "options" in value and kind is not None and (found := value.get("kind", kind)) != kind:
+        checks.fail(f"{path}", f"options of {kind}", f"those of a run of {found}", f"Use it with lattok train {found}.")
     options, preset = value.get("options", value), value.get("preset") if "options" in value else None
     if not isinstance(options, dict) or not isinstance(preset, str | None):
-        checks.fail(f"{path}", '{"name": value, ...}, or a run\'s recipe.json', "options or a preset of another kind")
-    return dict(options), preset
+        checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "options or a preset of another kind")
+    return {name.replace("-", "_"): value for name, value in options.items()}, preset
 
 
 def first_process() -> bool:

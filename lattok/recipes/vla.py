@@ -136,7 +136,7 @@ class VLARecipe(Recipe[LatentVLA]):
     - `scratch`: a small policy from random weights, on two cores, as in our closed-loop study
     - joined with any of them: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %)
 
-    Like every recipe, this leaves out the episodes that judge (`split_by_task`); `episodes="0:"` trains on all.
+    Like every recipe, this leaves out the episodes that judge; with episodes 0: it trains on all.
     """
 
     kind = "vla"

@@ -148,7 +148,7 @@ class LeRobotAgent(Agent):
         return {"type": f"lerobot/{name}", "model": source and str(source), "weights_sha256": hashed}
 
 
-def as_agent(model: Any) -> Agent:
+def as_agent(model: Any, name: str = "agent") -> Agent:
     """Return what acts as `model` does: an agent, a policy of lattok or LeRobot, or a function."""
     if isinstance(model, Agent):
         return model
@@ -159,14 +159,14 @@ def as_agent(model: Any) -> Agent:
     if callable(model) and not isinstance(model, torch.nn.Module | type):
         return FunctionAgent(model)
     expected = "a policy, or a function of an observation and its instruction"
-    return checks.fail("agent", expected, getattr(model, "type", type(model).__name__))
+    return checks.fail(name, expected, getattr(model, "type", type(model).__name__))
 
 
 def open_agent(name: str, revision: str | None = None, device: str = "auto") -> Agent:
     """Return the policy in a folder or on the Hub as an agent: an artefact of lattok, or a checkpoint of LeRobot."""
     place = hub.resolve(name, revision)
     if files.read_json(place.folder / hub.CONFIG).get("type") in hub.FAMILIES:
-        return as_agent(moved(load(name, revision), device))
+        return as_agent(moved(load(name, revision), device), "model")
     try:
         policies = import_module("lerobot.policies.factory")
         configs, plugins = import_module("lerobot.configs.policies"), import_module("lerobot.utils.import_utils")

@@ -68,7 +68,7 @@ class LoopOptions:
         clip_norm: greatest norm of the gradient
         ema: decay per step of a moving average of the weights, which the model gets; 0: the last weights
         seed: seed of everything random
-        device: where it computes; "auto" takes a GPU where there is one
+        device: where it computes; "auto" takes a GPU where there is one; also another that torch knows, such as cuda:1
         precision: "bf16" computes in mixed precision, "no" in float32
         compile: compiles encoders, decoders, features, backbones and heads by torch.compile, which takes a minute or
             more and rounds in another way; see the documentation for where that pays

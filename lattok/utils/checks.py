@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
-MOST_LISTED = 1000  # characters
+MOST_LISTED, MOST_READ = 1000, 30  # characters, names
 WIDEST = 2**63 - 1  # whole number that our files may hold, and torch counts to
 MOST_THREADS = 1024  # of torch; results depend on their number
 
@@ -166,7 +166,9 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         hints = [hint for word in unknown if (hint := did_you_mean(word, known))]
-        fail(name, "names among " + listed(sorted(known)), listed(unknown), " ".join(hints))
+        long = len(known) > MOST_READ and len(hints) == len(unknown)  # what is meant says more
+        expected = "known names" if long else f"names among {listed(sorted(known))}"
+        fail(name, expected, listed(unknown), " ".join(hints))
 
 
 ELSEWHERE = {  # what others call it
@@ -201,7 +203,8 @@ def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     plain = _plain(word)
     close = difflib.get_close_matches(plain, names, n=1, cutoff=0.7)
     short = [name for name in names if "_" in name and _initials(name) == plain]
-    part = [name for name in names if (len(plain) > 2 and plain in name) or name in plain.split("_")]
+    reach = 2 if len(plain) == 2 else None  # of two letters, only the first two of a name
+    part = [name for name in names if (len(plain) > 1 and plain in name[:reach]) or name in plain.split("_")]
     for name in (plain, ELSEWHERE.get(plain), *close, _initials(plain) * ("_" in plain), *short, *part):
         if name in names:
             return f"Did you mean {names[name]}?"
@@ -240,7 +243,8 @@ def stride_in_frames(stride: str | int, fps: float, name: str = "stride") -> int
     written = str(stride) if is_int(stride) and abs(stride) <= MOST_STRIDE else stride
     match = _STRIDE.fullmatch(written.strip()) if isinstance(written, str) and len(written) <= LONGEST_STRIDE else None
     if match is None or (not match[2] and not match[1].isdecimal()):
-        fail(name, 'a number of frames such as 16, or seconds such as "0.2s"', f"{stride!r:.60}")
+        hint = f"Did you mean {match[1]}s?" if match else "Put spaces between several." if "," in str(stride) else ""
+        fail(name, 'a number of frames such as 16, or seconds such as "0.2s"', f"{stride!r:.60}", hint)
     frames = round(float(match[1]) * fps) if match[2] else int(match[1])
     if frames < 1:
         fail(name, "at least one frame", repr(stride), f"One frame is {1 / fps:.4g} s at {fps:g} fps.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lattok.utils.checks import LattokError
-from lattok.utils.untrusted import JSON_BYTES, parse_json
+from lattok.utils.untrusted import COPY, JSON_BYTES, parse_json
 
 # temporary files of ours: no other program gives such names, and a process that writes one holds its lock
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.lattok-tmp")
@@ -150,8 +150,9 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
     write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
 
 
-def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
-    """Read a JSON object; a missing, broken or hostile file is a `LattokError` that names it. See `parse_json`."""
+def read_json(path: Path, hint: str = COPY, *, nan: bool = False) -> dict[str, Any]:
+    """Read a JSON object; a missing, broken or hostile file is a `LattokError` that names it, with a `hint`. See
+    `parse_json`."""
     try:
         if path.exists() and not path.is_file():  # a folder, or a pipe or device that could be read without end
             raise OSError(errno.EINVAL, "it is not a file")
@@ -161,7 +162,7 @@ def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
         raise LattokError(f"cannot read {path}: {error.strerror}.") from None
     except ValueError:  # a path that no system has
         raise LattokError(f"cannot read {str(path)!r}: it is not a path.") from None
-    value = parse_json(content, str(path), nan=nan)
+    value = parse_json(content, str(path), hint, nan=nan)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value

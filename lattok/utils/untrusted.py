@@ -170,7 +170,7 @@ COPY = "Copy the file again."
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
-def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
+def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = False) -> Any:
     """Parse JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
 
     That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
@@ -182,10 +182,10 @@ def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
         value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
         _check_parsed(value, nan)
     except RecursionError:
-        raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {COPY}") from None
+        raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {hint}") from None
     except ValueError as error:
         reason = TOO_LARGE if "integer string conversion" in str(error) else error
-        raise LattokError(f"{where} is not valid JSON ({reason}). {COPY}") from None
+        raise LattokError(f"{where} is not valid JSON ({reason}). {hint}") from None
     return value
 
 

@@ -505,6 +505,10 @@ def test_models_that_do_not_fit(source, tmp_path):
         annotate(source, {"latent": lam}, tmp_path / "out")
     with pytest.raises(LattokError, match="`cameras`: expected 2 cameras as in the model's config, got 1"):
         annotate(source, {"latent": FakeLAM()}, tmp_path / "out", cameras=["front"])
+    lam.cameras = ("front", "wrist", "top")
+    text = r"`dataset`: expected the 3 cameras of the model \(front, wrist, top\), got one with front, wrist\."
+    with pytest.raises(LattokError, match=text):
+        annotate(source, {"latent": lam}, tmp_path / "out")
 
 
 def test_progress_counts_frames(source, tmp_path):

@@ -76,7 +76,7 @@ def test_a_flag_that_a_verb_cannot_use_is_not_in_its_help_and_is_refused(verb, c
     for flag in UNUSABLE[verb]:
         assert main([*verb.split(), "a", "b", flag, "1"]) == 2
         error = capsys.readouterr().err
-        assert re.fullmatch(rf"lattok: lattok {verb} has no {flag}\.[^\n]* See lattok {verb} --help\.\n", error), error
+        assert re.fullmatch(rf"lattok {verb} has no {flag}\.[^\n]* See lattok {verb} --help\.\n", error), error
 
 
 def test_flags_stand_in_groups_the_common_ones_first_with_what_the_preset_sets(capsys):
@@ -150,6 +150,13 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
             "cannot write into /dev/null/x",
         ),
         (["train", "fsq", "DATASET", "--out", "OUT", "--config", "CONFIG"], "`episodes`: expected a value of type"),
+        (["train", "fsq", "DATASET", "--out", "OUT", "--config", "TOML"], 'line 1 column 1 (char 0)). Write {"steps":'),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--config", "KEYS"], "expected known names, got stepz. Did"),
+        (
+            ["train", "action-vq", "DATASET", "--out", "OUT", "--config", "RECIPE"],
+            "expected options of action-vq, got those of a run of image-lam. Use it with lattok train image-lam.",
+        ),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--device", "xpu:7"], "`device`: expected a device of this"),
         (["evaluate", "OUT", "DATASET"], "`model`: expected a folder with config.json"),
         (["annotate", "DATASET", "--model", "OUT", "--out", "OUT2"], "`model`: expected a folder with config.json"),
     ],
@@ -158,9 +165,17 @@ def test_bad_input_is_one_line_and_code_2(words, text, dataset, tmp_path, capsys
     places = {"DATASET": dataset, "OUT": str(tmp_path / "out"), "OUT2": str(tmp_path / "out2")}
     places["CONFIG"] = str(tmp_path / "config.json")
     (tmp_path / "config.json").write_text('{"episodes": [1.5]}')
+    written = {
+        "TOML": "steps = 1",
+        "KEYS": '{"stepz": 1, "batch-size": 4}',
+        "RECIPE": '{"kind": "image-lam", "options": {}}',
+    }
+    for name, content in written.items():
+        places[name] = str(tmp_path / name)
+        (tmp_path / name).write_text(content)
     assert main([places.get(word, word) for word in words]) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    assert re.fullmatch(r"lattok[: ][^\n]*\n", error), error
     assert text in error
     assert not (tmp_path / "out").exists()
 
@@ -287,7 +302,38 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         ),
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
         (["train", "vla", "D"], "lattok train vla needs --out DIR New folder for the model and its run. See"),
-        (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: could not convert string to float: 'fast'. See"),
+        (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: expected a number, got 'fast'. See"),
+        (["train", "fsq", "D", "--out", "x", "--lr", "inf"], "--lr: expected a number, got 'inf'. See"),
+        (["inspect", "D", "--horizon", "8.0"], "lattok inspect: --horizon: expected a whole number, got '8.0'. See"),
+        (["inspect", "D", "--horizon", "1_0"], "--horizon: expected a whole number, got '1_0'. See"),
+        (
+            ["train", "action-vq", "D", "--out", "x", "--dilations", "1,2"],
+            "a whole number, got '1,2'. Put spaces between several.",
+        ),
+        (["export", "D", "--out", "x", "--size", "64x64"], "--size needs 2 values with spaces between them."),
+        (["annotate", "--model", "a", "D", "--out", "x"], "(*.json). --model took a D: put DATASET first. See"),
+        (["train", "--out", "x", "image-lam", "D"], "vqbet right behind it."),
+        (["evaluate", "M", "D", "--ep", "3"], "Did you mean --episodes?"),
+        (["inspect", "sample/dataset", "--cameras", "corne2"], "got 'corne2'. Did you mean corner2?"),
+        (["inspect", "sample/dataset", "--cameras", "corner2,gripperPOV"], "Put spaces between names."),
+        (["inspect", "sample/dataset", "--stride", "0.2"], "got '0.2'. Did you mean 0.2s?"),
+        (
+            ["train", "image-lam", "sample/dataset", "--out", "x", "--extra-strides", "1,2"],
+            "got '1,2'. Put spaces between several.",
+        ),
+        (
+            ["train", "image-lam", "sample/dataset", "--out", "x", "--preset", "tiny, robust"],
+            "got 'tiny, robust'. Did you mean tiny+robust?",
+        ),
+        (
+            ["train", "image-lam", "sample/dataset", "--out", "x", "--preset", "tiny+robust", "--features", "pixel"],
+            "got 'pixel'. Did you mean pixels?",
+        ),
+        (
+            ["annotate", "sample/dataset", "--model", "a", "--out", "x", "--workers", "2"],
+            "ray, got 2. Set --engine ray.",
+        ),
+        (["rollout", "sample/lam"], "`model`: expected a policy"),
         (
             ["annotate", "sample/dataset", "--model", "a", "--model", "b", "--out", "x"],
             "--model is given twice. It takes all its values at once: --model MODEL ...",
@@ -304,7 +350,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset."),
         (
             ["annotate", "sample/dataset", "--model", "a", "--out", "x", "--cpus-per-worker", "7"],
-            "`cpus_per_worker` is for the engine ray, got 7.0. Set engine=ray.",
+            "`cpus_per_worker` is for the engine ray, got 7.0. Set --engine ray.",
         ),
         (["annotate", "sample/dataset", "--model", "a", "b", "--out", "x"], "such as --prefix latent tokens, got 0."),
         (["train", "fast", "sample/dataset", "--out", __file__], "expected a new or empty folder, got the file "),
@@ -313,7 +359,8 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
 def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    error = error[error.startswith("note: ") and error.index("\n") + 1 :]
+    assert re.fullmatch(r"lattok[: ][^\n]*\n", error), error
     assert says in error
 
 
@@ -330,6 +377,42 @@ def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(cap
     monkeypatch.setenv("COLUMNS", "120")
     words = help_of(["rollout"], capsys).split("--ensemble X")[1].split("--instruction")[0]
     assert all(len(line.split()) > 6 for line in words.strip().splitlines()[:-1]), words
+
+
+def test_two_dashes_end_a_list(capsys):
+    assert main(["inspect", "--cameras", "corner2", "--", "sample/dataset"]) == 0
+    assert main(["inspect", "--", "--cameras"]) == 2
+    assert "--cameras" in capsys.readouterr().err
+
+
+def test_help_and_version_without_dashes(capsys):
+    assert main(["version"]) == 0
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith(f"lattok {lattok.__version__}\nusage: lattok VERB")
+
+
+def test_settings_that_a_text_names_are_written_as_flags():
+    text = "use decoder=context (codebook_start=kmeans), not runs/lr=1 or 2 = 2"
+    assert flags.as_typed(text) == "use --decoder context (--codebook-start kmeans), not runs/lr=1 or 2 = 2"
+    assert flags.as_typed(text, [flags.word_of("decoder", str, "", "")]).startswith("use --decoder context (codebook_")
+    assert flags.as_typed(text, []) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "lattok train needs one of action-vq,"),
+        (["image_lam", "d", "--out", "x", "--foo", "1"], "lattok train image-lam has no --foo."),
+        (["image-lm", "d"], "Did you mean image-lam?"),
+        (["vla", "d"], "lattok train vla needs --out DIR"),
+        (["image-lam", "--out", "x", "--cameras", "a", "b", "--compile", "no", "--no-mix"], "has no --no-mix."),
+    ],
+)
+def test_training_refuses_flags_before_it_imports_torch(words, said):
+    code = f"import sys; from lattok.cli import main; print(main({['train', *words]}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("verb", COMMANDS, ids=" ".join)

@@ -145,7 +145,7 @@ def test_recipes_are_pickled_and_made_again_from_their_own_options(kind):
         ({"colour": 1}, "`options`: expected names among .*, got colour"),
         ({"steps": "many"}, "`steps`: expected a value of type int, got 'many'"),
         ({"steps": True}, "`steps`: expected a value of type int"),
-        ({"action_dim": 7}, "`options`: expected names among"),
+        ({"action_dim": 7}, "`options`: expected known names, got action_dim. Did you mean"),
     ],
 )
 def test_bad_options_name_themselves(options, text):
@@ -202,6 +202,12 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
         lattok.train(changed, resume=True)
     with pytest.raises(LattokError, match="`preset`: expected 'tiny.robust' as in the run to resume, got 'tiny.p2t'"):
         ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", "tiny+p2t", {})
+    fewer = ImageLAMRecipe.resumed(None, tmp_path / "parts", None, {"steps": 6})  # and so a shorter warm-up
+    with pytest.raises(LattokError, match="`steps`: expected 8 as in the run to resume, got 6"):
+        lattok.train(fewer, resume=True)
+    options = json.loads((tmp_path / "parts/run/recipe.json").read_text())["options"]
+    assert ImageLAMRecipe.over(options, {"steps": 2}).keys() == options.keys() - {"codebook_continuous_steps"}
+    assert ImageLAMRecipe.over(options, {}) == options
     moved = shutil.copytree(dataset.root, dataset.root.with_name("moved"))
     again = lattok.train(ImageLAMRecipe.resumed(moved, tmp_path / "parts", None, {}), resume=True)
     assert whole.describe()["weights_sha256"] == again.describe()["weights_sha256"]

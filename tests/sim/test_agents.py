@@ -229,7 +229,7 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
         (["--variation", "distractors"], "`variation`: expected distractors=N with a whole number, got 'distractors'"),
         (["--env", "toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
     ):
-        assert main([*words, *more]) == 2
+        assert main([*words[:2], *more]) == 2
         assert text in capsys.readouterr().err
 
 

@@ -71,7 +71,7 @@ class TrainedPairConfig:
         cameras: in the order of the V axis
         stride: time between the frames of a pair, in frames ("32") or seconds ("0.2s")
         extra_strides: further strides to train on; labels are always those of `stride`
-        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
+        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
         interpolation: how frames are resized

@@ -84,7 +84,7 @@ class FeatureFile(NamedTuple):
                     if file.readinto(out.data.cast("B")) != out.nbytes:
                         raise OSError(errno.EIO, "it ends early")
         except OSError as error:
-            hint = "Features that runs use must stay: continue with resume, which computes what is missing."
+            hint = "Features that runs use must stay: resume the run, which computes what is missing."
             raise checks.LattokError(f"cannot read features from {self.path} ({error.strerror}). {hint}") from None
 
     def write(self, parts: Iterable[np.ndarray]) -> None:

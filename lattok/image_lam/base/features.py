@@ -264,7 +264,7 @@ def _network(name: str, image_size: int, revision: str | None, pretrained: bool)
     if source == "dc-ae" and model:
         network = open_diffusers("features", "AutoencoderDC", _place(model), "vae", revision, pretrained)
         return DeepCompression(network).eval()
-    return checks.fail("features", NAMES, repr(name))
+    return checks.fail("features", NAMES, repr(name), checks.did_you_mean(name, ["pixels"]))
 
 
 def _timm(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> Any:

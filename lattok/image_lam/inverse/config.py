@@ -26,7 +26,7 @@ class InverseDynamicsConfig(NormalizedActions):
         state_dim: numbers of proprio at a moment, with proprio
         stride: unit of `offsets`, in frames ("1") or seconds ("0.05s")
         offsets: frames to read, counted from that of the action: 0 and others, in order
-        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels" (see FrozenFeatures)
+        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL" or "pixels"
         features_revision: commit of features from the Hub
         image_size: side of the frames in pixels
         interpolation: how frames are resized

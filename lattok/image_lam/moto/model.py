@@ -158,7 +158,7 @@ class MotoLAMConfig(TrainedPairConfig):
     """Architecture, preprocessing and losses of `MotoLAM`.
 
     Attributes:
-        features: what the model sees of a frame: any of FrozenFeatures, or "held" (see image_encoder_width)
+        features: what the model sees of a frame: "timm:MODEL", "hf:MODEL", "pixels" or "held" (see image_encoder_width)
         class_token: features begin with the network's class token
         streams: streams of latents: "control" alone, or "joint" with one for the environment
     """

@@ -367,7 +367,7 @@ def test_a_file_is_there_when_all_of_it_is(place):
     with pytest.raises(RuntimeError, match=r"expected \(5, 4, 3\) numbers"):
         place.write([numbers(7)[:2]])
     place.path.unlink()
-    with pytest.raises(LattokError, match=r"cannot read features from .*7.npy \(No such file .*continue with resume"):
+    with pytest.raises(LattokError, match=r"cannot read features from .*7.npy \(No such file .*resume the run"):
         place.read([(0, read[0])])
 
 
