@@ -65,10 +65,14 @@ def evaluate(
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
     """
+    from lattok.evaluation.page import REPORT_HTML, check_folder
+
     checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
+    check_folder(target)
+    replaces = (target / REPORT_HTML).exists()
     options = {**evaluation.keywords, "controls": controls}
     if env:
         from lattok.nn.normalize import for_dataset
@@ -77,7 +81,7 @@ def evaluate(
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
     print(checks.printable(report.to_text()))
-    print(f"Report: {target / 'report.html'}")
+    print(f"Report{', in place of the last one' * replaces}: {target / REPORT_HTML}")
 
 
 def compare(

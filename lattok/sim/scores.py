@@ -142,7 +142,8 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
 
 
 def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Refuse a folder that cannot be written into, or that has results of another model or other options."""
+    """Refuse a folder that cannot be written into, or that has something else, or results of another model."""
+    Output(folder).check_new(lambda place: any((place / name).exists() for name in (RESULTS, SPEED)))
     files.check_writable(folder)
     about = (files.finite(agent), files.finite(options))
     Output(folder).check_own({RESULTS: _about}, about, "rollout", "of another model or with other options")

@@ -135,6 +135,7 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert verify == "lattok verify vids --labels labels --model lam"
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
+    assert "Page, in place of the last one: view.html" in said(f"{look} --out view.html")
     for words in ("verify labels --model lam", "view labels"):
         refused = said(words, 2)
         look, join = re.findall(r"(lattok (?:view|export) DATASET --labels (?:[^\s,]+)(?: --out joined)?)", refused)

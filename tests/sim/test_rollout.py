@@ -173,6 +173,8 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["decisions_per_second"] > 0
     with pytest.raises(LattokError, match="`out`: .* holds the rollout of another model"):
         rollout(deaf, ["toy/left", "toy/right"], 2, **options)
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
+        rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
 
 
 def broken(value: Any) -> Any:
