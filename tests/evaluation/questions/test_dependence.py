@@ -12,6 +12,6 @@ from lattok.evaluation.questions.dependence import AGAINST_BLIND, BLIND, _verdic
 def test_a_loss_that_is_printed_as_equal_is_not_called_less(true: float, holds: bool | None, text: str):
     """As of a decoder that hardly uses latents, whose loss is .9975 of that without them."""
     (verdict,) = [
-        each for each in _verdicts({"true": true, "shuffled_in_episode": 1, BLIND: 1}) if AGAINST_BLIND == each.about
+        each for each in _verdicts({"true": true, "shuffled_in_episode": 1, BLIND: 1}) if each.about == AGAINST_BLIND
     ]
     assert (verdict.holds, f"is {text} that of" in verdict.text) == (holds, True)
