@@ -59,7 +59,7 @@ def evaluate(
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
     Args:
-        out: Folder for the report (default: report/ in the model's folder).
+        out: Folder for the report (default: report/ in the model's folder, or here if the model is not a folder).
         controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
             latents; or an inverse dynamics model that sees no later frames.
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
@@ -160,7 +160,8 @@ def rollout(
         env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with instructions
             and the frame rate that the policy was trained on).
         episodes: Episodes of each task.
-        out: Folder for results and videos (default: rollouts/ in the model's folder).
+        out: Folder for results and videos (default: rollouts/ in the model's folder, or here if the model is
+            not a folder).
         seed: Seed of the first start state; the next follow. Demonstrations are collected from 0 on.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held (default: the world's own).

@@ -122,7 +122,8 @@ class Rollouts:
                 f"{name:<{width}}  {score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}  "
                 f"{taken:>9}  {score.beyond:>13.1%}"
             )
-        return "\n".join(lines)
+        lines += ["Opposite first: the robot did the other task of the scene. Decisions: actions until success, on average."]
+        return "\n".join([*lines, "Beyond limits: share of action values outside the simulator's limits, which it clips."])
 
     def save(self, folder: Path) -> None:
         """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""
