@@ -55,6 +55,9 @@ def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
 
 
 RESULTS, SPEED = "rollouts.json", "speed.json"
+LEGEND = """Opposite first: the robot did the other task of its scene before its own.
+Decisions: actions until success, on average.
+Beyond limits: share of action values outside the simulator's limits, which it clips."""
 Z = 1.959964  # 95 %
 
 
@@ -122,8 +125,7 @@ class Rollouts:
                 f"{name:<{width}}  {score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}  "
                 f"{taken:>9}  {score.beyond:>13.1%}"
             )
-        lines += ["Opposite first: the robot did the other task of the scene. Decisions: actions until success, on average."]
-        return "\n".join([*lines, "Beyond limits: share of action values outside the simulator's limits, which it clips."])
+        return "\n".join([*lines, LEGEND])
 
     def save(self, folder: Path) -> None:
         """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""

@@ -137,10 +137,10 @@ def test_numbers_beyond_the_limits_are_counted() -> None:
     decisions = found.episodes[0].decisions
     assert found.episodes[0].beyond == pytest.approx(-(-decisions // 2) / (2 * decisions))
     assert found.score().beyond == found.episodes[0].beyond
-    head, *_, said, more = found.to_text().splitlines()
+    head, *_, first, second, third = found.to_text().splitlines()
     for column in ("opposite first", "decisions", "beyond limits"):
         assert column in head
-        assert f"{column.capitalize()}: " in f"{said} {more}"
+        assert f"{column.capitalize()}: " in first + second + third
 
 
 def test_a_folder_has_results_and_films(tmp_path) -> None:
