@@ -32,7 +32,7 @@ class Verification(NamedTuple):
     """What was verified, with the result."""
 
     holds: bool
-    lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." to know
+    lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." is unclear; others only tell
 
     def render(self) -> str:
         return "\n".join(self.lines)
@@ -142,7 +142,7 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
     explanations = []
     for name in sorted(stored if entry.get("restored") or not stored else {*stored, *now}):
         was, is_ = stored.get(name), now.get(name)
-        if was == is_:
+        if was == is_ or (None in (was, is_) and stored.get("type") != now.get("type")):  # not every kind has them all
             continue
         if name in ("model", "revision"):
             yield f"? {name} was {was}, here {is_}"
@@ -235,7 +235,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     yield from _check_given(work, entry, again) if again else ()
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
-    yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
+    yield f"{frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
 
 
 def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterator[str]:

@@ -90,7 +90,8 @@ def require(package: str) -> ModuleType:
     try:
         module = importlib.import_module(package)
     except ImportError:
-        checks.fail("backbone", f"the package {package} ({INSTALL})", "none")
+        hint = "To train a small policy without it: --backbone scratch."
+        checks.fail("backbone", f"the package {package} ({INSTALL})", "none", hint)
     if Version(module.__version__) < Version(MIN_VERSIONS[package]):
         checks.fail("backbone", f"{package} {MIN_VERSIONS[package]} or newer ({INSTALL})", module.__version__)
     if package == "transformers" and not module.is_torch_available():

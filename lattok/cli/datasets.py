@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lattok
@@ -70,10 +71,12 @@ def view(
 
     opened = lattok.open_dataset(dataset)
     opened = opened if labels is None else with_labels(opened, labels)
+    replaces = Path(out or "view.html").exists()
     with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
     if path is not None:
-        print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
+        page = f"Page{', in place of the last one' * replaces}: {path}"
+        print(page if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
 
 
 def collect(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lattok
-from lattok.cli.flags import Device
+from lattok.cli.flags import Device, Folder
 from lattok.cli.judging import act, judge
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -23,7 +23,7 @@ SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled 
 
 
 def demo(
-    out: str = "lattok-demo",
+    out: Folder = "lattok-demo",
     features: str = "pixels",
     seed: int = 0,
     fast: bool = False,

@@ -59,16 +59,20 @@ def evaluate(
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
     Args:
-        out: Folder for the report (default: report/ in the model's folder).
+        out: Folder for the report (default: report/ in the model's folder, or here if the model is not a folder).
         controls: With trained, also train what needs training: the same encoder on labels alone, and a decoder without
             latents; or an inverse dynamics model that sees no later frames.
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
     """
+    from lattok.evaluation.page import REPORT_HTML, check_folder
+
     checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
+    check_folder(target)
+    replaces = (target / REPORT_HTML).exists()
     options = {**evaluation.keywords, "controls": controls}
     if env:
         from lattok.nn.normalize import for_dataset
@@ -77,7 +81,7 @@ def evaluate(
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
     print(checks.printable(as_typed(report.to_text())))
-    print(f"Report: {target / 'report.html'}")
+    print(f"Report{', in place of the last one' * replaces}: {target / REPORT_HTML}")
 
 
 def compare(
@@ -156,7 +160,8 @@ def rollout(
         env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs (default: those with instructions
             and the frame rate that the policy was trained on).
         episodes: Episodes of each task.
-        out: Folder for results and videos (default: rollouts/ in the model's folder).
+        out: Folder for results and videos (default: rollouts/ in the model's folder, or here if the model is
+            not a folder).
         seed: Seed of the first start state; the next follow. Demonstrations are collected from 0 on.
         execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
         repeat: Steps of the simulator that an action is held (default: the world's own).

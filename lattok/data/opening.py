@@ -154,7 +154,9 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
 
 def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None) -> RobotDataset:
     try:
-        format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
+        place = place.absolute()  # workers of Ray live in another folder
+        plain = Path(os.path.normpath(place))  # without `..`, which behind a link may lead elsewhere
+        format_, place = _recognise(plain if plain.exists() and plain.samefile(place) else place)
     except OSError as error:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
     options = {key: value for key, value in options.items() if key not in _HUB}

@@ -15,7 +15,7 @@ from lattok.data.schema import own_vectors
 from lattok.evaluation.evaluate import evaluate
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.latents import compare_latents
-from lattok.evaluation.page import svg, write
+from lattok.evaluation.page import check_folder, svg, write
 from lattok.evaluation.questions import learnability
 from lattok.evaluation.report import Answer, Figures, Interval, Pictures, Report, Section, Table, TableRow
 from lattok.image_lam.base.pair_model import PairModel
@@ -60,6 +60,8 @@ def compare(
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+    if chosen.folder is not None:
+        check_folder(chosen.folder)
     opened = {name: partial(_opened, *each, device) for name, each in named.items()}
     if of_actions:
         report = compare_tokenizers({name: each() for name, each in opened.items()}, dataset, chosen)

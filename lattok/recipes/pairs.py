@@ -1,7 +1,6 @@
 """Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +21,7 @@ from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
-from lattok.recipes.run_folder import Model, broadcast_buffers, finish, first_process
+from lattok.recipes.run_folder import Model, broadcast_buffers, finish
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.samples.stream import keep_frames
 from lattok.samples.windows import FramePairs, MixedPairs
@@ -165,10 +164,6 @@ class PairRecipe(Recipe[Model]):
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train as every recipe does; the heads that only training needs are not saved."""
         out, data = self.folder(resume), self.data
-        usual = max(self.presets[name].get(WARM_UP, 0) for name in self.preset.split("+"))
-        if not resume and first_process() and (warm := flat(self.model)[WARM_UP]) == self.loop.steps // 3 < usual:
-            said = f"latents stay continuous for {warm} steps, a third of the run, instead of {usual} ({WARM_UP})"
-            print(f"note: {said}", file=sys.stderr)
         sources = self.open()
         datasets = [source.dataset for source in sources]
         built_on = data.init or getattr(data, "env_codebook", None)

@@ -55,6 +55,9 @@ def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
 
 
 RESULTS, SPEED = "rollouts.json", "speed.json"
+LEGEND = """Opposite first: the robot did the other task of its scene before its own.
+Decisions: actions until success, on average.
+Beyond limits: share of action values outside the simulator's limits, which it clips."""
 Z = 1.959964  # 95 %
 
 
@@ -122,7 +125,7 @@ class Rollouts:
                 f"{name:<{width}}  {score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}  "
                 f"{taken:>9}  {score.beyond:>13.1%}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, LEGEND])
 
     def save(self, folder: Path) -> None:
         """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""
@@ -142,7 +145,8 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
 
 
 def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Refuse a folder that cannot be written into, or that has results of another model or other options."""
+    """Refuse a folder that cannot be written into, or that has something else, or results of another model."""
+    Output(folder).check_new(lambda place: any((place / name).exists() for name in (RESULTS, SPEED)))
     files.check_writable(folder)
     about = (files.finite(agent), files.finite(options))
     Output(folder).check_own({RESULTS: _about}, about, "rollout", "of another model or with other options")

@@ -25,7 +25,6 @@ from lattok.utils.devices import module_of
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
-OF_LAMS = " (of latent action models this option begins with codebook_)"
 GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way
 
 
@@ -191,7 +190,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         if used < size / 4 or perplexity < size / 10:
             report.warnings[name] = (
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                + _remedy(getattr(module, "config", None), module.frozen)
+                + _remedy(module, "--" if name == "quantizer" else "--codebook-")
             )
         elif stats.tokens_repeat:
             report.warnings[name] = (
@@ -223,20 +222,21 @@ class CodebookWatch:
         return CodebookReport(values, {name: text for name, text in warnings.items() if last or name not in growing})
 
 
-def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
-    """Return what has not been tried against collapse."""
-    if frozen:
+def _remedy(module: CodeUsage, flag: str) -> str:
+    """Return what has not been tried against collapse; `flag` begins options that only latent action models prefix."""
+    config: QuantizerConfig | None = getattr(module, "config", None)
+    if module.frozen:
         return "Its codes come from another model: train that one on data like this, with the same preset."
     if config is None:
-        return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
+        return "There is no codebook to start or revive: lower --lr, or normalise the latents (--latent-norm batch)."
     if config.update == "gradient":  # latents find such a codebook more easily than it finds them
         if config.start != "uniform":
-            return "Start it small: codebook_start=uniform."
+            return "Start it small: --codebook-start uniform."
         if config.restart_every == 0 and config.revive_below == 0:
-            return f"Let dead codes restart as copies of used ones: restart_every=100{OF_LAMS}."
+            return f"Let dead codes restart as copies of used ones: {flag}restart-every 100."
         return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."
     if config.start != "kmeans":
-        return "Start it from data: codebook_start=kmeans."
+        return "Start it from data: --codebook-start kmeans."
     if config.revive_below == 0:
-        return f"Revive dead codes: revive_below=0.03{OF_LAMS}."
-    return f"Early on this passes; if it stays, lower lr or start the codebook later: continuous_steps{OF_LAMS}."
+        return f"Revive dead codes: {flag}revive-below 0.03."
+    return f"Early on this passes; if it stays, lower --lr or start the codebook later: {flag}continuous-steps."

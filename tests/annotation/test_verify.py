@@ -40,7 +40,7 @@ def test_labels_as_they_were_made(labelled):
     assert "+ tok.embedding: 53 rows equal" in text
     assert "+ stride: 3 frames at 10 fps" in text
     assert "+ horizon: 4 steps" in text
-    assert "53 frames of 4 of 4 episodes were labelled again" in text
+    assert text.endswith("\n  53 frames of 4 of 4 episodes were labelled again")
 
 
 def test_a_sample_is_drawn_by_its_seed(labelled):
@@ -89,8 +89,11 @@ def test_another_model_is_named(labelled):
 
 
 def test_a_model_of_another_kind(labelled):
+    entry = read_json(labelled.root / "meta/lattok.json")["latent"]
+    change(labelled, "latent", model={**entry["model"], "type": "fake-lam", "precision": "float32", "backend": "torch"})
     result = verify(labelled, {"latent": FakeTokenizer()})
     assert not result.holds
+    assert "None" not in result.render()
     assert "- labels were made from video, this model looks at actions" in result.render()
 
 

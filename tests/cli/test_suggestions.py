@@ -136,6 +136,7 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert verify == "lattok verify vids --labels labels --model lam"
     assert "rows equal" in said(verify)
     assert "Page: view.html" in said(f"{look} --out view.html")
+    assert "Page, in place of the last one: view.html" in said(f"{look} --out view.html")
     for verb, rest in {"verify": "--model lam", "view": "--out view.html"}.items():
         (both,) = re.findall(r"both: (DATASET --labels \S+)\. For", refused := said(f"{verb} labels {rest}", 2))
         said(f"{verb} {both.replace('DATASET', videos)} {rest}")
@@ -377,7 +378,7 @@ def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, sa
         assert re.search(r"`action_key`: expected one of action, .*, got 'actoin'\. Did you mean action\?", refused)
     assert "Nothing found" in said(["inspect", root, "--action-key", "none", "--state-key", "None"])
     refused = said(["train", "image-lam", videos, "--out", "lam", "--steps", "6", *SMALL], 2)
-    assert refused.endswith("Video without actions needs labelled_fraction=0.\n")
+    assert refused.endswith("Video without actions needs --labelled-fraction 0.\n")
 
 
 def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said):

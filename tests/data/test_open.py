@@ -129,6 +129,16 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_paths_go_up_only_where_a_link_needs_it(make_dataset, tmp_path):
+    root = make_dataset([5, 5]).root
+    (tmp_path / "beside").mkdir()
+    assert open_dataset(tmp_path / "beside" / ".." / root.relative_to(tmp_path)).root == root
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")
+    (tmp_path / "deep/data").symlink_to(root)
+    assert open_dataset(tmp_path / "link/../data").root == tmp_path / "link/../data"
+
+
 def test_neither_a_folder_nor_a_hub_id(tmp_path):
     for path in (tmp_path / "a" / "b" / "nothing", "x" * 5000, "a\0b", "~nobody"):
         with pytest.raises(

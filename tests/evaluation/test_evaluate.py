@@ -138,6 +138,15 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
     assert "joint_entropy_bits/residual_kmeans" in report.figures
 
 
+def test_collapse_is_judged_by_codes_and_pairs_not_by_actions(world: World, lam: ImageLAM):
+    """With this seed, probes of the actions choose 64 components to cluster."""
+    reports = [evaluate(lam, world, episodes=HELD_OUT, seed=1, action_key=key) for key in ("action", None)]
+    told = [verdict for report in reports for verdict in report.verdicts if verdict.key == "codes_in_use"]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert len({report.figures["joint_entropy_bits/residual_kmeans"] for report in reports}) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "options", "says"),
     [

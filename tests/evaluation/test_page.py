@@ -113,6 +113,24 @@ def test_a_report_on_the_same_is_replaced(world, tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.html"}
 
 
+def test_nothing_is_put_into_a_folder_that_holds_something_else(world, own, capsys):
+    held = sorted(own.rglob("*"))
+    said = f"`out`: expected a new or empty folder, got {own}, which holds something. Choose another folder."
+    for judge in (_judge, lambda _, out: lattok.compare(world / "a", [world / "tok-a"], out=out)):
+        with pytest.raises(LattokError, match=re.escape(said)):
+            judge(world, own)
+    assert main(["evaluate", str(world / "tok-a"), str(world / "a"), "--out", str(own)]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(own.rglob("*")) == held
+
+
+def test_a_report_in_place_of_the_last_one_is_said_to_be(world, own, capsys):
+    assert main(["evaluate", str(own), str(world / "a")]) == 0
+    assert main(["evaluate", str(own), str(world / "a")]) == 0
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("Report")]
+    assert lines == ["Report", "Report, in place of the last one"]
+
+
 @pytest.mark.parametrize(("model", "data"), [("tok-b", "a"), ("tok-a", "b")])
 def test_a_report_on_something_else_stays_unless_asked(model, data, world, tmp_path):
     _judge(world, tmp_path)

@@ -299,6 +299,6 @@ def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
     options = {name: value for name, value in LAM.items() if name != "codebook_continuous_steps"}
     recipe = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "lam", "tiny+robust", steps=6, **options)
     model = lattok.train(recipe)
-    assert "note: latents stay continuous for 2 steps, a third of the run, instead of 300" in capsys.readouterr().err
+    assert "continuous" not in capsys.readouterr().err  # nothing that anybody has to do about it
     assert all(quantizer.started for quantizer in model.modules() if isinstance(quantizer, VectorQuantizer))
     assert recipe.stored(tmp_path / "lam").model.codebook.continuous_steps == 2

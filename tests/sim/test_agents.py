@@ -225,11 +225,14 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
         "toy-right-1000000.mp4",
     ]
     for more, text in (
-        (["--variation", "lights"], "`variation`: expected one of background, light, camera, distractors, got"),
-        (["--variation", "distractors"], "`variation`: expected distractors=N with a whole number, got 'distractors'"),
-        (["--env", "toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
+        (["toy", "--variation", "lights"], "`variation`: expected one of background, light, camera, distractors, got"),
+        (
+            ["toy", "--variation", "distractors"],
+            "`variation`: expected distractors=N with a whole number, got 'distractors'",
+        ),
+        (["toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
     ):
-        assert main([*words[:2], *more]) == 2
+        assert main([*words[:2], "--env", *more]) == 2
         assert text in capsys.readouterr().err
 
 

@@ -137,6 +137,10 @@ def test_numbers_beyond_the_limits_are_counted() -> None:
     decisions = found.episodes[0].decisions
     assert found.episodes[0].beyond == pytest.approx(-(-decisions // 2) / (2 * decisions))
     assert found.score().beyond == found.episodes[0].beyond
+    head, *_, first, second, third = found.to_text().splitlines()
+    for column in ("opposite first", "decisions", "beyond limits"):
+        assert column in head
+        assert f"{column.capitalize()}: " in first + second + third
 
 
 def test_a_folder_has_results_and_films(tmp_path) -> None:
@@ -173,6 +177,8 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["decisions_per_second"] > 0
     with pytest.raises(LattokError, match="`out`: .* holds the rollout of another model"):
         rollout(deaf, ["toy/left", "toy/right"], 2, **options)
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
+        rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
 
 
 def broken(value: Any) -> Any:

@@ -231,15 +231,11 @@ class LatentEvidence:
             return {}
 
         def kmeans(key: str, what: str, rows: Coordinates) -> CodeStream:
-            def fit(width: int) -> CodeStream:
-                train, held_out = rows.first(width)
-                fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, self.seed)
-                name = f"residual k-means on {what} (PCA {width})"
-                return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
-
             if (target := self.target) is None:
-                return fit(rows.sizes[-1])
-            streams = {width: fit(width) for width in rows.sizes}  # chosen on training episodes
+                return self.kmeans(key, what, rows, rows.sizes[0])
+            streams = {
+                width: self.kmeans(key, what, rows, width) for width in rows.sizes
+            }  # chosen on training episodes
             return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
 
         found = (
@@ -248,6 +244,13 @@ class LatentEvidence:
             untrained_codes(self.train.untrained, self.held_out.untrained, config, self.seed),
         )
         return {stream.key: stream for stream in found}
+
+    def kmeans(self, key: str, what: str, rows: Coordinates, width: int) -> CodeStream:
+        """Cluster the first `width` coordinates at the bits of the model's codes."""
+        config, (train, held_out) = self.model.config, rows.first(width)
+        fitted = ResidualKMeans.fit(train, config.codebook_size, config.tokens, self.seed)
+        name = f"residual k-means on {what} (PCA {width})"
+        return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
 
     @cached_property
     def labels_only(self) -> LabelsOnly | None:
@@ -280,7 +283,10 @@ class LatentEvidence:
 
     @property
     def streams(self) -> list[CodeStream]:
-        """The model's streams of codes, then the controls; none for a model without codes."""
+        """The model's streams of codes, then the controls; none for a model without codes.
+
+        The clusters are always of one width: no actions choose it, so that collapse does not depend on them.
+        """
         if not self.codes:
             return []
         train, held_out = self.train.latents, self.held_out.latents
@@ -288,7 +294,8 @@ class LatentEvidence:
         if train.env is not None and held_out.env is not None:
             codes = (train.env.codes, held_out.env.codes)
             found.append(CodeStream("env", "environment stream", *codes, self.env_size, False))
-        return [*found, self.codes["residual_kmeans"], self.codes["untrained"]]
+        clusters = self.kmeans("residual_kmeans", "the frame change", self.change, self.change.sizes[0])
+        return [*found, clusters, self.codes["untrained"]]
 
     @property
     def inputs(self) -> dict[str, Callable[[Any], Tensor]]:

@@ -21,6 +21,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
 
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
+OWN = (REPORT_JSON, REPORT_HTML, SPEED_JSON, "controls", "rollouts")  # the last two are written before the others
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
 HEAD_BYTES = 4096  # bytes of a page in which the line stands
 HERE = Path(__file__).parent
@@ -214,9 +215,15 @@ def subject(provenance: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds something, but nothing of a report."""
+    Output(out).check_new(lambda folder: any((folder / name).exists() for name in OWN))
+
+
 def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
     """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
     readers = {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page, SPEED_JSON: _subject_of_json}
+    check_folder(out)
     Output(out).check_own(readers, subject(provenance), "report", "of another model or dataset", overwrite)
 
 

@@ -60,7 +60,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "while the whole row says no more than one token. Joint entropy sees it. Few held-out pairs, or "
         "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
-    verdict, figures = collapse(streams[0], evidence.codes["residual_kmeans"]), dict[str, float]()
+    verdict, figures = collapse(streams[0], streams[-2]), dict[str, float]()
     reading = f"{verdict.text}."
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy

@@ -66,6 +66,7 @@ AGAINST_BLIND = Criterion(
     "prediction_against_blind",
     "What the latents carry does not help prediction: train longer, or see whether the "
     "scene moves by itself within the stride.",
+    undecided="What the latents carry hardly helps prediction: train longer.",
 )
 TRAINED_CONTROLS = Criterion("trained_controls")
 REFERENCES = (
@@ -234,9 +235,10 @@ def _verdicts(losses: Losses) -> list[Verdict]:
         text = f"The decoder {word} on the latents: loss {ratio:.2f} × that with another pair's of the episode"
         lines.append(Verdict(text, holds, DEPENDENCE))
     if (blind := losses.get(BLIND)) is not None:
-        word = "below" if true < blind else "not below"
+        holds = True if true < HARDLY * blind else False if blind < HARDLY * true else None
+        word = {True: "below", False: "above", None: "about"}[holds]
         text = f"Prediction loss is {word} that of a decoder trained without latents: ratio {true / blind:.2f}"
-        lines.append(Verdict(text, true < blind, AGAINST_BLIND))
+        lines.append(Verdict(text, holds, AGAINST_BLIND))
     return lines
 
 

@@ -1,0 +1,17 @@
+"""Whether the latents help a decoder is judged by what is printed."""
+
+import pytest
+
+from lattok.evaluation.questions.dependence import AGAINST_BLIND, BLIND, _verdicts
+
+
+@pytest.mark.parametrize(
+    ("true", "holds", "text"),
+    [(0.9, True, "below"), (0.9975, None, "about"), (1.004, None, "about"), (1.1, False, "above")],
+)
+def test_a_loss_that_is_printed_as_equal_is_not_called_less(true: float, holds: bool | None, text: str):
+    """As of a decoder that hardly uses latents, whose loss is .9975 of that without them."""
+    (verdict,) = [
+        each for each in _verdicts({"true": true, "shuffled_in_episode": 1, BLIND: 1}) if each.about == AGAINST_BLIND
+    ]
+    assert (verdict.holds, f"is {text} that of" in verdict.text) == (holds, True)
