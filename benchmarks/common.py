@@ -1,7 +1,5 @@
 """What the benchmarks share: where figures come from, spreads, interleaved timing, the machine's GEMM rate."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

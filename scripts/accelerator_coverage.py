@@ -7,8 +7,6 @@ A function counts once it was called with a tensor of the stand-in: among its ar
 belongs to. The others are listed with the reason, of `REASONS`; one without fails.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

@@ -10,8 +10,6 @@ then also a file outside that was read or run. Whoever is asked something hears 
     yes | python scripts/fuzz_artefacts.py --foreign --cases 200
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -8,8 +8,6 @@ another program ran (standard input says yes to all questions), the web was aske
 Exit code 1 where there is a failure.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

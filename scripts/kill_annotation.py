@@ -7,8 +7,6 @@ run takes, starts it again, and compares the result byte by byte with the undist
 was. A disk is filled in a small tmpfs, for which one must be root; otherwise that part is left out and said so.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -8,8 +8,6 @@ must equal those of the undisturbed run (checkpoints: their tensors; logs are le
 and nothing may lie beside. Some trials start `python -m lattok` as a user does, imports and all.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

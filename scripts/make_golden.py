@@ -1,7 +1,5 @@
 """Store a small artefact of every family in tests/golden: python scripts/make_golden.py, once for a minor release."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -8,8 +8,6 @@ A frame holds the executed (noisy) action, the expert's own action in that state
 state, reward and success. Failed episodes are dropped. meta/metaworld.json maps instructions to environments.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

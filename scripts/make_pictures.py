@@ -4,8 +4,6 @@ python scripts/make_pictures.py film  # docs/films/robot.gif; a minute on one co
 python scripts/make_pictures.py bars  # docs/pictures/*.png, from benchmarks/results/{closed_loop,few_actions}.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

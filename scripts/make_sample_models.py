@@ -7,8 +7,6 @@ Ten minutes on one core; the same bytes on the same kind of machine. They are sm
 without a network: good enough to try every verb, too small and too little taught for anything else.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import tempfile

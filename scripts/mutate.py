@@ -11,8 +11,6 @@ annotations, decorators, `strict=` of `zip`. Why not a package: mutmut leaves ou
 `quantize.py` is, and cosmic-ray starts a new process for every mutant.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import copy

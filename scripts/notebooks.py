@@ -13,8 +13,6 @@ or random ids, so that building twice changes nothing but figures. A cell that r
 picture, docs/pictures/NAME.png, is what the cell with the tag "picture" shows.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import os

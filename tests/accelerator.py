@@ -14,8 +14,6 @@ A host waits where it reads a number, copies without `non_blocking`, or must kno
 nothing is mixed and nobody waits; not how fast it is, nor how a real device rounds.
 """
 
-from __future__ import annotations
-
 import threading
 import traceback
 from collections.abc import Iterator
@@ -56,7 +54,7 @@ class StandIn(Tensor):
     """A tensor on the stand-in; `raw` is its data on the CPU."""
 
     raw: Tensor
-    held: _Held
+    held: "_Held"
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod

@@ -1,7 +1,5 @@
 """Datasets for tests: the packaged sample, and tiny ones written on the spot."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

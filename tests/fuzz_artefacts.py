@@ -4,8 +4,6 @@ A case is a copy of a small model or run, one mutation of one of its files, and 
 forked child with a limit on memory and time; a folder beside it is looked at for changes afterwards.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """What the processes of the tests do, found by them under this module's name."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource

@@ -1,7 +1,5 @@
 """The real recordings, which lie beside the repository and not in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What CONTRIBUTING.md adds works as it stands, as packages outside of lattok."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

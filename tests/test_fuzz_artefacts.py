@@ -1,7 +1,5 @@
 """A few of the mutated models and runs; scripts/fuzz_artefacts.py has as many as one likes."""
 
-from __future__ import annotations
-
 import os
 import signal
 

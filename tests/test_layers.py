@@ -4,8 +4,6 @@ Counts every import: at the top, inside functions, under TYPE_CHECKING, relative
 serves lazily, `lattok.x` as an attribute, and `import_module("lattok.x")`.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Collection, Iterator, Mapping

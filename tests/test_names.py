@@ -1,7 +1,5 @@
 """One word, one thing: a module or a class has a name of its own, or stands here with the reason why it shares one."""
 
-from __future__ import annotations
-
 import ast
 from collections import defaultdict
 from pathlib import Path

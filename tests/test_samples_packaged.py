@@ -1,7 +1,5 @@
 """What comes with the package: a dataset and models that load at once, without network, under names of their own."""
 
-from __future__ import annotations
-
 import re
 import socket
 from pathlib import Path

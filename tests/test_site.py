@@ -1,7 +1,5 @@
 """The documentation site: what is generated says all that its source says, and what is typed is there."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -3,8 +3,6 @@
 python -m benchmarks.closed_loop.cell action-free.la_align.0 --folder study --results DIR
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import time

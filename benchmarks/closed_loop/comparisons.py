@@ -1,7 +1,5 @@
 """The rows of the closed-loop study, paired by seed: what `statistics.py` says of every comparison of a regime."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from itertools import combinations

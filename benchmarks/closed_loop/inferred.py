@@ -11,8 +11,6 @@ nearest states of the same task in other demonstrations); and the rank correlati
 Adds to benchmarks/results/inferred_actions.json; what is there is not made again. A source takes 2 to 10 CPU-minutes.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

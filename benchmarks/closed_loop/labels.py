@@ -1,7 +1,5 @@
 """Label models of the study and the datasets that they label. All are made once, and kept in the study's folder."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +38,7 @@ class PixelCodes(VideoLabeller):
         self.cameras, self.axes, self.codes = cameras, axes, codes
 
     @classmethod
-    def fit(cls, dataset: Any, cameras: tuple[str, ...], seed: int) -> PixelCodes:
+    def fit(cls, dataset: Any, cameras: tuple[str, ...], seed: int) -> "PixelCodes":
         """Fit to 4,000 pairs of the whole dataset, without actions."""
         pairs = FramePairs(dataset, STRIDE, cameras, None, transform=small_frames)
         generator = torch.Generator().manual_seed(seed)

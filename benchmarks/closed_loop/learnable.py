@@ -6,8 +6,6 @@ Each tokenizer is the one that the policy of that seed acts by, judged on the ep
 Adds to benchmarks/results/tokenizer_figures.json; what is there is not made again. A tokenizer takes CPU-minutes.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

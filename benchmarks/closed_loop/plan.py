@@ -4,8 +4,6 @@ All rows of a seed share demonstrations, backbone, order of the data, steps and 
 differ in what their row says and in nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -285,7 +283,7 @@ class Cell(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, name: str) -> Cell:
+    def of(cls, name: str) -> "Cell":
         """Return the cell of a name, such as action-free.lara.0."""
         regime, row, seed = name.split(".")
         return cls(regime, row, int(seed))

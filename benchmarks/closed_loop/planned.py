@@ -8,8 +8,6 @@ it has all its seeds, a family once it has all its rows. Differences are paired 
 Holm within each family.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path

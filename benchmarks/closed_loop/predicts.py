@@ -9,8 +9,6 @@ the mean of the same within each regime and seed, where what the regime is worth
 both by drawing sources, then seeds, again (percentiles of DRAWS draws).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping, Sequence

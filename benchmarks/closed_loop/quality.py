@@ -8,8 +8,6 @@ components of its pixels), from codes in a scene that the probe was not fitted i
 The gain is that of LA-Align or LA-Direct on these labels over Baseline with the same seed. Probes see all actions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -9,8 +9,6 @@ probes take half a minute, the control as long as the cell's training; what is t
 figures are in the results stay there, so that a study may be done in parts: `--rows` and `--seeds` choose those to add.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ What is finished is not repeated, so that the same command goes on after an inte
 Results are one JSON file for each cell in benchmarks/results/closed_loop/; `benchmarks.closed_loop.tables` reads them.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

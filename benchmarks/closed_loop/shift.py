@@ -3,8 +3,6 @@
 python -m benchmarks.closed_loop.shift --folder study        # adds "shift" to the result of each cell that has a policy
 """
 
-from __future__ import annotations
-
 import json
 
 import torch

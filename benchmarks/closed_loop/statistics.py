@@ -10,8 +10,6 @@ effect on all tasks at once; where their mean square is `ratio` times what is le
 takes the error of a difference from all rows of a regime.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -35,7 +33,7 @@ class Interval(NamedTuple):
     seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
+    def of(cls, values: Sequence[float]) -> "Interval":
         """Return the mean of values that are one for each seed; fewer than three give no interval."""
         x = np.asarray(values, dtype=float)
         if len(x) < LEAST:
@@ -43,7 +41,7 @@ class Interval(NamedTuple):
         return cls.by_error(x.mean(), x.std(ddof=1) / math.sqrt(len(x)), len(x) - 1, len(x))
 
     @classmethod
-    def by_error(cls, mean: float, error: float, freedom: float, seeds: int) -> Interval:
+    def by_error(cls, mean: float, error: float, freedom: float, seeds: int) -> "Interval":
         """Return the interval of a mean with a standard error of so many degrees of freedom."""
         p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
         return cls(float(mean), float(error * stats.t.ppf(1 - LEVEL / 2, freedom)), p, seeds)
@@ -114,7 +112,7 @@ class TaskModels(NamedTuple):
     tasks_p: float  # that tasks do not differ in what they gain
 
     @classmethod
-    def of(cls, differences: np.ndarray) -> TaskModels:
+    def of(cls, differences: np.ndarray) -> "TaskModels":
         """Take differences [S, T]."""
         d = np.asarray(differences, dtype=float)
         seeds, tasks = d.shape

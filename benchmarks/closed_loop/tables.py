@@ -8,8 +8,6 @@ themselves, those of all other rows, those of LARA and its flow head, and those 
 `comparisons.py` pairs the rows, `statistics.py` counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterator, Mapping

@@ -7,8 +7,6 @@ Bundled demonstrations, both cameras, pixels, 5 % labelled pairs, preset `tiny+r
 another place in every pair; judged by the evaluation's own section about distractors, on the held-out episodes.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json
@@ -35,7 +33,7 @@ class Disturbed(FramePairs):
     overlay: Overlay
 
     @classmethod
-    def over(cls, pairs: FramePairs, seed: int) -> Disturbed:
+    def over(cls, pairs: FramePairs, seed: int) -> "Disturbed":
         """The same pairs with patches drawn from `seed`."""
         disturbed = copy.copy(pairs)
         disturbed.__class__ = cls

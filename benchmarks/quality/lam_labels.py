@@ -8,8 +8,6 @@ Pixels, both cameras, preset `tiny+robust` at half its steps (on validation epis
 last episode of every task. Runs that are in the results already are not repeated, so more seeds or data can follow.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Iterator

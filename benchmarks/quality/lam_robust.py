@@ -7,8 +7,6 @@ Bundled demonstrations, pixels, 5 % labelled pairs, the last episode of every ta
 or exchanged, at half the steps and on corner2. Runs that are in the results already are not repeated.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

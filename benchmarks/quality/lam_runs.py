@@ -6,8 +6,6 @@ it; `dataset()` says when the recorded actions differ from ours, which are besid
 MUJOCO_GL=egl python scripts/make_metaworld_sample.py --tasks benchmarks/data/new_tasks.json --out second
 """
 
-from __future__ import annotations
-
 import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

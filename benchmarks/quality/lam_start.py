@@ -8,8 +8,6 @@ bits of the rows and the prediction loss, over all training pairs, along the way
 codes come into use, not how good they become.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

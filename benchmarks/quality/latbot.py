@@ -20,8 +20,6 @@ exchange and untrained. The table has means over seeds; its last
 columns count the seeds in which the interval of a difference lies above 0: of the action, twice, and of the object.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

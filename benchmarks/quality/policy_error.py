@@ -12,8 +12,6 @@ Errors are mean squared ones in units of the variance of the actions that the po
 without a tokenizer, which regresses actions with L1, and the mean action.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -9,8 +9,6 @@ demonstrations, its error on held-out episodes and its success over 40 start sta
 `--lanes 8` a batch sees eight places of the data at a time: how far the number of lanes may go down.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -5,8 +5,6 @@ through scipy's DCT, a Python string and a transformers tokenizer; a row that do
 becomes zeros, and characters that the vocabulary lacks disappear. Takes and returns normalised actions.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ class ReferenceFAST:
         self.horizon, self.action_dim = horizon, action_dim
 
     @classmethod
-    def load(cls, folder: Path, horizon: int, action_dim: int) -> ReferenceFAST:
+    def load(cls, folder: Path, horizon: int, action_dim: int) -> "ReferenceFAST":
         """From a folder with `tokenizer.json` and `processor_config.json`."""
         facts = json.loads((folder / "processor_config.json").read_text())
         tokenizer = PreTrainedTokenizerFast(

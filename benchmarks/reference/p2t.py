@@ -4,8 +4,6 @@ Our re-implementation from the paper's description and the published tensor name
 is tuned and nothing is slowed down. In evaluation mode without gradients torch takes its fused Transformer path.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,6 @@ of every pair, the whole encoder over all tokens of both frames, then the neares
 tuned and nothing is slowed down; features come from timm, attention is torch's own.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -6,8 +6,6 @@ returns the hidden states of all layers, and those of all layers are gathered an
 and nothing is slowed down; base model, adapters, images, prompt and the modules of the head are those of a `LatentVLA`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ gets its chunks normalised already; lattok's take physical units and check them.
 are of the least CPU time of interleaved rounds (medians in brackets). For FAST it needs transformers and scipy.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from pathlib import Path

@@ -7,8 +7,6 @@ thread, CPU time, least of interleaved rounds; `small`, models trained on the pa
 their codes with float32 and the float64 margins where they differ. Decoding is not in it; on a GPU see gpu.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -8,8 +8,6 @@ of interleaved rounds, without the optimizer; `encoder` is forward and backward 
 what torch's allocator holds at most beyond what it held at the start of a step.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from functools import partial

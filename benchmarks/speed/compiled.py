@@ -6,8 +6,6 @@ CPU seconds of a step (forward, backward) and of labelling a video at published 
 after the other; seconds of the first compiled call; graphs, and graph breaks, of which there should be none.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -8,8 +8,6 @@ the repository, and imports what the extra brought. Times are CPU time, the leas
 and take in the interpreter's own start. Environments are made by uv and removed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -11,8 +11,6 @@ min_token of the universal tokenizer, whose coefficients take two bytes each. Id
 computes in float64; in float32, which it is timed in, a few coefficients in a million round the other way.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile

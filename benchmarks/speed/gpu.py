@@ -16,8 +16,6 @@ here. Those of labelling are counted by hand, those of a training step by torch'
 `--quick` only shows, also on a CPU, that everything runs: its figures mean nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -8,8 +8,6 @@ and backward, the median of interleaved rounds, without the optimizer. Peak memo
 most beyond what it held at the start. A chunk is predicted for one observation.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from functools import partial

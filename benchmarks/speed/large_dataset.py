@@ -10,8 +10,6 @@ and are linked into it (copied where the disk has no links), another one for eac
 take the space of 12,000, and a disk that is slow to read does not show.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ actions of 7 numbers; random weights. Policies see two images. Models over Qwen3
 few layers of their own width, and what a layer adds is linear: memory_bases.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

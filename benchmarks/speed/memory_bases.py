@@ -3,8 +3,6 @@
 A byte is a token of their tokenizers, so that instructions are as long as the published prompt is in tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@
 Seconds of each engine (Ray's start-up apart), and whether all files are equal.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

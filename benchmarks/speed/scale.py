@@ -9,8 +9,6 @@ peak of resident memory is its own; what the imports take is measured and given 
 latent action model of random weights, on up to 10^5 frames). Then lines through the sizes, and what they say of 10^8.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -16,8 +16,6 @@ and workers together; wall time means something on an idle machine only.
 without; and without sleep, the rate.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import itertools

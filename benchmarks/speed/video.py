@@ -12,8 +12,6 @@ that both decode with the same library. Whether frames are equal bit for bit is 
 Needs torchcodec.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

@@ -3,8 +3,6 @@
 Two views of 224 x 224 are 98 image tokens; the instruction is as long as the sequence needs to be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

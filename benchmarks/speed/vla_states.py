@@ -4,8 +4,6 @@ Found by weak references to the storages of what the layers of a model put out, 
 them: the policy, transformers, or autograd. In a narrow model with all 28 layers; ratios do not depend on the width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

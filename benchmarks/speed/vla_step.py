@@ -11,8 +11,6 @@ what it held at the start (weights, AdamW's states): on a CPU by the profiler's 
 on CUDA by its own counter; the call that is recorded is not one that is timed.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """The tables of benchmarks/speed/vla_step.py."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -11,8 +11,6 @@ Rates are wall time of the fastest round: workers are other processes. Pairs are
 Needs torchcodec.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import tempfile

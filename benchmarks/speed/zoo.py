@@ -10,8 +10,6 @@ eight at once, which shows what of the ratio is batches and what is that `label_
 Decoding is not in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

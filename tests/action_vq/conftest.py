@@ -1,7 +1,5 @@
 """Tokenizers that have learned, fitted once for all tests of a process. Do not change them."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.action_vq.families import learned

@@ -3,8 +3,6 @@
 One whose sizes have other names is tried as large as it is by default: add the name here.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import fields
 from functools import cache

@@ -1,7 +1,5 @@
 """How near the two nearest code vectors are, in float64: where rounding may decide, codes may differ."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -3,8 +3,6 @@
 Weights go by their published names; nothing here comes from lattok or from torch.nn.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

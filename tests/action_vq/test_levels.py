@@ -1,7 +1,5 @@
 """What OAT and QueST share: the grid of levels against plain arithmetic, wrong sizes, published settings."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """OAT: what published classes compute, registers and prefixes, our own training, what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any, NamedTuple

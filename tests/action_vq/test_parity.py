@@ -1,7 +1,5 @@
 """Published checkpoints, converted, compute what the published implementation computes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

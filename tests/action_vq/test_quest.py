@@ -1,7 +1,5 @@
 """QueST: what published classes compute, codes that are causal as meant, our own training, what is refused."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """TOAST: the order of coefficients, the likeliest pieces against all ways to cut, what is drawn, strangers' files."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The adapter for TorchRL, as the how-to prints it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

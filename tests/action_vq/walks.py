@@ -1,7 +1,5 @@
 """Random walks that stand for chunks of actions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

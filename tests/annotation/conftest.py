@@ -1,7 +1,5 @@
 """A dataset whose annotation takes several units and several files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

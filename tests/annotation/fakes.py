@@ -1,7 +1,5 @@
 """Models whose labels a test can compute itself, and the contents of folders."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Annotation: what is written, that nothing old changes, and that interruptions leave no trace in the result."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

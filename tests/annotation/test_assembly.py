@@ -1,7 +1,5 @@
 """Files of the output, several at once: the same bytes however many, and nothing kept of what was interrupted."""
 
-from __future__ import annotations
-
 import pytest
 
 from lattok.annotation import annotate, assembly

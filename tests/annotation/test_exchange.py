@@ -1,7 +1,5 @@
 """Filling gaps: the annotated dataset is the old one or the new one, whatever happens."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`annotate --as actions`: unknown actions are filled in, what was measured stays, and all of it is said."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

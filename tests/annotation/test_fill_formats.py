@@ -1,7 +1,5 @@
 """Inverse dynamics models and filled actions on a dataset of every format, with what was measured as it was."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py

@@ -1,7 +1,5 @@
 """Episodes that cannot be read: what is left out, what is said, and how a repaired source fills the gaps."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A few of the trials of scripts/kill_annotation.py; the script itself does a hundred."""
 
-from __future__ import annotations
-
 import pytest
 
 from scripts.kill_annotation import full_disk, kill_study, read_only

@@ -1,7 +1,5 @@
 """The Ray engine: the same bytes as the local one, whatever the number of workers and whoever dies."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Annotation of everything that is no LeRobot dataset, real recordings among them: labels beside the data."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

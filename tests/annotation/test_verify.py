@@ -1,7 +1,5 @@
 """Verification: it holds for labels as they were made, and says what is wrong with others."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Tiny random models of every family, written once for all tests of a process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`HFBackbone` with random weights of all seven families: wiring, causality, what is trained, what is saved."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Which family a model is of, opening one from a folder or the Hub's cache, and the texts of what can go wrong."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

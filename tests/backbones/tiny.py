@@ -6,8 +6,6 @@ Each has four layers 64 wide, a vocabulary of bytes and the family's own special
 of 32 pixels (Qwen: any size). They know nothing; only their wiring is real.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a cell of the closed-loop study writes down."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

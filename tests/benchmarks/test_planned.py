@@ -1,7 +1,5 @@
 """Tables of planned studies: every planned comparison, corrected in its family, nothing before its time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The benchmark of policies that act by tokenizers: what they learn from, and how its table reads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

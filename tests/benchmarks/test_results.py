@@ -1,7 +1,5 @@
 """Every stored result names a commit of this repository, which holds the code that made it, or is known not to."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The sums of the closed-loop study, against scipy's tests, least squares, integrals, brute force and simulation."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 

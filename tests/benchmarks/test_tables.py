@@ -1,7 +1,5 @@
 """The tables of the closed-loop study: rows are paired by seed, families are counted, and the stored ones are these."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """`lattok doctor` says what is wrong and what to do, and never fails over what it looks at."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

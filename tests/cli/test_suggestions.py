@@ -1,7 +1,5 @@
 """What a verb tells people to type next works, on the very case that it says it about."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

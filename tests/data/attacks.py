@@ -3,8 +3,6 @@
 `outside` is a folder beside the dataset with files that are worth reading or overwriting.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Ways in which a dataset's files get damaged, drawn with a seed."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Changes to the files of a LeRobot dataset."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Cases are read in a child process with a time limit, which is replaced when it c
 an error is compared with the undamaged dataset, value by value.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -122,7 +120,7 @@ class Reader:
         self._program = program
         self._child: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,8 +6,6 @@ another program that is started, a web address that is asked, more than `MEMORY`
 something on standard input is told yes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A dataset in memory that is no LeRobot dataset, and labels as `lattok annotate` writes them beside such a one."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 `canary` is what a reader that follows them would find: every frame of it is `COLOUR`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import io
 import os

@@ -1,8 +1,6 @@
 """RLDS datasets for tests, written byte by byte by code that shares nothing with lattok: TFRecord framing with its own
 CRC-32C, `tf.train.Example` messages, and the two JSON files as TFDS 4.9 writes them."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """One tiny dataset of every format that lattok reads, and labels beside one of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What makes a dataset another one to runs, and how its episodes are known again in copies."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

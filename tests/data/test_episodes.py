@@ -1,7 +1,5 @@
 """Choosing episodes and splitting by task."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Export: any dataset as LeRobot v3 with nothing lost, its images bit for bit where they are stored, and its labels."""
 
-from __future__ import annotations
-
 import json
 import os
 

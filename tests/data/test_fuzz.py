@@ -1,7 +1,5 @@
 """Damaged datasets give an error of one line or the right values: never a crash, a hang or wrong numbers unnoticed."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Datasets made to harm: they are refused in one line, and nothing outside of them is read or written."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

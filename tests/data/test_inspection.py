@@ -1,7 +1,5 @@
 """Inspection finds what is planted, reports nothing in a clean dataset, and fits a terminal."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Nested language columns, as LeRobot's own annotation writes them, survive labelling and export."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

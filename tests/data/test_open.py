@@ -1,7 +1,5 @@
 """Opening datasets: what is read, several files and chunks, and one clear line for everything that is broken."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

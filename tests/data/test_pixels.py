@@ -1,7 +1,5 @@
 """Frames that are resized: against kernels written out here, and what OpenCV gives."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Videos that lead to others: nothing outside of a dataset is opened, whatever FFmpeg would follow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Writing: what is read back, how files roll over, what is refused, and that nothing half-written stays."""
 
-from __future__ import annotations
-
 import json
 from io import BytesIO
 

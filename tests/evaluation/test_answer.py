@@ -1,7 +1,5 @@
 """The overall answer of a report: beside the strongest control, and marked where it is a trial."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

@@ -3,8 +3,6 @@
 Needs playwright, and a Chromium on the path (`pip install playwright`; its own browsers are not needed).
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Models side by side: the same figures as alone, a row for each, frames decoded once, one line for what cannot be."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

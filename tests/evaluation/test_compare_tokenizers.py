@@ -1,7 +1,5 @@
 """Action tokenizers side by side: the figures of `evaluate`, in the order of what a policy errs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

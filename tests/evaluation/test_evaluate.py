@@ -1,7 +1,5 @@
 """The evaluation of latent action models in a world whose answers are known."""
 
-from __future__ import annotations
-
 import json
 import re
 from html import unescape

@@ -1,7 +1,5 @@
 """The evaluation of inverse dynamics models, of which one infers true actions with errors that are known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

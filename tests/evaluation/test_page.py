@@ -1,7 +1,5 @@
 """Tables mark the controls that win, pictures survive odd numbers; a report replaces its like and nothing else."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """`lattok view`: hostile names stay text, films and codes are those of the dataset, the page asks for nothing."""
 
-from __future__ import annotations
-
 import base64
 import re
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """Datasets and models whose right answers are known."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

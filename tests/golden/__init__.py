@@ -3,8 +3,6 @@
 Later versions must load it and give the same. `scripts/make_golden.py` adds those of a release.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a release has saved loads in all later ones, gives the same, and is known by the same hashes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

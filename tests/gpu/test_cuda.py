@@ -5,8 +5,6 @@ here with torch's own alarm and a device's own rounding. Without a GPU these are
 they rehearse what will be asked of one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext

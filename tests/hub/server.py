@@ -3,8 +3,6 @@
 Faults and refusals on request. What is pushed becomes a commit of a branch, or a pull request; large files come by LFS.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Model cards: the Hub's own classes read their facts, and their code runs as it stands."""
 
-from __future__ import annotations
-
 import math
 import re
 

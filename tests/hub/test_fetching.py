@@ -1,7 +1,5 @@
 """Datasets on the Hub, file by file: the real client against a Hub on this machine."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

@@ -1,7 +1,5 @@
 """What a stranger's model may name: nothing that lies here, no code, no sizes beyond what is there."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json

@@ -1,7 +1,5 @@
 """Models on the Hub, pushed and fetched: the real client against a Hub on this machine."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Weights against their configuration: nothing is built that the file does not hold, nothing unsound is loaded."""
 
-from __future__ import annotations
-
 import json
 import resource
 import struct

@@ -1,7 +1,5 @@
 """Tiny frozen networks in local folders, as timm and transformers read them. Random weights, no downloads."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fixtures of published latent action models, and what tests of them share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

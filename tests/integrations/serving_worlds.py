@@ -1,7 +1,5 @@
 """A benchmark of the harness without a simulator: it draws observations, and keeps what it sent and what came back."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What LARYBench reads of models, read as its code does; its probe, and the command."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """The Space's own work, with a stand-in for gradio: clips to codes and pictures, and what it refuses."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

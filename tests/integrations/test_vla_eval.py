@@ -1,7 +1,5 @@
 """The model server for vla-eval, over the protocol of the harness: its own connection, runner and orchestrator."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """What label columns are said to be: as annotation writes them, beside a dataset, made by others, contradictory."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from copy import copy

@@ -1,7 +1,5 @@
 """Latent actions in batches with LeRobot's keys, and batches that do not hold them as they should."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """Datasets with labels, pushed to a Hub on this machine with the real client and opened from there."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from types import SimpleNamespace

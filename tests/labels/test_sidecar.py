@@ -1,7 +1,5 @@
 """Labels beside a dataset: they join its columns, belong to it or are refused, and are read lazily."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor

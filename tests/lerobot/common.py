@@ -1,7 +1,5 @@
 """A model whose labels tell the frame that they belong to, and the comparison of all values that two readers see."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

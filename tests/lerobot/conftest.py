@@ -1,7 +1,5 @@
 """LeRobot's classes, for tests that are marked lerobot."""
 
-from __future__ import annotations
-
 import importlib
 
 import pytest

@@ -1,8 +1,6 @@
 """A point that is to be moved to a place that the instruction names: an environment of LeRobot, demonstrations of it,
 and an image model whose labels say where it is. Needs lerobot and gymnasium."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """LeRobot's own policies, small and with random weights, and batches as its training has them."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path

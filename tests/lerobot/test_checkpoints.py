@@ -1,7 +1,5 @@
 """A checkpoint of the plugin, behind the model server for vla-eval and in simulators: it acts as its policy does."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

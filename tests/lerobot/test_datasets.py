@@ -4,8 +4,6 @@ An annotated dataset it reads in every way it has: whole, in part, as a stream, 
 training script. Its own tools, which drop `meta/lattok.json`, leave the labels known.
 """
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The unmodified `lerobot` package opens what `lattok export` makes of datasets of other formats."""
 
-from __future__ import annotations
-
 import importlib
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """A dataset whose unknown actions were filled in: LeRobot opens it and trains on it as on any other."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What docs/howto/lerobot.md says to type, by LeRobot's own script: each policy with a few steps, and resumed."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

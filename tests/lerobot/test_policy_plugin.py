@@ -1,8 +1,6 @@
 """`--policy.type=lattok` in the unmodified LeRobot: its scripts for training, resuming and evaluation, its loading, and
 its loop for robots. Run with -s, it prints the figures."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import shutil

@@ -1,8 +1,6 @@
 """Latent supervision inside LeRobot's own policies: ACT and SmolVLA with random weights, LeRobot's dataset and loader,
 its preprocessors and its training step. Run with -s, it prints the figures."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path

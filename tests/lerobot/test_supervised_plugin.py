@@ -1,8 +1,6 @@
 """`--policy.type=lattok_supervised` in the unmodified LeRobot: its own ACT, Diffusion Policy and SmolVLA learn from
 labels in its own training, and what is left acts without lattok. Run with -s, it prints the figures."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """An annotated dataset for tests of policies, and small settings."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """docs/howto/benchmarks.md: bash runs the page with stand-ins for the programs, and each command is read by its own."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

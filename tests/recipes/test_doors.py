@@ -1,7 +1,5 @@
 """Recipes that lattok does not know: of another package, and of a family of tokenizers that has none of its own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """A few of the trials of scripts/kill_runs.py; the script itself does more, and some as users start them."""
 
-from __future__ import annotations
-
 import pytest
 
 from scripts.kill_runs import JOBS, kill_study, write_sources

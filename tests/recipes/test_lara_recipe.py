@@ -1,7 +1,5 @@
 """`lattok train lara`: a policy and a latent action model out of one run, alone and over two processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Policies that predict latents of all videos; the decoder that few actions taught acts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training on mixtures: resume, processes, normalisers of each dataset, and what the artefact knows about them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

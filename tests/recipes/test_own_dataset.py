@@ -1,7 +1,5 @@
 """The commands and snippets of docs/howto/own_dataset.md work as printed, on small datasets of their formats."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 

@@ -1,7 +1,5 @@
 """README and pages of the docs work as printed: commands in order, then all Python blocks, nothing defined for them."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Policies over several datasets: one model, normalisers and labels of each."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The commands and snippets of docs/howto/train_a_vla.md work as printed, on a few episodes and with few steps."""
 
-from __future__ import annotations
-
 import os
 import shlex
 

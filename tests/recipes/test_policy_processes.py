@@ -1,7 +1,5 @@
 """Two processes train the policy of one: the same losses, figures and weights, however labels are shared out."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Run folders: held by one, read back with care, and never a dead end."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

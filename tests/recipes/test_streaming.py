@@ -1,7 +1,5 @@
 """Training from streamed frames: exact repetition, resume and sharing; what is chosen is said, and damage is named."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """A dataset in memory with everything that policies learn from, and labels that a test can compute itself."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Crops against torchvision, colours against their definitions, draws that do not depend on processes."""
 
-from __future__ import annotations
-
 import colorsys
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Mixtures: proportions, draws and batches against brute force, and datasets that do not go together."""
 
-from __future__ import annotations
-
 import json
 from itertools import permutations
 

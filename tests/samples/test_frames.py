@@ -1,7 +1,5 @@
 """Frames are exactly those that a decode of the whole file gives, and errors name file and time."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Container
 from fractions import Fraction

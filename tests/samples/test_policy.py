@@ -1,7 +1,5 @@
 """Samples of policies against loops over the episodes: observations, actions, latent actions of columns and batches."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 

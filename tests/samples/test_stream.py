@@ -1,7 +1,5 @@
 """Streamed samples: each once per pass, the same for any number of processes, with the frames that are theirs."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Windows and pairs against loops that a reader can check by eye, and the draw of labelled pairs."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Policies as agents: what they are shown and told, what is refused before anything moves, what is only noted."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any

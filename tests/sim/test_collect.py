@@ -1,7 +1,5 @@
 """Collections: the same bytes with any number of workers and after a kill, episodes that can be made again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

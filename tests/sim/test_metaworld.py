@@ -1,7 +1,5 @@
 """Meta-World's paired scenes: they start in the middle, and show no goal. What every world promises: test_worlds.py."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import pytest

@@ -1,7 +1,5 @@
 """OGBench's tasks: what counts as done, where episodes start. What every world promises: test_worlds.py."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rollouts: equal start states for all, plans carried out without images, intervals, films, errors in one line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Rollouts in processes of their own: the same episodes, no hang when one dies, none that is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

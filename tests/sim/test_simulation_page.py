@@ -1,7 +1,5 @@
 """docs/howto/simulation.md as typed: commands and blocks in their order, with fewer episodes; its table of experts."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from importlib.util import find_spec

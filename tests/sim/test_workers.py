@@ -1,7 +1,5 @@
 """Processes with simulators: which environments they keep, and errors that name task and seed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """What every world promises: equal seeds, paired scenes, experts that win, what a variation changes and what not."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

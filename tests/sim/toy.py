@@ -1,7 +1,5 @@
 """A world without physics or OpenGL: a point on a line, two opposite tasks that only the instruction tells apart."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium
@@ -19,7 +17,7 @@ class ToyCameras:
 
     names = ("front", "wrist")
 
-    def __init__(self, env: Toy, size: int):
+    def __init__(self, env: "Toy", size: int):
         self.env, self.size = env, size
         self.rendered: list[str] = []  # names of all images so far
         self.closed = 0
@@ -46,7 +44,7 @@ class Toy(SimEnv):
     rate, limit, repeat = 40.0, 120, 4
     action_names = ("x", "y")
     state_names = ("place",)
-    made: list[Toy] = []  # noqa: RUF012 (for tests to look at)
+    made: "list[Toy]" = []  # noqa: RUF012 (for tests to look at)
 
     def __init__(self, task: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF):
         super().__init__(task, repeat=repeat)

@@ -1,7 +1,5 @@
 """What the workers of the tests do, found by them under this module's name."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What tests on the stand-in accelerator share: tiny datasets, and recipes of every kind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every artefact on the stand-in answers as on the CPU, bit for bit, wherever its inputs are."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`torch.compile` of training and of labelling: whole graphs, and with torch's own kernels the same numbers."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator
 from pathlib import Path

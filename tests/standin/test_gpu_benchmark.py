@@ -1,7 +1,5 @@
 """`python -m benchmarks.speed.gpu`, ten minutes of a machine with a GPU, rehearsed in full at small sizes."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Counted bytes: shapes alone give those of real numbers, and the page and `doctor` say what the table says."""
 
-from __future__ import annotations
-
 import gc
 import json
 import re

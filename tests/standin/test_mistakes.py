@@ -3,8 +3,6 @@
 Every plant is a change of a model of lattok as somebody could make it; what catches it is what all recipes are held to.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Parts that short runs do not reach: pretrained backbones, fits to data that lies there, other bottlenecks, probes."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is done with artefacts on the stand-in: labels, reports, comparisons, rollouts and a server, as on the CPU."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from collections.abc import Iterator, Sequence

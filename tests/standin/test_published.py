@@ -1,7 +1,5 @@
 """Published models on the stand-in: converted on the CPU, they label, encode and predict there as here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every recipe on the stand-in: the weights of the CPU, bit for bit, and no step that makes the host wait."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

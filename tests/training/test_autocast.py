@@ -3,8 +3,6 @@
 On a CPU, whose autocast rounds as that of CUDA does where it matters here: products, and what follows from them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

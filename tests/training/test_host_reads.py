@@ -4,8 +4,6 @@ No GPU is needed. Tensors of torch's device "meta" have shapes but no values, so
 line that does; a mode sees what copies from the host without `non_blocking`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Work in other processes: order, slots, errors in one line, and none that outlives its parent; work done ahead."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Without a terminal there is a line now and then, with the time left as far as it can be known."""
 
-from __future__ import annotations
-
 import pytest
 
 from lattok.utils import progress

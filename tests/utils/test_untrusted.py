@@ -1,7 +1,5 @@
 """What strangers send: names and links cannot lead elsewhere; values out of JSON have the types they are read as."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small policies and batches for tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

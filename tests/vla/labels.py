@@ -1,7 +1,5 @@
 """Labels with gaps, for tests of losses and of batches that hold them."""
 
-from __future__ import annotations
-
 import torch
 
 from lattok.types import LatentTarget

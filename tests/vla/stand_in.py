@@ -1,7 +1,5 @@
 """A policy with the surface and the call structure of LeRobot's, small enough for any test."""
 
-from __future__ import annotations
-
 from collections import deque
 
 import torch

@@ -1,7 +1,5 @@
 """The losses of Eq. 4 to 10 against loops in numpy, their masks, and what an average over shares of a batch gives."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

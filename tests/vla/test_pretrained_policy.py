@@ -1,7 +1,5 @@
 """`LatentVLA` over Hugging Face backbones, tiny and random: one family in all strategies, the others in two."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What a policy knows of its robot's own numbers; the maps themselves are tested where they act: serving and sim."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

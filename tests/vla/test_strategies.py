@@ -1,7 +1,5 @@
 """Strategies of the paper, and those and losses of somebody else: spans of any length, losses on several layers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from typing import Any
@@ -207,7 +205,7 @@ def test_a_loss_is_one_class_and_a_strategy_one_entry(monkeypatch):
             self.head = torch.nn.Linear(dim, 1)
 
         @classmethod
-        def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Length:
+        def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> "Length":
             return cls(dim, states_per_step)
 
         def _terms(self, states: torch.Tensor, target: LatentTarget, reduction: str) -> LossTerms:

@@ -1,7 +1,5 @@
 """A policy that is not ours with a latent loss, here a stand-in with LeRobot's surface."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import io

@@ -1,7 +1,5 @@
 """Heads and losses over the hidden states of any policy, and targets that do not fit them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Hidden states of a policy that is not ours, here a stand-in with LeRobot's surface."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Policies that act by the codes of an action tokenizer, over tokenizers of every kind of length and vocabulary."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """What benchmarks/speed/vla_step.py compares with does the same, and its memory is measured right."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Action spaces: conversions against scipy's rotations and by hand, what is refused, and datasets in another space."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from itertools import product

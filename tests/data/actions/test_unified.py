@@ -1,7 +1,5 @@
 """LatBot's unified spaces: where each number stands by the paper's list, scipy's rotations, and the way back."""
 
-from __future__ import annotations
-
 import json
 import pickle
 

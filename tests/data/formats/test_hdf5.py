@@ -1,7 +1,5 @@
 """robomimic and LIBERO files: values against h5py, tasks, rates, damaged files."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LeRobot datasets at scale and in other processes; what metadata may be and what is refused."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """RLDS datasets: what is offered equals an independent read, numbering is stable, and damage is named."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

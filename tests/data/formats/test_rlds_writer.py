@@ -1,7 +1,5 @@
 """Export to RLDS: read back by our own reader, by protobuf, and by TFDS where it is installed."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """TFRecord files: values equal those of protobuf, only what is asked for is read, and damage is always told."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

@@ -1,7 +1,5 @@
 """Folders of videos: frames against a full sequential decode, frame rates, captions, damaged files."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Pairs of frames: features pooled over the grid, and pairs exchanged for others."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

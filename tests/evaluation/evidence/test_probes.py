@@ -1,7 +1,5 @@
 """Ridge, MLPs, R², PCA and intervals against numpy, loops and closed forms that share no code with ours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Controls that are trained: what they learn from, and when they are trained again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

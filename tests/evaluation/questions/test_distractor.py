@@ -1,7 +1,5 @@
 """A distractor in worlds where it is known what each stream sees."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

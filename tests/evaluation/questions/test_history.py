@@ -1,7 +1,5 @@
 """Held-out tasks, and episodes that a model has learned from: nobody is judged on what was fitted to."""
 
-from __future__ import annotations
-
 import shutil
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What a policy decodes, on data whose answer is known; and the figures beside it, against loops."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Probes on tasks that they never saw, and pictures of what was read."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

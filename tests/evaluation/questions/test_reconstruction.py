@@ -1,7 +1,5 @@
 """Tokenizer figures against a computation by hand, and controls that must not see padding."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Rollouts on the report page."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

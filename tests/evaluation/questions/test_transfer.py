@@ -1,7 +1,5 @@
 """Latents of one clip applied to another, in worlds where that works exactly or not at all."""
 
-from __future__ import annotations
-
 import pytest
 
 from lattok.evaluation import evaluate

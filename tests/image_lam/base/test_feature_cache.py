@@ -1,7 +1,5 @@
 """Training from cached features equals training from frames, and the cache is whole and shared."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

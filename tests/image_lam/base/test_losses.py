@@ -1,7 +1,5 @@
 """Losses of the image latent action model against numpy and loops, and what they make of data that does not move."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Small models of clips, and batches for them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a configuration of `ClipLAM` may be: anybody may have written it."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """`ClipLAM` and its students over Hugging Face backbones, tiny and random."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

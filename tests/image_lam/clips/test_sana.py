@@ -1,7 +1,5 @@
 """SANA and its autoencoder as decoder and latent space (extra sana): tiny random ones, read as those on the Hub are."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

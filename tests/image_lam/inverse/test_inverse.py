@@ -1,7 +1,5 @@
 """Inverse dynamics models: what they compute, from which frames, and what they learn from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

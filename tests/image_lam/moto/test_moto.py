@@ -1,7 +1,5 @@
 """Latent action models of Moto and LARA, converted: fixtures of the published classes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

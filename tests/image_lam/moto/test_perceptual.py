@@ -1,7 +1,5 @@
 """LPIPS as a loss: VGG16 with random weights, since its own are a download."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Shapes that no fixture has: converted models against plain arithmetic in float64, which the fixtures confirm."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

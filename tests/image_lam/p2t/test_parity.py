@@ -1,7 +1,5 @@
 """Published models, converted, compute what the published implementation computes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Fixtures of published latent action models with architectures of their own, and what tests of them share."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple

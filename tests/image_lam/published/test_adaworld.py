@@ -1,7 +1,5 @@
 """AdaWorld's autoencoder, converted, computes what the published class computes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

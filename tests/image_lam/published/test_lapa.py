@@ -1,7 +1,5 @@
 """LAPA's quantizer, converted, computes what the published class computes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """LARYBench's quantizers, converted, compute what the published class computes (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """LaWAM's latent action model, converted, computes what the published classes compute (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

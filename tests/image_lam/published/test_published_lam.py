@@ -1,7 +1,5 @@
 """What every published model checks of a configuration that a stranger may have written."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -1,7 +1,5 @@
 """villa-X's latent action model, converted, computes what the published classes compute (tests/parity/README.md)."""
 
-from __future__ import annotations
-
 import re
 import shutil
 
