@@ -30,6 +30,7 @@ GROUPS = {
         "closed_loop_labels",
         "closed_loop_refined",
         "few_actions",
+        "inferred_actions",
         "vla_study",
         "vla_step",
         "joint_step",
@@ -55,6 +56,10 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
     ),
     "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
+    "inferred_actions": (
+        "benchmarks/closed_loop/inferred.py",
+        "[What they say](few_actions.md#inferred-actions-in-four-tasks).",
+    ),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }

@@ -90,7 +90,7 @@ def require(package: str) -> ModuleType:
     try:
         module = importlib.import_module(package)
     except ImportError:
-        hint = "To train a small policy without it: --backbone scratch."
+        hint = "A small policy needs none of it: backbone=scratch."
         checks.fail("backbone", f"the package {package} ({INSTALL})", "none", hint)
     if Version(module.__version__) < Version(MIN_VERSIONS[package]):
         checks.fail("backbone", f"{package} {MIN_VERSIONS[package]} or newer ({INSTALL})", module.__version__)

@@ -5,7 +5,7 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -305,8 +305,9 @@ class Recipe(ABC, Generic[Model]):
     def next_step(self) -> str:
         """Return what to type when it is trained."""
         source = self.dataset or parse_source(self.data.mix[0])[0]
-        if not split_by_task(open_dataset(source))[1]:
-            return f"No episode is held out to judge it by: {MORE}."
+        with suppress(LattokError):  # it may be gone by now
+            if not split_by_task(open_dataset(source))[1]:
+                return f"No episode is held out to judge it by: {MORE}."
         words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         return f"Judge it: {shlex.join(words)}"

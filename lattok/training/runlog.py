@@ -190,7 +190,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         if used < size / 4 or perplexity < size / 10:
             report.warnings[name] = (
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                + _remedy(module, "--" if name == "quantizer" else "--codebook-")
+                + _remedy(module, "" if name == "quantizer" else "codebook_")
             )
         elif stats.tokens_repeat:
             report.warnings[name] = (
@@ -222,21 +222,21 @@ class CodebookWatch:
         return CodebookReport(values, {name: text for name, text in warnings.items() if last or name not in growing})
 
 
-def _remedy(module: CodeUsage, flag: str) -> str:
-    """Return what has not been tried against collapse; `flag` begins options that only latent action models prefix."""
+def _remedy(module: CodeUsage, prefix: str) -> str:
+    """Return what has not been tried against collapse; `prefix` begins some options of latent action models."""
     config: QuantizerConfig | None = getattr(module, "config", None)
     if module.frozen:
         return "Its codes come from another model: train that one on data like this, with the same preset."
     if config is None:
-        return "There is no codebook to start or revive: lower --lr, or normalise the latents (--latent-norm batch)."
+        return "There is no codebook to start or revive: lower lr, or normalise the latents (latent_norm=batch)."
     if config.update == "gradient":  # latents find such a codebook more easily than it finds them
         if config.start != "uniform":
-            return "Start it small: --codebook-start uniform."
+            return "Start it small: codebook_start=uniform."
         if config.restart_every == 0 and config.revive_below == 0:
-            return f"Let dead codes restart as copies of used ones: {flag}restart-every 100."
+            return f"Let dead codes restart as copies of used ones: {prefix}restart_every=100."
         return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."
     if config.start != "kmeans":
-        return "Start it from data: --codebook-start kmeans."
+        return "Start it from data: codebook_start=kmeans."
     if config.revive_below == 0:
-        return f"Revive dead codes: {flag}revive-below 0.03."
-    return f"Early on this passes; if it stays, lower --lr or start the codebook later: {flag}continuous-steps."
+        return f"Revive dead codes: {prefix}revive_below=0.03."
+    return f"Early on this passes; if it stays, lower lr or start the codebook later: {prefix}continuous_steps."

@@ -22,7 +22,7 @@ SHORT = {
     "idm": FEW,
     "vla": [*FEW, "--backbone", "scratch", "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
-ONCE = {"collect": ["--episodes", "1"], "rollout": ["--episodes", "1", "--env", "metaworld-pairs/drawer-open"]}
+ONCE = {"collect": ["--episodes", "1"], "rollout": ["--episodes", "1"]}
 ELSEWHERE = (
     "org/lam",
     "lattok convert",
@@ -66,7 +66,10 @@ def blocks(page: str, kind: str) -> list[str]:
 
 
 def run(line: str, capsys) -> None:
-    words = shlex.split(line.replace("DATASET", "path/to/dataset"), comments=True)[1:]
+    line = line.replace("DATASET", "path/to/dataset").replace(
+        "--env metaworld-pairs", "--env metaworld-pairs/drawer-open"
+    )
+    words = shlex.split(line, comments=True)[1:]
     words += SHORT.get(words[1], []) if words[0] == "train" else ONCE.get(words[0], [])
     assert main(words) in ((0, 1) if words[0] == "doctor" else (0,)), (line, capsys.readouterr().err)
 

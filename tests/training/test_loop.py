@@ -704,12 +704,12 @@ def test_two_processes_learn_what_one_does(tmp_path):
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"start": "normal"}, "Start it from data: --codebook-start kmeans."),
-        ({"start": "kmeans", "update": "gradient"}, "Start it small: --codebook-start uniform."),
-        ({"start": "uniform", "update": "gradient", "revive_below": 0.0}, "copies of used ones: --codebook-restart-e"),
+        ({"start": "normal"}, "Start it from data: codebook_start=kmeans."),
+        ({"start": "kmeans", "update": "gradient"}, "Start it small: codebook_start=uniform."),
+        ({"start": "uniform", "update": "gradient", "revive_below": 0.0}, "copies of used ones: codebook_restart_e"),
         ({"start": "uniform", "update": "gradient"}, "if it stays, use the `robust` preset"),
-        ({"revive_below": 0.0}, "Revive dead codes: --codebook-revive-below 0.03."),
-        ({}, "lower --lr or start the codebook later: --codebook-continuous-steps."),
+        ({"revive_below": 0.0}, "Revive dead codes: codebook_revive_below=0.03."),
+        ({}, "lower lr or start the codebook later: codebook_continuous_steps."),
     ],
 )
 def test_the_warning_names_what_has_not_been_tried(options, remedy):
@@ -718,7 +718,7 @@ def test_the_warning_names_what_has_not_been_tried(options, remedy):
     quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
     assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings["control"]
     quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
-    of_actions = remedy if "-start" in remedy else remedy.replace("--codebook-", "--")  # as its options are called
+    of_actions = remedy if "_start" in remedy else remedy.replace("codebook_", "")  # as its options are called
     assert of_actions in codebook_report(nn.ModuleDict({"quantizer": quantizer})).warnings["quantizer"]
 
 
