@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ SIDECAR_ROWS = 2**20  # per file
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
 UNITS = "units"
+HEADERS = Lock()  # numpy parses them as Python, which fails at times in two threads of Python 3.11
 
 
 class Unit(NamedTuple):
@@ -131,7 +133,7 @@ class Staging(Output):
 
     def load(self, key: str) -> UnitLabels:
         try:
-            with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+            with HEADERS, open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in stored if name != FAILED}
                 return UnitLabels(rows, _failures(stored))
         except DAMAGED:

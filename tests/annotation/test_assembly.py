@@ -1,8 +1,11 @@
 """Files of the output, several at once: the same bytes however many, and nothing kept of what was interrupted."""
 
+import time
+
+import numpy as np
 import pytest
 
-from lattok.annotation import annotate, assembly
+from lattok.annotation import annotate, assembly, units
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, tree
 
@@ -13,6 +16,24 @@ def test_the_same_bytes_by_any_number_of_threads(source, tmp_path, monkeypatch):
     expected = tree(annotate(source, MODELS, tmp_path / "alone"))
     monkeypatch.setattr(assembly, "cores", lambda: 3)
     assert tree(annotate(source, MODELS, tmp_path / "out")) == expected
+
+
+def test_headers_of_arrays_are_parsed_by_one_thread_at_a_time(source, tmp_path, monkeypatch):
+    """Python 3.11 raises a SystemError at times where two threads parse at once."""
+    inside, real = [], np.load
+
+    def slowly(*args, **options):
+        inside.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return real(*args, **options)
+
+    seen = []
+    monkeypatch.setattr(units.np, "load", lambda *args, **options: seen.append(len(inside)) or slowly(*args, **options))
+    monkeypatch.setattr(assembly, "cores", lambda: 3)
+    annotate(source, MODELS, tmp_path / "out")
+    assert len(seen) > 3
+    assert set(seen) == {0}
 
 
 def test_an_interrupt_between_two_files_keeps_the_labels(source, tmp_path, monkeypatch):
