@@ -19,8 +19,8 @@ KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of i
 
 def inspect(
     dataset: Dataset,
-    action_key: str = "",
-    state_key: str = "",
+    action_key: str | None = None,
+    state_key: str | None = None,
     cameras: Names = (),
     episodes: Episodes = None,
     stride: str | None = None,
@@ -42,7 +42,7 @@ def inspect(
 
     opened = lattok.open_dataset(dataset)
     for argument, key in {"action_key": action_key, "state_key": state_key}.items():
-        if key and (asked := flags.column(key)) is not None:
+        if (asked := flags.column(key)) is not None:
             vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
     found = inspect_dataset(opened, **options)

@@ -133,7 +133,7 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
-    shown = "" if default in (MISSING, None, (), "") else f"(default: {text_of(default)})"
+    shown = "" if default in (MISSING, None, ()) else f"(default: {text_of(default)})"
     flag = "" if mark.positional else f"--{name.rstrip('_').replace('_', '-')}"
     return Word(f"{flag} {metavar}".strip(), f"{text} {shown}".strip(), "", False, default is MISSING, name, kind)
 

@@ -233,9 +233,8 @@ class LatentEvidence:
         def kmeans(key: str, what: str, rows: Coordinates) -> CodeStream:
             if (target := self.target) is None:
                 return self.kmeans(key, what, rows, rows.sizes[0])
-            streams = {
-                width: self.kmeans(key, what, rows, width) for width in rows.sizes
-            }  # chosen on training episodes
+            # the width is chosen on training episodes
+            streams = {width: self.kmeans(key, what, rows, width) for width in rows.sizes}
             return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
 
         found = (
