@@ -24,7 +24,8 @@ REQUIRED_FACTS = ("spec", "dataset", "columns", "threads", "versions")  # of eve
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What meta/info.json says is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
-MAX_GAPS = 5  # episodes without labels that are looked at
+AT_SOURCE = "Verify them with what was labelled: lattok verify DATASET --labels LABELS --model MODEL"
+MAX_GAPS = 20  # episodes without labels that are looked at
 MAX_RELATIVE_DEVIATION = 1e-4  # of a vector from the largest number in it: what other versions may explain
 
 
@@ -119,7 +120,7 @@ def _verify_one(
         fill="fills" in entry,
     )
     if entry.get("frames", "same") != "same" and model.label_source == "video":
-        yield "- labels were made from frames that were encoded again since: verify them with their source (`labels`)"
+        yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
         return
     work = Work(dataset, {prefix: model}, options)
     try:
@@ -131,7 +132,8 @@ def _verify_one(
     for part in entry.get("unlabelled", ()):
         missing.update(part["episodes"])
         yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
-    yield from _check_gaps(dataset, entry, [e for e in dataset.episodes if e.index in missing][:MAX_GAPS])
+    gaps = [e for e in dataset.episodes if e.index in missing]
+    yield from _check_gaps(dataset, entry, _sample(gaps, MAX_GAPS, seed))
     chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
     yield from _compare(work, entry, chosen, made)
 

@@ -1,5 +1,6 @@
 """`lattok inspect`, `view`, `collect`, `annotate`, `verify`, `export`: datasets are seen, made, labelled, copied."""
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,8 +13,11 @@ from lattok.cli import flags
 from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
 from lattok.utils.progress import ProgressBar
 
+SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
+NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
 
 
@@ -47,7 +51,14 @@ def inspect(
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
     found = inspect_dataset(opened, **options)
     print(checks.printable(found.render()))
-    return int(any(finding.severity == "error" for finding in found.findings))
+    if any(finding.severity == "error" for finding in found.findings):
+        return 1
+    if (action_key or "action") in opened.features:  # without actions, a finding says what to do
+        key = ["--action-key", action_key] if action_key else []
+        video = ("image-lam", ["--preset", "tiny+robust", "--features", "pixels"], SMALL)
+        kind, small, said = video if opened.cameras else ("action-vq", [], "Train a tokenizer on it:")
+        print(f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', 'my-model', *key, *small])}")
+    return 0
 
 
 def view(
@@ -211,6 +222,10 @@ def annotate(
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
+    if not own and dataset.endswith(".json"):  # whose columns and cameras the copy has as they were stored
+        said = {key: value for key, value in read_json(Path(dataset)).items() if key not in NOT_COPIED}
+        words = shlex.quote(json.dumps({"dataset": result.path.name, **said}))
+        print(f"To open it as {dataset} does: echo {words} > {shlex.quote(out.rstrip('/') + '.json')}")
     _say_what_next([dataset, "--labels", out] if own else [out], model, prefix, revision)
     if own:
         use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))

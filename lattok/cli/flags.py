@@ -77,6 +77,7 @@ class Word(NamedTuple):
     required: bool
     name: str = ""
     kind: Any = None
+    unless: tuple[str, ...] = ()  # flags that stand for it
 
     @property
     def positional(self) -> bool:
@@ -221,6 +222,9 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
         values |= {place.name: _value(command, place.shown, place.kind, own)} if own else {}
     if alone:
         refuse(command, f": there is no place for {' '.join(alone)}.")
+    for each in known if taken else ():
+        if each.unless and not values.keys() & {each.name, *each.unless}:
+            refuse(command, f" needs {each.shown}.{taken.replace('NEEDED', each.shown)}")
     if missing := [each for each in known if each.required and each.name not in values]:
         said = "; ".join(f"{each.shown} {each.said}".rstrip(" .") for each in missing)
         refuse(command, f" needs {said}.{taken.replace('NEEDED', missing[0].shown) if missing[0].positional else ''}")
@@ -279,7 +283,8 @@ def _one(parts: Set[Any], word: str) -> Any:
             raise ValueError
         return int(word) if whole else float(word)
     except ValueError:
-        hint = ". Put spaces between several" * ("," in word)
+        hint = ". It must be finite" if word.lower().lstrip("+-") in ("inf", "infinity", "nan") else ""
+        hint += ". Put spaces between several" * ("," in word)
         raise ValueError(f"expected a {'whole ' * whole}number, got {word!r}{hint}") from None
 
 

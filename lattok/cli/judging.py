@@ -1,5 +1,7 @@
 """`lattok evaluate`, `compare`, `rollout` and `doctor`: how good models are, what policies do, what is wrong."""
 
+import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,11 @@ def evaluate(
         chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
-    print(checks.printable(as_typed(report.to_text())))
+    text = as_typed(report.to_text())
+    if out:  # reports do not say where they lie
+        place = f" --out {shlex.quote(out)}"
+        text = re.sub("lattok evaluate .* --controls trained", lambda found: found[0] + place, text)
+    print(checks.printable(text))
     print(f"Report{', in place of the last one' * replaces}: {target / REPORT_HTML}")
 
 

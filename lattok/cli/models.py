@@ -38,6 +38,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
         parts[group] = [every[name] for name in groups[group] if name not in first]
     choices = {**_choices(), **recipe_class.choices}
     _, dataset, *run = flags.words_of(_train)
+    dataset = dataset._replace(unless=("mix", "config", "resume"))
     listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
     for group, options in parts.items():
         listed += flags.of_options(options, shown, choices, group, more=group != "common")
@@ -73,15 +74,17 @@ def _train(
     Args:
         out: New folder for the model and its run.
         preset: Named settings, joined by "+"; `lattok presets` says what each sets.
-        config: JSON file with options, such as run/recipe.json of a run: flags win over it, it over the preset.
+        config: JSON file with options: flags win over it, it over the preset. The run/recipe.json of a run also names
+            its dataset and preset.
         resume: Continue the run in --out.
         study: Train all strategies, and controls, with the same seed and data order, and compare them.
     """
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
-    stored, stored_preset = read_options(config, recipe_class.kind)
-    preset, options = preset or stored_preset, recipe_class.over(stored, given)
+    stored = read_options(config, recipe_class.kind)
+    preset, options = preset or stored.preset, recipe_class.over(stored.options, given)
+    dataset = dataset or (None if given.get("mix") else stored.dataset)
     if resume:
         recipe = recipe_class.resumed(dataset, out, preset, options)
     else:

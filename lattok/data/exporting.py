@@ -108,7 +108,7 @@ def export(
         checks.warn(what, stacklevel=2)
         plan.kept.clear()
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
-    kept = _types(plan, chosen)
+    kept, records = _types(plan, chosen), [*_records(plan, chosen)]
     try:
         with (
             RLDSWriter(out, dataset.fps, features)
@@ -116,7 +116,7 @@ def export(
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
             _write(writer, plan, chosen, progress)
-            for name, value in _records(plan, chosen):
+            for name, value in records:
                 writer.write_meta(name, value)
             if texts := getattr(dataset, "subtask_texts", ()):
                 writer.write_subtasks(texts)
@@ -290,9 +290,14 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     entries = read_json(safe_path(dataset.root, known, str(known))) if annotated else {}
     entries |= {} if dataset.labels is None else dataset.labels.provenance
     if entries:
-        made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
-        done = dict(dataset.actions_as)
-        yield PROVENANCE.name, {prefix: _provenance(entry, exact, new_index, done) for prefix, entry in made.items()}
+        done, made = dict(dataset.actions_as), dict[str, Any]()
+        for prefix, entry in entries.items():
+            try:
+                made[prefix] = _provenance(entry, exact, new_index, done)
+            except (AttributeError, KeyError, TypeError):  # a stranger's file
+                hint = "Export without it: remove that file, or annotate again."
+                checks.fail(f"{prefix}` in `{known}", "what annotate writes there", f"{entry!r:.60}", hint)
+        yield PROVENANCE.name, made
 
 
 def _provenance(

@@ -307,7 +307,8 @@ class Recipe(ABC, Generic[Model]):
         source = self.dataset or parse_source(self.data.mix[0])[0]
         with suppress(LattokError):  # it may be gone by now
             if not split_by_task(open_dataset(source))[1]:
-                return f"No episode is held out to judge it by: {MORE}."
+                label = shlex.join(["lattok", "annotate", source, "--model", self.out, "--out", "my-labels"])
+                return f"No episode is held out to judge it by: {MORE}. Label with it: {label}"
         words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         return f"Judge it: {shlex.join(words)}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
@@ -49,16 +49,25 @@ def never_saved(out: Path) -> bool:
     return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 
 
-def read_options(path: str | None, kind: str | None = None) -> tuple[dict[str, Any], str | None]:
-    """Read options and preset from a JSON file: `{name: value}`, or recipe.json of a run of this `kind`, which names
-    its preset."""
+class Stored(NamedTuple):
+    """What a file says of a run."""
+
+    options: dict[str, Any]
+    preset: str | None = None
+    dataset: str | None = None
+
+
+def read_options(path: str | None, kind: str | None = None) -> Stored:
+    """Read options from a JSON file: `{name: value}`, or recipe.json of a run of this `kind`, which names its preset
+    and dataset."""
     value = files.read_json(Path(path), 'Write {"steps": 1000, "lr": 0.001}.') if path is not None else {}
     if "options" in value and kind is not None and (found := value.get("kind", kind)) != kind:
         checks.fail(f"{path}", f"options of {kind}", f"those of a run of {found}", f"Use it with lattok train {found}.")
-    options, preset = value.get("options", value), value.get("preset") if "options" in value else None
-    if not isinstance(options, dict) or not isinstance(preset, str | None):
-        checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "options or a preset of another kind")
-    return {name.replace("-", "_"): value for name, value in options.items()}, preset
+    run = value if "options" in value else {"options": value}
+    options, preset, dataset = (run.get(name) for name in Stored._fields)
+    if not (isinstance(options, dict) and isinstance(preset, str | None) and isinstance(dataset, str | None)):
+        checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "entries of another kind")
+    return Stored({name.replace("-", "_"): value for name, value in options.items()}, preset, dataset)
 
 
 def first_process() -> bool:

@@ -1,6 +1,7 @@
 """Verification: it holds for labels as they were made, and says what is wrong with others."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -184,9 +185,19 @@ def test_episodes_without_labels_are_mentioned(labelled):
     assert "46 frames of 3 of 4" in text
 
 
+def test_gaps_are_drawn_by_seed(labelled, monkeypatch):
+    """No choice of places for stolen labels is safe from every seed."""
+    monkeypatch.setattr(sys.modules["lattok.annotation.verify"], "MAX_GAPS", 1)
+    change(labelled, "tok", unlabelled=[{"episodes": [0, 1, 2], "reason": "a damaged file"}])
+    found = [verify(labelled, {"tok": FakeTokenizer()}, seed=seed).render() for seed in range(12)]
+    named = {episode for text in found for episode in re.findall(r"codes: episode (\d) counts", text)}
+    assert named == {"0", "1", "2"}
+
+
 def test_frames_that_were_encoded_anew(labelled):
     change(labelled, "latent", frames="source")
-    assert "verify them with their source" in verify(labelled, {"latent": FakeLAM()}).render()
+    text = verify(labelled, {"latent": FakeLAM()}).render()
+    assert "- not checked: labels were made from frames that were encoded again since" in text
 
 
 def test_a_damaged_source_is_a_finding(labelled):

@@ -303,7 +303,10 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
         (["train", "vla", "D"], "lattok train vla needs --out DIR New folder for the model and its run. See"),
         (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: expected a number, got 'fast'. See"),
-        (["train", "fsq", "D", "--out", "x", "--lr", "inf"], "--lr: expected a number, got 'inf'. See"),
+        (
+            ["train", "fsq", "D", "--out", "x", "--lr", "inf"],
+            "--lr: expected a number, got 'inf'. It must be finite. See",
+        ),
         (["inspect", "D", "--horizon", "8.0"], "lattok inspect: --horizon: expected a whole number, got '8.0'. See"),
         (["inspect", "D", "--horizon", "1_0"], "--horizon: expected a whole number, got '1_0'. See"),
         (
@@ -312,6 +315,11 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         ),
         (["export", "D", "--out", "x", "--size", "64x64"], "--size needs 2 values with spaces between them."),
         (["annotate", "--model", "a", "D", "--out", "x"], "(*.json). --model took a D: put DATASET first. See"),
+        (
+            ["train", "image-lam", "--cameras", "top", "D", "--out", "x"],
+            "lattok train image-lam needs DATASET. --cameras took top D: put DATASET first. See",
+        ),
+        (["train", "vla", "--mix", "a:1", "b:1", "--out", "x"], "`dataset`: expected a folder, a description file"),
         (["train", "--out", "x", "image-lam", "D"], "vqbet right behind it."),
         (["evaluate", "M", "D", "--ep", "3"], "Did you mean --episodes?"),
         (["inspect", "sample/dataset", "--cameras", "corne2"], "got 'corne2'. Did you mean corner2?"),

@@ -124,6 +124,9 @@ def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: 
     assert f"\n    {advice}\n" in report
     again = said(f"{advice} --device cpu")
     assert "needs trained controls" not in again
+    elsewhere = said(f"{judge} --device cpu --out 'my report'")
+    (advice,) = set(re.findall(r"(lattok evaluate lam vids --controls trained --out .*)\n", elsewhere))
+    assert "Report, in place of the last one: my report/report.html" in said(f"{advice} --device cpu")
     said(f"{judge} --device cpu --action-key none --state-key None --out other")
     assert json.loads(Path("other/report.json").read_text())["provenance"]["options"]["action_key"] is None
 
@@ -361,6 +364,15 @@ def test_columns_in_parts_are_joined_as_the_commands_say(parts: str, said: Said)
     assert "Nothing found that would hurt." in said(["inspect", name])
     trained = said(["train", "image-lam", name, "--out", "lam", *train["image-lam"]])
     assert "Judge it" in trained
+    labelled = said(["annotate", name, "--model", "lam", "--out", "runs/with labels", "--device", "cpu"])
+    (describe,) = re.findall(f"To open it as {name} does: (.*)\n", labelled)
+    words = shlex.split(describe)
+    assert (words[0], words[2:]) == ("echo", [">", "runs/with labels.json"])
+    Path(words[3]).write_text(words[1])
+    for key, joined in PARTS.items():
+        want = np.column_stack([open_dataset(parts).columns(1, [each])[each] for each in joined])
+        np.testing.assert_array_equal(open_dataset(words[3]).columns(1, [key])[key], want)
+    assert "rows equal" in said(["verify", words[3], "--model", "lam", "--device", "cpu"])
     for key, names in PARTS.items():
         Path(name).write_text(json.dumps({"dataset": parts, "fps": None, "columns": {key: names}}))
         (columns,) = re.findall(rf'To join them, set in {name}: "columns": ({{.*}})', plain(said(["inspect", name])))
@@ -379,7 +391,7 @@ def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, sa
     assert refused.endswith("Video without actions needs --labelled-fraction 0.\n")
 
 
-def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said):
+def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, capsys):
     for name in "bc":
         Path(videos, f"{name}.mp4").unlink()
     inspected = said(["inspect", videos])
@@ -391,6 +403,11 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said):
     trained = said([*shlex.split(train), "--steps", "6"])
     assert "No episode is held out to judge it by: record more, or cut the video:" in trained
     assert "lattok evaluate" not in trained
+    labelled = said(after("Label with it", trained))
+    joined = after("Join them", labelled)  # as videos, whose frames are others
+    said(joined)
+    assert main(["verify", "joined", "--model", "my-lam"]) == 1
+    assert "Verify them with what was labelled: lattok verify DATASET --labels" in capsys.readouterr().out
     assert "None can judge: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)
     Path(videos, "again.mp4").write_bytes(Path(videos, "a.mp4").read_bytes())
     assert "Report" in said(["evaluate", "my-lam", videos, "--device", "cpu"])
@@ -412,6 +429,9 @@ def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callab
     assert "both" in said(["inspect", str(place), "--state-key", "both"])
     options = ["--preset", "scratch", "--steps", "1", "--horizon", "2", "--state-key", "both"]
     said(["train", "vla", str(place), "--out", "p", *options])
+    said(["train", "vla", "--config", "p/run/recipe.json", "--out", "same"])  # which names dataset and preset
+    recipes = [json.loads(Path(out, "run/recipe.json").read_text()) for out in ("p", "same")]
+    assert recipes[0] == recipes[1]
     dataset, seen = open_dataset(place), json.loads(Path("p/config.json").read_text())
     want = [dataset.columns(1, [key])[key] for key in ("observation.state", "action")]
     np.testing.assert_array_equal(dataset.columns(1, ["both"])["both"], np.concatenate(want, 1))

@@ -118,6 +118,19 @@ def test_labels_are_columns_with_their_provenance(stored, pixels, tmp_path):
     assert read_meta(fourth, "lattok.json")["latent"]["frames"] == "same"
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [5, [], {"cameras": 5}, {"unlabelled": 3}, {"unlabelled": [{}]}, {"unlabelled": [{"episodes": [[]]}]}],
+    ids=str,
+)
+def test_what_a_stranger_says_of_labels_is_refused_before_anything_is_written(entry, tmp_path):
+    source = write_dataset(tmp_path / "d", [12, 7], ("lift", "push"))
+    (source / "meta/lattok.json").write_text(json.dumps({"latent": entry}))
+    with pytest.raises(LattokError, match=r"`latent` in `.*lattok.json`: expected what annotate writes there"):
+        export(open_dataset(source), tmp_path / "out", images="image")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
 def test_a_part_of_a_lerobot_dataset(tmp_path):
     source = open_dataset(write_dataset(tmp_path / "d", [12, 7, 9, 3], ("lift", "push")))
     done = export(source, tmp_path / "out", episodes="1:3", **H264)

@@ -187,7 +187,7 @@ def test_the_mixture_of_table_6_is_a_file_of_options(tmp_path, monkeypatch):
     """One option opens 29 description files of the current folder with the weights that are printed."""
     rows = [row.rsplit(": ", 1) for row in TABLE_6.strip().splitlines()]
     file = Path(__file__).parents[2] / "docs/howto/latbot_mixture.json"
-    options, preset = read_options(str(file))
+    options, preset, _ = read_options(str(file))
     named = [parse_source(text) for text in options["mix"]]
     assert (len(named), preset) == (len(rows), None) == (29, None)
     for (path, weight), (name, printed) in zip(named, rows, strict=True):

@@ -165,9 +165,15 @@ def test_every_option_says_what_it_is(kind):
 def test_config_files(tmp_path):
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"steps": 5}))
-    assert read_options(str(path)) == ({"steps": 5}, None)
+    assert read_options(str(path)) == ({"steps": 5}, None, None)
     path.write_text(json.dumps({"preset": "quick", "options": {"steps": 5}}))
-    assert read_options(str(path)) == ({"steps": 5}, "quick")
+    assert read_options(str(path)) == ({"steps": 5}, "quick", None)
+    path.write_text(json.dumps({"dataset": "data/a", "preset": None, "options": {}}))
+    assert read_options(str(path)) == ({}, None, "data/a")
+    for wrong in ({"options": {}, "dataset": 5}, {"options": {}, "preset": []}, {"options": [1]}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(LattokError, match="or a run/recipe.json, got entries of another kind"):
+            read_options(str(path))
     path.write_text("[")
     with pytest.raises(LattokError, match="options.json is not valid JSON"):
         read_options(str(path))
