@@ -32,6 +32,7 @@ OUT = Path("benchmarks/results/inferred_actions.json")
 SOURCES = (
     "idm",
     "idm-video",
+    "idm-known_video",
     "idm-reversible",
     "idm-proprio",
     "idm-past",

@@ -100,7 +100,7 @@ def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int
     if which.kind == "idm":
         given["action_key"] = EXECUTED  # which is what a video shows
     given["episodes"], acting = regime.episodes(seed), known_episodes(data, regime, seed)
-    if acting is not None and which.source == "actions":
+    if acting is not None and (which.source == "actions" or which.known_alone):
         given["episodes"] = acting
     elif acting is not None and given.get("labelled_fraction") != 0:
         given["action_episodes"] = acting

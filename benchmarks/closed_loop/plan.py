@@ -62,6 +62,7 @@ class Labels(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     source: str = "video"  # or "actions"
     of: str | None = None  # the labels that a control changes
+    known_alone: bool = False  # the model sees no other demonstrations than those whose actions are known
 
 
 class Regime(NamedTuple):
@@ -109,10 +110,16 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "teacher": Labels("LatBot's teacher", "clip-lam", {"preset": "tiny"}),
         "idm": Labels("inverse model, pixels", "idm", {"preset": "tiny"}),
         "idm-video": Labels("inverse model, all videos teach", "idm", {"preset": "tiny", "loss_reversal": 0.5}),
+        "idm-known_video": Labels(
+            "inverse model, known videos backwards too",
+            "idm",
+            {"preset": "tiny", "loss_reversal": 0.5},
+            known_alone=True,
+        ),
         "idm-reversible": Labels("inverse model, half of it reversible", "idm", {"preset": "tiny", "reversible": 2}),
         "idm-proprio": Labels("inverse model, pixels and proprio", "idm", {"preset": "tiny", "proprio": True}),
         "idm-past": Labels("inverse model without later frames", "idm", {"preset": "tiny", "offsets": (-2, -1, 0)}),
-        # one network each, judged without policies (docs/few_actions.md, the second plan)
+        # one network each, judged without policies (docs/few_actions_plans.md, the second plan)
         **{
             f"one{name}": Labels(f"one network{title}", "idm", {"preset": "tiny", "members": 1, **options})
             for name, title, options in (
@@ -177,6 +184,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", filled=True),
         "idm": Row("Inverse model", "baseline", "idm", filled=True),
         "idm-video": Row("Inverse model, all videos teach", "baseline", "idm-video", filled=True),
+        "idm-known_video": Row("*control:* only known videos teach it", "baseline", "idm-known_video", filled=True),
         "idm-reversible": Row("Inverse model, half of it reversible", "baseline", "idm-reversible", filled=True),
         "idm-proprio": Row("Inverse model, proprio too", "baseline", "idm-proprio", filled=True),
         "idm-blind_policy": Row("Inverse model, no proprio at all", "baseline", "idm", {"proprio": False}, filled=True),
@@ -260,7 +268,7 @@ FEW_ACTIONS = (  # of regimes in which some actions are unknown
     *("baseline", "idm", "idm-video", "idm-proprio", "idm-blind_policy", "no_proprio", "idm-la_align", "la_align-idm"),
     *("decoded", "idm-past", "idm-shuffled", "proprio", "executed"),
 )
-FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-reversible", "executed")
+FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-known_video", "idm-reversible", "executed")
 MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
 ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
@@ -268,7 +276,7 @@ OWN_PAGE = frozenset(
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
-        "idm-reversible",
+        *("idm-reversible", "idm-known_video"),
         *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )

@@ -1,4 +1,4 @@
-"""Tables of the studies that were planned first (docs/few_actions.md, docs/acting_by_tokens.md), from results alone.
+"""Tables of the studies that were planned first (docs/few_actions*.md, docs/acting_by_tokens.md), from results alone.
 
 python -m benchmarks.closed_loop.planned few_actions        # reads benchmarks/results/few_actions/, writes the tables
 python -m benchmarks.closed_loop.planned acting_by_tokens   # as few_actions.md and .json beside it
@@ -81,6 +81,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 ),
                 Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
                 Family("Four tasks known", "four-tasks", (("idm-video", OWN), ("idm-reversible", OWN))),
+                Family("What videos add", "four-tasks", (("idm-video", "idm-known_video"), ("idm-known_video", OWN))),
                 Family("Second world", "other-world-few", ((OWN, BASE),)),
                 Family("What labels must be, second world", "other-world-few", ((OWN, "idm-past"), ("executed", OWN))),
             ),

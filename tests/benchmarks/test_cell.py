@@ -48,6 +48,20 @@ def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):
     assert labels.known_episodes(tmp_path, REGIMES["plentiful"], 0) is None
 
 
+def test_a_control_sees_no_video_but_that_of_known_actions(monkeypatch, tmp_path):
+    """It is trained as `idm-video` otherwise."""
+    monkeypatch.setattr(labels, "known_episodes", lambda *args: "3,7")
+    given = {}
+    monkeypatch.setattr(labels.lattok, "train", lambda recipe: given.setdefault(recipe.out.rsplit("/")[-1], recipe))
+    for name in ("idm-video", "idm-known_video"):
+        labels.label_model(tmp_path, tmp_path / "demonstrations", name, REGIMES["four-tasks"], 5)
+    every, alone = (recipe.options() for recipe in given.values())
+    assert (every["episodes"], every["action_episodes"]) == ("train", "3,7")
+    assert (alone["episodes"], alone["action_episodes"]) == ("3,7", None)
+    assert {name for name in every if every[name] != alone[name]} == {"episodes", "action_episodes"}
+    assert alone["loss_reversal"] == 0.5
+
+
 def test_filled_rows_learn_from_the_episodes_of_all_other_rows(monkeypatch, tmp_path):
     """A dataset that says which actions were measured has another split: only measured ones are held out there."""
     episodes = {"demonstrations": range(5), "filled": range(2, 5)}
