@@ -222,11 +222,12 @@ def annotate(
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
+    place = [dataset, "--labels", out] if own else [out]
     if not own and dataset.endswith(".json"):  # whose columns and cameras the copy has as they were stored
         said = {key: value for key, value in read_json(Path(dataset)).items() if key not in NOT_COPIED}
-        words = shlex.quote(json.dumps({"dataset": result.path.name, **said}))
-        print(f"To open it as {dataset} does: echo {words} > {shlex.quote(out.rstrip('/') + '.json')}")
-    _say_what_next([dataset, "--labels", out] if own else [out], model, prefix, revision)
+        words, place = shlex.quote(json.dumps({"dataset": result.path.name, **said})), [f"{out.rstrip('/')}.json"]
+        print(f"Describe it as {dataset} describes its dataset: echo {words} > {shlex.join(place)}")
+    _say_what_next(place, model, prefix, revision)
     if own:
         use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))
         print(f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', 'joined'])}")

@@ -365,14 +365,21 @@ def test_columns_in_parts_are_joined_as_the_commands_say(parts: str, said: Said)
     trained = said(["train", "image-lam", name, "--out", "lam", *train["image-lam"]])
     assert "Judge it" in trained
     labelled = said(["annotate", name, "--model", "lam", "--out", "runs/with labels", "--device", "cpu"])
-    (describe,) = re.findall(f"To open it as {name} does: (.*)\n", labelled)
+    (describe,) = re.findall(f"Describe it as {name} describes its dataset: (.*)\n", labelled)
     words = shlex.split(describe)
     assert (words[0], words[2:]) == ("echo", [">", "runs/with labels.json"])
     Path(words[3]).write_text(words[1])
     for key, joined in PARTS.items():
         want = np.column_stack([open_dataset(parts).columns(1, [each])[each] for each in joined])
         np.testing.assert_array_equal(open_dataset(words[3]).columns(1, [key])[key], want)
-    assert "rows equal" in said(["verify", words[3], "--model", "lam", "--device", "cpu"])
+    assert "rows equal" in said(after("Check them", labelled))
+    Path(name).write_text(json.dumps({"dataset": parts, "cameras": {"top": "front"}}))
+    options = ["--labelled-fraction", "0", "--action-key", "action.position", *train["image-lam"]]
+    said(["train", "image-lam", name, "--out", "lam2", *options])
+    labelled = said(["annotate", name, "--model", "lam2", "--out", "again", "--device", "cpu"])
+    Path("again.json").write_text(json.dumps({"dataset": "again", "cameras": {"top": "front"}}))
+    assert json.dumps({"dataset": "again", "cameras": {"top": "front"}}) in labelled
+    assert "rows equal" in said(after("Check them", labelled))
     for key, names in PARTS.items():
         Path(name).write_text(json.dumps({"dataset": parts, "fps": None, "columns": {key: names}}))
         (columns,) = re.findall(rf'To join them, set in {name}: "columns": ({{.*}})', plain(said(["inspect", name])))
