@@ -70,9 +70,9 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     info = read_json(inside(root, INFO, str(root)))
     for name, (dtype, shape) in shapes.items():
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
-    if fill is not None and fill.key not in info["features"]:
-        names = list(fill.names) or None
-        info["features"][fill.key] = {"dtype": "float32", "shape": [fill.width], "names": names}
+    for key, width in () if fill is None else fill.columns:
+        new = {"dtype": "float32", "shape": [width], "names": list(fill.names) or None}
+        info["features"].setdefault(key, new)
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, job.work.models[prefix])
     write_json(staging.made / INFO, info, indent=4)
@@ -109,6 +109,8 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
             if work.options.fill:
                 names = list(cast(Any, model).config.action_names)
                 entry["fills"] = {"column": work.options.action_key, "names": names}
+                if parts := dataset.joined.get(work.options.action_key):
+                    entry["fills"]["parts"] = list(parts)
         labels[prefix] = entry | {
             "dataset": place,
             "threads": work.options.threads,
@@ -143,34 +145,44 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
 
 
 class Fill(NamedTuple):
-    """A column that gets what a model inferred, in the rows that its labels name."""
+    """A column that gets what a model inferred, in the rows that its labels name; or those that are joined to it."""
 
-    key: str
+    columns: tuple[tuple[str, int], ...]  # with their widths
     prefix: str
-    width: int  # of the column, where there is none yet
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of dimensions, where there is no such column yet
 
     def into(self, table: pa.Table, new: dict[str, np.ndarray]) -> pa.Table:
-        """Return a table with this column filled; measured rows keep their values and type, as other columns do."""
+        """Return a table with the columns filled; measured rows keep their values and type, as other columns do."""
         inferred, rows = new[f"{self.prefix}.action"], new[f"{self.prefix}.filled"].astype(bool).reshape(-1)
-        if self.key not in table.column_names:
-            return table.append_column(self.key, to_arrow(np.where(rows[:, None], inferred, np.nan).astype(np.float32)))
-        if not rows.any():
-            return table
-        place, kind = table.column_names.index(self.key), table.schema.field(self.key).type
-        values = to_arrow(inferred.reshape(len(inferred), -1) if self.width > 1 else inferred.reshape(-1)).cast(kind)
-        chosen = pa.array(np.where(rows, len(table) + np.arange(len(table)), np.arange(len(table))))
-        both = pa.chunked_array([*table.column(place).chunks, values])
-        return table.set_column(place, table.schema.field(self.key), both.take(chosen))
+        ends = np.cumsum([width for _, width in self.columns])
+        for (key, _), values in zip(self.columns, np.split(_flat(inferred), ends[:-1], axis=1), strict=True):
+            if key not in table.column_names:
+                values = np.where(rows[:, None], values, np.nan).astype(np.float32)
+                table = table.append_column(key, to_arrow(values))
+            elif rows.any():
+                table = _filled(table, key, values, rows)
+        return table
+
+
+def _filled(table: pa.Table, key: str, values: np.ndarray, rows: np.ndarray) -> pa.Table:
+    """Return a table whose column has `values` [n, m] in these rows [n]."""
+    field = table.schema.field(key)
+    read = pa.array(values.reshape(-1))
+    read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if pa.types.is_nested(field.type) else read
+    chosen = pa.array(np.where(rows, len(table) + np.arange(len(table)), np.arange(len(table))))
+    both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
+    return table.set_column(table.column_names.index(key), field, both.take(chosen))
 
 
 def fill_of(work: Work) -> Fill | None:
-    """Return the column that the labels of a job fill, if they do."""
+    """Return what the labels of a job fill, if they do."""
     if not work.options.fill:
         return None
     ((prefix, model),) = work.models.items()
     config = cast(Any, model).config
-    return Fill(work.options.action_key, prefix, config.action_dim, tuple(config.action_names))
+    key, features = work.options.action_key, work.dataset.features
+    widths = [(part, features[part].shape[0]) for part in work.dataset.joined.get(key, ())]
+    return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
 
 
 class Assembly(NamedTuple):
@@ -199,14 +211,17 @@ class Assembly(NamedTuple):
         """Return statistics of the label columns of each unit, over the episodes that have labels."""
         loaded = (self.staging.load(key).rows for key in keys if self.measured)
         found = [{name: column_stats(_flat(values)) for name, values in rows.items()} for rows in loaded]
-        return found + ([self._filled(file, self.fill)] if self.fill is not None and self.measured else [])
+        return found + ([self._of_filled(file, self.fill)] if self.fill is not None and self.measured else [])
 
-    def _filled(self, file: str, fill: Fill) -> dict[str, Stats]:
-        """Return statistics of the column that was filled, as a file of the output has it."""
-        column = open_table(self.staging.made / file).read(columns=[fill.key]).column(0)
-        values = column_to_numpy(column, Feature("float32", (fill.width,), None), f"{fill.key} in {file}")
-        known = _flat(values)[~np.isnan(_flat(values)).any(1)]
-        return {fill.key: column_stats(known)} if len(known) else {}
+    def _of_filled(self, file: str, fill: Fill) -> dict[str, Stats]:
+        """Return statistics of the columns that were filled, as a file of the output has them."""
+        found = {}
+        for key, width in fill.columns:
+            column = open_table(self.staging.made / file).read(columns=[key]).column(0)
+            values = column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}")
+            known = _flat(values)[~np.isnan(_flat(values)).any(1)]
+            found |= {key: column_stats(known)} if len(known) else {}
+        return found
 
 
 def _write_files(
@@ -260,9 +275,8 @@ def append_columns(
     and it is among what comes back.
     """
     file = open_table(source)
-    added = dict(shapes)
-    if fill is not None and fill.key not in file.schema_arrow.names:
-        added = {fill.key: ("float32", (fill.width,)), **shapes}
+    there, filled = file.schema_arrow.names, () if fill is None else fill.columns
+    added: Shapes = {**{key: ("float32", (width,)) for key, width in filled if key not in there}, **shapes}
     schema = _with_labels(file.schema_arrow, added).with_metadata(_metadata(file.schema_arrow.metadata, added))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []

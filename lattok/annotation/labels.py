@@ -286,6 +286,9 @@ def _check_fills(work: Work) -> None:
     if not model.infers_actions:
         hint = "Train one: lattok train idm."
         checks.fail("models", f"a model that infers actions for `{prefix}`", f"one of type {model.type}", hint)
+    if key in dataset.actions_as and dataset.kind == "lerobot":  # whose own column is filled, in its own numbers
+        hint = "Annotate it without `actions` in its description, with a model of its own actions."
+        checks.fail("action_key", "a column as the dataset holds it", f"`{key}` converted to another space", hint)
     if key in dataset.features:
         wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
         hint = f"It infers {names}." if names else ""

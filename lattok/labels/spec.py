@@ -145,10 +145,12 @@ class GapRecord(TypedDict, total=False):
 
 
 class FillRecord(TypedDict, total=False):
-    """The column that inferred actions fill where nobody knows the robot's own, and the names of its dimensions."""
+    """The column that inferred actions fill where nobody knows the robot's own, the names of its dimensions, and the
+    columns that are joined to it."""
 
     column: str
     names: list[str]
+    parts: list[str]
 
 
 class LabelRecord(TypedDict, total=False):
@@ -207,7 +209,8 @@ def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) ->
     entries = provenance_of(dataset) if any(name.endswith(".filled") for name in dataset.features) else {}
     for prefix, entry in entries.items():
         mark, sure = f"{prefix}.filled", f"{prefix}.confidence"
-        filled = entry.get("fills", {}).get("column") == key
+        fills = entry.get("fills", {})
+        filled = key in (fills.get("column"), *fills.get("parts", ()))
         keys = [name for name in (mark, sure) if name in dataset.features]
         for episode in episodes if filled and mark in keys else ():
             columns = dataset.columns(episode.index, keys)

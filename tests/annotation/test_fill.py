@@ -17,6 +17,7 @@ from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_da
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
+from lattok.labels.spec import inferred_episodes
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
@@ -155,6 +156,48 @@ def test_a_part_of_a_lerobot_dataset_without_the_column_gets_it_too(tmp_path):
     assert out.features["action"] == Feature("float32", (3,), ("x", "y", "z"))
     for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
         np.testing.assert_array_equal(out.columns(episode.index, ["action"])["action"], wanted)
+
+
+def test_columns_that_are_joined_are_filled_each(tmp_path):
+    """What was measured stays in its own columns, and what was inferred comes into them, in the right order."""
+    rng, idm, joined = np.random.default_rng(0), model(), {"columns": {"action": ["move.xy", "move.grip"]}}
+    features = {"move.grip": Feature("float64", (1,), None), "move.xy": Feature("float32", (2,), None)}
+    features |= {CAMERAS[0]: Feature("image", (32, 32, 3), None)}
+    with LeRobotWriter.create(tmp_path / "data", 10.0, features) as writer:
+        for episode, length in enumerate(LENGTHS):
+            columns = {key: rng.standard_normal((length, feature.shape[0])) for key, feature in [*features.items()][:2]}
+            if episode not in KNOWN:
+                columns = {key: np.full_like(values, np.nan) for key, values in columns.items()}
+            writer.add_episode(columns, {CAMERAS[0]: moving_square(rng, length)}, "lift")
+    for path in (tmp_path / "data/data").rglob("*.parquet"):  # others write one number as a list, too
+        table = pq.read_table(path)
+        place, values = table.schema.names.index("move.grip"), table["move.grip"].to_pylist()
+        listed = pa.array([[value] for value in values], pa.list_(pa.float64()))
+        pq.write_table(table.set_column(place, "move.grip", listed), path)
+    source = open_dataset(tmp_path / "data", **joined)
+    out = annotate(source, idm, tmp_path / "out", fill=True)
+    plain, described = open_dataset(out), open_dataset(out, **joined)
+    assert plain.features.keys() == open_dataset(tmp_path / "data").features.keys() | ADDED | {"inferred.embedding"}
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        np.testing.assert_array_equal(described.columns(episode.index, ["action"])["action"], wanted)
+        got = plain.columns(episode.index, ["move.xy", "move.grip"])
+        np.testing.assert_array_equal(got["move.xy"], wanted[:, :2])
+        np.testing.assert_array_equal(got["move.grip"].reshape(-1).astype(np.float32), wanted[:, 2])
+    statistics = json.loads((out / "meta/stats.json").read_text())
+    assert statistics["move.xy"]["count"] == [sum(LENGTHS)]
+    assert verify(described, {"inferred": idm}).holds
+    for dataset, key in ((described, "action"), (plain, "move.xy"), (plain, "move.grip")):
+        assert inferred_episodes(dataset, key, dataset.episodes) == [1, 2]
+
+
+def test_actions_that_a_description_converts_are_not_filled(tmp_path):
+    root = write(tmp_path / "data")
+    plane, opened = {"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}
+    closed = {"as": [plane, {**opened, "convention": "closed_is_1"}]}
+    converted = open_dataset(root, action_space={"action": [plane, opened]}, actions=closed)
+    with pytest.raises(LattokError, match="`action_key`: expected a column as the dataset holds it, got `action` conv"):
+        annotate(converted, model(), tmp_path / "out", fill=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_states_and_tasks_reach_the_model(tmp_path):
