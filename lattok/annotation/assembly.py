@@ -70,9 +70,10 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     info = read_json(inside(root, INFO, str(root)))
     for name, (dtype, shape) in shapes.items():
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
-    for key, width in () if fill is None else fill.columns:
-        new = {"dtype": "float32", "shape": [width], "names": list(fill.names) or None}
-        info["features"].setdefault(key, new)
+    if fill is not None:
+        for key, width in fill.columns:
+            new = {"dtype": "float32", "shape": [width], "names": list(fill.names) or None}
+            info["features"].setdefault(key, new)
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, job.work.models[prefix])
     write_json(staging.made / INFO, info, indent=4)

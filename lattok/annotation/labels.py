@@ -197,7 +197,15 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
     if len(work.dataset.cameras) < len(model.cameras):
         own, there = (", ".join(map(short_name, keys)) for keys in (model.cameras, work.dataset.cameras))
         checks.fail("dataset", f"the {len(model.cameras)} cameras of the model ({own})", f"one with {there or 'none'}")
-    keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
+    try:
+        keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
+    except LattokError as error:
+        if work.options.cameras:
+            raise
+        names = " ".join(map(short_name, work.dataset.cameras[: len(model.cameras)]))
+        raise LattokError(
+            f"{error} The model looks at it; name what stands for it here, such as cameras={names}."
+        ) from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
 

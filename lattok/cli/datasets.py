@@ -14,6 +14,7 @@ from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, 
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
+from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
 
 SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
@@ -57,7 +58,9 @@ def inspect(
         key = ["--action-key", action_key] if action_key else []
         video = ("image-lam", ["--preset", "tiny+robust", "--features", "pixels"], SMALL)
         kind, small, said = video if opened.cameras else ("action-vq", [], "Train a tokenizer on it:")
-        print(f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', 'my-model', *key, *small])}")
+        print(
+            f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
+        )
     return 0
 
 
@@ -230,7 +233,9 @@ def annotate(
     _say_what_next(place, model, prefix, revision)
     if own:
         use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))
-        print(f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', 'joined'])}")
+        print(
+            f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', unused('joined')])}"
+        )
     return 0 if result.complete else 1
 
 

@@ -189,7 +189,10 @@ def rollout(
     target = Path(out) if out else folder / "rollouts"
     if not env:
         env = tuple(tasks_told(agent.instructions, agent.fps))
-        print(f"Tasks with instructions that the policy knows: {', '.join(env) or 'none'}")
+        if not env:
+            hint = "Name tasks, such as env=metaworld/reach, if it was trained with their cameras."
+            checks.fail("env", "tasks, or a policy that knows the instruction of one", "neither", hint)
+        print(f"Tasks with instructions that the policy knows: {', '.join(env)}")
     with ProgressBar("rollout") as progress:
         found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:

@@ -149,7 +149,7 @@ def _judged(subject: str, folder: Path) -> str:
 def waiting(subject: str, revision: str | None) -> Found:
     """Tell which part of its time a training run waited for data."""
     path = Path(subject).expanduser() / RUN / METRICS
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:  # stopped before the first entry
         return
     entries = read_metrics(path)
     known = [entry["data_wait"] for entry in entries if checks.is_number(entry.get("data_wait"))]

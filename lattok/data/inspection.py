@@ -32,6 +32,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
+from lattok.utils.output import unused
 
 DIMENSIONS_SHOWN = 12
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
@@ -187,7 +188,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         yield problems.LEFT_OUT.finding(names=said, reason=reason.rstrip("."))
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
-        yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]))
+        yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]), out=unused("my-lam"))
     if parts := parts_of(dataset):
         missing = " and no ".join(f"`{key}`" for key in parts)
         yield problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset))
@@ -220,7 +221,8 @@ def _check_lengths(
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
     if silent := [e.index for e in chosen if not any(e.tasks)]:
         problem = problems.NO_CAPTIONS if dataset.kind == "video" else problems.NO_INSTRUCTIONS
-        yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
+        if not any(found.advice == problems.UNCAPTIONED.advice for found in dataset.findings):  # which says it already
+            yield problem.finding(count=len(silent), all=len(chosen), first=silent[0])
     gap = None if stride is None else checks.stride_in_frames(stride, dataset.fps)
     if not chosen:
         return

@@ -21,6 +21,7 @@ from lattok.data.schema import (
     short_name,
     vector_key,
 )
+from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
@@ -217,7 +218,8 @@ def _whole_of(file: Path) -> str:
             return f"Give the whole dataset, {folder}."
     with suppress(OSError):
         if any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
-            return f"Give the whole dataset, {file.parent}."
+            own = ", or put it into a folder of its own" * (file.suffix.lower() in VIDEOS)
+            return f"Give the whole dataset, {file.parent}{own}."
     return "Give the folder of the dataset that it belongs to."
 
 

@@ -174,9 +174,13 @@ def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
         text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"
         least = f"{best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies"
         return Answer(QUESTION, None, f"That cannot be told: {text}. {least}.")
-    error = found[best]["policy_error"]
-    if error >= found[best]["policy_error/mean"]:
-        return Answer(QUESTION, False, f"None of them: by {best}, the best, a policy errs as much as the mean action.")
+    error, other, mean = (found[best][f"policy_error{of}"] for of in ("", "/regression", "/mean"))
+    if min(error, other) >= mean:
+        text = f"That cannot be told: even a policy without codes errs by {other:.3g}, the mean action by {mean:.3g}."
+        return Answer(QUESTION, None, f"{text} There is too little to learn from.")
+    if error >= mean:
+        text = f"None of them: by {best}, the best, a policy errs by {error:.3g}, the mean action by {mean:.3g}."
+        return Answer(QUESTION, False, text)
     said = f"{best}: a policy that acts by it errs by {error:.3g} of the variance of actions"
     if not others:
         return Answer(QUESTION, True, f"{said}.")

@@ -31,7 +31,7 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called
 from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
-from lattok.utils.output import Output
+from lattok.utils.output import Output, unused
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restate
 
@@ -307,7 +307,7 @@ class Recipe(ABC, Generic[Model]):
         source = self.dataset or parse_source(self.data.mix[0])[0]
         with suppress(LattokError):  # it may be gone by now
             if not split_by_task(open_dataset(source))[1]:
-                label = shlex.join(["lattok", "annotate", source, "--model", self.out, "--out", "my-labels"])
+                label = shlex.join(["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")])
                 return f"No episode is held out to judge it by: {MORE}. Label with it: {label}"
         words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]

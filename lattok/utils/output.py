@@ -17,6 +17,7 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def is_unfinished(folder: Path) -> bool:
         return not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN
     except (OSError, ValueError):
         return False
+
+
+def unused(name: str) -> str:
+    """Return a name that nothing in the current folder has, to be typed: this one, or with a number."""
+    return next(name for name in chain([name], (f"{name}-{i}" for i in count(2))) if not os.path.lexists(name))
 
 
 class Output:

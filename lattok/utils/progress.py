@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tqdm.auto import tqdm
 
 EVERY_S = 30.0  # between two lines
+ALIKE = 10  # a few units are of different kinds: the next one may take much longer
 
 
 class ProgressBar:
@@ -36,7 +37,7 @@ class ProgressBar:
         if self._lines and now - self._said >= EVERY_S:
             self._said = now
             left = (now - self._begun) / max(1, done - self._first) * (total - done)
-            known = f", {left:.0f} s left" if done > self._first else ""
+            known = f", {left:.0f} s left" if done > self._first and total >= ALIKE else ""
             print(f"{self._title}: {done}/{total}{known}", file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:

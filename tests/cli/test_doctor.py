@@ -202,6 +202,8 @@ def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path):
     assert "Its steps waited for data 40% of the time. Give it more cores" in text
     metrics.write_text('{"step": 50, "data_wait": 0.01}\n')
     assert "waited for data" not in about(tmp_path)
+    metrics.write_text("")  # stopped before anything was logged
+    assert "metrics.jsonl" not in about(tmp_path)
 
 
 def test_what_holds_or_is_not_known_gets_no_advice():

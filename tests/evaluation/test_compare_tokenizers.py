@@ -39,7 +39,16 @@ def test_figures_are_those_of_each_alone(bins):
     [
         ({"a": (0.3, 0.2, 0.4), "b": (0.6, 0.5, 0.7)}, True, "a: a policy that acts by it errs by 0.3 of the"),
         ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: a policy errs about as much"),
-        ({"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)}, False, "None of them: by b, the best, "),
+        (
+            {"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)},
+            False,
+            "None of them: by b, the best, a policy errs by 1.2, the mean action by 1.",
+        ),
+        (
+            {"a": (1.9, 1.8, 2.0)},
+            None,
+            "That cannot be told: even a policy without codes errs by 1.1, the mean action by",
+        ),
         ({"a": (0.3, 0.2, 0.4)}, True, "a: a policy that acts by it errs by 0.3 of the variance of actions."),
         ({"a": None, "b": None}, None, "That cannot be told: the dataset has neither states nor"),
     ],
@@ -52,6 +61,7 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
             if error is not None:
                 names = ("policy_error", "policy_error_low", "policy_error_high", "policy_error/mean")
                 self.figures |= dict(zip(names, (*error, 1.0), strict=True))
+                self.figures["policy_error/regression"] = error[0] - 0.8
 
     monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: Told(model))
     answer = compare_tokenizers(errors, bins[0], EvalOptions()).answer

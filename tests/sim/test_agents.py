@@ -243,7 +243,9 @@ def test_without_tasks_it_acts_where_it_knows_what_it_is_told(tmp_path, capsys) 
     assert "Watch it" not in said
     trained(instructions=("fly",)).save_pretrained(tmp_path / "bird")
     assert main(["rollout", str(tmp_path / "bird")]) == 2
-    assert "`tasks`: expected at least one task of " in capsys.readouterr().err
+    assert (
+        "`env`: expected tasks, or a policy that knows the instruction of one, got neither" in capsys.readouterr().err
+    )
 
 
 def test_tasks_are_those_of_the_world_that_knows_most_of_what_is_told_and_has_the_pace() -> None:

@@ -25,10 +25,15 @@ def test_a_stage_has_its_own_time(clock, capsys):
     with progress.ProgressBar("evaluate") as bar:
         bar.stage("frames", 0, 10)
         clock[0] = 100
-        bar.stage("probes", 0, 4)
+        bar.stage("probes", 0, 40)
         clock[0] = 140
-        bar.stage("probes", 1, 4)
-    assert capsys.readouterr().err == "probes: 0/4\nprobes: 1/4, 120 s left\n"
+        bar.stage("probes", 10, 40)
+        clock[0] = 200
+        bar.stage("questions", 0, 4)
+        clock[0] = 240
+        bar.stage("questions", 1, 4)  # of one kind each: the others may take longer
+    said = "probes: 0/40\nprobes: 10/40, 120 s left\nquestions: 0/4\nquestions: 1/4\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_is_quick_or_quiet_says_nothing(clock, capsys):

@@ -287,8 +287,11 @@ def _video_files(root: Path) -> list[str]:
     """List videos below a folder by relative path (with /), sorted. Links are followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
-    found = walk(root, lambda path: path.name.startswith("."), once=True)
+    found = [*walk(root, lambda path: path.name.startswith("."), once=True)]
     files = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
+    if inner := sorted(path for path in found if path.parts[-2:] == ("meta", "info.json")):
+        hint = "Put the videos into a folder of their own."
+        checks.fail("path", "a folder with videos alone", f"{root} with the dataset {inner[0].parents[1]} in it", hint)
     if not files:
         checks.fail("path", "a folder with videos (" + ", ".join(SUFFIXES) + ")", f"none in {root}")
     return sorted(files)

@@ -238,9 +238,13 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
 
 
 def _decision(evidence: TokenizerEvidence, figures: dict[str, float]) -> Decision:
-    own, other = figures["policy_error"], figures["policy_error/regression"]
+    own, other, mean = (figures[f"policy_error{of}"] for of in ("", "/regression", "/mean"))
+    if own >= mean > other:
+        text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
+        return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
+    if own >= mean:
+        text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
+        return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
     codec = codec_decision(evidence)
-    if own >= figures["policy_error/mean"]:
-        return Decision(25, False, "No: a policy that acts by its codes errs more than the mean action.", caveats=False)
     text = f"A policy will err by {own:.3g} of the variance of actions, one that regresses them by {other:.3g}."
     return replace(codec, weight=25, text=f"{codec.text} {text}")

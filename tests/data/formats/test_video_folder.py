@@ -248,6 +248,18 @@ def test_nested_folders_are_recognised(tmp_path: Path):
     assert open_dataset(tmp_path).tasks == ("push",)
 
 
+def test_cameras_of_a_dataset_in_the_folder_are_no_episodes(tmp_path: Path, make_dataset):
+    write_video(tmp_path / "recording.mp4", length=2)
+    assert len(open_dataset(tmp_path).episodes) == 1
+    root = make_dataset([12]).root
+    with pytest.raises(
+        LattokError,
+        match="expected a folder with videos alone, got .* with the dataset .*Put the videos into a folder of their",
+    ):
+        open_dataset(tmp_path)
+    assert root.parent == tmp_path
+
+
 def test_edit_lists_hide_frames(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", length=30, times_ms=[-700 + 100 * t for t in range(30)])
     _, images = decoded(path)
@@ -465,7 +477,9 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
     dataset = VideoFolder(clips, captions=captions)
     assert [episode.tasks for episode in dataset.episodes] == [("lift",), ("lifts\u2028it",), ("push",)]
     assert [what for _, what, _ in dataset.findings] == [f"2 of 3 videos have no caption in {captions}."]
-    assert "note    2 of 3 videos have no caption" in inspect_dataset(dataset).render()
+    said = inspect_dataset(dataset).render()
+    assert "note    2 of 3 videos have no caption" in said
+    assert "no language instruction" not in said  # and to write such a file is no advice any more
 
 
 @pytest.mark.parametrize(

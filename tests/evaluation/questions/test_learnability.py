@@ -89,7 +89,19 @@ def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_wh
     world.actions = rng.standard_normal((12, 40, 2)).astype(np.float32)
     lost = evaluate(tokenizer, world, episodes=[9, 10, 11])
     assert lost.figures["policy_error"] > 0.9
-    assert (answer_of(lost).holds, answer_of(lost).text[:14]) == (False, "No: a policy t")
+    assert (answer_of(lost).holds, answer_of(lost).text[:14]) == (None, "That cannot be")
+    errors = {"policy_error": 1.2, "policy_error/regression": 0.5, "policy_error/mean": 0.9}
+    found = learnability._decision(None, errors)
+    assert (found.holds, found.text) == (
+        False,
+        "No: a policy that acts by its codes errs by 1.2 of the variance of actions, the mean action by 0.9.",
+    )
+    errors["policy_error/regression"] = 1.1  # which nobody can blame on the codes
+    found = learnability._decision(None, errors)
+    assert found.holds is None
+    assert found.text.startswith(
+        "That cannot be told: even without codes a policy errs by 1.1, the mean action by 0.9."
+    )
 
 
 def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_said():
