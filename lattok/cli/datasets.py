@@ -225,11 +225,8 @@ def annotate(
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
-    place = [dataset, "--labels", out] if own else [out]
-    if not own and dataset.endswith(".json"):  # whose columns and cameras the copy has as they were stored
-        said = {key: value for key, value in read_json(Path(dataset)).items() if key not in NOT_COPIED}
-        words, place = shlex.quote(json.dumps({"dataset": result.path.name, **said})), [f"{out.rstrip('/')}.json"]
-        print(f"Describe it as {dataset} describes its dataset: echo {words} > {shlex.join(place)}")
+    described = not own and dataset.endswith(".json")
+    place = [_describe(dataset, out)] if described else [dataset, "--labels", out] if own else [out]
     _say_what_next(place, model, prefix, revision)
     if own:
         use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))
@@ -237,6 +234,14 @@ def annotate(
             f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', unused('joined')])}"
         )
     return 0 if result.complete else 1
+
+
+def _describe(dataset: str, out: str) -> str:
+    """Say how to describe a copy, which has columns and cameras as they are stored; return the file's name."""
+    said = {key: value for key, value in read_json(Path(dataset)).items() if key not in NOT_COPIED}
+    words, file = shlex.quote(json.dumps({"dataset": Path(out).name, **said})), f"{out.rstrip('/')}.json"
+    print(f"Describe it as {dataset} describes its dataset: echo {words} > {shlex.quote(file)}")
+    return file
 
 
 def _say_what_next(place: list[str], models: Sequence[str], prefixes: Sequence[str], revision: str | None) -> None:
