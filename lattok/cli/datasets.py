@@ -209,6 +209,7 @@ def annotate(
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.data.schema import own_vectors
+    from lattok.labels.spec import measured_episodes
     from lattok.utils.devices import moved
 
     engine = engines.make()
@@ -223,6 +224,10 @@ def annotate(
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
+    if options.fill:
+        key, every = options.action_key, list(source.episodes)
+        known = len(measured_episodes(source, key, every)) if key in source.features else 0
+        print(f"Actions were unknown in {len(every) - known} of {len(every)} episodes; the others keep theirs.")
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     described = not own and dataset.endswith(".json")

@@ -190,7 +190,8 @@ def rollout(
     if not env:
         env = tuple(tasks_told(agent.instructions, agent.fps))
         if not env:
-            hint = "Name tasks, such as env=metaworld/reach, if it was trained with their cameras."
+            hint = "Name tasks, such as env=metaworld/reach, if it knows their cameras."
+            hint += " On a robot of your own: policy.select_action(observation)."
             checks.fail("env", "tasks, or a policy that knows the instruction of one", "neither", hint)
         print(f"Tasks with instructions that the policy knows: {', '.join(env)}")
     with ProgressBar("rollout") as progress:

@@ -17,7 +17,8 @@ from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
-from lattok.training import RUN
+from lattok.recipes.run_folder import read_recipe
+from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
@@ -46,6 +47,7 @@ WAITS_FOR_DATA = Problem(
     "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
     "decoded only once.",
 )
+UNFINISHED = Problem("note", "This run is not finished.", "Continue it, if it does not run now: {command}")
 NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
 NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
 NO_COLUMNS = Problem(
@@ -77,8 +79,9 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():
         return [model, evaluation, waiting]
-    if (place / RUN / METRICS).is_file():
-        return [waiting]
+    begun, logged = ((place / RUN / name).is_file() for name in (RECIPE, METRICS))
+    if begun or logged:
+        return [*([unfinished] if begun else []), waiting]
     if not place.exists() and HUB_ID.fullmatch(subject):
         with suppress(LattokError):
             if (download("model", subject, None, [hub.CONFIG]) / hub.CONFIG).is_file():
@@ -144,6 +147,14 @@ def evaluation(subject: str, revision: str | None) -> Found:
 def _judged(subject: str, folder: Path) -> str:
     """Return what `lattok evaluate` is given: the model, and the dataset of its run where one is known."""
     return shlex.join([subject, recorded(folder, "dataset") or "DATASET"])
+
+
+def unfinished(subject: str, revision: str | None) -> Found:
+    """Say how a run goes on that has no model yet."""
+    found = read_recipe(Path(subject).expanduser())
+    yield "run", f"{found['kind']}, preset {found['preset']}, on {found['dataset'] or 'a mixture'}"
+    command = shlex.join(["lattok", "train", found["kind"], "--out", subject, "--resume"])
+    yield UNFINISHED.finding(command=command)
 
 
 def waiting(subject: str, revision: str | None) -> Found:

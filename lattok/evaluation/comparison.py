@@ -186,7 +186,10 @@ def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
         return Answer(QUESTION, True, f"{said}.")
     near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
     against = f"{near} {found[near]['policy_error']:.3g}"
-    if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
+    if spans[0] is None or spans[1] is None:
+        text = f"That cannot be told: fewer than five held-out episodes have no interval. {said}, by {against}."
+        return Answer(QUESTION, None, text)
+    if spans[0][1] >= spans[1][0]:
         text = f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
         return Answer(QUESTION, None, text)
     return Answer(QUESTION, True, f"{said}, by {against}.")

@@ -305,12 +305,18 @@ class Recipe(ABC, Generic[Model]):
     def next_step(self) -> str:
         """Return what to type when it is trained."""
         source = self.dataset or parse_source(self.data.mix[0])[0]
+        rest = []
         with suppress(LattokError):  # it may be gone by now
-            if not split_by_task(open_dataset(source))[1]:
+            dataset, spec = open_dataset(source), self.data.episodes
+            if isinstance(spec, str) and ":" in spec:  # all that it has not seen may judge it
+                seen = {episode.index for episode in select_episodes(dataset, spec)}
+                rest = index_runs(episode.index for episode in dataset.episodes if episode.index not in seen)
+            if not split_by_task(dataset)[1] and not rest:
                 label = shlex.join(["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")])
                 return f"No episode is held out to judge it by: {MORE}. Label with it: {label}"
         words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
+        words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
         return f"Judge it: {shlex.join(words)}"
 
     @classmethod

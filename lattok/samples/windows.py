@@ -122,8 +122,9 @@ class FramePairs(Samples):
         frame, at least one per task; of episodes that are not among `action_episodes` (none given: all) no action is
         known, and the draw is among the pairs of the others. Beyond 4 GiB the frames go into a temporary file in
         `cache_dir`, if it is given. With `extra_strides` every sample has further frames t + s, all of them inside the
-        episode. `actions` are, by `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a
-        "chunk" of `action_steps` n, a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends.
+        episode. An episode whose actions are all NaN is none of `action_episodes`, and they are 0 here. `actions` are,
+        by `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a "chunk" of `action_steps`
+        n, a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends.
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         check_action_target(action_target, action_steps)
@@ -144,11 +145,17 @@ class FramePairs(Samples):
         self.second = self.first + self.stride
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
         self._steps = action_steps if action_target == "chunk" else 0
-        self._actions = self._targets(_vectors(dataset, "action_key", action_key, chosen), action_target)
+        flat = _vectors(dataset, "action_key", action_key, chosen, missing=True)
+        there = np.all(np.isfinite(flat), axis=1)
+        self._actions = self._targets(np.where(there[:, None], flat, np.float32(0)), action_target)
         self.states = _vectors(dataset, "state_key", state_key, chosen)[self.first]
         self.labelled = np.zeros(len(self), dtype=bool)
         if action_key is not None:
-            known = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)[keep]
+            acted = acted_episodes(dataset, chosen, action_episodes).repeat(lengths) & there
+            if labelled_fraction and not acted.any():
+                hint = "Video without actions needs labelled_fraction=0."
+                checks.fail(action_key, "known actions in one of the episodes", "NaN in all of them", hint)
+            known = acted[keep]
             tasks = {e.index: e.tasks for e in chosen}
             places = self.episode_of[known], self.frame_of[known]
             self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
@@ -255,11 +262,13 @@ class MixedPairs(MixedSamples):
         return pairs._replace(actions=actions)
 
 
-def _vectors(dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode]) -> np.ndarray:
+def _vectors(
+    dataset: RobotDataset, argument: str, key: str | None, episodes: Sequence[Episode], missing: bool = False
+) -> np.ndarray:
     """Read a column of vectors; [F, 0] without one. Files are checked as a whole where their pictures are read."""
     if key is None:
         return np.empty((sum(episode.length for episode in episodes), 0), dtype=np.float32)
-    return read_vectors(dataset, argument, key, episodes, checked=False)
+    return read_vectors(dataset, argument, key, episodes, checked=False, missing=missing)
 
 
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:

@@ -293,7 +293,9 @@ def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):
     for name, place in {"DATASET": "data", "MODEL": "idm", "--out filled": "--out out"}.items():
         fill = fill.replace(name, place)
     assert main(fill.split()) == 0
-    (check,) = re.findall("Check them: lattok (.*)", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert "Actions were unknown in 2 of 4 episodes; the others keep theirs.\n" in said
+    (check,) = re.findall("Check them: lattok (.*)", said)
     assert check == "verify out --model idm --prefix inferred"
     assert main(check.split()) == 0
     for episode, wanted in zip(open_dataset(data).episodes, expected(open_dataset(data), idm), strict=True):

@@ -1,6 +1,8 @@
 """`lattok doctor` says what is wrong and what to do, and never fails over what it looks at."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -204,6 +206,23 @@ def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path):
     assert "waited for data" not in about(tmp_path)
     metrics.write_text("")  # stopped before anything was logged
     assert "metrics.jsonl" not in about(tmp_path)
+
+
+def test_a_run_without_a_model_is_told_how_it_goes_on(make_dataset: Callable, tmp_path: Path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    data, run = make_dataset([12, 15, 11, 14]).root, tmp_path / "my run"
+    words = ["train", "action-vq", str(data), "--out", str(run), "--preset", "quick", "--steps", "2", "--horizon", "2"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr("lattok.recipes.action_vq.fit", interrupted)
+        assert main([*words, "--device", "cpu"]) == 130
+    capsys.readouterr()
+    text = about(run)
+    assert "run action-vq, preset quick, on " in text
+    (command,) = re.findall("Continue it, if it does not run now: lattok (train action-vq --out .* --resume)", text)
+    assert main(shlex.split(command)) == 0
+    assert "not finished" not in about(run)
 
 
 def test_what_holds_or_is_not_known_gets_no_advice():

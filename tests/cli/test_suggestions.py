@@ -24,6 +24,7 @@ from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.questions.policies import PolicyEvidence
+from tests.annotation.test_fill import write as write_filled
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
 from tests.recipes.policies import TINY
@@ -291,6 +292,23 @@ def test_few_episodes_are_told_what_to_record(make_dataset: Callable, said: Said
     report = plain(said(["compare", root, "--models", "lam", "--device", "cpu"]))
     assert "That cannot be told: only 2 episodes were held out, and fewer than five episodes have no interval" in report
     assert "Record 15 episodes or more, of which 5 judge." in report
+
+
+def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said: Said):
+    root = str(make_dataset([12, 15, 11, 14, 12, 13]).root)
+    trained = said(["train", "image-lam", root, "--out", "lam", "--episodes", "1:3", "--steps", "6", *SMALL])
+    judge = after("Judge it", trained)
+    assert judge == f"lattok evaluate lam {root} --episodes 0:1,3:6"
+    said(f"{judge} --device cpu")
+    assert "4 held-out episodes; 2 others for probes" in Path("lam/report/report.html").read_text()
+
+
+def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_path: Path):
+    root = str(write_filled(tmp_path / "data"))  # NaN in two of four episodes
+    inspected = said(["inspect", root])
+    (train,) = re.findall("lattok train image-lam (?!.*--labelled-fraction).*", inspected)
+    trained = said([*shlex.split(train), "--steps", "6", *SMALL[4:]])
+    assert after("Judge it", trained) == f"lattok evaluate my-model {root}"
 
 
 def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):

@@ -49,6 +49,11 @@ def test_figures_are_those_of_each_alone(bins):
             None,
             "That cannot be told: even a policy without codes errs by 1.1, the mean action by",
         ),
+        (
+            {"a": (0.3,), "b": (0.6,)},
+            None,
+            "That cannot be told: fewer than five held-out episodes have no interval. a: a policy that acts by it errs",
+        ),
         ({"a": (0.3, 0.2, 0.4)}, True, "a: a policy that acts by it errs by 0.3 of the variance of actions."),
         ({"a": None, "b": None}, None, "That cannot be told: the dataset has neither states nor"),
     ],
@@ -59,9 +64,9 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
             self.provenance = {"model": {}}
             self.figures = {"normalised_mse": 0.1, "bits_per_second": 10.0}
             if error is not None:
-                names = ("policy_error", "policy_error_low", "policy_error_high", "policy_error/mean")
-                self.figures |= dict(zip(names, (*error, 1.0), strict=True))
-                self.figures["policy_error/regression"] = error[0] - 0.8
+                names = ("policy_error", "policy_error_low", "policy_error_high")[: len(error)]
+                self.figures |= dict(zip(names, error, strict=True))
+                self.figures |= {"policy_error/mean": 1.0, "policy_error/regression": error[0] - 0.8}
 
     monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: Told(model))
     answer = compare_tokenizers(errors, bins[0], EvalOptions()).answer

@@ -343,6 +343,23 @@ def test_without_actions_nothing_is_labelled():
     assert pairs.actions.shape == (8, 0)
 
 
+@pytest.mark.parametrize("target", ["mean", "first", "chunk"])
+def test_actions_that_nobody_knows_supervise_nothing_and_touch_no_other_episode(target):
+    dataset, options = Memory([6, 7, 6]), {"action_target": target, "labelled_fraction": 1.0}
+    whole = FramePairs(dataset, 2, **options)
+    dataset.data[1]["action"][:] = np.nan
+    pairs = FramePairs(dataset, 2, **options)
+    known = pairs.episode_of != 1
+    np.testing.assert_array_equal(pairs.labelled, known)
+    np.testing.assert_allclose(pairs.actions[known], whole.actions[known], atol=1e-6)
+    assert (pairs.actions[~known] == 0).all()
+    for index in (0, 2):
+        dataset.data[index]["action"][:] = np.nan
+    with pytest.raises(LattokError, match=r"`action`: expected known actions in one .* needs labelled_fraction=0\."):
+        FramePairs(dataset, 2, **options)
+    assert not FramePairs(dataset, 2, labelled_fraction=0).labelled.any()
+
+
 def test_what_is_labelled_and_read_by_default():
     """Five percent by the draw of seed 0; no states. With a fraction of 0 actions are read, but supervise nothing."""
     dataset = Memory([60, 60])

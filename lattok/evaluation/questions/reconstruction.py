@@ -97,7 +97,7 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
     )
     compared = [method for method in methods if method.key != "mean"]  # whose bar would flatten all others
     overall = [(NAMES[m.key], KINDS[m.key], float(m.errors.normalised.mean()) if m.errors else None) for m in compared]
-    caption = "Held-out error; shorter is better, 1 is as far off as the mean action. All spend the same bits."
+    caption = "Held-out error; shorter is better, 1 is the variance of training actions. All spend the same bits."
     chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
     return Section("Reconstruction", text, tuple(tables), (chart, *shown))
 
@@ -158,7 +158,7 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
     if rivals:
         shown = f"at equal bits {', '.join(f'{NAMES[key]} {error:.3g}' for key, error in rivals.items())}"
     return (
-        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {shown}); "
+        f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown}); "
         f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
     )
 

@@ -159,7 +159,7 @@ def test_a_tokenizer_is_not_its_own_control(world: World, family, options, key):
 
 def test_the_headline_names_the_controls_that_could_be_run(world: World):
     report = evaluate(UniformBins.fit(windows(world)), world, episodes=[5])  # too many bits for k-means, too
-    assert "mean action; at equal bits FAST" in report.headline
+    assert "training actions; at equal bits FAST" in report.headline
 
 
 def test_a_single_code_is_no_division_by_zero(world: World):
