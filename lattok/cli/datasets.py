@@ -209,7 +209,6 @@ def annotate(
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.data.schema import own_vectors
-    from lattok.labels.spec import measured_episodes
     from lattok.utils.devices import moved
 
     engine = engines.make()
@@ -225,20 +224,24 @@ def annotate(
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     if options.fill:
-        key, every = options.action_key, list(source.episodes)
-        known = len(measured_episodes(source, key, every)) if key in source.features else 0
-        print(f"Actions were unknown in {len(every) - known} of {len(every)} episodes; the others keep theirs.")
+        _say_what_was_unknown(source, action_key)
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     described = not own and dataset.endswith(".json")
     place = [_describe(dataset, out)] if described else [dataset, "--labels", out] if own else [out]
     _say_what_next(place, model, prefix, revision)
     if own:
-        use = ", to train a policy" * (as_ == "actions" or bool(own_vectors(source)))
-        print(
-            f"Join them{use}: {shlex.join(['lattok', 'export', dataset, '--labels', out, '--out', unused('joined')])}"
-        )
+        use = ", to train a policy" * (options.fill or bool(own_vectors(source)))
+        print(f"Join them{use}: {shlex.join(['lattok', 'export', *place, '--out', unused('joined')])}")
     return 0 if result.complete else 1
+
+
+def _say_what_was_unknown(source: Any, key: str) -> None:
+    from lattok.labels.spec import measured_episodes
+
+    every = list(source.episodes)
+    known = len(measured_episodes(source, key, every)) if key in source.features else 0
+    print(f"Actions were unknown in {len(every) - known} of {len(every)} episodes; the others keep theirs.")
 
 
 def _describe(dataset: str, out: str) -> str:

@@ -180,20 +180,13 @@ def rollout(
     """
     import lattok.sim as sim
     from lattok.sim.agents import open_agent
-    from lattok.sim.worlds import tasks_told
 
     agent = open_agent(model, revision, device)
     folder = Path(model) if Path(model).is_dir() else Path.cwd()
     options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
     options |= {"batch": batch, "workers": workers, "videos": videos, "variation": variation_of(sim, variation)}
     target = Path(out) if out else folder / "rollouts"
-    if not env:
-        env = tuple(tasks_told(agent.instructions, agent.fps))
-        if not env:
-            hint = "Name tasks, such as env=metaworld/reach, if it knows their cameras."
-            hint += " On a robot of your own: policy.select_action(observation)."
-            checks.fail("env", "tasks, or a policy that knows the instruction of one", "neither", hint)
-        print(f"Tasks with instructions that the policy knows: {', '.join(env)}")
+    env = env or _tasks_told(agent)
     with ProgressBar("rollout") as progress:
         found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:
@@ -202,6 +195,18 @@ def rollout(
     print(f"Results: {target / 'rollouts.json'}")
     if videos:
         print(f"Watch it: {target / 'sheet.png'} and the films next to it")
+
+
+def _tasks_told(agent: Any) -> tuple[str, ...]:
+    from lattok.sim.worlds import tasks_told
+
+    found = tuple(tasks_told(agent.instructions, agent.fps))
+    if not found:
+        hint = "Name tasks, such as env=metaworld/reach, if it knows their cameras."
+        hint += " On a robot of your own: policy.select_action(observation)."
+        checks.fail("env", "tasks, or a policy that knows the instruction of one", "neither", hint)
+    print(f"Tasks with instructions that the policy knows: {', '.join(found)}")
+    return found
 
 
 def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
