@@ -18,6 +18,7 @@ from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
 
 SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
+INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
 NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
 
@@ -43,6 +44,7 @@ def inspect(
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data import inspect_dataset
+    from lattok.data.problems import UNKNOWN_ACTIONS
     from lattok.data.schema import vector_key
 
     opened = lattok.open_dataset(dataset)
@@ -58,6 +60,8 @@ def inspect(
         key = ["--action-key", action_key] if action_key else []
         video = ("image-lam", ["--preset", "tiny+robust", "--features", "pixels"], SMALL)
         kind, small, said = video if opened.cameras else ("action-vq", [], "Train a tokenizer on it:")
+        if opened.cameras and any(finding.advice == UNKNOWN_ACTIONS.advice for finding in found.findings):
+            kind, small, said = "idm", ["--preset", "tiny"], INFERS
         print(
             f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
         )

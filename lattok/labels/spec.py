@@ -14,6 +14,7 @@ preprocessing, shapes. Merging wants equal features: what differs between datase
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -166,6 +167,12 @@ class LabelRecord(TypedDict, total=False):
     cameras: list[str]
     fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
+
+
+def unused_prefix(dataset: RobotDataset, prefix: str) -> str:
+    """Return a prefix that no column of the dataset has: this one, or with a number."""
+    names = chain([prefix], (f"{prefix}{i}" for i in count(2)))
+    return next(name for name in names if not any(key.startswith(f"{name}.") for key in dataset.features))
 
 
 def portable_facts(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.questions import NOT_RUN
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.questions.policies import PolicyEvidence
 from tests.annotation.test_fill import write as write_filled
@@ -306,9 +307,11 @@ def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said
 def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_path: Path):
     root = str(write_filled(tmp_path / "data"))  # NaN in two of four episodes
     inspected = said(["inspect", root])
-    (train,) = re.findall("lattok train image-lam (?!.*--labelled-fraction).*", inspected)
-    trained = said([*shlex.split(train), "--steps", "6", *SMALL[4:]])
+    (train,) = re.findall("lattok train .*", inspected)
+    trained = said(f"{train} --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu")
     assert after("Judge it", trained) == f"lattok evaluate my-model {root}"
+    trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    assert after("Judge it", trained) == f"lattok evaluate lam {root}"
 
 
 def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
@@ -325,6 +328,12 @@ def test_commands_keep_columns_and_cameras(make_dataset: Callable, said: Said):
     assert judge == ["lattok", "evaluate", "my lam", root, *keys, "--state-key", "none", "--cameras", "front"]
     plainly = Case(case.model, dataset, case.split, EvalOptions())
     assert "--action-key expert --as actions" in plainly.named(ActionEvidence.use)
+    for chosen, typed in (("2:4", "2:4"), ([1, 3], "1,3")):
+        again = Case(case.model, dataset, case.split, EvalOptions(episodes=chosen)).named(NOT_RUN)
+        assert again == f"Run: lattok evaluate 'my lam' {root} --episodes {typed} --controls trained"
+    dataset.features["latent.codes"] = dataset.features["latent2.valid"] = Feature("int64", (4,), None)
+    assert " --prefix latent3 --out labelled" in plainly.named(LatentEvidence.use)
+    assert "--prefix" not in plainly.named(ActionEvidence.use)
 
 
 @pytest.mark.parametrize(
@@ -431,6 +440,10 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
     labelled = said(after("Label with it", trained))
     joined = after("Join them", labelled)  # as videos, whose frames are others
     said(joined)
+    (train,) = re.findall("lattok train image-lam .*", said(["inspect", "joined"]))
+    again = after("Label with it", said(f"{train} --steps 6"))  # beside the labels that are there
+    assert again.endswith(" --prefix latent2")
+    assert "Check them" in said(again)
     assert main(["verify", "joined", "--model", "my-lam"]) == 1
     assert "Verify them with what was labelled: lattok verify DATASET --labels" in capsys.readouterr().out
     assert "None can judge: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)

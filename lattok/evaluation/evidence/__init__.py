@@ -14,7 +14,7 @@ import torch
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
-from lattok.labels.spec import measured_episodes
+from lattok.labels.spec import measured_episodes, unused_prefix
 from lattok.training import LoopOptions
 from lattok.types import Episode
 from lattok.utils import checks
@@ -146,7 +146,12 @@ class Case:
         if command.startswith("annotate "):
             key = self.options.action_key if "--action-key" in flags else own
             cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
-            flags = [*([] if key in (None, "action") else ["--action-key", key]), *cameras]
+            prefix = "inferred" if "--as actions" in command else "latent"
+            free = unused_prefix(self.dataset, prefix)
+            asked = [] if key in (None, "action") else ["--action-key", key]
+            flags = [*asked, *(["--prefix", free] if free != prefix else []), *cameras]
+        elif "--controls" in command and (spec := self.options.episodes) not in (None, "test"):  # the same once more
+            flags = ["--episodes", spec if isinstance(spec, str) else ",".join(map(str, spec or ())), *flags]
         more = [shlex.join(flags)] * bool(flags) if command.startswith(("annotate ", "evaluate ")) else []
         named = [shlex.quote(names[part] or part) if part in names else part for part in parts[:-1]]
         return f"{said}{mark}{' '.join([''.join(named), *more])}{parts[-1]}"
