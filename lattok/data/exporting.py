@@ -291,7 +291,7 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     entries |= {} if dataset.labels is None else dataset.labels.provenance
     if entries:
         done, made = dict(dataset.actions_as), dict[str, Any]()
-        for prefix, entry in entries.items():
+        for prefix, entry in ((key, value) for key, value in entries.items() if isinstance(value, dict)):
             try:
                 made[prefix] = _provenance(entry, exact, new_index, done)
             except (AttributeError, KeyError, TypeError):  # a stranger's file

@@ -120,7 +120,7 @@ def test_labels_are_columns_with_their_provenance(stored, pixels, tmp_path):
 
 @pytest.mark.parametrize(
     "entry",
-    [5, [], {"cameras": 5}, {"unlabelled": 3}, {"unlabelled": [{}]}, {"unlabelled": [{"episodes": [[]]}]}],
+    [{"cameras": 5}, {"unlabelled": 3}, {"unlabelled": [{}]}, {"unlabelled": [{"episodes": [[]]}]}],
     ids=str,
 )
 def test_what_a_stranger_says_of_labels_is_refused_before_anything_is_written(entry, tmp_path):
