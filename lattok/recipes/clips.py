@@ -1,6 +1,7 @@
 """Recipes of models that learn from clips: LatBot's latent action model, which reads instructions too, and inverse
 dynamics models, which read actions from the frames around them."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from lattok.recipes.run_folder import finish
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import fit
 from lattok.utils import checks
+from lattok.utils.output import unused
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
 SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
@@ -215,6 +217,12 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= batches.record()
             return finish({"": model}, out)[""]
+
+    def next_step(self) -> str:
+        words = ["lattok", "annotate", str(self.dataset), "--model", self.out, "--as", "actions"]
+        words += ["--out", unused("filled")]
+        words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
+        return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
         """Return the recipe's model for this data."""

@@ -310,6 +310,9 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
     (train,) = re.findall("lattok train .*", inspected)
     trained = said(f"{train} --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu")
     assert after("Judge it", trained) == f"lattok evaluate my-model {root}"
+    fill = after("Then fill in unknown actions with it", trained)
+    assert fill == f"lattok annotate {root} --model my-model --as actions --out filled"
+    assert "unknown in 2 of 4" in said(fill)
     trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert after("Judge it", trained) == f"lattok evaluate lam {root}"
 

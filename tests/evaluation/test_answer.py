@@ -169,7 +169,8 @@ def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and fewer than five ")
     assert alone.answer.text.endswith("Run: lattok evaluate MODEL DATASET")
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
-    advice = "Hold out five episodes or more: record more, or train with episodes=0:N and evaluate with episodes=N:."
+    advice = "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
+    advice += "episodes=0:N and evaluate with episodes=N:."
     assert against.advice == advice
     assert advice in (tmp_path / "report.html").read_text()
     model.trained_on = {"dataset": "planted", "episodes": [[0, 14]], "loop": {}}

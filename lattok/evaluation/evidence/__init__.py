@@ -146,7 +146,7 @@ class Case:
         if command.startswith("annotate "):
             key = self.options.action_key if "--action-key" in flags else own
             cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
-            prefix = "inferred" if "--as actions" in command else "latent"
+            prefix = "inferred" if "--as" in command.split() else "latent"
             free = unused_prefix(self.dataset, prefix)
             asked = [] if key in (None, "action") else ["--action-key", key]
             flags = [*asked, *(["--prefix", free] if free != prefix else []), *cameras]

@@ -24,7 +24,10 @@ LAST = 100  # place of a question that names none: after those of lattok
 OTHERWISE = "Train one on this dataset: lattok train {} DATASET --out new"
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained"
 UNCLEAR = "Hold out more episodes, or average several seeds."
-ALONE = "Hold out five episodes or more: record more, or train with episodes=0:N and evaluate with episodes=N:."
+ALONE = (
+    "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
+    "episodes=0:N and evaluate with episodes=N:."
+)
 
 
 @dataclass(frozen=True, repr=False)

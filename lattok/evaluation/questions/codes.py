@@ -80,7 +80,8 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
     few = min(own.used) < size / 2 or min(own.perplexity) < size / 4
     idle = few and own.joint_entropy < MIN_JOINT_SHARE * kmeans.joint_entropy
     still = kmeans.joint_entropy == 0  # all pairs look alike
-    state = "the tokens repeat one another" if repeat else "much of a codebook is idle" if idle else "no collapse"
+    less = f"less than {MIN_JOINT_SHARE:.0%} as many, much of a codebook is idle"
+    state = "the tokens repeat one another" if repeat else less if idle else "no collapse"
     text = (
         f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
         f"{own.joint_entropy:.1f} bits over all {pairs} pairs, those of simple clustering {kmeans.joint_entropy:.1f}: "

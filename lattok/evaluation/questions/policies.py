@@ -62,7 +62,7 @@ class PolicyErrors:
         """Both errors and the gain in one line."""
         share = f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
         said = share if self.mean_action > ROUNDING else "nothing to gain, since held-out actions are the mean action"
-        errors = f"error {self.error:.3f} against `{self.key}` (mean action {self.mean_action:.3f})"
+        errors = f"error {self.error:.3f} against `{self.key}`, both normalised (mean action {self.mean_action:.3f})"
         return f"Held-out episodes: {errors}: {said}"
 
     @property
