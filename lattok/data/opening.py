@@ -218,7 +218,8 @@ def _whole_of(file: Path) -> str:
             return f"Give the whole dataset, {folder}."
     with suppress(OSError):
         if any(file.parent in each.recognise(file.parent) for each in formats() if not each.marked):
-            if file.suffix.lower() in VIDEOS and next(file.parent.rglob("meta/info.json"), None):
+            inner = (file.parent.glob(f"{below}/meta/info.json") for below in ("*", "*/*"))  # a home is large
+            if file.suffix.lower() in VIDEOS and any(map(any, inner)):
                 return "Put it into a folder of its own, and give that: others lie here."
             return f"Give the whole dataset, {file.parent}."
     return "Give the folder of the dataset that it belongs to."

@@ -14,7 +14,6 @@ preprocessing, shapes. Merging wants equal features: what differs between datase
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -30,6 +29,7 @@ from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import MOST_THREADS, LattokError
 from lattok.utils.files import read_json
+from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, inside, typed
 
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
@@ -169,10 +169,10 @@ class LabelRecord(TypedDict, total=False):
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
 
 
-def unused_prefix(dataset: RobotDataset, prefix: str) -> str:
-    """Return a prefix that no column of the dataset has: this one, or with a number."""
-    names = chain([prefix], (f"{prefix}{i}" for i in count(2)))
-    return next(name for name in names if not any(key.startswith(f"{name}.") for key in dataset.features))
+def prefix_flags(dataset: RobotDataset, prefix: str) -> list[str]:
+    """Return what is typed to label a dataset under a prefix: nothing, or another one where a column has it."""
+    free = unused(prefix, lambda name: any(key.startswith(f"{name}.") for key in dataset.features), "")
+    return [] if free == prefix else ["--prefix", free]
 
 
 def portable_facts(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:

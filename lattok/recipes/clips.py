@@ -3,6 +3,7 @@ dynamics models, which read actions from the frames around them."""
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,13 +20,14 @@ from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.decoder import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import state_changes
-from lattok.labels.spec import inferred_episodes
+from lattok.labels.spec import inferred_episodes, prefix_flags
 from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, ImageOptions, Recipe
 from lattok.recipes.policy_data import ActedOptions, policy_batches, windows_of
 from lattok.recipes.run_folder import finish
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import fit
 from lattok.utils import checks
+from lattok.utils.checks import LattokError
 from lattok.utils.output import unused
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
@@ -222,6 +224,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         words = ["lattok", "annotate", str(self.dataset), "--model", self.out, "--as", "actions"]
         words += ["--out", unused("filled")]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
+        with suppress(LattokError):  # it may be gone by now
+            words += prefix_flags(self.open()[0].dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:

@@ -21,7 +21,7 @@ from lattok.data.content import Content, content_of, record_of
 from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
-from lattok.labels.spec import inferred_episodes, unused_prefix
+from lattok.labels.spec import inferred_episodes, prefix_flags
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.stream import WINDOW_BYTES
@@ -313,8 +313,8 @@ class Recipe(ABC, Generic[Model]):
                 rest = index_runs(episode.index for episode in dataset.episodes if episode.index not in seen)
             if not split_by_task(dataset)[1] and not rest:
                 words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")]
-                words += [] if (free := unused_prefix(dataset, "latent")) == "latent" else ["--prefix", free]
-                return f"No episode is held out to judge it by: {MORE}. Label with it: {shlex.join(words)}"
+                said = shlex.join([*words, *prefix_flags(dataset, "latent")])
+                return f"No episode is held out to judge it by: {MORE}. Label with it: {said}"
         words = ["lattok", "evaluate", self.out, source]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []

@@ -51,9 +51,9 @@ def is_unfinished(folder: Path) -> bool:
         return False
 
 
-def unused(name: str) -> str:
-    """Return a name that nothing in the current folder has, to be typed: this one, or with a number."""
-    return next(name for name in chain([name], (f"{name}-{i}" for i in count(2))) if not os.path.lexists(name))
+def unused(name: str, taken: Callable[[str], bool] = os.path.lexists, mark: str = "-") -> str:
+    """Return a name that is not taken, by default by nothing in the current folder: this one, or with a number."""
+    return next(each for each in chain([name], (f"{name}{mark}{i}" for i in count(2))) if not taken(each))
 
 
 class Output:

@@ -313,6 +313,10 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
     fill = after("Then fill in unknown actions with it", trained)
     assert fill == f"lattok annotate {root} --model my-model --as actions --out filled"
     assert "unknown in 2 of 4" in said(fill)
+    again = f"{train.replace(root, 'filled').replace('my-model', 'again')} --steps 2 --batch-size 4 --image-size 32"
+    fill = after("Then fill in unknown actions with it", said(f"{again} --channels 8 8 --device cpu"))
+    assert fill == "lattok annotate filled --model again --as actions --out filled-2 --prefix inferred2"
+    assert "Check them" in said(fill)
     trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert after("Judge it", trained) == f"lattok evaluate lam {root}"
 

@@ -14,7 +14,7 @@ import torch
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
-from lattok.labels.spec import measured_episodes, unused_prefix
+from lattok.labels.spec import measured_episodes, prefix_flags
 from lattok.training import LoopOptions
 from lattok.types import Episode
 from lattok.utils import checks
@@ -147,9 +147,8 @@ class Case:
             key = self.options.action_key if "--action-key" in flags else own
             cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
             prefix = "inferred" if "--as" in command.split() else "latent"
-            free = unused_prefix(self.dataset, prefix)
             asked = [] if key in (None, "action") else ["--action-key", key]
-            flags = [*asked, *(["--prefix", free] if free != prefix else []), *cameras]
+            flags = [*asked, *prefix_flags(self.dataset, prefix), *cameras]
         elif "--controls" in command and (spec := self.options.episodes) not in (None, "test"):  # the same once more
             flags = ["--episodes", spec if isinstance(spec, str) else ",".join(map(str, spec or ())), *flags]
         more = [shlex.join(flags)] * bool(flags) if command.startswith(("annotate ", "evaluate ")) else []
