@@ -114,12 +114,16 @@ def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) ->
 
 def run(cell: Cell, folder: Path) -> dict[str, Any]:
     """Train the cell's policy, or one for each task, unless its artefact is there, and let it act."""
-    out, apart = folder / "policies" / cell.name, REGIMES[cell.regime].apart
+    row, apart = ROWS[cell.row], REGIMES[cell.regime].apart
+    learned = cell._replace(row=row.of or cell.row)
+    out = folder / "policies" / learned.name
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
     trainings, rollouts = list[float | None](), 0.0
     for task in PAIRS if apart else [None]:
         world = REGIMES[cell.regime].tasks if task is None else [f"{WORLD[0]}/{task}"]
-        policy, cost = trained(cell, folder, out if task is None else out / task, task)
+        policy, cost = trained(learned, folder, out if task is None else out / task, task)
+        for name, value in (row.options if row.of else {}).items():
+            setattr(policy.head, name, value)
         trainings.append(cost)
         begun = time.process_time()
         results["model"] = policy.describe()

@@ -33,6 +33,7 @@ COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
+BY_MEAN = {"temperature": 0.7, "draws": 32}  # of a head: it acts by the mean of chunks that it draws
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
 
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     distilled: Mapping[str, Any] | None = None
     filled: bool = False  # unknown actions are those that the labels fill in, and learned from as if they were known
     latent: bool = False  # the policy predicts the labels of all videos, and the model that made them decodes
+    of: str | None = None  # the row whose policies act, by the mean of what they draw
     first: str | None = (
         None  # a policy of this strategy learns for `FIRST_STEPS` from all videos, and goes on as this one
     )
@@ -231,6 +233,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "acts-oat": Row("OAT", "baseline", "oat", IN_TURN),
         "acts-quest": Row("QueST", "baseline", "quest", IN_TURN),
         "acts-beast": Row("BEAST", "baseline", "beast", IN_TURN),
+        **{
+            f"acts-{name}-mean": Row(f"{title}, mean of draws", "baseline", name, BY_MEAN, of=f"acts-{name}")
+            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"), ("fast", "FAST"))
+        },
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),

@@ -110,6 +110,11 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     tuple((f"acts-{name}-at_once", f"acts-{name}") for name in ("bins", "p2t", "rvq")),
                 ),
                 Family("Flow head", "plentiful", (("flow", BASE),)),
+                Family(
+                    "Mean of draws",
+                    "plentiful",
+                    tuple(("acts-rvq-mean", other) for other in ("acts-rvq", "acts-oat-mean", "acts-fast-mean", BASE)),
+                ),
             ),
         ),
     }

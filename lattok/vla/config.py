@@ -26,6 +26,7 @@ from lattok.vla.strategies import STRATEGIES, Segment, Strategy, hidden_index
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
+MOST_DRAWS = 256
 MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
@@ -65,6 +66,7 @@ class HeadConfig:
         flow_steps: Euler steps from noise to a chunk, of a flow head
         order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
         temperature: temperature at which a tokens head draws codes; 0: the likeliest
+        draws: chunks that a tokens head draws for a decision, which is their mean
     """
 
     name: Literal["regression", "flow", "tokens"] = "regression"
@@ -74,10 +76,14 @@ class HeadConfig:
     flow_steps: int = 4
     order: Literal["autoregressive", "parallel"] = field(default="autoregressive", metadata=ADDED)
     temperature: float = field(default=0.0, metadata=ADDED)
+    draws: int = field(default=1, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
+        checks.counts(1, MOST_DRAWS, head_draws=self.draws)
+        if self.draws > 1 and not self.temperature:
+            checks.fail("head_draws", "1 where head_temperature is 0, as all draws would be the same", self.draws)
         checks.counts(head_dim=self.dim)
         checks.divides(self.dim, f"head_dim {self.dim}", head_heads=self.heads)
         checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)

@@ -52,6 +52,17 @@ class KeyValueCache(NamedTuple):
     image: Tensor | None
     image_valid: Tensor | None  # [B, i] bool
 
+    def repeated(self, times: int) -> "KeyValueCache":
+        """Return each sample so many times in a row."""
+        if times == 1:
+            return self
+        image, valid = self.image, self.image_valid
+        return KeyValueCache(
+            self.others.repeat_interleave(times, 1),
+            None if image is None else image.repeat_interleave(times, 1),
+            None if valid is None else valid.repeat_interleave(times, 0),
+        )
+
 
 class HeadBlock(nn.Module):
     """Steps look at themselves, the placeholders and proprio, then at the image, then a feed-forward layer."""

@@ -4,6 +4,7 @@
     p(c_i | ...) = softmax(out(blocks(x)_i))
     L    = -log p(c_1 ... c_P | observation)       over the codes of the chunk, and its end where their number varies
     a    = decode(c)                               whatever was predicted
+    a    = 1/K sum_k decode(c^k)                   or the mean of K chunks that are drawn
 
 Any family of action tokenizers fits: positions with codebooks of their own have classifiers and embeddings of their
 own. The tokenizer learns nothing here and lies in the artefact, in `parts/tokenizer`, as it was.
@@ -51,7 +52,8 @@ class TokenHead(ActionHead):
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__(hidden_size, layers, config)
         spec, dim = cast(TokenSpec, config.tokens), config.head.dim
-        self.spec, self.temperature, self.classes = spec, config.head.temperature, spec.codes + (not spec.fixed)
+        self.spec, self.classes = spec, spec.codes + (not spec.fixed)
+        self.temperature, self.draws = config.head.temperature, config.head.draws
         self.own = not spec.shared  # positions have codebooks of their own
         self.before: nn.Embedding | None = None
         if config.head.order == "autoregressive":
@@ -93,26 +95,36 @@ class TokenHead(ActionHead):
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
-        """Return codes int64 [B, P]: the likeliest, or drawn at the head's temperature as `seed` and sample say."""
+        """Return codes int64 [B * K, P]: the likeliest, or K rows for each sample that are drawn at the head's
+        temperature as `seed` and sample say; `mean_of_draws` takes the mean of what they decode to."""
         chances, count = None, len(next(iter(states.values())).placeholders)
         if self.temperature:
-            noise = onto(noise_of(batch, (self.spec.tokens, self.classes), seed), self.queries.device)
-            chances = -(-torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel's
+            noise = onto(noise_of(batch, (self.draws, self.spec.tokens), seed), self.queries.device)
+            chances = torch.special.ndtr(noise).flatten(0, 1)  # uniform
         if self.before is None:
             found = self.logits(self.queries.new_zeros(count, 1, dtype=torch.long), states, proprio)
-            codes = self._chosen(found, chances)
+            codes = self._chosen(found.repeat_interleave(self.draws, 0), chances)
         else:
             codes = self._one_by_one(count, states, proprio, chances)
         return codes.masked_fill((codes >= self.spec.codes).cumsum(1) > 0, -1)  # from the end on
 
+    def mean_of_draws(self, chunks: Tensor) -> Tensor:
+        """Return the mean of the chunks [B * K, H, m] of each sample, [B, H, m]."""
+        return chunks.unflatten(0, (-1, self.draws)).mean(1)
+
     def _chosen(self, logits: Tensor, chances: Tensor | None) -> Tensor:
-        return (logits.float() if chances is None else logits.float() / self.temperature + chances).argmax(-1)
+        """Choose codes by logits [B, p, K]: the likeliest, or those where `chances` [B, p] lie among the cumulated ones."""
+        if chances is None:
+            return logits.argmax(-1)
+        below = (logits.float() / self.temperature).softmax(-1).cumsum(-1) < chances[..., None]
+        return below.sum(-1).clamp_max(self.classes - 1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
         """Choose each code from those before it; keys and values of what was seen are kept."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]
         blocks = [cast(HeadBlock, block) for block in self.blocks]
         fixed = [block.fixed(states[layer], token) for layer, block in zip(self.layers, blocks, strict=True)]
+        fixed, count = [each.repeated(self.draws) for each in fixed], count * self.draws
         past: list[Any] = [None] * len(fixed)
         codes = torch.empty(count, 0, dtype=torch.long, device=self.queries.device)
         for i in range(self.spec.tokens):

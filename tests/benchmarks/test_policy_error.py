@@ -45,7 +45,7 @@ def test_a_policy_is_measured_with_a_tokenizer_and_without(dataset, monkeypatch)
         runs[name] = {part: {"0": {"commit": "c", **measure(tokenizer, place, 0)}} for part in ("sample", "blind")}
     found = runs["bins"]["blind"]["0"]
     assert found["bits"] == 2 * found["codes"] == 64
-    assert 0 < found["reconstruction"] < 0.5 < found["error"]
+    assert 0 < found["reconstruction"] < 0.5 < found["mean_of_draws"] < found["error"]
     assert set(runs["regression"]["blind"]["0"]) == {"commit", "error"}
     results = summary(runs, {"sample": place, "blind": place})
     assert results["mean_action"]["blind"] == pytest.approx(1, abs=0.3)
@@ -58,16 +58,17 @@ def test_the_table_begins_with_the_least_error_and_compares_with_oat():
         return {part: {key: dict.fromkeys(("mean", "min", "max"), v) for key, v in figures.items()} for part in PARTS}
 
     rows = {OAT: row(0.5, bits=64.0, reconstruction=0.01), "regression": row(0.3)}
-    rows["ours"] = row(0.4, bits=64.0, reconstruction=0.02)
+    rows["ours"] = row(0.4, bits=64.0, mean_of_draws=0.3, reconstruction=0.02)
     runs = {name: {part: {"0": {}} for part in PARTS} for name in rows}
     lines = table({"rows": rows, "runs": runs}).strip().splitlines()[4:]
     assert [line.split("|")[1].strip() for line in lines] == ["*control:* regression", "ours", OAT]
-    assert lines[1].split("|")[2:8] == [
+    assert lines[1].split("|")[2:9] == [
         " 64 ",
         " 0.400 (0.400 to 0.400) ",
         " 0.80 ",
         " 0.400 (0.400 to 0.400) ",
         " 0.80 ",
+        " 0.300 / 0.300 ",
         " 0.0200 / 0.0200 ",
     ]
 

@@ -133,6 +133,40 @@ def test_drawn_codes_follow_from_seed_and_sample_alone(order):
     assert float((torch.bincount(drawn, minlength=head.classes) / 400 - wanted).abs().max()) < 0.08
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decision_is_the_mean_of_what_was_drawn(kind, order):
+    model, data = policy(kind, order, head_temperature=2.0, head_draws=5).eval(), batch(config())
+    head, states, proprio = head_and_states(model)
+    codes = head.sample(states, proprio, data, 3)
+    assert len(codes) == B * 5
+    assert len(codes.unique(dim=0)) > B
+    wanted = model.tokenizer.decode(codes, repair=True).view(B, 5, H, M).mean(1)
+    torch.testing.assert_close(model.predict_chunk(data, seed=3), wanted)
+    torch.testing.assert_close(model.predict_chunk(rows(data, [2]), seed=3)[0], wanted[2])
+
+
+def test_drawn_codes_are_chosen_from_those_before_them():
+    """Of several draws, too: each row is what the pass over its own codes gives, with the chances it had."""
+    model = policy("residual", head_temperature=2.0, head_draws=4).eval()
+    head, states, proprio = head_and_states(model)
+    chances = torch.rand(B * 4, head.spec.tokens)
+    codes = head._one_by_one(B, states, proprio, chances)
+    for draw in range(4):
+        logits = head.logits(codes[draw::4], states, proprio)
+        chosen = codes[draw::4, :, None]
+        end = (logits / 2).softmax(-1).cumsum(-1).gather(2, chosen)[..., 0]
+        width = (logits / 2).softmax(-1).gather(2, chosen)[..., 0]
+        assert bool((chances[draw::4] <= end + 1e-5).all() and (chances[draw::4] >= end - width - 1e-5).all())
+
+
+def test_several_draws_need_a_temperature():
+    with pytest.raises(LattokError, match="`head_draws`: expected 1 where head_temperature is 0"):
+        policy("bins", head_draws=2)
+    with pytest.raises(LattokError, match="`head_draws`"):
+        policy("bins", head_temperature=1.0, head_draws=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_decodes(kind):
     """Whatever the head says, also an end at once and none at all."""

@@ -10,6 +10,7 @@ these are all that is published).
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -28,6 +29,7 @@ from lattok.types import ActionTokenizer
 from lattok.vla.config import HeadConfig, TokenSpec, VLAConfig
 from lattok.vla.head import LayerStates
 from lattok.vla.model import HEADS
+from lattok.vla.tokens import TokenHead
 
 ACTED_BY = Criterion(
     "acted_by",
@@ -124,11 +126,12 @@ class ReferencePolicy(nn.Module):
     @torch.no_grad()
     def act(self, seen: Inputs, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
         """Return chunks [n, H, m] in physical units, and the codes that it chose."""
-        found = self.head.sample(self.states(seen.inputs), None, cast(Any, None), 0)
+        shown: Any = SimpleNamespace(images=seen.inputs, proprio=None, texts=[""] * len(seen.inputs))
+        found = self.head.sample(self.states(seen.inputs), None, shown, 0)
         tokenizer = self.tokenizer[0]
         if tokenizer is None:
             return normalizer.inverse(found), None
-        return tokenizer.decode(found, repair=True).float().cpu(), found
+        return cast(TokenHead, self.head).mean_of_draws(tokenizer.decode(found, repair=True).float().cpu()), found
 
 
 @question("learnability", of=("chunks",), criteria=(ACTED_BY,), place=5)

@@ -86,6 +86,7 @@ class LattokConfig(PreTrainedConfig):
     tokenizer: str | None = None  # of head=tokens: a folder or a Hub id; checkpoints hold it
     head_order: str = DEFAULTS["head_order"]  # of tokens: autoregressive, or parallel
     head_temperature: float = DEFAULTS["head_temperature"]  # of tokens that are drawn; 0: the likeliest
+    head_draws: int = DEFAULTS["head_draws"]  # of them for a decision, which is their mean
     head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
