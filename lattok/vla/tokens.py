@@ -113,7 +113,7 @@ class TokenHead(ActionHead):
         return chunks.unflatten(0, (-1, self.draws)).mean(1)
 
     def _chosen(self, logits: Tensor, chances: Tensor | None) -> Tensor:
-        """Choose codes by logits [B, p, K]: the likeliest, or those where `chances` [B, p] lie among the cumulated ones."""
+        """Choose codes by logits [B, p, K]: the likeliest, or those at `chances` [B, p] between 0 and 1."""
         if chances is None:
             return logits.argmax(-1)
         below = (logits.float() / self.temperature).softmax(-1).cumsum(-1) < chances[..., None]
