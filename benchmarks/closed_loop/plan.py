@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from lattok.evaluation.questions.learnability import BY_MEAN
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT
 
@@ -33,7 +34,6 @@ COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
-BY_MEAN = {"temperature": 0.7, "draws": 32}  # of a head: it acts by the mean of chunks that it draws
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
 

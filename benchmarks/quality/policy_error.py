@@ -22,13 +22,19 @@ import numpy as np
 import torch
 
 import lattok
-from benchmarks.closed_loop.plan import BY_MEAN
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality.tokenizers import FPS, HORIZON, ROOT, SETTINGS, Setting, build, load_splits
 from lattok.data import Feature, LeRobotWriter, RobotDataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, encode_all
-from lattok.evaluation.questions.learnability import Inputs, ReferencePolicy, chunk_errors, policy_inputs, unseen
+from lattok.evaluation.questions.learnability import (
+    BY_MEAN,
+    Inputs,
+    ReferencePolicy,
+    chunk_errors,
+    policy_inputs,
+    unseen,
+)
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer
 
@@ -102,9 +108,7 @@ def measure(tokenizer: ActionTokenizer | None, place: Place, seed: int) -> dict[
     figures["codes"] = float((meant >= 0).sum()) / len(meant)
     figures["bits"] = figures["codes"] * float(np.log2(tokenizer.vocab_size))
     figures["unseen"] = unseen(codes, known, "half")
-    for name, value in BY_MEAN.items():
-        setattr(policy.head, name, value)
-    chunks, _ = policy.act(judged, normalizer)
+    chunks, _ = policy.by_mean().act(judged, normalizer)
     return figures | {"mean_of_draws": float(chunk_errors(place.scale, chunks, judged).mean())}
 
 

@@ -9,8 +9,9 @@ chunk, and whether chunks that are near one another stay so (OAT; ProAct; Action
 these are all that is published).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -48,6 +49,7 @@ RANKED, NEIGHBOURS = 256, 16  # chunks, and those near each of them
 WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
 MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer: beyond, a minute is not enough
 MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
+BY_MEAN: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "draws": 32})  # a head acts by what it draws
 
 
 class Inputs(NamedTuple):
@@ -123,6 +125,12 @@ class ReferencePolicy(nn.Module):
             schedule.step()
         return self.eval()
 
+    def by_mean(self) -> "ReferencePolicy":
+        """Act by the mean of drawn chunks from now on, instead of the likeliest codes."""
+        for name, value in BY_MEAN.items():
+            setattr(self.head, name, value)
+        return self
+
     @torch.no_grad()
     def act(self, seen: Inputs, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
         """Return chunks [n, H, m] in physical units, and the codes that it chose."""
@@ -151,6 +159,8 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
         chunks, made = policy.act(held_out, scale.normalizer)
         codes = codes if made is None else made
         found[name] = chunk_errors(scale, chunks, held_out)
+        if chosen is not None:
+            found["draws"] = chunk_errors(scale, policy.by_mean().act(held_out, scale.normalizer)[0], held_out)
     truth, valid = held_out.windows.batch(held_out.rows)
     found["mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
@@ -222,20 +232,26 @@ def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:
 
 
 def _section(figures: dict[str, float], gain: Interval | None) -> Section:
-    names = {"": "tokenizer", "/regression": "regression, no tokenizer", "/mean": "mean action"}
+    names = {
+        "": "tokenizer, likeliest codes",
+        "/draws": f"tokenizer, mean of {BY_MEAN['draws']} drawn chunks",
+        "/regression": "regression, no tokenizer",
+        "/mean": "mean action",
+    }
     rows = tuple(
-        TableRow(key.removeprefix("/") or "model", name, (figures[f"policy_error{key}"],), bool(key))
+        TableRow(key.removeprefix("/") or "model", name, (figures[f"policy_error{key}"],), key not in ("", "/draws"))
         for key, name in names.items()
     )
     said = "" if gain is None else f" The difference to regression lies between {gain[0]:.3g} and {gain[1]:.3g}."
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
     row = TableRow("model", "tokenizer", tuple(figures[name] for name in BEHIND), control=False)
     more = Table("What may lie behind it", tuple(BEHIND.values()), (row,), folded=True)
+    drawn = ", ".join(f"head_{name}={value}" for name, value in BY_MEAN.items())
     text = (
         "What a policy decodes counts, not what the encoder knew. A small network sees state and instruction and "
         "predicts the codes one after another; a chunk that it gets wrong costs what its codes decode to. Errors are "
-        "divided by the variance of training actions, over held-out chunks. Without images neither way is good; the "
-        f"difference is the tokenizer's.{said}"
+        "divided by the variance of training actions, over held-out chunks. The policy can also act by the mean of "
+        f"chunks that it draws ({drawn}). Without images neither way is good; the difference is the tokenizer's.{said}"
     )
     return Section("Can a policy act by it?", text, (errors, more))
 

@@ -83,6 +83,7 @@ def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_wh
     figures = report.figures
     assert figures["policy_error"] < 0.35
     assert figures["policy_error/regression"] < 0.3
+    assert figures["policy_error/draws"] < 1.5 * figures["policy_error"]
     assert figures["policy_error/mean"] > 0.8
     assert "A policy that acts by its codes errs by" in report.headline
     assert "A policy will err by" in answer_of(report).text
