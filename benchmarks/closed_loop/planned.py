@@ -56,7 +56,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "five-known": dict.fromkeys(FEWER, 5),
                 "four-tasks": dict.fromkeys(FOUR_TASKS, 5),
                 "other-world": {"baseline": 5},
-                "other-world-few": dict.fromkeys(("baseline", "idm", "idm-past", "executed"), 5),
+                "other-world-few": dict.fromkeys(("baseline", "idm", "idm-past", "executed", "idm-proprio"), 5),
             },
             (
                 Family("Primary", "action-free", ((OWN, BASE),)),
@@ -84,6 +84,9 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 Family("What videos add", "four-tasks", (("idm-video", "idm-known_video"), ("idm-known_video", OWN))),
                 Family("Second world", "other-world-few", ((OWN, BASE),)),
                 Family("What labels must be, second world", "other-world-few", ((OWN, "idm-past"), ("executed", OWN))),
+                Family(
+                    "With proprio, second world", "other-world-few", tuple(("idm-proprio", row) for row in (OWN, BASE))
+                ),
             ),
             {
                 **dict.fromkeys(("action-free", "one-known", "five-known", "four-tasks"), FOUND_BEFORE),
