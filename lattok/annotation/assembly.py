@@ -22,6 +22,7 @@ from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
 from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
+from lattok.data.views import unwrap
 from lattok.labels.spec import NOTE, portable_facts, spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
@@ -181,7 +182,7 @@ def fill_of(work: Work) -> Fill | None:
         return None
     ((prefix, model),) = work.models.items()
     config = cast(Any, model).config
-    key, features = work.options.action_key, work.dataset.features
+    key, features = work.options.action_key, unwrap(work.dataset).features  # a joined one may have the name of a part
     widths = [(part, features[part].shape[0]) for part in work.dataset.joined.get(key, ())]
     return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
 

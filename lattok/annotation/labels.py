@@ -21,7 +21,8 @@ from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import short_name, vector_key
-from lattok.data.views import check_trained_space
+from lattok.data.views import check_trained_space, unwrap
+from lattok.labels.spec import fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
@@ -294,6 +295,12 @@ def _check_fills(work: Work) -> None:
     if not model.infers_actions:
         hint = "Train one: lattok train idm."
         checks.fail("models", f"a model that infers actions for `{prefix}`", f"one of type {model.type}", hint)
+    if others := [each for each in fillers(dataset, key) if each != prefix]:
+        got, hint = f"`{key}`, which `{others[0]}` filled", "Annotate the dataset that this one was made from."
+        checks.fail("action_key", "a column that no model has filled", got, hint)
+    whole = [part for part in dataset.joined.get(key, ()) if "float" not in unwrap(dataset).features[part].dtype]
+    if whole:  # which has no NaN
+        checks.fail("action_key", "a column that is joined of floats", f"whole numbers in `{whole[0]}`")
     if key in dataset.actions_as and dataset.kind == "lerobot":  # whose own column is filled, in its own numbers
         hint = "Annotate it without `actions` in its description, with a model of its own actions."
         checks.fail("action_key", "a column as the dataset holds it", f"`{key}` converted to another space", hint)

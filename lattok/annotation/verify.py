@@ -217,8 +217,10 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         yield "- no episode could be chosen: all of them are without labels"
     (prefix,) = work.models
     columns = [name for name in entry["columns"] if name in work.dataset.features]
-    key = entry["fills"]["column"] if "fills" in entry else None
-    columns += [key] if key in work.dataset.features else []
+    fills = entry.get("fills", {})
+    key, parts = fills.get("column"), fills.get("parts", ())
+    parts = [key] if not parts or key in work.dataset.joined else [*parts]  # joined, or as they are stored
+    columns += (parts := parts if {*parts} <= work.dataset.features.keys() else [])
     tally, frames, again = {name: _Tally() for name in columns}, 0, Labels()
     for episode in chosen:
         try:
@@ -228,9 +230,12 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         except Exception as error:
             yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
             continue
-        if key is not None and key in stored:  # measured rows are nobody's label
+        if parts:  # measured rows are nobody's label
             filled, read = (again[f"{prefix}.{name}"].reshape(episode.length, -1) for name in ("filled", "action"))
-            again[key] = np.where(filled, read, stored[key].reshape(episode.length, -1))
+            own = [stored[part].reshape(episode.length, -1) for part in parts]
+            ends = np.cumsum([values.shape[1] for values in own])
+            for part, was, is_ in zip(parts, own, np.split(read, ends[:-1], axis=1), strict=True):
+                again[part] = np.where(filled, is_, was) if is_.shape == was.shape else is_
         frames += episode.length
         for name, seen in tally.items():
             seen.count(stored[name], again.get(name), episode.index)

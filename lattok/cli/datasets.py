@@ -1,9 +1,10 @@
 """`lattok inspect`, `view`, `collect`, `annotate`, `verify`, `export`: datasets are seen, made, labelled, copied."""
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from lattok.utils.progress import ProgressBar
 
 SMALL = "Train a small latent action model on it (with a GPU, leave out --preset and --features):"
 INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
+TOKENIZER = "Train a tokenizer on it:"
 NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
 
@@ -44,7 +46,7 @@ def inspect(
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data import inspect_dataset
-    from lattok.data.problems import UNKNOWN_ACTIONS
+    from lattok.data.episodes import select_episodes, unmeasured
     from lattok.data.schema import vector_key
 
     opened = lattok.open_dataset(dataset)
@@ -56,11 +58,13 @@ def inspect(
     print(checks.printable(found.render()))
     if any(finding.severity == "error" for finding in found.findings):
         return 1
-    if (action_key or "action") in opened.features:  # without actions, a finding says what to do
+    if (acts := action_key or "action") in opened.features:  # without actions, a finding says what to do
         key = ["--action-key", action_key] if action_key else []
-        video = ("image-lam", ["--preset", "tiny+robust", "--features", "pixels"], SMALL)
-        kind, small, said = video if opened.cameras else ("action-vq", [], "Train a tokenizer on it:")
-        if opened.cameras and any(finding.advice == UNKNOWN_ACTIONS.advice for finding in found.findings):
+        chosen = {episode.index for episode in select_episodes(opened, episodes)}
+        unknown = unmeasured(opened, acts, chosen)
+        video = ["--preset", "tiny+robust", "--features", "pixels", *["--labelled-fraction", "0"] * (unknown == chosen)]
+        kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
+        if opened.cameras and unknown and unknown != chosen:
             kind, small, said = "idm", ["--preset", "tiny"], INFERS
         print(
             f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
@@ -228,7 +232,7 @@ def annotate(
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     if options.fill:
-        _say_what_was_unknown(source, action_key)
+        _say_what_was_unknown(source, action_key, {index for part in result.unlabelled.values() for index in part})
     own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
     print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
     described = not own and dataset.endswith(".json")
@@ -240,18 +244,19 @@ def annotate(
     return 0 if result.complete else 1
 
 
-def _say_what_was_unknown(source: Any, key: str) -> None:
+def _say_what_was_unknown(source: Any, key: str, failed: Collection[int]) -> None:
     from lattok.labels.spec import measured_episodes
 
-    every = list(source.episodes)
-    known = len(measured_episodes(source, key, every)) if key in source.features else 0
-    print(f"Actions were unknown in {len(every) - known} of {len(every)} episodes; the others keep theirs.")
+    read = [episode for episode in source.episodes if episode.index not in failed]
+    known = len(measured_episodes(source, key, read)) if key in source.features else 0
+    print(f"Actions were unknown in {len(read) - known} of {len(read)} episodes; the others keep theirs.")
 
 
 def _describe(dataset: str, out: str) -> str:
     """Say how to describe a copy, which has columns and cameras as they are stored; return the file's name."""
     said = {key: value for key, value in read_json(Path(dataset)).items() if key not in NOT_COPIED}
-    words, file = shlex.quote(json.dumps({"dataset": Path(out).name, **said})), f"{out.rstrip('/')}.json"
+    words, place = shlex.quote(json.dumps({"dataset": Path(out).name, **said})), out.rstrip("/")
+    file = f"{unused(place, lambda name: os.path.lexists(f'{name}.json'))}.json"
     print(f"Describe it as {dataset} describes its dataset: echo {words} > {shlex.quote(file)}")
     return file
 

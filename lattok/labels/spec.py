@@ -36,7 +36,7 @@ PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from
 INFO = Path("meta") / "info.json"
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
-PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
+PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
 MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
@@ -213,17 +213,22 @@ def measured_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
 def confidences(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> dict[int, np.ndarray]:
     """Return by episode how sure a model is of the values of a column that it inferred, [T]; 1 where it cannot say."""
     found = dict[int, np.ndarray]()
-    entries = provenance_of(dataset) if any(name.endswith(".filled") for name in dataset.features) else {}
-    for prefix, entry in entries.items():
+    for prefix in fillers(dataset, key):
         mark, sure = f"{prefix}.filled", f"{prefix}.confidence"
-        fills = entry.get("fills", {})
-        filled = key in (fills.get("column"), *fills.get("parts", ()))
         keys = [name for name in (mark, sure) if name in dataset.features]
-        for episode in episodes if filled and mark in keys else ():
+        for episode in episodes if mark in keys else ():
             columns = dataset.columns(episode.index, keys)
             if columns[mark].any():
                 found[episode.index] = columns.get(sure, np.ones(episode.length)).reshape(-1)
     return found
+
+
+def fillers(dataset: RobotDataset, key: str) -> list[str]:
+    """Return the prefixes of models whose actions fill a column, or one of those that are joined to it."""
+    marked = any(name.endswith(".filled") for name in dataset.features)
+    fills = {name: entry.get("fills", {}) for name, entry in provenance_of(dataset).items()} if marked else {}
+    asked = {key, *dataset.joined.get(key, ())}
+    return [name for name, each in fills.items() if asked & {each.get("column"), *each.get("parts", ())}]
 
 
 def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:

@@ -20,7 +20,7 @@ from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.decoder import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import state_changes
-from lattok.labels.spec import inferred_episodes, prefix_flags
+from lattok.labels.spec import fillers, inferred_episodes, prefix_flags
 from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, ImageOptions, Recipe
 from lattok.recipes.policy_data import ActedOptions, policy_batches, windows_of
 from lattok.recipes.run_folder import finish
@@ -225,7 +225,10 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         words += ["--out", unused("filled")]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
         with suppress(LattokError):  # it may be gone by now
-            words += prefix_flags(self.open()[0].dataset, "inferred")
+            dataset = self.open()[0].dataset
+            if fillers(dataset, self.data.action_key):  # as that which it was made from may be
+                return super().next_step()
+            words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:

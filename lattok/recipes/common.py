@@ -1,6 +1,7 @@
 """What every recipe is made of: options of the data, the loop and the model, typed; presets, and options over them."""
 
 import inspect
+import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from lattok.data.content import Content, content_of, record_of
 from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
-from lattok.labels.spec import inferred_episodes, prefix_flags
+from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.stream import WINDOW_BYTES
@@ -308,9 +309,12 @@ class Recipe(ABC, Generic[Model]):
         rest = []
         with suppress(LattokError):  # it may be gone by now
             dataset, spec = open_dataset(source), self.data.episodes
-            if isinstance(spec, str) and ":" in spec:  # all that it has not seen may judge it
+            if isinstance(spec, str) and not re.search("[a-z%]", spec):  # all that it has not seen may judge it
                 seen = {episode.index for episode in select_episodes(dataset, spec)}
-                rest = index_runs(episode.index for episode in dataset.episodes if episode.index not in seen)
+                others = [episode for episode in dataset.episodes if episode.index not in seen]
+                if self.data.action_key in dataset.features:
+                    others = measured_episodes(dataset, self.data.action_key, others)
+                rest = index_runs(episode.index for episode in others)
             if not split_by_task(dataset)[1] and not rest:
                 words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")]
                 said = shlex.join([*words, *prefix_flags(dataset, "latent")])

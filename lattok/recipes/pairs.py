@@ -13,6 +13,7 @@ import torch
 from lattok import hub
 from lattok.data import RobotDataset, camera_keys
 from lattok.data.content import Content
+from lattok.data.episodes import select_episodes, unmeasured
 from lattok.data.opening import Source, has_actions, same_actions, same_cameras
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
@@ -245,7 +246,9 @@ class PairRecipe(Recipe[Model]):
             hint = "Video without actions needs labelled_fraction=0."
             checks.fail("action_key", f"a column of {whose}", repr(key), hint)
         if self.data.mix:
-            same_actions(found, key)
+            episodes = ({each.index for each in select_episodes(one, self.data.episodes)} for one in found)
+            known = [one for one, chosen in zip(found, episodes, strict=True) if unmeasured(one, key, chosen) != chosen]
+            same_actions(found := known or found, key)  # where none is known, the samples say so
         return found
 
     def _pairs(self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None) -> FramePairs:

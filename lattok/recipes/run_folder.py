@@ -58,16 +58,21 @@ class Stored(NamedTuple):
 
 
 def read_options(path: str | None, kind: str | None = None) -> Stored:
-    """Read options from a JSON file: `{name: value}`, or recipe.json of a run of this `kind`, which names its preset
-    and dataset."""
+    """Read options from a JSON file: `{name: value}`, also of preset and dataset, or recipe.json of a run of this
+    `kind`, which names both."""
     value = files.read_json(Path(path), 'Write {"steps": 1000, "lr": 0.001}.') if path is not None else {}
     if "options" in value and kind is not None and (found := value.get("kind", kind)) != kind:
         checks.fail(f"{path}", f"options of {kind}", f"those of a run of {found}", f"Use it with lattok train {found}.")
-    run = value if "options" in value else {"options": value}
-    options, preset, dataset = (run.get(name) for name in Stored._fields)
+    named = ("preset", "dataset")
+    plain = {"options": {name: each for name, each in value.items() if name not in named}}
+    options, preset, dataset = ((value if "options" in value else value | plain).get(name) for name in Stored._fields)
     if not (isinstance(options, dict) and isinstance(preset, str | None) and isinstance(dataset, str | None)):
         checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "entries of another kind")
-    return Stored({name.replace("-", "_"): value for name, value in options.items()}, preset, dataset)
+    options = {name.replace("-", "_"): each for name, each in options.items()}
+    for name in ("out", *named):
+        if name in options:
+            checks.fail(f"{path}", "options of the model and its training", repr(name), "Type it.")
+    return Stored(options, preset, dataset)
 
 
 def first_process() -> bool:

@@ -81,7 +81,8 @@ class PolicyWindows(Samples):
         asked = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)
         self.acted = torch.from_numpy(asked) & self._windows.known
         if not self.acted.any():
-            checks.fail(action_key, "known actions in one of the episodes that are trained on", "NaN in all")
+            asked = "" if action_episodes is None else f", of {action_episodes!r}"
+            checks.fail(action_key, f"known actions in one of the episodes that are trained on{asked}", "NaN in all")
         self.measured, self._sure = self._confident(dataset, action_key, confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)

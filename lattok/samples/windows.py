@@ -153,8 +153,9 @@ class FramePairs(Samples):
         if action_key is not None:
             acted = acted_episodes(dataset, chosen, action_episodes).repeat(lengths) & there
             if labelled_fraction and not acted.any():
+                chosen_ones = f"episodes{'' if action_episodes is None else f' {action_episodes!r}'}"
                 hint = "Video without actions needs labelled_fraction=0."
-                checks.fail(action_key, "known actions in one of the episodes", "NaN in all of them", hint)
+                checks.fail(action_key, f"known actions in one of the {chosen_ones}", "NaN in all of them", hint)
             known = acted[keep]
             tasks = {e.index: e.tasks for e in chosen}
             places = self.episode_of[known], self.frame_of[known]

@@ -66,7 +66,7 @@ class HeadConfig:
         flow_steps: Euler steps from noise to a chunk, of a flow head
         order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
         temperature: temperature at which a tokens head draws codes; 0: the likeliest
-        draws: chunks that a tokens head draws for a decision, which is their mean
+        draws: chunks that a tokens head draws for a decision, which is their mean; more than 1 with a temperature
     """
 
     name: Literal["regression", "flow", "tokens"] = "regression"
@@ -82,6 +82,8 @@ class HeadConfig:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
         checks.counts(1, MOST_DRAWS, head_draws=self.draws)
+        if self.draws > 1 and self.name != "tokens":
+            checks.fail("head_draws", '1 unless head="tokens"', self.draws)
         if self.draws > 1 and not self.temperature:
             checks.fail("head_draws", "1 where head_temperature is 0, as all draws would be the same", self.draws)
         checks.counts(head_dim=self.dim)

@@ -116,7 +116,8 @@ class TokenHead(ActionHead):
         """Choose codes by logits [B, p, K]: the likeliest, or those at `chances` [B, p] between 0 and 1."""
         if chances is None:
             return logits.argmax(-1)
-        below = (logits.float() / self.temperature).softmax(-1).cumsum(-1) < chances[..., None]
+        logits = logits.float() - logits.amax(-1, keepdim=True)  # which the smallest temperature leaves finite
+        below = (logits / self.temperature).softmax(-1).cumsum(-1) < chances[..., None]
         return below.sum(-1).clamp_max(self.classes - 1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,31 @@ def write(root: Path, known: set[int] = KNOWN, gap: bool = False) -> Path:
             columns = {"action": actions, "observation.state": rng.standard_normal((length, 2))}
             writer.add_episode(columns, {CAMERAS[0]: moving_square(rng, length)}, "lift")
     return root
+
+
+def write_parts(root: Path, known: Sequence[str] = (), **parts: Feature) -> Path:
+    """The same four episodes with these columns, of which some are known everywhere."""
+    rng = np.random.default_rng(0)
+    with LeRobotWriter.create(root, 10.0, {**parts, CAMERAS[0]: Feature("image", (32, 32, 3), None)}) as writer:
+        for episode, length in enumerate(LENGTHS):
+            columns = {key: 9 * rng.standard_normal((length, part.shape[0])) for key, part in parts.items()}
+            if episode not in KNOWN:
+                floats = [key for key, part in parts.items() if "float" in part.dtype and key not in known]
+                columns |= {key: np.full_like(columns[key], np.nan) for key in floats}
+            typed = {key: values.astype(parts[key].dtype) for key, values in columns.items()}
+            writer.add_episode(typed, {CAMERAS[0]: moving_square(rng, length)}, "lift")
+    return root
+
+
+def change(out: Path, key: str, row: int) -> None:
+    """Add 5 to a row of a column."""
+    (path,) = sorted((out / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    values = np.stack(table[key].to_numpy())
+    values[row] += 5
+    field = table.schema.field(key)
+    changed = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1]).cast(field.type)
+    pq.write_table(table.set_column(table.column_names.index(key), field, changed), path)
 
 
 def expected(source, idm, **given) -> list[np.ndarray]:
@@ -109,13 +135,7 @@ def test_provenance_says_it_and_verify_makes_it_again(tmp_path):
 def test_filled_actions_that_were_changed_since_are_noticed(tmp_path):
     idm = model()
     out = annotate(write(tmp_path / "data"), idm, tmp_path / "out", fill=True)
-    (path,) = sorted((out / "data").rglob("*.parquet"))
-    table = pq.read_table(path)
-    values = np.stack(table["action"].to_numpy())
-    values[LENGTHS[0] + 2] += 0.25  # in an episode that was filled
-    field = table.schema.field("action")
-    changed = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 3).cast(field.type)
-    pq.write_table(table.set_column(table.column_names.index("action"), field, changed), path)
+    change(out, "action", LENGTHS[0] + 2)  # in an episode that was filled
     found = verify(out, {"inferred": idm})
     assert not found.holds
     assert any("action" in line and line.strip().startswith("-") for line in found.lines)
@@ -160,15 +180,9 @@ def test_a_part_of_a_lerobot_dataset_without_the_column_gets_it_too(tmp_path):
 
 def test_columns_that_are_joined_are_filled_each(tmp_path):
     """What was measured stays in its own columns, and what was inferred comes into them, in the right order."""
-    rng, idm, joined = np.random.default_rng(0), model(), {"columns": {"action": ["move.xy", "move.grip"]}}
+    idm, joined = model(), {"columns": {"action": ["move.xy", "move.grip"]}}
     features = {"move.grip": Feature("float64", (1,), None), "move.xy": Feature("float32", (2,), None)}
-    features |= {CAMERAS[0]: Feature("image", (32, 32, 3), None)}
-    with LeRobotWriter.create(tmp_path / "data", 10.0, features) as writer:
-        for episode, length in enumerate(LENGTHS):
-            columns = {key: rng.standard_normal((length, feature.shape[0])) for key, feature in [*features.items()][:2]}
-            if episode not in KNOWN:
-                columns = {key: np.full_like(values, np.nan) for key, values in columns.items()}
-            writer.add_episode(columns, {CAMERAS[0]: moving_square(rng, length)}, "lift")
+    write_parts(tmp_path / "data", **features)
     for path in (tmp_path / "data/data").rglob("*.parquet"):  # others write one number as a list, too
         table = pq.read_table(path)
         place, values = table.schema.names.index("move.grip"), table["move.grip"].to_pylist()
@@ -186,8 +200,52 @@ def test_columns_that_are_joined_are_filled_each(tmp_path):
     statistics = json.loads((out / "meta/stats.json").read_text())
     assert statistics["move.xy"]["count"] == [sum(LENGTHS)]
     assert verify(described, {"inferred": idm}).holds
-    for dataset, key in ((described, "action"), (plain, "move.xy"), (plain, "move.grip")):
+    other = open_dataset(out, columns={"act": ["move.xy", "move.grip"]})
+    for dataset, key in ((described, "action"), (plain, "move.xy"), (plain, "move.grip"), (other, "act")):
         assert inferred_episodes(dataset, key, dataset.episodes) == [1, 2]
+    assert verify(plain, {"inferred": idm}).holds
+    change(out, "move.xy", LENGTHS[0] + 2)
+    for dataset in (open_dataset(out), open_dataset(out, **joined)):
+        assert not verify(dataset, {"inferred": idm}).holds
+
+
+def test_a_joined_column_may_have_the_name_of_one_of_its_parts(tmp_path):
+    idm, joined = model(), {"columns": {"action": ["grip", "action"]}}
+    data = write_parts(tmp_path / "data", action=Feature("float32", (2,), None), grip=Feature("float32", (1,), None))
+    source = open_dataset(data, **joined)
+    out = annotate(source, idm, tmp_path / "out", fill=True)
+    described, plain = open_dataset(out, **joined), open_dataset(out)
+    for episode, wanted in zip(source.episodes, expected(source, idm), strict=True):
+        np.testing.assert_array_equal(described.columns(episode.index, ["action"])["action"], wanted)
+        np.testing.assert_array_equal(plain.columns(episode.index, ["action"])["action"], wanted[:, 1:])
+    assert verify(described, {"inferred": idm}).holds
+    assert verify(plain, {"inferred": idm}).holds
+    assert inferred_episodes(plain, "grip", plain.episodes) == [1, 2]
+
+
+def test_whole_numbers_are_not_filled(tmp_path):
+    data = write_parts(tmp_path / "data", arm=Feature("float32", (2,), None), grip=Feature("int64", (1,), None))
+    with pytest.raises(LattokError, match="joined of floats, got whole numbers in `grip`"):
+        annotate(open_dataset(data, columns={"action": ["arm", "grip"]}), model(), tmp_path / "out", fill=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_inferred_is_known_without_the_record_too(tmp_path):
+    """Tools of LeRobot drop files in meta/ that they do not know."""
+    out = annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True)
+    (out / "meta/lattok.json").unlink()
+    left = open_dataset(out)
+    assert inferred_episodes(left, "action", left.episodes) == [1, 2]
+
+
+def test_a_column_is_filled_once(tmp_path):
+    data, idm = write(tmp_path / "data"), model()
+    filled = annotate(data, idm, tmp_path / "filled", fill=True)
+    with pytest.raises(LattokError, match=r"no model has filled, got `action`, which `inferred` filled\. Annotate the"):
+        annotate(filled, {"again": idm}, tmp_path / "twice", fill=True)
+    again = annotate(filled, {"again": idm}, tmp_path / "labels")  # as labels they may stand beside
+    assert verify(again, {"inferred": idm}).holds
+    assert verify(again, {"again": idm}).holds
 
 
 def test_actions_that_a_description_converts_are_not_filled(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli import VERBS, Group, demo, doctor, main
+from lattok.cli import VERBS, Group, datasets, demo, doctor, main
 from lattok.data import Feature, LeRobotWriter, RobotDataset, open_dataset
 from lattok.evaluation.evidence import Case, EvalOptions
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
@@ -26,6 +26,7 @@ from lattok.evaluation.questions import NOT_RUN
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.questions.policies import PolicyEvidence
 from tests.annotation.test_fill import write as write_filled
+from tests.annotation.test_fill import write_parts
 from tests.conftest import moving_square, put_video
 from tests.evaluation.conftest import short_mlps as short_mlps
 from tests.recipes.policies import TINY
@@ -304,6 +305,24 @@ def test_all_that_a_model_has_not_seen_may_judge_it(make_dataset: Callable, said
     assert "4 held-out episodes; 2 others for probes" in Path("lam/report/report.html").read_text()
 
 
+def test_what_nobody_knows_judges_no_actions(said: Said, tmp_path: Path):
+    root = str(write_filled(tmp_path / "data", {0, 1, 3}))
+    small = "--preset tiny --steps 2 --batch-size 4 --image-size 32 --channels 8 8 --device cpu"
+    for given in ("0:1,3:4", "0,3"):
+        trained = said(f"train idm {root} --out idm{len(given)} --episodes {given} {small}")
+        assert after("Judge it", trained) == f"lattok evaluate idm{len(given)} {root} --episodes 1:2"
+    assert "cannot be told" in said(f"{after('Judge it', trained)} --device cpu")
+
+
+def test_inspect_names_an_inverse_model_where_it_can_learn(said: Said, tmp_path: Path):
+    assert "train image-lam " in (none := said(["inspect", str(write_filled(tmp_path / "none", set()))]))
+    assert "--labelled-fraction 0" in none
+    features = {key: Feature("float32", (3,), None) for key in ("action", "action_expert")}
+    root = str(write_parts(tmp_path / "two", known=["action"], **features))
+    for key, found in (("action", "image-lam"), ("action_expert", "idm")):
+        assert f"lattok train {found} " in said(["inspect", root, "--action-key", key])
+
+
 def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_path: Path):
     root = str(write_filled(tmp_path / "data"))  # NaN in two of four episodes
     inspected = said(["inspect", root])
@@ -314,9 +333,10 @@ def test_a_model_of_video_learns_where_some_actions_are_unknown(said: Said, tmp_
     assert fill == f"lattok annotate {root} --model my-model --as actions --out filled"
     assert "unknown in 2 of 4" in said(fill)
     again = f"{train.replace(root, 'filled').replace('my-model', 'again')} --steps 2 --batch-size 4 --image-size 32"
-    fill = after("Then fill in unknown actions with it", said(f"{again} --channels 8 8 --device cpu"))
-    assert fill == "lattok annotate filled --model again --as actions --out filled-2 --prefix inferred2"
-    assert "Check them" in said(fill)
+    assert "Then fill in" not in said(f"{again} --channels 8 8 --device cpu")  # which has been done
+    filled, given = open_dataset("filled"), EvalOptions()
+    use = Case(lattok.load("again"), filled, given.split(filled), given).named(ActionEvidence.use)
+    assert use == "Fill in unknown actions: annotate the dataset that this one was made from."
     trained = said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
     assert after("Judge it", trained) == f"lattok evaluate lam {root}"
 
@@ -407,6 +427,7 @@ def test_columns_in_parts_are_joined_as_the_commands_say(parts: str, said: Said)
         want = np.column_stack([open_dataset(parts).columns(1, [each])[each] for each in joined])
         np.testing.assert_array_equal(open_dataset(words[3]).columns(1, [key])[key], want)
     assert "rows equal" in said(after("Check them", labelled))
+    assert datasets._describe(name, "arm") == "arm-2.json"  # the first is the user's own
     Path(name).write_text(json.dumps({"dataset": parts, "cameras": {"top": "front"}}))
     options = ["--labelled-fraction", "0", "--action-key", "action.position", *train["image-lam"]]
     said(["train", "image-lam", name, "--out", "lam2", *options])
@@ -477,6 +498,11 @@ def test_states_of_several_columns_are_one_in_a_description(make_dataset: Callab
     said(["train", "vla", "--config", "p/run/recipe.json", "--out", "same"])  # which names dataset and preset
     recipes = [json.loads(Path(out, "run/recipe.json").read_text()) for out in ("p", "same")]
     assert recipes[0] == recipes[1]
+    Path("own.json").write_text(json.dumps({"dataset": str(place), "preset": "scratch", "steps": 1, "horizon": 2}))
+    said(["train", "vla", "--config", "own.json", "--state-key", "both", "--out", "plain"])
+    assert json.loads(Path("plain/run/recipe.json").read_text()) == recipes[0]
+    Path("own.json").write_text(json.dumps({"options": {"dataset": "x"}}))
+    assert "got 'dataset'. Type it" in said(["train", "vla", str(place), "--config", "own.json", "--out", "no"], 2)
     dataset, seen = open_dataset(place), json.loads(Path("p/config.json").read_text())
     want = [dataset.columns(1, [key])[key] for key in ("observation.state", "action")]
     np.testing.assert_array_equal(dataset.columns(1, ["both"])["both"], np.concatenate(want, 1))

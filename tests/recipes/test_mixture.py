@@ -20,6 +20,7 @@ from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.batches import PairBatches
 from lattok.samples.order import Batches
 from lattok.utils.checks import LattokError
+from tests.annotation.test_fill import write as write_actions
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.policies import stopped
 from tests.recipes.test_howto import BLOCK, ROOT
@@ -341,3 +342,18 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
             lattok.evaluate(tokenizer, open_dataset(other))
     mixture = lattok.load("runs/mixed-lam").trained_on["mixture"]
     assert [entry["dataset"] for entry in mixture] == ["sim", "bridge", "videos"]
+
+
+def test_a_dataset_of_unknown_actions_is_video_in_a_mixture(roots, tmp_path):
+    """As one without the column is."""
+    unknown = write_actions(tmp_path / "data", set())
+    for name, given in (("x", {**roots, "x": unknown}), ("c", roots)):
+        options = {
+            **LAM,
+            "steps": 4,
+            "labelled_fraction": 0.5,
+            "cameras": ("front",),
+            "mix": mix(given, a=1, **{name: 1}),
+        }
+        model = lattok.train(ImageLAMRecipe.from_preset(None, tmp_path / name, "tiny+robust", **options))
+        assert model.trained_on["labels"]["fraction"] == 0.5

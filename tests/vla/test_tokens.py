@@ -13,7 +13,7 @@ from lattok.action_vq import FAST, ResidualVQ, UniformBins
 from lattok.backbones.model import open_backbone
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
-from lattok.vla.config import TokenSpec
+from lattok.vla.config import HeadConfig, TokenSpec
 from lattok.vla.tokens import TOKENIZER, TokenHead
 from tests.action_vq.families import cases
 from tests.vla.fakes import B, H, M, batch, config, observation, rows
@@ -165,6 +165,14 @@ def test_several_draws_need_a_temperature():
         policy("bins", head_draws=2)
     with pytest.raises(LattokError, match="`head_draws`"):
         policy("bins", head_temperature=1.0, head_draws=0)
+    with pytest.raises(LattokError, match='`head_draws`: expected 1 unless head="tokens"'):
+        HeadConfig(temperature=1.0, draws=2)
+
+
+def test_the_smallest_temperature_chooses_the_likeliest():
+    head = policy("residual", head_temperature=1e-38).eval().head
+    logits = torch.randn(50, 3, head.classes) * 50
+    assert torch.equal(head._chosen(logits, torch.rand(50, 3)), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ import torch
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.evaluation.report import Progress
-from lattok.labels.spec import measured_episodes, prefix_flags
+from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
 from lattok.types import Episode
 from lattok.utils import checks
@@ -146,7 +146,10 @@ class Case:
         if command.startswith("annotate "):
             key = self.options.action_key if "--action-key" in flags else own
             cameras = flags[flags.index("--cameras") :] if "--cameras" in flags else []
-            prefix = "inferred" if "--as" in command.split() else "latent"
+            fills = "--as" in command.split()
+            if fills and fillers(self.dataset, key or "action"):
+                return f"{said}annotate the dataset that this one was made from."
+            prefix = "inferred" if fills else "latent"
             asked = [] if key in (None, "action") else ["--action-key", key]
             flags = [*asked, *prefix_flags(self.dataset, prefix), *cameras]
         elif "--controls" in command and (spec := self.options.episodes) not in (None, "test"):  # the same once more

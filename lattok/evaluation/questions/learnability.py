@@ -134,12 +134,17 @@ class ReferencePolicy(nn.Module):
     @torch.no_grad()
     def act(self, seen: Inputs, normalizer: Normalizer) -> tuple[Tensor, Tensor | None]:
         """Return chunks [n, H, m] in physical units, and the codes that it chose."""
-        shown: Any = SimpleNamespace(images=seen.inputs, proprio=None, texts=[""] * len(seen.inputs))
-        found = self.head.sample(self.states(seen.inputs), None, shown, 0)
-        tokenizer = self.tokenizer[0]
-        if tokenizer is None:
-            return normalizer.inverse(found), None
-        return cast(TokenHead, self.head).mean_of_draws(tokenizer.decode(found, repair=True).float().cpu()), found
+        chunks, codes = list[Tensor](), list[Tensor]()
+        for inputs in seen.inputs.split(max(1, MOST_JUDGED // getattr(self.head, "draws", 1))):  # draws take memory
+            shown: Any = SimpleNamespace(images=inputs, proprio=None, texts=[""] * len(inputs))
+            found = self.head.sample(self.states(inputs), None, shown, 0)
+            if (tokenizer := self.tokenizer[0]) is None:
+                chunks.append(normalizer.inverse(found))
+                continue
+            decoded = tokenizer.decode(found, repair=True).float().cpu()
+            chunks.append(cast(TokenHead, self.head).mean_of_draws(decoded))
+            codes.append(found)
+        return torch.cat(chunks), torch.cat(codes) if codes else None
 
 
 @question("learnability", of=("chunks",), criteria=(ACTED_BY,), place=5)
