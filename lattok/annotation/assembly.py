@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
-from lattok.data.schema import INDEX_KEYS, PROVENANCE, Feature, readable
+from lattok.data.opening import open_dataset
+from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, portable_facts, readable
 from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
 from lattok.data.views import unwrap
-from lattok.labels.spec import NOTE, portable_facts, spec_of
+from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
@@ -76,7 +77,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
             new = {"dtype": "float32", "shape": [width], "names": list(fill.names) or None}
             info["features"].setdefault(key, new)
     for prefix, entry in labels.items():
-        info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, job.work.models[prefix])
+        info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, bool(job.work.models[prefix].datasets))
     write_json(staging.made / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if measured:
@@ -84,6 +85,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         write_text(staging.made / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     copy_other_files(root, staging.made, rewritten)
+    if fill is not None:
+        _measure_episodes(staging.made, fill)
     return unreadable
 
 
@@ -219,11 +222,33 @@ class Assembly(NamedTuple):
         """Return statistics of the columns that were filled, as a file of the output has them."""
         found = {}
         for key, width in fill.columns:
-            column = open_table(self.staging.made / file).read(columns=[key]).column(0)
+            column = open_table(self.staging.made / file).read(columns=[key]).column(0).drop_null()  # of damaged rows
             values = column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}")
             known = _flat(values)[~np.isnan(_flat(values)).any(1)]
             found |= {key: column_stats(known)} if len(known) else {}
         return found
+
+
+def _measure_episodes(root: Path, fill: Fill) -> None:
+    """Put statistics of filled episodes into meta/episodes: LeRobot's tools make those of other datasets from them."""
+    dataset, mark, keys = open_dataset(root), f"{fill.prefix}.filled", [key for key, _ in fill.columns]
+    for path in sorted((root / "meta" / "episodes").rglob("*.parquet")):
+        table = open_table(path).read()
+        own = [name for name in table.column_names if any(name.startswith(f"stats/{key}/") for key in keys)]
+        new = {name: table[name].to_pylist() for name in own}
+        for row, index in enumerate(table["episode_index"].to_pylist() if own else ()):
+            with suppress(LattokError):  # of damaged rows
+                values = dataset.columns(index, [mark, *keys])
+                found = {key: column_stats(values[key]) for key in keys if values[mark].any()}
+                told = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
+                for name in new.keys() & told.keys():
+                    new[name][row] = told[name].tolist()
+        for name, values in new.items():
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.field(place), pa.array(values, table.field(place).type))
+        if own:
+            with whole_file(path) as temporary:
+                pq.write_table(table, temporary)
 
 
 def _write_files(

@@ -21,7 +21,7 @@ from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import short_name, vector_key
-from lattok.data.views import check_trained_space, unwrap
+from lattok.data.views import View, check_trained_space, unwrap
 from lattok.labels.spec import fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
@@ -274,6 +274,8 @@ def _unknown(work: Work, prefix: str, index: int) -> bool:
     In a dataset that was filled already, its own mark says it.
     """
     dataset, key, mark = work.dataset, work.options.action_key, f"{prefix}.filled"
+    while dataset.labels is not None and isinstance(dataset, View):  # labels that are judged say nothing of the source
+        dataset = dataset.dataset
     if mark in dataset.features:
         return bool(dataset.columns(index, [mark])[mark].all())
     if key not in dataset.features:
@@ -307,6 +309,9 @@ def _check_fills(work: Work) -> None:
     if key in dataset.features:
         wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
         hint = f"It infers {names}." if names else ""
+        theirs, ours = dataset.features[key].names, model.config.action_names
+        if theirs and theirs != ours and sorted(theirs) == sorted(ours):
+            checks.fail("models", f"actions as `{key}` has them ({', '.join(theirs)})", ", ".join(ours))
         checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
         check_trained_space(model.trained_on, dataset, key)
 

@@ -66,6 +66,10 @@ def inspect(
         kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
         if opened.cameras and unknown and unknown != chosen:
             kind, small, said = "idm", ["--preset", "tiny"], INFERS
+        elif not opened.cameras and unknown:
+            if unknown == chosen:
+                return 0
+            small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
         print(
             f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
         )

@@ -19,7 +19,16 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.opening import as_dataset
-from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
+from lattok.data.schema import (
+    IMAGE_DTYPES,
+    INDEX_KEYS,
+    PROVENANCE,
+    Damage,
+    Feature,
+    Progress,
+    RobotDataset,
+    portable_facts,
+)
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
@@ -118,6 +127,9 @@ def export(
             _write(writer, plan, chosen, progress)
             for name, value in records:
                 writer.write_meta(name, value)
+            if isinstance(writer, LeRobotWriter):
+                said = dict(records).get(PROVENANCE.name, {}).items()
+                writer.notes |= {f"{key}.valid": portable_facts(entry) for key, entry in said if "model" in entry}
             if texts := getattr(dataset, "subtask_texts", ()):
                 writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
@@ -225,7 +237,7 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
     """Return the instruction of an episode, or of each of its frames where there are several."""
     if len(episode.tasks) > 1 and "task_index" in dataset.features:
         numbers = dataset.columns(episode.index, ["task_index"])["task_index"]
-        if not 0 <= numbers.min() <= numbers.max() < len(dataset.tasks):
+        if numbers.dtype.kind not in "iu" or not 0 <= numbers.min() <= numbers.max() < len(dataset.tasks):
             expected = f"numbers of the {len(dataset.tasks)} instructions"
             checks.fail("task_index", expected, f"{numbers.min()} to {numbers.max()}", "Copy the dataset again.")
         return [dataset.tasks[number] for number in numbers.tolist()]
@@ -290,10 +302,10 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     entries = read_json(safe_path(dataset.root, known, str(known))) if annotated else {}
     entries |= {} if dataset.labels is None else dataset.labels.provenance
     if entries:
-        done, made = dict(dataset.actions_as), dict[str, Any]()
+        made = dict[str, Any]()
         for prefix, entry in ((key, value) for key, value in entries.items() if isinstance(value, dict)):
             try:
-                made[prefix] = _provenance(entry, exact, new_index, done)
+                made[prefix] = _provenance(entry, exact, new_index, dataset)
             except (AttributeError, KeyError, TypeError):  # a stranger's file
                 hint = "Export without it: remove that file, or annotate again."
                 checks.fail(f"{prefix}` in `{known}", "what annotate writes there", f"{entry!r:.60}", hint)
@@ -301,14 +313,16 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
 
 
 def _provenance(
-    entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int], converted: dict[str, Any]
+    entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int], dataset: RobotDataset
 ) -> dict[str, Any]:
     """Provenance of one prefix in the export: `frames` says whether the labels can be checked on it ("same"), or only
     on the source that they were made from ("source"). Episodes have their new numbers. Columns that the export has
-    `converted` need no conversion any more."""
+    converted or joined are so no more."""
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
-    if "actions_as" in kept and kept["actions_as"] == converted.get(kept["action_key"]):
+    if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["action_key"]):
         del kept["actions_as"]
+    if kept.get("fills", {}).get("column") in dataset.joined:
+        kept["fills"] = {name: value for name, value in kept["fills"].items() if name != "parts"}
     same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
     gaps = []
     for gap in entry.get("unlabelled", ()):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from pathlib import Path
 
@@ -173,7 +173,9 @@ def _spread(chosen: list[Episode], most: int) -> list[Episode]:
         return chosen
     runs = -(-len(chosen) // EPISODES_PER_RUN)
     kept = np.unique(np.linspace(0, runs - 1, max(1, runs * most // frames)).round().astype(int)).tolist()
-    return [episode for run in kept for episode in chosen[run * EPISODES_PER_RUN : (run + 1) * EPISODES_PER_RUN]]
+    found = [episode for run in kept for episode in chosen[run * EPISODES_PER_RUN : (run + 1) * EPISODES_PER_RUN]]
+    ends = accumulate(episode.length for episode in found)
+    return [episode for i, (episode, end) in enumerate(zip(found, ends, strict=True)) if end <= most or not i]
 
 
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:

@@ -232,7 +232,7 @@ class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
-        if not all(isinstance(names, list | tuple) and names for names in parts):
+        if not all(isinstance(names, list | tuple) and names and all(map(_is_text, names)) for names in parts):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
@@ -249,6 +249,10 @@ class _JoinedColumns(ColumnsView):
             return np.concatenate([read[name].reshape(len(read[name]), -1) for name in names], 1, dtype=np.float32)
 
         return {key: joined(self._parts[key]) if key in self._parts else read[key] for key in keys}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
@@ -309,6 +313,8 @@ class _Conversion(ColumnsView):
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
         """Turn [T, m] or [T] into [T, n] or [T]."""
+        if actions.dtype.kind == "f" and len(actions) and np.isnan(actions).all():  # nobody knows them
+            return np.full((len(actions), *[self._target.dim] * (self._target.dim > 1)), np.nan, dtype=np.float32)
         start: dict[str, Any] = {}
         if state is not None and self._state_space is not None:
             start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}

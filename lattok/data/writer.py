@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
-from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, Feature, index_column
+from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, NOTE, Feature, index_column
 from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
@@ -59,6 +59,7 @@ class LeRobotWriter:
         self._data = RollingTables(self._folder, DATA_PATH, chunk_files, data_mb)
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
+        self.notes: dict[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
         self._videos = {
             key: RollingVideos(self._folder, key, self._fps, *encoder, chunk_files, video_mb)
             for key in self._cameras
@@ -264,6 +265,7 @@ class LeRobotWriter:
         for key, feature in self._features.items():
             names = ["height", "width", "channels"] if key in self._cameras else feature.names and list(feature.names)
             entries[key] = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
+            entries[key] |= {NOTE: self.notes[key]} if key in self.notes else {}
         for key in self._videos:
             height, width, _ = self._features[key].shape
             entries[key]["info"] = {

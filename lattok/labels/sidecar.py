@@ -95,6 +95,12 @@ class LabelledDataset(ColumnsView):
         for prefix, entry in labels.provenance.items():
             if "fills" in entry and {f"{prefix}.action", f"{prefix}.filled"} <= labels.features.keys():
                 key, width = entry["fills"]["column"], labels.features[f"{prefix}.action"].shape
+                parts, own = entry["fills"].get("parts", []), dataset.features.get(key)
+                if [*dataset.joined.get(key, ())] != parts or (own is not None and own.shape != width):
+                    expected = f"`{key}` of {width[0]} numbers" + (f", joined of {', '.join(parts)}" if parts else "")
+                    hint = "Describe the dataset as it was when it was annotated."
+                    got = f"{dataset.name}, whose own is another"
+                    checks.fail("dataset", f"the one of the labels, which fill {expected}", got, hint)
                 names = tuple(entry["fills"].get("names", ()))
                 self.filled[key] = prefix
                 feature = Feature("float32", width, names if len(names) == width[0] else None)

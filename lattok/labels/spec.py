@@ -22,7 +22,7 @@ import torch
 from typing_extensions import TypedDict
 
 from lattok.data.episodes import unmeasured
-from lattok.data.schema import PROVENANCE, RobotDataset, vector_key
+from lattok.data.schema import NOTE, PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
@@ -35,9 +35,6 @@ from lattok.utils.untrusted import Rule, inside, typed
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from
 INFO = Path("meta") / "info.json"
-NOTE = "info"  # where LeRobot itself keeps facts about a feature
-PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
-IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
 MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
@@ -175,20 +172,14 @@ def prefix_flags(dataset: RobotDataset, prefix: str) -> list[str]:
     return [] if free == prefix else ["--prefix", free]
 
 
-def portable_facts(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Return the facts of an entry that are true of any part of the labels."""
-    facts = {key: entry[key] for key in PORTABLE if key in entry}
-    facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
-    if model.datasets:  # labels of several datasets then differ
-        facts["normalizer"] = entry["dataset"]["name"]
-    return {"lattok": facts}
-
-
 def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What a dataset says about its labels, by prefix; entries found in meta/info.json alone say `"restored": true`."""
     if dataset.labels is not None:
         return dataset.labels.provenance
     root = Path(dataset.root)
+    if dataset.kind == "rlds" and (file := root / PROVENANCE.name).is_file():  # as export writes it
+        told = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
+        return check_records(told if isinstance(told, dict) else {}, str(file))
     if (root / PROVENANCE).is_file():
         return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}

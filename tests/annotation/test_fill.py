@@ -18,10 +18,11 @@ from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_da
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
-from lattok.labels.spec import inferred_episodes
+from lattok.labels.spec import inferred_episodes, measured_episodes
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
+from tests.annotation.test_gaps import corrupt_page
 from tests.conftest import CAMERAS, moving_square, put_video
 from tests.recipes.policies import TINY
 
@@ -55,17 +56,17 @@ def write(root: Path, known: set[int] = KNOWN, gap: bool = False) -> Path:
     return root
 
 
-def write_parts(root: Path, known: Sequence[str] = (), **parts: Feature) -> Path:
+def write_parts(root: Path, known: Sequence[str] = (), cameras: bool = True, **parts: Feature) -> Path:
     """The same four episodes with these columns, of which some are known everywhere."""
-    rng = np.random.default_rng(0)
-    with LeRobotWriter.create(root, 10.0, {**parts, CAMERAS[0]: Feature("image", (32, 32, 3), None)}) as writer:
+    rng, seen = np.random.default_rng(0), {CAMERAS[0]: Feature("image", (32, 32, 3), None)} if cameras else {}
+    with LeRobotWriter.create(root, 10.0, parts | seen) as writer:
         for episode, length in enumerate(LENGTHS):
             columns = {key: 9 * rng.standard_normal((length, part.shape[0])) for key, part in parts.items()}
             if episode not in KNOWN:
                 floats = [key for key, part in parts.items() if "float" in part.dtype and key not in known]
                 columns |= {key: np.full_like(columns[key], np.nan) for key in floats}
             typed = {key: values.astype(parts[key].dtype) for key, values in columns.items()}
-            writer.add_episode(typed, {CAMERAS[0]: moving_square(rng, length)}, "lift")
+            writer.add_episode(typed, {key: moving_square(rng, length) for key in seen}, "lift")
     return root
 
 
@@ -116,6 +117,12 @@ def test_statistics_are_those_of_the_filled_column(tmp_path):
     np.testing.assert_allclose(told["mean"], every.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(told["std"], every.std(0), rtol=1e-5)
     assert told["count"] == [len(every)]
+    (path,) = (out / "meta/episodes").rglob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    for row, wanted in zip(rows, expected(source, idm), strict=True):  # LeRobot's tools merge these
+        np.testing.assert_allclose(row["stats/action/mean"], wanted.astype(np.float64).mean(0), rtol=1e-5, atol=1e-6)
+        assert row["stats/action/count"] == [len(wanted)]
+    assert pq.read_schema(path).equals(pq.read_schema(next((source.root / "meta/episodes").rglob("*.parquet"))))
 
 
 def test_provenance_says_it_and_verify_makes_it_again(tmp_path):
@@ -223,11 +230,74 @@ def test_a_joined_column_may_have_the_name_of_one_of_its_parts(tmp_path):
     assert inferred_episodes(plain, "grip", plain.episodes) == [1, 2]
 
 
+def test_an_export_of_joined_columns_is_checked_by_the_joined_one(tmp_path):
+    idm, joined = model(), {"columns": {"action": ["grip", "action"]}}
+    data = write_parts(tmp_path / "data", action=Feature("float32", (2,), None), grip=Feature("float32", (1,), None))
+    out = annotate(open_dataset(data, **joined), idm, tmp_path / "out", fill=True)
+    copied = export(open_dataset(out, **joined), tmp_path / "copy", images="image").path
+    assert verify(open_dataset(copied), {"inferred": idm}).holds
+
+
+def test_dimensions_in_another_order_are_not_filled(tmp_path):
+    with pytest.raises(LattokError, match=r"actions as `action` has them \(x, y, z\), got z, y, x"):
+        annotate(write(tmp_path / "data"), model(action_names=("z", "y", "x")), tmp_path / "out", fill=True)
+
+
+@pytest.mark.parametrize("format", ["lerobot", "rlds"])
+def test_an_export_knows_what_was_inferred(format, tmp_path):
+    filled = open_dataset(annotate(write(tmp_path / "data"), model(), tmp_path / "out", fill=True))
+    copied = export(filled, tmp_path / "copy", format=format).path
+    if format == "lerobot":  # whose tools drop files that they do not know
+        (copied / "meta/lattok.json").unlink()
+    left = open_dataset(copied)
+    assert inferred_episodes(left, "action", left.episodes) == [1, 2]
+
+
+def test_labels_beside_a_dataset_fill_it_as_it_was(tmp_path):
+    """Elsewhere the measured ones would be gone, and a mark of a stranger puts nothing over them."""
+    idm, joined = model(), {"columns": {"action": ["move", "grip"]}}
+    made = write_parts(tmp_path / "made", move=Feature("float32", (2,), None), grip=Feature("float32", (1,), None))
+    data = export(made, tmp_path / "rlds", format="rlds").path
+    labels = annotate(open_dataset(data, **joined), idm, tmp_path / "labels", fill=True)
+    beside = with_labels(open_dataset(data, **joined), labels)
+    assert verify(beside, {"inferred": idm}).holds
+    with pytest.raises(LattokError, match="which fill `action` of 3 numbers, joined of move, grip"):
+        with_labels(data, labels)
+    path = next((labels / "labels").rglob("*.parquet"))
+    table = pq.read_table(path)
+    place = table.column_names.index("inferred.filled")
+    marked = pa.array(np.ones(len(table), dtype=bool)).cast(table.schema.field("inferred.filled").type)
+    pq.write_table(table.set_column(place, table.schema.field("inferred.filled"), marked), path)
+    assert not verify(with_labels(open_dataset(data, **joined), labels), {"inferred": idm}).holds
+
+
+def test_a_damaged_page_of_actions_ends_nothing(tmp_path):
+    data = write(tmp_path / "data")
+    corrupt_page(next((data / "data").rglob("*.parquet")), "action")
+    with pytest.warns(UserWarning, match="`action` in rows"):
+        out = annotate(data, model(), tmp_path / "out", fill=True)
+    assert open_dataset(out).columns(3, ["inferred.action"])["inferred.action"].shape == (LENGTHS[3], 3)
+
+
+def test_unknown_actions_of_another_space_stay_unknown(tmp_path):
+    plane, opened = {"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}
+    spaces = {
+        "action_space": {"action": [plane, opened]},
+        "actions": {"as": [plane, {**opened, "convention": "closed_is_1"}]},
+    }
+    converted = open_dataset(write(tmp_path / "data"), **spaces)
+    assert [each.index for each in measured_episodes(converted, "action", converted.episodes)] == [0, 3]
+    assert np.isnan(converted.columns(1, ["action"])["action"]).all()
+    assert not any(finding.severity == "error" for finding in inspect_dataset(converted).findings)
+
+
 def test_whole_numbers_are_not_filled(tmp_path):
     data = write_parts(tmp_path / "data", arm=Feature("float32", (2,), None), grip=Feature("int64", (1,), None))
     with pytest.raises(LattokError, match="joined of floats, got whole numbers in `grip`"):
         annotate(open_dataset(data, columns={"action": ["arm", "grip"]}), model(), tmp_path / "out", fill=True)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(LattokError, match="`columns`: expected names by a new one"):
+        open_dataset(data, columns={"action": [["arm"]]})
 
 
 def test_what_was_inferred_is_known_without_the_record_too(tmp_path):

@@ -319,6 +319,9 @@ def test_inspect_names_an_inverse_model_where_it_can_learn(said: Said, tmp_path:
     assert "--labelled-fraction 0" in none
     features = {key: Feature("float32", (3,), None) for key in ("action", "action_expert")}
     root = str(write_parts(tmp_path / "two", known=["action"], **features))
+    blind = str(write_parts(tmp_path / "blind", cameras=False, action=features["action"]))
+    assert " action-vq " in (train := said(["inspect", blind]))
+    assert train.strip().endswith("--episodes 0,3")
     for key, found in (("action", "image-lam"), ("action_expert", "idm")):
         assert f"lattok train {found} " in said(["inspect", root, "--action-key", key])
 

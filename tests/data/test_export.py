@@ -161,6 +161,26 @@ def test_instructions_that_change_within_an_episode(tmp_path):
     again = open_dataset(export(open_dataset(tmp_path / "d"), tmp_path / "out").path)
     assert again.episodes[0].tasks == ("lift", "push")
     assert again.columns(0, ["task_index"])["task_index"].tolist() == [0, 0, 1, 1, 0]
+    info = read_meta(tmp_path / "d", "info.json")
+    info["features"]["task_index"]["dtype"] = "float32"
+    (tmp_path / "d/meta/info.json").write_text(json.dumps(info))
+    (path,) = (tmp_path / "d/data").rglob("*.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("task_index")
+    pq.write_table(table.set_column(place, "task_index", table["task_index"].cast("float32")), path)
+    with pytest.raises(LattokError, match="expected numbers of the 2 instructions"):
+        export(open_dataset(tmp_path / "d"), tmp_path / "other")
+
+
+def test_images_whose_channels_come_first_are_exported(pixels, tmp_path):
+    root = export(pixels, tmp_path / "a", images="image").path
+    info = read_meta(root, "info.json")
+    height, width, _ = info["features"][CAMERA]["shape"]
+    info["features"][CAMERA] |= {"shape": [3, height, width], "names": ["channels", "height", "width"]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    again = open_dataset(export(open_dataset(root), tmp_path / "b").path)
+    assert again.features[CAMERA].shape == (height, width, 3)
+    np.testing.assert_array_equal(again.frames(1, [CAMERA]), open_dataset(root).frames(1, [CAMERA]))
 
 
 def test_stored_images_of_a_lerobot_dataset_stay(stored, tmp_path):

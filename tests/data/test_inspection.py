@@ -262,6 +262,11 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
     assert "from 20 episodes, runs of 4 evenly spread; lengths from all" in inspection.scope
     assert "frames from 5 of 20 files, evenly spread" in inspection.scope
     assert len(inspection.lengths) == 40
+    monkeypatch.setattr("lattok.data.inspection.EPISODES_PER_RUN", 40)
+    read.clear()
+    inspect_dataset(source)
+    assert read[:20] == list(range(20))  # no more where a run holds more
+    assert {*read[20:]} <= {*held_out}
 
 
 @pytest.mark.parametrize("sample", [500, 3000])

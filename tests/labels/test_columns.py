@@ -4,7 +4,6 @@ import json
 import shutil
 from copy import copy
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ import torch
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.data import open_dataset
+from lattok.data.schema import IDENTITY, portable_facts
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import (
-    IDENTITY,
     LabelRecord,
     check_records,
-    portable_facts,
     provenance_of,
     targets_of,
     undescribed_prefixes,
@@ -317,8 +315,8 @@ def test_what_is_carried_is_true_of_any_part():
     entry = {"spec": {"target": "steps"}, "threads": 2, "dataset": {"name": "arm"}, "unlabelled": [], "versions": {}}
     entry["model"] = {"type": "image-lam", "weights_sha256": "1", "model": "org/lam"}
     facts = {"spec": {"target": "steps"}, "threads": 2, "model": {"type": "image-lam", "weights_sha256": "1"}}
-    assert portable_facts(entry, SimpleNamespace(datasets=())) == {"lattok": facts}
-    assert portable_facts(entry, SimpleNamespace(datasets=("arm",))) == {"lattok": facts | {"normalizer": "arm"}}
+    assert portable_facts(entry) == {"lattok": facts}
+    assert portable_facts(entry, several=True) == {"lattok": facts | {"normalizer": "arm"}}
 
 
 COLUMN = {"dtype": "int64", "shape": [2]}

@@ -85,6 +85,8 @@ def read_features(root: Path, info: dict[str, Any]) -> dict[str, Feature]:
         shape, names = tuple(entry["shape"]), entry.get("names")
         if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
             (names,) = names.values()
+        if entry["dtype"] in IMAGE_DTYPES and len(shape) == 3 and shape[0] == 3 != shape[2]:  # channels come first
+            shape = (*shape[1:], 3)
         named = isinstance(names, list) and shape == (len(names),)
         features[key] = Feature(entry["dtype"], shape, tuple(map(str, names)) if named else None)
     return features
