@@ -36,6 +36,7 @@ class PairBatch(NamedTuple):
     text_mask: Tensor | None = None  # [B, S] bool: which of them are words
     features: Tensor | None = None  # [B, 2 + further, V*N, D] float, where the frozen features are known already
     valid: Tensor | None = None  # [B] bool: which pairs a codebook that follows the latents may see; none: all
+    acted: Tensor | None = None  # 0-d: labelled pairs in an average share of a step; none: this is all of it
 
 
 class Quantized(NamedTuple):

@@ -142,6 +142,8 @@ class HubModel(nn.Module):
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
         with files.whole_file(folder / WEIGHTS) as path:
             path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
+            for other in (CONFIG, TRAINING):  # of what was here: until all is written this is no model
+                (folder / other).unlink(missing_ok=True)
         self.save_card(folder, name)
         if self.trained_on is not None:
             files.write_json(folder / TRAINING, self.trained_on)

@@ -81,6 +81,12 @@ def gripper_action_loss(
     return loss + action_loss(columns(predicted, rest), columns(target, rest), others, "l2", reduction)
 
 
+def coded(valid: Tensor) -> Tensor:
+    """Tell which samples have a chunk to code, bool [B]: their `valid` steps [B, H] begin with the first, without a
+    gap. Where no action is known, or one in the middle is not to teach, there is none."""
+    return valid[:, 0] & (valid[:, 1:] <= valid[:, :-1]).all(1)
+
+
 def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
     """Weigh terms of a share of a batch, so that their mean over the shares is that over all samples that count.
 

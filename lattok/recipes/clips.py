@@ -1,6 +1,7 @@
 """Recipes of models that learn from clips: LatBot's latent action model, which reads instructions too, and inverse
 dynamics models, which read actions from the frames around them."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -205,6 +206,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         config = self._config(dataset)
         model = InverseDynamics(config)
         samples = self._windows(model, dataset)
+        share = 0.0 if samples.acted.all() else data.acted_share
+        self._check_parts(share, config.members)
         model.set_range(samples.known_actions)
         if model.state_normalizer is not None:
             states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
@@ -212,8 +215,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         with self.begin(resume, sources, resume_command=resume_command) as contents:
             model.features.load()
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            model.trained_on.pop("inferred_actions", None)  # none of which it learned
             model.trained_on["labels"] = {"fraction": 1.0, "unit": "episodes"} | model.trained_on.get("labels", {})
-            share = 0.0 if samples.acted.all() else data.acted_share
             batches = policy_batches(self, samples, flows=False, acted_share=share)
             weights = config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
@@ -230,6 +233,14 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
                 return super().next_step()
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
+
+    def _check_parts(self, share: float, members: int) -> None:
+        """Check that in each part of a batch, of a process or accumulated, every member has a known action to learn."""
+        parts, size = int(os.environ.get("WORLD_SIZE", "1")) * self.loop.accumulate, self.loop.batch_size
+        most = int((share or 1.0) * size) // parts
+        if most < members:
+            expected = f"clips with known actions for all {members} members in each of {parts} parts"
+            checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
         """Return the recipe's model for this data."""

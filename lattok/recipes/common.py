@@ -188,8 +188,15 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, from those of the presets and those that were given by name."""
-        return {**preset, **given}
+        """Return all options, from those of the presets and those that were given by name.
+
+        A short run rises to its learning rate in a third of its steps, where a preset asks for more than it has.
+        """
+        options = {**preset, **given}
+        steps = options.get("steps", LoopOptions.steps)
+        if "warmup_steps" not in given and options.get("warmup_steps", 0) >= steps:
+            options["warmup_steps"] = steps // 3
+        return options
 
     @classmethod
     def group_class(cls, group: str) -> Any:
@@ -250,7 +257,9 @@ class Recipe(ABC, Generic[Model]):
         read = {"actions": self.data.action_key, "state": getattr(self.data, "state_key", None)}
         own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
         declared |= {"robot_spaces": own} if own else {}
-        if inferred := inferred_episodes(dataset, self.data.action_key, episodes):
+        acted = {each.index for each in select_episodes(dataset, getattr(self.data, "action_episodes", None))}
+        known = [episode for episode in episodes if episode.index in acted]
+        if inferred := inferred_episodes(dataset, self.data.action_key, known):
             declared["inferred_actions"] = {"episodes": len(inferred), "of": len(episodes)}
         split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}

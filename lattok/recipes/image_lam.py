@@ -68,6 +68,7 @@ STAGES: dict[int, dict[str, Any]] = {
 }
 # What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
 SHARED_WITH_STAGE_1 = ("quantizer", "latent_norm")
+KEPT_IN_STAGE_2 = (*SHARED_WITH_STAGE_1, "stride", "cameras", "action_key", "episodes")
 TAKEN_FROM_STAGE_1 = ("latent_dim", "features", "features_revision", "image_size", "interpolation")
 
 
@@ -179,7 +180,13 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             return super().next_step()
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
         words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
-        return f"Continue with stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
+        words += ["--stage", "2", "--env-codebook", self.out]
+        plain, own = type(self).from_preset("DATASET", "OUT", self.preset).options(), self.options()
+        for name in KEPT_IN_STAGE_2:
+            if own[name] != plain[name]:
+                value = own[name] if isinstance(own[name], tuple) else (own[name],)
+                words += [f"--{name.replace('_', '-')}", *map(str, value)]
+        return f"Continue with stage 2: {shlex.join(words)}"
 
 
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,9 +112,10 @@ class PairRecipe(Recipe[Model]):
     data: PairOptions = field(default_factory=PairOptions)
 
     def __post_init__(self) -> None:
-        processes, chosen = int(os.environ.get("WORLD_SIZE", "1")), flat(self.model)
-        if chosen["latent_norm"] == "batch" and self.loop.batch_size < 2 * processes:
-            checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
+        shares, chosen = int(os.environ.get("WORLD_SIZE", "1")) * self.loop.accumulate, flat(self.model)
+        if chosen["latent_norm"] == "batch" and self.loop.batch_size < 2 * shares:
+            expected = f"at least 2 pairs in each of {shares} parts with latent_norm=batch"
+            checks.fail("batch_size", expected, self.loop.batch_size)
         kind = BOTTLENECKS.get(chosen["quantizer"])
         if self.data.init is None and kind is not None and kind.vectors:  # that of `init` has started
             check_warm_up(WARM_UP, chosen[WARM_UP], self.loop.steps)

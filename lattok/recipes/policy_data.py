@@ -205,8 +205,9 @@ def policy_batches(
     """Return the batches of a run, whose frames are kept where they fit. `flows`: with draws of flow matching; left
     out: as the head needs them. `more` are other options of `PolicyBatches`."""
     data, loop = recipe.data, recipe.loop
-    flows = recipe.model.head.name == "flow" if flows is None else flows
-    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data, "flows": flows, **more}
+    head = recipe.model.head.name if flows is None else ""
+    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data, "codes": head == "tokens", **more}
+    options["flows"] = head == "flow" if flows is None else flows
     window = data.window(recipe.model.image_size, samples.parts[0].cameras)
     memory = keep_frames(samples.parts, window, data.memory_gb, loop.device)
     return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, **options)

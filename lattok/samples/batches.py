@@ -89,7 +89,8 @@ class PairBatches(FrameBatches):
 
     def gather(self, step: int, share: int, shares: int) -> PairBatch:
         chosen, frames = self.stream.take(step, share, shares)
-        batch = self.pairs.batch(chosen, frames)
+        batch, known = self.pairs.batch(chosen, frames), self.pairs.labelled[self.stream.samples(step)].sum()
+        batch = batch._replace(acted=torch.tensor(known / shares, dtype=torch.float32))
         if self.words is None or self.text_of is None:
             return batch
         rows = self.text_of[chosen]
@@ -116,15 +117,17 @@ class PolicyBatches(FrameBatches):
         acted_share: float = 0.0,
         changes: Augmentation = Augmentation(),  # noqa: B008
         flows: bool = False,
+        codes: bool = False,
         prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
         encoded: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     ):
         """`window`: see `order_of`; `memory`: see `FrameStream`. `acted_share` of a batch are samples with measured
-        actions, 0: as they come. `flows`: batches carry the draws of flow matching. `prepared` does what else can be
-        done ahead of a step, `encoded` what is done in main memory.
+        actions, 0: as they come. `flows`: batches carry the draws of flow matching. `codes`: chunks teach that can be
+        coded as a whole. `prepared` does what else can be done ahead of a step, `encoded` what is done in main memory.
         """
         self.windows, self.size, self.seed, self.window = samples, size, seed, window
         self._changes, self._flows, self._prepared, self._encoded = changes, flows, prepared, encoded
+        self._teaching = samples.coding if codes else samples.teaching
         parts, weights, chosen = samples.parts, samples.weights, None
         if acted_share:  # samples with measured actions, and the others of the same dataset
             parts, weights = [*parts, *parts], [acted_share, 1 - acted_share]
@@ -141,8 +144,8 @@ class PolicyBatches(FrameBatches):
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
         if samples.has_subtask is not None:
             batch = batch._replace(with_subtask=samples.has_subtask[rows].sum() / shares)
-        if not samples.teaching.all():
-            batch = batch._replace(acted=samples.teaching[rows].sum() / shares)
+        if not self._teaching.all():
+            batch = batch._replace(acted=self._teaching[rows].sum() / shares)
         if samples.reach.shape[1]:
             there = samples.reach[rows]
             counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]

@@ -20,6 +20,7 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
+from lattok.nn.losses import coded
 from lattok.samples.frames import FrameReader, MixedSamples, Samples
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
@@ -119,13 +120,23 @@ class PolicyWindows(Samples):
     @cached_property
     def teaching(self) -> Tensor:
         """Which samples have an action that teaches, bool [N]."""
-        if self._sure is None:
-            return self.acted
+        return self.acted & self._taught.any(1)
+
+    @cached_property
+    def coding(self) -> Tensor:
+        """Which samples have a chunk of codes that teaches, bool [N]."""
+        return self.acted & coded(self._taught)
+
+    @cached_property
+    def _taught(self) -> Tensor:
+        """Which steps of the samples may teach, where their actions are known, bool [N, H]."""
         rows, inside = self._windows.rows(torch.arange(len(self)))
-        return self.acted & (self._sure[rows] & inside).any(1)
+        return inside if self._sure is None else self._sure[rows] & inside
 
     def check_share(self, share: float) -> None:
-        """Refuse a share of known actions where there are no others."""
+        """Refuse a share of known actions where there are no others, or where none was measured."""
+        if share and not self.measured.any():
+            checks.fail("acted_share", "0 where no action was measured", share)
         if share and self.measured.all():
             reason = "`acted_share` was given, but all actions are known."
             raise LattokError(f"{reason} Name those episodes: action_episodes.")
@@ -255,7 +266,7 @@ class MixedPolicyWindows(MixedSamples):
         self._partly = not all(part.known.all() for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
         self.measured = torch.cat([part.measured for part in parts])
-        self.teaching = torch.cat([part.teaching for part in parts])
+        self.teaching, self.coding = (torch.cat([getattr(p, n) for p in parts]) for n in ("teaching", "coding"))
         self.reach = torch.cat([part.reach for part in parts])
         known = [part.has_subtask for part in parts]
         flags = [torch.zeros(len(p), dtype=torch.bool) if k is None else k for p, k in zip(parts, known, strict=True)]

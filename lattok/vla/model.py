@@ -24,7 +24,7 @@ from lattok.hub import HubModel
 from lattok.hub.records import quoted
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.nn.blocks import onto
-from lattok.nn.losses import of_share
+from lattok.nn.losses import coded, of_share
 from lattok.nn.normalize import Normalizer, OpenChoice
 from lattok.types import ActionBatch, ActionTokenizer, LatentTarget, LossTerms, PolicyBatch
 from lattok.utils import checks
@@ -34,7 +34,7 @@ from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision, hidden_index
-from lattok.vla.tokens import TOKENIZER, TokenHead, coded, open_tokenizer
+from lattok.vla.tokens import TOKENIZER, TokenHead, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
 PAPERS = {"latbot": "2511.23034"}  # of strategies that are not of the P2T paper
@@ -202,6 +202,7 @@ class LatentVLA(BackboneModel):
         if self.decoder is None:
             target, judged, valid, share = self.action_normalizer(batch.actions), batch.judged, batch.valid, batch.acted
             target = target if batch.tokens is None else batch.tokens
+            valid = valid if batch.tokens is None else coded(valid)[:, None]  # which alone are judged
         else:
             latent = cast(LatentTarget, batch.latent)
             target = self.latent_normalizer(cast(Tensor, latent.embedding).flatten(2))

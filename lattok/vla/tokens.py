@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lattok.hub import PARTS
 from lattok.hub.model import Place, family_of
 from lattok.nn.blocks import onto
-from lattok.nn.losses import reduce_valid
+from lattok.nn.losses import coded, reduce_valid
 from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.untrusted import safe_path
@@ -138,12 +138,6 @@ class TokenHead(ActionHead):
             logits = self.out(state, i) if self.own else self.out(state)
             codes = torch.cat([codes, self._chosen(logits, None if chances is None else chances[:, i : i + 1])], 1)
         return codes
-
-
-def coded(valid: Tensor) -> Tensor:
-    """Tell which samples have a chunk to code, bool [B]: their `valid` steps [B, H] begin with the first, without a
-    gap. Where no action is known, or one in the middle is not to teach, there is none."""
-    return valid[:, 0] & (valid[:, 1:] <= valid[:, :-1]).all(1)
 
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:

@@ -349,6 +349,8 @@ def test_policies_learn_from_a_filled_dataset(tmp_path):
     assert said in (tmp_path / "policy" / "README.md").read_text()
     report = lattok.evaluate(lattok.load(tmp_path / "policy"), write(tmp_path / "truth", {0, 1, 2, 3}), episodes="0")
     assert said in {verdict.text for verdict in report.verdicts}
+    recipe = lattok.VLARecipe.from_preset(out, tmp_path / "few", "scratch", **options, action_episodes="0,1")
+    assert lattok.train(recipe).trained_on["inferred_actions"] == {"episodes": 1, "of": 4}
 
 
 @pytest.mark.parametrize("filled", [False, True])
@@ -384,6 +386,7 @@ def test_an_inverse_model_does_not_learn_from_what_another_one_inferred(tmp_path
         recipe = lattok.InverseDynamicsRecipe.from_preset(source, tmp_path / name, "tiny", episodes="0:4", **options)
         made.append(lattok.train(recipe).state_dict())
     assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    assert "inferred_actions" not in lattok.load(tmp_path / "b").trained_on
     with pytest.raises(LattokError, match="actions that were measured in one of the episodes, got those that a model"):
         lattok.train(
             lattok.InverseDynamicsRecipe.from_preset(filled, tmp_path / "c", "tiny", episodes="1:3", **options)
@@ -463,6 +466,13 @@ def test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_ofte
         drawn = batches.stream.samples(step)
         assert int(chunks.measured[drawn].sum()) == 6
         assert int(batches(step, 0, 1).acted) == int(chunks.teaching[drawn].sum())
+    coded = PolicyBatches(chunks, 8, 0, codes=True)
+    drawn = coded.stream.samples(0)
+    whole = chunks.batch(drawn).valid
+    want = int((whole[:, 0] & (whole[:, 1:] <= whole[:, :-1]).all(1)).sum())
+    assert want == int(chunks.coding[drawn].sum()) == int(coded(0, 0, 1).acted)
+    with pytest.raises(LattokError, match="`acted_share`: expected 0 where no action was measured"):
+        PolicyWindows(filled, 1, **{**given, "episodes": "1:3"}).check_share(0.5)
     everything = PolicyWindows(filled, 1, **given)
     assert everything.batch(torch.arange(len(windows))).valid.all()
     words = ["train", "vla", str(tmp_path / "out"), "--out", str(tmp_path / "p"), "--confident-share", "0", *TINY]

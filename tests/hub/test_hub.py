@@ -36,6 +36,22 @@ def edit_tensors(folder, change):
     save_file(tensors, folder / WEIGHTS)
 
 
+def test_nothing_of_an_artefact_stays_in_another_one_that_takes_its_place(folder, monkeypatch):
+    model = lattok.load(folder)
+    model.trained_on = {"dataset": "arm"}
+    model.save_pretrained(folder)
+    assert lattok.load(folder).trained_on == {"dataset": "arm"}
+    model.trained_on = None
+    monkeypatch.setattr(HubModel, "save_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save_pretrained(folder)
+    with pytest.raises(LattokError):  # which has new weights
+        lattok.load(folder)
+    monkeypatch.undo()
+    model.save_pretrained(folder)
+    assert lattok.load(folder).trained_on is None
+
+
 def test_load_picks_the_class_and_equal_weights_give_equal_hashes(folder, tmp_path):
     model = lattok.load(folder)
     assert isinstance(model, P2TActionVQ)

@@ -171,6 +171,8 @@ def test_numbers_of_the_paper():
     assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
     assert (made.options()["backbone_train"], made.options()["backbone_lora_projector"]) == ("full", True)
     assert made.model.action_loss == "l2_bce"
+    short = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t", steps=900)
+    assert short.loop.warmup_steps == 300  # else it never reaches its rate
     assert made.model.normalize_exceptions == ("*gripper*=min_max",)
     with pytest.raises(LattokError, match=re.escape("`preset`: expected a size before it, such as libero+latbot")):
         lattok.LatBotRecipe.from_preset("d", "o", "latbot", teacher="t")

@@ -284,8 +284,12 @@ def test_labels_are_a_share_of_the_pairs_whose_actions_are_known(unit, dataset):
 
 
 def test_one_pair_cannot_be_normalised_over_a_batch():
-    with pytest.raises(LattokError, match="`batch_size`: expected at least 2 pairs per process with latent_norm=batch"):
+    with pytest.raises(
+        LattokError, match="`batch_size`: expected at least 2 pairs in each of . parts with latent_norm=batch"
+    ):
         ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=1)
+    with pytest.raises(LattokError, match="in each of 8 parts"):
+        ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=8, accumulate=8)
 
 
 def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):

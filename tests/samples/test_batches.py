@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
 from lattok.data.opening import has_actions, open_mixture, parse_source, same_actions, same_cameras
 from lattok.data.views import View
+from lattok.image_lam.base import losses
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs, PolicyWindows
 from lattok.samples import batches as batching
@@ -180,7 +181,8 @@ def drawn_by(batches, steps, shares=1):
         patch.setattr(batches.pairs, "batch", batch)
         found = [[batches.gather(step, share, shares) for share in range(shares)] for step in range(steps)]
     rows = [joined(asked[step * shares : (step + 1) * shares]) for step in range(steps)]
-    return rows, [[joined(parts) for parts in zip(*step, strict=True) if parts[0] is not None] for step in found]
+    fields = ([parts for parts in zip(*step, strict=True) if parts[0] is not None and parts[0].ndim] for step in found)
+    return rows, [list(map(joined, parts)) for parts in fields]
 
 
 @pytest.fixture
@@ -241,6 +243,20 @@ def test_random_pairs_come_with_extra_ones_whose_actions_are_known(mixed, window
     )
     other, _ = drawn_by(PairBatches(pairs, 6, 2, 10, **given), 1)
     assert not torch.equal(other[0], rows[0])
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["one", "mixed"])
+def test_shares_of_a_batch_weigh_labelled_pairs_as_the_whole_does(mixed):
+    """However few of them a share has."""
+    pairs = pairs_of(mixed)
+    for step in range(6):
+        whole = PairBatches(pairs, 6, 0, 9).gather(step, 0, 1)
+        guess = torch.zeros_like(whole.actions)
+        want = losses.action(guess, whole.actions, whole.labelled, whole.acted)
+        assert want == losses.action(guess, whole.actions, whole.labelled)
+        parts = [PairBatches(pairs, 6, 0, 9).gather(step, share, 6) for share in range(6)]
+        each = [losses.action(part.actions * 0, part.actions, part.labelled, part.acted) for part in parts]
+        torch.testing.assert_close(torch.stack(each).mean(), want)
 
 
 def test_without_labelled_pairs_there_are_no_extra_ones():

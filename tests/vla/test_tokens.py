@@ -11,6 +11,7 @@ import torch
 import lattok
 from lattok.action_vq import FAST, ResidualVQ, UniformBins
 from lattok.backbones.model import open_backbone
+from lattok.nn import losses
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import HeadConfig, TokenSpec
@@ -181,6 +182,19 @@ def test_every_answer_decodes(kind):
     model = policy(kind, head_temperature=100.0).eval()
     found = [model.predict_chunk(batch(model.config), seed=seed) for seed in range(8)]
     assert all(chunk.shape == (B, H, M) and bool(chunk.isfinite().all()) for chunk in found)
+
+
+def test_shares_of_a_batch_with_gaps_weigh_as_the_whole_does():
+    model = policy("residual").eval()
+    data = batch(model.config)
+    valid = data.valid.clone()
+    valid[0, 1] = False  # a gap: nothing to code
+    data = data._replace(valid=valid)
+    codes = losses.coded(valid)
+    whole = model(data._replace(acted=codes.sum().float()))["action"]
+    parts = [rows(data, [i], acted=codes.sum() / B) for i in range(B)]
+    torch.testing.assert_close(torch.stack([model(part)["action"] for part in parts]).mean(), whole)
+    torch.testing.assert_close(model(data._replace(acted=None))["action"], whole)
 
 
 def test_batches_with_lerobots_keys_teach_the_same():

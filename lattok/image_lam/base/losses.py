@@ -32,12 +32,15 @@ def prediction(predicted: Tensor, target: Tensor) -> Tensor:
     return (upcast(predicted) - upcast(target)).square().mean()
 
 
-def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
-    """Return the mean squared error of labelled samples (Eq. 14): [B, ...] normalised, labelled [B]; 0 without any."""
+def action(predicted: Tensor, actions: Tensor, labelled: Tensor, average: Tensor | None = None) -> Tensor:
+    """Return the mean squared error of labelled samples (Eq. 14): [B, ...] normalised, labelled [B]; 0 without any.
+
+    Of a share of a batch, over the `average` number of labelled samples in a share: the shares' mean is the batch's.
+    """
     if predicted.shape != actions.shape:
         checks.fail("actions", f"shape {list(predicted.shape)}, as the action head predicts", f"{list(actions.shape)}")
     error = (upcast(predicted) - actions).square().flatten(1).mean(1)
-    return (error * labelled).sum() / labelled.sum().clamp_min(1)
+    return (error * labelled).sum() / (labelled.sum().clamp_min(1) if average is None else average.clamp_min(1e-6))
 
 
 def decorrelation(latents: Tensor) -> Tensor:

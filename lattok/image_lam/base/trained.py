@@ -366,5 +366,5 @@ class PairLearner(nn.Module, Generic[LAM]):
         if self.action_head is not None and batch.actions.shape[1]:
             first = EncodedStream(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)
-            terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
+            terms["action"] = losses.action(self.action_head(first), target, batch.labelled, batch.acted)
         return terms, control

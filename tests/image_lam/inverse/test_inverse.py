@@ -384,6 +384,13 @@ def test_actions_that_are_not_known_are_never_seen(tmp_path):
             assert torch.equal(value, other.state_dict()[name]), name
 
 
+def test_every_member_has_actions_to_learn_in_every_part_of_a_batch(tmp_path):
+    text = "`batch_size`: expected clips with known actions for all 4 members in each of 4 parts, got 16, of which 2 in"
+    with pytest.raises(LattokError, match=text):
+        train(pushed(tmp_path / "a", {0, 1}), tmp_path / "b", members=4, loss_flow=0.5, batch_size=16, accumulate=4)
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_dataset_without_any_known_action_is_refused(tmp_path):
     with pytest.raises(LattokError, match="known actions in one of the episodes that are trained on, got NaN in all"):
         train(pushed(tmp_path / "data", set(), 3), tmp_path / "out")

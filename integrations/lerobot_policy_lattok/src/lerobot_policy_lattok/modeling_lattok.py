@@ -29,6 +29,7 @@ from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.frame_labels import FrameLabels
 
 WEIGHTS = "model.safetensors"
+FETCHED = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 INSIDE = "model."  # the policy's name for its LatentVLA
 
 
@@ -166,7 +167,8 @@ class LattokPolicy(PreTrainedPolicy):
         given = [word.removeprefix("--").partition("=")[0] for word in words]
         check_named(config, Path(pretrained_name_or_path), given)
         if config.head == "tokens":
-            options["tokenizer"] = lattok.load(pretrained_name_or_path, subfolder=TOKENIZER)
+            found = {name: options[name] for name in FETCHED if name in options}
+            options["tokenizer"] = lattok.load(pretrained_name_or_path, subfolder=TOKENIZER, **found)
         return super().from_pretrained(pretrained_name_or_path, config=config, **options)
 
     @classmethod
