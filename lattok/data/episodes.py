@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -262,3 +262,10 @@ def check_strides_in(dataset: RobotDataset, episodes: str, strides: Iterable[int
     lengths = np.array([episode.length for episode in select_episodes(dataset, episodes)], dtype=np.int64)
     for stride in strides:
         check_stride(stride, lengths, dataset.fps, name)
+
+
+def index_runs(indices: Iterable[int]) -> list[list[int]]:
+    """Return the first and last index of every run of consecutive ones."""
+    runs = groupby(enumerate(indices), lambda placed: placed[1] - placed[0])  # which stays the same within one
+    found = [[index for _, index in run] for _, run in runs]
+    return [[run[0], run[-1]] for run in found]

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic
@@ -19,7 +18,7 @@ from typing_extensions import Self
 from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
-from lattok.data.episodes import MORE, split_by_task, split_text
+from lattok.data.episodes import MORE, index_runs, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
@@ -192,11 +191,9 @@ class Recipe(ABC, Generic[Model]):
 
         A short run rises to its learning rate in a third of its steps, where a preset asks for more than it has.
         """
-        options = {**preset, **given}
-        steps = options.get("steps", LoopOptions.steps)
-        if "warmup_steps" not in given and options.get("warmup_steps", 0) >= steps:
-            options["warmup_steps"] = steps // 3
-        return options
+        steps = {**preset, **given}.get("steps", LoopOptions.steps)
+        rise = {"warmup_steps": steps // 3} if preset.get("warmup_steps", 0) >= steps else {}
+        return {**preset, **rise, **given}
 
     @classmethod
     def group_class(cls, group: str) -> Any:
@@ -399,10 +396,3 @@ def check_warm_up(name: str, warm: int, steps: int) -> None:
     if warm and warm >= steps:
         hint = f"Give {name}={steps // 3}, or more steps."
         checks.fail(name, f"less than the {steps} steps, or no codebook is trained", warm, hint)
-
-
-def index_runs(indices: Iterable[int]) -> list[list[int]]:
-    """Return the first and last index of every run of consecutive ones."""
-    runs = groupby(enumerate(indices), lambda placed: placed[1] - placed[0])  # which stays the same within one
-    found = [[index for _, index in run] for _, run in runs]
-    return [[run[0], run[-1]] for run in found]

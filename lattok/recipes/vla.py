@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
-from lattok.data.episodes import check_horizon
+from lattok.data.episodes import check_horizon, index_runs
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe, index_runs
+from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
 from lattok.recipes.policy_data import (
     ActedOptions,
     PolicySource,
