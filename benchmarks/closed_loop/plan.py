@@ -202,6 +202,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "parallel": Row("Latents in parallel", "la_cond_c", "idm"),
         "pretrained": Row("Latents first, then actions", "baseline", "idm", first="la_direct_c"),
         "la_align-idm": Row("LA-Align, latents of the inverse model", "la_align", "idm"),
+        "la_align-idm_shuffled": Row("*control:* LA-Align, its latents of another episode", "la_align", "idm-shuffled"),
         "idm-past": Row("*control:* inverse model without later frames", "baseline", "idm-past", filled=True),
         "idm-shuffled": Row("*control:* inferred actions of another episode", "baseline", "idm-shuffled", filled=True),
         "proprio": Row("*control:* differences of proprio alone", "baseline", "proprio", filled=True),
@@ -276,13 +277,14 @@ FEW_ACTIONS = (  # of regimes in which some actions are unknown
 )
 FOUR_TASKS = ("baseline", "idm", "idm-video", "idm-known_video", "idm-reversible", "executed")
 MORE_USES = ("idm-careful", "latent_policy", "parallel", "pretrained")  # the second plan's, in the same regimes
+ALIGN_CONTROL = "la_align-idm_shuffled"  # the seventh plan's
 ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
     (  # rows and regimes of the studies on docs/few_actions.md and docs/acting_by_tokens.md
         *ACTS,
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
-        *("idm-reversible", "idm-known_video"),
+        *("idm-reversible", "idm-known_video", ALIGN_CONTROL),
         *("one-known", "five-known", "four-tasks", "other-world", "other-world-few"),
     )
 )

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
-from benchmarks.closed_loop.plan import ACTS, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
+from benchmarks.closed_loop.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
 from benchmarks.closed_loop.statistics import Interval, holm, paired, smallest_seen
 from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
 from benchmarks.common import write_results
@@ -51,7 +51,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
     {
         "few_actions": Study(
             {
-                "action-free": {row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES)},
+                "action-free": {row: 8 if row in EIGHT else 5 for row in (*FEW_ACTIONS, *MORE_USES, ALIGN_CONTROL)},
                 "one-known": dict.fromkeys(FEWER, 5),
                 "five-known": dict.fromkeys(FEWER, 5),
                 "four-tasks": dict.fromkeys(FOUR_TASKS, 5),
@@ -80,6 +80,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     for regime in ("one-known", "five-known")
                 ),
                 Family("Other uses", "action-free", tuple((row, OWN) for row in MORE_USES)),
+                Family("What the latents say", "action-free", (("la_align-idm", ALIGN_CONTROL), (ALIGN_CONTROL, BASE))),
                 Family("Four tasks known", "four-tasks", (("idm-video", OWN), ("idm-reversible", OWN))),
                 Family("What videos add", "four-tasks", (("idm-video", "idm-known_video"), ("idm-known_video", OWN))),
                 Family("Second world", "other-world-few", ((OWN, BASE),)),
