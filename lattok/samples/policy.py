@@ -82,8 +82,8 @@ class PolicyWindows(Samples):
         asked = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)
         self.acted = torch.from_numpy(asked) & self._windows.known
         if not self.acted.any():
-            asked = "" if action_episodes is None else f", of {action_episodes!r}"
-            checks.fail(action_key, f"known actions in one of the episodes that are trained on{asked}", "NaN in all")
+            named = "" if action_episodes is None else f", of {action_episodes!r}"
+            checks.fail(action_key, f"known actions in one of the episodes that are trained on{named}", "NaN in all")
         self.measured, self._sure = self._confident(dataset, action_key, confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
@@ -120,18 +120,17 @@ class PolicyWindows(Samples):
     @cached_property
     def teaching(self) -> Tensor:
         """Which samples have an action that teaches, bool [N]."""
-        return self.acted & self._taught.any(1)
+        return self.acted if self._sure is None else self.acted & self._taught(self._sure).any(1)
 
     @cached_property
     def coding(self) -> Tensor:
         """Which samples have a chunk of codes that teaches, bool [N]."""
-        return self.acted & coded(self._taught)
+        return self.acted if self._sure is None else self.acted & coded(self._taught(self._sure))
 
-    @cached_property
-    def _taught(self) -> Tensor:
-        """Which steps of the samples may teach, where their actions are known, bool [N, H]."""
+    def _taught(self, sure: Tensor) -> Tensor:
+        """Tell which steps of the samples may teach, bool [N, H], by which actions are sure enough, [N]."""
         rows, inside = self._windows.rows(torch.arange(len(self)))
-        return inside if self._sure is None else self._sure[rows] & inside
+        return sure[rows] & inside
 
     def check_share(self, share: float) -> None:
         """Refuse a share of known actions where there are no others, or where none was measured."""
