@@ -1,7 +1,6 @@
 """Recipes of models that learn from clips: LatBot's latent action model, which reads instructions too, and inverse
 dynamics models, which read actions from the frames around them."""
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -236,7 +235,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
 
     def _check_parts(self, share: float, members: int) -> None:
         """Check that in each part of a batch, of a process or accumulated, every member has a known action to learn."""
-        parts, size = int(os.environ.get("WORLD_SIZE", "1")) * self.loop.accumulate, self.loop.batch_size
+        parts, size = self.loop.shares, self.loop.batch_size
         most = int((share or 1.0) * size) // parts
         if most < members:
             expected = f"clips with known actions for all {members} members in each of {parts} parts"

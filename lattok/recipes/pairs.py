@@ -1,6 +1,5 @@
 """Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -112,7 +111,7 @@ class PairRecipe(Recipe[Model]):
     data: PairOptions = field(default_factory=PairOptions)
 
     def __post_init__(self) -> None:
-        shares, chosen = int(os.environ.get("WORLD_SIZE", "1")) * self.loop.accumulate, flat(self.model)
+        shares, chosen = self.loop.shares, flat(self.model)
         if chosen["latent_norm"] == "batch" and self.loop.batch_size < 2 * shares:
             expected = f"at least 2 pairs in each of {shares} parts with latent_norm=batch"
             checks.fail("batch_size", expected, self.loop.batch_size)

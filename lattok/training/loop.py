@@ -9,6 +9,7 @@ remembered on the device until then.
 
 import copy
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -117,6 +118,11 @@ class LoopOptions:
             checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
         check_device(self.device)
         check_choices(self)
+
+    @property
+    def shares(self) -> int:
+        """Parts of a batch that are learned from at once: each process has one, or so many as it accumulates."""
+        return int(os.environ.get("WORLD_SIZE", "1")) * self.accumulate
 
 
 class ParameterGroup(NamedTuple):
