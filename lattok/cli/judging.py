@@ -67,7 +67,8 @@ def evaluate(
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
     """
-    from lattok.evaluation.page import REPORT_HTML, check_folder
+    from lattok.evaluation.evidence import facts_of
+    from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
     checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
@@ -79,7 +80,10 @@ def evaluate(
     if env:
         from lattok.nn.normalize import for_dataset
 
-        chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
+        source = lattok.open_dataset(dataset)
+        chosen = for_dataset(loaded, source.name)
+        about = {"model": chosen.describe(), "dataset": facts_of(source)}
+        check_place(target, about, overwrite=_own(target, folder))  # before anything is played
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
     text = as_typed(report.to_text())
@@ -128,9 +132,9 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     source = lattok.open_dataset(dataset)
     files.check_writable(out)
     moved(model, device)
-    own = folder is not None and out.resolve().parent == folder.resolve()  # its last report, as its card
     with ProgressBar("evaluate") as progress:
-        report = lattok.evaluate(model, source, out=out, progress=progress.stage, overwrite=own, **options)
+        options |= {"out": out, "progress": progress.stage, "overwrite": _own(out, folder)}
+        report = lattok.evaluate(model, source, **options)
     if folder is not None:
         model.evaluation, model.picture = files.finite(report.summary()), picture(report)
         try:
@@ -139,6 +143,11 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
         except OSError as error:  # a shared model on a read-only disk is still worth a report
             print(f"note: the model card in {folder} stays as it was ({error.strerror})", file=sys.stderr)
     return report
+
+
+def _own(out: Path, folder: Path | None) -> bool:
+    """Tell whether a report lies in its model's folder, where it replaces the last one, as the card does."""
+    return folder is not None and out.resolve().parent == folder.resolve()
 
 
 def rollout(

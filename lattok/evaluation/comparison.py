@@ -13,10 +13,11 @@ from lattok import hub
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import own_vectors
 from lattok.evaluation.evaluate import evaluate
-from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.evidence import EvalOptions, facts_of
 from lattok.evaluation.latents import compare_latents
-from lattok.evaluation.page import check_folder, svg, write
+from lattok.evaluation.page import check_folder, check_place, svg, write
 from lattok.evaluation.questions import learnability
+from lattok.evaluation.questions.history import doubted, doubts
 from lattok.evaluation.report import Answer, Figures, Interval, Pictures, Report, Section, Table, TableRow
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
@@ -60,9 +61,12 @@ def compare(
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+    opened = {name: partial(_opened, *each, device) for name, each in named.items()}
     if chosen.folder is not None:
         check_folder(chosen.folder)
-    opened = {name: partial(_opened, *each, device) for name, each in named.items()}
+        if not chosen.overwrite and chosen.folder.exists():  # rather than when all is computed
+            described = {name: each().describe() for name, each in opened.items()}
+            check_place(chosen.folder, {"models": described, "dataset": facts_of(dataset)}, overwrite=False)
     if of_actions:
         report = compare_tokenizers({name: each() for name, each in opened.items()}, dataset, chosen)
     else:
@@ -109,7 +113,7 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
     """Evaluate each of the tokenizers, by name, and put their figures next to each other.
 
-    A tokenizer of another horizon has other chunks to predict; what regresses these stands beside it.
+    A tokenizer of another horizon has other chunks to predict: where horizons differ none is named.
     """
     alone: dict[str, Any] = vars(replace(options, out=None))
     reports = dict[str, Report]()
@@ -121,11 +125,15 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     found = {name: report.figures for name, report in reports.items()}
     shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
     told = all("policy_error" in each for each in found.values())
+    judged = {name: doubts(report.verdicts, models[name].trained_on) for name, report in reports.items()}
+    verdicts = tuple(replace(each, text=f"{name}: {each.text}") for name in judged for each in judged[name])
+    doubt = doubted(judged)
     ranked = sorted(found, key=lambda name: found[name]["policy_error" if told else "normalised_mse"])
     rows, more = (
         tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
         for columns in (ACTED, BEHIND)
     )
+    horizons = sorted({model.horizon for model in models.values()})
     rows = tuple(replace(row, intervals=(_span(found[row.key]), *[None] * 4)) for row in rows)
     errors = Table(
         "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
@@ -141,7 +149,7 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         "How large is the error of a policy that acts by each?",
         "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
         "on held-out chunks; its error is divided by the variance of training actions, as the error of decoding the "
-        "right codes is. What reconstructs best need not be what is learned best.",
+        f"right codes is. What reconstructs best need not be what is learned best.{_apart(horizons)}",
         (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
         drawn if told else (),
         open=True,
@@ -150,12 +158,19 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         kind="comparison",
         title=f"{len(reports)} action tokenizer{'s' * (len(reports) > 1)} on {dataset.name}",
         headline=_reading(ranked, found) if told else "",
-        verdicts=(),
+        verdicts=verdicts,
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
         sections=(section,),
         provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
-        answer=_answer(ranked, found),
+        answer=Answer(QUESTION, None, doubt) if doubt else _answer(ranked, found, horizons),
     )
+
+
+def _apart(horizons: Sequence[int]) -> str:
+    if len(horizons) == 1:
+        return ""
+    steps = checks.listed(list(map(str, horizons)))
+    return f" Horizons differ ({steps} steps): the first steps of a chunk are easier to predict than later ones."
 
 
 def _span(figures: Figures) -> Interval | None:
@@ -167,7 +182,7 @@ def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
     return f"Error of a policy that acts by codes, in units of the variance of actions: {each}."
 
 
-def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
+def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[int]) -> Answer:
     """Name the tokenizer by which a policy errs least, unless the next one's interval reaches it."""
     best, others = ranked[0], ranked[1:]
     if not all("policy_error" in each for each in found.values()):
@@ -186,6 +201,8 @@ def _answer(ranked: list[str], found: Mapping[str, Figures]) -> Answer:
         return Answer(QUESTION, True, f"{said}.")
     near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
     against = f"{near} {found[near]['policy_error']:.3g}"
+    if len(horizons) > 1:
+        return Answer(QUESTION, None, f"That cannot be told.{_apart(horizons)} {said}, by {against}.")
     if spans[0] is None or spans[1] is None:
         text = f"That cannot be told: fewer than five held-out episodes have no interval. {said}, by {against}."
         return Answer(QUESTION, None, text)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from lattok.data import RobotDataset, as_dataset
@@ -62,7 +61,7 @@ def evaluate(
         checks.fail("model", expected, got)
     if rollouts is not None and kind != "policy":
         checks.fail("rollouts", "none for a model that does not act", "some")
-    model = for_dataset(model, dataset.name)
+    model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
     key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
     case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
     keys = {"action_key": chosen.action_key, "state_key": chosen.state_key}
@@ -90,7 +89,6 @@ def _report(evidence: Evidence, outcomes: list[Outcome], provenance: Mapping[str
     verdicts = with_advice([verdict for outcome in outcomes for verdict in outcome.verdicts], case)
     decisions = [outcome.decision for outcome in outcomes if outcome.decision is not None]
     found = answer(evidence.asks, decisions, verdicts)
-    found = None if found is None else replace(found, text=case.named(found.text))
     said = "" if found is None else found.text  # stands right above
     return Report(
         kind=evidence.kind,

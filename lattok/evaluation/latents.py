@@ -24,7 +24,7 @@ from lattok.evaluation.evidence.probe_rows import PREFIXES, ProbeRow, probe_rows
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import next_steps, with_advice
-from lattok.evaluation.questions.history import OVERLAP, TRIAL, hold_out_more, overlap, trial_steps
+from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
 from lattok.evaluation.questions.readout import MEASURE, only, readout_figures, readout_verdicts
 from lattok.evaluation.report import (
     FEW_EPISODES,
@@ -40,7 +40,6 @@ from lattok.evaluation.report import (
 )
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
-from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import module_of
 
@@ -110,15 +109,12 @@ def compare_latents(models: Mapping[str, Callable[[], Any]], dataset: RobotDatas
 def _candidate(
     name: str, model: Any, dataset: RobotDataset, split: Split, options: EvalOptions, decoded: dict[Any, Any]
 ) -> Candidate:
-    """Probe one model on as many cameras as it has, and time it; `decoded` keeps frames for the next one."""
-    views = None if options.cameras is None else tuple(options.cameras)[: len(model.cameras)]
-    if views is not None:
-        checks.size("cameras", f"names, as many as {name} sees", len(views), len(model.cameras))
+    """Probe one model, and time it; `decoded` keeps frames for the next one."""
 
     def note(stage: str, done: int, total: int) -> None:
         options.note(f"{name}: {stage}", done, total)
 
-    case = Case(model, dataset, split, replace(options, cameras=views, progress=note))
+    case = Case(model, dataset, split, replace(options.seen_by(model), progress=note))
     with case.eval_mode():
         evidence = LatentEvidence.gather(case, decoded)
         assert evidence.target is not None  # `compare` asks for actions
@@ -127,11 +123,9 @@ def _candidate(
         kind = next(iter(probes))
         against = readout_verdicts(evidence, kind, probes[kind])[:1]  # none where actions never change
         figures, draws = {**_figures(evidence, probes), **size}, _draws(evidence, probes[kind][0])
-    said = [(each.text, each) for each in overlap(case)]
-    if (steps := trial_steps(model.trained_on)) is not None:
-        said.append((f"a trial run of {steps} steps, whose figures mean nothing", Verdict("", False, TRIAL)))
-    said += [(each.text[:1].lower() + each.text[1:], each) for each in against]
-    verdicts = with_advice([replace(each, text=f"{name}: {text}") for text, each in said], case)
+    less = [replace(each, text=each.text[:1].lower() + each.text[1:]) for each in against]
+    said = [*doubts(overlap(case), model.trained_on), *less]
+    verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
     told = SimpleNamespace(address=model.address, trained_on=model.trained_on)
     return Candidate(name, replace(case, model=told), kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
@@ -209,12 +203,13 @@ def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: dict[str, Any]) -> Report:
-    ranked = sorted(candidates, key=lambda each: -(each.r2 or -math.inf))
+    ranked = sorted(candidates, key=lambda each: math.inf if each.r2 is None else -each.r2)
     first = ranked[0].case
 
     def judge(addresses: list[str]) -> str:
         where = first.dataset.address or "DATASET"
-        return shlex.join(["lattok", "compare", where, "--models", *addresses, *options.flags])
+        stride = [] if options.stride is None else ["--stride", str(options.stride)]
+        return shlex.join(["lattok", "compare", where, "--models", *addresses, *stride, *options.flags])
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
     answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else "")
@@ -271,9 +266,7 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     best, value = ranked[0], ranked[0].r2
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
-    doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
-    if doubtful:
-        text = f"That cannot be told from this page: see the verdicts about {' and '.join(doubtful)}."
+    if text := doubted({each.name: each.verdicts for each in ranked}):
         return Answer(QUESTION, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
     shown = f"(R² {printed(value, '.2f')})."

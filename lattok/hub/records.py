@@ -99,6 +99,8 @@ class TrainingRecord(DatasetRecord, total=False):
     mixture: Several
     earlier: Several
     samples_per_step: Count
+    steps_before: Annotated[Count, Rule("at most a billion", lambda it: it <= 10**9)]  # of the model in `init`
+    changes: Flat  # of images
     labels: LabelsRecord | None
     loop: Annotated[Flat, Rule("options, of which `seed` is a whole number", lambda it: type(it.get("seed", 0)) is int)]
 

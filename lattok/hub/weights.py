@@ -118,7 +118,7 @@ def _plan(build: Callable[[], Built], where: str, known: str, tensors: int, larg
             stack.callback(handle.remove)
         try:
             model = build()
-        except (OverflowError, RuntimeError, MemoryError) as error:
+        except (OverflowError, RuntimeError, MemoryError, TypeError) as error:
             checks.fail(where, "sizes that a model can have", f"a configuration with others ({error})".split("\n")[0])
     every = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if id(tensor) in made)
     if every > numbers:
@@ -260,6 +260,13 @@ def folders_of(config: Any) -> dict[str, str]:
     found = _names_in(config)
     places = {field: _local(field.rpartition(".")[2], name) for field, name in found.items() if isinstance(name, str)}
     return {field: place for field, place in places.items() if place}
+
+
+def from_anywhere(features: str) -> str:
+    """Return the name of features with the whole path of a folder that it names; another name as it is."""
+    place = _local("features", features)
+    found = None if place is None else client.find_local(place)
+    return features if place is None or found is None else features.removesuffix(place) + str(found.resolve())
 
 
 def trust_hint(config: Any) -> str:

@@ -1,7 +1,7 @@
 """Recipe of latent action models of frame pairs: dataset, pairs, frozen features, model and loop put together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,16 +16,19 @@ from lattok.data.episodes import select_episodes, unmeasured
 from lattok.data.opening import Source, has_actions, same_actions, same_cameras
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
+from lattok.hub.weights import from_anywhere
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish
+from lattok.samples.augment import Augmentation
 from lattok.samples.batches import Instructions, PairBatches
+from lattok.samples.frames import all_gather
 from lattok.samples.stream import keep_frames
 from lattok.samples.windows import FramePairs, MixedPairs
-from lattok.training import LoopOptions, fit
+from lattok.training import LoopOptions, fit, init_process_group
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called
@@ -173,6 +176,7 @@ class PairRecipe(Recipe[Model]):
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
         config = self.config(cameras=cameras)
+        config = replace(config, features=from_anywhere(config.features))
         if before is None:  # mean and deviation of the pixels are those that the features know
             mean, std = known_scaling(config.features, config.image_size, config.features_revision)
         else:
@@ -280,6 +284,11 @@ class PairRecipe(Recipe[Model]):
         data, history = self.data, self.trained_on(sources, samples, contents)
         labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
         history["labels"] = labels | history.get("labels", {})
+        if data.changes:
+            history["changes"] = {each.name: getattr(data, each.name) for each in fields(Augmentation)}
+        if data.init is not None and before is not None and (known := before.trained_on):
+            steps = known.get("loop", {}).get("steps"), known.get("steps_before")
+            history["steps_before"] = sum(count for count in steps if isinstance(count, int))
         if before is not None:
             history["init" if data.init is not None else "env_codebook"] = before.describe()
             now = training_entries(history)
@@ -298,6 +307,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     if data.feature_cache is None:
         return in_memory()
     cache, looks = data.cache(), model.config.loss.flow > 0 or model.pixels is not None  # at frames too
+    init_process_group(recipe.loop.device)
     memory = in_memory() if looks else None
     frozen.to(device_called(recipe.loop.device))
 
@@ -311,18 +321,30 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
             if not looks:
                 pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 
-    try:
-        if looks:
-            compute()
-        else:
-            for pairs in parts:
-                pairs.reader = cache.reader(frozen, pairs.frame_reader)
-            memory = in_memory(keep=compute)
+    def open_readers() -> None:
+        for pairs in parts:
+            pairs.reader = cache.reader(frozen, pairs.frame_reader)
+
+    def keep() -> None:
+        nonlocal memory
+        memory = in_memory(keep=compute)
+
+    def done(step: Callable[[], None]) -> bool:
+        """Take a step, which has failed if it fails in any process: all go on alike."""
+        failed = False
+        try:
+            step()
+        except (OSError, LattokError) as error:
+            why = str(getattr(error, "strerror", None) or error).removesuffix(".")
+            text = f"no feature cache in {cache.folder}: {why}. Features are computed at every step."
+            checks.warn(text, stacklevel=2)
+            failed = True
+        return not any(all_gather(failed))
+
+    if done(compute) if looks else done(open_readers) and done(keep):
         return memory
-    except (OSError, LattokError) as error:
-        why = str(getattr(error, "strerror", None) or error).removesuffix(".")
-        text = f"no feature cache in {cache.folder}: {why}. Features are computed at every step."
-        checks.warn(text, stacklevel=2)
     for pairs in parts:
-        pairs.reader = pairs.frame_reader
+        pairs.reader, pairs.features = pairs.frame_reader, None
+        if not looks:
+            vars(pairs).pop("frames", None)
     return memory if looks else in_memory()

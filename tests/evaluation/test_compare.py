@@ -242,3 +242,31 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
         "lattok: `models`: expected latent action models of frame pairs or clips, or action tokenizers alone, got "
         "'uniform-bins' in"
     )
+
+
+def test_a_model_that_explains_nothing_stands_above_one_that_does_harm(world):
+    """R² of exactly 0 is a figure, not a missing one."""
+    dead = tiny_lam(tokens=4)
+    with torch.no_grad():
+        for name, values in dead.named_parameters():
+            if name.startswith("encoder"):
+                values.zero_()
+    report = compare(world, {"noise": tiny_lam(tokens=4), "dead": dead}, **CHOSEN)
+    assert report.figures["dead/r2_from_codes/codes"] == 0 > report.figures["noise/r2_from_codes/codes"]
+    assert report.headline.index("dead") < report.headline.index("noise")
+
+
+def test_a_folder_with_another_comparison_is_refused_before_anything_is_judged(world, models, found, monkeypatch):
+    monkeypatch.setattr("lattok.evaluation.comparison.compare_latents", lambda *_: 1 / 0)
+    with pytest.raises(LattokError, match="`out`: .* holds the report of another model or dataset"):
+        compare(world, {"fresh": models["fresh"]}, out=found[1], **CHOSEN)
+
+
+def test_what_is_suggested_asks_the_same_once_more(models):
+    report = compare(World(episodes=15), {"a": models["fresh"]}, episodes=[7], stride="2", seed=7)
+    assert "--stride 2 --seed 7" in str(report.answer)
+
+
+def test_as_many_cameras_as_a_model_has_count(world, models):
+    named = {"cameras": ("front", "wrist"), **CHOSEN}
+    assert evaluate(models["fresh"], world, **named).figures == evaluate(models["fresh"], world, **CHOSEN).figures

@@ -60,6 +60,8 @@ def test_figures_are_those_of_each_alone(bins):
 )
 def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeypatch, errors, holds, text):
     class Told:
+        horizon, trained_on, verdicts = 8, None, ()
+
         def __init__(self, error):
             self.provenance = {"model": {}}
             self.figures = {"normalised_mse": 0.1, "bits_per_second": 10.0}
@@ -68,11 +70,18 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
                 self.figures |= dict(zip(names, error, strict=True))
                 self.figures |= {"policy_error/mean": 1.0, "policy_error/regression": error[0] - 0.8}
 
-    monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: Told(model))
-    answer = compare_tokenizers(errors, bins[0], EvalOptions()).answer
+    monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: model)
+    answer = compare_tokenizers({name: Told(each) for name, each in errors.items()}, bins[0], EvalOptions()).answer
     assert answer is not None
     assert answer.holds is holds
     assert answer.text.startswith(text)
+    if holds and len(errors) > 1:  # of chunks of two lengths none is named
+        told = {name: Told(each) for name, each in errors.items()}
+        told["a"].horizon = 2
+        answer = compare_tokenizers(told, bins[0], EvalOptions()).answer
+        assert answer is not None
+        assert answer.holds is None
+        assert answer.text.startswith("That cannot be told. Horizons differ (2, 8 steps)")
 
 
 def test_from_the_command_line(make_dataset, tmp_path, capsys):
@@ -85,7 +94,32 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith("Which of these tokenizers should a policy act by?")
     assert "Frames per second" not in text
+    assert "Horizons differ (2, 4 steps)" in (tmp_path / "out" / "report.html").read_text()
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"a/policy_error", "b/policy_error"} <= found["figures"].keys()
     with pytest.raises(LattokError, match="a: `action_key`"):
         compare(dataset, {"a": tmp_path / "a"}, action_key="nothing")
+
+
+def test_what_was_trained_on_these_episodes_or_for_a_trial_is_not_named(bins):
+    world, models = bins
+    models["2 bins"].trained_on = {"loop": {"steps": 2, "trial": True}}
+    models["64 bins"].trained_on = {"dataset": world.name, "episodes": [[0, 5]]}
+    try:
+        report = compare(world, models, episodes=[2, 5])
+    finally:
+        for model in models.values():
+            model.trained_on = None
+    assert report.answer is not None
+    assert report.answer.holds is None
+    assert "see the verdicts about 2 bins and 64 bins" in report.answer.text
+    assert {each.text for each in report.verdicts} == {
+        "2 bins: a trial run of 2 steps, whose figures mean nothing",
+        "64 bins: 2 of 2 held-out episodes were trained on: these figures are too good",
+    }
+
+
+def test_options_that_a_tokenizer_has_no_use_for_are_refused(bins):
+    world, models = bins
+    with pytest.raises(LattokError, match="2 bins: `cameras`: expected none for uniform-bins"):
+        compare(world, models, episodes=[2, 5], cameras=("front",))

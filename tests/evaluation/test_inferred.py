@@ -15,9 +15,10 @@ from lattok.data.views import View
 from lattok.evaluation import Report, compare, evaluate
 from lattok.evaluation.evidence import Case, EvalOptions, measured
 from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained
+from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.page import render
-from lattok.evaluation.questions.inferred import cells_of, rank_correlation
+from lattok.evaluation.questions.inferred import cells_of, rank_correlation, systematic_squares
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
@@ -347,11 +348,35 @@ def test_without_states_only_what_is_seen_counts():
 def test_what_does_not_fit_is_refused(make_dataset, world: World):
     with pytest.raises(LattokError, match="top"):
         evaluate(small(cameras=("top",)), make_dataset([6, 6, 6, 6]))
-    with pytest.raises(LattokError, match=r"`cameras`: expected 1 names"):
-        evaluate(small(), make_dataset([6, 6, 6, 6], name="both"), cameras=["front", "wrist"])
+    with pytest.raises(LattokError, match=r"`cameras`: expected 2 names"):
+        evaluate(small(cameras=("front", "wrist")), make_dataset([6, 6, 6, 6], name="both"), cameras=["front"])
     with pytest.raises(LattokError, match=r"`action`: expected 4 numbers, as the model's actions have, got 3"):
         evaluate(small(action_dim=4, action_names=()), world, episodes=HELD_OUT)
     with pytest.raises(LattokError, match="action_dim|observation.missing"):
         evaluate(small(action_key="observation.missing"), world, episodes=HELD_OUT)
     with pytest.raises(LattokError, match="an inverse dynamics model or a policy, got str"):
         lattok.evaluate(type("Other", (), {"evidence": None, "type": "str"})(), world)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_the_interval_of_the_systematic_error_lies_around_it(tasks: int):
+    """Errors by chance alone: each time that episodes are drawn the mean of a cell moves, which adds to its square."""
+    generator = torch.Generator().manual_seed(3)
+    gaps = torch.randn(10 * 40, 3, generator=generator).double()
+    episode, fifth = np.repeat(np.arange(10), 40), np.tile(np.arange(40) // 8, 10)
+    cells = torch.from_numpy(episode % tasks * 5 + fifth)
+    bootstrap = Bootstrap(episode, 0)
+    squares, draws = systematic_squares(gaps, cells, bootstrap)
+    span = bootstrap.interval(draws)
+    assert span is not None
+    assert span[0] < float(squares.mean().sqrt()) < span[1]
+
+
+def test_the_control_is_trained_again_where_the_states_it_reads_are_others(world: World, tmp_path: Path):
+    model = small(proprio=True, state_dim=2)
+    options: dict[str, Any] = {"episodes": HELD_OUT, "out": tmp_path / "report", "overwrite": True}
+    world = World(episodes=11, length=LENGTH, tasks=2)
+    for count in (1, 2):
+        evaluate(model, world, controls="trained", control_loop=SHORT, **options)
+        assert len(list((tmp_path / "report" / "controls").glob("*.safetensors"))) == count
+        world.states = world.states + 1

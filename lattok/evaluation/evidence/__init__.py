@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,10 +74,23 @@ class EvalOptions:
         if self.progress is not None:
             self.progress(stage, done, total)
 
+    def seen_by(self, model: Any) -> "EvalOptions":
+        """Keep as many cameras as a model sees; raises `LattokError` for fewer, and for what it has no use for."""
+        own = getattr(model, "cameras", None) if model.evidence in ("pairs", "clips", "actions") else None
+        for name in ("cameras", "stride"):
+            if own is None and getattr(self, name) is not None:
+                checks.fail(name, f"none for {model.type}, which has no choice of them", f"{getattr(self, name)!r:.60}")
+        if own is None or self.cameras is None:
+            return self
+        cameras = tuple(self.cameras)[: len(own)]
+        checks.size("cameras", "names, as many as the model sees", len(cameras), len(own))
+        return replace(self, cameras=cameras)
+
     @property
     def flags(self) -> list[str]:
         """What is typed for the options that a case needs; cameras come last."""
-        keys = [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
+        keys = [] if self.seed == 0 else ["--seed", str(self.seed)]
+        keys += [] if self.action_key == "action" else ["--action-key", self.action_key or "none"]
         keys += [] if self.state_key == "observation.state" else ["--state-key", self.state_key or "none"]
         return [*keys, *(["--cameras", *self.cameras] if self.cameras else [])]
 
@@ -172,10 +185,15 @@ class Case:
                     self.model.train()
 
 
+def facts_of(dataset: RobotDataset) -> dict[str, Any]:
+    """Say which dataset it is."""
+    return {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)}
+
+
 def provenance_of(dataset: RobotDataset, split: Split, **options: Any) -> dict[str, Any]:
     """Say what a report rests on, but for its models."""
     return {
-        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "dataset": facts_of(dataset),
         "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
         "options": options,
         "lattok": __version__,

@@ -27,7 +27,7 @@ from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMea
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, one_hot_tasks, score, spread_of
-from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
+from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
 from lattok.evaluation.report import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics
@@ -120,7 +120,6 @@ def _source(case: Case) -> PairSource:
     check_trained_space(model.trained_on, dataset, key)
     source = PairSource.of(case)
     cameras = camera_keys(dataset, source.cameras)
-    checks.size("cameras", "names, as many as the model has", len(cameras), len(model.cameras))
     return replace(source, action_key=key, cameras=cameras)
 
 
@@ -130,7 +129,8 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
     if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
         try:
             asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
-            chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in trained["episodes"])}
+            runs = trained.get("episodes", ())
+            chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in runs)}
         except LattokError:  # of a dataset that has changed
             chosen = set()
     found, what = measured(dataset, key, chosen - set(case.split.held_out)), "whose actions the model knew"
@@ -220,7 +220,8 @@ def _without_later(
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
         return row._replace(not_run=NEEDS_TRAINING)
-    training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
+    keys = [source.action_key, model.state_key]
+    training = ControlTraining.on(case, source.stride, source.cameras, keys)
     numbers = [[episode.index for episode in episodes] for episodes in (known, held_out)]
 
     def make() -> dict[str, Tensor]:
@@ -245,6 +246,6 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     control.set_range(samples.known_actions)
     if control.state_normalizer is not None:
         control.state_normalizer.fit(_differences(samples, offsets).flatten(0, 1))
-    batches = PolicyBatches(samples, training.options.batch_size, seed, changes=CHANGES)
+    batches = PolicyBatches(samples, training.options.batch_size, seed, changes=changes_of(model) or CHANGES)
     training.fit("the same network without later frames", control, batches, config.loss_weights, model)
     return control

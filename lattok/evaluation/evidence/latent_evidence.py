@@ -149,7 +149,9 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
     count = min(FOLDS, len(judged))
     for i in range(count):
         group = set(judged[i::count])
-        fit = torch.tensor([row for row, task in enumerate(train_tasks) if task not in group], dtype=torch.long)
+        names = {name for task in group for name in task}  # an episode may have several
+        others = [row for row, task in enumerate(train_tasks) if task not in group and names.isdisjoint(task)]
+        fit = torch.tensor(others, dtype=torch.long)
         if not len(fit):
             return TaskFolds((), "not applicable: all training pairs are of one task")
         folds.append(Fold(fit, torch.tensor([row for row, task in enumerate(held_tasks) if task in group])))
@@ -183,7 +185,7 @@ class LatentEvidence:
             checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
         source = PairSource.of(case, decoded)
         if case.trains_controls:
-            training = ControlTraining.on(case, source.stride, source.cameras, source.action_key)
+            training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed + 1)
             fresh = model.fresh().to(model.features.mean.device).eval()  # which shares the frozen features

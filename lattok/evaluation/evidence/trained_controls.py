@@ -24,6 +24,7 @@ from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
+from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PairBatches
 from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
 from lattok.training import LoopOptions, fit
@@ -31,6 +32,8 @@ from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.options import replaced
 from lattok.utils.signals import Interrupted, restate
+from lattok.utils.untrusted import typed
+from lattok.version import __version__
 
 CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
@@ -49,25 +52,28 @@ class ControlTraining:
     identity: dict[str, Any]  # dataset, episodes, gap: what results depend on besides model and options
 
     @classmethod
-    def on(cls, case: Case, stride: int, cameras: tuple[str, ...], action_key: str | None) -> "ControlTraining":
-        """Train controls on the episodes of a case, as long as it says, or as the model itself says that it was."""
+    def on(cls, case: Case, stride: int, cameras: tuple[str, ...], columns: Sequence[str | None]) -> "ControlTraining":
+        """Train controls on the episodes and `columns` of a case, as long as it says, or as the model was trained."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
         chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
-        keys = [] if action_key is None else [action_key]
+        keys = [key for key in columns if key is not None]
         identity = {
             "dataset": content_of(dataset, episodes, keys, cameras).digest,
             "train": split.train,
             "held_out": split.held_out,
             "stride": stride,
             "cameras": cameras,
-            "action_key": action_key,
+            "columns": keys,
+            "changes": (case.model.trained_on or {}).get("changes"),
+            "lattok": __version__,
         }
         loop, trained = case.control_loop, case.model.trained_on
-        if loop is None and trained is not None:
+        if loop is None and trained is not None and {"loop", "samples_per_step"} <= trained.keys():
             names = {field.name for field in fields(LoopOptions)} - {"tracker", "batch_size"}
             known = {name: value for name, value in trained["loop"].items() if name in names}
             loop = LoopOptions(**known, batch_size=trained["samples_per_step"])
+            loop = replace(loop, steps=loop.steps + trained.get("steps_before", 0))
         loop = replace(loop or CONTROL_LOOP, seed=case.options.seed)
         return cls(loop, None if folder is None else folder / "controls", identity)
 
@@ -117,6 +123,12 @@ class LabelsOnly:
     train_latents: Tensor
     held_out_latents: Tensor
     text: str  # what it was trained on
+
+
+def changes_of(model: Any) -> Augmentation | None:
+    """Return how images changed in the model's training, as far as it says."""
+    known = (model.trained_on or {}).get("changes")
+    return None if known is None else typed(known, Augmentation, "changes", "training.json")
 
 
 def sizes_of(train: PairSet, held_out: PairSet) -> list[int]:
@@ -175,7 +187,7 @@ def _trained(
         control = model.fresh(control_config(model))
         learner = PairLearner(control)
         learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
-    batches = PairBatches(pairs, size - extra, extra, seed)
+    batches = PairBatches(pairs, size - extra, extra, seed, changes=changes_of(model))
     training.fit("encoder from labels alone", learner, batches, control.config.loss_weights, model)
     return control.eval()
 

@@ -56,6 +56,20 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
 
 
+def doubts(verdicts: Sequence[Verdict], trained_on: Mapping[str, Any] | None) -> list[Verdict]:
+    """Return why the figures of a model are none to compare: it was trained on what judges it, or for a trial."""
+    found = [each for each in verdicts if each.about is OVERLAP]
+    if (steps := trial_steps(trained_on)) is not None:
+        found.append(Verdict(f"a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
+    return found
+
+
+def doubted(found: Mapping[str, Sequence[Verdict]]) -> str:
+    """Say of which models, by name, figures are none to compare; empty where there are none."""
+    names = [name for name, verdicts in found.items() if any(each.about in (OVERLAP, TRIAL) for each in verdicts)]
+    return f"That cannot be told from this page: see the verdicts about {' and '.join(names)}." if names else ""
+
+
 def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> str:
     """Say how enough episodes judge the models of these cases; `judge` makes the command from where these lie."""
     dataset, steps, found = cases[0].dataset, list[str](), list[str]()

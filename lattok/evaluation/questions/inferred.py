@@ -179,14 +179,16 @@ def cells_of(evidence: ActionEvidence) -> Tensor:
 def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
     """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]; and the systematic error per draw, [draws].
 
-    Cells of which no episode is drawn do not count.
+    Cells of which no episode is drawn do not count. What chance adds to a square each time that episodes are drawn, on
+    average, is taken away: draws lie around the error itself.
     """
     squares, drawn = [], []
     for cell in range(int(cells.max()) + 1):
         inside = (cells == cell)[:, None].double()
         squares.append(gaps[cells == cell].mean(0).square())
         drawn.append((bootstrap.sums(gaps * inside) / bootstrap.sums(inside)).square().mean(1))
-    return torch.stack(squares, 1), torch.stack(drawn).nanmean(0).sqrt()
+    found, draws = torch.stack(squares, 1), torch.stack(drawn).nanmean(0)
+    return found, (draws - draws.mean() + found.mean()).clamp_min(0).sqrt()
 
 
 @question("inferred_confidence", of=("actions",), criteria=(CONFIDENCE,), place=30)

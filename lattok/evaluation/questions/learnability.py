@@ -96,7 +96,7 @@ class ReferencePolicy(nn.Module):
             kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
             spec = TokenSpec("", tokenizer.tokens_per_chunk, tokenizer.vocab_size, *kinds)
         sizes: dict[str, Any] = {"action_dim": action_dim, "horizon": horizon, "cameras": (), "camera_sizes": ()}
-        config = VLAConfig(**sizes, head=head, tokens=spec, action_loss="l1")
+        config = VLAConfig(**sizes, head=head, tokens=spec, action_loss="l2")  # errors are squared
         self.read = nn.Sequential(nn.Linear(inputs, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
         self.head = HEADS[head.name](WIDTH, LAYERS, config)
         self.tokenizer = (tokenizer,)  # no submodule: it learns nothing
@@ -177,8 +177,8 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
         figures |= {"policy_error_low": span[0], "policy_error_high": span[1]}
     figures |= {f"unseen_prefixes_{part}": unseen(codes, known, part) for part in ("half", "whole")}
     figures |= replaced(tokenizer, meant, scale)
-    whole = valid.all(1)
-    figures["rank_consistency"] = rank_consistency(truth[whole], evidence.decoded[held_out.rows][whole], scale)
+    if int((whole := valid.all(1)).sum()) > 1:
+        figures["rank_consistency"] = rank_consistency(truth[whole], evidence.decoded[held_out.rows][whole], scale)
     own, other = figures["policy_error"], figures["policy_error/regression"]
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
     verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
@@ -225,15 +225,18 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
 
 
 def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:
-    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding."""
+    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding.
+
+    0 where all decode to the same.
+    """
     rows = torch.linspace(0, len(chunks) - 1, min(RANKED, len(chunks))).long()
     sizes = scale.normalizer.scale
     before, after = (torch.cdist(each, each) for each in ((x[rows] / sizes).flatten(1) for x in (chunks, decoded)))
     near = before.topk(min(NEIGHBOURS + 1, len(before)), largest=False).indices[:, 1:]
-    ranks = [each.gather(1, near).argsort(1).argsort(1).double() for each in (before, after)]
-    centred = [each - each.mean(1, keepdim=True) for each in ranks]
-    spread = centred[0].square().sum(1).clamp_min(1e-12)
-    return float(((centred[0] * centred[1]).sum(1) / spread).mean())
+    there = [each.gather(1, near) for each in (before, after)]
+    ranks = [torch.sign(each[:, :, None] - each[:, None]).sum(2).double() for each in there]  # of equals the mean one
+    spread = ranks[0].norm(dim=1) * ranks[1].norm(dim=1)
+    return float(((ranks[0] * ranks[1]).sum(1) / spread.clamp_min(1e-12)).mean())
 
 
 def _section(figures: dict[str, float], gain: Interval | None) -> Section:
@@ -249,7 +252,7 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     )
     said = "" if gain is None else f" The difference to regression lies between {gain[0]:.3g} and {gain[1]:.3g}."
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
-    row = TableRow("model", "tokenizer", tuple(figures[name] for name in BEHIND), control=False)
+    row = TableRow("model", "tokenizer", tuple(map(figures.get, BEHIND)), control=False)
     more = Table("What may lie behind it", tuple(BEHIND.values()), (row,), folded=True)
     drawn = ", ".join(f"head_{name}={value}" for name, value in BY_MEAN.items())
     text = (

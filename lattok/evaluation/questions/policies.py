@@ -235,4 +235,4 @@ def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     though = ", though its own are nearer to held-out ones than their mean" * (verdict.holds is True)
     text = f"That cannot be told from actions{though}. "
     text += "Let it act, on your robot or in a simulator that knows its tasks: lattok rollout MODEL"
-    return Outcome((section,), figures, [verdict], Decision(20, None, text))
+    return Outcome((section,), figures, [verdict], Decision(20, None, evidence.case.named(text)))

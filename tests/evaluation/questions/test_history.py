@@ -203,3 +203,10 @@ def test_of_a_sample_more_may_have_been_seen(source, tmp_path, monkeypatch):
     shutil.copytree(source.root, tmp_path / "renamed")
     assert _verdict(tok, lattok.open_dataset(tmp_path / "renamed"), [0, 1, 2, 3, 4]) == "at least 3 of 5"
     assert _verdict(tok, source, [0, 1, 2, 3, 4]) == "5 of 5"
+
+
+def test_an_episode_of_several_tasks_is_judged_without_any_of_them():
+    episodes = [Episode(0, 10, ("open",)), Episode(1, 10, ("close",)), Episode(2, 10, ("push",))]
+    both = Episode(3, 10, ("open", "close"))
+    (fold,) = task_folds([*episodes, both], np.array([0, 1, 2]), np.array([3])).folds
+    assert fold.train.tolist() == [2]

@@ -113,3 +113,16 @@ def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_s
         evaluate(tokenizer, world, episodes=[5], state_key="observation.stat")
     tokenizer.vocab_size = 2**20
     assert learnability.MOST_CODES < 2**20
+
+
+def test_what_all_decodes_to_the_same_keeps_no_ranks():
+    chunks = torch.randn(80, 2, 3, generator=torch.Generator().manual_seed(1))
+    assert rank_consistency(chunks, torch.zeros_like(chunks), SCALE) == 0
+    halves = (torch.arange(80) % 2).float()[:, None, None].expand_as(chunks)  # two places, drawn by chance
+    assert abs(rank_consistency(chunks, halves, SCALE)) < 0.1
+
+
+def test_without_a_whole_chunk_there_is_no_figure_of_ranks():
+    world = World(episodes=6, length=3, names=("x", "y"))
+    tokenizer = UniformBins.fit(torch.randn(20, 8, 2), bins=4)
+    assert "rank_consistency" not in evaluate(tokenizer, world, episodes=[4, 5]).figures

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,7 @@ from lattok.utils.checks import LattokError
 from lattok.utils.files import lock, sweep
 from tests.conftest import write_dataset
 from tests.image_lam.backbones import SMALL, local_timm
-from tests.process_jobs import forked
+from tests.process_jobs import forked, together
 
 LAM = {
     "image_size": 32,
@@ -408,3 +409,22 @@ def test_who_is_at_work_is_waited_for(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(FrozenFeatures, "forward", lambda self, frames: computed.append(len(frames)))
     assert torch.equal(cached(dataset, tmp_path), whole)
     assert computed == []
+
+
+def _one_fails(rank, root, out):
+    options = {**LAM, "features": "pixels", "feature_cache": str(out / "cache"), "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if rank:
+            patch.setattr("lattok.image_lam.base.feature_cache.whole_file", failing(errno.ENOSPC))
+            patch.setattr(FeatureFile, "whole", lambda _: False)  # the other process does not help it
+        model = lattok.train(ImageLAMRecipe.from_preset(root, out / "run", "tiny+robust", **options))
+    warned = any("no feature cache" in str(each.message) for each in said)
+    torch.save((warned, model.describe()["weights_sha256"]), out / f"{rank}.pt")
+
+
+def test_a_cache_that_fails_in_one_process_is_none_for_all(dataset, tmp_path):
+    together(_one_fails, dataset.root, tmp_path)
+    (first, weights), (second, same) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert (first, second) == (False, True)
+    assert weights == same
