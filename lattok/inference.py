@@ -89,6 +89,10 @@ class FastImageLAM(VideoLabeller):
         """Return the same on another device, for workers."""
         return FastImageLAM(copy.deepcopy(self._lam).to(device), self._precision, self._compile)
 
+    @property
+    def device(self) -> torch.device:
+        return self._lam.device
+
     def stride_frames(self, fps: float) -> int:
         return self._lam.stride_frames(fps)
 

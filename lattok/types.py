@@ -153,6 +153,10 @@ class VideoLabeller(Labeller):
         """Return the model's stride in frames of a dataset."""
         raise NotImplementedError
 
+    def later_frames(self, fps: float) -> int:
+        """Return how many frames after the labelled one the model looks at."""
+        return self.stride_frames(fps)
+
     def resize(self, frames: np.ndarray) -> np.ndarray:
         """Bring frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
         raise NotImplementedError

@@ -67,8 +67,8 @@ def identities_of(models: Models, device: str | None = None) -> Identities:
     """
 
     def own(model: Any) -> str:
-        first = next(model.buffers(), None) if isinstance(model, torch.nn.Module) else None
-        return "cpu" if first is None else first.device.type
+        first = next(model.buffers(), None) if isinstance(model, torch.nn.Module) else model
+        return getattr(first, "device", torch.device("cpu")).type
 
     return {prefix: {**model.describe(), "device": device or own(model)} for prefix, model in models.items()}
 
@@ -166,7 +166,7 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
             parts = _inferred(work, prefix, index, video, told)
         else:
             parts = _columns(cast(VideoLabeller, model).label_video(video, stride, **told), work.options)
-        valid = np.arange(length) + stride < length
+        valid = np.arange(length) + cast(VideoLabeller, model).later_frames(work.dataset.fps) < length
     if not parts:
         hint = "Its labels are the embeddings."
         checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)

@@ -121,13 +121,6 @@ class BackboneModel(HubModel, ABC):
         own = {name: value for name, value in super().saved_tensors().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload; refuse a policy over a base model in a folder here, which nobody else has."""
-        base = self.config.backbone.name
-        if base not in (SCRATCH, MERGED) and Path(base).is_dir():
-            checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
-        return super().push_to_hub(repo_id, **options)
-
     @property
     def base_model(self) -> str | None:
         """Hub id of the base model, where it has one."""
@@ -162,6 +155,8 @@ def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> A
     base = config.backbone
     if base.name == SCRATCH:
         return ScratchBackbone(base, len(config.cameras), config.image_size, frames)
+    if base.name == MERGED and folder is None:  # on the Hub that is a stranger's
+        checks.fail("backbone", "the model's folder, where its base model lies", "none")
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and base.name == MERGED else base.name

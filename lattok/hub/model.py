@@ -96,6 +96,7 @@ class HubModel(nn.Module):
     picture: str | None = None  # SVG of the same evaluation, shown there
     trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
     source: str | None = None  # Hub id or folder name it was loaded from
+    folder: Path | None = None  # that it was loaded from
     address: str = ""  # the same or the whole path: commands that are suggested name it
     revision: str | None = None
     license: str | None = None  # as its user named it, for the model card
@@ -134,12 +135,15 @@ class HubModel(nn.Module):
             checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
         client.check_push(repo_id, push)
         self._save(folder, name)
-        if push_to_hub:
+        if push_to_hub:  # with the card that lies there
+            self.own_card = records.written_by_somebody(folder / CARD)
+            self.license = records.license_of(folder / CARD) or self.license
             self.push_to_hub(repo_id or folder.resolve().name, **push)
         return folder
 
     def _save(self, folder: Path, name: str | None) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
+        self._check_loads_again(tensors, name or folder.resolve().name)
         with files.whole_file(folder / WEIGHTS) as path:
             path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
             for other in (CONFIG, TRAINING):  # of what was here: until all is written this is no model
@@ -149,6 +153,20 @@ class HubModel(nn.Module):
             files.write_json(folder / TRAINING, self.trained_on)
         header = {"type": self.type, "lattok_version": __version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
+
+    def _check_loads_again(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        """Refuse what loading would, before anything is written over."""
+        said = {CONFIG: asdict(self.config), TRAINING: self.trained_on, EVALUATION: self.evaluation}
+        for file, value in {**said, CARD: self.own_card or self.card(name)}.items():
+            try:
+                said[file] = json.loads(json.dumps(files.finite(value), ensure_ascii=False).encode())
+            except (TypeError, ValueError) as error:
+                checks.fail(file, "what JSON can hold", f"something else ({error})")
+        parse_config(self.config_class, said[CONFIG], CONFIG)
+        if not self.narrow and (cast := [key for key, each in tensors.items() if each.dtype in weights.NARROW]):
+            checks.fail(cast[0], "float32", str(tensors[cast[0]].dtype), ROUNDED)
+        if problems := weights.unsound(self, tensors):
+            checks.fail("model", "weights that are sound", weights.listed_problems(problems))
 
     def save_card(self, folder: Path, name: str | None = None) -> bool:
         """Write README.md, and evaluation.json and .svg where the model was evaluated; returns whether README.md was
@@ -250,7 +268,7 @@ class HubModel(nn.Module):
         model.picture = records.read_picture(folder / PICTURE)
         model.license, model.own_card = records.license_of(folder / CARD), records.written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
-        model.address = place.hub_id or os.fspath(folder)
+        model.address, model.folder = place.hub_id or os.fspath(folder), folder
         model.after_load()
         return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
 
@@ -285,6 +303,9 @@ class HubModel(nn.Module):
         A card that somebody wrote or changed is uploaded as it is.
         """
         client.check_push(repo_id, options)
+        for name, place in weights.folders_of(self.config).items():  # nobody else has them
+            hint = "Push what merge() gives." if name == "backbone" else ""
+            checks.fail(name, "a network on the Hub, for a model that is pushed", f"the folder {place}", hint)
         license = options.get("license")
         if license is not None and self.own_card is not None and license != self.license:
             hint = f"Put `license: {license}` between the lines --- at its top."

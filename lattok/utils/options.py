@@ -11,8 +11,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from operator import attrgetter
-from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lattok.utils import checks
 
@@ -76,7 +76,8 @@ def replaced(instance: Owner, **values: Any) -> Owner:
 
 
 def check_choices(instance: Any, group: str = "") -> None:
-    """Require that fields of a dataclass whose type is a Literal hold one of its words, and groups their dataclass.
+    """Require that fields of a dataclass whose type is a Literal hold one of its words, groups their dataclass, and
+    texts and switches their types: numbers have checks of their own. Otherwise what is saved could not be loaded.
 
     Errors call a field of a `group` by its flat name.
     """
@@ -89,6 +90,17 @@ def check_choices(instance: Any, group: str = "") -> None:
             checks.one_of(name, value, get_args(literal))
         elif each.metadata.get("group") and not isinstance(value, kind):
             checks.fail(name, f"an object of {kind.__name__}", f"{value!r:.60}")
+        elif not _fits(value, kind):
+            expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+            checks.fail(name, f"a value of type {expected}", f"{value!r:.60}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if get_origin(kind) is tuple and get_args(kind) == (str, ...):
+        return isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, kind) if kind in (bool, str, NoneType) else True
 
 
 def identity(value: Any) -> Any:

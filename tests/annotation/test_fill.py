@@ -494,3 +494,8 @@ def test_inspecting_says_whose_actions_nobody_knows(tmp_path):
     assert [finding.severity for finding in told] == ["error"] * 3 + ["note"]
     assert "holds 6 values that are not finite, first in episode 1, frame 0" in told[0].what  # one frame is known
     assert "Episodes whose actions are unknown: 1 (first: 2). All of their `action` are NaN" in told[-1].what
+
+
+@pytest.mark.parametrize(("offsets", "beyond"), [((-2, 0, 1), 1), ((-3, -1, 0), 0), ((-1, 0, 1, 2), 2)])
+def test_rows_are_valid_where_no_later_frame_is_beyond_the_end(offsets: tuple[int, ...], beyond: int):
+    assert model(offsets=offsets, stride="2").later_frames(10) == 2 * beyond

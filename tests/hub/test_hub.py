@@ -15,6 +15,7 @@ import lattok
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
 from lattok.hub import CONFIG, WEIGHTS, HubModel
 from lattok.utils.checks import LattokError
+from tests.evaluation.worlds import tiny_lam
 
 SMALL = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
 
@@ -450,3 +451,43 @@ def test_the_identity_of_a_configuration_stays():
     assert bins.describe()["config_sha256"].startswith("800066557935afc6")
     bins.config = replace(bins.config, normalizers=("bridge",))
     assert not bins.describe()["config_sha256"].startswith("800066557935afc6")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda model: setattr(model, "config", replace(SMALL, action_names=("\udc80", "y", "z"))), "what JSON can"),
+        (lambda model: object.__setattr__(model.config, "fft", 1), "`fft` in `config.json`: expected a value of type"),
+        (lambda model: setattr(model, "trained_on", {"loop": object()}), "`training.json`: expected what JSON can"),
+        (lambda model: model.encoder.project.bias.data.fill_(torch.nan), "expected weights that are sound"),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_not_saved_over_a_model(folder, spoil, text):
+    model, before = lattok.load(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
+    spoil(model)
+    with pytest.raises(LattokError, match=text):
+        model.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_rounded_weights_are_not_saved(tmp_path):
+    with pytest.raises(LattokError, match="expected float32, got torch.bfloat16"):
+        tiny_lam().bfloat16().save_pretrained(tmp_path / "lam")
+    assert not (tmp_path / "lam").exists()
+
+
+def test_texts_and_switches_are_of_their_types_from_the_start():
+    for options in ({"fft": 1}, {"action_names": "abc"}, {"action_names": (1, 2, 3)}, {"mask_detach_target": None}):
+        with pytest.raises(LattokError, match="expected a value of type"):
+            replace(SMALL, **options)
+
+
+def test_a_push_together_with_saving_takes_the_card_that_lies_there(folder, monkeypatch):
+    card = "---\nlicense: mit\n---\n# Mine\n"
+    (folder / "README.md").write_text(card)
+    pushed = []
+    monkeypatch.setattr(
+        "lattok.hub.client.push", lambda repo, save, *_: pushed.append((save(repo) / "README.md").read_text())
+    )
+    P2TActionVQ(SMALL).save_pretrained(folder, push_to_hub=True, repo_id="org/name")
+    assert pushed == [card]

@@ -23,6 +23,9 @@ from lattok.training.loop import FUSED, _optimizer, one_group
 from lattok.types import ActionBatch, PairBatch
 from lattok.vla import STRATEGIES
 from lattok.vla import supervision as of_policies
+from tests.evaluation.worlds import tiny_lam
+from tests.image_lam.backbones import SMALL as TINY
+from tests.image_lam.backbones import local_timm, random_timm
 from tests.image_lam.p2t.test_model import SMALL, VARIANTS
 from tests.vla import fakes
 
@@ -144,3 +147,20 @@ def test_cuda_has_the_fused_optimiser():
     for kind in ("adam", "adamw"):
         made = _optimizer(one_group(model), model, LoopOptions(optimizer=kind), fused=True)
         assert made.defaults["fused"]
+
+
+def test_a_label_does_not_depend_on_autocast(tmp_path):
+    """Of frames, of pixels and of a video alike: frozen features too are computed in float32."""
+    name = "vit_tiny_patch16_224"
+    model = tiny_lam(features=local_timm(tmp_path, name, random_timm(name, 16, **TINY), **TINY), image_size=16)
+    model.features.load()
+    video = torch.randint(0, 256, (6, 1, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pairs, pixels = video.unflatten(0, (3, 2)), of(3, 2, 3, 16, 16)
+
+    def labels() -> list[torch.Tensor]:
+        return [model.encode(pairs).latents, model.encode_pixels(pixels).latents, model.label_video(video, 2).latents]
+
+    plain = labels()
+    with rounded():
+        for found, expected in zip(labels(), plain, strict=True):
+            assert torch.equal(found, expected)

@@ -192,7 +192,7 @@ def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_pa
 
 
 def test_a_policy_over_a_folder_of_mine_is_not_published(tiny: Tiny):
-    with pytest.raises(LattokError, match="`policy`: expected one whose base model is on the Hub"):
+    with pytest.raises(LattokError, match="`backbone`: expected a network on the Hub"):
         policy(tiny("qwen3_vl"), "baseline").push_to_hub("org/name")
 
 

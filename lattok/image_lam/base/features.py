@@ -57,8 +57,8 @@ class FrozenFeatures(Frozen):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
         self.interpolation, self.frame_size = interpolation, (image_size, image_size)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.mean: Tensor
         self.std: Tensor
         checks.counts(image_size=image_size)
@@ -308,6 +308,7 @@ def _transformers(
         if pretrained:
             options = {"revision": revision, "config": config, "output_loading_info": True}
             found, report = from_pretrained("features", kind, where, **options)
+            found = found.float()  # they may be stored in half precision
             check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
         else:
             found = kind(config)

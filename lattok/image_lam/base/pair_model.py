@@ -5,6 +5,7 @@ latents. Features are computed once per frame, and a video is labelled in blocks
 """
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     def fresh(self) -> Any:
         """Make a model of the same configuration with random weights; frozen features are shared."""
         return type(self)(self.config, features=self.features)
+
+    def rate(self, *preferred: int) -> int:
+        """Return a frame rate for an example, one that the model's stride fits."""
+        for fps in (*preferred, 10, 20, 30, 50, 100):
+            with suppress(checks.LattokError):
+                self.check_rate(fps)
+                return fps
+        return 1000
+
+    def check_rate(self, fps: float) -> None:
+        """Refuse a frame rate at which the stride is less than a frame."""
+        self.stride_frames(fps)
 
     def usage_of(self, line: str) -> list[str]:
         """Return lines for the card that end with this one, which says what becomes of a video."""
@@ -129,7 +142,7 @@ class PairModel(FrozenFeaturesModel, ABC):
     def usage(self) -> list[str]:
         if self.language is not None:
             return []
-        return self.usage_of("labels = model.label_video(video, fps=10)  # .codes int64 [T, P]")
+        return self.usage_of(f"labels = model.label_video(video, fps={self.rate()})  # .codes int64 [T, P]")
 
     def summary(self) -> str:
         c = self.config
@@ -144,7 +157,8 @@ class PairModel(FrozenFeaturesModel, ABC):
 
         Arrays in, arrays out. For all pairs of a video see `label_video`.
         """
-        return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+        with self.inference():
+            return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Values) -> LatentActions:
@@ -162,7 +176,9 @@ class PairModel(FrozenFeaturesModel, ABC):
         frames, network = found.to(self.features.mean).flatten(0, 2).movedim(1, -1), self.features
         if self.pixel_range in WHITE:
             frames = (frames / WHITE[self.pixel_range] - network.mean) / network.std
-        return like(pixels, self.encode_features(network.of_pixels(frames).reshape(len(found), 2, -1, network.dim)))
+        with self.inference():
+            features = network.of_pixels(frames).reshape(len(found), 2, -1, network.dim)
+            return like(pixels, self.encode_features(features))
 
     def checked_features(self, features: Values) -> Tensor:
         """Return features of this model's frame pairs, [B, 2, V*N, D], on its device."""

@@ -83,17 +83,12 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         return open_backbone(config, folder, config.frames)
 
     def usage(self) -> list[str]:
-        rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
-        label = f'labels = model.label_video(video, fps={next(rates, 1000)}, task="what the robot does")'
+        label = f'labels = model.label_video(video, fps={self.rate()}, task="what the robot does")'
         return self.usage_of(f"{label}  # .latents float32 [T, P, d]")
 
-    def _fits(self, fps: float) -> bool:
-        """Tell whether the stride has frames enough for a clip at this rate."""
-        try:
-            self.config.gaps(self.stride_frames(fps))
-        except checks.LattokError:
-            return False
-        return True
+    def check_rate(self, fps: float) -> None:
+        """Refuse a rate at which the stride has too few frames for a clip."""
+        self.config.gaps(self.stride_frames(fps))
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
         return self._resized(torch.from_numpy(frames)).numpy()
@@ -234,9 +229,10 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         first = of_cameras("frames", as_tensor("frames", frames), "B V H W 3", self.cameras)
         latents = self._checked(latents, len(first))
         now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
-        now, steps = self.frame_features(now), self.config.decoder.flow_steps
+        steps = self.config.decoder.flow_steps
         x, y, there = self._noise(len(now), seed, known)
         with self.inference():
+            now = self.frame_features(now)
             for step in range(steps):
                 times = y.new_full((len(y),), step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)
@@ -245,7 +241,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     def fresh(self) -> Self:
         """Make a model of the same configuration with random weights; the frozen latent space is shared."""
-        return type(self)(self.config, self.open_base(self.config), self.features)
+        return type(self)(self.config, self.open_base(self.config, self.folder), self.features)
 
     def _checked(self, latents: LatentActions, count: int) -> LatentActions:
         """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""

@@ -164,7 +164,7 @@ class InverseDynamics(FrozenFeaturesModel):
         return f"reads {names} from {', '.join([seen, *more])}; {c.members} networks, {self.size}"
 
     def usage(self) -> list[str]:
-        given = ["video", "fps=20"]
+        given = ["video", f"fps={self.rate(20)}"]
         given += ['task="what the robot does"'] * self.config.task_given
         given += [f"states=np.zeros((20, {self.config.state_dim}))"] * self.config.proprio
         return self.usage_of(f"read = model.infer_actions({', '.join(given)})  # .actions [T, m]")
@@ -176,6 +176,9 @@ class InverseDynamics(FrozenFeaturesModel):
     def stride_frames(self, fps: float) -> int:
         """Return how far the farthest frame of a clip is from the moment of the action."""
         return self.config.span * self.unit_frames(fps)
+
+    def later_frames(self, fps: float) -> int:
+        return self.config.offsets[-1] * self.unit_frames(fps)
 
     def set_range(self, actions: Tensor) -> None:
         """Fit the normaliser and the range of what is read to the known actions [N, m]."""

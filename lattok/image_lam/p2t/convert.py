@@ -77,7 +77,7 @@ def univla_lam(
     if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
         foreign = {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
     checkpoint.check_kind(foreign, "univla-lam", str(path))
-    facts: dict[str, Any] = {"cameras": tuple(cameras), "stride": stride, "heads": heads}
+    facts: dict[str, Any] = {"cameras": tuple(cameras), "stride": str(stride), "heads": heads}
     facts |= {"features": features, "features_revision": features_revision, "image_size": image_size}
     facts |= sizes(foreign, action_dim)
     checks.divides(facts["width"], f"the width {facts['width']} in the file", heads=heads)

@@ -95,6 +95,8 @@ class HeldFeatures(FrozenFeatures):
         """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""
         check_pixels(frames)
         height, width = frames.shape[-3:-1]
+        if (height, width) == self.frame_size:  # it was done: a size wider than 4:3 would be cut once more
+            return frames
         if self.crops:
             frames = middle(frames, height, min(width, 4 * height // 3))
         return resize_pixels(frames, self.frame_size, self.interpolation)

@@ -225,7 +225,8 @@ def lawam_lam(
     Args:
         path: The checkpoint, or the folder that it lies in.
         config: What shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml file
-            (default: config.json in the folder, or the only .yaml file next to the checkpoint, or published values).
+            (default: config.json in the folder of model.safetensors, or the only .yaml file next to another
+            checkpoint, or published values).
         wide_frames: Frames wider than 4:3: crop (cut in the middle, as in training) or squeeze (as LeRobot does).
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
@@ -239,7 +240,7 @@ def lawam_lam(
 
 def _settings(config: Settings | None, path: Path) -> dict[str, Any]:
     """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
-    beside = () if path.suffix == checkpoint.SAFE else list(path.parent.glob("*.yaml"))
+    beside = [path.parent / CONFIG] if path.suffix == checkpoint.SAFE else list(path.parent.glob("*.yaml"))
     near = [path / CONFIG] if path.is_dir() else beside
     settings = settings_near(config, near if len(near) == 1 else (), "model")
     inner = settings.get("dinov3_config")

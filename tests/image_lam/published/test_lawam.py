@@ -126,3 +126,18 @@ def test_another_systems_file_is_named(tmp_path):
         LattokError, match="expected a checkpoint for lawam-lam, got one for lapa-laq. Run: lattok conv"
     ):
         lawam_lam(path)
+
+
+def test_a_size_wider_than_4_to_3_is_cut_once(first):
+    model = lawam_lam(first.folder / "weights.safetensors", {**first.config["model"], "image_hw": [32, 64]})
+    frames = torch.randint(0, 256, (1, 2, 45, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    small = torch.from_numpy(model.resize(frames.numpy()))  # as `annotate` hands them over
+    assert torch.equal(torch.from_numpy(model.resize(small.numpy())), small)
+    assert torch.equal(model.encode(small).latents, model.encode(frames).latents)
+
+
+def test_settings_beside_the_file_are_read_whether_the_folder_or_the_file_is_named(first, tmp_path):
+    shutil.copy(first.folder / "weights.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(first.config["model"]))
+    by_file, by_folder = (lawam_lam(place) for place in (tmp_path / "model.safetensors", tmp_path))
+    assert by_file.config == by_folder.config == convert(first).config
