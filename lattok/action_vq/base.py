@@ -210,9 +210,10 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         The codes stay: how well they suit the dataset is for `lattok evaluate` to say.
         """
         names, actions = self.config.normalizers, as_tensor("actions", actions).float()
-        if not names or name in names:
+        if not names or name in names or not name or not isinstance(name, str):
             checks.fail("name", f"another dataset than those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
+        checks.counts(**{"rows of actions": len(actions)})
         normalizer = self._new_normalizer().fit(actions, self.config.action_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
         self.normalizers.append(normalizer.to(next(self.buffers()).device))
@@ -308,7 +309,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             with self.inference():
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes, repair=True)[:, : block.shape[1]].cpu())
-            clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
+            share = self.normalizer.clipped(block.to(actions), mask.to(inside)) + self._clipped(actions, inside)
+            clipped += min(1.0, share) * len(block) / max(1, len(chunks))
         return compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), config.names, config.relative, clipped)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:

@@ -67,6 +67,11 @@ class UniformBins(ChunkTokenizer):
         super().__init__(config)
         self.vocab_size, self.tokens_per_chunk = config.bins, config.horizon * config.action_dim
 
+    def _learn(self, batch: ActionBatch, how: Any) -> None:
+        """Let what never moves lie in the middle of a bin, where decoding puts it; 0 is the border of two."""
+        if self.config.bins % 2 == 0 and self.normalizer.still is not None:
+            self.normalizer.shift -= self.normalizer.still / self.config.bins
+
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         bins = ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1)
         return bins.long().flatten(1)

@@ -79,7 +79,8 @@ def _integers(codes: Any, dims: str) -> Tensor:
         return codes
     if codes.numel() and (codes.dtype.is_floating_point or codes.dtype == torch.bool):
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
-    return codes.long()
+    wide = codes.long()  # what is beyond int64 has become negative, and is as much out of range as in a list
+    return wide.masked_fill(wide < 0, 2**62) if codes.dtype == torch.uint64 else wide
 
 
 def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:

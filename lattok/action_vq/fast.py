@@ -17,7 +17,7 @@ from abc import ABC
 from array import array
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -290,11 +290,11 @@ class FAST(DCTTokenizer):
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
         facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
         facts |= options
-        missing = [name for name, value in facts.items() if value is None and name != "max_token"]
-        if missing:
+        if missing := [name for name, value in facts.items() if value is None and name != "max_token"]:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):
             raise LattokError("`normalize_exceptions` cannot be given: a processor has one pair of statistics.")
+        checks.known_keys("options", options, [each.name for each in fields(FASTConfig)])
         known, kind = read_statistics(statistics, normalize, prefer="quantile")
         model = cls(FASTConfig(**facts, normalize=kind))
         if known is not None:
@@ -343,6 +343,7 @@ class TOAST(DCTTokenizer):
         What is drawn decodes to the chunk that `encode` gives. It runs in Python, some milliseconds a chunk.
         """
         checks.counts(nbest=nbest)
+        checks.whole(seed=seed)
         checks.at_least_zero(alpha=alpha)
         actions, _ = self._prepare(chunks, valid)
         assert isinstance(self.subwords, CoefficientUnigram)

@@ -64,7 +64,8 @@ class ActionVQConfig(TrainedConfig):
         mask_detach_target: gives the target of the mask loss no gradient
         codebook_start: how the codebook begins: from the first latents ("kmeans"), or at random, "uniform" in ±1/K or
             "normal" with deviation 1
-        continuous_steps: training steps that pass latents through before the codebook starts
+        continuous_steps: training steps that pass latents through before the codebook starts, where codebook_start is
+            kmeans; random codebooks start at once
         decay: decay per step of the moving averages that the codebook is made of
         revive_below: a code is dead below this share of the mean use; 0 switches revival off
     """

@@ -27,6 +27,7 @@ from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import Arrays, FitOptions, examine, share_of
 from lattok.action_vq.learned import near_codes
 from lattok.nn.kmeans import residual_kmeans
+from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.options import ADDED
@@ -174,6 +175,9 @@ class ResidualVQConfig(ChunkConfig):
         checks.counts(tokens=self.tokens)
         checks.counts(2, codebook_size=self.codebook_size)
         checks.counts(1, MAX_BEAMS, beams=self.beams)
+        if self.tokens * self.codebook_size > MOST_CODES:
+            got = f"{self.tokens:,} times {self.codebook_size:,}"
+            checks.fail("codebook_size", f"at most {MOST_CODES:,} rows in the codebooks of all tokens", got)
         checks.below_one(perturb=self.perturb)
 
 

@@ -9,8 +9,10 @@ pieces = argmax over all ways to cut the row of  sum score(piece)     the score:
 """
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
@@ -35,7 +37,8 @@ UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # 
 UNKNOWN = "<unk>"  # has an id because the library wants one; stands for nothing
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SCORE = 10**6  # of a score; logarithms of probabilities are far smaller
-DIGITS = 3  # of scores: the library adds up expectations in any order, so that the last digits differ from run to run
+DIGITS = 6  # of scores: the last digits of a logarithm are the machine's
+SPARE, ROUNDS = 1.25, 2  # pieces that are asked for, for each that is kept; how often all of them are counted
 
 
 class Coefficients(NamedTuple):
@@ -175,6 +178,25 @@ class Corpus(NamedTuple):
         texts = [row.tobytes().decode("utf-16-le") for row in points]
         return cls(texts, characters, alphabet, free, min_token, reach - 1)
 
+    def scored(self, pieces: Collection[str]) -> list[tuple[str, float]]:
+        """Keep the most common pieces, as many as are free, and score them by how often the likeliest cuts have them.
+
+        This follows from whole numbers alone: the library adds up expectations in any order, so that which pieces are
+        rare, and what they score, differs from run to run.
+        """
+        text, found = "\0".join(self.texts), list[tuple[str, float]]()
+        runs = (text[i : i + n] for n in sorted(set(map(len, pieces))) for i in range(len(text) - n + 1))
+        counts = dict.fromkeys(pieces, 0) | Counter(run for run in runs if run in pieces)
+        for size in [len(counts)] * ROUNDS + [self.free] * ROUNDS:
+            kept = sorted(counts, key=lambda piece: (len(piece) > 1, -counts[piece], piece))[:size]
+            total = sum(counts[piece] for piece in kept)
+            found = [(piece, round(math.log(max(counts[piece], 0.5) / total), DIGITS)) for piece in kept]
+            model = models.Unigram([*found, (UNKNOWN, 0.0)], unk_id=len(found))
+            cuts = Tokenizer(model).encode_batch_fast(text.split("\0"))
+            ids = np.bincount([i for cut in cuts for i in cut.ids], minlength=size)
+            counts = dict(zip(kept, ids.tolist(), strict=False))
+        return found
+
     def taught(self, model: Any, trainer: Any) -> dict[str, Any]:
         """Return what a model of the library says of itself once `trainer` has shown it the texts."""
         tokenizer = Tokenizer(model)
@@ -292,9 +314,12 @@ class CoefficientUnigram(CoefficientSubwords):
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         corpus = Corpus.of(numbers, vocab_size - 1, expected)
         trainer = trainers.UnigramTrainer(
-            vocab_size=corpus.free, show_progress=False, initial_alphabet=corpus.characters, special_tokens=[]
+            vocab_size=round(SPARE * corpus.free),
+            show_progress=False,
+            initial_alphabet=corpus.characters,
+            special_tokens=[],
         )
-        found = [(piece, round(score, DIGITS)) for piece, score in corpus.taught(models.Unigram(), trainer)["vocab"]]
+        found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
         always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]
         pieces = [*always, *sorted(found, key=lambda each: (-each[1], each[0]))]
         text = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True)).to_str()

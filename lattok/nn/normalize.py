@@ -37,6 +37,7 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
         self.shift: Tensor
         self.scale: Tensor
+        self.still: Tensor | None = None  # dimensions that never move, of statistics that were just set
         self.limit: Tensor | None  # the largest normalised value of each dimension, where some are clipped
         limit = None
         if clipped is not None and any(clipped):
@@ -93,14 +94,24 @@ class Normalizer(nn.Module):
 
     def _set(self, shift: np.ndarray, scale: np.ndarray) -> "Normalizer":
         still = scale < 1e-6 * (1 + np.abs(shift))  # nothing moves beyond the rounding of the values
-        self.shift.copy_(torch.from_numpy(shift))
-        self.scale.copy_(torch.from_numpy(np.where(still, 1.0, scale)))
+        both = torch.from_numpy(np.stack([shift, np.where(still, 1.0, scale)])).to(self.shift)
+        if not both.isfinite().all():
+            checks.fail("statistics", "numbers that are finite in float32", "larger ones")
+        self.shift.copy_(both[0])
+        self.scale.copy_(both[1])
+        self.still = torch.from_numpy(still)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise values [..., m] in physical units."""
         x = (x - self.shift) / self.scale
         return x if self.limit is None else torch.minimum(torch.maximum(x, -self.limit), self.limit)
+
+    def clipped(self, x: Tensor, valid: Tensor) -> float:
+        """Return which share of values [..., m] in physical units is clipped, of those that are `valid` [..., m]."""
+        limit = torch.inf if self.limit is None else self.limit
+        beyond = ((x - self.shift) / self.scale).abs() > limit + 1e-6
+        return float((beyond & valid).sum() / valid.sum().clamp_min(1))
 
     def inverse(self, x: Tensor) -> Tensor:
         """Turn normalised values [..., m] back into physical units."""
@@ -235,6 +246,8 @@ def read_statistics(
         if normalize not in (None, "identity"):
             checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
         return None, "identity"
+    if not isinstance(source, Mapping | str | os.PathLike):
+        checks.fail("statistics", "a mapping or a JSON file", type(source).__name__)
     statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser(), nan=True)
     if isinstance(statistics.get("action"), Mapping):
         statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
@@ -275,4 +288,4 @@ def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
 
 def _centre_and_half(low: Any, high: Any) -> tuple[Any, Any]:
     """Return shift and scale that take `low` to -1 and `high` to 1."""
-    return (high + low) / 2, (high - low) / 2
+    return high / 2 + low / 2, high / 2 - low / 2  # halves first: a sum may overflow

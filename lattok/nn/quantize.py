@@ -37,7 +37,7 @@ class QuantizerConfig:
     levels: int = 1
     update: Literal["ema", "gradient"] = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
     start: Start = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
-    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
+    continuous_steps: int = 0  # training steps that pass latents through before k-means starts the codebook
     decay: float = 0.99  # per step, of the moving averages
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
     restart_every: int = 0  # steps after which codes without a single use become copies of used ones; 0: never
@@ -259,7 +259,8 @@ class VectorQuantizer(CodeUsage):
     """Nearest-neighbour quantizer with one codebook, or with several in a residual chain (`levels` > 1).
 
     While `config.continuous_steps` last, training passes latents through unquantized and remembers the latest ones;
-    the codebooks then start from them. Codes of [..., d] are [...] (one level) or [..., levels].
+    the codebooks then start from them. A training step is `parts` passes. Codes of [..., d] are [...] (one level) or
+    [..., levels].
     """
 
     def __init__(self, config: QuantizerConfig):
@@ -272,6 +273,7 @@ class VectorQuantizer(CodeUsage):
         self.steps: Tensor
         self.reservoir: Tensor
         self.reservoir_step: Tensor
+        self.parts, self.part = 1, 0  # passes that make a training step, and how many of the current one are done
         self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
         # one for all processes that build the model from one seed
         self._seed = int(torch.randint(2**31, (), device="cpu"))
@@ -284,9 +286,11 @@ class VectorQuantizer(CodeUsage):
         return self._counted[2]
 
     def _count_on(self) -> None:
-        count = self.count + 1
-        self.steps += 1
-        self._counted = (self.steps, self.steps._version, count)
+        if not self.part:
+            count = self.count + 1
+            self.steps += 1
+            self._counted = (self.steps, self.steps._version, count)
+        self.part = (self.part + 1) % self.parts
 
     @property
     def started(self) -> bool:
@@ -340,7 +344,7 @@ class VectorQuantizer(CodeUsage):
             if update:
                 inputs, counted = left.reshape(-1, left.shape[-1]), None if valid is None else valid.reshape(-1)
                 book.update(inputs, code.reshape(-1), self._generator(len(codes)), counted)
-                if self.config.restart_every and self.count % self.config.restart_every == 0:
+                if self.config.restart_every and not self.part and self.count % self.config.restart_every == 0:
                     book.restart(self._generator(len(codes)))
             if codes and self.config.each_level:
                 coarser.append(latents.detach() - left)
@@ -360,16 +364,15 @@ class VectorQuantizer(CodeUsage):
 
         Rows where `valid` [n] does not hold are kept as of step -1, and left out in the end.
         """
-        steps, last = self.count, self.config.continuous_steps
-        if self.config.start != "kmeans" or steps > last:
+        if self.started:
             return
         valid = torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
         # Whole batches, at least 16 rows per code.
         keep = len(rows) * math.ceil(16 * self.config.size / max(1, len(rows) * _processes()))
-        of_step = torch.where(valid, steps, -1)
+        of_step = torch.where(valid, self.count, -1)
         self.reservoir = torch.cat([self.reservoir.to(rows), rows])[-keep:]
         self.reservoir_step = torch.cat([self.reservoir_step.to(rows.device), of_step])[-keep:]
-        if steps == last:
+        if self.count == self.config.continuous_steps and not self.part:
             per_batch = valid.sum()
             _sum_over_processes(per_batch)
             left = _joined(self.reservoir, self.reservoir_step >= 0, self._generator(0))

@@ -16,15 +16,11 @@ from lattok.utils import checks, files
 from lattok.utils.untrusted import Rule, typed
 
 
-class OptimizerState(TypedDict, total=False):
-    """What Adam and AdamW remember: moments, for each parameter that ever had a gradient by its number."""
-
-    state: dict[int, dict[str, Tensor]]
+class OptimizerState(TypedDict, total=False):  # what Adam and AdamW remember
+    state: dict[int, dict[str, Tensor]]  # moments, for each parameter that ever had a gradient by its number
 
 
-class Saved(TypedDict, total=False):
-    """What a checkpoint holds."""
-
+class Saved(TypedDict, total=False):  # what a checkpoint holds
     step: Annotated[int, Rule("a number of steps", lambda it: it >= 0)]
     model: dict[str, Tensor]
     optimizer: Annotated[OptimizerState, Rule("the state of an optimiser", {"state"}.issubset)]

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 from accelerate.utils.environment import patch_environment
-from torch import Tensor
+from torch import Tensor, nn
 
+from lattok.nn.quantize import VectorQuantizer
 from lattok.utils import checks
 from lattok.utils.devices import device_called, module_of
 
@@ -76,6 +77,19 @@ def _check_setting(accelerator: Accelerator, precision: str) -> None:
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", precision):
         checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
+
+
+@contextmanager
+def parts_counted(model: nn.Module, parts: int) -> Iterator[None]:
+    """Let the quantizers of a model take that many passes for one training step, for as long as this lasts."""
+    found = [module for module in model.modules() if isinstance(module, VectorQuantizer)]
+    try:
+        for module in found:
+            module.parts = parts
+        yield
+    finally:
+        for module in found:
+            module.parts, module.part = 1, 0
 
 
 def shards(accelerator: Accelerator) -> bool:

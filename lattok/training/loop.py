@@ -24,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
-from lattok.training.distributed import AnySignal, make_accelerator, restored_accelerate_state, shards
+from lattok.training.distributed import AnySignal, make_accelerator, parts_counted, restored_accelerate_state, shards
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks, files
@@ -35,15 +35,18 @@ from lattok.utils.seeds import derive_seed
 from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+AGAIN = "the same call with resume=True"
 GRAPHS = ("encoder", "decoder", "features", "backbone", "flow_head")  # parts of models that are compiled as one graph
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
 
 
-def recorded(folder: Path, name: str) -> str | None:
+def recorded(folder: Path, *names: str) -> str | None:
     """Return a text in the recipe.json of a run; None where there is no run in this folder, or a damaged one."""
     with suppress(LattokError):
-        found = files.read_json(folder / RUN / RECIPE).get(name)
+        found: Any = files.read_json(folder / RUN / RECIPE)
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
         return found if isinstance(found, str) else None
     return None
 
@@ -167,7 +170,7 @@ def fit(
     loss_weights: Mapping[str, float],
     groups: Grouping = one_group,
     resume: bool = False,
-    resume_command: str = "the same call with resume=True",
+    resume_command: str = "",
 ) -> dict[str, float]:
     """Train `model` in place and return the values that it logged last; empty if no step was left.
 
@@ -191,12 +194,13 @@ def fit(
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
     compiling = compiled(trainer.module) if options.compile else nullcontext()
-    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, feed.started():
+    counting = parts_counted(trainer.module, options.accumulate)
+    with log or nullcontext(), deferred() as asked, forked, torch_threads(threads), compiling, counting, feed.started():
         if log:
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
             print(f"{out.name}: {options.steps - first} steps on {where}", file=sys.stderr)
-        last = trainer.run(first, feed, log, asked, resume_command)
+        last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
         checkpoints.copy_state(trainer.module, model)

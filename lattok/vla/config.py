@@ -27,6 +27,7 @@ PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_DRAWS = 256
+OF_ONE_HEAD = {"draws": "tokens", "temperature": "tokens", "order": "tokens", "flow_steps": "flow"}  # options of a head
 MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
@@ -82,13 +83,14 @@ class HeadConfig:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
         checks.counts(1, MOST_DRAWS, head_draws=self.draws)
-        if self.draws > 1 and self.name != "tokens":
-            checks.fail("head_draws", '1 unless head="tokens"', self.draws)
         if self.draws > 1 and not self.temperature:
             checks.fail("head_draws", "1 where head_temperature is 0, as all draws would be the same", self.draws)
         checks.counts(head_dim=self.dim)
         checks.divides(self.dim, f"head_dim {self.dim}", head_heads=self.heads)
         checks.counts(1, MOST_FLOW_STEPS, head_flow_steps=self.flow_steps)
+        for option, head in OF_ONE_HEAD.items():
+            if self.name != head and (value := getattr(self, option)) != (usual := getattr(HeadConfig, option)):
+                checks.fail(f"head_{option}", f'{usual} unless head="{head}"', value)
         if not isinstance(self.layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in self.layers):
             checks.fail("head_layers", "indices of hidden states", repr(self.layers))
         if list(self.layers) != sorted(set(self.layers)):
@@ -268,8 +270,6 @@ class VLAConfig(NormalizedActions):
 
 
 def _check_cameras(names: Any, sizes: Any) -> None:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        checks.fail("cameras", "a list of names", repr(names))
     if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))

@@ -340,6 +340,9 @@ class LatentVLA(BackboneModel):
                 tensor.copy_(theirs[name])
 
     def _save(self, folder: Path, name: str | None) -> None:
+        if isinstance(self.head, TokenHead):  # how it draws may have been changed
+            how = {"temperature": self.head.temperature, "draws": self.head.draws}
+            self.config = replace(self.config, head=replace(self.config.head, **how))
         if self.config.tokens is not None:
             cast(HubModel, self.tokenizer).save_pretrained(folder / TOKENIZER)
         super()._save(folder, name)

@@ -81,6 +81,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
     """Compare a batch with the policy; `state` and `action` are what its giver calls proprio and actions."""
     checks.tensor("images", batch.images)
     count = len(batch.images)
+    if not count and not learning:
+        checks.fail("observation", "at least one sample", "none")
     checks.rank("images", batch.images, "B V h w 3")
     if batch.images.dtype != torch.uint8:
         checks.fail("images", "uint8", batch.images.dtype)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok import P2TActionVQ, UniformBins, load
+from lattok import FAST, P2TActionVQ, UniformBins, load
 from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.chunks import compare, held_from_neighbours, join_chunks
 from lattok.utils.checks import LattokError
@@ -20,6 +20,10 @@ def p2t(**options) -> P2TActionVQ:
     model = P2TActionVQ(config).eval()
     model.normalizer.fit(smooth().flatten(0, 1))
     return model
+
+
+def mixture() -> P2TActionVQ:
+    return P2TActionVQ(ActionVQConfig(3, horizon=6, dim=16, hidden=16, normalizers=("a", "b")))
 
 
 @pytest.fixture(params=["step", "context", "bins"])
@@ -203,6 +207,30 @@ def test_report_names_units_and_clipping():
     assert model.error_report(smooth(0)).clipped == 0
 
 
+@pytest.mark.parametrize("normalize", ["quantile", "mean_std"])
+@pytest.mark.parametrize("bins", [2, 16, 17])
+def test_a_dimension_that_never_moved_decodes_to_itself(bins, normalize):
+    chunks = smooth()
+    chunks[..., 1] = 0.3
+    model = UniformBins.fit(chunks, bins=bins, normalize=normalize)
+    torch.testing.assert_close(model.decode(model.encode(chunks))[..., 1], chunks[..., 1], atol=1e-7, rtol=0)
+    moved = chunks + torch.tensor([0, 0.25, 0])
+    assert (model.decode(model.encode(moved)) - moved)[..., 1].abs().max() <= 1 / bins + 1e-6
+
+
+def test_what_the_normaliser_clips_is_reported():
+    chunks = smooth()
+    far = chunks.clone()
+    far[0, :2, 0] = 50
+    mask = torch.ones(60, 6, dtype=torch.bool)
+    mask[0, 1:] = False
+    for family in (UniformBins, FAST):
+        model = family.fit(chunks, normalize="min_max", normalize_clip=True)
+        assert model.error_report(chunks).clipped == 0
+        assert model.error_report(far).clipped == pytest.approx(2 / far.numel())
+        assert model.error_report(far, mask).clipped == pytest.approx(1 / (far.numel() - 15))
+
+
 def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
     chunks = smooth()
     exceptions = ("gripper=min_max", "0=identity")
@@ -246,6 +274,17 @@ def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
             ),
             "Put ActionBatches into the list",
         ),
+        (
+            lambda: mixture().add_dataset("c", torch.zeros(0, 3)),
+            "`rows of actions`: expected a whole number of at least 1",
+        ),
+        (lambda: mixture().add_dataset(5, torch.ones(4, 3)), r"`name`: expected another dataset .*\(a, b\), got 5"),  # pyright: ignore[reportArgumentType]
+        (lambda: mixture().add_dataset("", torch.ones(4, 3)), "`name`: expected another dataset"),
+        (
+            lambda: UniformBins.fit(smooth(), action_names=np.array(NAMES)),
+            "`action_names`: expected a value of type tuple",
+        ),
+        (lambda: p2t().decode(np.full((1, 6), 2**64 - 1, np.uint64)), "row 0: 6 outside 0..7"),
         (lambda: p2t().decode("ab"), "`codes`: expected a torch tensor, a numpy array or a nested list"),
     ],
 )

@@ -209,6 +209,7 @@ def test_settings_that_are_missing_and_files_of_others(bounds, tmp_path):
         ({"degree": -1}, "`degree`: expected a whole number of at least 0, got -1"),
         ({"bins": 1}, "`bins`: expected a whole number of at least 2, got 1"),
         ({"ridge": 0}, "`ridge`: expected a number greater than 0, got 0"),
+        ({"stepped": (0,)}, "`stepped`: expected a value of type tuple"),
         ({"stepped": ("z",)}, "`stepped`: expected a dimension among x, y, gripper, got 'z'"),
         ({"horizon": 4096, "bases": 250}, "`bases`: expected at most 4,194,304 numbers in a matrix"),
     ],

@@ -387,6 +387,8 @@ def test_a_normalisation_without_its_statistics_is_refused(published):
         FAST.from_published(published, normalize="quantile", **facts)
     with pytest.raises(LattokError, match="`normalize`: expected one of quantile, got 'mean_std'"):
         FAST.from_published(published, normalize="mean_std", statistics={"q01": [0] * M, "q99": [1] * M}, **facts)
+    with pytest.raises(LattokError, match="`options`: expected names among .*, got foo"):
+        FAST.from_published(published, foo=1, **facts)
     with pytest.raises(LattokError, match="`normalize_exceptions` cannot be given"):
         FAST.from_published(published, normalize_exceptions=("2=min_max",), **facts)
 

@@ -190,6 +190,11 @@ def test_only_values_that_actions_often_stop_at_are_limits():
     [
         (lambda: ResidualVQConfig(3, beams=0), "`beams`: expected a whole number of at least 1, got 0"),
         (lambda: ResidualVQConfig(3, codebook_size=1), "`codebook_size`: expected a whole number of at least 2, got 1"),
+        (
+            lambda: ResidualVQConfig(3, codebook_size=2**40),
+            "`codebook_size`: expected at most 1,048,576 rows in the codebooks",
+        ),
+        (lambda: ResidualVQConfig(3, tokens=10**9), "of all tokens, got 1,000,000,000 times 256"),
         (lambda: ResidualVQConfig(3, tokens=0), "`tokens`: expected a whole number of at least 1, got 0"),
     ],
 )

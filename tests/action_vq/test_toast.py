@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 import lattok
 from lattok.action_vq.fast import TOAST
-from lattok.action_vq.subwords import CoefficientUnigram
+from lattok.action_vq.subwords import CoefficientUnigram, Corpus
 from lattok.utils.checks import LattokError
 from tests.action_vq.test_fast import H, M, coefficients, rows, smooth
 from tests.action_vq.walks import NAMES
@@ -72,6 +72,24 @@ def test_a_vocabulary_is_the_same_in_every_run():
     assert len({CoefficientUnigram.train(numbers, 256, 20.0) for _ in range(3)}) == 1
 
 
+def test_a_vocabulary_follows_from_counts_and_not_from_the_librarys_sums(monkeypatch):
+    """Which differ from run to run, since it adds up in any order."""
+    taught, numbers, draw = Corpus.taught, coefficients(smooth(), 10.0), np.random.default_rng(0)
+
+    def noisy(*given):
+        return {"vocab": [[piece, score + draw.normal(0, 1e-3)] for piece, score in taught(*given)["vocab"]]}
+
+    monkeypatch.setattr(Corpus, "taught", noisy)
+    assert len({CoefficientUnigram.train(numbers, 256, 20.0) for _ in range(3)}) == 1
+
+
+def test_scores_are_logarithms_of_shares_and_the_rarest_pieces_are_left_out():
+    corpus = Corpus(["abab", "ab\0a"], ["a", "b"], [], 3, 0, 0)
+    assert dict(corpus.scored({"ba", "b", "ab", "a"})) == pytest.approx(  # cut into ab, ab, ab, a
+        {"ab": np.log(3 / 4), "a": np.log(1 / 4), "b": np.log(0.5 / 4)}, abs=1e-6
+    )
+
+
 def test_of_a_row_that_breaks_off_the_dimensions_before_are_whole(fitted):
     chunk = smooth(1, seed=4) * 0.3
     numbers = by_dimension(fitted, chunk)
@@ -96,6 +114,9 @@ def test_what_is_drawn_decodes_alike_and_follows_alpha(fitted):
     assert likeliest == pytest.approx(best)
     with pytest.raises(LattokError, match="`nbest`: expected a whole number of at least 1, got 0"):
         fitted.sample(chunks, nbest=0)
+    for seed in (-1, 1.5):
+        with pytest.raises(LattokError, match=f"`seed`: expected a whole number of at least 0, got {seed}"):
+            fitted.sample(chunks, seed=seed)
 
 
 def test_chances_are_powers_of_likelihoods():

@@ -100,6 +100,11 @@ def test_only_valid_values_count():
             r"`statistics\['q99'\]`: expected a spread of at least 0",
         ),
         (
+            lambda: Normalizer(2).set({"q01": [-1e308, 0], "q99": [1e308, 1]}),
+            "`statistics`: expected numbers that are finite in float32, got larger ones",
+        ),
+        (lambda: read_statistics([1, 2]), "`statistics`: expected a mapping or a JSON file, got list"),  # pyright: ignore[reportArgumentType]
+        (
             lambda: read_statistics(None, "quantile"),
             "`normalize`: expected identity without statistics, got 'quantile'. Give statistics too",
         ),

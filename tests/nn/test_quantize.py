@@ -106,6 +106,25 @@ def test_continuous_steps_pass_latents_through_then_start():
     assert len(quantizer.reservoir) == 0
 
 
+def test_parts_of_a_step_count_as_one():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, continuous_steps=2)).train()
+    quantizer.parts = 3
+    for part in range(12):
+        x = torch.randn(32, 4)
+        out = quantizer(x)
+        assert torch.equal(out.vectors, x) == (part < 6), part
+        assert quantizer.steps == 1 + part // 3
+    assert len(quantizer.reservoir) == 0
+    quantizer = restarting(2)
+    quantizer.parts = 2
+    sizes = []
+    for _ in range(8):
+        quantizer(torch.tensor([[0.1, 0]]))
+        sizes.append(quantizer.codebooks[0].cluster_size.sum().item())
+    assert sizes == [1, 2, 3, 0] * 2
+
+
 def test_dead_codes_are_revived_from_the_batch():
     torch.manual_seed(0)
     quantizer = started(QuantizerConfig(dim=2, size=16, revive_below=0.1, decay=0.9), torch.zeros(64, 2))

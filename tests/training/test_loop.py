@@ -106,6 +106,15 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
 
 
+def test_a_codebook_starts_at_its_step_however_many_parts_a_batch_has(tmp_path):
+    model, started = Toy(), []
+    hook = model.register_forward_hook(lambda *_: started.append(model.quantizer.started))
+    run(tmp_path / "run", model=model, accumulate=4)
+    hook.remove()
+    assert started == [False] * 28 + [True] * 52
+    assert (model.quantizer.steps, model.quantizer.parts, model.quantizer.part) == (20, 1, 0)
+
+
 def averaged_by_numpy(history, decay):
     """Average float64 arrays: the start, then the weights after each step."""
     average = history[0]

@@ -138,7 +138,7 @@ def test_other_columns_of_a_dataset_are_left_alone():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cameras": "front"}, "`cameras`: expected a list of names, got 'front'"),
+        ({"cameras": "front"}, r"`cameras`: expected a value of type tuple\[str, ...\], got 'front'"),
         ({"camera_sizes": ((8, 8),)}, "`camera_sizes`: expected 2 sizes, one for each camera"),
         ({"prompt": "{instruction}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
         ({"prompt": "{horizon:9000000000}"}, "`prompt`: expected a text with {task} and {horizon} at most"),

@@ -170,6 +170,40 @@ def test_several_draws_need_a_temperature():
         HeadConfig(temperature=1.0, draws=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"temperature": 0.7}, '`head_temperature`: expected 0.0 unless head="tokens", got 0.7'),
+        (
+            {"name": "flow", "order": "parallel"},
+            '`head_order`: expected autoregressive unless head="tokens", got parallel',
+        ),
+        ({"name": "tokens", "flow_steps": 9}, '`head_flow_steps`: expected 4 unless head="flow", got 9'),
+    ],
+)
+def test_options_of_another_head_are_refused(options, text):
+    with pytest.raises(LattokError, match=text):
+        HeadConfig(**options)
+
+
+def test_how_a_trained_policy_draws_is_saved_with_it(tmp_path):
+    model, data = policy("bins").eval(), batch(config())
+    model.head.temperature, model.head.draws = 0.7, 4
+    loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
+    assert (loaded.head.temperature, loaded.config.head.draws) == (0.7, 4)
+    assert torch.equal(loaded.predict_chunk(data), model.predict_chunk(data))
+    model.head.temperature = 0.0
+    with pytest.raises(LattokError, match="`head_draws`: expected 1 where head_temperature is 0"):
+        model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_a_sample_nothing_is_predicted():
+    model = policy("bins").eval()
+    with pytest.raises(LattokError, match="`observation`: expected at least one sample, got none"):
+        model.predict_chunk(rows(batch(model.config), []))
+
+
 def test_the_smallest_temperature_chooses_the_likeliest():
     head = policy("residual", head_temperature=1e-38).eval().head
     logits = torch.randn(50, 3, head.classes) * 50

@@ -35,7 +35,8 @@ class CodebookConfig:
         update: how the codebook learns: by "gradient" (paper), or "ema", moving averages
         start: how the codebook begins: "uniform" in ±1/K (UniVLA); "kmeans", from the first latents; "normal",
             deviation 1
-        continuous_steps: training steps that pass latents through before the codebook starts
+        continuous_steps: training steps that pass latents through before the codebook starts, where codebook_start is
+            kmeans; random codebooks start at once
         revive_below: a code is dead below this share of the mean use; 0 switches revival off
         restart_every: steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
     """
