@@ -148,10 +148,12 @@ def variation_of(sim: Any, names: tuple[str, ...]) -> Any:
     """Read "light" and "distractors=5"."""
     given: dict[str, Any] = {}
     for name in names:
-        key, _, number = name.partition("=")
+        key, equals, number = name.partition("=")
         checks.one_of("variation", key, [field.name for field in fields(sim.Variation)])
         if key == "distractors" and not number.isdecimal():
             checks.fail("variation", "distractors=N with a whole number", repr(name))
+        if key != "distractors" and equals:
+            checks.fail("variation", f"{key} without a value", repr(name), "Leave it out to switch it off.")
         given[key] = int(number) if key == "distractors" else True
     return sim.Variation(**given)
 

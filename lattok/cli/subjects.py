@@ -1,5 +1,6 @@
 """Findings about one model, dataset or folder of labels, by what the argument turns out to be."""
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +18,8 @@ from lattok.hub.client import HUB_ID, download, find_local
 from lattok.hub.records import EvaluationRecord, TrainingRecord, read_record
 from lattok.labels.spec import check_records
 from lattok.loading import load
-from lattok.recipes.run_folder import read_recipe
+from lattok.recipes.run_folder import judged_words, read_recipe
+from lattok.recipes.study import RESULTS
 from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
@@ -108,8 +110,8 @@ def model(subject: str, revision: str | None) -> Found:
     else:
         for entry in training_entries(trained):
             split = f", split {entry['split']}" if "split" in entry else ""
-            runs = [f"{first}-{last}" if first != last else f"{first}" for first, last in entry["episodes"] or ()]
-            yield "training", f"{entry['dataset']}{split}, episodes {_some(runs)}"
+            runs = [f"{first}-{last}" if first != last else f"{first}" for first, last in entry.get("episodes") or ()]
+            yield "training", f"{entry['dataset']}{split}" + f", episodes {_some(runs)}" * bool(runs)
 
 
 def _some(names: Sequence[Any]) -> str:
@@ -138,7 +140,8 @@ def evaluation(subject: str, revision: str | None) -> Found:
             continue
         about = known.get(str(verdict.get("key", "")), Criterion(""))  # a later version may know others
         advice = of.advice(about, verdict["holds"], str(verdict["text"]))
-        advice = advice.replace("MODEL DATASET", named).replace("DATASET", named.removeprefix(f"{name} "))
+        places = {"MODEL DATASET": named, "DATASET": named.removeprefix(f"{name} ")}
+        advice = re.sub("MODEL DATASET|DATASET", lambda found, places=places: places[found[0]], advice)
         problem = OPEN if verdict["holds"] is None else FALLS_SHORT
         yield problem.finding(verdict=verdict["text"], advice=advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
@@ -146,15 +149,19 @@ def evaluation(subject: str, revision: str | None) -> Found:
 
 def _judged(subject: str, folder: Path) -> str:
     """Return what `lattok evaluate` is given: the model, and the dataset of its run where one is known."""
-    return shlex.join([subject, recorded(folder, "dataset") or "DATASET"])
+    dataset, key = recorded(folder, "dataset"), recorded(folder, "options", "action_key")
+    return shlex.join(judged_words(subject, dataset or "DATASET", key))
 
 
 def unfinished(subject: str, revision: str | None) -> Found:
-    """Say how a run goes on that has no model yet."""
-    found = read_recipe(Path(subject).expanduser())
+    """Say how a run goes on that has no model yet, or a study without results."""
+    place = Path(subject).expanduser()
+    found = read_recipe(place)
     yield "run", f"{found['kind']}, preset {found['preset']}, on {found['dataset'] or 'a mixture'}"
-    command = shlex.join(["lattok", "train", found["kind"], "--out", subject, "--resume"])
-    yield UNFINISHED.finding(command=command)
+    if found["study"] and (place / RESULTS).is_file():
+        return
+    words = ["lattok", "train", found["kind"], "--out", subject, "--resume", *["--study"] * found["study"]]
+    yield UNFINISHED.finding(command=shlex.join(words))
 
 
 def waiting(subject: str, revision: str | None) -> Found:

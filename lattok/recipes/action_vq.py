@@ -50,6 +50,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
     common = ("horizon", "codebook_size", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "quick"}
     default_preset = "p2t"
+    joined = ("context", "p2t_code")
     presets: ClassVar[Mapping[str, Any]] = {
         "p2t": PAPER,
         "libero": {**PAPER, **QUANTILES, "horizon": 8},

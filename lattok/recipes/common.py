@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic
@@ -22,10 +22,11 @@ from lattok.data.episodes import MORE, index_runs, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
-from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
+from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, judged_words, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.stream import WINDOW_BYTES
 from lattok.training import RECIPE, RUN, LoopOptions
+from lattok.training.loop import AGAIN
 from lattok.training.runlog import check_tracker
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -129,6 +130,7 @@ class Recipe(ABC, Generic[Model]):
     data: Any = field(default_factory=DataOptions)
     loop: LoopOptions = field(default_factory=LoopOptions)
     model: Any = None  # configuration that does not know the dataset yet: field(default_factory=ITS_CLASS)
+    study: bool = False  # of several runs, each in a folder of its own
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -160,7 +162,7 @@ class Recipe(ABC, Generic[Model]):
             checks.one_of("preset", name, cls.presets)
             merged.update(cls.presets[name])
         if set(preset.split("+")) <= {*cls.joined}:
-            checks.fail("preset", f"a size before it, such as {cls.default_preset}+{preset}", repr(preset))
+            checks.fail("preset", f"one before it, such as {cls.default_preset.split('+')[0]}+{preset}", repr(preset))
         groups, types = cls.option_groups(), cls.option_types()
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: as_option(name, value, types[name]) for name, value in options.items()}
@@ -302,12 +304,13 @@ class Recipe(ABC, Generic[Model]):
                     expected, got = f"content with hash {before[:12]}, as when the run began", hashes.get(name, "none")
                     checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
             header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
+            header |= {"study": True} if self.study else {}
             files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": hashes})
             try:
                 yield contents
             except KeyboardInterrupt as stop:
-                again = resume_command or "the same call with resume=True"
-                raise stop if str(stop) else restate(stop, f"interrupted. Continue with: {again}") from None
+                said = f"interrupted. Continue with: {resume_command or AGAIN}"
+                raise stop if str(stop) else restate(stop, said) from None
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
@@ -325,8 +328,7 @@ class Recipe(ABC, Generic[Model]):
                 words = ["lattok", "annotate", source, "--model", self.out, "--out", unused("my-labels")]
                 said = shlex.join([*words, *prefix_flags(dataset, "latent")])
                 return f"No episode is held out to judge it by: {MORE}. Label with it: {said}"
-        words = ["lattok", "evaluate", self.out, source]
-        words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
+        words = ["lattok", "evaluate", *judged_words(self.out, source, self.data.action_key)]
         words += ["--episodes", ",".join(f"{first}:{last + 1}" for first, last in rest)] if rest else []
         return f"Judge it: {shlex.join(words)}"
 
@@ -334,7 +336,7 @@ class Recipe(ABC, Generic[Model]):
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
         """Return the recipe of the run in `out`, with the options that are given again in place of its own."""
         stored = cls.stored(Path(out))
-        if preset not in (None, stored.preset):
+        if preset is not None and cls.implied_preset(preset, {**stored.options(), **given}) != stored.preset:
             checks.fail("preset", f"{stored.preset!r} as in the run to resume", repr(preset), "Or start a new run.")
         known = dataset if dataset is not None or given.get("mix") else stored.dataset
         return cls.from_preset(known, out, stored.preset, **cls.over(stored.options(), given))
@@ -357,7 +359,7 @@ class Recipe(ABC, Generic[Model]):
             if unknown := sorted(known - options.keys()):
                 hint = "It was begun by another version of lattok: continue it with that one."
                 checks.fail("options", f"all that a {cls.kind} run has", f"none of {checks.listed(unknown)}", hint)
-            return cls.from_preset(found["dataset"], out, found["preset"], **options)
+            return replace(cls.from_preset(found["dataset"], out, found["preset"], **options), study=found["study"])
         except LattokError as error:
             raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None
 
@@ -367,7 +369,7 @@ class Recipe(ABC, Generic[Model]):
         if (stored.dataset is None) != (self.dataset is None):
             one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
             checks.fail("dataset", f"{one}, as in the run to resume", self.dataset or "a mixture")
-        before, now = stored.options(), self.options()
+        before, now = (each.options() | {"study": each.study} for each in (stored, self))
         for name in sorted(before.keys() - {*CHANGEABLE_ON_RESUME}, key=lambda name: (name != "steps", name)):
             if before[name] != now[name]:
                 checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")

@@ -106,6 +106,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
     common = (*SHOWN, "stage", "env_codebook", "init", "feature_cache", *PairRecipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny+robust", "features": "pixels"}
     default_preset = "small+robust+flow"
+    joined = ("p2t", "p2t_code", "robust", "shared", "flow")
     presets: ClassVar[Mapping[str, Any]] = {
         "full": FULL,
         "small": SMALL,

@@ -7,16 +7,20 @@ run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from lattok.hub import HubModel
+from lattok.hub import EVALUATION, WEIGHTS, HubModel
+from lattok.hub.records import PICTURE, EvaluationRecord, read_picture, read_record
+from lattok.hub.weights import read_tensors, weights_hash
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import BOARD, METRICS
 from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 
 Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
@@ -24,12 +28,13 @@ NEW_RUN = "Put back the file as it was, or start a new run in another folder."
 
 
 STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}  # in run/recipe.json
+STORED |= {"study": bool}  # which may be missing: no study
 
 
 def read_recipe(out: Path) -> dict[str, Any]:
     """Read run/recipe.json of a run folder, checked: `STORED`, and the hashes in `inputs`."""
     path = out / RUN / RECIPE
-    value = files.read_json(path)
+    value = {"study": False, **files.read_json(path)}
     for name, kind in STORED.items():
         if name not in value or not isinstance(value[name], kind):
             got = f"{value[name]!r:.60}" if name in value else "none"
@@ -106,8 +111,23 @@ def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
     folder of `out`, "" being `out` itself, which comes last: where its config.json is, all are whole."""
     for name, model in sorted(artefacts.items(), reverse=True):
         if first_process():
+            if model.evaluation is None:  # of a run that is resumed without a step left
+                _take_evaluation(model, out / name)
             model.save_pretrained(out / name)
         model.source = (out / name).name
         model.cpu().eval()
     wait_for_all()
     return artefacts
+
+
+def _take_evaluation(model: HubModel, folder: Path) -> None:
+    """Give a model the evaluation that lies in its folder, if the weights there are its own."""
+    with suppress(LattokError):  # damaged files are written anew
+        found = read_record(folder / EVALUATION, EvaluationRecord)
+        if found and weights_hash(read_tensors(folder / WEIGHTS)) == weights_hash(model.saved_tensors()):
+            model.evaluation, model.picture = found, read_picture(folder / PICTURE)
+
+
+def judged_words(model: str, dataset: str, action_key: str | None = None) -> list[str]:
+    """Return what `lattok evaluate` is given to judge a model on a dataset."""
+    return [model, dataset, *([] if action_key in (None, "action") else ["--action-key", str(action_key)])]

@@ -69,6 +69,7 @@ def train_study(
     recipe: VLARecipe, resume: bool = False, resume_command: str = "", strategies: Sequence[str] | None = None
 ) -> None:
     """Train these strategies, or all, and the controls into folders of `recipe.out`, with a table and curves there."""
+    recipe = replace(recipe, study=True)
     out, data = recipe.folder(resume), recipe.data
     if data.mix:
         raise LattokError("`mix` cannot be used in a study, which compares on one dataset. Train the policies by name.")
@@ -95,7 +96,7 @@ def train_study(
             if name in runs:
                 runs[name].train((out / name / RUN / RECIPE).is_file(), resume_command)
             else:
-                _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset)
+                _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset, resume_command)
         if first_process():
             write_table(out, names, recipe.loop.batch_size)
         wait_for_all()
@@ -120,10 +121,10 @@ def _member(
         tokenizer=None if images else data.tokenizer,
     )
     out = str(Path(recipe.out) / (name or strategy))
-    return replace(recipe, out=out, data=data, model=replace(recipe.model, **model))
+    return replace(recipe, out=out, data=data, model=replace(recipe.model, **model), study=False)
 
 
-def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
+def _train_proprio(recipe: VLARecipe, dataset: RobotDataset, resume_command: str) -> None:
     """Train the control that sees only proprio, with the same batches and the same loop."""
     out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
     source = find_labels(recipe, dataset)
@@ -134,7 +135,8 @@ def _train_proprio(recipe: VLARecipe, dataset: RobotDataset) -> None:
     model = ProprioPolicy(config)
     model.action_normalizer.fit(windows.known_actions, config.action_kinds)
     model.proprio_normalizer.fit(windows.states, config.normalize)
-    fit(model, policy_batches(unseeing, windows), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
+    options: dict[str, Any] = {"resume": out.exists(), "resume_command": resume_command}
+    fit(model, policy_batches(unseeing, windows), recipe.loop, out, loss_weights={"action": 1.0}, **options)
     if not first_process():
         return
     key = recipe.data.compared_key

@@ -310,9 +310,10 @@ class VLARecipe(Recipe[LatentVLA]):
             return
         written = {"mixture": reports} if policy.datasets else next(iter(reports.values()))
         files.write_json(Path(self.out) / HELD_OUT, written)
-        named = {"headline": " ".join(texts), "dataset": ", ".join(reports)}
-        policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
-        policy.save_card(Path(self.out))
+        if policy.evaluation is None:  # a report may have judged it already
+            named = {"headline": " ".join(texts), "dataset": ", ".join(reports)}
+            policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
+            policy.save_card(Path(self.out))
         print(checks.printable("\n".join(texts)))
 
     def next_step(self) -> str:

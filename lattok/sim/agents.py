@@ -66,8 +66,7 @@ class FunctionAgent(Agent):
         self.function = function
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
-        pairs = zip(observations, instructions, strict=True)
-        return [np.atleast_2d(np.asarray(self.function(seen, text))) for seen, text in pairs]
+        return [self.function(seen, text) for seen, text in zip(observations, instructions, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         name = getattr(self.function, "__qualname__", type(self.function).__name__)

@@ -236,17 +236,24 @@ class _Plays:
         chunks = self.agent.plan(observations, [self._text(self.facts[episode.task]) for episode in episodes])
         plans = []
         for episode, chunk in zip(episodes, chunks, strict=True):
-            plan = self._checked(episode, np.asarray(chunk, dtype=np.float64))
+            plan = self._checked(episode, chunk)
             if self.options["ensemble"] is not None:
                 plan = _mean_of(episode, plan, self.options["ensemble"])
             plans.append(plan[: self.options["execute"]])
         return plans
 
-    def _checked(self, episode: _Rollout, chunk: np.ndarray) -> np.ndarray:
+    def _checked(self, episode: _Rollout, given: Any) -> np.ndarray:
         names = self.facts[episode.task].action_names
         where = f"{episode.task}, seed {episode.seed}, decision {episode.decisions}"
+        expected = f"a chunk [H, {len(names)}] ({', '.join(names)})"
+        try:
+            chunk = np.asarray(given)
+            if chunk.dtype.kind not in "biuf":  # numpy turns None into nan, and forgets imaginary parts
+                raise TypeError(f"{given!r:.60}")
+        except (TypeError, ValueError, RuntimeError) as error:  # the last of torch
+            raise LattokError(f"{where}: expected {expected}, got no numbers: {checks.first_line(error)}.") from None
+        chunk = np.atleast_2d(chunk).astype(np.float64)
         if chunk.ndim != 2 or chunk.shape[1] != len(names) or not len(chunk):
-            expected = f"a chunk [H, {len(names)}] ({', '.join(names)})"
             raise LattokError(f"{where}: expected {expected}, got shape {list(chunk.shape)}.")
         wrong = np.argwhere(~np.isfinite(chunk))
         if len(wrong):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lattok.data.video import VideoWriter
-from lattok.utils import files
+from lattok.utils import checks, files
 from lattok.utils.output import Output
 from lattok.version import SIMULATORS, __version__, installed
 
@@ -88,6 +88,8 @@ class Rollouts:
 
     def score(self, task: str | None = None) -> RolloutScore:
         """Return the figures of one task, or of all episodes."""
+        if task is not None:
+            checks.one_of("task", task, self.tasks)
         chosen = [result for result in self.episodes if task in (None, result.task)]
         won = [result.decisions for result in chosen if result.success]
         total = sum(result.decisions for result in chosen)
@@ -128,11 +130,11 @@ class Rollouts:
         return "\n".join([*lines, LEGEND])
 
     def save(self, folder: Path) -> None:
-        """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""
-        write_films(self.films, self.fps, folder)
+        """Write `speed.json`, by which the folder is known again, then films if there are any, last `rollouts.json`."""
         decisions = sum(result.decisions for result in self.episodes)
         speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
         files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run
+        write_films(self.films, self.fps, folder)
         files.write_json(folder / RESULTS, self.to_json())
 
 

@@ -15,7 +15,8 @@ from lattok.cli import doctor, main
 from lattok.cli.doctor import Diagnosis, Topic, diagnose, examine
 from lattok.data import sample_dataset_path
 from lattok.evaluation.questions import Subject, criteria
-from lattok.evaluation.report import NEEDS_TRAINING, Criterion
+from lattok.evaluation.report import Criterion
+from lattok.evaluation.wording import NEEDS_TRAINING
 from lattok.utils.findings import Finding
 from tests.evaluation.worlds import tiny_lam
 
@@ -151,6 +152,8 @@ def test_a_healthy_model_and_dataset(folder: Path, capsys):
     assert "parameters, all there" in text
     assert "It was never evaluated. Run: lattok evaluate" in text
     assert "50 episodes, 4,059 frames" in text
+    (folder / "training.json").write_text('{"dataset": "x"}')  # all entries may be missing
+    assert "training x note" in about(folder)
     assert "0 errors, 0 warnings" in text
 
 
@@ -191,6 +194,8 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     for written, name in (('{"dataset": "my data"}', "'my data'"), ('{"dataset": 3}', "DATASET"), ("{", "DATASET")):
         (folder / "run/recipe.json").write_text(written)
         assert f"Run: lattok evaluate {folder} {name} --controls trained" in about(folder)
+    (folder / "run/recipe.json").write_text('{"dataset": "data", "options": {"action_key": "expert_action"}}')
+    assert f"Run: lattok evaluate {folder} data --action-key expert_action --controls trained" in about(folder)
     assert "1 holds up, 1 falls short, 1 is unclear." in text
 
 

@@ -74,6 +74,11 @@ def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action
         ([], {}, r"`models`: expected folders, Hub ids or models, one or more of them, got \[\]"),
         ([tiny_lam(), tiny_lam()], {}, "`models`: expected models with different names, got only image-lam. Name"),
         ({"a": tiny_lam()}, {"stride": "400"}, "a: `stride`: "),
+        (
+            {"org/a": tiny_lam(), "org-a": tiny_lam()},
+            {},
+            "`models`: expected names that differ as file names, got org/a and org-a",
+        ),
     ],
 )
 def test_what_cannot_be_exported_gets_one_line_and_leaves_nothing(given, options, says, world, tmp_path):

@@ -18,6 +18,7 @@ import lattok
 from lattok import LattokError, annotate, open_dataset
 from lattok.action_vq import ResidualVQ
 from lattok.backbones.model import open_backbone
+from lattok.nn.normalize import Normalizer
 from lattok.version import installed
 from tests.data.memory import SPEC, labels_for
 from tests.lerobot.policies import batches, lerobot, processors, run_training, script
@@ -114,6 +115,15 @@ def test_statistics_of_the_dataset_travel_with_it(trained, annotated):
     torch.testing.assert_close(out["observation.state"], row["observation.state"], rtol=0, atol=0)
     torch.testing.assert_close(out["action"], row["action"], rtol=0, atol=0)
     torch.testing.assert_close(after(row["action"]), row["action"], rtol=0, atol=0)
+
+
+def test_each_dimension_is_normalised_in_its_own_way(dataset, annotated):
+    ours, exceptions = open_dataset(annotated), ["right=bounded"]
+    policy = fresh(dataset, normalize="mean_std", normalize_exceptions=exceptions)
+    values = np.concatenate([ours.columns(e.index, ["action"])["action"] for e in ours.episodes])
+    wanted = Normalizer(2).fit(torch.from_numpy(values), ["bounded", "mean_std"])
+    torch.testing.assert_close(policy.model.action_normalizer.shift, wanted.shift, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(policy.model.action_normalizer.scale, wanted.scale, rtol=1e-4, atol=1e-6)
 
 
 def test_resuming(trained, annotated, monkeypatch):
@@ -236,11 +246,16 @@ def test_actions(trained, dataset, tmp_path):
     torch.testing.assert_close(again.predict_chunk(rows), chunk)
 
 
-def test_a_policy_of_lattok_as_a_checkpoint(trained, annotated, dataset, tmp_path):
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"normalize_clip": True, "normalize_exceptions": ("right=bounded",), "loss_reduction": "sum"}],
+    ids=["scratch", "as the presets of robots"],
+)
+def test_a_policy_of_lattok_as_a_checkpoint(given, trained, annotated, dataset, tmp_path):
     """What lattok's own recipe trained, exported: LeRobot makes the same actions, and can train on."""
     export = importlib.import_module("lerobot_policy_lattok.export").export
     sizes = {"backbone_width": 32, "backbone_depth": 2, "backbone_heads": 2, "head_dim": 32, "image_size": 32}
-    sizes |= {"steps": 3, "crop": 1.0}
+    sizes |= {"steps": 3, "crop": 1.0, **given}
     made = lattok.VLARecipe.from_preset(
         str(annotated), tmp_path / "vla", "scratch", horizon=H, strategy="la_align", layer=0.5, **sizes
     )

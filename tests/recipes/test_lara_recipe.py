@@ -215,7 +215,7 @@ def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Pat
             "`align_layer`: expected a fraction of the layers up to 1.0, or a whole number, got 1.5",
         ),
         ({"lam_rate": -1.0}, "`lam_rate`: expected a number of at least 0"),
-        ({"preset": "lara"}, "`preset`: expected a size before it, such as libero+lara, got 'lara'"),
+        ({"preset": "lara"}, "`preset`: expected one before it, such as libero+lara, got 'lara'"),
         (
             {"lam": "sample/tokenizer"},
             "`lam`: expected a model of type 'image-lam' or 'moto-lam', got 'residual-vq' in sample",

@@ -174,7 +174,7 @@ def test_numbers_of_the_paper():
     short = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t", steps=900)
     assert short.loop.warmup_steps == 300  # else it never reaches its rate
     assert made.model.normalize_exceptions == ("*gripper*=min_max",)
-    with pytest.raises(LattokError, match=re.escape("`preset`: expected a size before it, such as libero+latbot")):
+    with pytest.raises(LattokError, match=re.escape("`preset`: expected one before it, such as libero+latbot")):
         lattok.LatBotRecipe.from_preset("d", "o", "latbot", teacher="t")
 
 
@@ -187,6 +187,12 @@ def test_a_policy_is_fine_tuned_with_the_numbers_of_the_paper(tmp_path):
         assert (tuned.loop.steps, tuned.loop.batch_size, tuned.preset) == (60_000, 64, "libero+latbot+latbot_finetune")
         assert (tuned.model.action_loss, tuned.options()["backbone_width"]) == ("l2_bce", 32)
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=9, **student).loop.steps == 9
+    run, header = tmp_path / "p/run", {"kind": "latbot", "dataset": "d", "preset": tuned.preset, "inputs": {}}
+    run.mkdir(parents=True)
+    (run / "recipe.json").write_text(json.dumps({**header, "options": tuned.options()}))
+    assert lattok.LatBotRecipe.resumed("d", tmp_path / "p", "libero+latbot", student).preset == tuned.preset
+    with pytest.raises(LattokError, match=re.escape("`preset`: expected 'libero+latbot+latbot_finetune' as in")):
+        lattok.LatBotRecipe.resumed("d", tmp_path / "p", "jaka+latbot", student)
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero", **student).loop.steps == 80_000
 
 

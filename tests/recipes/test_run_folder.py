@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
@@ -108,6 +109,7 @@ DAMAGED = {
     "a list of inputs": _with(inputs=[1]),
     "inputs of another type": _with(inputs={"dataset": 7}),
     "no inputs": _with(inputs="gone"),
+    "study of another type": _with(study="yes"),
 }
 
 
@@ -401,6 +403,18 @@ def test_files_of_the_user_block_a_new_run_and_stay(root, tmp_path):
         with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
             lattok.train(recipe(root, out))
         assert [(p.name, p.read_text()) for p in out.rglob("*") if p.is_file()] == [(Path(name).name, "mine")]
+
+
+def test_a_run_that_is_resumed_when_it_is_finished_keeps_its_evaluation(root, run):
+    assert main(["evaluate", str(run), str(root)]) == 0
+    names = ("evaluation.json", "evaluation.svg", "README.md")
+    before = {name: (run / name).read_bytes() for name in names}
+    assert main(["train", "action-vq", "--out", str(run), "--resume"]) == 0
+    assert {name: (run / name).read_bytes() for name in names} == before
+    tensors = load_file(run / "model.safetensors")
+    save_file({name: value * 2 for name, value in tensors.items()}, run / "model.safetensors")
+    assert main(["train", "action-vq", "--out", str(run), "--resume"]) == 0
+    assert not (run / "evaluation.json").exists()  # of other weights
 
 
 def test_a_run_that_met_a_full_disk_goes_on_either_way(root, whole, tmp_path, monkeypatch):

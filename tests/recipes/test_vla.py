@@ -11,6 +11,7 @@ import torch
 
 import lattok
 from lattok.cli import main
+from lattok.cli.subjects import unfinished
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
 from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
@@ -18,6 +19,7 @@ from lattok.recipes.study import BLIND, PROPRIO, ProprioPolicy, title_of, train_
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding
 from lattok.utils.options import flat
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS, write_dataset
@@ -91,13 +93,19 @@ def test_presets_are_table_8():
     assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model.action_loss == "l1"
 
 
-@pytest.mark.parametrize("recipe", [lattok.VLARecipe, lattok.LatBotRecipe])
-def test_presets_that_stand_over_others_need_one(recipe):
+@pytest.mark.parametrize(
+    ("recipe", "base"),
+    [
+        (lattok.VLARecipe, "libero"),
+        (lattok.LatBotRecipe, "libero"),
+        (lattok.ImageLAMRecipe, "small"),
+        (lattok.ActionVQRecipe, "p2t"),
+    ],
+)
+def test_presets_that_stand_over_others_need_one(recipe, base):
     for preset in recipe.joined:
         for given in (preset, f"{preset}+{preset}"):
-            with pytest.raises(
-                LattokError, match=re.escape(f"`preset`: expected a size before it, such as libero+{given}")
-            ):
+            with pytest.raises(LattokError, match=re.escape(f"expected one before it, such as {base}+{given}")):
                 recipe.from_preset("data", "out", given)
 
 
@@ -271,6 +279,14 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     again = (out / "study.md").read_text()
     assert [line.split("|")[:7] for line in again.splitlines()] == [line.split("|")[:7] for line in table.splitlines()]
     assert (out / "baseline/model.safetensors").stat().st_mtime_ns == before
+    assert not [found for found in unfinished(str(out), None) if isinstance(found, Finding)]
+    (out / "study.json").unlink()
+    (finding,) = (found for found in unfinished(str(out), None) if isinstance(found, Finding))
+    assert finding.advice.endswith(f"lattok train vla --out {out} --resume --study")
+    assert main(["train", "vla", "--out", str(out), "--resume"]) == 2
+    assert "`study`: expected True as in the run to resume, got False. Or start" in capsys.readouterr().err
+    assert main(["train", "vla", "--out", str(out / "baseline"), "--resume", "--study"]) == 2
+    assert "`study`: expected False as in the run to resume, got True. Or start" in capsys.readouterr().err
     assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 2
     assert "`out`: expected a new or empty folder" in capsys.readouterr().err
 
@@ -372,6 +388,15 @@ def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset:
     assert found["0,2"] == ([[4, 4]], 15)
     assert found["0,2,4"] == ([[1, 1], [3, 3]], 12 + 12)  # none of the test episodes is left
     assert not (tmp_path / "0:/held_out.json").exists()
+
+
+def test_a_study_that_is_interrupted_in_its_last_part_says_how_it_goes_on(dataset: Path, tmp_path: Path, monkeypatch):
+    def stop(*_, resume_command, **__):
+        raise KeyboardInterrupt(resume_command)
+
+    monkeypatch.setattr("lattok.recipes.study.fit", stop)
+    with pytest.raises(KeyboardInterrupt, match="go on"):
+        train_study(recipe(dataset, tmp_path / "s", steps=1), resume_command="go on", strategies=("baseline",))
 
 
 def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):

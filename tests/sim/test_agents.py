@@ -228,6 +228,7 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
             ["toy", "--variation", "distractors"],
             "`variation`: expected distractors=N with a whole number, got 'distractors'",
         ),
+        (["toy", "--variation", "light=off"], "`variation`: expected light without a value, got 'light=off'. Leave it"),
         (["toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
     ):
         assert main([*words[:2], "--env", *more]) == 2

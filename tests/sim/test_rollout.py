@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 if find_spec("gymnasium") is None or find_spec("mujoco") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
@@ -60,6 +61,8 @@ def test_scores_are_counted_per_task_and_in_all() -> None:
     needed = [int(np.ceil(round((1 - start) / 0.1, 9))) for start in starts]
     assert [played.decisions for played in found.episodes if played.task == "toy/right"] == needed
     assert right.decisions == np.mean(needed)
+    with pytest.raises(LattokError, match="`task`: expected one of toy/left, toy/right, got 'toy/lft'. Did you mean"):
+        found.score("toy/lft")
     assert [(played.task, played.seed) for played in found.episodes] == [
         (task, seed) for task in ("toy/left", "toy/right") for seed in range(3, 8)
     ]
@@ -179,6 +182,20 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
         rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
 
 
+def test_a_rollout_that_ended_while_it_wrote_films_is_repeated(tmp_path, monkeypatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    options: dict[str, Any] = {"out": tmp_path, "videos": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("lattok.sim.scores.contact_sheet", full)
+        with pytest.raises(OSError, match="No space"):
+            rollout(obedient, "toy", 1, **options)
+    assert len([*tmp_path.glob("*.mp4")]) == 2
+    rollout(obedient, "toy", 1, **options)
+    assert (tmp_path / "rollouts.json").is_file()
+
+
 def broken(value: Any) -> Any:
     calls = []
 
@@ -198,6 +215,10 @@ def broken(value: Any) -> Any:
             "toy/left, seed 7, decision 1: expected finite numbers, got nan for y in step 0 of the chunk.",
         ),
         (broken([[0.0]]), {}, r"toy/left, seed 7, decision 1: expected a chunk \[H, 2\] \(x, y\), got shape \[1, 1\]."),
+        (broken(None), {}, r"toy/left, seed 7, decision 1: expected a chunk \[H, 2\] \(x, y\), got no numbers: None."),
+        (broken([[0.1, 1j]]), {}, r"toy/left, seed 7, decision 1: expected .*, got no numbers: \[\[0.1, 1j\]\]."),
+        (broken([[0.1], [0.1, 0.2]]), {}, "toy/left, seed 7, .*, got no numbers: setting an array element"),
+        (broken(torch.zeros(1, 2, requires_grad=True)), {}, "toy/left, seed 7, .*, got no numbers: Can't call numpy"),
         (obedient, {"execute": 5}, "`execute`: expected at most the 4 actions of a chunk, got 5."),
         (obedient, {"execute": 2, "ensemble": 0.1}, "`execute`: expected 1 with `ensemble`"),
         (obedient, {"ensemble": -1}, "`ensemble`: expected a number of at least 0, got -1."),

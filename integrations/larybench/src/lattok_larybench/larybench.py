@@ -108,7 +108,7 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(models, str | os.PathLike) or not models:
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     if isinstance(models, Mapping):
-        return dict(models)
+        return _checked(models)
     places = [hub.resolve(each, argument="models") if isinstance(each, str | os.PathLike) else None for each in models]
     named = {
         str(model.type if place is None else place.hub_id or place.folder.resolve().name): model
@@ -116,7 +116,16 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     }
     if len(named) < len(models):
         checks.fail("models", "models with different names", f"only {checks.listed(named)}", 'Name them: {"a": MODEL}.')
-    return named
+    return _checked(named)
+
+
+def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Require that each model has files of its own."""
+    names = dict[str, str]()
+    for name in named:
+        if (other := names.setdefault(file_part(name), name)) != name:
+            checks.fail("models", "names that differ as file names", f"{other} and {name}", 'Name them: {"a": MODEL}.')
+    return dict(named)
 
 
 class Residual(nn.Sequential):

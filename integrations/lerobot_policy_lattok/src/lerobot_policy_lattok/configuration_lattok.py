@@ -55,6 +55,7 @@ class LattokConfig(PreTrainedConfig):
     prefix: str | None = None  # of the label columns; None: the only one that fits the strategy
     labels: str | None = None  # folder of labels beside the dataset
     action_loss: str | None = None
+    loss_reduction: str = DEFAULTS["loss_reduction"]
     # what it sees and does
     cameras: list[str] | None = None  # None: all of the dataset
     proprio: bool = True  # sees observation.state
@@ -91,6 +92,8 @@ class LattokConfig(PreTrainedConfig):
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
     normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off
+    normalize_exceptions: list[str] = field(default_factory=list)  # "*gripper*=bounded": dimensions of actions
+    normalize_clip: bool = False  # of kinds with a range, which ends there
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.IDENTITY)
     )

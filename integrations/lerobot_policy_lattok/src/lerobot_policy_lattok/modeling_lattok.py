@@ -6,7 +6,7 @@ units; a checkpoint holds what the base model does not have. Loading is always s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lattok
 from lattok.backbones.model import open_backbone
 from lattok.hub.weights import check_named, read_tensors
-from lattok.nn.normalize import read_statistics
+from lattok.nn.normalize import Normalizer, read_statistics
 from lattok.utils import checks
 from lattok.vla import LatentVLA
 from lattok.vla.config import TokenSpec
@@ -89,14 +89,15 @@ class LattokPolicy(PreTrainedPolicy):
 
     def _normalize(self, statistics: Mapping[str, Any]) -> None:
         """Set the normalisers from LeRobot's statistics of the dataset."""
-        model, kind = self.model, self.config.normalize
-        parts = {"action": model.action_normalizer, "observation.state": model.proprio_normalizer}
-        for key, normalizer in parts.items():
-            if normalizer is None or kind == "identity":
+        model, made = self.model, self.model.config
+        parts = {"action": (model.action_normalizer, made.action_kinds)}
+        parts["observation.state"] = (model.proprio_normalizer, [made.normalize] * made.proprio_dim)
+        for key, (normalizer, kinds) in parts.items():
+            if normalizer is None or {*kinds} == {"identity"}:
                 continue
             if key not in statistics:
                 checks.fail("dataset_stats", f"statistics of `{key}`", f"only {', '.join(statistics)}")
-            normalizer.set(read_statistics(statistics[key], kind)[0] or {})
+            _set(normalizer, kinds, statistics[key])
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the strategy's losses (Eq. 4), and each of them for the log.
@@ -177,6 +178,17 @@ class LattokPolicy(PreTrainedPolicy):
         tensors = read_tensors(Path(model_file))
         model.model.load_tensors({name.removeprefix(INSIDE): value for name, value in tensors.items()}, model_file)
         return model
+
+
+def _set(normalizer: Any, kinds: Sequence[str], statistics: Mapping[str, Any]) -> None:
+    """Set each dimension of a normaliser as `Normalizer.fit` does, from the statistics of a column."""
+    for place, kind in enumerate(kinds):
+        if kind == "bounded":
+            low, high = (read_statistics(statistics, "min_max")[0] or {}).values()
+            kind = "min_max" if max(-low[place], high[place]) > 1 else "identity"
+        if kind != "identity":
+            own = Normalizer(len(kinds)).set(read_statistics(statistics, kind)[0] or {})
+            normalizer.shift[place], normalizer.scale[place] = own.shift[place], own.scale[place]
 
 
 def _names_of(feature: Any, count: int) -> list[str]:
