@@ -24,7 +24,7 @@ from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
 from lattok.nn.packed import packed
-from lattok.types import LatentActions, Quantized, VideoLabeller
+from lattok.types import Gap, LatentActions, Quantized, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
 
@@ -99,7 +99,7 @@ class FastImageLAM(VideoLabeller):
     def resize(self, frames: np.ndarray) -> np.ndarray:
         return self._lam.resize(frames)
 
-    def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
+    def label_video(self, frames: Video, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
         return self._lam.label_video(frames, stride, self._encoder, fps=fps)
 
     @torch.no_grad()

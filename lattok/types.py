@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Gap = int | str | None  # frames, or seconds such as "0.2s"; None is the model's own
 LossTerms = dict[str, Tensor]  # named 0-d tensors; the training loop weights and sums them
 
 
@@ -162,7 +163,7 @@ class VideoLabeller(Labeller):
         raise NotImplementedError
 
     def label_video(
-        self, frames: np.ndarray | Iterable[np.ndarray], stride: int | str | None = None, *, fps: float | None = None
+        self, frames: np.ndarray | Iterable[np.ndarray], stride: Gap = None, *, fps: float | None = None
     ) -> LatentActions:
         """Label video [T, V, H, W, 3] uint8: T latent actions of the pairs (t, min(t + stride, T - 1)).
 

@@ -132,8 +132,11 @@ def _verify_one(
     for part in entry.get("unlabelled", ()):
         missing.update(part["episodes"])
         yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
-    gaps = [e for e in dataset.episodes if e.index in missing]
-    yield from _check_gaps(dataset, entry, _sample(gaps, MAX_GAPS, seed))
+    columns = [name for name in entry["columns"] if name in dataset.features]
+    for episode in _sample([e for e in dataset.episodes if e.index in missing], MAX_GAPS, seed):
+        for name, values in dataset.columns(episode.index, columns).items():  # which say so in every row
+            if (values != (-1 if name.endswith(".codes") else 0)).any():
+                yield f"- {name}: episode {episode.index} counts as unlabelled, but holds labels"
     chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
     yield from _compare(work, entry, chosen, made)
 
@@ -189,15 +192,6 @@ def _check_preprocessing(
         name, now, unit = "horizon", model.horizon, "steps"
     was = now if spec is None else getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
-
-
-def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Sequence[Episode]) -> Iterator[str]:
-    """Check that episodes without labels say so in every row."""
-    columns = [name for name in entry["columns"] if name in dataset.features]
-    for episode in episodes:
-        for name, values in dataset.columns(episode.index, columns).items():
-            if (values != (-1 if name.endswith(".codes") else 0)).any():
-                yield f"- {name}: episode {episode.index} counts as unlabelled, but holds labels"
 
 
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:

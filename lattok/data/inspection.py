@@ -28,7 +28,7 @@ from lattok.data.schema import (
 )
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
-from lattok.types import Episode
+from lattok.types import Episode, Gap
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
@@ -124,7 +124,7 @@ def inspect_dataset(
     episodes: str | Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
     columns: Sequence[str] = (),
-    stride: int | str | None = None,
+    stride: Gap = None,
     horizon: int | None = None,
 ) -> Inspection:
     """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
@@ -217,7 +217,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
 
 
 def _check_lengths(
-    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | str | None, horizon: int | None
+    dataset: RobotDataset, chosen: Sequence[Episode], stride: Gap, horizon: int | None
 ) -> Iterator[Finding]:
     if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])

@@ -57,7 +57,6 @@ class View(RobotDataset):
     columns = _passed_on("columns")
     columns_of = _passed_on("columns_of")
     blocks = _passed_on("blocks")
-    frames = _passed_on("frames")
     length = _passed_on("length")
     files_of = _passed_on("files_of")
     subtasks = _passed_on("subtasks")
@@ -95,10 +94,6 @@ class _Cameras(View):
         self.cameras = tuple(names)
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
         self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
-
-    def frames(self, episode_index: int, cameras: Sequence[str] | None = None, *more: Any, **named: Any) -> np.ndarray:
-        keys = [self._key_of[name] for name in camera_keys(self, cameras)]
-        return self.dataset.frames(episode_index, keys, *more, **named)
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         return self.dataset.blocks(episode_index, self._key_of[camera], indices)

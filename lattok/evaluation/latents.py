@@ -26,18 +26,8 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.questions import next_steps, with_advice
 from lattok.evaluation.questions.history import doubted, doubts, hold_out_more, overlap
 from lattok.evaluation.questions.readout import MEASURE, only, readout_figures, readout_verdicts
-from lattok.evaluation.report import (
-    FEW_EPISODES,
-    Answer,
-    Interval,
-    Pictures,
-    Report,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-    printed,
-)
+from lattok.evaluation.report import Answer, Interval, Pictures, Report, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import FEW_EPISODES, printed
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
 from lattok.utils.checks import LattokError
@@ -61,6 +51,7 @@ COSTS = {
     "parameters": "parameters",
     "megabytes": "weights, MB",
 }
+DIGITS = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ",.0f", ".1f")  # of the costs
 BOTH = {"untrained": "untrained model", "current_frame": "one frame"}
 CONTROLS = {  # that stand as columns, of codes and of latents
     "codes": {"residual_kmeans": "frame clustering", "flow_kmeans": "motion clustering", **BOTH},
@@ -234,12 +225,13 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
         "action helps on another only where they mean the same. Models and controls may have seen these tasks.",
         task_tables,
     )
+    rows = tuple(TableRow(one.name, one.name, tuple(map(one.figures.get, COSTS)), control=False) for one in candidates)
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
         "the held-out pairs, at most the ceiling that so many pairs can show. The time that each takes "
         "to label differs from run to run; it is in speed.json beside this page.",
-        (_costs(candidates),),
+        (Table("Bits and size", tuple(COSTS.values()), rows, digits=DIGITS, note="Weights include frozen features."),),
     )
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
@@ -303,13 +295,6 @@ def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str
         rows.append(TableRow(each.name, each.name, values, control=False, intervals=intervals))
     title = f"R² of {kind}" + (" on new tasks" if columns is NEW else " before quantization" * (kind == "latents"))
     return Table(title, (*shown.values(), *CONTROLS[kind].values()), tuple(rows), better="higher", digits=".2f")
-
-
-def _costs(candidates: Sequence[Candidate]) -> Table:
-    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ",.0f", ".1f")
-    rows = [TableRow(each.name, each.name, tuple(map(each.figures.get, COSTS)), control=False) for each in candidates]
-    note = "Weights include frozen features."
-    return Table("Bits and size", tuple(COSTS.values()), tuple(rows), digits=digits, note=note)
 
 
 def _bars(ranked: Sequence[Candidate]) -> Pictures:

@@ -25,7 +25,7 @@ from lattok.data.episodes import unmeasured
 from lattok.data.schema import NOTE, PROVENANCE, RobotDataset, vector_key
 from lattok.hub import parse_config
 from lattok.nn.quantize import MOST_CODES
-from lattok.types import ActionTokenizer, Episode, Labeller, VideoLabeller
+from lattok.types import ActionTokenizer, Episode, Gap, Labeller, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.checks import MOST_THREADS, LattokError
 from lattok.utils.files import read_json
@@ -122,33 +122,24 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
     )
 
 
-class SourceRecord(TypedDict, total=False):
-    """The dataset that labels were made from."""
-
+class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
     name: str
 
 
-class ColumnRecord(TypedDict, total=False):
-    """A label column; both facts are there."""
-
+class ColumnRecord(TypedDict, total=False):  # a label column; both facts are there
     dtype: str
     shape: Annotated[list[int], Rule("a shape", lambda it: all(0 < n < 2**31 for n in it) and math.prod(it) < 2**31)]
 
 
-class GapRecord(TypedDict, total=False):
-    """Episodes without labels."""
-
+class GapRecord(TypedDict, total=False):  # episodes without labels
     episodes: Annotated[list[int], Rule("numbers of episodes", bool)]
     reason: str
 
 
-class FillRecord(TypedDict, total=False):
-    """The column that inferred actions fill where nobody knows the robot's own, the names of its dimensions, and the
-    columns that are joined to it."""
-
+class FillRecord(TypedDict, total=False):  # what inferred actions fill where nobody knows the robot's own
     column: str
-    names: list[str]
-    parts: list[str]
+    names: list[str]  # of its dimensions
+    parts: list[str]  # columns that are joined to it
 
 
 class LabelRecord(TypedDict, total=False):
@@ -222,15 +213,6 @@ def fillers(dataset: RobotDataset, key: str) -> list[str]:
     return [name for name, each in fills.items() if asked & {each.get("column"), *each.get("parts", ())}]
 
 
-def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:
-    """What a dataset says its labels are. Raises `LattokError` where it does not say it, or in an older layout."""
-    entry = provenance_of(dataset).get(prefix, {})
-    if "spec" in entry:
-        return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
-    reason = f"{PROVENANCE} of {dataset.name} does not say what the labels `{prefix}` are."
-    raise LattokError(f"{reason} Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec.")
-
-
 def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
     features = read_json(inside(root, INFO, str(root))).get("features")
     found = {}
@@ -260,13 +242,7 @@ def undescribed_prefixes(dataset: RobotDataset, known: Mapping[str, Any]) -> lis
 
 
 def latent_spec(
-    dataset: RobotDataset,
-    prefix: str,
-    target: str,
-    horizon: int,
-    stride: int | str | None = None,
-    *,
-    needs: Sequence[str] = (),
+    dataset: RobotDataset, prefix: str, target: str, horizon: int, stride: Gap = None, *, needs: Sequence[str] = ()
 ) -> LatentSpec:
     """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
@@ -276,7 +252,11 @@ def latent_spec(
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
     _check_columns(dataset, prefix, target, needs)
-    spec = written_spec(dataset, prefix)
+    entry, told = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
+    if "spec" not in entry:
+        way_out = "Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec."
+        raise LattokError(f"{told} does not say what the labels `{prefix}` are. {way_out}")
+    spec = LatentSpec.from_json(entry["spec"], prefix, told)
     if spec.target != target:
         way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
         hint = f"{way_out}: {_annotate(prefix, target)}"

@@ -41,6 +41,7 @@ class Part:
     def __post_init__(self) -> None:
         check_choices(self)
         checks.positive(scale=getattr(self, "scale", 1.0))
+        checks.counts(1, MAX_DIMENSIONS, n=getattr(self, "n", 1))
         mode, frame = getattr(self, "mode", "delta"), getattr(self, "frame", "base")
         if mode != "delta" and frame != "base":
             hint = "Only deltas can be along the tool's own axes."
@@ -147,10 +148,6 @@ class Joints(Part):
     arm: str = ""
     kind: ClassVar[str] = "joints"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.counts(1, MAX_DIMENSIONS, n=self.n)
-
     def own_names(self) -> Iterable[str]:
         return (f"joint_{i}" for i in range(self.n))
 
@@ -191,9 +188,6 @@ class Other(Part):
     arm: str = ""
     kind: ClassVar[str] = "other"
 
-    def __post_init__(self) -> None:
-        checks.counts(1, MAX_DIMENSIONS, n=self.n)
-
     def own_names(self) -> Iterable[str]:
         return (f"other_{i}" for i in range(self.n))
 
@@ -213,8 +207,6 @@ class ActionSpace:
             checks.fail("action_space", "at least one part", "none")
         keys = [part.key for part in self.parts]
         for kind, arm in keys:
-            if not isinstance(arm, str):
-                checks.fail("arm", 'text such as "left"', repr(arm))
             if keys.count((kind, arm)) > 1:
                 checks.fail("action_space", "parts that differ in kind or `arm`", f"two of kind {kind!r}", "Name arms.")
 

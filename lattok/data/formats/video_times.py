@@ -8,7 +8,7 @@ counts as none.
 import hashlib
 import os
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -98,7 +98,11 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[
     ticks: list[int] = []
     durations: list[int] = []
     first_key, ends = None, {each.index: 0 for each in container.streams}
-    for packet in _packets(path, container):
+    for packet in container.demux([stream, *container.streams.audio]):
+        if packet.is_corrupt:
+            raise LattokError(f"{path} is truncated: a packet is incomplete. Copy it again.")
+        if not packet.size:  # an empty one ends each stream
+            continue
         if packet.pts is not None:
             ends[packet.stream_index] = max(ends[packet.stream_index], packet.pts + (packet.duration or 0))
         if packet.stream_index != stream.index:
@@ -116,15 +120,6 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[
         durations.append(packet.duration or 0)
     shown = (float(last * (container.streams[index].time_base or 0)) for index, last in ends.items() if last)
     return ticks, durations, max(shown, default=0.0)
-
-
-def _packets(path: Path, container: InputContainer) -> Iterator[av.Packet]:
-    """Yield the packets of sound and pictures."""
-    for packet in container.demux([*container.streams.video[:1], *container.streams.audio]):
-        if packet.is_corrupt:
-            raise LattokError(f"{path} is truncated: a packet is incomplete. Copy it again.")
-        if packet.size:  # an empty one ends each stream
-            yield packet
 
 
 def _check_span(path: Path, container: InputContainer, stream: VideoStream, start: float, end: float) -> None:

@@ -28,7 +28,7 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, one_hot_tasks, score, spread_of
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
-from lattok.evaluation.report import NEEDS_TRAINING, printed
+from lattok.evaluation.wording import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
 from lattok.image_lam.inverse import InverseDynamics
 from lattok.image_lam.inverse.model import state_changes

@@ -10,7 +10,8 @@ from torch import Tensor
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, linear_probe, merge_folds, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY, NO_LATER
-from lattok.evaluation.report import NEEDS_TRAINING, Interval, TableRow
+from lattok.evaluation.report import Interval, TableRow
+from lattok.evaluation.wording import NEEDS_TRAINING
 
 PREFIXES = {"linear": "", "task_linear": "task_"}  # of figures, by kind of probe: all held-out episodes, new tasks
 OWN = {  # what is read of the model itself

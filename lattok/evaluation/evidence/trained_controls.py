@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PairBatches
-from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
+from lattok.samples.windows import acted_episodes, draw_labelled
 from lattok.training import LoopOptions, fit
 from lattok.utils import files
 from lattok.utils.checks import LattokError
@@ -150,7 +151,11 @@ def labels_only(
     labels, frames = labels_of(model), train.frames
     tasks = {episode.index: episode.tasks for episode in dataset.episodes}
     chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
-    known, labelled = _acted_pairs(dataset, frames, labels.get("episodes")), np.zeros(len(frames), dtype=bool)
+    known, labelled = np.ones(len(frames), dtype=bool), np.zeros(len(frames), dtype=bool)
+    with suppress(LattokError):  # a dataset that has other episodes than those whose actions the model knew
+        acted = acted_episodes(dataset, frames.episodes, labels.get("episodes"))
+        episodes = [episode.index for episode, yes in zip(frames.episodes, acted, strict=True) if yes]
+        known = np.isin(frames.episode_of, episodes)
     labelled[known] = draw_labelled(frames.episode_of[known], frames.frame_of[known], tasks, *chosen)
 
     def make() -> dict[str, Tensor]:
@@ -163,15 +168,6 @@ def labels_only(
     whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
     return LabelsOnly(**tensors, text=text)
-
-
-def _acted_pairs(dataset: RobotDataset, frames: FramePairs, episodes: str | None) -> np.ndarray:
-    """Tell which pairs [N] are of episodes whose actions the model knew; all, where none of those is here."""
-    try:
-        known = acted_episodes(dataset, frames.episodes, episodes)
-    except LattokError:  # a dataset that has other episodes
-        return np.ones(len(frames), dtype=bool)
-    return np.isin(frames.episode_of, [e.index for e, yes in zip(frames.episodes, known, strict=True) if yes])
 
 
 def _trained(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lattok.evaluation.report import printed
+from lattok.evaluation.wording import printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26

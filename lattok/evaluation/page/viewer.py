@@ -160,7 +160,8 @@ def view(
     chosen = select_episodes(dataset, episodes)
     views = camera_keys(dataset, cameras) if cameras else dataset.cameras[:CAMERAS]
     note: Progress = progress or (lambda stage, done, total: None)
-    if out is None and find_spec("rerun") and has_screen():
+    screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if out is None and find_spec("rerun") and screen:
         to_rerun(dataset, chosen, views, None, note)
         return None
     path = Path("view.html" if out is None else out)
@@ -249,11 +250,6 @@ def _is_page(path: Path) -> bool | None:
         return None
     with path.open("rb") as file:
         return MARK.encode() in file.read(4096) or None
-
-
-def has_screen() -> bool:
-    """Tell whether a window could open here."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def to_rerun(

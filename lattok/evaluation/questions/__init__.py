@@ -7,16 +7,8 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.report import (
-    FEW_EPISODES,
-    NEEDS_TRAINING,
-    Answer,
-    Criterion,
-    Decision,
-    Outcome,
-    Verdict,
-    percent,
-)
+from lattok.evaluation.report import Answer, Criterion, Decision, Outcome, Verdict
+from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, percent
 from lattok.utils.registry import Registry
 
 STEPS = 4  # of what to do next

@@ -16,7 +16,8 @@ from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidenc
 from lattok.evaluation.evidence.pair_set import PairSet, exchange
 from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, printed
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import printed
 from lattok.image_lam import TrainedPairModel
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
@@ -173,7 +174,10 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         panels.append(episode_panel(name, task, films, labels, moments, fps))
         if len(panels) == 1:
             head = f"<p>{name} · <b>{escape(task) or 'no task'}</b></p>"
-            strip = f'<div class="film">{head}{_strip(frames[:, 0])}{codes_picture(labels[0])}</div>'
+            places = np.linspace(0, len(frames) - 1, 2 * min(STRIP, len(frames)) + 1).round().astype(int)[1::2]
+            images = (_image("frame", torch.from_numpy(frames[i, 0]), THUMBNAIL, QUALITY) for i in places)
+            film = f'<div class="frames">{"".join(images)}</div>'
+            strip = f'<div class="film">{head}{film}{codes_picture(labels[0])}</div>'
     caption = (
         "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: those "
         "that mean something change when the robot does something else, and come back when it comes back."
@@ -183,13 +187,6 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),
     )
     return Outcome((Section("Codes over time", "A held-out episode of each task.", (), pictures),)) if panels else None
-
-
-def _strip(frames: np.ndarray) -> str:
-    """Put frames from the middle of equal parts of an episode [S, h, w, 3] in a row."""
-    places = np.linspace(0, len(frames) - 1, 2 * min(STRIP, len(frames)) + 1).round().astype(int)[1::2]
-    images = (_image("frame", torch.from_numpy(frames[i]), THUMBNAIL, QUALITY) for i in places)
-    return f'<div class="frames">{"".join(images)}</div>'
 
 
 @question("examples", of=("pairs", "clips"), place=88)

@@ -25,18 +25,8 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exc
 from lattok.evaluation.evidence.trained_controls import ControlTraining, sizes_of
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import (
-    NEEDS_TRAINING,
-    Criterion,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-    explained_share,
-    printed,
-)
+from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import NEEDS_TRAINING, explained_share, printed
 from lattok.image_lam import TrainedPairModel
 from lattok.samples.order import Batches, Passes
 from lattok.types import LatentActions, LossTerms, join

@@ -17,7 +17,8 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, take_rows,
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
+from lattok.evaluation.report import Criterion, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import percent, printed
 from lattok.types import LatentActions, join
 from lattok.utils.seeds import derive_seed
 
@@ -189,12 +190,26 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     kind = "codes" if "codes" in carried else "latents"
     own, name, verdicts, reading = carried[kind], INPUTS[kind][0], [], ""
     if "action_kept" in own:
-        verdicts.append(_action_verdict(own, name))
+        kept = own["action_kept"]
+        between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
+        text = (
+            f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
+            f"(R² {own['action_distracted']} of {own['action_clean']}{between}); it should be "
+            f"{percent(MIN_KEPT)} at least"
+        )
+        verdicts.append(Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS))
     elif "action_clean" in own:
         clean = own["action_clean"]
         reading = f"The {name} say too little about the action to lose any of it (R² {clean} without the patch). "
     if "env_latents" in carried:
-        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], bootstrap))
+        theirs, ours = (carried[key]["distractor"] for key in ("env_latents", "latents"))
+        holds = above_zero(theirs.value - ours.value, bootstrap.interval(theirs.draws - ours.draws))
+        word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
+        text = (
+            f"The environment stream's latents carry R² {theirs} of the distractor's motion, the controllable stream's "
+            f"{ours}: {word}"
+        )
+        verdicts.append(Verdict(text, holds, ENV_STREAM))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [carried[key]["distractor"] for key in ("latents", "pca_change")]
@@ -214,28 +229,6 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         REFERENCES,
     )
     return Outcome((section,), figures, verdicts)
-
-
-def _action_verdict(own: Reading, name: str) -> Verdict:
-    kept = own["action_kept"]
-    between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
-    text = (
-        f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
-        f"(R² {own['action_distracted']} of {own['action_clean']}{between}); it should be "
-        f"{percent(MIN_KEPT)} at least"
-    )
-    return Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS)
-
-
-def _distractor_verdict(own: Reading, env: Reading, bootstrap: Bootstrap) -> Verdict:
-    theirs, ours = env["distractor"], own["distractor"]
-    holds = above_zero(theirs.value - ours.value, bootstrap.interval(theirs.draws - ours.draws))
-    word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
-    text = (
-        f"The environment stream's latents carry R² {theirs} of the distractor's motion, the controllable stream's "
-        f"{ours}: {word}"
-    )
-    return Verdict(text, holds, ENV_STREAM)
 
 
 def _table(carried: dict[str, Reading], size: int) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.data import RobotDataset, split_by_task
-from lattok.data.content import StoredDigests, digests, in_order, read_record
+from lattok.data.content import digests, in_order, read_record
 from lattok.data.episodes import FEW_HELD_OUT, RECORD
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case
@@ -79,17 +79,13 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or "MODEL")
         if seen_episodes(model.trained_on, dataset, held_out).episodes:
-            steps.append(_again(found[-1], dataset))
-            found[-1] += "-again"
+            again, said = f"{found[-1]}-again", "lattok train ... --episodes train"
+            if (kind := recorded(Path(found[-1]), "kind")) is not None:
+                words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", again]
+                said = shlex.join([*words, "--config", str(Path(found[-1], RUN, RECIPE)), "--episodes", "train"])
+            steps.append(said)
+            found[-1] = again
     return f"Run: {' && '.join([*steps, judge(found)])}"
-
-
-def _again(address: str, dataset: RobotDataset) -> str:
-    """Return the command that trains a model again, without the episodes that judge."""
-    if (kind := recorded(Path(address), "kind")) is None:
-        return "lattok train ... --episodes train"
-    words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", f"{address}-again"]
-    return shlex.join([*words, "--config", str(Path(address, RUN, RECIPE)), "--episodes", "train"])
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -139,18 +135,15 @@ def _by_content(
     for kind, known in kinds.items():
         for here in digests(dataset, wanted, kind):
             matching = {index for index, digest in here.items() if digest in known.digests}
-            if not matching <= numbers and _numbered_alike(entry.get("episodes", ()), dataset, kind, known):
-                matching &= numbers  # the same dataset: others merely look like one that was trained on
+            if not matching <= numbers:
+                runs = entry.get("episodes", ())
+                trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
+                if any(in_order(other) == known.in_order for other in digests(dataset, trained, kind)):
+                    matching &= numbers  # the same dataset: others merely look like one that was trained on
             found |= matching
             if kind == next(iter(kinds)):  # actions, where they were recorded: videos are encoded again sooner
                 undecided &= {index for index in wanted if index not in here or known.undecided(here[index])}
     return found, undecided - found
-
-
-def _numbered_alike(runs: Sequence[Sequence[int]], dataset: RobotDataset, kind: str, known: StoredDigests) -> bool:
-    """Tell whether the episodes of these numbers are the ones that were trained on."""
-    trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
-    return any(in_order(here) == known.in_order for here in digests(dataset, trained, kind))
 
 
 def _among(index: int, runs: Sequence[Sequence[int]]) -> bool:

@@ -22,22 +22,8 @@ from lattok.evaluation.evidence.trained_controls import NO_LATER
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
-from lattok.evaluation.report import (
-    FEW_EPISODES,
-    NEEDS_TRAINING,
-    Criterion,
-    Decision,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    TableRow,
-    Verdict,
-    ends,
-    explained_share,
-    percent,
-    printed,
-)
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, ends, explained_share, percent, printed
 
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
@@ -203,7 +189,10 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
     for key, (name, unsure) in asked.items():
         order = unsure.argsort(stable=True)
         sure, least = (float(errors[part].mean()) for part in (order[:quarter], order[-quarter:]))
-        rho, span = rank_correlation(unsure, errors), bootstrap.interval(rank_draws(unsure, errors, bootstrap))
+        a, b = ranks(unsure), ranks(errors)  # those that frames have among all, also where episodes are drawn
+        mean_a, mean_b, aa, bb, ab = (bootstrap.mean(each) for each in (a, b, a * a, b * b, a * b))
+        drawn = (ab - mean_a * mean_b) / ((aa - mean_a**2) * (bb - mean_b**2)).sqrt()
+        rho, span = rank_correlation(unsure, errors), bootstrap.interval(drawn)
         values = rho, least / sure if sure else None
         rows.append(TableRow(key, name, values, control=key != "spread", intervals=(span, None)))
         figures |= dict(zip([f"{what}/{key}" for what in CONFIDENT], (rho, sure, least), strict=True))
@@ -236,10 +225,3 @@ def ranks(values: Tensor) -> Tensor:
 def rank_correlation(x: Tensor, y: Tensor) -> float:
     """Compute Spearman's rank correlation of [N] and [N]; 0 where either is constant."""
     return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1].nan_to_num(0.0))
-
-
-def rank_draws(x: Tensor, y: Tensor, bootstrap: Bootstrap) -> Tensor:
-    """Compute it for the frames of drawn episodes, with the ranks they have among all, [draws]."""
-    a, b = ranks(x), ranks(y)
-    mean_a, mean_b, aa, bb, ab = (bootstrap.mean(each) for each in (a, b, a * a, b * b, a * b))
-    return (ab - mean_a * mean_b) / ((aa - mean_a**2) * (bb - mean_b**2)).sqrt()

@@ -19,7 +19,8 @@ from lattok.data import Progress
 from lattok.evaluation.evidence import Case, evenly, judged_episodes
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import OTHERWISE, question
-from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, percent
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import percent
 from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch

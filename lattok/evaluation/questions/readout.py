@@ -11,19 +11,8 @@ from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
-from lattok.evaluation.report import (
-    FEW_EPISODES,
-    Criterion,
-    Decision,
-    Outcome,
-    Pictures,
-    Section,
-    Table,
-    Verdict,
-    ends,
-    explained_share,
-    printed,
-)
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, Verdict
+from lattok.evaluation.wording import FEW_EPISODES, ends, explained_share, printed
 
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",

@@ -12,7 +12,8 @@ from torch import Tensor
 from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence, Usage
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
-from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict, percent
+from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import percent
 from lattok.samples import ActionWindows
 
 NAMES = {

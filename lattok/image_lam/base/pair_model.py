@@ -16,7 +16,7 @@ from torch import Tensor
 from lattok.hub import HubModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
-from lattok.types import LatentActions, VideoLabeller, join
+from lattok.types import Gap, LatentActions, VideoLabeller, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 
@@ -215,12 +215,7 @@ class PairModel(FrozenFeaturesModel, ABC):
 
     @torch.no_grad()
     def label_video(
-        self,
-        frames: Video,
-        stride: int | str | None = None,
-        encoder: VideoEncoder | None = None,
-        *,
-        fps: float | None = None,
+        self, frames: Video, stride: Gap = None, encoder: VideoEncoder | None = None, *, fps: float | None = None
     ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
 

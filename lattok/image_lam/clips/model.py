@@ -27,7 +27,7 @@ from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss, draw_flow, numbers, of_share
 from lattok.nn.normalize import Normalizer
-from lattok.types import LatentActions, LossTerms, PolicyBatch, join
+from lattok.types import Gap, LatentActions, LossTerms, PolicyBatch, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
@@ -173,7 +173,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     @torch.no_grad()
     def label_video(
-        self, frames: Video, stride: int | str | None = None, task: str = "", *, fps: float | None = None
+        self, frames: Video, stride: Gap = None, task: str = "", *, fps: float | None = None
     ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
 

@@ -33,7 +33,7 @@ from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.nn.blocks import onto, upcast
 from lattok.nn.losses import action_loss, of_share
 from lattok.nn.normalize import Normalizer
-from lattok.types import LatentActions, LossTerms, PolicyBatch, Quantized, join
+from lattok.types import Gap, LatentActions, LossTerms, PolicyBatch, Quantized, join
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import check_knows_data
@@ -212,7 +212,7 @@ class InverseDynamics(FrozenFeaturesModel):
         return self.members[number].encode(rearrange(torch.cat(maps, -1), "b v y x c -> b v c y x"))
 
     @torch.no_grad()
-    def label_video(self, frames: Video, stride: int | str | None = None, *, fps: float | None = None) -> LatentActions:
+    def label_video(self, frames: Video, stride: Gap = None, *, fps: float | None = None) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into latents of T clips: `latents` [T, members, d], and as `quantized` the
         same after the bottleneck; `codes` [T, members * tokens] where it has any.
 
@@ -265,13 +265,7 @@ class InverseDynamics(FrozenFeaturesModel):
 
     @torch.no_grad()
     def infer_actions(
-        self,
-        frames: Video,
-        unit: int | str | None = None,
-        task: str = "",
-        states: Values | None = None,
-        *,
-        fps: float | None = None,
+        self, frames: Video, unit: Gap = None, task: str = "", states: Values | None = None, *, fps: float | None = None
     ) -> InferredActions:
         """Turn video uint8 [T, V, H, W, 3] into actions [T, m]; `unit` is that of `unit_frames`, in frames or seconds
         (of a video at `fps`); left out: the model's own.

@@ -216,7 +216,6 @@ def test_parts_that_agree_keep_their_bits(rng):
         (3, "bridge", "`source`: expected a list of parts, or one of bridge"),
         ([], "bridge", "`action_space`: expected at least one part, got none"),
         ([{"part": "gripper", "convention": "width", "arm": ["l"]}], "bridge", "`source: gripper.arm`: expected a"),
-        ([Gripper("width", arm=5)], "bridge", r"`arm`: expected text such as .left., got 5\."),
         (
             [Gripper("open_is_1"), Gripper("width")],
             "bridge",

@@ -1,0 +1,26 @@
+"""How figures of a report are printed, and why some are missing."""
+
+Interval = tuple[float, float]  # 95 %
+NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
+FEW_EPISODES = "fewer than five episodes have no interval"
+
+
+def printed(value: float, digits: str) -> str:
+    """Print a number in a format, with a true minus; what rounds to zero has no sign."""
+    text = format(value, digits)
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
+
+
+def percent(share: float) -> str:
+    """Print a share as a whole number of per cent."""
+    return f"{printed(100 * share, '.0f')} %"
+
+
+def ends(interval: Interval) -> str:
+    """Print both ends of an interval."""
+    return " … ".join(printed(end, "+.2f") for end in interval)
+
+
+def explained_share(explained: float) -> str:
+    """Print a share of explained variance; what is further off than the mean explains none of it."""
+    return percent(explained) if explained > 0 else "none"
