@@ -64,7 +64,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # recipe, options
         "action-vq",
         {"preset": "quick", "dim": 8, "codebook_size": 5, "mask_weight": 0.1, "perturb": 0.3, "balance": 0.1},
     ),
-    "action-vq, context": ("action-vq", {"preset": "context", "dim": 8, "codebook_size": 5, "heads": 2, "hidden": 8}),
+    "action-vq, context": ("action-vq", {"preset": "quick+context", "dim": 8, "codebook_size": 5}),
     "fsq": ("fsq", {"tokens": 2, "codebook_size": 4, "synthetic": 20, "hidden": 8, "perturb": 0.3}),
     "oat": ("oat", {**LEVELS, "perturb": 0.3}),
     "quest": ("quest", LEVELS),

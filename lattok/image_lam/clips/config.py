@@ -152,7 +152,7 @@ class ClipLAMConfig(NormalizedActions):
         check_choices(self)
         if not knows_data(self):
             return
-        if isinstance(self.cameras, str) or not self.cameras:
+        if not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(2, MOST_FRAMES, frames=self.frames)

@@ -105,7 +105,7 @@ class InverseDynamicsConfig(NormalizedActions):
 
     def check(self) -> None:
         """Check that options fit each other, once the dataset is known."""
-        if isinstance(self.cameras, str) or not self.cameras:
+        if not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)

@@ -53,7 +53,7 @@ AS_SAID |= {"normalize": "quantile", "normalize_clip": False}
 SANA = {"decoder": "sana:x", "decoder_output": "velocity"}
 WRONG = [
     ({"cameras": ()}, "`cameras`: expected at least one name, got ()"),
-    ({"cameras": "front"}, "`cameras`: expected at least one name, got 'front'"),
+    ({"cameras": "front"}, "`cameras`: expected a value of type tuple[str, ...], got 'front'"),
     ({"cameras": ("x",) * 65}, "`cameras`: expected at most 64, got 65"),
     ({"mean": (0.1, 0.2)}, "`mean`: expected 3 numbers, one per colour, got 2"),
     ({"mean": (0.1, 0.2, float("nan"))}, "`mean`: expected numbers between -1000 and 1000"),
