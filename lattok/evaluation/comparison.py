@@ -64,7 +64,7 @@ def compare(
     opened = {name: partial(_opened, *each, device) for name, each in named.items()}
     if chosen.folder is not None:
         check_folder(chosen.folder)
-        if not chosen.overwrite and chosen.folder.exists():  # rather than when all is computed
+        if not chosen.overwrite and chosen.folder.is_dir() and any(chosen.folder.iterdir()):  # not when all is computed
             described = {name: each().describe() for name, each in opened.items()}
             check_place(chosen.folder, {"models": described, "dataset": facts_of(dataset)}, overwrite=False)
     if of_actions:
