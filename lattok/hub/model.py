@@ -134,6 +134,7 @@ class HubModel(nn.Module):
         if push and not push_to_hub:
             checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
         client.check_push(repo_id, push)
+        self._check_loads_again(name or folder.resolve().name)
         self._save(folder, name)
         if push_to_hub:  # with the card that lies there
             self.own_card = records.written_by_somebody(folder / CARD)
@@ -143,7 +144,6 @@ class HubModel(nn.Module):
 
     def _save(self, folder: Path, name: str | None) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
-        self._check_loads_again(tensors, name or folder.resolve().name)
         with files.whole_file(folder / WEIGHTS) as path:
             path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
             for other in (CONFIG, TRAINING):  # of what was here: until all is written this is no model
@@ -154,8 +154,9 @@ class HubModel(nn.Module):
         header = {"type": self.type, "lattok_version": __version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
 
-    def _check_loads_again(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Refuse what loading would, before anything is written over."""
+    def _check_loads_again(self, name: str) -> None:
+        """Refuse what loading would, before anything is written over, parts of a model included."""
+        tensors = self.saved_tensors()
         said = {CONFIG: asdict(self.config), TRAINING: self.trained_on, EVALUATION: self.evaluation}
         for file, value in {**said, CARD: self.own_card or self.card(name)}.items():
             try:

@@ -15,6 +15,7 @@ from lattok.data import RobotDataset, action_spaces, camera_keys, dimension_name
 from lattok.data.episodes import check_horizon, check_strides_in
 from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
+from lattok.hub.weights import from_anywhere
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.decoder import PREFIX, SanaDecoder, open_sana, sizes_of
@@ -135,7 +136,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         known["normalizers"] = tuple(dataset.name for dataset in datasets) if len(datasets) > 1 else ()
         if chosen["decoder"].startswith(PREFIX):
             known["decoder_sana"] = sizes_of(open_sana(chosen["decoder"]))
-        return self.config(**known, mean=mean, std=std)
+        return self.config(**known, features=from_anywhere(chosen["features"]), mean=mean, std=std)
 
     def _windows(self, model: ClipLAM, dataset: RobotDataset, cameras: tuple[str, ...]) -> PolicyWindows:
         """Return every clip of a dataset, without its frames, with the instruction and the actions."""
@@ -259,7 +260,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)
         if chosen.features == "pixels":
             mean, std = PLAIN
-        return self.config(**known, mean=mean, std=std)
+        return self.config(**known, features=from_anywhere(chosen.features), mean=mean, std=std)
 
     def _windows(self, model: InverseDynamics, dataset: RobotDataset) -> PolicyWindows:
         """Return a clip around every frame; episodes whose actions are not known only where they teach."""

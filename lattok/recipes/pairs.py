@@ -175,8 +175,7 @@ class PairRecipe(Recipe[Model]):
         words = self.words(datasets, before)
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
-        config = self.config(cameras=cameras)
-        config = replace(config, features=from_anywhere(config.features))
+        config = self.config(cameras=cameras, features=from_anywhere(self.model.features))
         if before is None:  # mean and deviation of the pixels are those that the features know
             mean, std = known_scaling(config.features, config.image_size, config.features_revision)
         else:

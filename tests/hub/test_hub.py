@@ -476,6 +476,14 @@ def test_rounded_weights_are_not_saved(tmp_path):
     assert not (tmp_path / "lam").exists()
 
 
+def test_parts_of_a_model_are_not_written_before_it_is_checked(tmp_path):
+    tokenizer = FAST.fit(torch.randn(20, 4, 2), vocab_size=300)
+    tokenizer.trained_on = {"loop": object()}
+    with pytest.raises(LattokError, match="`training.json`: expected what JSON can"):
+        tokenizer.save_pretrained(tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
+
+
 def test_texts_and_switches_are_of_their_types_from_the_start():
     for options in ({"fft": 1}, {"action_names": "abc"}, {"action_names": (1, 2, 3)}, {"mask_detach_target": None}):
         with pytest.raises(LattokError, match="expected a value of type"):

@@ -16,7 +16,7 @@ import lattok
 from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.model import ActionVQConfig
 from lattok.hub import CONFIG, WEIGHTS
-from lattok.hub.weights import Size, plan_module
+from lattok.hub.weights import Size, from_anywhere, plan_module
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
 from lattok.utils.options import options_of, replaced
@@ -230,3 +230,12 @@ def test_headers_that_lie_are_one_line(tmp_path):
     with pytest.raises(LattokError, match="and 5... more") as caught:
         lattok.load(folder)
     assert len(str(caught.value)) < 6000
+
+
+def test_features_in_a_folder_have_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "net").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert from_anywhere("hf:net") == f"hf:{tmp_path / 'net'}"
+    assert from_anywhere("timm:local-dir:net") == f"timm:local-dir:{tmp_path / 'net'}"
+    for other in ("pixels", "timm:vit_small_patch14_dinov2", "hf:org/name", "hf:absent"):
+        assert from_anywhere(other) == other
