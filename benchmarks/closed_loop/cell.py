@@ -6,7 +6,8 @@ python -m benchmarks.closed_loop.cell action-free.la_align.0 --folder study --re
 import argparse
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     learned = cell._replace(row=row.of or cell.row)
     out = folder / "policies" / learned.name
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
-    trainings, rollouts = list[float | None](), 0.0
+    trainings, rollouts, deciding = list[float | None](), 0.0, list[tuple[float, int]]()
     for task in PAIRS if apart else [None]:
         world = REGIMES[cell.regime].tasks if task is None else [f"{WORLD[0]}/{task}"]
         policy, cost = trained(learned, folder, out if task is None else out / task, task)
@@ -132,13 +133,37 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         alone = not policy.config.prompt or OWN_PAGE & {cell.row, cell.regime}  # whose page asks nothing else
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
             if how == "own" or not alone:
-                by_task = outcomes(policy, world, episodes, instruction=how)
+                timed = timed_decisions(policy, deciding) if how == "own" else nullcontext()
+                with timed:
+                    by_task = outcomes(policy, world, episodes, instruction=how)
                 results.setdefault("outcomes", {}).setdefault(how, {}).update(by_task)
                 results.setdefault(how, {}).update({task: counts(ends) for task, ends in by_task.items()})
         rollouts += time.process_time() - begun
     known = [cost for cost in trainings if cost is not None]
     training = sum(known) if len(known) == len(trainings) else None
-    return results | {"cpu_s": {"training": training, "rollouts": rollouts}}
+    seconds, chunks = map(sum, zip(*deciding, strict=True))
+    return results | {
+        "cpu_s": {"training": training, "rollouts": rollouts},
+        "cpu_ms_per_chunk": 1000 * seconds / chunks,
+    }
+
+
+@contextmanager
+def timed_decisions(policy: lattok.LatentVLA, taken: list[tuple[float, int]]) -> Iterator[None]:
+    """Note CPU seconds and number of chunks of each call in which a policy plans; rollouts plan side by side."""
+    plan = policy.predict_chunk
+
+    def predict_chunk(observation: Any, seed: int = 0) -> torch.Tensor:
+        begun = time.process_time()
+        chunks = plan(observation, seed)
+        taken.append((time.process_time() - begun, len(chunks)))
+        return chunks
+
+    policy.predict_chunk = predict_chunk
+    try:
+        yield
+    finally:
+        del policy.predict_chunk
 
 
 def model_of_labels(cell: Cell, folder: Path) -> Path | None:

@@ -40,11 +40,13 @@ class Study(NamedTuple):
     """What was planned: seeds, from 0 on, by regime and row; and what is compared.
 
     `whole`, by regime: success with the actions of all demonstrations, or the regime whose Baseline has them.
+    `one_commit`: the plan says that all rows are from one commit.
     """
 
     seeds: Mapping[str, Mapping[str, int]]
     families: tuple[Family, ...]
     whole: Mapping[str, float | str] = MappingProxyType({})
+    one_commit: bool = False
 
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
@@ -120,6 +122,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     tuple(("acts-rvq-mean", other) for other in ("acts-rvq", "acts-oat-mean", "acts-fast-mean", BASE)),
                 ),
             ),
+            one_commit=True,
         ),
     }
 )
@@ -231,6 +234,9 @@ def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
 def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, dict[str, Any]]:
     """Return what was found in Markdown, and its figures."""
     parts, everything = list[str](), dict[str, Any]()
+    commits = {r["environment"]["commit"] for rows in results.values() for runs in rows.values() for r in runs.values()}
+    if study.one_commit and len(commits) > 1:
+        raise SystemExit(f"the plan asks for runs of one commit, and these are of {', '.join(sorted(commits))}")
     for regime, planned in study.seeds.items():
         rows = results.get(regime, {})
         found = everything[regime] = figures_of(study, regime, rows)

@@ -88,6 +88,11 @@ def points(results: Path, study: Study, rows: Sequence[str], runs: Mapping[str, 
     return found
 
 
+def regimes_of(found: Sequence[Point]) -> list[str]:
+    """Return the regimes of some sources, in their order."""
+    return list(dict.fromkeys(point.regime for point in found))
+
+
 def rank(x: Sequence[float], y: Sequence[float]) -> float:
     """Return the rank correlation of the pairs that are numbers; NaN of fewer than three, or of what is constant."""
     both = np.array([x, y]).T
@@ -106,7 +111,7 @@ def over_sources(found: Sequence[Point], seeds: Sequence[Sequence[int]], name: s
 def within(found: Sequence[Point], seeds: Sequence[Sequence[int]], name: str) -> float:
     """Return the mean, over regimes and seeds, of the rank correlation over the sources of one regime and seed."""
     each = []
-    for regime in dict.fromkeys(point.regime for point in found):
+    for regime in regimes_of(found):
         here = [(point, set(own)) for point, own in zip(found, seeds, strict=True) if point.regime == regime]
         for seed in sorted(set.union(*(own for _, own in here))):
             there = [point for point, own in here if seed in own]
@@ -115,12 +120,16 @@ def within(found: Sequence[Point], seeds: Sequence[Sequence[int]], name: str) ->
 
 
 def interval(found: Sequence[Point], measure: Any, name: str, draws: int = DRAWS) -> tuple[float, float]:
-    """Return 95 % of `measure` over sources that are drawn again, and of each its seeds."""
+    """Return 95 % of `measure` over sources that are drawn again, and seeds: the same for all sources of a regime,
+    which share its Baseline."""
     rng, values = np.random.default_rng(0), list[float]()
+    every = {regime: sorted({s for p in found if p.regime == regime for s in p.gains}) for regime in regimes_of(found)}
     for _ in range(draws):
+        drawn = {regime: rng.choice(own, size=len(own)).tolist() for regime, own in every.items()}
         chosen = [found[i] for i in rng.integers(len(found), size=len(found))]
-        seeds = [rng.choice(list(point.gains), size=len(point.gains)).tolist() for point in chosen]
-        values.append(measure(chosen, seeds, name))
+        seeds = [[seed for seed in drawn[point.regime] if seed in point.gains] for point in chosen]
+        kept = [i for i, own in enumerate(seeds) if own]  # a draw may leave out all the seeds of a source
+        values.append(measure([chosen[i] for i in kept], [seeds[i] for i in kept], name) if kept else np.nan)
     numbers = np.array(values)[np.isfinite(values)]
     low, high = np.percentile(numbers, [2.5, 97.5]) if len(numbers) else (np.nan, np.nan)
     return float(low), float(high)

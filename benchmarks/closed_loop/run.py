@@ -4,6 +4,8 @@ python -m benchmarks.closed_loop.run --folder study --rows core --regimes plenti
 
 What is finished is not repeated, so that the same command goes on after an interruption; `--hours` ends it early.
 Results are one JSON file for each cell in benchmarks/results/closed_loop/; `benchmarks.closed_loop.tables` reads them.
+The other studies have a folder of results each (`--results`). Only one such command may use a folder (`--folder`) at a
+time, and models that lie there are used whatever code made them: a study of another commit needs a folder of its own.
 """
 
 import argparse

@@ -243,7 +243,8 @@ class VLARecipe(Recipe[LatentVLA]):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Build the policy for this data, with what it takes from `init` and `decoder`; here it is trained alone."""
         inputs: dict[str, str] = {}
-        decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
+        with torch.random.fork_rng(()):  # a policy of this seed begins with the same weights whatever is read for it
+            decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
         config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)

@@ -1,6 +1,7 @@
 """What a cell of the closed-loop study writes down."""
 
 import json
+import time
 from types import SimpleNamespace
 
 from benchmarks.closed_loop import cell, labels
@@ -15,13 +16,22 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
 
     def rollout(policy, tasks, episodes, **options):
         played = []
+        asked.append(len(policy.predict_chunk([0, 1])))
         for task in cell.find_tasks(tasks):
             for seed in range(episodes):
                 success, failure = kinds[seed % 3]
                 played.append(SimpleNamespace(task=task, seed=seed, success=success, failure=failure, decisions=seed))
         return SimpleNamespace(episodes=played)
 
-    policy = SimpleNamespace(describe=lambda: {"type": "latent-vla"}, config=SimpleNamespace(prompt="{task}"))
+    def predict_chunk(self, observation, seed=0):
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+        return observation
+
+    asked: list[int] = []
+    shown = {"config": SimpleNamespace(prompt="{task}"), "describe": lambda self: {"type": "latent-vla"}}
+    policy = type("Policy", (), {**shown, "predict_chunk": predict_chunk})()
     monkeypatch.setattr(cell, "rollout", rollout)
     monkeypatch.setattr(cell, "trained", lambda *args: (policy, 3.0))
     found = json.loads(json.dumps(cell.run(Cell("plentiful", "baseline", 0), tmp_path)))
@@ -34,6 +44,9 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
             assert found[how][task] == [len(range(0, starts, 3)), len(range(1, starts, 3)), starts]
     assert sum(won(found).values()) == 8 * len(range(0, STARTS, 3))
     assert found["cpu_s"]["training"] == 3.0
+    assert asked == [2, 2, 2]
+    assert 10 <= found["cpu_ms_per_chunk"] < 15  # of two chunks at once
+    assert "predict_chunk" not in vars(policy)
 
 
 def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):

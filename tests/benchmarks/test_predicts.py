@@ -53,8 +53,25 @@ def test_what_predicts_is_found_and_a_figure_of_the_regime_alone_is_not_taken_fo
     assert over_sources(found, seeds, "systematic") == pytest.approx(-1) == within(found, seeds, "systematic")
     text = page(found, INFERRED, result)
     assert text.count("| 19 demonstrations a task, actions of 2 |") == 4
-    assert "| systematic error by task and phase | +1.00 (+0.9" in text
+    assert "| systematic error by task and phase | +1.00 (+1.00" in text
     assert "| rank correlation of confidence and error | – | – |" in text
+
+
+def test_sources_of_a_regime_share_the_seeds_that_are_drawn():
+    """Their gains share a Baseline: its luck with a seed is no difference between sources."""
+    luck = [0.8, 0.92, 0.84, 0.95, 0.78]
+    figures = [{seed: {"systematic": 0.1 * i} for seed in range(5)} for i in range(12)]
+    gains = [{seed: 0.8 - 0.01 * i - base for seed, base in enumerate(luck)} for i in range(12)]
+    found = [Point("plentiful", f"row-{i}", *pair) for i, pair in enumerate(zip(gains, figures, strict=True))]
+    result = analysis(found, INFERRED, draws=100)["systematic"]
+    assert result["sources"] == pytest.approx([1, 1, 1]) == result["within"]
+
+
+def test_a_source_without_the_seeds_that_are_drawn_is_left_out():
+    found = sources()
+    found[0] = found[0]._replace(gains={0: 0.2})
+    result = analysis(found, INFERRED, draws=100)["systematic"]
+    assert result["sources"] == pytest.approx([1, 1, 1], abs=0.05)
 
 
 def test_what_the_scene_says_is_the_mean_of_near_scenes_in_other_episodes():

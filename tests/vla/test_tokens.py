@@ -337,6 +337,19 @@ def test_a_recipe_takes_any_tokenizer_by_name_and_nothing_else_changes(kind, ord
     assert torch.isfinite(chunk).all()
 
 
+@pytest.mark.parametrize("kind", ["action-vq", "oat"])
+def test_policies_of_a_seed_begin_with_the_same_backbone_whatever_is_read_for_them(kind, make_dataset, tmp_path):
+    dataset = make_dataset([30, 30, 30])
+    family, options = FAMILIES[kind]
+    family.fit(*lattok.samples.ActionWindows(dataset, 4).all(), **options).save_pretrained(tmp_path / "tokenizer")
+    policies = []
+    for name, more in {"plain": {"head": "regression"}, "tokens": {"tokenizer": str(tmp_path / "tokenizer")}}.items():
+        given = {"horizon": 4, **POLICY, "steps": 1, "lr": 1e-12, **more}
+        policies.append(lattok.train(lattok.VLARecipe.from_preset(dataset.root, tmp_path / name, "scratch", **given)))
+    for own, other in zip(*(policy.backbone.parameters() for policy in policies), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-10, rtol=0)
+
+
 def test_a_recipe_refuses_what_does_not_go_with_a_tokenizer(make_dataset, tmp_path):
     dataset = make_dataset([30, 30, 30])
     UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all()).save_pretrained(tmp_path / "bins")

@@ -193,11 +193,17 @@ def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> Tensor:
 
 
 def unseen(codes: Tensor, known: Tensor, part: str) -> float:
-    """Return the share of rows of codes [n, P] whose first half, or whole, is that of none of the known [N, p]."""
-    width = min(codes.shape[1], known.shape[1])
-    length = width if part == "whole" else (width + 1) // 2
-    seen = set(map(tuple, known[:, :length].tolist()))
-    return sum(tuple(row) not in seen for row in codes[:, :length].tolist()) / max(1, len(codes))
+    """Return the share of rows of codes [n, P] whose first half, or whole, is that of none of the known [N, p].
+
+    Where lengths vary, half of a row is half of its own codes, without the -1 behind them.
+    """
+    rows, others = ([tuple(row[row >= 0].tolist()) for row in each] for each in (codes, known))
+    if part == "half":
+        rows = [row[: (len(row) + 1) // 2] for row in rows]
+        seen = {row[:length] for length in set(map(len, rows)) for row in others}
+    else:
+        seen = set(others)
+    return sum(row not in seen for row in rows) / max(1, len(rows))
 
 
 def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[str, float]:

@@ -41,6 +41,14 @@ def test_what_begins_as_no_training_chunk_is_counted():
     assert unseen(codes, known, "whole") == 2 / 4
 
 
+def test_half_of_a_row_is_half_of_its_own_codes():
+    """Rows of families of varying length end with -1; what lies behind their end is no code."""
+    known = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 8, -1, -1, -1, -1]])
+    codes = torch.tensor([[1, 2, 9, 9, -1, -1], [7, 9, -1, -1, -1, -1], [1, 2, 9, 4, 5, 6], [7, 8, -1, -1, -1, -1]])
+    assert unseen(codes, known, "half") == 1 / 4
+    assert unseen(codes, known, "whole") == 3 / 4
+
+
 def test_a_replaced_code_moves_a_chunk_as_arithmetic_says():
     """Of 32 candidates among the four other codes the nearest is one step away, always."""
     codes = torch.tensor([[0, 1, 2, 3, 4, 2]]).repeat(9, 1)
