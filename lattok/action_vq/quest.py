@@ -8,9 +8,7 @@ Published training: 32 steps a chunk, AdamW 1e-4 with weight decay 1e-4, batch 2
 Its encoder is not causal, since norms look at all steps, and never sees the last action; `published` keeps both.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -177,13 +175,19 @@ def quest(
     settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "quest", entry, prefix)
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
     shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
+    if settings.get("fsq_level") is not None:
+        levels = setting(settings, "fsq_level", tuple[int, ...])
+    else:  # by the size of the codebook
+        size = setting(settings, "codebook_size", int)
+        checks.one_of("codebook_size", size, LEVELS)
+        levels = LEVELS[size]
     made = QueSTConfig(
         action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
         horizon=setting(settings, "skill_block_size", int),
         normalize="identity",
         action_names=tuple(action_names),
         action_kind=action_kind,
-        levels=_levels(settings),
+        levels=levels,
         dim=checkpoint.axis_of(foreign, "action_proj.weight", 0, 256),
         heads=setting(settings, "encoder_heads", int),
         decoder_heads=setting(settings, "decoder_heads", int),
@@ -198,15 +202,6 @@ def quest(
     unused = [name for name in foreign if name.endswith("inv_freq")]
     ours = ("normalizer.shift", "normalizer.scale")
     return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
-
-
-def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Find the levels, given or by the size of the codebook."""
-    if settings.get("fsq_level") is not None:
-        return setting(settings, "fsq_level", tuple[int, ...])
-    size = setting(settings, "codebook_size", int)
-    checks.one_of("codebook_size", size, LEVELS)
-    return LEVELS[size]
 
 
 def key_map(config: QueSTConfig) -> checkpoint.KeyMap:

@@ -219,17 +219,13 @@ class FeatureCache:
             take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
         }
-        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
-        return FeatureReader(frozen, frames, places)
-
-    def _check_room(self, size: int) -> None:
-        """Refuse a disk that is too small now, not when hours have passed."""
-        folder = self.folder.absolute()
+        size, folder = sum(kept.size for kept in places.values() if not kept.whole()), self.folder.absolute()
         free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
         if size > free:
             half = "; feature_cache_dtype=float16 halves them" if self.dtype == "float32" else ""
             what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
-            raise OSError(errno.ENOSPC, what)
+            raise OSError(errno.ENOSPC, what)  # now, not when hours have passed
+        return FeatureReader(frozen, frames, places)
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
