@@ -197,7 +197,6 @@ class LevelsConfig(TrainedConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Codes to choose from."""
         return math.prod(self.levels)
 
 

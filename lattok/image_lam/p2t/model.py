@@ -128,7 +128,6 @@ def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
 
 
 def new_blocks(kind: type[PreNormBlock] | type[SpaceTimeBlock], config: ImageLAMConfig, depth: int) -> nn.ModuleList:
-    """Make `depth` layers of a kind."""
     return nn.ModuleList(kind(config.width, config.heads, config.dropout) for _ in range(depth))
 
 

@@ -73,7 +73,6 @@ class NormedAttention(Attention):
         self.key_norm = nn.LayerNorm(width // heads) if norms else nn.Identity()
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Attend among tokens [b, n, width]."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, is_causal=causal)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
