@@ -182,7 +182,7 @@ class VillaXLAM(PublishedLAM):
         self.register_buffer("decoder_places", torch.zeros(places, width))
         self.decoder_places: Tensor
         self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
-        self.decoder = nn.ModuleList(VillaXDecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder = nn.Sequential(*(VillaXDecoderBlock(config) for _ in range(config.decoder_depth)))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
 
     def of_frame(self, features: Tensor) -> Tensor:
@@ -198,9 +198,7 @@ class VillaXLAM(PublishedLAM):
     def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         latent = self.latent_up(vectors.flatten(1))[:, None]
         x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
-        for block in self.decoder:
-            x = block(x)
-        return self.to_features(self.decoder_norm(x)[:, 1:])
+        return self.to_features(self.decoder_norm(self.decoder(x))[:, 1:])
 
 
 @checkpoint.importer(
