@@ -191,9 +191,8 @@ class StepDecoder(nn.Module):
 
     def __init__(self, config: ActionVQConfig):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(config.dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.action_dim)
-        )
+        first, last = nn.Linear(config.dim, config.hidden), nn.Linear(config.hidden, config.action_dim)
+        self.net = nn.Sequential(first, nn.ReLU(), last)
 
     def forward(self, quantized: Tensor) -> Tensor:
         return self.net(quantized)

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lattok.action_vq import learned
 from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
-from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, setting
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
@@ -109,12 +110,9 @@ class QueST(LevelTokenizer):
         dim, scalars = config.dim, len(config.levels)
         self.embed = nn.Linear(config.action_dim, dim)
         self.convolutions = nn.ModuleList(ConvBlock(config, *sizes) for sizes in config.convolutions)
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim, config.heads, 4 * dim, config.dropout, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(config.encoder_depth)
-        )
+        sizes = dim, config.heads, 4 * dim, config.dropout
+        layers = (nn.TransformerEncoderLayer(*sizes, **LAYER) for _ in range(config.encoder_depth))
+        self.encoder = nn.ModuleList(layers)
         self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
         self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
         self.head = nn.Linear(dim, config.action_dim)
@@ -172,7 +170,7 @@ def quest(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "quest", entry, prefix)
+    settings, foreign = checkpoint.published_settings(config), learned.read_tokenizer(path, "quest", entry, prefix)
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
     shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
     if settings.get("fsq_level") is not None:

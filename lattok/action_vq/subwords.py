@@ -313,11 +313,9 @@ class CoefficientUnigram(CoefficientSubwords):
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         corpus = Corpus.of(numbers, vocab_size - 1, expected)
+        asked, alphabet = round(SPARE * corpus.free), corpus.characters
         trainer = trainers.UnigramTrainer(
-            vocab_size=round(SPARE * corpus.free),
-            show_progress=False,
-            initial_alphabet=corpus.characters,
-            special_tokens=[],
+            vocab_size=asked, show_progress=False, initial_alphabet=alphabet, special_tokens=[]
         )
         found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
         always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]

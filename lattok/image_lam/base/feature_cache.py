@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -230,16 +230,10 @@ class FeatureCache:
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
     """Hash all that decides the features of a frame, to the last bit."""
-    facts = {
-        "name": frozen.name,
-        "revision": frozen.revision,
-        "weights": frozen.weights_hash(),
-        "image_size": frozen.image_size,
-        "interpolation": frozen.interpolation,
-        "scaling": [frozen.mean.tolist(), frozen.std.tolist()],
-        "dtype": dtype,
-        "computed": [frozen.mean.device.type, torch.__version__],
-    }
+    facts: dict[str, Any] = {"name": frozen.name, "revision": frozen.revision, "weights": frozen.weights_hash()}
+    facts |= {"image_size": frozen.image_size, "interpolation": frozen.interpolation}
+    facts |= {"scaling": [frozen.mean.tolist(), frozen.std.tolist()], "dtype": dtype}
+    facts |= {"computed": [frozen.mean.device.type, torch.__version__]}
     facts |= {"class_token": True} if frozen.class_token else {}
     if frozen.network is None:  # pixels are cut in as many ways as there are models of pixels
         facts["patches"] = [type(frozen).__name__, frozen.patch]

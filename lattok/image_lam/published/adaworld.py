@@ -178,10 +178,8 @@ def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
     names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), Tensor.flatten)}
     names |= {f"mean_of.{x}": Join((f"fc.{x}",), lambda both: both.chunk(2)[0]) for x in ("weight", "bias")}
     layers = {"out": "encoder.out", "patch_up": "patch_up", "latent_up": "action_up", "to_features": "decoder.out"}
-    for part, embed, depth in (
-        ("encoder", "embed", config.encoder_depth),
-        ("decoder", "decoder_embed", config.decoder_depth),
-    ):
+    parts = (("encoder", "embed", config.encoder_depth), ("decoder", "decoder_embed", config.decoder_depth))
+    for part, embed, depth in parts:
         layers |= {f"{embed}.{i}": f"{part}.ffn.{i}" for i in range(3)}
         for i in range(depth):
             ours, theirs = f"{part}.{i}", f"{part}.transformer_blocks.{i}"
