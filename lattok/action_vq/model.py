@@ -154,8 +154,7 @@ class Spectrum(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         if not len(actions):  # some builds of the transform refuse empty batches
             return actions.new_zeros(0, actions.shape[1], 2 * actions.shape[2])
-        half = actions.dtype in (torch.float16, torch.bfloat16)
-        spectrum = torch.fft.fft(actions.float() if half else actions, dim=1)
+        spectrum = torch.fft.fft(upcast(actions), dim=1)
         return torch.cat([spectrum.real, spectrum.imag], dim=-1).to(actions.dtype)
 
 
