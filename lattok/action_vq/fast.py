@@ -123,7 +123,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return nullcontext()
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
-        """Learn a vocabulary."""
         numbers, expected = self._coefficients(self._prepare(*batch)[0]), self.config.scale * self.horizon**0.5
         text, low, high = self.subwords_class.train(numbers, self.config.vocab_size, expected)
         size = self.subwords_class(text, low, high).vocab_size
@@ -191,7 +190,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
     def _adopt(self, text: str) -> None:
-        """Use the tokenizer of a tokenizer.json."""
         found = self.subwords_class(text, self.config.min_token, self.config.max_token)
         if found.vocab_size != self.config.vocab_size:
             hint = "Pass vocab_size if its training stopped early; otherwise these files do not belong together."

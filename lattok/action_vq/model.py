@@ -361,7 +361,6 @@ def p2t_action_vq(
 
 
 def key_map(config: ActionVQConfig) -> checkpoint.KeyMap:
-    """Map our tensors to the published names."""
     names = {"encoder.project": "encoder.in_proj", **{f"decoder.net.{i}": f"decoder.net.{i}" for i in (0, 2)}}
     names |= {f"encoder.convs.{i}": f"encoder.conv{i + 1}" for i in range(len(config.dilations))}
     book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}

@@ -203,7 +203,6 @@ def quest(
 
 
 def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
-    """Map our tensors to the published names."""
     with torch.device("meta"):
         names = list(QueST(config).saved_tensors())
     layers = {"embed": "action_proj", "to_latents": "vq.project_in", "from_quantized": "vq.project_out"}

@@ -244,7 +244,6 @@ class HFBackbone(nn.Module):
                 checks.fail("texts", f"text without {token!r}, which stands for an image", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:
-        """Return one user turn with the images first."""
         image, template = self.family.image, getattr(self.processor, "chat_template", None)
         if not template:
             if self.family.chat:

@@ -267,7 +267,6 @@ class TokenPositions(NamedTuple):
 
     @classmethod
     def of(cls, out: BackboneOut) -> "TokenPositions":
-        """Find the positions in what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
         rows = torch.arange(batch, device=places.device)[:, None] * length

@@ -189,7 +189,6 @@ def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -
 
 
 def key_map(config: MotoLAMConfig) -> KeyMap:
-    """Map our tensors to the published names."""
     former = "m_former.embeddings."
     tensors: dict[str, str | Join] = {
         "encoder.queries": squeezed(f"{former}latent_motion_token"),

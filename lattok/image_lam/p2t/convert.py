@@ -96,7 +96,6 @@ def univla_lam(
 
 
 def key_map(config: ImageLAMConfig) -> KeyMap:
-    """Map our tensors to the published names."""
     both = config.streams == "control+env"
     queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
     tensors: dict[str, str | Join] = {}

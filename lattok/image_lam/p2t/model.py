@@ -122,7 +122,6 @@ def add_sines(x: Tensor, table: Tensor) -> Tensor:
 
 
 def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
-    """Draw what the queries start as, [count, width]."""
     uniform = config.encoder.query_start == "uniform"
     return nn.Parameter(2 * torch.rand(count, width) - 1 if uniform else torch.randn(count, width) * 0.02)
 

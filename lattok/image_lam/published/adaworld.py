@@ -159,7 +159,6 @@ def adaworld_lam(
 
 
 def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     size, depth = partial(axis_of, foreign), partial(numbered, foreign)
     width = size("fc.weight", 1, 1024)
     return AdaWorldConfig(
@@ -174,7 +173,6 @@ def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConf
 
 
 def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
-    """Map our tensors to the published names."""
     names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), Tensor.flatten)}
     names |= {f"mean_of.{x}": Join((f"fc.{x}",), lambda both: both.chunk(2)[0]) for x in ("weight", "bias")}
     layers = {"out": "encoder.out", "patch_up": "patch_up", "latent_up": "action_up", "to_features": "decoder.out"}

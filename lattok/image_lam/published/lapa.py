@@ -288,7 +288,6 @@ def lapa_laq(
 
 
 def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     sizes = laq_sizes(foreign, tokens)
     width, inputs = (axis_of(foreign, "to_patch_emb_first_frame.2.weight", i, (1024, 3072)[i]) for i in range(2))
     patch = isqrt(inputs // 3)

@@ -124,7 +124,6 @@ def lary_laq(
 def lary_config(
     foreign: Mapping[str, Tensor], features: str | None = None, tokens: int = TOKENS, **facts: Any
 ) -> LaryConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     held = [name for name in foreign if name.startswith(BACKBONE)]
     version = 2 if held and not any("register_tokens" in name for name in held) else 3
     width = axis_of(foreign, "vq.project_in.weight", 1, 1024)

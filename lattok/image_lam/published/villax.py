@@ -258,7 +258,6 @@ def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **
 
 
 def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
-    """Map our tensors to the published names."""
     names: dict[str, str | Join] = {"codebook": "vq.embedding.weight", "pool.queries": "encoder.map_block.latents"}
     names |= {"norm.gain": "encoder.norm.g", "decoder_norm.gain": "decoder.norm.g"}
     names |= {"places": squeezed("encoder.pe_spatial"), "decoder_places": squeezed("decoder.pe")}
