@@ -221,8 +221,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def _decode_any(self, codes: Tensor) -> Repair:
         numbers, missing, notes = self._repair(codes)
-        chunks = self._inverse_dct @ self._per_dimension(numbers)
-        return Repair(self.normalizer.inverse_of_host(chunks), missing, notes)
+        return Repair(self.normalizer.inverse_of_host(self._decode(numbers).numpy()), missing, notes)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
