@@ -151,10 +151,12 @@ class PlainViT:
         bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
         weight = rearrange(weight / 255, "w c y x -> w (y x c)")
         self.embed = Affine(weight.float(), bias.float(), dtype)
-        prefix, places = (net.cls_token, net.reg_token), net.pos_embed[0].detach()  # of the patches, [tokens, width]
-        self.prefix = torch.cat([places[:0], *(token[0].detach() for token in prefix if token is not None)])
-        count = 0 if net.no_embed_class else len(self.prefix)
-        self.prefix, self.places = (self.prefix + places[:count] if count else self.prefix), places[count:]
+        places = net.pos_embed[0].detach()  # tokens width
+        tokens = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
+        prefix = torch.cat([places[:0], *tokens])
+        if not net.no_embed_class:  # positions of these tokens are the first ones
+            prefix, places = prefix + places[: len(prefix)], places[len(prefix) :]
+        self.prefix, self.places = prefix, places
         self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
         self.blocks = [_layer(block, dtype) for block in net.blocks]
         self.last = net.norm

@@ -233,8 +233,9 @@ def compare(
     flat = size.flatten(0, 1)
     at = flat.argmax(0).tolist() if len(flat) else [0] * len(names)
     steps = max(1, gap.shape[1])
-    off = [flat[valid.flatten(0, 1)[:, i], i] for i in range(len(names))]  # torch.quantile refuses large inputs
-    p99 = [e.kthvalue(max(1, round(0.99 * len(e))))[0] if len(e) else e.new_tensor(torch.nan) for e in off]
+    known = [flat[valid.flatten(0, 1)[:, i], i] for i in range(len(names))]
+    # torch.quantile refuses large inputs
+    p99 = [x.kthvalue(max(1, round(0.99 * len(x))))[0] if len(x) else x.new_tensor(torch.nan) for x in known]
     return ErrorReport(
         names=tuple(names),
         mse=gap.square().sum((0, 1)) / count,
