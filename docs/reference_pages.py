@@ -115,8 +115,9 @@ def exported(name: str) -> list[str]:
     again = re.findall(r"^from [\w.]+ import (\w+) as \1$", source, re.MULTILINE)
     tree, named = ast.parse(source), None
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
-            named = ast.literal_eval(node.value)
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(node, ast.Assign | ast.AugAssign) and isinstance(target, ast.Name) and target.id == "__all__":
+            named = [*(named or []), *ast.literal_eval(node.value)]
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     own = [key for key in defined if key[0] != "_"]
     return list(dict.fromkeys([*(again if named is None else named), *own])) if again or named is not None else []

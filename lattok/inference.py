@@ -78,12 +78,9 @@ class FastImageLAM(VideoLabeller):
         if compile:  # for blocks of any length, so that labels do not depend on which came first
             self._encoder = VideoEncoder(*(torch.compile(part, dynamic=True) for part in self._encoder))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave the encoder behind: workers make their own."""
-        return {"lam": self._lam, "precision": self._precision, "compile": self._compile}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        return FastImageLAM, (self._lam, self._precision, self._compile)
 
     def to(self, device: str) -> "FastImageLAM":
         """Return the same on another device, for workers."""
@@ -147,9 +144,19 @@ class PlainViT:
 
     def __init__(self, features: FrozenFeatures, dtype: torch.dtype):
         net: Any = features.network
-        self.patch = features.patch
-        self.embed = _embedding(net.patch_embed.proj, features, dtype)
-        self.prefix, self.places = _tokens(net)
+        self.patch, conv = features.patch, net.patch_embed.proj
+        # the convolution over patches as a matrix for pixels 0..255 in the order (y, x, colour)
+        weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
+        weight = weight / std[:, None, None]  # width colour y x
+        bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
+        weight = rearrange(weight / 255, "w c y x -> w (y x c)")
+        self.embed = Affine(weight.float(), bias.float(), dtype)
+        places = net.pos_embed[0].detach()  # tokens width
+        tokens = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
+        prefix = torch.cat([places[:0], *tokens])
+        if not net.no_embed_class:  # positions of these tokens are the first ones
+            prefix, places = prefix + places[: len(prefix)], places[len(prefix) :]
+        self.prefix, self.places = prefix, places
         self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
         self.blocks = [_layer(block, dtype) for block in net.blocks]
         self.last = net.norm
@@ -203,25 +210,6 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
 
 def _scale(layer_scale: Any) -> Tensor | None:
     return None if isinstance(layer_scale, nn.Identity) else layer_scale.gamma
-
-
-def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) -> Affine:
-    """Turn the convolution over patches into a matrix for pixels 0..255 in the order (y, x, colour)."""
-    weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
-    weight = weight / std[:, None, None]  # width colour y x
-    bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
-    weight = rearrange(weight / 255, "w c y x -> w (y x c)")
-    return Affine(weight.float(), bias.float(), dtype)
-
-
-def _tokens(net: Any) -> tuple[Tensor, Tensor]:
-    """Return prefix tokens with their positions, and the positions of the patches, each [tokens, width]."""
-    prefix = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
-    places = net.pos_embed[0].detach()
-    before = torch.cat(prefix) if prefix else places[:0]
-    if net.no_embed_class or not len(before):
-        return before, places
-    return before + places[: len(before)], places[len(before) :]
 
 
 def _packed(model: TrainedTokenizer) -> TrainedTokenizer:

@@ -196,9 +196,8 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             known = ", ".join(names) or "it has one normaliser for all, and needs no choice"
             hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)." if names else ""
             checks.fail("dataset", f"one that this tokenizer knows ({known})", repr(name), hint)
-        chosen = copy.deepcopy(
-            self, {id(part): part for part in (*self.children(), *self.parameters(), *self.buffers())}
-        )
+        shared = (*self.children(), *self.parameters(), *self.buffers())
+        chosen = copy.deepcopy(self, {id(part): part for part in shared})
         chosen.config = replace(self.config, normalizers=(name,))
         chosen.normalizers = nn.ModuleList([self.normalizers[names.index(name)]])
         chosen.choose_normalizer()

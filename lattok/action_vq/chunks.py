@@ -221,12 +221,7 @@ class ErrorReport:
 
 
 def compare(
-    actions: Tensor,
-    decoded: Tensor,
-    valid: Tensor,
-    names: Sequence[str],
-    relative: Sequence[int] = (),
-    clipped: float = 0,
+    actions: Tensor, decoded: Tensor, valid: Tensor, names: Sequence[str], relative: Sequence[int], clipped: float = 0
 ) -> ErrorReport:
     """Compare actions and decoded [N, H, m] where `valid` [N, H, m] holds; `relative` dimensions are increments."""
     gap = (decoded.double() - actions.double()).masked_fill(~valid, 0.0)
@@ -238,20 +233,16 @@ def compare(
     flat = size.flatten(0, 1)
     at = flat.argmax(0).tolist() if len(flat) else [0] * len(names)
     steps = max(1, gap.shape[1])
+    known = [flat[valid.flatten(0, 1)[:, i], i] for i in range(len(names))]
+    # torch.quantile refuses large inputs
+    p99 = [x.kthvalue(max(1, round(0.99 * len(x))))[0] if len(x) else x.new_tensor(torch.nan) for x in known]
     return ErrorReport(
         names=tuple(names),
         mse=gap.square().sum((0, 1)) / count,
         l1=size.sum((0, 1)) / count,
-        p99=torch.stack([_quantile(flat[valid.flatten(0, 1)[:, i], i], 0.99) for i in range(len(names))]),
+        p99=torch.stack(p99),
         worst=torch.where(count > 0, flat.amax(0), torch.nan) if len(flat) else torch.full_like(count, torch.nan),
         worst_at=tuple(divmod(index, steps) for index in at),
         drift=drift,
         clipped=clipped,
     )
-
-
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """Compute quantiles of values [N]; NaN for none. torch.quantile refuses large inputs."""
-    if not len(values):
-        return values.new_tensor(torch.nan)
-    return values.kthvalue(max(1, round(share * len(values))))[0]

@@ -123,7 +123,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return nullcontext()
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
-        """Learn a vocabulary."""
         numbers, expected = self._coefficients(self._prepare(*batch)[0]), self.config.scale * self.horizon**0.5
         text, low, high = self.subwords_class.train(numbers, self.config.vocab_size, expected)
         size = self.subwords_class(text, low, high).vocab_size
@@ -191,7 +190,6 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
     def _adopt(self, text: str) -> None:
-        """Use the tokenizer of a tokenizer.json."""
         found = self.subwords_class(text, self.config.min_token, self.config.max_token)
         if found.vocab_size != self.config.vocab_size:
             hint = "Pass vocab_size if its training stopped early; otherwise these files do not belong together."
@@ -223,8 +221,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def _decode_any(self, codes: Tensor) -> Repair:
         numbers, missing, notes = self._repair(codes)
-        chunks = self._inverse_dct @ self._per_dimension(numbers)
-        return Repair(self.normalizer.inverse_of_host(chunks), missing, notes)
+        return Repair(self.normalizer.inverse_of_host(self._decode(numbers).numpy()), missing, notes)
 
     def _repair(self, codes: Tensor) -> Repair:
         """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.

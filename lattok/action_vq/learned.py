@@ -44,6 +44,7 @@ from lattok.utils.signals import Interrupted, restate
 
 NEAR = 4  # rows of a codebook that are neighbours of one
 BLOCK = 128  # chunks that go through the networks at a time: more take memory, and on a CPU more time for each
+LAYER: dict[str, Any] = {"activation": "gelu", "batch_first": True, "norm_first": True}  # options of torch's layers
 MOST_SCALARS = 12  # of a code: with three levels each they are more than MOST_CODES
 
 
@@ -197,7 +198,6 @@ class LevelsConfig(TrainedConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Codes to choose from."""
         return math.prod(self.levels)
 
 
@@ -214,12 +214,9 @@ class ActionDecoder(nn.Module):
 
     def __init__(self, config: LevelsConfig, heads: int, places: Tensor):
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(
-                config.dim, heads, 4 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(config.decoder_depth)
-        )
+        sizes = config.dim, heads, 4 * config.dim, config.dropout
+        layers = (nn.TransformerDecoderLayer(*sizes, **LAYER) for _ in range(config.decoder_depth))
+        self.layers = nn.ModuleList(layers)
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("mask", causal_mask(config.horizon) if config.causal_decoder else None, persistent=False)
         self.places: Tensor

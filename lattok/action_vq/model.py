@@ -154,8 +154,7 @@ class Spectrum(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         if not len(actions):  # some builds of the transform refuse empty batches
             return actions.new_zeros(0, actions.shape[1], 2 * actions.shape[2])
-        half = actions.dtype in (torch.float16, torch.bfloat16)
-        spectrum = torch.fft.fft(actions.float() if half else actions, dim=1)
+        spectrum = torch.fft.fft(upcast(actions), dim=1)
         return torch.cat([spectrum.real, spectrum.imag], dim=-1).to(actions.dtype)
 
 
@@ -191,9 +190,8 @@ class StepDecoder(nn.Module):
 
     def __init__(self, config: ActionVQConfig):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(config.dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.action_dim)
-        )
+        first, last = nn.Linear(config.dim, config.hidden), nn.Linear(config.hidden, config.action_dim)
+        self.net = nn.Sequential(first, nn.ReLU(), last)
 
     def forward(self, quantized: Tensor) -> Tensor:
         return self.net(quantized)
@@ -363,7 +361,6 @@ def p2t_action_vq(
 
 
 def key_map(config: ActionVQConfig) -> checkpoint.KeyMap:
-    """Map our tensors to the published names."""
     names = {"encoder.project": "encoder.in_proj", **{f"decoder.net.{i}": f"decoder.net.{i}" for i in (0, 2)}}
     names |= {f"encoder.convs.{i}": f"encoder.conv{i + 1}" for i in range(len(config.dilations))}
     book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}

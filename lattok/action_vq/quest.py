@@ -8,16 +8,15 @@ Published training: 32 steps a chunk, AdamW 1e-4 with weight decay 1e-4, batch 2
 Its encoder is not causal, since norms look at all steps, and never sees the last action; `published` keeps both.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lattok.action_vq import learned
 from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
-from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, setting
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
@@ -111,12 +110,9 @@ class QueST(LevelTokenizer):
         dim, scalars = config.dim, len(config.levels)
         self.embed = nn.Linear(config.action_dim, dim)
         self.convolutions = nn.ModuleList(ConvBlock(config, *sizes) for sizes in config.convolutions)
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim, config.heads, 4 * dim, config.dropout, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(config.encoder_depth)
-        )
+        sizes = dim, config.heads, 4 * dim, config.dropout
+        layers = (nn.TransformerEncoderLayer(*sizes, **LAYER) for _ in range(config.encoder_depth))
+        self.encoder = nn.ModuleList(layers)
         self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
         self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
         self.head = nn.Linear(dim, config.action_dim)
@@ -174,16 +170,22 @@ def quest(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "quest", entry, prefix)
+    settings, foreign = checkpoint.published_settings(config), learned.read_tokenizer(path, "quest", entry, prefix)
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
     shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
+    if settings.get("fsq_level") is not None:
+        levels = setting(settings, "fsq_level", tuple[int, ...])
+    else:  # by the size of the codebook
+        size = setting(settings, "codebook_size", int)
+        checks.one_of("codebook_size", size, LEVELS)
+        levels = LEVELS[size]
     made = QueSTConfig(
         action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
         horizon=setting(settings, "skill_block_size", int),
         normalize="identity",
         action_names=tuple(action_names),
         action_kind=action_kind,
-        levels=_levels(settings),
+        levels=levels,
         dim=checkpoint.axis_of(foreign, "action_proj.weight", 0, 256),
         heads=setting(settings, "encoder_heads", int),
         decoder_heads=setting(settings, "decoder_heads", int),
@@ -200,17 +202,7 @@ def quest(
     return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
 
 
-def _levels(settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Find the levels, given or by the size of the codebook."""
-    if settings.get("fsq_level") is not None:
-        return setting(settings, "fsq_level", tuple[int, ...])
-    size = setting(settings, "codebook_size", int)
-    checks.one_of("codebook_size", size, LEVELS)
-    return LEVELS[size]
-
-
 def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
-    """Map our tensors to the published names."""
     with torch.device("meta"):
         names = list(QueST(config).saved_tensors())
     layers = {"embed": "action_proj", "to_latents": "vq.project_in", "from_quantized": "vq.project_out"}

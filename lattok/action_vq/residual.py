@@ -73,7 +73,6 @@ class Limits(nn.Module):
         self.high.copy_(torch.where(at_high, high, torch.inf))
 
     def forward(self, actions: Tensor) -> Tensor:
-        """Cut actions [..., m] off at the limits."""
         return actions.clamp(self.low, self.high)
 
     def beyond(self, actions: Tensor, valid: Tensor) -> float:

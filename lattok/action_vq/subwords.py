@@ -69,7 +69,10 @@ class CoefficientSubwords(ABC):
             checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "one that cannot", self.needs)
         first, last = int(points[0]), int(points[-1])
         self.bytes_per_number = len(chr(last).encode())  # the most bytes, and so tokens, that one number can take
-        self._nearest = None if len(points) == last - first + 1 else _nearest(points)
+        self._nearest: np.ndarray | None = None  # the character that is written for each; the lower of two
+        if len(points) < last - first + 1:
+            middles = (points[:-1] + points[1:]) / 2
+            self._nearest = points[np.searchsorted(middles, np.arange(LAST_CHARACTER + 1))].astype(UNSIGNED)
         # Arrays, because numpy takes a microsecond to make one of each Python number.
         self._shift = np.array(min_token, dtype=np.int32)
         self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
@@ -313,11 +316,9 @@ class CoefficientUnigram(CoefficientSubwords):
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         corpus = Corpus.of(numbers, vocab_size - 1, expected)
+        asked, alphabet = round(SPARE * corpus.free), corpus.characters
         trainer = trainers.UnigramTrainer(
-            vocab_size=round(SPARE * corpus.free),
-            show_progress=False,
-            initial_alphabet=corpus.characters,
-            special_tokens=[],
+            vocab_size=asked, show_progress=False, initial_alphabet=alphabet, special_tokens=[]
         )
         found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
         always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]
@@ -372,9 +373,3 @@ def trim(codes: np.ndarray) -> np.ndarray:
         return codes[codes >= 0][None]
     used = np.flatnonzero((codes >= 0).any(0))
     return codes[:, : used[-1] + 1 if len(used) else 0]
-
-
-def _nearest(points: np.ndarray) -> np.ndarray:
-    """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
-    middles = (points[:-1] + points[1:]) / 2
-    return points[np.searchsorted(middles, np.arange(LAST_CHARACTER + 1))].astype(UNSIGNED)

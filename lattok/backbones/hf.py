@@ -94,14 +94,10 @@ class HFBackbone(nn.Module):
         inputs = self._with_placeholders(tensors, queries.shape[1])
         with self._as_embeddings(queries):
             hidden = self.model.model(**inputs, output_hidden_states=wanted, use_cache=False).hidden_states
-        ids = inputs["input_ids"]
-        return BackboneOut(
-            hidden={layer: hidden[layer] for layer in wanted},
-            queries=slice(ids.shape[1] - queries.shape[1], ids.shape[1]),
-            valid=inputs["attention_mask"].bool(),
-            image=None if self.family.image is None else ids == self.model.config.image_token_id,
-            image_counts=counts,
-        )
+        ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
+        image = None if self.family.image is None else ids == self.model.config.image_token_id
+        placed = slice(ids.shape[1] - queries.shape[1], ids.shape[1])
+        return BackboneOut({layer: hidden[layer] for layer in wanted}, placed, valid, image, counts)
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of states [..., D] of the last layer, capped as Gemma 2 has learned them."""
@@ -244,7 +240,6 @@ class HFBackbone(nn.Module):
                 checks.fail("texts", f"text without {token!r}, which stands for an image", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:
-        """Return one user turn with the images first."""
         image, template = self.family.image, getattr(self.processor, "chat_template", None)
         if not template:
             if self.family.chat:

@@ -123,7 +123,6 @@ class BackboneModel(HubModel, ABC):
 
     @property
     def base_model(self) -> str | None:
-        """Hub id of the base model, where it has one."""
         name = self.config.backbone.name
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 

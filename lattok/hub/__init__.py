@@ -1,17 +1,7 @@
 """Artefacts in folders and on the Hub: strict saving and loading, model cards, one door to huggingface_hub."""
 
-from lattok.hub.model import CARD as CARD
-from lattok.hub.model import CONFIG as CONFIG
-from lattok.hub.model import EVALUATION as EVALUATION
-from lattok.hub.model import FAMILIES as FAMILIES
-from lattok.hub.model import OWN as OWN
-from lattok.hub.model import PARTS as PARTS
-from lattok.hub.model import TRAINING as TRAINING
-from lattok.hub.model import WEIGHTS as WEIGHTS
-from lattok.hub.model import HubModel as HubModel
-from lattok.hub.model import Place as Place
-from lattok.hub.model import config_of as config_of
-from lattok.hub.model import family_of as family_of
-from lattok.hub.model import parse_config as parse_config
-from lattok.hub.model import read_config as read_config
-from lattok.hub.model import resolve as resolve
+from lattok.hub.model import FAMILIES, OWN, PARTS, WEIGHTS, HubModel, Place, config_of, family_of, resolve
+from lattok.hub.records import CARD, CONFIG, EVALUATION, TRAINING, parse_config, read_config
+
+__all__ = ["CARD", "CONFIG", "EVALUATION", "FAMILIES", "OWN", "PARTS", "TRAINING", "WEIGHTS", "HubModel", "Place"]
+__all__ += ["config_of", "family_of", "parse_config", "read_config", "resolve"]

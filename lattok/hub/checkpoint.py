@@ -221,7 +221,18 @@ def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence
     if not isinstance(content, Mapping):
         checks.fail(str(path), "a dictionary of tensors", _contents(content))
     within = {name: content[name] for name in parts if isinstance(content.get(name), Mapping)}
-    return _check_claimed(_flatten(within or content, str(path)), path)
+    try:
+        pairs = list(_tensors(within or content, (), str(path)))
+    except RecursionError:
+        checks.fail(str(path), "dictionaries of tensors", "a container that holds itself")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        checks.fail(str(path), "every name once", f"{', '.join(twice)} more than once")
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in pairs}
+    if sum(sizes.values()) > MAX_CLAIMED * path.stat().st_size:  # sizes are believed from here on
+        name = max(sizes, key=sizes.__getitem__)
+        got = f"{name} of shape {list(dict(pairs)[name].shape)} in {path.stat().st_size:,} bytes"
+        checks.fail(str(path), "every number of its tensors", got)
+    return dict(pairs)
 
 
 def read_settings(path: FilePath, entry: str) -> dict[str, Any]:
@@ -248,27 +259,6 @@ def published_settings(given: Settings) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
     return found
-
-
-def _check_claimed(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Refuse tensors that claim far more numbers than the file holds: sizes are believed from here on."""
-    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-    if sum(sizes.values()) > MAX_CLAIMED * path.stat().st_size:
-        name = max(sizes, key=sizes.__getitem__)
-        got = f"{name} of shape {list(tensors[name].shape)} in {path.stat().st_size:,} bytes"
-        checks.fail(str(path), "every number of its tensors", got)
-    return tensors
-
-
-def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    try:
-        pairs = list(_tensors(content, (), path))
-    except RecursionError:
-        checks.fail(path, "dictionaries of tensors", "a container that holds itself")
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        checks.fail(path, "every name once", f"{', '.join(twice)} more than once")
-    return dict(pairs)
 
 
 def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:

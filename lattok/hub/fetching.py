@@ -35,8 +35,6 @@ BLOB = re.compile(rf"{DIGEST.pattern}(\.[0-9a-f]+)?(\.incomplete)?")
 
 
 class RemoteFile(NamedTuple):
-    """A file as the Hub has it."""
-
     size: int
     digest: str  # of its content
 

@@ -25,7 +25,7 @@ from typing_extensions import Self, Unpack
 
 from lattok.hub import client, records, weights
 from lattok.hub.client import LoadOptions, PushOptions
-from lattok.hub.records import CONFIG, PICTURE, EvaluationRecord, TrainingRecord, parse_config, read_config, read_record
+from lattok.hub.records import CARD, CONFIG, EVALUATION, PICTURE, TRAINING, parse_config, read_config
 from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, plan_module, read_sizes, read_tensors
 from lattok.utils import checks, devices, files
 from lattok.utils.options import identity
@@ -33,8 +33,7 @@ from lattok.utils.registry import Registry
 from lattok.utils.untrusted import safe_path, walk
 from lattok.version import __version__
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
-EVALUATION, TRAINING = "evaluation.json", "training.json"
+WEIGHTS = "model.safetensors"
 OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, PICTURE)  # files that saving writes
 PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbone
 ALL = [*OWN, f"{PARTS}/*"]
@@ -264,8 +263,8 @@ class HubModel(nn.Module):
         plan_module(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
         model = cls.build(config, **parts)
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
-        model.evaluation = read_record(folder / EVALUATION, EvaluationRecord)
-        model.trained_on = read_record(folder / TRAINING, TrainingRecord)
+        model.evaluation = records.read_record(folder / EVALUATION, records.EvaluationRecord)
+        model.trained_on = records.read_record(folder / TRAINING, records.TrainingRecord)
         model.picture = records.read_picture(folder / PICTURE)
         model.license, model.own_card = records.license_of(folder / CARD), records.written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision

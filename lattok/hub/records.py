@@ -31,7 +31,8 @@ from lattok.utils.options import check_knows_data, required
 from lattok.utils.untrusted import Rule, safe_path, typed
 from lattok.version import INSTALL, __version__
 
-CONFIG, PICTURE = "config.json", "evaluation.svg"
+CONFIG, CARD, TRAINING = "config.json", "README.md", "training.json"
+EVALUATION, PICTURE = "evaluation.json", "evaluation.svg"
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."

@@ -81,13 +81,9 @@ def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
     columns = [torch.bincount(column, minlength=size) for column in codes.T]
     rows = torch.unique(codes, dim=0, return_counts=True)[1]
     ceiling = min(codes.shape[1] * math.log2(size), math.log2(max(len(codes), 1)))
-    return CodeStatistics(
-        used=[int((column > 0).sum()) for column in columns],
-        perplexity=[2 ** entropy(column) if column.sum() else 0.0 for column in columns],
-        joint_entropy=entropy(rows),
-        joint_ceiling=ceiling,
-        combinations=len(rows),
-    )
+    used = [int((column > 0).sum()) for column in columns]
+    perplexity = [2 ** entropy(column) if column.sum() else 0.0 for column in columns]
+    return CodeStatistics(used, perplexity, entropy(rows), ceiling, combinations=len(rows))
 
 
 def _processes() -> int:

@@ -171,28 +171,13 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
         fail(name, expected, listed(unknown), " ".join(hints))
 
 
-ELSEWHERE = {  # what others call it
-    "epochs": "steps",
-    "output_dir": "out",
-    "repo_id": "dataset",
-    "gradient_accumulation_steps": "accumulate",
-    "mixed_precision": "precision",
-    "max_grad_norm": "clip_norm",
-    "chunk_size": "horizon",
-    "lr_scheduler": "schedule",
-    "lam": "image_lam",
-    "policy": "vla",
-    "torch_dtype": "dtype",
-    "map_location": "device",
-    "device_map": "device",
-    "use_auth_token": "token",
-    "local_dir": "cache_dir",
-    "train_backbone": "backbone_train",
-    "lora_rank": "backbone_lora_rank",
-    "lora_alpha": "backbone_lora_alpha",
-    "patch_size": "backbone_patch_size",
-    "heads": "backbone_heads",
-}
+# what others call it
+ELSEWHERE = {"epochs": "steps", "output_dir": "out", "repo_id": "dataset", "chunk_size": "horizon"}
+ELSEWHERE |= {"gradient_accumulation_steps": "accumulate", "mixed_precision": "precision", "max_grad_norm": "clip_norm"}
+ELSEWHERE |= {"lr_scheduler": "schedule", "lam": "image_lam", "policy": "vla", "local_dir": "cache_dir"}
+ELSEWHERE |= {"torch_dtype": "dtype", "map_location": "device", "device_map": "device", "use_auth_token": "token"}
+ELSEWHERE |= {"train_backbone": "backbone_train", "lora_rank": "backbone_lora_rank"}
+ELSEWHERE |= {"lora_alpha": "backbone_lora_alpha", "patch_size": "backbone_patch_size", "heads": "backbone_heads"}
 
 
 def did_you_mean(word: Any, known: Iterable[Any]) -> str:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -198,12 +198,7 @@ class Output:
     # replace own
 
     def check_own(
-        self,
-        readers: Mapping[str, Callable[[Path], Any]],
-        about: Any,
-        what: str,
-        other: str = "",
-        overwrite: bool = False,
+        self, readers: dict[str, Callable[[Path], Any]], about: Any, what: str, other: str = "", overwrite: bool = False
     ) -> None:
         """Require that what lies there under the names of `readers` is a `what` of lattok's, and about the same.
 

@@ -48,7 +48,6 @@ class TokenSpec:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "TokenSpec":
-        """Describe a tokenizer."""
         known, sizes = tokenizer.describe(), (tokenizer.tokens_per_chunk, tokenizer.vocab_size)
         kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
         return cls(known["type"], *sizes, *kinds, known["config_sha256"], known["weights_sha256"])

@@ -153,9 +153,9 @@ class ActionHead(nn.Module):
         batch = next(iter(states.values())).placeholders.shape[0]
         return self.predict(self.queries.expand(batch, -1, -1), states, proprio)
 
-    def predict(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
-        """Let steps [B, H, d] look at the states, and at those of them that are `valid`; return numbers [B, H, m]."""
-        return self.out(self.norm(self.run_blocks(x, states, proprio, valid)[-1]))
+    def predict(self, x: Tensor, states: States, proprio: Tensor | None) -> Tensor:
+        """Let steps [B, H, d] look at the states and at each other; return numbers [B, H, m]."""
+        return self.out(self.norm(self.run_blocks(x, states, proprio)[-1]))
 
     def run_blocks(
         self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None, causal: bool = False
@@ -267,7 +267,6 @@ class TokenPositions(NamedTuple):
 
     @classmethod
     def of(cls, out: BackboneOut) -> "TokenPositions":
-        """Find the positions in what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
         rows = torch.arange(batch, device=places.device)[:, None] * length

@@ -158,9 +158,8 @@ class ActionQueues:
     """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out."""
 
     def __init__(self, horizon: int, n_action_steps: int | None = None):
-        self.horizon = self._steps = horizon
-        if n_action_steps is not None:
-            self.n_action_steps = n_action_steps
+        self.horizon = horizon
+        self.n_action_steps = horizon if n_action_steps is None else n_action_steps
         self._planned: dict[int, deque[Tensor]] = {}
 
     @property

@@ -152,7 +152,6 @@ class TrainedPairConfig:
 
     @property
     def codebook_size(self) -> int:
-        """Return how many codes there are to choose from."""
         return self.codebook.size
 
     @property

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -219,31 +219,21 @@ class FeatureCache:
             take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
             for take, length in lengths.items()
         }
-        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
-        return FeatureReader(frozen, frames, places)
-
-    def _check_room(self, size: int) -> None:
-        """Refuse a disk that is too small now, not when hours have passed."""
-        folder = self.folder.absolute()
+        size, folder = sum(kept.size for kept in places.values() if not kept.whole()), self.folder.absolute()
         free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
         if size > free:
             half = "; feature_cache_dtype=float16 halves them" if self.dtype == "float32" else ""
             what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
-            raise OSError(errno.ENOSPC, what)
+            raise OSError(errno.ENOSPC, what)  # now, not when hours have passed
+        return FeatureReader(frozen, frames, places)
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
     """Hash all that decides the features of a frame, to the last bit."""
-    facts = {
-        "name": frozen.name,
-        "revision": frozen.revision,
-        "weights": frozen.weights_hash(),
-        "image_size": frozen.image_size,
-        "interpolation": frozen.interpolation,
-        "scaling": [frozen.mean.tolist(), frozen.std.tolist()],
-        "dtype": dtype,
-        "computed": [frozen.mean.device.type, torch.__version__],
-    }
+    facts: dict[str, Any] = {"name": frozen.name, "revision": frozen.revision, "weights": frozen.weights_hash()}
+    facts |= {"image_size": frozen.image_size, "interpolation": frozen.interpolation}
+    facts |= {"scaling": [frozen.mean.tolist(), frozen.std.tolist()], "dtype": dtype}
+    facts |= {"computed": [frozen.mean.device.type, torch.__version__]}
     facts |= {"class_token": True} if frozen.class_token else {}
     if frozen.network is None:  # pixels are cut in as many ways as there are models of pixels
         facts["patches"] = [type(frozen).__name__, frozen.patch]

@@ -52,7 +52,6 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         return config, parts if cls.holds_features(config) else {**parts, "features": cls.frozen_features(config)}
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out frozen features that the config names."""
         held = self.holds_features(self.config)
         return {name: x for name, x in super().saved_tensors().items() if held or not name.startswith("features.")}
 
@@ -78,11 +77,9 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         return ["", "import numpy as np", "", video, line]
 
     def after_load(self) -> None:
-        """Fetch the named features' weights."""
         self.features.load()
 
     def describe(self) -> dict[str, Any]:
-        """Add the hash of the features' weights."""
         described = super().describe() | {"backend": "torch", "precision": "float32"}
         weights = self.features.weights_hash()
         return described if weights is None else described | {"features_sha256": weights}

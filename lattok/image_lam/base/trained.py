@@ -156,7 +156,6 @@ class TrainedPairModel(PairModel, ABC):
 
     @property
     def base_model(self) -> str | None:
-        """Return the Hub id of its features' network."""
         found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
         return found[1] if found and not Path(found[1]).exists() else None
 
@@ -167,12 +166,10 @@ class TrainedPairModel(PairModel, ABC):
 
     @property
     def numbers_per_frame(self) -> int:
-        """Count those of a layer: all tokens, each as wide as the model."""
         tokens = len(self.cameras) * self.features.count + self.config.tokens * self.streams
         return tokens * self.config.width
 
     def video_encoder(self) -> VideoEncoder:
-        """Return torch's encoder in float32."""
         return torch_encoder(self.frame_features, self.encoder.for_videos())
 
     def fresh(self, config: TrainedPairConfig | None = None) -> Self:

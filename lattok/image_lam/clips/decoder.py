@@ -21,6 +21,7 @@ pretrained one begins as it is. Needs the extra sana.
 
 import math
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -221,19 +222,16 @@ class SanaDecoder(ActionStream):
         def first(module: nn.Module, args: Any, x: Tensor) -> Tensor:
             return x if self.now is None else x + self.now(now)
 
-        def after(layer: nn.Module) -> Any:
-            def hook(module: nn.Module, args: Any, x: Tensor) -> Tensor:
-                nonlocal y
-                x, y = layer(x, y, z_motion)
-                return x
-
-            return hook
+        def after(layer: nn.Module, module: nn.Module, args: Any, x: Tensor) -> Tensor:
+            nonlocal y
+            x, y = layer(x, y, z_motion)
+            return x
 
         sana, blocks = self.transformer, self.transformer.transformer_blocks
         with ExitStack() as hooks:
             hooks.callback(sana.patch_embed.register_forward_hook(first).remove)
             for block, layer in zip(blocks, self.layers, strict=True):
-                hooks.callback(block.register_forward_hook(after(layer)).remove)
+                hooks.callback(block.register_forward_hook(partial(after, layer)).remove)
             level = TICKS * (1 - times) * sana.config.timestep_scale
             grid = rearrange(frame, "b (y x) d -> b d y x", x=self.side)
             found = sana(grid, self.caption(scene), level, return_dict=False)[0]

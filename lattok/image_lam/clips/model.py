@@ -112,15 +112,9 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         noise, times = batch.draws or draw_flow(actions.shape, device=device)
         noise = noise if batch.known is None else noise.masked_fill(~batch.known[:, None], 0.0)
         frame_noise, share = torch.randn_like(later), times[:, None, None]
-        frame, chunk = self.decoder(
-            (1 - share) * frame_noise + share * later,
-            (1 - share) * noise + share * actions,
-            times,
-            scene if self.env else motion,
-            motion,
-            now,
-            valid & (self.config.action_weight > 0),  # through the exchange the frame would hear of them
-        )
+        x, y = (1 - share) * frame_noise + share * later, (1 - share) * noise + share * actions
+        known = valid & (self.config.action_weight > 0)  # the frame would hear of others through the exchange
+        frame, chunk = self.decoder(x, y, times, scene if self.env else motion, motion, now, known)
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
         terms = {"frame": missed.square().mean()}

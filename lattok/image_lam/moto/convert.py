@@ -27,13 +27,9 @@ SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels
 WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("config.json", "config.yaml")
 MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
 HEAD_WIDTH = 64  # of every published attention
-FIXED: Mapping[str, Any] = {  # settings that are no choice here
-    "hidden_act": "gelu",
-    "qkv_bias": True,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-12,
-}
+# settings that are no choice here
+FIXED: dict[str, Any] = {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": 1e-12}
+FIXED |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # the decoder of features is in no published file
 NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.", "hidden_state_decoder.")
 LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
@@ -193,7 +189,6 @@ def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -
 
 
 def key_map(config: MotoLAMConfig) -> KeyMap:
-    """Map our tensors to the published names."""
     former = "m_former.embeddings."
     tensors: dict[str, str | Join] = {
         "encoder.queries": squeezed(f"{former}latent_motion_token"),

@@ -197,8 +197,8 @@ def _start(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _blocks(width: int, heads: int, hidden: int, depth: int, dropout: float = 0.0) -> nn.ModuleList:
-    return nn.ModuleList(PreNormBlock(width, heads, dropout, hidden, bias=True, eps=EPSILON) for _ in range(depth))
+def _blocks(width: int, heads: int, hidden: int, depth: int, dropout: float = 0.0) -> nn.Sequential:
+    return nn.Sequential(*(PreNormBlock(width, heads, dropout, hidden, bias=True, eps=EPSILON) for _ in range(depth)))
 
 
 class HeldViT(nn.Module):
@@ -221,9 +221,7 @@ class HeldViT(nn.Module):
         size = {"p": self.patch_size, "q": self.patch_size}
         patches = self.patch_up(rearrange(pixels, "n c (y p) (x q) -> n (y x) (c p q)", **size))
         x = torch.cat([self.first.expand(len(pixels), 1, -1), patches], 1) + self.places
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
 
 class SequenceEncoder(nn.Module):
@@ -245,9 +243,7 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
-        x = self.sequence(*self.project(features).unbind(1))
-        for block in self.blocks:
-            x = block(x)
+        x = self.blocks(self.sequence(*self.project(features).unbind(1)))
         return self.norm(x[:, : len(self.queries)])
 
     def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
@@ -311,9 +307,7 @@ class PatchDecoder(nn.Module):
         if self.mask is not None:
             x = torch.cat([x, self.mask.expand_as(x)], 1)
         x = torch.cat([latents, x], 1) if self.pool is None else x + self.pool(latents.flatten(1))[:, None]
-        x = x + self.places
-        for block in self.blocks:
-            x = block(x)
+        x = self.blocks(x + self.places)
         end = len(self.places)
         predicted = self.out(self.norm(x[:, end - patches.shape[1] : end]))
         return patches + predicted if self.predict_change else predicted

@@ -27,9 +27,7 @@ T5 = "t5:google-t5/t5-base"
 
 
 @checkpoint.importer(
-    "p2t-image-lam",
-    sign=r"action_latent$",
-    mind="UniVLA's architecture with an action head, which is left out.",
+    "p2t-image-lam", sign=r"action_latent$", mind="UniVLA's architecture with an action head, which is left out."
 )
 @checkpoint.importer(
     "univla-lam",
@@ -90,9 +88,7 @@ def univla_lam(
         checks.size("features", "channels, as in the file", network.dim, queries.shape[3], hint)
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT, HEAD))]
     kept = ("quantizer.steps", "cluster_size")
-    model = checkpoint.converted(
-        lambda: ImageLAM(config, network), foreign, key_map(config), str(path), unused=unused, kept=kept
-    )
+    model = checkpoint.converted(lambda: ImageLAM(config, network), foreign, key_map(config), str(path), unused, kept)
     for name, buffer in model.named_buffers():
         if name.endswith("quantizer.steps"):
             buffer.fill_(1)  # the codebook has started, training must not restart it
@@ -100,7 +96,6 @@ def univla_lam(
 
 
 def key_map(config: ImageLAMConfig) -> KeyMap:
-    """Map our tensors to the published names."""
     both = config.streams == "control+env"
     queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
     tensors: dict[str, str | Join] = {}

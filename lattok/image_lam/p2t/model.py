@@ -122,13 +122,11 @@ def add_sines(x: Tensor, table: Tensor) -> Tensor:
 
 
 def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
-    """Draw what the queries start as, [count, width]."""
     uniform = config.encoder.query_start == "uniform"
     return nn.Parameter(2 * torch.rand(count, width) - 1 if uniform else torch.randn(count, width) * 0.02)
 
 
 def new_blocks(kind: type[PreNormBlock] | type[SpaceTimeBlock], config: ImageLAMConfig, depth: int) -> nn.ModuleList:
-    """Make `depth` layers of a kind."""
     return nn.ModuleList(kind(config.width, config.heads, config.dropout) for _ in range(depth))
 
 

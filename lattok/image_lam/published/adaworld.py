@@ -109,11 +109,11 @@ class AdaWorldLAM(PublishedLAM):
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
         self.register_buffer("places", sinusoidal_positions(1 + places, width), persistent=False)
         self.places: Tensor
-        self.encoder = nn.ModuleList(RotaryBlock(width, config.heads) for _ in range(config.encoder_depth))
+        self.encoder = nn.Sequential(*(RotaryBlock(width, config.heads) for _ in range(config.encoder_depth)))
         self.out, self.mean_of = nn.Linear(width, width), nn.Linear(width, config.latent_dim)
         self.patch_up, self.latent_up = nn.Linear(inputs, width), nn.Linear(config.latent_dim, width)
         self.decoder_embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
-        self.decoder = nn.ModuleList(PreNormBlock(width, config.heads) for _ in range(config.decoder_depth))
+        self.decoder = nn.Sequential(*(PreNormBlock(width, config.heads) for _ in range(config.decoder_depth)))
         self.to_features = nn.Linear(width, inputs)
 
     @property
@@ -125,16 +125,12 @@ class AdaWorldLAM(PublishedLAM):
         return self.embed(torch.cat([self.prompt.expand(len(features), 1, -1), features], 1)) + self.places
 
     def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        x = torch.stack([now, later], 1)
-        for block in self.encoder:
-            x = block(x)
+        x = self.encoder(torch.stack([now, later], 1))
         return self.mean_of(self.out(x[:, 1, :1]))
 
     def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         x = self.decoder_embed(self.patch_up(features) + self.latent_up(vectors)) + self.places[:-1]
-        for block in self.decoder:
-            x = block(x)
-        return self.to_features(x).sigmoid()
+        return self.to_features(self.decoder(x)).sigmoid()
 
 
 @checkpoint.importer(
@@ -163,7 +159,6 @@ def adaworld_lam(
 
 
 def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     size, depth = partial(axis_of, foreign), partial(numbered, foreign)
     width = size("fc.weight", 1, 1024)
     return AdaWorldConfig(
@@ -178,14 +173,11 @@ def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConf
 
 
 def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
-    """Map our tensors to the published names."""
     names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), Tensor.flatten)}
     names |= {f"mean_of.{x}": Join((f"fc.{x}",), lambda both: both.chunk(2)[0]) for x in ("weight", "bias")}
     layers = {"out": "encoder.out", "patch_up": "patch_up", "latent_up": "action_up", "to_features": "decoder.out"}
-    for part, embed, depth in (
-        ("encoder", "embed", config.encoder_depth),
-        ("decoder", "decoder_embed", config.decoder_depth),
-    ):
+    parts = (("encoder", "embed", config.encoder_depth), ("decoder", "decoder_embed", config.decoder_depth))
+    for part, embed, depth in parts:
         layers |= {f"{embed}.{i}": f"{part}.ffn.{i}" for i in range(3)}
         for i in range(depth):
             ours, theirs = f"{part}.{i}", f"{part}.transformer_blocks.{i}"

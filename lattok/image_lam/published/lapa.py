@@ -194,8 +194,14 @@ class LAQ(PublishedLAM, ABC):
 
     def __init__(self, config: LAQConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
-        self.side = self.features.side
-        _check_positions(config, self.side)
+        self.side = side = self.features.side
+        rows = columns = (side - 1) // 2 + 1  # that the convolutions make
+        if config.tokens in SECOND:
+            (height, width), stride, padding = SECOND[config.tokens]
+            rows, columns = (max(0, (n + 2 * padding - k) // stride + 1) for n, k in ((rows, height), (columns, width)))
+        if rows * columns != config.tokens:
+            expected = f"a size whose {side} x {side} patches become {config.tokens} codes"
+            checks.fail("image_size", expected, f"{config.image_size}, whose become {rows * columns}")
         self.embed: nn.Module = nn.Identity()  # features to tokens
         self.to_features: nn.Module = nn.Identity()
         self.offsets = OffsetBias(config)
@@ -250,17 +256,6 @@ class LapaLAQ(LAQ):
         self.to_features = nn.Linear(width, inputs)
 
 
-def _check_positions(config: LAQConfig, side: int) -> None:
-    """Check that the convolutions make as many positions as there are codes."""
-    rows = columns = (side - 1) // 2 + 1
-    if config.tokens in SECOND:
-        (height, width), stride, padding = SECOND[config.tokens]
-        rows, columns = (max(0, (n + 2 * padding - k) // stride + 1) for n, k in ((rows, height), (columns, width)))
-    if rows * columns != config.tokens:
-        expected = f"a size whose {side} x {side} patches become {config.tokens} codes"
-        checks.fail("image_size", expected, f"{config.image_size}, whose become {rows * columns}")
-
-
 @checkpoint.importer(
     "lapa-laq",
     sign=r"to_patch_emb_first_frame\.\d",
@@ -293,7 +288,6 @@ def lapa_laq(
 
 
 def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     sizes = laq_sizes(foreign, tokens)
     width, inputs = (axis_of(foreign, "to_patch_emb_first_frame.2.weight", i, (1024, 3072)[i]) for i in range(2))
     patch = isqrt(inputs // 3)

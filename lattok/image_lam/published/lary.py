@@ -106,16 +106,9 @@ def lary_laq(
         expected = f'a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: {known}'
         checks.fail("stride", expected, "none", "It was trained on gaps of 1 to 45 frames, drawn for each pair.")
     foreign = read_published(path, "lary-laq", ("module.",))
-    config = lary_config(
-        foreign,
-        features,
-        tokens,
-        features_revision=features_revision,
-        image_size=image_size,
-        interpolation=interpolation,
-        cameras=tuple(cameras),
-        stride=LABELLED.get(str(stride), str(stride)),
-    )
+    facts: dict[str, Any] = {"features_revision": features_revision, "image_size": image_size}
+    facts |= {"interpolation": interpolation, "cameras": tuple(cameras)}
+    config = lary_config(foreign, features, tokens, stride=LABELLED.get(str(stride), str(stride)), **facts)
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
     frozen = LaryLAQ.frozen_features(config)
     return checkpoint.converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
@@ -124,7 +117,6 @@ def lary_laq(
 def lary_config(
     foreign: Mapping[str, Tensor], features: str | None = None, tokens: int = TOKENS, **facts: Any
 ) -> LaryConfig:
-    """Find the configuration in the shapes of a file's tensors."""
     held = [name for name in foreign if name.startswith(BACKBONE)]
     version = 2 if held and not any("register_tokens" in name for name in held) else 3
     width = axis_of(foreign, "vq.project_in.weight", 1, 1024)

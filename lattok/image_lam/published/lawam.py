@@ -295,7 +295,6 @@ def _layers(foreign: Mapping[str, Tensor]) -> str:
 
 
 def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str, str | Join]:
-    """Map our tensors to the published names."""
     vision, vit = "vision_encoder.model.", "features.network."
     tokens = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
     names: dict[str, str | Join] = {f"{vit}prefix": Join(tokens, lambda *parts: torch.cat(parts, 1).squeeze(0))}

@@ -73,7 +73,6 @@ class NormedAttention(Attention):
         self.key_norm = nn.LayerNorm(width // heads) if norms else nn.Identity()
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Attend among tokens [b, n, width]."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, is_causal=causal)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
@@ -183,7 +182,7 @@ class VillaXLAM(PublishedLAM):
         self.register_buffer("decoder_places", torch.zeros(places, width))
         self.decoder_places: Tensor
         self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
-        self.decoder = nn.ModuleList(VillaXDecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder = nn.Sequential(*(VillaXDecoderBlock(config) for _ in range(config.decoder_depth)))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
 
     def of_frame(self, features: Tensor) -> Tensor:
@@ -199,9 +198,7 @@ class VillaXLAM(PublishedLAM):
     def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         latent = self.latent_up(vectors.flatten(1))[:, None]
         x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
-        for block in self.decoder:
-            x = block(x)
-        return self.to_features(self.decoder_norm(x)[:, 1:])
+        return self.to_features(self.decoder_norm(self.decoder(x))[:, 1:])
 
 
 @checkpoint.importer(
@@ -261,7 +258,6 @@ def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **
 
 
 def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
-    """Map our tensors to the published names."""
     names: dict[str, str | Join] = {"codebook": "vq.embedding.weight", "pool.queries": "encoder.map_block.latents"}
     names |= {"norm.gain": "encoder.norm.g", "decoder_norm.gain": "decoder.norm.g"}
     names |= {"places": squeezed("encoder.pe_spatial"), "decoder_places": squeezed("decoder.pe")}
