@@ -17,15 +17,7 @@ from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
-from lattok.data.schema import (
-    INDEX_KEYS,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    how_to_join,
-    parts_of,
-    vector_key,
-)
+from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap

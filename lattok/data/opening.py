@@ -12,15 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from lattok.data.schema import (
-    FORMATS,
-    PROVENANCE,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    short_name,
-    vector_key,
-)
+from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client

@@ -14,16 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.schema import (
-    FrameTransform,
-    Progress,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    short_name,
-    vector_key,
-)
+from lattok.data.schema import short_name, vector_key
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
