@@ -134,7 +134,8 @@ class Dimension(NamedTuple):
 def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
     """Sum up the dimensions of a column that hold any finite value, and report what is odd in them."""
     values = rows.columns[key].reshape(len(rows.frames), -1)
-    unknown = _unknown(key, rows.episodes, values)
+    measured = rows.episodes[~np.isnan(values).all(axis=1)]
+    unknown = ~np.isin(rows.episodes, measured) & ("action" in key)  # [n] rows of episodes whose actions nobody knows
     if unknown.any():
         episodes = np.unique(rows.episodes[unknown])
         yield UNKNOWN_ACTIONS.finding(column=key, count=len(episodes), first=episodes[0])
@@ -160,13 +161,6 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
         shown = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
         yield problem.finding(column=key, count=len(constant), all=len(names), names=shown)
     yield from wild
-
-
-def _unknown(key: str, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
-    if "action" not in key:
-        return np.zeros(len(values), dtype=bool)
-    return ~np.isin(episodes, episodes[~np.isnan(values).all(axis=1)])
 
 
 def _wild(numbers: np.ndarray, low: int, high: int) -> dict[str, Any]:

@@ -227,7 +227,8 @@ class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
-        if not all(isinstance(names, list | tuple) and names and all(map(_is_text, names)) for names in parts):
+        listed = all(isinstance(names, list | tuple) and names for names in parts)
+        if not listed or not all(isinstance(name, str) for name in chain(*parts)):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
@@ -244,10 +245,6 @@ class _JoinedColumns(ColumnsView):
             return np.concatenate([read[name].reshape(len(read[name]), -1) for name in names], 1, dtype=np.float32)
 
         return {key: joined(self._parts[key]) if key in self._parts else read[key] for key in keys}
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
