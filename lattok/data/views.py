@@ -227,8 +227,9 @@ class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
-        listed = all(isinstance(names, list | tuple) and names for names in parts)
-        if not listed or not all(isinstance(name, str) for name in chain(*parts)):
+        if not all(
+            isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names) for names in parts
+        ):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}

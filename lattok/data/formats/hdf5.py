@@ -97,14 +97,6 @@ def _opened(path: Path, where: str = "") -> Iterator[Any]:
         yield file
 
 
-def _check_links(path: Path, file: Any) -> None:
-    """Refuse links into other files, which would be opened by the mere look at them."""
-    external = _h5py().h5l.TYPE_EXTERNAL
-    found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
-    if found is not None:
-        raise LattokError(f"{path}: `{found.decode(errors='replace')[:60]}` is a link into another file. {ONE_FILE}")
-
-
 def _check_stored(dataset: Any, where: str) -> None:
     """Refuse numbers that are elsewhere, or more than their bytes can hold: room is made before they are read."""
     if dataset.is_virtual or dataset.external:
@@ -118,7 +110,10 @@ def _check_stored(dataset: Any, where: str) -> None:
 def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
     with _opened(path) as file:
-        _check_links(path, file)
+        external = _h5py().h5l.TYPE_EXTERNAL  # links by the mere look at which another file would be opened
+        if found := file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True):
+            name = found.decode(errors="replace")[:60]
+            raise LattokError(f"{path}: `{name}` is a link into another file. {ONE_FILE}")
         group = file.get("data")
         if not _is_group(group) or not len(group):
             raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
