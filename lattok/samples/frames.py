@@ -150,7 +150,6 @@ class FrameReader(Reader):
     def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
         chosen = [self.episodes[number] for number in numbers]
         total, done, size = sum(episode.length for episode in chosen), 0, math.prod(self.shape)
-
         jobs = (Request((episode.index,), episode.length * size) for episode in chosen)
         with Prefetcher(self._read, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
             for number, episode in zip(numbers, chosen, strict=True):

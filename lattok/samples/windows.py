@@ -243,12 +243,11 @@ class MixedPairs(MixedSamples):
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
         shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
         self._shape, self.action_dim = shape, shape[-1]
-        self._normalizers = [self._fitted(part) if self.action_dim and part.labelled.any() else None for part in parts]
-
-    def _fitted(self, part: FramePairs) -> Normalizer:
-        normalizer = Normalizer(self.action_dim)
-        normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
-        return normalizer
+        self._normalizers: list[Normalizer | None] = [None] * len(parts)
+        for number, part in enumerate(parts):
+            if self.action_dim and part.labelled.any():
+                known = torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2)
+                self._normalizers[number] = Normalizer(self.action_dim).fit(known)
 
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
         pairs, normalizer = self.parts[part].batch(indices, *frames), self._normalizers[part]
