@@ -28,18 +28,6 @@ class EpisodeResult(NamedTuple):
     beyond: float  # share of the numbers in its actions that exceeded the limits
 
 
-def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, float], folder: Path) -> None:
-    """Write each film [T, H, W, 3] as `TASK-SEED.mp4`, and `sheet.png`."""
-    for result, frames in films.items():
-        with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
-            writer = VideoWriter(path, fps[result.task], frames.shape[1:3], "h264")
-            writer.add(frames)
-            writer.close()
-    if films:
-        with files.whole_file(folder / "sheet.png") as path:
-            contact_sheet(films).save(path, "png")
-
-
 def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
     """Return a picture with a row for each film: evenly spaced frames, the first and the last among them."""
     height = max(film.shape[1] for film in films.values()) + SHEET_HEADER
@@ -134,7 +122,14 @@ class Rollouts:
         decisions = sum(result.decisions for result in self.episodes)
         speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
         files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run
-        write_films(self.films, self.fps, folder)
+        for result, frames in self.films.items():
+            with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
+                writer = VideoWriter(path, self.fps[result.task], frames.shape[1:3], "h264")
+                writer.add(frames)
+                writer.close()
+        if self.films:
+            with files.whole_file(folder / "sheet.png") as path:
+                contact_sheet(self.films).save(path, "png")
         files.write_json(folder / RESULTS, self.to_json())
 
 
