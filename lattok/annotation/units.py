@@ -100,10 +100,8 @@ def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int
 
 
 def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
-    """Hash the episodes of each unit, and size and modification time of the files they are read from.
-
-    A file that is repaired changes the keys of its own units only, wherever their rows then are.
-    """
+    """Hash the episodes of each unit, and size and modification time of the files they are read from. A file that is
+    repaired changes the keys of its own units only, wherever their rows then are."""
     facts, keys = cache(partial(facts_of, dataset)), []
     for unit in units:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
@@ -167,10 +165,8 @@ class Staging(Output):
         return rows
 
     def publish_as(self, record: Mapping[str, Any]) -> None:
-        """Publish the dataset, about which `record` says more.
-
-        A kill at any point leaves a state that the next run finishes.
-        """
+        """Publish the dataset, about which `record` says more. A kill at any point leaves a state that the next run
+        finishes."""
         mark, replaced = fingerprint(self.made, linked=True), self.published()
         done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
         if replaced is not None:  # which still lies there if the process is killed now

@@ -95,9 +95,7 @@ def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
 
 def _drawn(dataset: RobotDataset, percent: str | None, count: str | None, seed: str | None) -> set[int]:
     """Draw from the training episodes of every task, in an order that follows from the seed: those of less are in more.
-
-    `percent` of them, rounded, at least one, or `count`; all, where a task has no more.
-    """
+    `percent` of them, rounded, at least one, or `count`; all, where a task has no more."""
     train, chosen = set(split_by_task(dataset)[0]), set[int]()
     for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
         most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))

@@ -85,10 +85,8 @@ Frames = np.ndarray | Sequence[bytes] | Iterator[np.ndarray] | Clip
 
 
 class EpisodeFrames:
-    """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured.
-
-    `frames` are uint8 [T, H, W, 3], or blocks of them in order, or T encoded images, or a clip. `shape` is (H, W, 3).
-    """
+    """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured. `frames`
+    are uint8 [T, H, W, 3], or blocks of them in order, or T encoded images, or a clip. `shape` is (H, W, 3)."""
 
     def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
         self.key, self.size = key, (shape[0], shape[1])

@@ -299,10 +299,8 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
 
 
 def portable_facts(entry: Mapping[str, Any], several: bool = False) -> dict[str, Any]:
-    """Return what is said of labels that is true of any part of them, for a note at a column.
-
-    `several`: labels of several datasets differ, as their normalisers do.
-    """
+    """Return what is said of labels that is true of any part of them, for a note at a column. `several`: labels of
+    several datasets differ, as their normalisers do."""
     facts = {key: entry[key] for key in PORTABLE if key in entry}
     facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
     return {"lattok": facts | ({"normalizer": entry["dataset"]["name"]} if several else {})}

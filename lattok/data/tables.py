@@ -190,11 +190,9 @@ class DataFile:
 
 
 class ColumnReader:
-    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand.
-
-    Where episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
-    empty.
-    """
+    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand. Where
+    episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
+    empty."""
 
     def __init__(self, files: LocalFiles | None = None):
         self._at = files or LocalFiles()

@@ -138,11 +138,9 @@ def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av
 
 
 def _sound(path: Path, container: InputContainer, start: float | None) -> Iterator[av.VideoFrame]:
-    """Frames that the decoder had all parts of.
-
-    Those before the first key frame may be made from ones that seeking left out, and are passed over. After a seek to
-    the very beginning nothing was left out: from `start` seconds on, all of them must be there.
-    """
+    """Frames that the decoder had all parts of. Those before the first key frame may be made from ones that seeking
+    left out, and are passed over. After a seek to the very beginning nothing was left out: from `start` seconds on, all
+    of them must be there."""
     known = False
     for frame in container.decode(container.streams.video[0]):
         if frame.time is None:

@@ -171,9 +171,7 @@ def with_actions(
 
 def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None) -> ActionSpace | None:
     """Return what the actions of training meant, as far as its training.json says: of dataset `name` if it is there.
-
-    Datasets of a mixture have actions of one kind, so any of those that say it will do.
-    """
+    Datasets of a mixture have actions of one kind, so any of those that say it will do."""
     known = trained_on or {}
     entries = known.get("mixture", [known])
     own = [entry for entry in entries if name and entry.get("dataset") == name]  # may have been undeclared then too

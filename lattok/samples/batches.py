@@ -58,10 +58,8 @@ class FrameBatches(BatchSource):
 
 class PairBatches(FrameBatches):
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
-
-    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
-    between them is what moved.
-    """
+    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs between them
+    is what moved."""
 
     def __init__(
         self,

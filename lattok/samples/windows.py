@@ -227,11 +227,9 @@ class MixedWindows(MixedSamples):
 
 
 class MixedPairs(MixedSamples):
-    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
-
-    Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are
-    zeros. `action_dim` is 0 where no dataset has any.
-    """
+    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them. Actions are
+    normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are zeros.
+    `action_dim` is 0 where no dataset has any."""
 
     def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
         super().__init__(parts)
@@ -289,10 +287,8 @@ def draw_labelled(
     unit: Literal["pairs", "episodes"],
     seed: int,
 ) -> np.ndarray:
-    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
-
-    The hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter.
-    """
+    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one. The
+    hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter."""
     chosen = np.zeros(len(episode_of), dtype=bool)
     if fraction == 0:
         return chosen

@@ -113,9 +113,7 @@ class _Collection(Output):
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Hold the folder for this process; whether an earlier call was killed when all was done. Removed at the end.
-
-        What ends the process early leaves finished episodes there, for the next call.
-        """
+        What ends the process early leaves finished episodes there, for the next call."""
         began, done = self.work.exists(), False
         with self:
             try:
@@ -133,10 +131,8 @@ class _Collection(Output):
                     self.remove()
 
     def demonstrate(self, pool: Workers, progress: Progress | None) -> tuple[dict[str, list[int]], dict[str, int]]:
-        """Let workers record what is missing. Returns seeds with success by task, and how many were tried.
-
-        A seed is tried when it is needed even if all that are under way succeed: the same ones in any order.
-        """
+        """Let workers record what is missing. Returns seeds with success by task, and how many were tried. A seed is
+        tried when it is needed even if all that are under way succeed: the same ones in any order."""
         names, wanted, first = (self.request[key] for key in ("tasks", "episodes", "seed"))
         won: dict[str, list[int]] = {name: [] for name in names}
         tried, under_way = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -270,10 +266,8 @@ def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
 
 
 def film(env: SimEnv, seed: int, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Play an episode again and return its images by camera, uint8 [T, H, W, 3].
-
-    Physics costs a tenth of rendering: to look only at what will be kept is cheaper than to look once.
-    """
+    """Play an episode again and return its images by camera, uint8 [T, H, W, 3]. Physics costs a tenth of rendering: to
+    look only at what will be kept is cheaper than to look once."""
     env.start(seed)
     seen: list[dict[str, Any]] = []
     for t, action in enumerate(columns["action"]):

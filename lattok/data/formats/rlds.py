@@ -254,9 +254,7 @@ def _holds_records(folder: Path) -> bool:
 
 class RLDSWriter:
     """Writes episodes into the new folder `root`, as version 1.0.0 of a dataset of its name; `LeRobotWriter` likewise.
-
-    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json.
-    """
+    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json."""
 
     def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
         self.root = Path(root)

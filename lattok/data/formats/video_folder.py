@@ -45,11 +45,9 @@ def find_captions(folder: Path) -> Path | None:
 
 
 def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
-    """Captions from `path` by file, for those of `files` (relative paths with /) that have one.
-
-    A row names its video by relative path or by file name, with or without the suffix. Rows about no video of the
-    folder, about one of several videos of the same name, or about a video that had a row before are errors.
-    """
+    """Captions from `path` by file, for those of `files` (relative paths with /) that have one. A row names its video
+    by relative path or by file name, with or without the suffix. Rows about no video of the folder, about one of
+    several videos of the same name, or about a video that had a row before are errors."""
     names = _names(files)
     captions: dict[str, str] = {}
     wrong: dict[str, list[str]] = {"not in the folder": [], "in the folder more than once": [], "in two rows": []}
@@ -151,12 +149,10 @@ class Schedule(NamedTuple):
 
 
 def schedule(video: VideoTimes, fps: float) -> Schedule:
-    """Frame by frame where the video keeps to `fps`; otherwise resampled in time.
-
-    Resampled, there are floor(duration * fps) frames (at least one), duration being from the first frame's start to
-    the last one's end, to within a tick of the file's clock and half a frame. Frame i is the one nearest to
-    start + i / fps, the earlier of two that are equally near. Far more of them than the file has are a `LattokError`.
-    """
+    """Frame by frame where the video keeps to `fps`; otherwise resampled in time. Resampled, there are floor(duration *
+    fps) frames (at least one), duration being from the first frame's start to the last one's end, to within a tick of
+    the file's clock and half a frame. Frame i is the one nearest to start + i / fps, the earlier of two that are
+    equally near. Far more of them than the file has are a `LattokError`."""
     times = video.times
     start = float(times[0])
     if keeps_to(times, fps):

@@ -150,10 +150,8 @@ def keeps_to(times: np.ndarray, fps: float) -> bool:
 
 
 def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], dict[int, str]]:
-    """Return what the packets of every readable video say, and why the others are not; by their numbers.
-
-    Reads several files at once. What is read is kept for the next time, also when an interrupt ends it.
-    """
+    """Return what the packets of every readable video say, and why the others are not; by their numbers. Reads several
+    files at once. What is read is kept for the next time, also when an interrupt ends it."""
     known = _kept(root) if len(files) >= MIN_CACHED_VIDEOS else {}
     read: dict[int, VideoTimes] = {}
     reasons: dict[int, str] = {}

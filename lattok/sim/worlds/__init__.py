@@ -242,9 +242,7 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
 
 def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
     """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given.
-
-    Worlds whose packages are not installed are left out.
-    """
+    Worlds whose packages are not installed are left out."""
     found: list[str] = []
     for name in WORLDS:
         with suppress(ModuleNotFoundError):
@@ -267,10 +265,8 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
 
 
 class SimJob(NamedTuple):
-    """Call `function(env, seed, *arguments)` with an environment of `task`, as the last job has left it.
-
-    Another process finds the function by its name, so it stands in a module.
-    """
+    """Call `function(env, seed, *arguments)` with an environment of `task`, as the last job has left it. Another
+    process finds the function by its name, so it stands in a module."""
 
     function: Callable[..., Any]
     task: str  # "metaworld/reach"
@@ -283,10 +279,8 @@ class SimJob(NamedTuple):
 
 
 class Environments:
-    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until its end.
-
-    Of those that no slot has used last, the newest are kept, so that there are `keep` in all.
-    """
+    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until its end. Of those that
+    no slot has used last, the newest are kept, so that there are `keep` in all."""
 
     def __init__(self, options: Mapping[str, Any], keep: int = KEPT_ENVIRONMENTS):
         self._options, self._keep = options, keep
