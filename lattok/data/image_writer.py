@@ -40,13 +40,11 @@ class ImageStats:
         self._seen += len(frames)
 
     def result(self) -> Stats:
-        """Return statistics of the frames that were added."""
         value = np.arange(256) / 255
         ends = self._counts.cumsum(1)
         total = int(ends[0, -1])
 
-        def ranked(rank: float) -> np.ndarray:
-            """Return the pixel of a rank in each channel, between two of them where it is no whole number."""
+        def ranked(rank: float) -> np.ndarray:  # pixel of each channel, between two where the rank is no whole number
             both = (int(rank), math.ceil(rank))
             low, high = (value[[np.searchsorted(end, r, side="right") for end in ends]] for r in both)
             return low + (rank - int(rank)) * (high - low)
@@ -95,7 +93,6 @@ class EpisodeFrames:
         self._stats = ImageStats(length)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all frames, block by block."""
         if self.encoded:
             checks.fail(self.key, "uint8 frames for a video", "encoded images", 'Declare its dtype "image".')
         given: Any = [self._frames] if isinstance(self._frames, np.ndarray) else self._frames
@@ -122,7 +119,6 @@ class EpisodeFrames:
         return self._frames if isinstance(self._frames, Clip) else None
 
     def stats(self) -> Stats:
-        """Return statistics of the frames that have passed."""
         return self.clip.stats if self.clip else self._stats.result()
 
     def _see(self, block: np.ndarray) -> None:

@@ -82,7 +82,10 @@ class Inspection:
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
-            yield fitted("camera", f"{key} {_camera(facts)}")
+            seen = "nothing read" if facts is None else f"{facts.width}x{facts.height}"
+            if facts is not None:
+                seen += ", stored images" if facts.codec == "images" else f", {facts.fps:g} fps, {facts.codec}"
+            yield fitted("camera", f"{key} {seen}")
         for key, space in self.spaces:
             yield fitted("space", f"{key}: {space}")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
@@ -101,13 +104,6 @@ class Inspection:
                 yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
                 yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
-
-
-def _camera(facts: VideoFacts | None) -> str:
-    if facts is None:
-        return "nothing read"
-    size = f"{facts.width}x{facts.height}"
-    return f"{size}, stored images" if facts.codec == "images" else f"{size}, {facts.fps:g} fps, {facts.codec}"
 
 
 def inspect_dataset(

@@ -237,7 +237,6 @@ class ColumnReader:
         return self._columns[path, key]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
-        """Read rows [first, last) of a column."""
         starts = self.file(path).starts
         low = int(np.searchsorted(starts, first, side="right")) - 1
         high = int(np.searchsorted(starts, last, side="left"))

@@ -283,7 +283,6 @@ class VideoJoiner:
         self.bytes = 0  # their size
 
     def add(self, clip: Path) -> None:
-        """Append the frames of a clip."""
         with open_video(clip) as source:
             given = source.streams.video[0]
             kind = (given.height, given.width, _codec_name(given))

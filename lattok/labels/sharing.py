@@ -99,18 +99,14 @@ def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> List
         names.add(Path(name))
     there = list(walk(root, lambda path: path.name.startswith(".")))  # refuses links that leave it
     found = [path for path in there if path in names]
-    for path in found:
-        _check_plain(root, path)
+    top = Path(os.path.realpath(root))
+    for path in found:  # hidden files and folders never go up, not by links either
+        real = Path(os.path.realpath(root / path))
+        names_there = real.relative_to(top).parts if real.is_relative_to(top) else (real.name,)
+        if any(name.startswith(".") for name in names_there):
+            checks.fail("folder", "links to files that are not hidden", f"{path}, which leads to {real}", "Remove it.")
     size = sum((root / path).stat().st_size for path in found)
     return Listing(sorted({*map(Path.as_posix, found), CARD}), [str(path) for path in there if path not in names], size)
-
-
-def _check_plain(root: Path, path: Path) -> None:
-    """Refuse a link to a hidden file or folder: those never go up."""
-    real, top = Path(os.path.realpath(root / path)), Path(os.path.realpath(root))
-    names = real.relative_to(top).parts if real.is_relative_to(top) else (real.name,)
-    if any(name.startswith(".") for name in names):
-        checks.fail("folder", "links to files that are not hidden", f"{path}, which leads to {real}", "Remove it.")
 
 
 def _subject(root: Path) -> Any:
@@ -145,7 +141,9 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     for prefix, entry in labels.items():
         lines += [*_made(prefix, entry), ""]
     if before is not None:
-        lines += ["## The dataset's own card", "", _body(before), ""]
+        parts = before.split("---", 2)  # facts, if it begins with any, and text
+        text = parts[2] if len(parts) == 3 and not parts[0].strip() else before
+        lines += ["## The dataset's own card", "", text.strip(), ""]
     return "\n".join([*lines, ""])
 
 
@@ -181,9 +179,3 @@ def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
     if isinstance(source := model.get("model"), str) and HUB_ID.fullmatch(source):
         lines += ["", "Made again and compared: `lattok verify DATASET --model " + source + "`"]
     return lines
-
-
-def _body(card: str) -> str:
-    """A card without its facts."""
-    parts = card.split("---", 2)
-    return (parts[2] if len(parts) == 3 and not parts[0].strip() else card).strip()

@@ -110,7 +110,6 @@ class LabelledDataset(ColumnsView):
         return f"{self.dataset!r} with labels {', '.join(self.labels.provenance)}"
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Files of the dataset and of the labels that hold an episode."""
         return (*self.dataset.files_of(episode_index), self.labels.file_of(episode_index))
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
@@ -150,16 +149,14 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
         missing = [name for name in INDEX if name not in schema.names]
         if missing or not open_table(path).schema_arrow.equals(schema):
             raise LattokError(f"{path}: expected {', '.join(INDEX)} and the columns of {files[0]}. Annotate again.")
-    return {field.name: _feature(field, files[0]) for field in schema if field.name not in INDEX}
-
-
-def _feature(field: pa.Field, path: Path) -> Feature:
-    kind, width = field.type, 1
-    if isinstance(kind, pa.FixedSizeListType):
-        kind, width = kind.value_type, kind.list_size
-    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise LattokError(f"{path}: `{field.name[:60]}`: expected numbers or lists of one length, got {field.type}.")
-    return Feature(pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name, (width,), None)
+    features = {}
+    for name, given in ((field.name, field.type) for field in schema if field.name not in INDEX):
+        kind, width = (given.value_type, given.list_size) if isinstance(given, pa.FixedSizeListType) else (given, 1)
+        if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise LattokError(f"{files[0]}: `{name[:60]}`: expected numbers or lists of one length, got {given}.")
+        dtype = pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name
+        features[name] = Feature(dtype, (width,), None)
+    return features
 
 
 def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:

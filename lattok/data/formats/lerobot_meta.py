@@ -154,7 +154,6 @@ class EpisodeTable(Sequence[Episode]):
         return (Episode(index, length, self._kinds[kind]) for index, length, kind in rows)
 
     def row(self, episode_index: int) -> int | None:
-        """Find the row of an episode, None where there is no such."""
         row = int(np.searchsorted(self.indices, episode_index))
         return row if row < len(self) and self.indices[row] == episode_index else None
 
@@ -162,8 +161,7 @@ class EpisodeTable(Sequence[Episode]):
         return self._columns[name][row].item()
 
     def column(self, name: str) -> np.ndarray:
-        """A column [E]: length, data/chunk_index, data/file_index, videos/KEY/from_timestamp ..."""
-        return self._columns[name]
+        return self._columns[name]  # [E]
 
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""

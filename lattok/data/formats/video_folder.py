@@ -267,9 +267,7 @@ class VideoFolder(RobotDataset):
             raise LattokError(f"episode {episode_index}: {error}") from None
 
     def _plan(self, episode_index: int) -> Schedule:
-        if episode_index not in self._schedule:
-            self.no_episode(episode_index)
-        return self._schedule[episode_index]
+        return self._schedule.get(episode_index) or self.no_episode(episode_index)
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:
