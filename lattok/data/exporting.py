@@ -39,6 +39,7 @@ from lattok.utils.files import make_room, read_json
 from lattok.utils.output import Output
 from lattok.utils.untrusted import safe_path
 
+Size = tuple[int, int] | None  # height and width that all frames are resized to
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
@@ -59,11 +60,6 @@ class _Camera(NamedTuple):
     feature: Feature  # dtype "video" or "image", the size written
     source: tuple[int, int]  # height and width of its frames
     verbatim: bool  # encoded images as they are stored
-
-    @property
-    def exact(self) -> bool:
-        """Whether a reader sees the very pixels of the source."""
-        return self.feature.dtype == "image" and self.feature.shape[:2] == self.source
 
 
 class _Plan(NamedTuple):
@@ -125,7 +121,11 @@ def export(
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
             _write(writer, plan, chosen, progress)
-            _write_records(writer, records)
+            for name, value in records:
+                writer.write_meta(name, value)
+                if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
+                    notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
+                    writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
             if texts := getattr(dataset, "subtask_texts", ()):
                 writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
@@ -135,15 +135,7 @@ def export(
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
-def _write_records(writer: LeRobotWriter | RLDSWriter, records: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    for name, value in records:
-        writer.write_meta(name, value)
-        if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
-            notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
-            writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
-
-
-def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: tuple[int, int] | None) -> None:
+def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> None:
     if dataset.absent:
         hint = "Export it as it is, and convert it when it is read."
         checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
@@ -162,7 +154,7 @@ class _Misfit(LattokError):
     """Frames of another size, which is no damage."""
 
 
-def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
+def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: Size) -> _Plan:
     """Say what is written and how; the episodes `tried` show whether images are stored encoded."""
     columns, kept = dict[str, Feature](), dict[str, Feature]()
     for key, feature in dataset.features.items():
@@ -187,9 +179,7 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     return {key: common_types(key, schemas) for key in plan.kept}
 
 
-def _camera(
-    dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: tuple[int, int] | None
-) -> _Camera:
+def _camera(dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: Size) -> _Camera:
     source = (dataset.features[key].shape[0], dataset.features[key].shape[1])
     height, width = size or source
     verbatim = images != "video" and (height, width) == source and _keeps(dataset, key, tried)
@@ -294,7 +284,8 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
 def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield files for meta/: where everything comes from, what the actions mean, and what made the labels."""
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
-    exact = {camera.key: camera.exact for camera in plan.cameras}
+    # of which cameras a reader sees the very pixels of the source
+    exact = {c.key: c.feature.dtype == "image" and c.feature.shape[:2] == c.source for c in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
     source = {"name": dataset.name, "kind": dataset.kind}
     source |= {} if dataset.split is None else {"split": dataset.split}

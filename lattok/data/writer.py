@@ -28,6 +28,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64")
 DTYPES = (*IMAGE_DTYPES, "string", *NUMBERS)
+Column = np.ndarray | pa.ChunkedArray
 SIZES = ("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # in info.json
 EPISODES_PER_WRITE = 100
 STATS_PER_MERGE = 256
@@ -200,9 +201,7 @@ class LeRobotWriter:
             self._output.remove()
             self._output.release()
 
-    def _check_episode(
-        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None
-    ) -> int:
+    def _check_episode(self, columns: Mapping[str, Column], frames: Mapping[str, Frames], length: int | None) -> int:
         """Check that all is given, of one length and the declared shapes, and nothing else. Return the length."""
         expected = [key for key in self._columns if key not in INDEX_KEYS]
         if set(columns) != set(expected):
@@ -228,17 +227,13 @@ class LeRobotWriter:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
-    def _values(
-        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], length: int, tasks: list[int]
-    ) -> dict[str, np.ndarray]:
+    def _values(self, columns: Mapping[str, Column], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
         """Return the given columns in their declared types, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
-        for key, given in columns.items():
-            if key in self._kept:
-                continue
+        for key in columns.keys() - self._kept.keys():
             dtype = self._features[key].dtype
-            values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
+            values[key] = np.asarray(columns[key], dtype=object if dtype == "string" else dtype)
         return values
 
     def _table(
