@@ -37,8 +37,6 @@ INFO, STATS = "meta/info.json", "meta/stats.json"
 
 
 class Job(NamedTuple):
-    """An annotation."""
-
     work: Work
     identities: Identities
     staging: Staging

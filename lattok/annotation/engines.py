@@ -108,8 +108,6 @@ class _Worker:
 
 
 class _Pool:
-    """Units on their way through workers."""
-
     def __init__(self, engine: RayEngine, work: Work, units: Sequence[Unit]):
         self._ray, self._engine = _ray(), engine
         self._waiting = deque(units)

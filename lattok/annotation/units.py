@@ -183,7 +183,6 @@ class Staging(Output):
         return next((record for record in records if record["mark"] == mark), None)
 
     def holds_labels(self) -> bool:
-        """Tell whether any unit of this request is there."""
         return any(self.units.glob("*.npz"))
 
     def is_new(self) -> bool:

@@ -254,8 +254,6 @@ def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterato
 
 
 class _Tally:
-    """Differences in one column."""
-
     def __init__(self):
         self.wrong, self.deviation, self.scale, self.absent = 0, 0.0, 0.0, False
         self.first: tuple[int, int, list[Any], list[Any]] | None = None

@@ -172,7 +172,6 @@ class RollingVideos:
 
 
 def image_column(images: Sequence[bytes]) -> pa.Array:
-    """Turn encoded images into a column of the data table."""
     paths = pa.nulls(len(images), pa.string())
     return pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE_TYPE))
 

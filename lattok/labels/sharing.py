@@ -35,8 +35,6 @@ MEANING = {
 
 
 class Listing(NamedTuple):
-    """What of a folder a push sends, and what it leaves."""
-
     sent: list[str]  # by their paths in the folder
     left: list[str]
     size: int  # bytes that are sent

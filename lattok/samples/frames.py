@@ -68,7 +68,6 @@ class Reader(ABC):
         What can be read does not depend on what else is."""
 
     def episode_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the indices of the episodes that `rows` belong to."""
         return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
 
     def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:

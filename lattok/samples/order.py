@@ -223,7 +223,6 @@ class Batches:
         self._windows: dict[tuple[int, int], Window] = {}
 
     def counts(self, n: int) -> list[int]:
-        """Count how many of the first `n` samples come from each part."""
         return _counts(n, self._shares)
 
     @property

@@ -181,7 +181,6 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
 
 
 def _read(root: Path, file: str, known: Mapping[bytes, VideoTimes]) -> VideoTimes | str:
-    """Return what the packets of a file say, or why it cannot be read."""
     name = os.fsencode(file)
     try:
         facts = os.stat(root / file)

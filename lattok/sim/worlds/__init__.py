@@ -33,8 +33,6 @@ STATE, OBJECTS = "observation.state", "observation.environment_state"
 
 
 class TaskFacts(NamedTuple):
-    """Name, instruction, pace and columns of a task."""
-
     name: str
     instruction: str
     opposite: str | None  # instruction of the other task in its scene

@@ -117,8 +117,6 @@ ROOM = Scenery(scene_env.SceneEnv, "scene", ((0.34, -0.02), (0.46, 0.06)), (0.37
 
 
 class SceneTask(NamedTuple):
-    """A task, and the one that starts the same."""
-
     scene: Scenery
     goal: SlideGoal | ButtonGoal | CubeGoal
     opposite: str  # name of the task that starts the same, whose goal is the failure of this one
