@@ -43,9 +43,7 @@ class Job(NamedTuple):
     fingerprint: str  # of the dataset, before anything was read
 
 
-class UnreadableRows(NamedTuple):
-    """A column of a row group that cannot be read any more; the copy holds nulls there."""
-
+class UnreadableRows(NamedTuple):  # a column of a row group that cannot be read any more; the copy holds nulls there
     file: str
     first: int  # rows [first, last) of the file
     last: int
@@ -187,9 +185,7 @@ def _fill_of(work: Work) -> Fill | None:
     return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
 
 
-class Assembly(NamedTuple):
-    """What all files of the output have in common."""
-
+class Assembly(NamedTuple):  # what all files of the output have in common
     root: Path  # of the source
     staging: Staging
     shapes: Shapes

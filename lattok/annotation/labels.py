@@ -52,9 +52,7 @@ class Options(NamedTuple):
     fill: bool = False  # `action_key` gets what was inferred, where nobody knows it
 
 
-class Work(NamedTuple):
-    """Everything that labels depend on; goes to every worker."""
-
+class Work(NamedTuple):  # everything that labels depend on; goes to every worker
     dataset: RobotDataset
     models: Models
     options: Options

@@ -36,9 +36,7 @@ UNITS = "units"
 HEADERS = Lock()  # numpy parses them as Python, which fails at times in two threads of Python 3.11
 
 
-class Unit(NamedTuple):
-    """A run of whole episodes whose labels go into one file: the unit of work."""
-
+class Unit(NamedTuple):  # a run of whole episodes whose labels go into one file: the unit of work
     number: int
     file: str  # relative to the dataset: the data file with these rows, or the sidecar's
     first: int  # rows [first, last) of the file

@@ -109,9 +109,7 @@ UPSIDE_DOWN = note(
 )
 
 
-class Rows(NamedTuple):
-    """Rows of several episodes, one after the other."""
-
+class Rows(NamedTuple):  # rows of several episodes, one after the other
     episodes: np.ndarray  # [n] int64, episode of each row
     frames: np.ndarray  # [n] int64, its frame in the episode
     columns: dict[str, np.ndarray]  # by key [n] or [n, ...]

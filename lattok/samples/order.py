@@ -46,9 +46,7 @@ FIRST_WINDOW = 8  # samples of a lane's first window, so that training begins at
 MAX_BATCH = 2**16  # samples of a batch, where the data has fewer
 
 
-class Window(NamedTuple):
-    """Samples of a lane that are drawn in shuffled order, or some of them in a row."""
-
+class Window(NamedTuple):  # samples of a lane that are drawn in shuffled order, or some of them in a row
     first: int  # number of its first draw in the lane, over all passes
     samples: np.ndarray  # int64 [n], in the order in which they are drawn
 
@@ -61,9 +59,7 @@ class Window(NamedTuple):
         return isinstance(draw, int) and self.first <= draw < self.end
 
 
-class Draw(NamedTuple):
-    """One sample of a step: draw number `number` of a lane of one dataset."""
-
+class Draw(NamedTuple):  # one sample of a step: draw number `number` of a lane of one dataset
     part: int  # which dataset
     lane: int
     number: int

@@ -31,9 +31,7 @@ ROUNDING = 1e-6  # of limits as float32
 INSTRUCTIONS = ("own", "swapped", "blank")
 
 
-class Turn(NamedTuple):
-    """State of an episode after a plan was carried out."""
-
+class Turn(NamedTuple):  # state of an episode after a plan was carried out
     observation: dict[str, Any] | None  # None: the episode is over
     frames: list[np.ndarray]  # uint8 [H, V W, 3]: all cameras side by side, after each decision; none without a film
     decisions: int = 0  # so far

@@ -43,9 +43,7 @@ STATES = (
 )
 
 
-class StoredArray(NamedTuple):
-    """A dataset of every demonstration: where it is, and what one step of it is."""
-
+class StoredArray(NamedTuple):  # a dataset of every demonstration: where it is, and what one step of it is
     path: str  # in the demonstration's group
     dtype: str
     shape: tuple[int, ...]

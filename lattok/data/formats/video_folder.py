@@ -140,9 +140,7 @@ EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to w
 CAMERA = "observation.images.video"
 
 
-class Schedule(NamedTuple):
-    """Which frames of a file are the frames of an episode."""
-
+class Schedule(NamedTuple):  # which frames of a file are the frames of an episode
     length: int
     start: float  # seconds
     times: np.ndarray | None  # [length] when the frames are shown; None: at start + i / fps, to within IRREGULAR

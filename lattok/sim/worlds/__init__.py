@@ -44,9 +44,7 @@ class TaskFacts(NamedTuple):
     action_names: tuple[str, ...]
 
 
-class EpisodeOutcome(NamedTuple):
-    """What has happened so far in an episode."""
-
+class EpisodeOutcome(NamedTuple):  # what has happened so far in an episode
     success: bool = False
     failure: bool = False  # what cannot become a success any more
 
