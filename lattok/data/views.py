@@ -265,8 +265,15 @@ class _Conversion(ColumnsView):
         super().__init__(dataset)
         declared = action_spaces(dataset)
         self._key, self._source, self._target, self._rows = key, declared[key], space, convert
-        self._state_space = declared.get(state_key or "")
-        self._state_key = state_key if self._needs_state() else None
+        self._state_space, self._state_key = declared.get(state_key or ""), None
+        nothing = np.empty((0, self._source.dim))  # converted to learn whether it is possible, and takes the state
+        try:
+            self._convert(nothing)
+        except LattokError:
+            if self._state_space is None:
+                raise
+            self._convert(nothing, np.empty((0, self._state_space.dim)))
+            self._state_key = state_key
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
@@ -289,18 +296,6 @@ class _Conversion(ColumnsView):
         except LattokError as error:
             raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}
-
-    def _needs_state(self) -> bool:
-        """Convert nothing, to learn whether it is possible, and whether it takes the state."""
-        nothing = np.empty((0, self._source.dim))
-        try:
-            self._convert(nothing)
-        except LattokError:
-            if self._state_space is None:
-                raise
-            self._convert(nothing, np.empty((0, self._state_space.dim)))
-            return True
-        return False
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
         """Turn [T, m] or [T] into [T, n] or [T]."""
