@@ -129,10 +129,9 @@ def label(
         staging.remove(but=() if staging.is_new() else (UNITS,))
         why = getattr(error, "strerror", None) or first_line(error)
         left = f"finished labels wait in {staging.work}" if staging.holds_labels() else "nothing half-written is left"
-        raise LattokError(
-            f"cannot write {os.fspath(staging.place)}: {why}. The source is untouched and {left}. "
-            f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
-        ) from None
+        what = f"cannot write {staging.place}: {why}. The source is untouched and {left}."
+        way_out = f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
+        raise LattokError(f"{what} {way_out}") from None
 
 
 def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResult:

@@ -112,13 +112,9 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
                 entry["fills"] = {"column": work.options.action_key, "names": names}
                 if parts := dataset.joined.get(work.options.action_key):
                     entry["fills"]["parts"] = list(parts)
-        labels[prefix] = entry | {
-            "dataset": place,
-            "threads": work.options.threads,
-            "versions": versions(),
-            "model": identities[prefix],
-            "columns": {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()},
-        }
+        entry |= {"dataset": place, "threads": work.options.threads, "versions": versions()}
+        columns = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()}
+        labels[prefix] = entry | {"model": identities[prefix], "columns": columns}
     return labels
 
 

@@ -109,10 +109,9 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
         if feature.shape[0] != wanted:
-            raise LattokError(
-                f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))}), but this "
-                f"tokenizer was trained on {wanted}. Select or add columns, or train a tokenizer on this dataset."
-            )
+            has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
+            way_out = "Select or add columns, or train a tokenizer on this dataset."
+            raise LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
         check_trained_space(model.trained_on, dataset, key)
         return
     video = cast(VideoLabeller, model)
@@ -199,9 +198,8 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
         if work.options.cameras:
             raise
         names = " ".join(map(short_name, work.dataset.cameras[: len(model.cameras)]))
-        raise LattokError(
-            f"{error} The model looks at it; name what stands for it here, such as cameras={names}."
-        ) from None
+        hint = f"The model looks at it; name what stands for it here, such as cameras={names}."
+        raise LattokError(f"{error} {hint}") from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
 

@@ -143,15 +143,9 @@ class LeRobotWriter:
         values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
         kept = {key: of_type(columns[key], kind) for key, kind in self._kept.items()}  # type: ignore[arg-type]
         chunk, file = self._data.write(self._table(values, images, kept))
-        row: dict[str, Any] = {
-            "episode_index": self._episodes,
-            "tasks": list(dict.fromkeys(tasks)),
-            "length": length,
-            "data/chunk_index": chunk,
-            "data/file_index": file,
-            "dataset_from_index": self._frames,
-            "dataset_to_index": self._frames + length,
-        }
+        row = {"episode_index": self._episodes, "tasks": list(dict.fromkeys(tasks)), "length": length}
+        row |= {"data/chunk_index": chunk, "data/file_index": file}
+        row |= {"dataset_from_index": self._frames, "dataset_to_index": self._frames + length}
         for place in places:
             row |= place
         stats = {key: camera.stats() for key, camera in seen.items()}
@@ -263,29 +257,14 @@ class LeRobotWriter:
             entries[key] |= {NOTE: self.notes[key]} if key in self.notes else {}
         for key in self._videos:
             height, width, _ = self._features[key].shape
-            entries[key]["info"] = {
-                "video.height": height,
-                "video.width": width,
-                "video.codec": CODEC_OF[self._codec],
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": self._fps,
-                "video.channels": 3,
-                "has_audio": False,
-            }
-        return {
-            "codebase_version": "v3.0",
-            "robot_type": self._info["robot_type"],
-            "total_episodes": self._episodes,
-            "total_frames": self._frames,
-            "total_tasks": len(self._tasks),
-            **{name: self._info[name] for name in SIZES},
-            "fps": self._fps,
-            "splits": {"train": f"0:{self._episodes}"},
-            "data_path": DATA_PATH,
-            "video_path": VIDEO_PATH if self._videos else None,
-            "features": entries,
-        }
+            about = {"video.height": height, "video.width": width, "video.codec": CODEC_OF[self._codec]}
+            about |= {"video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": self._fps}
+            entries[key]["info"] = about | {"video.channels": 3, "has_audio": False}
+        facts: dict[str, Any] = {"codebase_version": "v3.0", "robot_type": self._info["robot_type"]}
+        facts |= {"total_episodes": self._episodes, "total_frames": self._frames, "total_tasks": len(self._tasks)}
+        facts |= {name: self._info[name] for name in SIZES}
+        facts |= {"fps": self._fps, "splits": {"train": f"0:{self._episodes}"}, "data_path": DATA_PATH}
+        return facts | {"video_path": VIDEO_PATH if self._videos else None, "features": entries}
 
 
 def write_tasks(root: Path, tasks: Sequence[str], kind: str = "task") -> None:

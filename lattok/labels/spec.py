@@ -107,17 +107,9 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
         return LatentSpec("steps", 0, codes, size or 0, vectors, latent_dim, stride, prefix=prefix)
     tokenizer = cast(ActionTokenizer, model)
     size, own = tokenizer.vocab_size if codes else 0, codes == vectors > 0
-    return LatentSpec(
-        "chunk",
-        steps=codes if tokenizer.fixed_length else 0,
-        codes=min(codes, 1),
-        codebook_size=size,
-        vectors=int(own),
-        latent_dim=latent_dim if own else 0,
-        horizon=tokenizer.horizon,
-        per_step=tokenizer.per_step,
-        prefix=prefix,
-    )
+    made: dict[str, Any] = {"horizon": tokenizer.horizon, "per_step": tokenizer.per_step, "prefix": prefix}
+    made |= {"steps": codes if tokenizer.fixed_length else 0, "codes": min(codes, 1), "codebook_size": size}
+    return LatentSpec("chunk", vectors=int(own), latent_dim=latent_dim if own else 0, **made)
 
 
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from

@@ -180,12 +180,9 @@ class FramePairs(Samples):
             frames, features = torch.empty(*rows.shape, 0, dtype=torch.uint8), frames
         elif self.features is not None:
             features = self.features(rows)
-        return PairBatch(
-            torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames,
-            torch.from_numpy(self.actions_of(chosen)),
-            torch.from_numpy(self.labelled[chosen]),
-            features=features,
-        )
+        frames = torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames
+        actions, labelled = torch.from_numpy(self.actions_of(chosen)), torch.from_numpy(self.labelled[chosen])
+        return PairBatch(frames, actions, labelled, features=features)
 
     @cached_property
     def frames(self) -> np.ndarray:
