@@ -61,11 +61,8 @@ class LeRobotWriter:
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
         self.notes: dict[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
-        self._videos = {
-            key: RollingVideos(self._folder, key, self._fps, *encoder, chunk_files, video_mb)
-            for key in self._cameras
-            if features[key].dtype == "video"
-        }
+        encoded, options = (key for key in self._cameras if features[key].dtype == "video"), (chunk_files, video_mb)
+        self._videos = {key: RollingVideos(self._folder, key, self._fps, *encoder, *options) for key in encoded}
 
     @classmethod
     def create(

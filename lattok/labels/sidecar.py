@@ -73,11 +73,8 @@ class Sidecar:
 
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """List for each episode, in order, its index, the number of its file, and its rows [first, last) there."""
-        spans = [
-            (index, number, *rows)
-            for number, path in enumerate(self._files)
-            for index, rows in self._reader.file(path).rows.items()
-        ]
+        files = enumerate(self._reader.file(path).rows for path in self._files)
+        spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
         table = np.array(spans, dtype=np.int64).reshape(-1, 4)
         if not len(table) or (np.diff(table[:, 0]) <= 0).any():
             raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")

@@ -168,13 +168,9 @@ class _Collection(Output):
         about: dict[str, dict[str, Any]] = {}
         with LeRobotWriter.create(self.place, scene.fps, scene.features, scene.robot, self.request["codec"]) as writer:
             for name, own in scenes.items():
-                about[name] = {
-                    "instruction": own.instruction,
-                    "repeat": own.repeat,
-                    "episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}",  # as `--episodes` has it
-                    "attempts": tried[name],
-                    "success_rate": len(seeds[name]) / tried[name],
-                }
+                about[name] = {"instruction": own.instruction, "repeat": own.repeat}
+                about[name] |= {"episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}"}  # as `--episodes` has it
+                about[name] |= {"attempts": tried[name], "success_rate": len(seeds[name]) / tried[name]}
                 for seed in seeds[name]:
                     episode, clips = self._load(name, seed)
                     writer.add_episode(episode.columns, clips, own.instruction)

@@ -81,28 +81,19 @@ class Rollouts:
         chosen = [result for result in self.episodes if task in (None, result.task)]
         won = [result.decisions for result in chosen if result.success]
         total = sum(result.decisions for result in chosen)
-        return RolloutScore(
-            len(chosen),
-            len(won) / len(chosen),
-            wilson(len(won), len(chosen)),
-            sum(result.failure for result in chosen) / len(chosen),
-            sum(won) / len(won) if won else None,
-            sum(result.beyond * result.decisions for result in chosen) / total,
-        )
+        success, interval = len(won) / len(chosen), wilson(len(won), len(chosen))
+        failure = sum(result.failure for result in chosen) / len(chosen)
+        beyond = sum(result.beyond * result.decisions for result in chosen) / total
+        return RolloutScore(len(chosen), success, interval, failure, sum(won) / len(won) if won else None, beyond)
 
     def to_json(self) -> dict[str, Any]:
         """Return figures, episodes and provenance as a JSON object: the same for the same seeds and versions."""
         own = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
-        return {
-            "schema": 1,
-            "overall": self.score()._asdict(),
-            "tasks": {task: self.score(task)._asdict() for task in self.tasks},
-            "notes": self.notes,
-            "agent": self.agent,
-            "options": self.options,
-            "versions": own | installed(("torch", "numpy", *SIMULATORS)),
-            "episodes": [result._asdict() for result in self.episodes],
-        }
+        found: dict[str, Any] = {"schema": 1, "overall": self.score()._asdict()}
+        found |= {"tasks": {task: self.score(task)._asdict() for task in self.tasks}}
+        found |= {"notes": self.notes, "agent": self.agent, "options": self.options}
+        found |= {"versions": own | installed(("torch", "numpy", *SIMULATORS))}
+        return found | {"episodes": [result._asdict() for result in self.episodes]}
 
     def to_text(self) -> str:
         """Return a table for a terminal."""

@@ -129,18 +129,14 @@ def read_contents(path: Path) -> Contents:
             demo = f"{what}, unlike most demonstrations of the file. Remove it."
         demos.append(demo)
     others = next((names for _, own, names in listed if own == layout), ())
+    left_out = {name: LEFT_OUT.get(name.split("/")[0], "robomimic's format does not name it") for name in others}
     robots, fps = kwargs.get("robots"), kwargs.get("control_freq")
     robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
+    robot = robot if isinstance(robot, str) and robot else None
     if fps is not None and not checks.is_frame_rate(fps):
         raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {fps!r}.")
-    return Contents(
-        tuple(demos),
-        layout,
-        {name: LEFT_OUT.get(name.split("/")[0], "robomimic's format does not name it") for name in others},
-        None if fps is None else float(fps),
-        robot if isinstance(robot, str) and robot else None,
-        isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"),
-    )
+    upside_down = isinstance(convention, str | bytes) and convention in ("opengl", b"opengl")
+    return Contents(tuple(demos), layout, left_out, None if fps is None else float(fps), robot, upside_down)
 
 
 def _difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
