@@ -139,9 +139,7 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     for prefix, entry in labels.items():
         lines += [*_made(prefix, entry), ""]
     if before is not None:
-        parts = before.split("---", 2)  # facts, if it begins with any, and text
-        text = parts[2] if len(parts) == 3 and not parts[0].strip() else before
-        lines += ["## The dataset's own card", "", text.strip(), ""]
+        lines += ["## The dataset's own card", "", _body(before), ""]
     return "\n".join([*lines, ""])
 
 
@@ -177,3 +175,9 @@ def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
     if isinstance(source := model.get("model"), str) and HUB_ID.fullmatch(source):
         lines += ["", "Made again and compared: `lattok verify DATASET --model " + source + "`"]
     return lines
+
+
+def _body(card: str) -> str:
+    """A card without its facts."""
+    parts = card.split("---", 2)
+    return (parts[2] if len(parts) == 3 and not parts[0].strip() else card).strip()
