@@ -204,9 +204,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     yield from some_of(found, "files with such problems")
 
 
-def _check_lengths(
-    dataset: RobotDataset, chosen: Sequence[Episode], stride: Gap, horizon: int | None
-) -> Iterator[Finding]:
+def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
     if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
     if silent := [e.index for e in chosen if not any(e.tasks)]:
@@ -252,8 +250,14 @@ def _check_values(
     findings += some_of(unreadable, "unreadable episodes")
     if rows is None:
         return []
-    if "timestamp" in keys:
-        findings += _check_times(rows, dataset.fps)
+    if "timestamp" in keys:  # which advance by 1 / fps from 0
+        times = rows.columns["timestamp"].astype(np.float64)
+        wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / dataset.fps) <= TIME_TOLERANCE / dataset.fps)])
+        if len(wrong):
+            gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
+            gap = float(np.median(gaps)) if len(gaps) else 0.0
+            told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
+            findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]
@@ -273,17 +277,6 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     frames = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     joined = {key: np.concatenate([columns[key] for columns in parts.values()]) for key in keys}
     return Rows(np.repeat(list(parts), lengths), frames, joined), unreadable
-
-
-def _check_times(rows: Rows, fps: float) -> Iterator[Finding]:
-    """Check that timestamps advance by 1 / fps from 0."""
-    times = rows.columns["timestamp"].astype(np.float64)
-    wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / fps) <= TIME_TOLERANCE / fps)])
-    if len(wrong):
-        gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
-        gap = float(np.median(gaps)) if len(gaps) else 0.0
-        measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
-        yield problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], fps=fps, measured=measured)
 
 
 def _check_camera(

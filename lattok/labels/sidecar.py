@@ -42,7 +42,12 @@ class Sidecar:
         self.features = _features(self._files)
         _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()
-        self.episodes, self._file, self._first, self._last = self._places()
+        files = enumerate(self._reader.file(path).rows for path in self._files)
+        spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
+        # of each episode, in order, its index, the number of its file, and its rows [first, last) there
+        self.episodes, self._file, self._first, self._last = np.array(spans, dtype=np.int64).reshape(-1, 4).T
+        if not len(spans) or (np.diff(self.episodes) <= 0).any():
+            raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
 
     @property
     def lengths(self) -> np.ndarray:
@@ -70,15 +75,6 @@ class Sidecar:
         if row == len(self.episodes) or self.episodes[row] != episode_index:
             checks.fail("episode_index", f"an episode with labels in {self.root}", repr(episode_index))
         return row
-
-    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """List for each episode, in order, its index, the number of its file, and its rows [first, last) there."""
-        files = enumerate(self._reader.file(path).rows for path in self._files)
-        spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
-        table = np.array(spans, dtype=np.int64).reshape(-1, 4)
-        if not len(table) or (np.diff(table[:, 0]) <= 0).any():
-            raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
-        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
 
 
 class LabelledDataset(ColumnsView):

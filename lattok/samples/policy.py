@@ -88,7 +88,7 @@ class PolicyWindows(Samples):
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
         self._first, self._states_around = torch.from_numpy(np.arange(len(self)) - self.frame_of), states_around
-        self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
+        self.tasks, self.task_of = instructions(chosen)
         self.subtasks = _subtasks(dataset, chosen) if subtasks else None
         self.states, self.state_names = None, ()  # [F, s], and the names of its dimensions
         if state_key is not None:

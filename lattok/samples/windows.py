@@ -136,7 +136,8 @@ class FramePairs(Samples):
         self.episode_of, self.frame_of = episode[keep], frame[keep]
         self.first, self._last = row[keep], last[keep]
         self.second = self.first + self.stride
-        self.tasks, self.task_of = instructions(chosen, lengths, keep)
+        self.tasks, task_of = instructions(chosen)
+        self.task_of = task_of[keep]
         self._steps = action_steps if action_target == "chunk" else 0
         flat = _vectors(dataset, "action_key", action_key, chosen, missing=True)
         there = np.all(np.isfinite(flat), axis=1)
@@ -324,10 +325,8 @@ def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.
     return np.repeat(indices, lengths), row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
-def instructions(
-    episodes: Sequence[Episode], lengths: np.ndarray, keep: np.ndarray
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""
+def instructions(episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Different instructions in the order of the episodes, and the index of each frame's, int64 [F]."""
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
     number = {task: i for i, task in enumerate(dict.fromkeys(first))}
-    return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]
+    return tuple(number), np.repeat([number[task] for task in first], [episode.length for episode in episodes])
