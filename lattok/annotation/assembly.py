@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
+from lattok.data.exporting import portable_facts
 from lattok.data.opening import open_dataset
-from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, portable_facts, readable
+from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
 from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
 from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of

@@ -6,7 +6,7 @@ of frames are in memory at a time, nothing is published before all is written, a
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,16 +19,7 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.opening import as_dataset
-from lattok.data.schema import (
-    IMAGE_DTYPES,
-    INDEX_KEYS,
-    PROVENANCE,
-    Damage,
-    Feature,
-    Progress,
-    RobotDataset,
-    portable_facts,
-)
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
@@ -43,6 +34,9 @@ Size = tuple[int, int] | None  # height and width that all frames are resized to
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
+# of an entry of provenance and of its model: what is true of any part of the labels
+PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
+IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
@@ -324,3 +318,11 @@ def _provenance(
         if numbers := [new_index[index] for index in gap["episodes"] if index in new_index]:
             gaps.append({**gap, "episodes": numbers})
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}
+
+
+def portable_facts(entry: Mapping[str, Any], several: bool = False) -> dict[str, Any]:
+    """Return what is said of labels that is true of any part of them, for a note at a column. `several`: labels of
+    several datasets differ, as their normalisers do."""
+    facts = {key: entry[key] for key in PORTABLE if key in entry}
+    facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
+    return {"lattok": facts | ({"normalizer": entry["dataset"]["name"]} if several else {})}
