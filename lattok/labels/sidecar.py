@@ -40,7 +40,13 @@ class Sidecar:
             checks.fail("labels", expected, str(self.root))
         self.provenance = check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)
-        _check_declared(self.root, self.provenance, self.features)
+        # names in Parquet have no checksum
+        columns = {name: facts for e in self.provenance.values() for name, facts in e.get("columns", {}).items()}
+        declared = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in columns.items()}
+        found = {name: (feature.dtype, feature.shape[0]) for name, feature in self.features.items()}
+        if found != declared:
+            got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())[:300]
+            raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got}. Annotate again.")
         self._reader = ColumnReader()
         files = enumerate(self._reader.file(path).rows for path in self._files)
         spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
@@ -150,17 +156,6 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
         dtype = pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name
         features[name] = Feature(dtype, (width,), None)
     return features
-
-
-def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
-    """Compare columns with what meta/lattok.json declares: names in Parquet have no checksum."""
-    entries = [entry.get("columns", {}) for entry in provenance.values()]
-    declared = {name: facts for columns in entries for name, facts in columns.items()}
-    expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
-    found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
-    if found != expected:
-        got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
-        raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got[:300]}. Annotate again.")
 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:

@@ -117,7 +117,12 @@ def read_contents(path: Path) -> Contents:
             raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
         arguments = _json(path, "env_args", group.attrs)
         kwargs = given if isinstance(given := arguments.get("env_kwargs"), dict) else {}
-        instruction = _instruction(path, group.attrs, arguments)
+        language = _json(path, "problem_info", group.attrs).get("language_instruction")
+        if isinstance(language, list):  # words
+            language = " ".join(map(str, language))
+        said = (language, arguments.get("env_name"), group.attrs.get("env_name"))  # else the name of task or file
+        said = (text.strip() for text in said if isinstance(text, str) and text.strip())
+        instruction = readable(next(said, path.stem))
         convention = group.attrs.get("macros_image_convention")
         listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
     layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
@@ -192,15 +197,6 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...
             raise LattokError(f"{where}: {what}. Copy it again.")
         layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
-
-
-def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    """Return the instruction, else the name of the task, else of the file."""
-    language = _json(path, "problem_info", attributes).get("language_instruction")
-    if isinstance(language, list):  # words
-        language = " ".join(map(str, language))
-    candidates = (language, arguments.get("env_name"), attributes.get("env_name"))
-    return readable(next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem))
 
 
 def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
