@@ -57,7 +57,6 @@ class RayEngine:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Connect to Ray or start it, unless that was done."""
         ray = _ray()
         if ray.is_initialized():
             if self.address not in (None, "auto"):

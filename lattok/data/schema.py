@@ -104,7 +104,6 @@ class RobotDataset(ABC):
     needs: ClassVar[Mapping[str, str]] = NONE  # packages beyond those of lattok, and how to install each
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Register a format that can be recognised."""
         super().__init_subclass__(**keywords)
         if "recognise" in vars(cls):
             FORMATS.add(cls.kind, cls)

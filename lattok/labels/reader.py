@@ -179,7 +179,6 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
 
 
 def _check_codes(column: str, codes: np.ndarray, spec: LatentSpec) -> None:
-    """Check that codes of frames that have a label lie in the codebook."""
     if not len(codes):
         return
     low, high = int(codes.min()), int(codes.max())

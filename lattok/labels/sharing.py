@@ -158,7 +158,6 @@ def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> li
 
 
 def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
-    """Columns of a prefix, and what they were made from."""
     model, spec = entry.get("model", {}), entry.get("spec", {})
     lines = [f"## {plain(prefix)}", "", "| column | type | shape | |", "|---|---|---|---|"]
     for column, facts in entry.get("columns", {}).items():

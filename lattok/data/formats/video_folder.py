@@ -76,7 +76,6 @@ def _names(files: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """Read what each row says of which video."""
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
         if path.stat().st_size > MAX_CAPTION_BYTES:

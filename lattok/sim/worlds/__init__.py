@@ -80,7 +80,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     action_space: gymnasium.spaces.Box  # [m] in the units that datasets have
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Register a world."""
         super().__init_subclass__(**keywords)
         if "world" in vars(cls):
             WORLDS.add(cls.world, cls)
