@@ -212,15 +212,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.cameras.close()
 
 
-def world_called(name: str) -> type[SimEnv]:
-    checks.one_of("tasks", name, WORLDS)
-    try:
-        return WORLDS[name]
-    except ModuleNotFoundError as error:
-        what = f"{name} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
-        raise LattokError(what) from None
-
-
 def find_tasks(names: str | Sequence[str]) -> list[str]:
     """Names of tasks: "metaworld-pairs" is all of that world, "metaworld/reach" one task. Unknown ones are errors."""
     if not names:
@@ -228,7 +219,12 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         world, _, task = name.partition("/")
-        known = world_called(world).tasks()
+        try:
+            checks.one_of("tasks", world, WORLDS)
+            known = WORLDS[world].tasks()
+        except ModuleNotFoundError as error:  # from the first look at what there is
+            what = f"{world} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
+            raise LattokError(what) from None
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
@@ -236,11 +232,11 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
 
 
 def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
-    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given.
-    Worlds whose packages are not installed are left out."""
+    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given;
+    none where a package of a world is not installed."""
     found: list[str] = []
-    for name in WORLDS:
-        with suppress(ModuleNotFoundError):
+    with suppress(ModuleNotFoundError):  # from the first look at what there is
+        for name in WORLDS:
             world = WORLDS[name]
             told = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
             if len(told) > len(found) and fps in (None, world.rate / world.repeat):
@@ -256,7 +252,7 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
     if find_tasks(name) != [name]:
         checks.fail("name", "one task, such as metaworld/reach", repr(name))
     world, _, task = name.partition("/")
-    return world_called(world)(task, size=size, repeat=repeat, variation=variation)
+    return WORLDS[world](task, size=size, repeat=repeat, variation=variation)
 
 
 class SimJob(NamedTuple):
