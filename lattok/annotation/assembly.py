@@ -158,18 +158,13 @@ class Fill(NamedTuple):
                 values = np.where(rows[:, None], values, np.nan).astype(np.float32)
                 table = table.append_column(key, to_arrow(values))
             elif rows.any():
-                table = _filled(table, key, values, rows)
+                field, read = table.schema.field(key), pa.array(values.reshape(-1))
+                nested = pa.types.is_nested(field.type)
+                read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if nested else read
+                both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
+                chosen = pa.array(np.arange(len(table)) + len(table) * rows)
+                table = table.set_column(table.column_names.index(key), field, both.take(chosen))
         return table
-
-
-def _filled(table: pa.Table, key: str, values: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """Return a table whose column has `values` [n, m] in these rows [n]."""
-    field = table.schema.field(key)
-    read = pa.array(values.reshape(-1))
-    read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if pa.types.is_nested(field.type) else read
-    chosen = pa.array(np.where(rows, len(table) + np.arange(len(table)), np.arange(len(table))))
-    both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
-    return table.set_column(table.column_names.index(key), field, both.take(chosen))
 
 
 def _fill_of(work: Work) -> Fill | None:

@@ -134,8 +134,7 @@ class LabelledDataset(ColumnsView):
 def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:
     """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns."""
     dataset, sidecar = as_dataset(dataset), Sidecar(labels)
-    _check_name(dataset, sidecar)
-    _check_episodes(dataset, sidecar)
+    _check_source(dataset, sidecar)
     if taken := dataset.features.keys() & sidecar.features.keys():
         checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
     return LabelledDataset(dataset, sidecar)
@@ -158,7 +157,8 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
     return features
 
 
-def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
+def _check_source(dataset: RobotDataset, sidecar: Sidecar) -> None:
+    """Check that names, episodes and lengths are the same; what has become unreadable since may have labels."""
     for prefix, entry in sidecar.provenance.items():
         made_from: dict[str, Any] = entry.get("dataset", {})
         name, split = made_from.get("name"), made_from.get("split")
@@ -168,10 +168,6 @@ def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
         if not same_split(split, dataset.split):
             expected, got = f"labels of split `{dataset.split}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
             checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")
-
-
-def _check_episodes(dataset: RobotDataset, sidecar: Sidecar) -> None:
-    """Check that episodes and lengths are the same; what has become unreadable since may have labels."""
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     labelled = dict(zip(sidecar.episodes.tolist(), sidecar.lengths.tolist(), strict=True))
     for damage in dataset.damaged:

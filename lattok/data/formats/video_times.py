@@ -8,7 +8,7 @@ counts as none.
 import hashlib
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -174,7 +174,9 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt must not wait for 10^5 files
         if len(files) >= MIN_CACHED_VIDEOS and any(known.get(video.file) is not video for video in read.values()):
-            _keep(root, read.values())
+            columns = dict(zip(VideoTimes._fields, map(list, zip(*read.values(), strict=True)), strict=True))
+            with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
+                pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)
     if not read:
         raise LattokError(f"{root}: none of {len(files)} videos can be read, first {reasons[0]}")
     return read, reasons
@@ -209,9 +211,3 @@ def _kept(root: Path) -> dict[bytes, VideoTimes]:
             columns = [table[name].to_pylist() for name in VideoTimes._fields]
             return {video.file: video for video in map(VideoTimes, *columns)}
     return {}
-
-
-def _keep(root: Path, videos: Collection[VideoTimes]) -> None:
-    columns = dict(zip(VideoTimes._fields, map(list, zip(*videos, strict=True)), strict=True))
-    with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
-        pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)
