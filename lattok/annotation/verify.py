@@ -114,14 +114,10 @@ def _verify_one(
     was = now if spec is None else getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
     own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
-    options = Options(
-        embedding=any(name.endswith("embedding") for name in own),
-        quantized=any(name.endswith("quantized") for name in own),
-        action_key=entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action"),
-        cameras=tuple(entry["cameras"]) if "cameras" in entry else None,
-        threads=entry["threads"],
-        fill="fills" in entry,
-    )
+    embedding, quantized = (any(name.endswith(part) for name in own) for part in ("embedding", "quantized"))
+    column = entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action")
+    cameras = tuple(entry["cameras"]) if "cameras" in entry else None
+    options = Options(embedding, quantized, column, cameras, entry["threads"], "fills" in entry)
     if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
         return
