@@ -109,7 +109,8 @@ def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
     with _opened(path) as file:
         external = _h5py().h5l.TYPE_EXTERNAL  # links by the mere look at which another file would be opened
-        if found := file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True):
+        found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
+        if found is not None:
             name = found.decode(errors="replace")[:60]
             raise LattokError(f"{path}: `{name}` is a link into another file. {ONE_FILE}")
         group = file.get("data")
