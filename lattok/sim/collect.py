@@ -185,7 +185,7 @@ class _Collection(Output):
         return CollectionResult(self.place, frames, attempts)
 
     def _load(self, name: str, seed: int) -> tuple[Demonstration, dict[str, Clip]]:
-        path = self.episodes / name / f"{seed}.npz"
+        path = self._path(name, seed)
         columns: dict[str, np.ndarray] = {}
         stats: dict[str, dict[str, np.ndarray]] = {}
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -202,6 +202,9 @@ class _Collection(Output):
             return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[1].values())
         except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out
             return False
+
+    def _path(self, name: str, seed: int) -> Path:
+        return self.episodes / name / f"{seed}.npz"
 
     def _any(self) -> bool:
         return any(self.work.rglob("*.npz"))
