@@ -15,14 +15,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lattok.annotation.assembly import Job, UnreadableRows, assemble
-from lattok.annotation.engines import Engine as Engine
-from lattok.annotation.engines import LocalEngine as LocalEngine
-from lattok.annotation.engines import RayEngine as RayEngine
-from lattok.annotation.labels import Options as Options
-from lattok.annotation.labels import Work, check_models, identities_of, request_hash
+from lattok.annotation.engines import Engine, LocalEngine, RayEngine
+from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
 from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
-from lattok.annotation.verify import Verification as Verification
-from lattok.annotation.verify import verify as verify
+from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
 from lattok.loading import by_prefix
@@ -33,14 +29,13 @@ from lattok.utils.files import make_room
 from lattok.utils.output import Busy
 from lattok.utils.signals import restate
 
+__all__ = ["Engine", "LocalEngine", "Options", "RayEngine", "Verification", "annotate", "label", "verify"]
 UNIT_FRAMES = 4096
 INFERRED = "inferred"  # prefix of a model that stands alone and fills a column
 MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
 
 
 class AnnotationResult(NamedTuple):
-    """An annotated dataset."""
-
     path: Path
     episodes: int  # in all
     unlabelled: Failures  # by prefix, episodes without labels, and why
@@ -134,10 +129,9 @@ def label(
         staging.remove(but=() if staging.is_new() else (UNITS,))
         why = getattr(error, "strerror", None) or first_line(error)
         left = f"finished labels wait in {staging.work}" if staging.holds_labels() else "nothing half-written is left"
-        raise LattokError(
-            f"cannot write {os.fspath(staging.place)}: {why}. The source is untouched and {left}. "
-            f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
-        ) from None
+        what = f"cannot write {staging.place}: {why}. The source is untouched and {left}."
+        way_out = f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
+        raise LattokError(f"{what} {way_out}") from None
 
 
 def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResult:
@@ -154,7 +148,11 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
     failures = _label_missing(job, units, keys, engine, progress)
-    _check_no_worse(before, failures, staging.place)
+    if before is not None:  # a run that fills gaps opens no others: labels that are there are not to be lost
+        known = {(prefix, index) for prefix, index in before["failed"]}
+        for prefix, index in ((p, i) for p, part in failures.items() for i in part if (p, i) not in known):
+            what = f"{staging.place} has labels of episode {index}, which cannot be read any more"
+            raise LattokError(f"{what} ({failures[prefix][index]}). It stays as it is: repair that first.")
     damaged = {damage.episode_index: damage.reason for damage in work.dataset.damaged}  # which were never listed
     found = {prefix: damaged | failures.get(prefix, {}) for prefix in work.models}
     unlabelled = {prefix: dict(sorted(part.items())) for prefix, part in found.items() if part}
@@ -173,18 +171,6 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
     staging.publish_as(record)
     staging.remove(but=() if result.complete else (UNITS,))
     return result
-
-
-def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path) -> None:
-    """Check that a run that fills gaps opens no others: labels that are there are not to be lost."""
-    if before is None:
-        return
-    known = {(prefix, index) for prefix, index in before["failed"]}
-    new = [(prefix, index) for prefix, part in failures.items() for index in part if (prefix, index) not in known]
-    if new:
-        prefix, index = new[0]
-        what = f"{out} has labels of episode {index}, which cannot be read any more ({failures[prefix][index]})"
-        raise LattokError(f"{what}. It stays as it is: repair that first.")
 
 
 def _label_missing(

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
+from lattok.data.exporting import portable_facts
 from lattok.data.opening import open_dataset
-from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, portable_facts, readable
+from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
 from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
 from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
@@ -37,17 +38,13 @@ INFO, STATS = "meta/info.json", "meta/stats.json"
 
 
 class Job(NamedTuple):
-    """An annotation."""
-
     work: Work
     identities: Identities
     staging: Staging
     fingerprint: str  # of the dataset, before anything was read
 
 
-class UnreadableRows(NamedTuple):
-    """A column of a row group that cannot be read any more; the copy holds nulls there."""
-
+class UnreadableRows(NamedTuple):  # a column of a row group that cannot be read any more; the copy holds nulls there
     file: str
     first: int  # rows [first, last) of the file
     last: int
@@ -57,9 +54,9 @@ class UnreadableRows(NamedTuple):
 def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
     """Write the output into the staging folder; return what of the source could not be copied into it."""
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
-    shapes, root, fill = _shapes(job, keys), job.work.dataset.root, fill_of(job.work)
+    shapes, root, fill = _shapes(job, keys), job.work.dataset.root, _fill_of(job.work)
     measured = not sidecar and (root / STATS).exists()
-    unreadable, statistics = _write_files(units, keys, Assembly(root, staging, shapes, sidecar, measured, fill))
+    unreadable, statistics = Assembly(root, staging, shapes, sidecar, measured, fill).write_all(units, keys)
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
         entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
@@ -116,13 +113,9 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
                 entry["fills"] = {"column": work.options.action_key, "names": names}
                 if parts := dataset.joined.get(work.options.action_key):
                     entry["fills"]["parts"] = list(parts)
-        labels[prefix] = entry | {
-            "dataset": place,
-            "threads": work.options.threads,
-            "versions": versions(),
-            "model": identities[prefix],
-            "columns": {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()},
-        }
+        entry |= {"dataset": place, "threads": work.options.threads, "versions": versions()}
+        columns = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()}
+        labels[prefix] = entry | {"model": identities[prefix], "columns": columns}
     return labels
 
 
@@ -165,22 +158,16 @@ class Fill(NamedTuple):
                 values = np.where(rows[:, None], values, np.nan).astype(np.float32)
                 table = table.append_column(key, to_arrow(values))
             elif rows.any():
-                table = _filled(table, key, values, rows)
+                field, read = table.schema.field(key), pa.array(values.reshape(-1))
+                nested = pa.types.is_nested(field.type)
+                read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if nested else read
+                both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
+                chosen = pa.array(np.arange(len(table)) + len(table) * rows)
+                table = table.set_column(table.column_names.index(key), field, both.take(chosen))
         return table
 
 
-def _filled(table: pa.Table, key: str, values: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """Return a table whose column has `values` [n, m] in these rows [n]."""
-    field = table.schema.field(key)
-    read = pa.array(values.reshape(-1))
-    read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if pa.types.is_nested(field.type) else read
-    chosen = pa.array(np.where(rows, len(table) + np.arange(len(table)), np.arange(len(table))))
-    both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
-    return table.set_column(table.column_names.index(key), field, both.take(chosen))
-
-
-def fill_of(work: Work) -> Fill | None:
-    """Return what the labels of a job fill, if they do."""
+def _fill_of(work: Work) -> Fill | None:
     if not work.options.fill:
         return None
     ((prefix, model),) = work.models.items()
@@ -190,15 +177,32 @@ def fill_of(work: Work) -> Fill | None:
     return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
 
 
-class Assembly(NamedTuple):
-    """What all files of the output have in common."""
-
+class Assembly(NamedTuple):  # what all files of the output have in common
     root: Path  # of the source
     staging: Staging
     shapes: Shapes
     sidecar: bool
     measured: bool  # whether the source has statistics, so that the labels get some
-    fill: Fill | None = None
+    fill: Fill | None
+
+    def write_all(self, units: Sequence[Unit], keys: Sequence[str]) -> tuple[list[UnreadableRows], dict[str, Any]]:
+        """Write every file with labels, several at once; return what comes of them, in the order of the units."""
+        by_file: dict[str, list[tuple[Unit, str]]] = {}
+        for unit, key in zip(units, keys, strict=True):
+            by_file.setdefault(unit.file, []).append((unit, key))
+        unreadable: list[UnreadableRows] = []
+        parts: dict[str, list[Stats]] = {}
+        pool = ThreadPoolExecutor(cores())
+        try:
+            for damage, measured in pool.map(self.write, by_file, by_file.values()):
+                unreadable += damage
+                for name, stats in (named for statistics in measured for named in statistics.items()):
+                    kept = [*parts.get(name, []), stats]
+                    parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
+        finally:
+            pool.shutdown(cancel_futures=True)
+        merged = {name: merge_stats(stats) for name, stats in parts.items()}
+        return unreadable, {name: {k: np.asarray(v).tolist() for k, v in each.items()} for name, each in merged.items()}
 
     def write(self, file: str, members: Sequence[tuple[Unit, str]]) -> FileResult:
         """Write a file of the output; `members` are the units whose labels go into it, with their keys."""
@@ -210,22 +214,17 @@ class Assembly(NamedTuple):
             write_sidecar(target, self.shapes, units, rows)
         else:
             damage = append_columns(self.root / file, target, self.shapes, rows, self.fill)
-        return [part._replace(file=file) for part in damage], self._measure(file, keys)
+        return [part._replace(file=file) for part in damage], self._measure(file, keys) if self.measured else []
 
     def _measure(self, file: str, keys: Sequence[str]) -> list[dict[str, Stats]]:
-        """Return statistics of the label columns of each unit, over the episodes that have labels."""
-        loaded = (self.staging.load(key).rows for key in keys if self.measured)
+        """Return statistics of each unit's label columns, of episodes that have labels, and of the columns filled."""
+        loaded = (self.staging.load(key).rows for key in keys)
         found = [{name: column_stats(_flat(values)) for name, values in rows.items()} for rows in loaded]
-        return found + ([self._of_filled(file, self.fill)] if self.fill is not None and self.measured else [])
-
-    def _of_filled(self, file: str, fill: Fill) -> dict[str, Stats]:
-        """Return statistics of the columns that were filled, as a file of the output has them."""
-        found = {}
-        for key, width in fill.columns:
+        for key, width in () if self.fill is None else self.fill.columns:
             column = open_table(self.staging.made / file).read(columns=[key]).column(0).drop_null()  # of damaged rows
             values = column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}")
             known = _flat(values)[~np.isnan(_flat(values)).any(1)]
-            found |= {key: column_stats(known)} if len(known) else {}
+            found += [{key: column_stats(known)}] if len(known) else []
         return found
 
 
@@ -251,34 +250,10 @@ def _measure_episodes(root: Path, fill: Fill) -> None:
                 pq.write_table(table, temporary)
 
 
-def _write_files(
-    units: Sequence[Unit], keys: Sequence[str], assembly: Assembly
-) -> tuple[list[UnreadableRows], dict[str, Any]]:
-    """Write every file with labels, several at once; return what comes of them, in the order of the units."""
-    by_file: dict[str, list[tuple[Unit, str]]] = {}
-    for unit, key in zip(units, keys, strict=True):
-        by_file.setdefault(unit.file, []).append((unit, key))
-    unreadable: list[UnreadableRows] = []
-    parts: dict[str, list[Stats]] = {}
-    pool = ThreadPoolExecutor(cores())
-    try:
-        for damage, measured in pool.map(assembly.write, by_file, by_file.values()):
-            unreadable += damage
-            for name, stats in (named for statistics in measured for named in statistics.items()):
-                kept = [*parts.get(name, []), stats]
-                parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
-    finally:
-        pool.shutdown(cancel_futures=True)
-    merged = {name: merge_stats(stats) for name, stats in parts.items()}
-    return unreadable, {name: {k: np.asarray(v).tolist() for k, v in stats.items()} for name, stats in merged.items()}
-
-
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
-    """Put every file of `source` except `without` (relative paths) into `target`.
-
-    Videos are hard links where the file system allows it, so that a copy takes no room for them. Everything else is
-    copied, because LeRobot rewrites its metadata in place, and through a link that would change the source.
-    """
+    """Put every file of `source` except `without` (relative paths) into `target`. Videos are hard links where the file
+    system allows it, so that a copy takes no room for them. Everything else is copied, because LeRobot rewrites its
+    metadata in place, and through a link that would change the source."""
     for path in dataset_files(source):
         place, original = target / path, (source / path).resolve()  # of links to blobs
         if path in without or not original.exists():  # whoever needs what was never fetched has said so
@@ -296,11 +271,9 @@ def append_columns(
     source: Path, target: Path, shapes: Shapes, rows: Rows, fill: Fill | None = None
 ) -> list[UnreadableRows]:
     """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
-
     `fill` gets what was inferred where nobody knows it. `shapes` gives dtype and true shape per value of each new
     column; `rows(first, last)` their arrays [n, *shape]. Where a column of the source is damaged, the copy has nulls,
-    and it is among what comes back.
-    """
+    and it is among what comes back."""
     file = open_table(source)
     there, filled = file.schema_arrow.names, () if fill is None else fill.columns
     added: Shapes = {**{key: ("float32", (width,)) for key, width in filled if key not in there}, **shapes}

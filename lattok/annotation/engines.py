@@ -57,7 +57,6 @@ class RayEngine:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Connect to Ray or start it, unless that was done."""
         ray = _ray()
         if ray.is_initialized():
             if self.address not in (None, "auto"):
@@ -108,8 +107,6 @@ class _Worker:
 
 
 class _Pool:
-    """Units on their way through workers."""
-
     def __init__(self, engine: RayEngine, work: Work, units: Sequence[Unit]):
         self._ray, self._engine = _ray(), engine
         self._waiting = deque(units)

@@ -52,9 +52,7 @@ class Options(NamedTuple):
     fill: bool = False  # `action_key` gets what was inferred, where nobody knows it
 
 
-class Work(NamedTuple):
-    """Everything that labels depend on; goes to every worker."""
-
+class Work(NamedTuple):  # everything that labels depend on; goes to every worker
     dataset: RobotDataset
     models: Models
     options: Options
@@ -62,9 +60,7 @@ class Work(NamedTuple):
 
 def identities_of(models: Models, device: str | None = None) -> Identities:
     """Return what provenance says of every model, with the kind of `device` that computes its labels (None: its own).
-
-    Labels from another kind of device may differ in the last bits.
-    """
+    Labels from another kind of device may differ in the last bits."""
 
     def own(model: Any) -> str:
         first = next(model.buffers(), None) if isinstance(model, torch.nn.Module) else model
@@ -113,10 +109,9 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
     if model.label_source == "actions":
         feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
         if feature.shape[0] != wanted:
-            raise LattokError(
-                f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))}), but this "
-                f"tokenizer was trained on {wanted}. Select or add columns, or train a tokenizer on this dataset."
-            )
+            has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
+            way_out = "Select or add columns, or train a tokenizer on this dataset."
+            raise LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
         check_trained_space(model.trained_on, dataset, key)
         return
     video = cast(VideoLabeller, model)
@@ -129,11 +124,9 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
 
 
 def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> UnitLabels:
-    """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
-
-    What fails is tried once more from its start (file systems fail now and then), then given up: for this episode and
-    this model.
-    """
+    """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece. What fails
+    is tried once more from its start (file systems fail now and then), then given up: for this episode and this
+    model."""
     parts: dict[str, list[Labels]] = {prefix: [] for prefix in work.models}
     failures, strange = Failures(), 0
     with torch.no_grad(), torch_threads(work.options.threads):
@@ -152,21 +145,22 @@ def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> 
 
 def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:
     """Label all frames of an episode by one model; return the labels by column."""
-    model = work.models[prefix]
+    model: Any = work.models[prefix]
     if model.label_source == "actions":
-        parts = _from_actions(work, cast(ActionTokenizer, model), index)
+        windows = ActionWindows(work.dataset, model.horizon, work.options.action_key, [index])
+        batches = (windows.batch(rows) for rows in torch.arange(len(windows)).split(BATCH))
+        parts = _joined([_columns(model.latent_actions(*batch), work.options) for batch in batches])
         valid = np.ones(length, dtype=bool)
     else:
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
-        stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
         video = (decode(index, first, last) for first, last in _spans(length))
         tasks = select_episodes(work.dataset, [index])[0].tasks if model.reads_task else ()
-        told: dict[str, Any] = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
+        told = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
         if model.infers_actions:
             parts = _inferred(work, prefix, index, video, told)
         else:
-            parts = _columns(cast(VideoLabeller, model).label_video(video, stride, **told), work.options)
-        valid = np.arange(length) + cast(VideoLabeller, model).later_frames(work.dataset.fps) < length
+            parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **told), work.options)
+        valid = np.arange(length) + model.later_frames(work.dataset.fps) < length
     if not parts:
         hint = "Its labels are the embeddings."
         checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)
@@ -204,9 +198,8 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
         if work.options.cameras:
             raise
         names = " ".join(map(short_name, work.dataset.cameras[: len(model.cameras)]))
-        raise LattokError(
-            f"{error} The model looks at it; name what stands for it here, such as cameras={names}."
-        ) from None
+        hint = f"The model looks at it; name what stands for it here, such as cameras={names}."
+        raise LattokError(f"{error} {hint}") from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
 
@@ -233,12 +226,6 @@ def _one(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf, 
 
 def _spans(length: int) -> list[tuple[int, int]]:
     return [(first, min(first + PIECE_FRAMES, length)) for first in range(0, length, PIECE_FRAMES)]
-
-
-def _from_actions(work: Work, model: ActionTokenizer, index: int) -> Labels:
-    windows = ActionWindows(work.dataset, model.horizon, work.options.action_key, [index])
-    batches = (windows.batch(rows) for rows in torch.arange(len(windows)).split(BATCH))
-    return _joined([_columns(model.latent_actions(*batch), work.options) for batch in batches])
 
 
 def _columns(out: LatentActions, options: Options) -> Labels:
@@ -269,10 +256,8 @@ def _inferred(work: Work, prefix: str, index: int, video: Any, told: dict[str, s
 
 
 def _unknown(work: Work, prefix: str, index: int) -> bool:
-    """Tell whether nobody knows the actions of an episode: there is no such column, or it holds NaN alone.
-
-    In a dataset that was filled already, its own mark says it.
-    """
+    """Tell whether nobody knows the actions of an episode: there is no such column, or it holds NaN alone. In a dataset
+    that was filled already, its own mark says it."""
     dataset, key, mark = work.dataset, work.options.action_key, f"{prefix}.filled"
     while dataset.labels is not None and isinstance(dataset, View):  # labels that are judged say nothing of the source
         dataset = dataset.dataset

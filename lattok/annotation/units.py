@@ -36,9 +36,7 @@ UNITS = "units"
 HEADERS = Lock()  # numpy parses them as Python, which fails at times in two threads of Python 3.11
 
 
-class Unit(NamedTuple):
-    """A run of whole episodes whose labels go into one file: the unit of work."""
-
+class Unit(NamedTuple):  # a run of whole episodes whose labels go into one file: the unit of work
     number: int
     file: str  # relative to the dataset: the data file with these rows, or the sidecar's
     first: int  # rows [first, last) of the file
@@ -100,10 +98,8 @@ def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int
 
 
 def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
-    """Hash the episodes of each unit, and size and modification time of the files they are read from.
-
-    A file that is repaired changes the keys of its own units only, wherever their rows then are.
-    """
+    """Hash the episodes of each unit, and size and modification time of the files they are read from. A file that is
+    repaired changes the keys of its own units only, wherever their rows then are."""
     facts, keys = cache(partial(facts_of, dataset)), []
     for unit in units:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
@@ -167,10 +163,8 @@ class Staging(Output):
         return rows
 
     def publish_as(self, record: Mapping[str, Any]) -> None:
-        """Publish the dataset, about which `record` says more.
-
-        A kill at any point leaves a state that the next run finishes.
-        """
+        """Publish the dataset, about which `record` says more. A kill at any point leaves a state that the next run
+        finishes."""
         mark, replaced = fingerprint(self.made, linked=True), self.published()
         done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
         if replaced is not None:  # which still lies there if the process is killed now
@@ -187,7 +181,6 @@ class Staging(Output):
         return next((record for record in records if record["mark"] == mark), None)
 
     def holds_labels(self) -> bool:
-        """Tell whether any unit of this request is there."""
         return any(self.units.glob("*.npz"))
 
     def is_new(self) -> bool:

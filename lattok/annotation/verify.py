@@ -84,13 +84,8 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
 def _assumed(dataset: RobotDataset, prefix: str) -> dict[str, Any]:
     """Return an entry, without a spec, for columns about which nothing is written down."""
     own = {name: dataset.features[name] for name in _own(dataset, prefix)}
-    return {
-        "dataset": {"name": dataset.name},
-        "columns": {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()},
-        "threads": 1,
-        "versions": {},
-        "model": {},
-    }
+    columns = {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()}
+    return {"dataset": {"name": dataset.name}, "columns": columns, "threads": 1, "versions": {}, "model": {}}
 
 
 def _own(dataset: RobotDataset, prefix: str) -> list[str]:
@@ -109,16 +104,20 @@ def _verify_one(
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry, prefix)
-    yield from _check_preprocessing(dataset, entry, spec, model)
+    action_key = entry.get("action_key", "")
+    if entry.get("actions_as") != dataset.actions_as.get(action_key):
+        yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
+    if model.label_source == "video":
+        name, now, unit = "stride", model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
+    else:
+        name, now, unit = "horizon", model.horizon, "steps"
+    was = now if spec is None else getattr(spec, name)
+    yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
     own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
-    options = Options(
-        embedding=any(name.endswith("embedding") for name in own),
-        quantized=any(name.endswith("quantized") for name in own),
-        action_key=entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action"),
-        cameras=tuple(entry["cameras"]) if "cameras" in entry else None,
-        threads=entry["threads"],
-        fill="fills" in entry,
-    )
+    embedding, quantized = (any(name.endswith(part) for name in own) for part in ("embedding", "quantized"))
+    column = entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action")
+    cameras = tuple(entry["cameras"]) if "cameras" in entry else None
+    options = Options(embedding, quantized, column, cameras, entry["threads"], "fills" in entry)
     if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
         return
@@ -177,21 +176,6 @@ def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str)
     yield from (f"- column {what}" for what in wrong)
     if not wrong:
         yield f"+ columns: {', '.join(entry['columns'])}"
-
-
-def _check_preprocessing(
-    dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec | None, model: Any
-) -> Iterator[str]:
-    """Compare stride or horizon with what the model has on this dataset."""
-    action_key = entry.get("action_key", "")
-    if entry.get("actions_as") != dataset.actions_as.get(action_key):
-        yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
-    if model.label_source == "video":
-        name, now, unit = "stride", model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
-    else:
-        name, now, unit = "horizon", model.horizon, "steps"
-    was = now if spec is None else getattr(spec, name)
-    yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
 
 
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
@@ -254,8 +238,6 @@ def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterato
 
 
 class _Tally:
-    """Differences in one column."""
-
     def __init__(self):
         self.wrong, self.deviation, self.scale, self.absent = 0, 0.0, 0.0, False
         self.first: tuple[int, int, list[Any], list[Any]] | None = None

@@ -13,36 +13,9 @@ from lattok.data.views import action_spaces, declare, with_actions, with_cameras
 from lattok.data.writer import LeRobotWriter
 from lattok.utils.findings import Finding
 
-__all__ = [
-    "ActionSpace",
-    "ExportResult",
-    "Feature",
-    "Finding",
-    "FrameTransform",
-    "Inspection",
-    "LeRobotV3",
-    "LeRobotWriter",
-    "Progress",
-    "RobotDataset",
-    "action_spaces",
-    "as_dataset",
-    "camera_keys",
-    "convert_actions",
-    "declare",
-    "dimension_names",
-    "export",
-    "frames_from_lerobot",
-    "from_unified",
-    "inspect_dataset",
-    "known_dimensions",
-    "open_dataset",
-    "read_vectors",
-    "resize_pixels",
-    "sample_dataset_path",
-    "select_episodes",
-    "split_by_task",
-    "to_unified",
-    "with_actions",
-    "with_cameras",
-    "with_columns",
-]
+__all__ = ["ActionSpace", "ExportResult", "Feature", "Finding", "FrameTransform", "Inspection", "LeRobotV3"]
+__all__ += ["LeRobotWriter", "Progress", "RobotDataset", "action_spaces", "as_dataset", "camera_keys"]
+__all__ += ["convert_actions", "declare", "dimension_names", "export", "frames_from_lerobot", "from_unified"]
+__all__ += ["inspect_dataset", "known_dimensions", "open_dataset", "read_vectors", "resize_pixels"]
+__all__ += ["sample_dataset_path", "select_episodes", "split_by_task", "to_unified", "with_actions", "with_cameras"]
+__all__ += ["with_columns"]

@@ -229,10 +229,8 @@ def dataset_fingerprint(dataset: RobotDataset) -> str:
 
 
 def fingerprint(root: Path, linked: bool = False) -> str:
-    """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else.
-
-    Of a copy with `linked` videos these count by name only: they change with those of the source.
-    """
+    """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else. Of a copy
+    with `linked` videos these count by name only: they change with those of the source."""
     digest = hashlib.sha256()
     for path in dataset_files(root):
         name = os.fsencode(path.as_posix())  # which may be no text

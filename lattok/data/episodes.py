@@ -93,18 +93,6 @@ def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
     return found.values()
 
 
-def _drawn(dataset: RobotDataset, percent: str | None, count: str | None, seed: str | None) -> set[int]:
-    """Draw from the training episodes of every task, in an order that follows from the seed: those of less are in more.
-
-    `percent` of them, rounded, at least one, or `count`; all, where a task has no more.
-    """
-    train, chosen = set(split_by_task(dataset)[0]), set[int]()
-    for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
-        most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))
-        chosen.update(sorted(group, key=lambda index: derive_seed(int(seed or 0), index))[:most])
-    return chosen
-
-
 def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damaged: bool = False) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
@@ -159,9 +147,15 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int],
     if spec.strip() in ("train", "test"):
         return set(split_by_task(dataset)[spec.strip() == "test"]), []
     share = _SHARE.fullmatch(spec.strip())
-    if share is not None and 0 < float(share[1] or 1) <= 100 and int(share[2] or 1):
-        return _drawn(dataset, *share.groups()), []
     numbers, ranges = set[int](), list[tuple[int, float]]()
+    if share is not None and 0 < float(share[1] or 1) <= 100 and int(share[2] or 1):
+        percent, count, seed = share.groups()
+        train = set(split_by_task(dataset)[0])
+        for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
+            most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))
+            # in an order that follows from the seed: those of less are in more
+            numbers.update(sorted(group, key=lambda index: derive_seed(int(seed or 0), index))[:most])
+        return numbers, ranges
     for part in spec.split(","):
         if (match := _RANGE.fullmatch(part.strip())) is None:
             expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'

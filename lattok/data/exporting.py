@@ -6,7 +6,7 @@ of frames are in memory at a time, nothing is published before all is written, a
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,16 +19,7 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.opening import as_dataset
-from lattok.data.schema import (
-    IMAGE_DTYPES,
-    INDEX_KEYS,
-    PROVENANCE,
-    Damage,
-    Feature,
-    Progress,
-    RobotDataset,
-    portable_facts,
-)
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
@@ -39,9 +30,13 @@ from lattok.utils.files import make_room, read_json
 from lattok.utils.output import Output
 from lattok.utils.untrusted import safe_path
 
+Size = tuple[int, int] | None  # height and width that all frames are resized to
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
+# of an entry of provenance and of its model: what is true of any part of the labels
+PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
+IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
@@ -59,11 +54,6 @@ class _Camera(NamedTuple):
     feature: Feature  # dtype "video" or "image", the size written
     source: tuple[int, int]  # height and width of its frames
     verbatim: bool  # encoded images as they are stored
-
-    @property
-    def exact(self) -> bool:
-        """Whether a reader sees the very pixels of the source."""
-        return self.feature.dtype == "image" and self.feature.shape[:2] == self.source
 
 
 class _Plan(NamedTuple):
@@ -125,7 +115,11 @@ def export(
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
             _write(writer, plan, chosen, progress)
-            _write_records(writer, records)
+            for name, value in records:
+                writer.write_meta(name, value)
+                if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
+                    notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
+                    writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
             if texts := getattr(dataset, "subtask_texts", ()):
                 writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
@@ -135,15 +129,7 @@ def export(
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
 
 
-def _write_records(writer: LeRobotWriter | RLDSWriter, records: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    for name, value in records:
-        writer.write_meta(name, value)
-        if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
-            notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
-            writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
-
-
-def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: tuple[int, int] | None) -> None:
+def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> None:
     if dataset.absent:
         hint = "Export it as it is, and convert it when it is read."
         checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
@@ -162,7 +148,7 @@ class _Misfit(LattokError):
     """Frames of another size, which is no damage."""
 
 
-def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
+def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: Size) -> _Plan:
     """Say what is written and how; the episodes `tried` show whether images are stored encoded."""
     columns, kept = dict[str, Feature](), dict[str, Feature]()
     for key, feature in dataset.features.items():
@@ -187,9 +173,7 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     return {key: common_types(key, schemas) for key in plan.kept}
 
 
-def _camera(
-    dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: tuple[int, int] | None
-) -> _Camera:
+def _camera(dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: Size) -> _Camera:
     source = (dataset.features[key].shape[0], dataset.features[key].shape[1])
     height, width = size or source
     verbatim = images != "video" and (height, width) == source and _keeps(dataset, key, tried)
@@ -294,7 +278,8 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
 def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield files for meta/: where everything comes from, what the actions mean, and what made the labels."""
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
-    exact = {camera.key: camera.exact for camera in plan.cameras}
+    # of which cameras a reader sees the very pixels of the source
+    exact = {c.key: c.feature.dtype == "image" and c.feature.shape[:2] == c.source for c in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
     source = {"name": dataset.name, "kind": dataset.kind}
     source |= {} if dataset.split is None else {"split": dataset.split}
@@ -333,3 +318,11 @@ def _provenance(
         if numbers := [new_index[index] for index in gap["episodes"] if index in new_index]:
             gaps.append({**gap, "episodes": numbers})
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}
+
+
+def portable_facts(entry: Mapping[str, Any], several: bool = False) -> dict[str, Any]:
+    """Return what is said of labels that is true of any part of them, for a note at a column. `several`: labels of
+    several datasets differ, as their normalisers do."""
+    facts = {key: entry[key] for key in PORTABLE if key in entry}
+    facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
+    return {"lattok": facts | ({"normalizer": entry["dataset"]["name"]} if several else {})}

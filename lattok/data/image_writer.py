@@ -40,13 +40,11 @@ class ImageStats:
         self._seen += len(frames)
 
     def result(self) -> Stats:
-        """Return statistics of the frames that were added."""
         value = np.arange(256) / 255
         ends = self._counts.cumsum(1)
         total = int(ends[0, -1])
 
-        def ranked(rank: float) -> np.ndarray:
-            """Return the pixel of a rank in each channel, between two of them where it is no whole number."""
+        def ranked(rank: float) -> np.ndarray:  # pixel of each channel, between two where the rank is no whole number
             both = (int(rank), math.ceil(rank))
             low, high = (value[[np.searchsorted(end, r, side="right") for end in ends]] for r in both)
             return low + (rank - int(rank)) * (high - low)
@@ -85,10 +83,8 @@ Frames = np.ndarray | Sequence[bytes] | Iterator[np.ndarray] | Clip
 
 
 class EpisodeFrames:
-    """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured.
-
-    `frames` are uint8 [T, H, W, 3], or blocks of them in order, or T encoded images, or a clip. `shape` is (H, W, 3).
-    """
+    """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured. `frames`
+    are uint8 [T, H, W, 3], or blocks of them in order, or T encoded images, or a clip. `shape` is (H, W, 3)."""
 
     def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
         self.key, self.size = key, (shape[0], shape[1])
@@ -97,7 +93,6 @@ class EpisodeFrames:
         self._stats = ImageStats(length)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all frames, block by block."""
         if self.encoded:
             checks.fail(self.key, "uint8 frames for a video", "encoded images", 'Declare its dtype "image".')
         given: Any = [self._frames] if isinstance(self._frames, np.ndarray) else self._frames
@@ -124,7 +119,6 @@ class EpisodeFrames:
         return self._frames if isinstance(self._frames, Clip) else None
 
     def stats(self) -> Stats:
-        """Return statistics of the frames that have passed."""
         return self.clip.stats if self.clip else self._stats.result()
 
     def _see(self, block: np.ndarray) -> None:
@@ -178,7 +172,6 @@ class RollingVideos:
 
 
 def image_column(images: Sequence[bytes]) -> pa.Array:
-    """Turn encoded images into a column of the data table."""
     paths = pa.nulls(len(images), pa.string())
     return pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE_TYPE))
 

@@ -17,15 +17,7 @@ from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
-from lattok.data.schema import (
-    INDEX_KEYS,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    how_to_join,
-    parts_of,
-    vector_key,
-)
+from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
@@ -90,7 +82,10 @@ class Inspection:
         if self.scope:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
-            yield fitted("camera", f"{key} {_camera(facts)}")
+            seen = "nothing read" if facts is None else f"{facts.width}x{facts.height}"
+            if facts is not None:
+                seen += ", stored images" if facts.codec == "images" else f", {facts.fps:g} fps, {facts.codec}"
+            yield fitted("camera", f"{key} {seen}")
         for key, space in self.spaces:
             yield fitted("space", f"{key}: {space}")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
@@ -109,13 +104,6 @@ class Inspection:
                 yield f"  {'' if i else key[-33:]:<33} {name:<12} {numbers}"
             if len(dimensions) > DIMENSIONS_SHOWN:
                 yield f"  {'':<33} … and {len(dimensions) - DIMENSIONS_SHOWN} more"
-
-
-def _camera(facts: VideoFacts | None) -> str:
-    if facts is None:
-        return "nothing read"
-    size = f"{facts.width}x{facts.height}"
-    return f"{size}, stored images" if facts.codec == "images" else f"{size}, {facts.fps:g} fps, {facts.codec}"
 
 
 def inspect_dataset(
@@ -216,9 +204,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     yield from some_of(found, "files with such problems")
 
 
-def _check_lengths(
-    dataset: RobotDataset, chosen: Sequence[Episode], stride: Gap, horizon: int | None
-) -> Iterator[Finding]:
+def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, horizon: int | None) -> Iterator[Finding]:
     if short := [e.index for e in chosen if e.length < SHORT_S * dataset.fps]:
         yield problems.SHORT.finding(count=len(short), all=len(chosen), seconds=SHORT_S, first=short[0])
     if silent := [e.index for e in chosen if not any(e.tasks)]:
@@ -264,8 +250,14 @@ def _check_values(
     findings += some_of(unreadable, "unreadable episodes")
     if rows is None:
         return []
-    if "timestamp" in keys:
-        findings += _check_times(rows, dataset.fps)
+    if "timestamp" in keys:  # which advance by 1 / fps from 0
+        times = rows.columns["timestamp"].astype(np.float64)
+        wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / dataset.fps) <= TIME_TOLERANCE / dataset.fps)])
+        if len(wrong):
+            gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
+            gap = float(np.median(gaps)) if len(gaps) else 0.0
+            told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
+            findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]
@@ -285,17 +277,6 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     frames = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     joined = {key: np.concatenate([columns[key] for columns in parts.values()]) for key in keys}
     return Rows(np.repeat(list(parts), lengths), frames, joined), unreadable
-
-
-def _check_times(rows: Rows, fps: float) -> Iterator[Finding]:
-    """Check that timestamps advance by 1 / fps from 0."""
-    times = rows.columns["timestamp"].astype(np.float64)
-    wrong = np.unique(rows.episodes[~(np.abs(times - rows.frames / fps) <= TIME_TOLERANCE / fps)])
-    if len(wrong):
-        gaps = np.diff(times)[(np.diff(rows.episodes) == 0) & np.isin(rows.episodes[1:], wrong)]
-        gap = float(np.median(gaps)) if len(gaps) else 0.0
-        measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
-        yield problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], fps=fps, measured=measured)
 
 
 def _check_camera(

@@ -12,15 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from lattok.data.schema import (
-    FORMATS,
-    PROVENANCE,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    short_name,
-    vector_key,
-)
+from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
@@ -268,10 +260,8 @@ def parse_source(text: str) -> tuple[str, float]:
 
 
 def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
-    """Names of the action dimensions that all datasets have; others are an error with the way out.
-
-    Of every two datasets, action spaces count where both declare one, otherwise names, where both have them.
-    """
+    """Names of the action dimensions that all datasets have; others are an error with the way out. Of every two
+    datasets, action spaces count where both declare one, otherwise names, where both have them."""
     known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
     for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
         alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names

@@ -1,6 +1,7 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,128 +12,104 @@ WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
 NAMED = 8  # dimensions named in a finding
 
+note, warning, error = (partial(Problem, severity) for severity in ("note", "warning", "error"))
+
 # its structure
-DAMAGED = Problem("error", "Episode {episode}: {reason}")
-LEFT_OUT = Problem("note", "{names} left out: {reason}.")
-NO_ACTIONS = Problem(
-    "note",
+DAMAGED = error("Episode {episode}: {reason}")
+LEFT_OUT = note("{names} left out: {reason}.")
+NO_ACTIONS = note(
     "There are no actions in this dataset.",
     "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
     "a small one (with a GPU, leave out --preset and --features): lattok train image-lam {dataset} --out {out} "
     "--preset tiny+robust --features pixels --labelled-fraction 0",
 )
-IN_PARTS = Problem("note", "There is no {missing}, but columns that may be parts of it.", "{joined}")
-NO_CAMERAS = Problem(
-    "note",
+IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}")
+NO_CAMERAS = note(
     "There are no cameras in this dataset.",
     "Action tokenizers can be trained on it and label it; models of video cannot.",
 )
-NOT_READ = Problem("note", "{columns}: more than {most} dimensions, so the values were not read.")
-BAD_SPACE = Problem("error", "{error}", "Correct the declaration.")
-UNKNOWN_FILE = Problem(
-    "error",
+NOT_READ = note("{columns}: more than {most} dimensions, so the values were not read.")
+BAD_SPACE = error("{error}", "Correct the declaration.")
+UNKNOWN_FILE = error(
     "{file} belongs to no episode of meta/episodes.",
     "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it.",
 )
-UNKNOWN_ROWS = Problem(
-    "error",
-    "{file} holds rows of episode {episode}, which meta/episodes does not place there.",
-    "Copy the dataset again.",
+UNKNOWN_ROWS = error(
+    "{file} holds rows of episode {episode}, which meta/episodes does not place there.", "Copy the dataset again."
 )
 
 # lengths and tasks
-SHORT = Problem(
-    "note",
+SHORT = note(
     "{count} of {all} episodes are shorter than {seconds:g} s (first: {first}).",
     "Choose stride and horizon to fit; frames near an end have no partner.",
 )
-NO_CAPTIONS = Problem(
-    "note",
+NO_CAPTIONS = note(
     "{count} of {all} episodes have no language instruction (first: {first}).",
     "If a model should be told what happens, put captions.csv with the columns file and caption into the folder.",
 )
 NO_INSTRUCTIONS = NO_CAPTIONS._replace(severity="warning", advice="Tasks cannot be told apart.")
-NO_PARTNER = Problem(
-    "note",
+NO_PARTNER = note(
     "With a stride of {stride} frames, {share:.0%} of the frames have no partner.",
     "They are left out of training and marked invalid when annotating.",
 )
-PADDED = Problem(
-    "note",
+PADDED = note(
     "With a horizon of {horizon}, {share:.0%} of the chunks run over the end of their episode.",
     "They repeat the last action, as in the paper.",
 )
 
 # values
-NOT_FINITE = Problem(
-    "error",
+NOT_FINITE = error(
     "`{column}` ({dimension}) holds {count} values that are not finite, first in {place}.",
     "Leave those episodes out (`episodes`), or repair them.",
 )
-UNKNOWN_ACTIONS = Problem(
-    "note",
+UNKNOWN_ACTIONS = note(
     "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN.",
     "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
     "tokenizers have to leave those episodes out (`episodes`).",
 )
-CONSTANT = Problem(
-    "note",
+CONSTANT = note(
     "`{column}`: {count} of {all} dimensions never change ({names}).",
     "They carry nothing; a tokenizer need not spend codes on them.",
 )
 CONSTANT_ACTIONS = CONSTANT._replace(severity="warning")
-WILD = Problem(
-    "warning",
+WILD = warning(
     "`{column}` ({dimension}) holds {count} wild values, the worst {worst:.4g} in {place} ({away:.0f} robust standard "
     "deviations from the median {median:.4g}).",
     "Look at it; leave the episode out, or normalise with quantiles.",
 )
-OTHER_RATE = Problem(
-    "error",
+OTHER_RATE = error(
     "{count} episodes (first: {first}) have timestamps that do not fit fps = {fps:g}; the timestamps say {measured} "
     "fps.",
     "Correct fps in meta/info.json, or resample.",
 )
 
 # frames
-CAMERA_SIZES = Problem(
-    "note", "The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes."
+CAMERA_SIZES = note("The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes.")
+VIDEO_RATE = error(
+    "{file} runs at {rate:g} fps, the dataset at {fps:g}.", "Correct fps in meta/info.json, or encode the video again."
 )
-VIDEO_RATE = Problem(
-    "error",
-    "{file} runs at {rate:g} fps, the dataset at {fps:g}.",
-    "Correct fps in meta/info.json, or encode the video again.",
-)
-BLANK_FRAMES = Problem(
-    "note",
+BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",
     "Leave this camera out (`cameras`): it only costs time.",
 )
-FRAME_SIZES = Problem(
-    "note",
-    "`{camera}` has frames of {count} sizes ({sizes}).",
-    "Models resize them; other uses need a `transform` that does.",
+FRAME_SIZES = note(
+    "`{camera}` has frames of {count} sizes ({sizes}).", "Models resize them; other uses need a `transform` that does."
 )
-UNCAPTIONED = Problem(
-    "note",
+UNCAPTIONED = note(
     "{count:,} of {all:,} videos have no caption in {file}.",
     "The name of their folder is used instead, if they are not at the top.",
 )
-RESAMPLED = Problem(
-    "note",
+RESAMPLED = note(
     "{count:,} of {all:,} videos do not keep to {fps:g} fps (first: episode {first}).",
     "They are resampled in time. Choose another `fps` if most frames repeat.",
 )
-UPSIDE_DOWN = Problem(
-    "note",
+UPSIDE_DOWN = note(
     "Pictures are stored upside down (macros_image_convention is opengl) and are read as they are stored.",
     "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
 )
 
 
-class Rows(NamedTuple):
-    """Rows of several episodes, one after the other."""
-
+class Rows(NamedTuple):  # rows of several episodes, one after the other
     episodes: np.ndarray  # [n] int64, episode of each row
     frames: np.ndarray  # [n] int64, its frame in the episode
     columns: dict[str, np.ndarray]  # by key [n] or [n, ...]
@@ -155,7 +132,8 @@ class Dimension(NamedTuple):
 def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
     """Sum up the dimensions of a column that hold any finite value, and report what is odd in them."""
     values = rows.columns[key].reshape(len(rows.frames), -1)
-    unknown = _unknown(key, rows.episodes, values)
+    measured = rows.episodes[~np.isnan(values).all(axis=1)]
+    unknown = ~np.isin(rows.episodes, measured) & ("action" in key)  # [n] rows of episodes whose actions nobody knows
     if unknown.any():
         episodes = np.unique(rows.episodes[unknown])
         yield UNKNOWN_ACTIONS.finding(column=key, count=len(episodes), first=episodes[0])
@@ -181,13 +159,6 @@ def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimen
         shown = ", ".join([*constant[:NAMED], *["…"] * (len(constant) > NAMED)])
         yield problem.finding(column=key, count=len(constant), all=len(names), names=shown)
     yield from wild
-
-
-def _unknown(key: str, episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Tell which rows [n] are of episodes whose actions nobody knows: NaN in all of them."""
-    if "action" not in key:
-        return np.zeros(len(values), dtype=bool)
-    return ~np.isin(episodes, episodes[~np.isnan(values).all(axis=1)])
 
 
 def _wild(numbers: np.ndarray, low: int, high: int) -> dict[str, Any]:

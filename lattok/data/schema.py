@@ -25,8 +25,6 @@ NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
-PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
-IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 WITHOUT = "Give a dataset with actions: only latent action models of video need none."
 
@@ -106,7 +104,6 @@ class RobotDataset(ABC):
     needs: ClassVar[Mapping[str, str]] = NONE  # packages beyond those of lattok, and how to install each
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Register a format that can be recognised."""
         super().__init_subclass__(**keywords)
         if "recognise" in vars(cls):
             FORMATS.add(cls.kind, cls)
@@ -296,16 +293,6 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
         hint = "Put spaces between names." if "," in name else checks.did_you_mean(name, short)
         checks.fail("cameras", f"names among {', '.join(short)}", repr(name), hint)
     return found[0]
-
-
-def portable_facts(entry: Mapping[str, Any], several: bool = False) -> dict[str, Any]:
-    """Return what is said of labels that is true of any part of them, for a note at a column.
-
-    `several`: labels of several datasets differ, as their normalisers do.
-    """
-    facts = {key: entry[key] for key in PORTABLE if key in entry}
-    facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
-    return {"lattok": facts | ({"normalizer": entry["dataset"]["name"]} if several else {})}
 
 
 def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -> Feature:

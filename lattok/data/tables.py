@@ -43,22 +43,15 @@ def open_table(path: Path) -> pq.ParquetFile:
         if count > 1:
             raise LattokError(f"{path}: expected every column once, got `{name[:80]}` {count} times. {AGAIN}")
     check_rows(path, file.metadata.num_rows, path.stat().st_size)
-    for group in range(file.num_row_groups):
-        _check_claims(path, file.metadata.row_group(group))
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    for group in (each for each in groups if each.total_byte_size > FEW_BYTES or each.num_rows > FEW_ROWS):
+        for column in (group.column(number) for number in range(group.num_columns)):
+            stored = column.total_compressed_size
+            values, unpacked = column.num_values, column.total_uncompressed_size
+            if values > max(FEW_VALUES, VALUES_PER_BYTE * stored) or unpacked > max(FEW_BYTES, EXPANSION * stored):
+                got = f"{values:,} values and {unpacked:,} bytes of `{column.path_in_schema[:60]}` in {stored:,} bytes"
+                raise LattokError(f"{path}: expected no more than its size allows, got {got}. {AGAIN}")
     return file
-
-
-def _check_claims(path: Path, group: pq.RowGroupMetaData) -> None:
-    """Refuse columns that claim far more values or bytes than they are stored in."""
-    if group.total_byte_size <= FEW_BYTES and group.num_rows <= FEW_ROWS:
-        return
-    for number in range(group.num_columns):
-        column = group.column(number)
-        stored = column.total_compressed_size
-        values, unpacked = column.num_values, column.total_uncompressed_size
-        if values > max(FEW_VALUES, VALUES_PER_BYTE * stored) or unpacked > max(FEW_BYTES, EXPANSION * stored):
-            got = f"{values:,} values and {unpacked:,} bytes of `{column.path_in_schema[:60]}` in {stored:,} bytes"
-            raise LattokError(f"{path}: expected no more than its size allows, got {got}. {AGAIN}")
 
 
 def check_rows(path: Path, rows: int, size: int, few: int = FEW_ROWS) -> None:
@@ -197,11 +190,9 @@ class DataFile:
 
 
 class ColumnReader:
-    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand.
-
-    Where episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
-    empty.
-    """
+    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand. Where
+    episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
+    empty."""
 
     def __init__(self, files: LocalFiles | None = None):
         self._at = files or LocalFiles()
@@ -246,7 +237,6 @@ class ColumnReader:
         return self._columns[path, key]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
-        """Read rows [first, last) of a column."""
         starts = self.file(path).starts
         low = int(np.searchsorted(starts, first, side="right")) - 1
         high = int(np.searchsorted(starts, last, side="left"))

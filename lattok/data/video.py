@@ -78,7 +78,9 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
     with open_video(path) as container:
         for run in np.split(timestamps, breaks):
             for frame in _nearest(path, container, run, 0.5 / fps):
-                image = _upright(to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray(), frame)
+                turns = round(getattr(frame, "rotation", 0) / 90)  # phones film sideways and say so; from PyAV 14 on
+                image = to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
+                image = np.rot90(image, turns) if turns else image
                 if filled and (filled == len(buffer) or image.shape != buffer.shape[1:]):
                     yield buffer[:filled]
                     filled = 0
@@ -104,12 +106,6 @@ def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, toleranc
         before = frame
     for time in wanted[i:]:
         yield _checked(path, before, time, tolerance)
-
-
-def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn `image` as players show it: phones film sideways and say so (PyAV 14 or later reads that)."""
-    turns = round(getattr(frame, "rotation", 0) / 90)
-    return np.rot90(image, turns) if turns else image
 
 
 def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: float) -> av.VideoFrame:
@@ -142,11 +138,9 @@ def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av
 
 
 def _sound(path: Path, container: InputContainer, start: float | None) -> Iterator[av.VideoFrame]:
-    """Frames that the decoder had all parts of.
-
-    Those before the first key frame may be made from ones that seeking left out, and are passed over. After a seek to
-    the very beginning nothing was left out: from `start` seconds on, all of them must be there.
-    """
+    """Frames that the decoder had all parts of. Those before the first key frame may be made from ones that seeking
+    left out, and are passed over. After a seek to the very beginning nothing was left out: from `start` seconds on, all
+    of them must be there."""
     known = False
     for frame in container.decode(container.streams.video[0]):
         if frame.time is None:
@@ -230,19 +224,6 @@ def check_codec(codec: str, size: tuple[int, ...]) -> None:
         checks.fail("video_codec", f"h264 for frames below {SMALLEST_AV1} pixels a side, or PyAV 17", got)
 
 
-@contextmanager
-def _same_scheduling() -> Iterator[None]:
-    """Undo what the AV1 encoder does for root: it makes whoever opens it real-time, which starves other processes."""
-    if not hasattr(os, "sched_getscheduler"):
-        yield
-        return
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, policy, priority)
-
-
 class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
@@ -260,8 +241,13 @@ class VideoWriter:
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size
-        with _same_scheduling():
+        # the AV1 encoder makes whoever opens it as root real-time, which starves other processes
+        scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
+        try:
             self._container.start_encoding()
+        finally:
+            if scheduling is not None:
+                os.sched_setscheduler(0, *scheduling)
         self._size = size
         self.frames = 0  # frames written
         self.bytes = 0  # bytes that left the encoder so far
@@ -297,7 +283,6 @@ class VideoJoiner:
         self.bytes = 0  # their size
 
     def add(self, clip: Path) -> None:
-        """Append the frames of a clip."""
         with open_video(clip) as source:
             given = source.streams.video[0]
             kind = (given.height, given.width, _codec_name(given))

@@ -171,9 +171,7 @@ def with_actions(
 
 def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None) -> ActionSpace | None:
     """Return what the actions of training meant, as far as its training.json says: of dataset `name` if it is there.
-
-    Datasets of a mixture have actions of one kind, so any of those that say it will do.
-    """
+    Datasets of a mixture have actions of one kind, so any of those that say it will do."""
     known = trained_on or {}
     entries = known.get("mixture", [known])
     own = [entry for entry in entries if name and entry.get("dataset") == name]  # may have been undeclared then too
@@ -227,7 +225,9 @@ class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
-        if not all(isinstance(names, list | tuple) and names and all(map(_is_text, names)) for names in parts):
+        if not all(
+            isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names) for names in parts
+        ):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
@@ -244,10 +244,6 @@ class _JoinedColumns(ColumnsView):
             return np.concatenate([read[name].reshape(len(read[name]), -1) for name in names], 1, dtype=np.float32)
 
         return {key: joined(self._parts[key]) if key in self._parts else read[key] for key in keys}
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
@@ -269,8 +265,15 @@ class _Conversion(ColumnsView):
         super().__init__(dataset)
         declared = action_spaces(dataset)
         self._key, self._source, self._target, self._rows = key, declared[key], space, convert
-        self._state_space = declared.get(state_key or "")
-        self._state_key = state_key if self._needs_state() else None
+        self._state_space, self._state_key = declared.get(state_key or ""), None
+        nothing = np.empty((0, self._source.dim))  # converted to learn whether it is possible, and takes the state
+        try:
+            self._convert(nothing)
+        except LattokError:
+            if self._state_space is None:
+                raise
+            self._convert(nothing, np.empty((0, self._state_space.dim)))
+            self._state_key = state_key
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
@@ -293,18 +296,6 @@ class _Conversion(ColumnsView):
         except LattokError as error:
             raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}
-
-    def _needs_state(self) -> bool:
-        """Convert nothing, to learn whether it is possible, and whether it takes the state."""
-        nothing = np.empty((0, self._source.dim))
-        try:
-            self._convert(nothing)
-        except LattokError:
-            if self._state_space is None:
-                raise
-            self._convert(nothing, np.empty((0, self._state_space.dim)))
-            return True
-        return False
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
         """Turn [T, m] or [T] into [T, n] or [T]."""

@@ -28,6 +28,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64")
 DTYPES = (*IMAGE_DTYPES, "string", *NUMBERS)
+Column = np.ndarray | pa.ChunkedArray
 SIZES = ("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # in info.json
 EPISODES_PER_WRITE = 100
 STATS_PER_MERGE = 256
@@ -60,11 +61,8 @@ class LeRobotWriter:
         self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
         self.notes: dict[str, Mapping[str, Any]] = {}  # facts about columns, for info.json
-        self._videos = {
-            key: RollingVideos(self._folder, key, self._fps, *encoder, chunk_files, video_mb)
-            for key in self._cameras
-            if features[key].dtype == "video"
-        }
+        encoded, options = (key for key in self._cameras if features[key].dtype == "video"), (chunk_files, video_mb)
+        self._videos = {key: RollingVideos(self._folder, key, self._fps, *encoder, *options) for key in encoded}
 
     @classmethod
     def create(
@@ -142,15 +140,9 @@ class LeRobotWriter:
         values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
         kept = {key: of_type(columns[key], kind) for key, kind in self._kept.items()}  # type: ignore[arg-type]
         chunk, file = self._data.write(self._table(values, images, kept))
-        row: dict[str, Any] = {
-            "episode_index": self._episodes,
-            "tasks": list(dict.fromkeys(tasks)),
-            "length": length,
-            "data/chunk_index": chunk,
-            "data/file_index": file,
-            "dataset_from_index": self._frames,
-            "dataset_to_index": self._frames + length,
-        }
+        row = {"episode_index": self._episodes, "tasks": list(dict.fromkeys(tasks)), "length": length}
+        row |= {"data/chunk_index": chunk, "data/file_index": file}
+        row |= {"dataset_from_index": self._frames, "dataset_to_index": self._frames + length}
         for place in places:
             row |= place
         stats = {key: camera.stats() for key, camera in seen.items()}
@@ -200,9 +192,7 @@ class LeRobotWriter:
             self._output.remove()
             self._output.release()
 
-    def _check_episode(
-        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None
-    ) -> int:
+    def _check_episode(self, columns: Mapping[str, Column], frames: Mapping[str, Frames], length: int | None) -> int:
         """Check that all is given, of one length and the declared shapes, and nothing else. Return the length."""
         expected = [key for key in self._columns if key not in INDEX_KEYS]
         if set(columns) != set(expected):
@@ -228,17 +218,13 @@ class LeRobotWriter:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
-    def _values(
-        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], length: int, tasks: list[int]
-    ) -> dict[str, np.ndarray]:
+    def _values(self, columns: Mapping[str, Column], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
         """Return the given columns in their declared types, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
-        for key, given in columns.items():
-            if key in self._kept:
-                continue
+        for key in columns.keys() - self._kept.keys():
             dtype = self._features[key].dtype
-            values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
+            values[key] = np.asarray(columns[key], dtype=object if dtype == "string" else dtype)
         return values
 
     def _table(
@@ -268,29 +254,14 @@ class LeRobotWriter:
             entries[key] |= {NOTE: self.notes[key]} if key in self.notes else {}
         for key in self._videos:
             height, width, _ = self._features[key].shape
-            entries[key]["info"] = {
-                "video.height": height,
-                "video.width": width,
-                "video.codec": CODEC_OF[self._codec],
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": self._fps,
-                "video.channels": 3,
-                "has_audio": False,
-            }
-        return {
-            "codebase_version": "v3.0",
-            "robot_type": self._info["robot_type"],
-            "total_episodes": self._episodes,
-            "total_frames": self._frames,
-            "total_tasks": len(self._tasks),
-            **{name: self._info[name] for name in SIZES},
-            "fps": self._fps,
-            "splits": {"train": f"0:{self._episodes}"},
-            "data_path": DATA_PATH,
-            "video_path": VIDEO_PATH if self._videos else None,
-            "features": entries,
-        }
+            about = {"video.height": height, "video.width": width, "video.codec": CODEC_OF[self._codec]}
+            about |= {"video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": self._fps}
+            entries[key]["info"] = about | {"video.channels": 3, "has_audio": False}
+        facts: dict[str, Any] = {"codebase_version": "v3.0", "robot_type": self._info["robot_type"]}
+        facts |= {"total_episodes": self._episodes, "total_frames": self._frames, "total_tasks": len(self._tasks)}
+        facts |= {name: self._info[name] for name in SIZES}
+        facts |= {"fps": self._fps, "splits": {"train": f"0:{self._episodes}"}, "data_path": DATA_PATH}
+        return facts | {"video_path": VIDEO_PATH if self._videos else None, "features": entries}
 
 
 def write_tasks(root: Path, tasks: Sequence[str], kind: str = "task") -> None:

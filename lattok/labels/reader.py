@@ -23,11 +23,10 @@ from lattok.types import Episode, LatentTarget
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-DTYPES = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
-STORED = {  # kinds of dtypes that columns may have
-    "codes": ("whole numbers", "iu"),
-    "embedding": ("numbers", "iuf"),
-    "valid": ("true or false", "biu"),
+READ_AS: dict[str, tuple[Any, str, str]] = {  # dtype of each part, and the kinds of dtypes that its column may have
+    "codes": (np.int64, "whole numbers", "iu"),
+    "embedding": (np.float32, "numbers", "iuf"),
+    "valid": (np.bool_, "true or false", "biu"),
 }
 AGAIN = "Annotate again."
 ANNOTATE = "`lattok annotate DATASET --model MODEL --out OUT` writes them."
@@ -76,14 +75,14 @@ def read_rows(
     keys = {part: spec.column(part) for part in widths}
     ends = list(accumulate(episode.length for episode in episodes))
     places = {e.index: slice(end - e.length, end) for e, end in zip(episodes, ends, strict=True)}
-    rows = {part: np.empty((ends[-1], width), dtype=DTYPES[part]) for part, width in widths.items()}
+    rows = {part: np.empty((ends[-1], width), dtype=READ_AS[part][0]) for part, width in widths.items()}
     for index, found in dataset.columns_of(episodes, list(keys.values())):
         if isinstance(found, LattokError):
             raise found
         for part, key in keys.items():
             values = found[key].reshape(len(found[key]), -1)
             checks.size(key, "numbers a row, as its description says", values.shape[1], widths[part])
-            what, kinds = STORED[part]
+            _, what, kinds = READ_AS[part]
             if values.dtype.kind not in kinds:
                 checks.fail(key, what, values.dtype, AGAIN)
             with np.errstate(over="ignore"):  # too large for a float32: refused below
@@ -180,7 +179,6 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
 
 
 def _check_codes(column: str, codes: np.ndarray, spec: LatentSpec) -> None:
-    """Check that codes of frames that have a label lie in the codebook."""
     if not len(codes):
         return
     low, high = int(codes.min()), int(codes.max())

@@ -35,8 +35,6 @@ MEANING = {
 
 
 class Listing(NamedTuple):
-    """What of a folder a push sends, and what it leaves."""
-
     sent: list[str]  # by their paths in the folder
     left: list[str]
     size: int  # bytes that are sent
@@ -99,18 +97,14 @@ def listing(folder: str | os.PathLike[str], include: Sequence[str] = ()) -> List
         names.add(Path(name))
     there = list(walk(root, lambda path: path.name.startswith(".")))  # refuses links that leave it
     found = [path for path in there if path in names]
-    for path in found:
-        _check_plain(root, path)
+    top = Path(os.path.realpath(root))
+    for path in found:  # hidden files and folders never go up, not by links either
+        real = Path(os.path.realpath(root / path))
+        names_there = real.relative_to(top).parts if real.is_relative_to(top) else (real.name,)
+        if any(name.startswith(".") for name in names_there):
+            checks.fail("folder", "links to files that are not hidden", f"{path}, which leads to {real}", "Remove it.")
     size = sum((root / path).stat().st_size for path in found)
     return Listing(sorted({*map(Path.as_posix, found), CARD}), [str(path) for path in there if path not in names], size)
-
-
-def _check_plain(root: Path, path: Path) -> None:
-    """Refuse a link to a hidden file or folder: those never go up."""
-    real, top = Path(os.path.realpath(root / path)), Path(os.path.realpath(root))
-    names = real.relative_to(top).parts if real.is_relative_to(top) else (real.name,)
-    if any(name.startswith(".") for name in names):
-        checks.fail("folder", "links to files that are not hidden", f"{path}, which leads to {real}", "Remove it.")
 
 
 def _subject(root: Path) -> Any:
@@ -164,7 +158,6 @@ def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> li
 
 
 def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
-    """Columns of a prefix, and what they were made from."""
     model, spec = entry.get("model", {}), entry.get("spec", {})
     lines = [f"## {plain(prefix)}", "", "| column | type | shape | |", "|---|---|---|---|"]
     for column, facts in entry.get("columns", {}).items():

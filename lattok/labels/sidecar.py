@@ -40,9 +40,20 @@ class Sidecar:
             checks.fail("labels", expected, str(self.root))
         self.provenance = check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)
-        _check_declared(self.root, self.provenance, self.features)
+        # names in Parquet have no checksum
+        columns = {name: facts for e in self.provenance.values() for name, facts in e.get("columns", {}).items()}
+        declared = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in columns.items()}
+        found = {name: (feature.dtype, feature.shape[0]) for name, feature in self.features.items()}
+        if found != declared:
+            got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())[:300]
+            raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got}. Annotate again.")
         self._reader = ColumnReader()
-        self.episodes, self._file, self._first, self._last = self._places()
+        files = enumerate(self._reader.file(path).rows for path in self._files)
+        spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
+        # of each episode, in order, its index, the number of its file, and its rows [first, last) there
+        self.episodes, self._file, self._first, self._last = np.array(spans, dtype=np.int64).reshape(-1, 4).T
+        if not len(spans) or (np.diff(self.episodes) <= 0).any():
+            raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
 
     @property
     def lengths(self) -> np.ndarray:
@@ -71,18 +82,6 @@ class Sidecar:
             checks.fail("episode_index", f"an episode with labels in {self.root}", repr(episode_index))
         return row
 
-    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """List for each episode, in order, its index, the number of its file, and its rows [first, last) there."""
-        spans = [
-            (index, number, *rows)
-            for number, path in enumerate(self._files)
-            for index, rows in self._reader.file(path).rows.items()
-        ]
-        table = np.array(spans, dtype=np.int64).reshape(-1, 4)
-        if not len(table) or (np.diff(table[:, 0]) <= 0).any():
-            raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
-        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
-
 
 class LabelledDataset(ColumnsView):
     """A dataset and its labels as one dataset: all label columns stand among its features."""
@@ -110,7 +109,6 @@ class LabelledDataset(ColumnsView):
         return f"{self.dataset!r} with labels {', '.join(self.labels.provenance)}"
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Files of the dataset and of the labels that hold an episode."""
         return (*self.dataset.files_of(episode_index), self.labels.file_of(episode_index))
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
@@ -136,8 +134,7 @@ class LabelledDataset(ColumnsView):
 def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:
     """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns."""
     dataset, sidecar = as_dataset(dataset), Sidecar(labels)
-    _check_name(dataset, sidecar)
-    _check_episodes(dataset, sidecar)
+    _check_source(dataset, sidecar)
     if taken := dataset.features.keys() & sidecar.features.keys():
         checks.fail("labels", "columns that the dataset does not have", min(taken), "Label with another prefix.")
     return LabelledDataset(dataset, sidecar)
@@ -150,30 +147,18 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
         missing = [name for name in INDEX if name not in schema.names]
         if missing or not open_table(path).schema_arrow.equals(schema):
             raise LattokError(f"{path}: expected {', '.join(INDEX)} and the columns of {files[0]}. Annotate again.")
-    return {field.name: _feature(field, files[0]) for field in schema if field.name not in INDEX}
+    features = {}
+    for name, given in ((field.name, field.type) for field in schema if field.name not in INDEX):
+        kind, width = (given.value_type, given.list_size) if isinstance(given, pa.FixedSizeListType) else (given, 1)
+        if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise LattokError(f"{files[0]}: `{name[:60]}`: expected numbers or lists of one length, got {given}.")
+        dtype = pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name
+        features[name] = Feature(dtype, (width,), None)
+    return features
 
 
-def _feature(field: pa.Field, path: Path) -> Feature:
-    kind, width = field.type, 1
-    if isinstance(kind, pa.FixedSizeListType):
-        kind, width = kind.value_type, kind.list_size
-    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise LattokError(f"{path}: `{field.name[:60]}`: expected numbers or lists of one length, got {field.type}.")
-    return Feature(pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name, (width,), None)
-
-
-def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
-    """Compare columns with what meta/lattok.json declares: names in Parquet have no checksum."""
-    entries = [entry.get("columns", {}) for entry in provenance.values()]
-    declared = {name: facts for columns in entries for name, facts in columns.items()}
-    expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
-    found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
-    if found != expected:
-        got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
-        raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got[:300]}. Annotate again.")
-
-
-def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
+def _check_source(dataset: RobotDataset, sidecar: Sidecar) -> None:
+    """Check that names, episodes and lengths are the same; what has become unreadable since may have labels."""
     for prefix, entry in sidecar.provenance.items():
         made_from: dict[str, Any] = entry.get("dataset", {})
         name, split = made_from.get("name"), made_from.get("split")
@@ -183,10 +168,6 @@ def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
         if not same_split(split, dataset.split):
             expected, got = f"labels of split `{dataset.split}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
             checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")
-
-
-def _check_episodes(dataset: RobotDataset, sidecar: Sidecar) -> None:
-    """Check that episodes and lengths are the same; what has become unreadable since may have labels."""
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     labelled = dict(zip(sidecar.episodes.tolist(), sidecar.lengths.tolist(), strict=True))
     for damage in dataset.damaged:

@@ -101,25 +101,15 @@ class LatentSpec:
 
 def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: int, stride: int = 0) -> LatentSpec:
     """What the labels of a model are, from the rows that it gives: so many codes, and vectors of `latent_dim` numbers.
-
-    The tokens of a chunk are steps of one code; they have vectors where there is one for each of them.
-    """
+    The tokens of a chunk are steps of one code; they have vectors where there is one for each of them."""
     if model.label_source == "video":
         size = cast(VideoLabeller, model).codebook_size if codes else None
         return LatentSpec("steps", 0, codes, size or 0, vectors, latent_dim, stride, prefix=prefix)
     tokenizer = cast(ActionTokenizer, model)
     size, own = tokenizer.vocab_size if codes else 0, codes == vectors > 0
-    return LatentSpec(
-        "chunk",
-        steps=codes if tokenizer.fixed_length else 0,
-        codes=min(codes, 1),
-        codebook_size=size,
-        vectors=int(own),
-        latent_dim=latent_dim if own else 0,
-        horizon=tokenizer.horizon,
-        per_step=tokenizer.per_step,
-        prefix=prefix,
-    )
+    made: dict[str, Any] = {"horizon": tokenizer.horizon, "per_step": tokenizer.per_step, "prefix": prefix}
+    made |= {"steps": codes if tokenizer.fixed_length else 0, "codes": min(codes, 1), "codebook_size": size}
+    return LatentSpec("chunk", vectors=int(own), latent_dim=latent_dim if own else 0, **made)
 
 
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
@@ -183,10 +173,8 @@ def inferred_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episod
 
 
 def measured_episodes(dataset: RobotDataset, key: str, episodes: Sequence[Episode]) -> list[Episode]:
-    """Choose the episodes whose actions are known: not NaN throughout, nor what a model inferred.
-
-    Where only some rows of one are NaN, reading its actions raises `LattokError`.
-    """
+    """Choose the episodes whose actions are known: not NaN throughout, nor what a model inferred. Where only some rows
+    of one are NaN, reading its actions raises `LattokError`."""
     vector_key(dataset, "action_key", key)
     unknown = {*inferred_episodes(dataset, key, episodes), *unmeasured(dataset, key, {each.index for each in episodes})}
     return [each for each in episodes if each.index not in unknown]

@@ -22,8 +22,6 @@ from lattok.utils.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Instructions:
-    """Vectors of n instructions."""
-
     row_of: Mapping[str, int]
     vectors: Tensor  # [n, S, D] float32, zero beyond the words
     mask: Tensor  # [n, S] bool: which of them are words
@@ -37,7 +35,6 @@ class Instructions:
         return cls(row_of, padded, torch.arange(padded.shape[1]) < lengths[:, None])
 
     def rows(self, texts: Iterable[str]) -> Tensor:
-        """Return the rows of texts, int64."""
         return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
@@ -58,10 +55,8 @@ class FrameBatches(BatchSource):
 
 class PairBatches(FrameBatches):
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
-
-    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
-    between them is what moved.
-    """
+    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs between them
+    is what moved."""
 
     def __init__(
         self,

@@ -65,12 +65,9 @@ class Reader(ABC):
     @abstractmethod
     def rows(self, rows: np.ndarray) -> Decoded:
         """Read ascending `rows` [n]: values, which of them could be read, and an error of each episode that has others.
-
-        What can be read does not depend on what else is.
-        """
+        What can be read does not depend on what else is."""
 
     def episode_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the indices of the episodes that `rows` belong to."""
         return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
 
     def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
@@ -135,10 +132,8 @@ class FrameReader(Reader):
     def all(
         self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
     ) -> np.ndarray:
-        """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`.
-
-        `shared`: all training processes ask at once; those of a machine decode a part each and have one array.
-        """
+        """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`. `shared`: all
+        training processes ask at once; those of a machine decode a part each and have one array."""
         if shared:
             with shared_array((len(self), *self.shape)) as (store, index, count):
                 self._fill(store, range(index, len(self.episodes), count), max(1, cores() // count), progress)
@@ -150,7 +145,6 @@ class FrameReader(Reader):
     def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
         chosen = [self.episodes[number] for number in numbers]
         total, done, size = sum(episode.length for episode in chosen), 0, math.prod(self.shape)
-
         jobs = (Request((episode.index,), episode.length * size) for episode in chosen)
         with Prefetcher(self._read, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
             for number, episode in zip(numbers, chosen, strict=True):
@@ -176,10 +170,8 @@ class FrameReader(Reader):
 
 
 class SampleSet(Dataset[dict[str, Any]], ABC):
-    """Samples by number, for torch's `DataLoader` too, its workers and its own collation: each is a dictionary.
-
-    Its keys are the fields of what `batch` returns, but for those that are None: `PairBatch(**batch)` is one again.
-    """
+    """Samples by number, for torch's `DataLoader` too, its workers and its own collation: each is a dictionary. Its
+    keys are the fields of what `batch` returns, but for those that are None: `PairBatch(**batch)` is one again."""
 
     episode_of: np.ndarray  # [N]
     frame_of: np.ndarray  # [N]
@@ -219,10 +211,8 @@ def _one_of(batch: Any, row: int) -> dict[str, Any]:
 
 
 class Samples(SampleSet):
-    """Samples with frames: `FramePairs` and `PolicyWindows`.
-
-    A sample's frames are decoded when it is asked for, unless all `frames` were read before.
-    """
+    """Samples with frames: `FramePairs` and `PolicyWindows`. A sample's frames are decoded when it is asked for, unless
+    all `frames` were read before."""
 
     cameras: tuple[str, ...]
     reader: Reader  # of their frames, or of what stands for them
@@ -310,11 +300,9 @@ def all_gather(mine: Any) -> Sequence[Any]:
 
 @contextmanager
 def shared_array(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Yield an array uint8 of `shape` for all training processes of this machine, of which each fills a part.
-
-    With it come the number of this process and how many there are. At the end they wait for each other. Where memory
-    cannot be shared each process has an array of its own. A `LattokError` in one process is one in all.
-    """
+    """Yield an array uint8 of `shape` for all training processes of this machine, of which each fills a part. With it
+    come the number of this process and how many there are. At the end they wait for each other. Where memory cannot be
+    shared each process has an array of its own. A `LattokError` in one process is one in all."""
     host, own = socket.gethostname(), os.getpid()
     file, name = -1, f"lattok-{secrets.token_hex(8)}"
     if CAN_SHARE and dist.is_initialized():

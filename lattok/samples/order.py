@@ -46,9 +46,7 @@ FIRST_WINDOW = 8  # samples of a lane's first window, so that training begins at
 MAX_BATCH = 2**16  # samples of a batch, where the data has fewer
 
 
-class Window(NamedTuple):
-    """Samples of a lane that are drawn in shuffled order, or some of them in a row."""
-
+class Window(NamedTuple):  # samples of a lane that are drawn in shuffled order, or some of them in a row
     first: int  # number of its first draw in the lane, over all passes
     samples: np.ndarray  # int64 [n], in the order in which they are drawn
 
@@ -61,9 +59,7 @@ class Window(NamedTuple):
         return isinstance(draw, int) and self.first <= draw < self.end
 
 
-class Draw(NamedTuple):
-    """One sample of a step: draw number `number` of a lane of one dataset."""
-
+class Draw(NamedTuple):  # one sample of a step: draw number `number` of a lane of one dataset
     part: int  # which dataset
     lane: int
     number: int
@@ -108,11 +104,8 @@ class Lanes:
     def __init__(
         self, samples: np.ndarray, episode_of: np.ndarray, window: int, seed: int, file_of: np.ndarray | None = None
     ):
-        """Order `samples` [n], ascending numbers that lie together by `episode_of` [n].
-
-        Of fewer than there are lanes each comes several times in a pass. `file_of` [n] numbers the files from 0, where
-        these are fetched.
-        """
+        """Order `samples` [n], ascending numbers that lie together by `episode_of` [n]. Of fewer than there are lanes
+        each comes several times in a pass. `file_of` [n] numbers the files from 0, where these are fetched."""
         checks.counts(window=window, samples=len(samples))
         times = -(-LANES // len(samples))
         samples, episode_of = samples.repeat(times), episode_of.repeat(times)
@@ -188,10 +181,8 @@ class Lanes:
 
 
 def deal_clips(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Deal clips, in ascending groups, out to the lanes: each gets its share of each group. Clips may be cut.
-
-    After a group all lanes have had as many samples, but for one, so that none begins with another's end.
-    """
+    """Deal clips, in ascending groups, out to the lanes: each gets its share of each group. Clips may be cut. After a
+    group all lanes have had as many samples, but for one, so that none begins with another's end."""
     last = ends[np.flatnonzero(np.diff(group, append=group[-1] + 1))]  # of each group
     sizes = np.diff(last[-1] * np.arange(LANES + 1) // LANES)  # of the lanes
     rank = np.argsort(np.argsort(-sizes, kind="stable"))  # who gets what is left over: first the larger ones
@@ -228,7 +219,6 @@ class Batches:
         self._windows: dict[tuple[int, int], Window] = {}
 
     def counts(self, n: int) -> list[int]:
-        """Count how many of the first `n` samples come from each part."""
         return _counts(n, self._shares)
 
     @property
@@ -293,13 +283,11 @@ def order_of(
     chosen: Sequence[np.ndarray] | None = None,
     streams: int = 1,
 ) -> list[Order | None]:
-    """Return the order of the samples of several parts, which are a mixture; None for a part without any.
-
-    `window`: how many frames the shuffle window holds (None: all there are). Of larger data half of it are those that
-    samples are drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: so
-    many times samples are drawn from each part, through windows of their own. Raises `LattokError` where windows would
-    be next to nothing.
-    """
+    """Return the order of the samples of several parts, which are a mixture; None for a part without any. `window`: how
+    many frames the shuffle window holds (None: all there are). Of larger data half of it are those that samples are
+    drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: so many times
+    samples are drawn from each part, through windows of their own. Raises `LattokError` where windows would be next to
+    nothing."""
     frames = sum(len(part.reader) for part in dict.fromkeys(parts))
     sizes = None if window is None or frames <= window else window_sizes(parts, weights, window, streams)
     found: list[Order | None] = []

@@ -88,15 +88,21 @@ class PolicyWindows(Samples):
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
         self._first, self._states_around = torch.from_numpy(np.arange(len(self)) - self.frame_of), states_around
-        self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
+        self.tasks, self.task_of = instructions(chosen)
         self.subtasks = _subtasks(dataset, chosen) if subtasks else None
-        self.states, self.state_names = _states(dataset, state_key, chosen, unseen)
+        self.states, self.state_names = None, ()  # [F, s], and the names of its dimensions
+        if state_key is not None:
+            self.state_names = dimension_names(vector_key(dataset, "state_key", state_key, "None leaves it out."))
+            self.states = torch.from_numpy(read_vectors(dataset, "state_key", state_key, chosen, unseen))
         self._vectors = {action_key: self.actions}
         self._vectors |= {key: self._like_actions(dataset, key, action_key, unseen) for key in extra_keys}
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._labels = _read_labels(dataset, self.latent, chosen, parts)
+            self._labels = read_rows(dataset, self.latent, chosen, parts)
+            if not self._labels["valid"].any():
+                what = f"none of the {len(self)} frames of the chosen episodes has a label"
+                raise LattokError(f"`{self.latent.column('valid')}`: {what}. Choose other episodes, or annotate again.")
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
         self._progress = progress
@@ -281,17 +287,6 @@ class MixedPolicyWindows(MixedSamples):
         return given._replace(actions=maps["action"](given.actions), proprio=proprio, known=known, subtasks=texts)
 
 
-def _read_labels(
-    dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode], parts: Sequence[str]
-) -> dict[str, Tensor]:
-    """Read the labels of all frames; at least one has to be there."""
-    labels = read_rows(dataset, spec, episodes, parts)
-    if not labels["valid"].any():
-        what = f"none of the {len(labels['valid'])} frames of the chosen episodes has a label"
-        raise LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
-    return labels
-
-
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """(H, W) of each camera's images as they are stored, from the first frame of an episode."""
     frames = (dataset.frames(episode.index, [key], [0]) for key in cameras)
@@ -310,16 +305,6 @@ def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray 
         return None
     each = [[""] * episode.length if texts is None else texts for texts, episode in zip(found, episodes, strict=True)]
     return np.array([text.strip() for texts in each for text in texts], dtype=object)
-
-
-def _states(
-    dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], checked: bool
-) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Read proprioception [F, s] and the names of its dimensions."""
-    if key is None:
-        return None, ()
-    names = dimension_names(vector_key(dataset, "state_key", key, "None leaves it out."))
-    return torch.from_numpy(read_vectors(dataset, "state_key", key, episodes, checked)), names
 
 
 def _chosen_spec(

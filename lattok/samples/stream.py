@@ -44,18 +44,13 @@ class DecodedWindow:
 
 
 class FrameStream:
-    """Frames for what `draws` draw from `parts`.
-
-    A sample that cannot be read is replaced by the one that its lane draws a window later, or two, whatever the memory;
-    the episodes of such samples are in `left_out`.
-    """
+    """Frames for what `draws` draw from `parts`. A sample that cannot be read is replaced by the one that its lane
+    draws a window later, or two, whatever the memory; the episodes of such samples are in `left_out`."""
 
     def __init__(self, parts: Sequence[Samples], draws: Sequence[Batches], memory: float | None = None):
-        """`parts` are numbered one after the other; a part that is there twice has one number.
-
-        `memory`: bytes for frames on this machine; None: `parts` keep theirs, and nothing is decoded here. Raises
-        `LattokError` where frames of not even one draw of each lane fit in.
-        """
+        """`parts` are numbered one after the other; a part that is there twice has one number. `memory`: bytes for
+        frames on this machine; None: `parts` keep theirs, and nothing is decoded here. Raises `LattokError` where
+        frames of not even one draw of each lane fit in."""
         self.parts, self.draws, self.kept = list(parts), list(draws), memory is None
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
@@ -129,9 +124,7 @@ class FrameStream:
 
     def take(self, step: int, share: int, shares: int) -> tuple[Tensor, Tensor | None]:
         """Return the samples [B] of a share of a step, numbered over all parts, and their frames [B, k, V, h, w, 3].
-
-        None in place of frames that `parts` keep.
-        """
+        None in place of frames that `parts` keep."""
         if self.kept:
             return self.samples(step)[share::shares], None
         found = [(draw.part % len(self.parts), *self._sample(draw)) for draw in self._draws(step)[share::shares]]
@@ -231,11 +224,9 @@ def keep_frames(
     parts: Sequence[Any], window: int | None, memory_gb: float, device: str, keep: Callable[[], None] | None = None
 ) -> float | None:
     """Decode the frames of all `parts` into memory, if they fit; otherwise return the bytes there are for them.
-
     `window`: frames of the shuffle window; None where samples have no frames. `memory_gb`: room on each machine, 0:
-    half of its memory. `keep` does something else where they fit. All processes, which train on `device`, do the
-    same, as the smallest machine needs it. Frames that cannot be read are left to `FrameStream`.
-    """
+    half of its memory. `keep` does something else where they fit. All processes, which train on `device`, do the same,
+    as the smallest machine needs it. Frames that cannot be read are left to `FrameStream`."""
     if window is None:
         return None
     init_process_group(device)

@@ -14,16 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.schema import (
-    FrameTransform,
-    Progress,
-    RobotDataset,
-    camera_keys,
-    dimension_names,
-    short_name,
-    vector_key,
-)
+from lattok.data.schema import short_name, vector_key
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
@@ -143,7 +136,8 @@ class FramePairs(Samples):
         self.episode_of, self.frame_of = episode[keep], frame[keep]
         self.first, self._last = row[keep], last[keep]
         self.second = self.first + self.stride
-        self.tasks, self.task_of = instructions(chosen, lengths, keep)
+        self.tasks, task_of = instructions(chosen)
+        self.task_of = task_of[keep]
         self._steps = action_steps if action_target == "chunk" else 0
         flat = _vectors(dataset, "action_key", action_key, chosen, missing=True)
         there = np.all(np.isfinite(flat), axis=1)
@@ -187,12 +181,9 @@ class FramePairs(Samples):
             frames, features = torch.empty(*rows.shape, 0, dtype=torch.uint8), frames
         elif self.features is not None:
             features = self.features(rows)
-        return PairBatch(
-            torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames,
-            torch.from_numpy(self.actions_of(chosen)),
-            torch.from_numpy(self.labelled[chosen]),
-            features=features,
-        )
+        frames = torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames
+        actions, labelled = torch.from_numpy(self.actions_of(chosen)), torch.from_numpy(self.labelled[chosen])
+        return PairBatch(frames, actions, labelled, features=features)
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -234,11 +225,9 @@ class MixedWindows(MixedSamples):
 
 
 class MixedPairs(MixedSamples):
-    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
-
-    Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are
-    zeros. `action_dim` is 0 where no dataset has any.
-    """
+    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them. Actions are
+    normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are zeros.
+    `action_dim` is 0 where no dataset has any."""
 
     def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
         super().__init__(parts)
@@ -250,12 +239,11 @@ class MixedPairs(MixedSamples):
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
         shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
         self._shape, self.action_dim = shape, shape[-1]
-        self._normalizers = [self._fitted(part) if self.action_dim and part.labelled.any() else None for part in parts]
-
-    def _fitted(self, part: FramePairs) -> Normalizer:
-        normalizer = Normalizer(self.action_dim)
-        normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
-        return normalizer
+        self._normalizers: list[Normalizer | None] = [None] * len(parts)
+        for number, part in enumerate(parts):
+            if self.action_dim and part.labelled.any():
+                known = torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2)
+                self._normalizers[number] = Normalizer(self.action_dim).fit(known)
 
     def _batch(self, part: int, indices: Tensor, *frames: Tensor) -> PairBatch:
         pairs, normalizer = self.parts[part].batch(indices, *frames), self._normalizers[part]
@@ -297,10 +285,8 @@ def draw_labelled(
     unit: Literal["pairs", "episodes"],
     seed: int,
 ) -> np.ndarray:
-    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
-
-    The hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter.
-    """
+    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one. The
+    hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter."""
     chosen = np.zeros(len(episode_of), dtype=bool)
     if fraction == 0:
         return chosen
@@ -339,10 +325,8 @@ def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.
     return np.repeat(indices, lengths), row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
-def instructions(
-    episodes: Sequence[Episode], lengths: np.ndarray, keep: np.ndarray
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""
+def instructions(episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Different instructions in the order of the episodes, and the index of each frame's, int64 [F]."""
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
     number = {task: i for i, task in enumerate(dict.fromkeys(first))}
-    return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]
+    return tuple(number), np.repeat([number[task] for task in first], [episode.length for episode in episodes])

@@ -113,9 +113,7 @@ class _Collection(Output):
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Hold the folder for this process; whether an earlier call was killed when all was done. Removed at the end.
-
-        What ends the process early leaves finished episodes there, for the next call.
-        """
+        What ends the process early leaves finished episodes there, for the next call."""
         began, done = self.work.exists(), False
         with self:
             try:
@@ -133,10 +131,8 @@ class _Collection(Output):
                     self.remove()
 
     def demonstrate(self, pool: Workers, progress: Progress | None) -> tuple[dict[str, list[int]], dict[str, int]]:
-        """Let workers record what is missing. Returns seeds with success by task, and how many were tried.
-
-        A seed is tried when it is needed even if all that are under way succeed: the same ones in any order.
-        """
+        """Let workers record what is missing. Returns seeds with success by task, and how many were tried. A seed is
+        tried when it is needed even if all that are under way succeed: the same ones in any order."""
         names, wanted, first = (self.request[key] for key in ("tasks", "episodes", "seed"))
         won: dict[str, list[int]] = {name: [] for name in names}
         tried, under_way = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -172,13 +168,9 @@ class _Collection(Output):
         about: dict[str, dict[str, Any]] = {}
         with LeRobotWriter.create(self.place, scene.fps, scene.features, scene.robot, self.request["codec"]) as writer:
             for name, own in scenes.items():
-                about[name] = {
-                    "instruction": own.instruction,
-                    "repeat": own.repeat,
-                    "episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}",  # as `--episodes` has it
-                    "attempts": tried[name],
-                    "success_rate": len(seeds[name]) / tried[name],
-                }
+                about[name] = {"instruction": own.instruction, "repeat": own.repeat}
+                about[name] |= {"episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}"}  # as `--episodes` has it
+                about[name] |= {"attempts": tried[name], "success_rate": len(seeds[name]) / tried[name]}
                 for seed in seeds[name]:
                     episode, clips = self._load(name, seed)
                     writer.add_episode(episode.columns, clips, own.instruction)
@@ -270,10 +262,8 @@ def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
 
 
 def film(env: SimEnv, seed: int, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Play an episode again and return its images by camera, uint8 [T, H, W, 3].
-
-    Physics costs a tenth of rendering: to look only at what will be kept is cheaper than to look once.
-    """
+    """Play an episode again and return its images by camera, uint8 [T, H, W, 3]. Physics costs a tenth of rendering: to
+    look only at what will be kept is cheaper than to look once."""
     env.start(seed)
     seen: list[dict[str, Any]] = []
     for t, action in enumerate(columns["action"]):

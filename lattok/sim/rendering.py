@@ -58,17 +58,13 @@ def importing() -> Iterator[None]:
         os.environ["MUJOCO_GL"] = asked
 
 
-class Viewpoint(NamedTuple):
-    """A camera of a model under the name that datasets have."""
-
+class Viewpoint(NamedTuple):  # a camera of a model under the name that datasets have
     camera: str
     turned: bool = False  # mounted upside down
     position: tuple[float, float, float] | None = None  # None: where the model has it
 
 
-class Stage(NamedTuple):
-    """Parts of a model that variations change."""
-
+class Stage(NamedTuple):  # parts of a model that variations change
     materials: tuple[str, ...]  # of the background: table, floor, walls
     low: tuple[float, float, float]  # corners of the box in which distractors may stand
     high: tuple[float, float, float]

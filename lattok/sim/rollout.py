@@ -31,9 +31,7 @@ ROUNDING = 1e-6  # of limits as float32
 INSTRUCTIONS = ("own", "swapped", "blank")
 
 
-class Turn(NamedTuple):
-    """State of an episode after a plan was carried out."""
-
+class Turn(NamedTuple):  # state of an episode after a plan was carried out
     observation: dict[str, Any] | None  # None: the episode is over
     frames: list[np.ndarray]  # uint8 [H, V W, 3]: all cameras side by side, after each decision; none without a film
     decisions: int = 0  # so far
@@ -108,9 +106,17 @@ def rollout(
     Raises `LattokError` where the agent does not fit the tasks, or what it plans is no action.
     """
     checks.whole(workers=workers, videos=videos)
+    checks.counts(1, 10**9, episodes=episodes, batch=batch)
+    checks.counts(0, checks.WIDEST - episodes, seed=seed)
+    checks.one_of("instruction", instruction, INSTRUCTIONS)
+    if execute is not None:
+        checks.counts(execute=execute)
+    if ensemble is not None:
+        checks.at_least_zero(ensemble=ensemble)
+        if execute not in (None, 1):
+            checks.fail("execute", "1 with `ensemble`, which plans at every decision", execute)
     asked = {"episodes": episodes, "seed": seed, "repeat": repeat, "ensemble": ensemble, "execute": execute}
     asked |= {"instruction": instruction, "variation": asdict(variation), "batch": batch}
-    _check_options(asked)
     actor, names = as_agent(agent), find_tasks(tasks)
     chosen = {"tasks": names, **asked, "execute": 1 if ensemble is not None else execute or actor.steps}
     described = actor.describe()
@@ -127,18 +133,6 @@ def rollout(
     if folder is not None:
         found.save(folder)
     return found
-
-
-def _check_options(asked: Mapping[str, Any]) -> None:
-    checks.counts(1, 10**9, episodes=asked["episodes"], batch=asked["batch"])
-    checks.counts(0, checks.WIDEST - asked["episodes"], seed=asked["seed"])
-    checks.one_of("instruction", asked["instruction"], INSTRUCTIONS)
-    if asked["execute"] is not None:
-        checks.counts(execute=asked["execute"])
-    if asked["ensemble"] is not None:
-        checks.at_least_zero(ensemble=asked["ensemble"])
-        if asked["execute"] not in (None, 1):
-            checks.fail("execute", "1 with `ensemble`, which plans at every decision", asked["execute"])
 
 
 @dataclass
@@ -176,12 +170,17 @@ class _Plays:
                 episode.decisions = turn.decisions
                 episode.beyond += turn.beyond
                 episode.frames += turn.frames
-                if turn.facts is not None:
+                if turn.facts is not None and turn.facts.name not in self.facts:
                     self._check_task(turn.facts)
                 if turn.observation is not None:
                     waiting.append(episode)
                     continue
-                self._note_result(episode, turn.outcome)
+                share = episode.beyond / (episode.decisions * len(self.facts[episode.task].action_names))
+                outcome = (turn.outcome.success, turn.outcome.failure)
+                result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
+                self.results.append(result)
+                if episode.filmed:
+                    self.films[result] = np.stack(episode.frames)
                 if progress is not None:
                     progress(len(self.results), self.total)
                 if self.left.total():
@@ -201,17 +200,7 @@ class _Plays:
     def _job(self, function: Callable[..., Turn], episode: _Rollout, *arguments: Any) -> SimJob:
         return SimJob(function, episode.task, episode.seed, (self.agent.keys, episode.filmed, *arguments), episode.seat)
 
-    def _note_result(self, episode: _Rollout, outcome: EpisodeOutcome) -> None:
-        share = episode.beyond / (episode.decisions * len(self.facts[episode.task].action_names))
-        result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
-        self.results.append(result)
-        if episode.filmed:
-            self.films[result] = np.stack(episode.frames)
-
     def _check_task(self, facts: TaskFacts) -> None:
-        """Check a task when it is seen first."""
-        if facts.name in self.facts:
-            return
         self.facts[facts.name] = facts
         if self.options["instruction"] == "swapped" and facts.opposite is None:
             expected, hint = "own or blank where no other task shares the scene", "Take metaworld-pairs or ogbench."

@@ -28,18 +28,6 @@ class EpisodeResult(NamedTuple):
     beyond: float  # share of the numbers in its actions that exceeded the limits
 
 
-def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, float], folder: Path) -> None:
-    """Write each film [T, H, W, 3] as `TASK-SEED.mp4`, and `sheet.png`."""
-    for result, frames in films.items():
-        with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
-            writer = VideoWriter(path, fps[result.task], frames.shape[1:3], "h264")
-            writer.add(frames)
-            writer.close()
-    if films:
-        with files.whole_file(folder / "sheet.png") as path:
-            contact_sheet(films).save(path, "png")
-
-
 def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
     """Return a picture with a row for each film: evenly spaced frames, the first and the last among them."""
     height = max(film.shape[1] for film in films.values()) + SHEET_HEADER
@@ -93,28 +81,19 @@ class Rollouts:
         chosen = [result for result in self.episodes if task in (None, result.task)]
         won = [result.decisions for result in chosen if result.success]
         total = sum(result.decisions for result in chosen)
-        return RolloutScore(
-            len(chosen),
-            len(won) / len(chosen),
-            wilson(len(won), len(chosen)),
-            sum(result.failure for result in chosen) / len(chosen),
-            sum(won) / len(won) if won else None,
-            sum(result.beyond * result.decisions for result in chosen) / total,
-        )
+        success, interval = len(won) / len(chosen), wilson(len(won), len(chosen))
+        failure = sum(result.failure for result in chosen) / len(chosen)
+        beyond = sum(result.beyond * result.decisions for result in chosen) / total
+        return RolloutScore(len(chosen), success, interval, failure, sum(won) / len(won) if won else None, beyond)
 
     def to_json(self) -> dict[str, Any]:
         """Return figures, episodes and provenance as a JSON object: the same for the same seeds and versions."""
         own = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
-        return {
-            "schema": 1,
-            "overall": self.score()._asdict(),
-            "tasks": {task: self.score(task)._asdict() for task in self.tasks},
-            "notes": self.notes,
-            "agent": self.agent,
-            "options": self.options,
-            "versions": own | installed(("torch", "numpy", *SIMULATORS)),
-            "episodes": [result._asdict() for result in self.episodes],
-        }
+        found: dict[str, Any] = {"schema": 1, "overall": self.score()._asdict()}
+        found |= {"tasks": {task: self.score(task)._asdict() for task in self.tasks}}
+        found |= {"notes": self.notes, "agent": self.agent, "options": self.options}
+        found |= {"versions": own | installed(("torch", "numpy", *SIMULATORS))}
+        return found | {"episodes": [result._asdict() for result in self.episodes]}
 
     def to_text(self) -> str:
         """Return a table for a terminal."""
@@ -134,7 +113,14 @@ class Rollouts:
         decisions = sum(result.decisions for result in self.episodes)
         speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
         files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run
-        write_films(self.films, self.fps, folder)
+        for result, frames in self.films.items():
+            with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
+                writer = VideoWriter(path, self.fps[result.task], frames.shape[1:3], "h264")
+                writer.add(frames)
+                writer.close()
+        if self.films:
+            with files.whole_file(folder / "sheet.png") as path:
+                contact_sheet(self.films).save(path, "png")
         files.write_json(folder / RESULTS, self.to_json())
 
 

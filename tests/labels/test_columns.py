@@ -11,7 +11,7 @@ import torch
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.data import open_dataset
-from lattok.data.schema import IDENTITY, portable_facts
+from lattok.data.exporting import IDENTITY, portable_facts
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import (
     LabelRecord,

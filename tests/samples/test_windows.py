@@ -449,7 +449,7 @@ def test_an_instruction_for_every_episode_costs_no_more():
     lengths = np.full(len(episodes), 2)
     episode, frame = positions(lengths.tolist())
     start = time.process_time()
-    tasks, number = instructions(episodes, lengths, np.ones(len(episode), dtype=bool))
+    tasks, number = instructions(episodes)
     drawn = draw_labelled(episode, frame, {e.index: e.tasks for e in episodes}, 0.05, "pairs", 0)
     assert time.process_time() - start < 2
     assert drawn.reshape(-1, 2).sum(1).tolist() == [1] * len(episodes)

@@ -13,7 +13,7 @@ if find_spec("metaworld") is None or find_spec("ogbench") is None:
 
 from gymnasium.utils.env_checker import check_env
 
-from lattok.sim import SimEnv, Variation, find_tasks, make
+from lattok.sim import SimEnv, Variation, find_tasks, make, worlds
 from lattok.utils.checks import LattokError
 
 DRAWERS = ["metaworld-pairs/drawer-open", "ogbench/drawer-open"]
@@ -130,6 +130,18 @@ def test_wrong_actions_are_refused(name: str, made: Maker) -> None:
         env.act(np.zeros(3))
     with pytest.raises(LattokError, match=r"^`action`: expected finite numbers, got nan in dimension z"):
         env.act(np.where(np.arange(count) == 2, np.nan, 0))
+
+
+def test_a_missing_package_of_a_world_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(registry: object) -> tuple[str, ...]:
+        raise ModuleNotFoundError("No module named 'metaworld'", name="metaworld")
+
+    monkeypatch.setattr(type(worlds.WORLDS), "__iter__", missing)
+    with pytest.raises(
+        LattokError, match=r"metaworld needs metaworld, which is not installed. Run: pip install 'lattok"
+    ):
+        find_tasks("metaworld/reach")
+    assert worlds.tasks_told(("open the drawer",), None) == []
 
 
 def test_wrong_names_are_refused() -> None:

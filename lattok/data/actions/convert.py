@@ -53,8 +53,13 @@ def convert_actions(
     rows, flat = result.reshape(-1, target.dim), array.reshape(-1, source.dim)
     for part, span in target.spans():
         before, columns = found[part.key]
-        numbers = flat[:, columns]
-        rows[:, span] = numbers if before == part else _converted(numbers.astype(np.float64), before, part, start)
+        if before == part:
+            rows[:, span] = flat[:, columns]
+            continue
+        convert = CONVERSIONS.get(type(before))
+        if convert is None or type(part) is not type(before):
+            checks.fail("target", f"{before.text}, which is passed on as it is", part.text)
+        rows[:, span] = convert(flat[:, columns].astype(np.float64), before, part, start)
     return result
 
 
@@ -125,14 +130,6 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
         if part.key not in wanted and part.kind not in drop:
             hint = f"Add it to the target, or drop it on purpose: drop=({part.kind!r},)."
             checks.fail("target", f"every part of the source, {part.text} among them", "a space without it", hint)
-
-
-def _converted(numbers: np.ndarray, before: Part, after: Part, start: _Start) -> np.ndarray:
-    """Turn numbers [N, k] float64 of one part into those of its counterpart."""
-    convert = CONVERSIONS.get(type(before))
-    if convert is None or type(after) is not type(before):
-        checks.fail("target", f"{before.text}, which is passed on as it is", after.text)
-    return convert(numbers, before, after, start)
 
 
 def _position(numbers: np.ndarray, before: Position, after: Position, start: _Start) -> np.ndarray:
@@ -244,38 +241,27 @@ def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start
     return least + (numbers - closed) / (opened - closed) * (most - least)
 
 
-CONVERSIONS: dict[type, Any] = {
-    Position: _position,
-    Rotation: _rotation,
-    Joints: _points,
-    Gripper: _gripper,
-    Fingertips: _points,
-}
+# of numbers [N, k] float64 of one part into those of its counterpart
+CONVERSIONS: Any = {Position: _position, Rotation: _rotation, Joints: _points, Gripper: _gripper, Fingertips: _points}
 
 
 def to_unified(
-    values: Any,
-    source: Space,
-    unified: Space = "unified",
-    *,
-    arm: str = "right",
-    drop: Sequence[str] = (),
-    **start: Any,
+    values: Any, source: Space, unified: Space = "unified", *, arm: str = "right", drop: Sequence[str] = (), **more: Any
 ) -> np.ndarray:
     """Actions [..., m] of the space `source` as float32 [..., 44], or states [..., 46] with `unified="unified_state"`.
 
-    Parts without an arm are those of `arm`. `drop` and `start` (state, state_space, fps) are as in `convert_actions`,
+    Parts without an arm are those of `arm`. `drop` and `more` (state, state_space, fps) are as in `convert_actions`,
     and so is what cannot be converted.
     """
     mine, shared, columns, width = _in_common(source, "source", unified, arm, drop)
-    found = convert_actions(values, mine, shared, drop=drop, **_with_arm(start, arm))
+    found = convert_actions(values, mine, shared, drop=drop, **_with_arm(more, arm))
     result = np.zeros((*found.shape[:-1], width), dtype=np.float32)
     result[..., columns] = found
     return result
 
 
 def from_unified(
-    values: Any, target: Space, unified: Space = "unified", *, arm: str = "right", **start: Any
+    values: Any, target: Space, unified: Space = "unified", *, arm: str = "right", **more: Any
 ) -> np.ndarray:
     """Actions [..., 44] (or states [..., 46]) as float32 [..., m] of the space `target`: the way back of `to_unified`.
 
@@ -284,7 +270,7 @@ def from_unified(
     mine, shared, columns, width = _in_common(target, "target", unified, arm)
     array = np.asarray(values)
     checks.size("values", "numbers of the unified space", array.shape[-1], width)
-    return convert_actions(array[..., columns], shared, mine, **_with_arm(start, arm))
+    return convert_actions(array[..., columns], shared, mine, **_with_arm(more, arm))
 
 
 def known_dimensions(

@@ -54,12 +54,10 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Dimensions."""
         return len(self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each dimension."""
         arm = self.key[1]
         return tuple(f"{arm}_{name}" if arm else name for name in self.own_names())
 
@@ -99,7 +97,6 @@ class Position(Part):
 
     @property
     def plain_axes(self) -> list[str]:
-        """The axes without signs."""
         return [axis.removeprefix("-") for axis in self.axes]
 
     def own_names(self) -> Iterable[str]:

@@ -43,9 +43,7 @@ STATES = (
 )
 
 
-class StoredArray(NamedTuple):
-    """A dataset of every demonstration: where it is, and what one step of it is."""
-
+class StoredArray(NamedTuple):  # a dataset of every demonstration: where it is, and what one step of it is
     path: str  # in the demonstration's group
     dtype: str
     shape: tuple[int, ...]
@@ -97,14 +95,6 @@ def _opened(path: Path, where: str = "") -> Iterator[Any]:
         yield file
 
 
-def _check_links(path: Path, file: Any) -> None:
-    """Refuse links into other files, which would be opened by the mere look at them."""
-    external = _h5py().h5l.TYPE_EXTERNAL
-    found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
-    if found is not None:
-        raise LattokError(f"{path}: `{found.decode(errors='replace')[:60]}` is a link into another file. {ONE_FILE}")
-
-
 def _check_stored(dataset: Any, where: str) -> None:
     """Refuse numbers that are elsewhere, or more than their bytes can hold: room is made before they are read."""
     if dataset.is_virtual or dataset.external:
@@ -118,13 +108,22 @@ def _check_stored(dataset: Any, where: str) -> None:
 def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
     with _opened(path) as file:
-        _check_links(path, file)
+        external = _h5py().h5l.TYPE_EXTERNAL  # links by the mere look at which another file would be opened
+        found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
+        if found is not None:
+            name = found.decode(errors="replace")[:60]
+            raise LattokError(f"{path}: `{name}` is a link into another file. {ONE_FILE}")
         group = file.get("data")
         if not _is_group(group) or not len(group):
             raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
         arguments = _json(path, "env_args", group.attrs)
         kwargs = given if isinstance(given := arguments.get("env_kwargs"), dict) else {}
-        instruction = _instruction(path, group.attrs, arguments)
+        language = _json(path, "problem_info", group.attrs).get("language_instruction")
+        if isinstance(language, list):  # words
+            language = " ".join(map(str, language))
+        said = (language, arguments.get("env_name"), group.attrs.get("env_name"))  # else the name of task or file
+        said = (text.strip() for text in said if isinstance(text, str) and text.strip())
+        instruction = readable(next(said, path.stem))
         convention = group.attrs.get("macros_image_convention")
         listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
     layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
@@ -136,18 +135,14 @@ def read_contents(path: Path) -> Contents:
             demo = f"{what}, unlike most demonstrations of the file. Remove it."
         demos.append(demo)
     others = next((names for _, own, names in listed if own == layout), ())
+    left_out = {name: LEFT_OUT.get(name.split("/")[0], "robomimic's format does not name it") for name in others}
     robots, fps = kwargs.get("robots"), kwargs.get("control_freq")
     robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
+    robot = robot if isinstance(robot, str) and robot else None
     if fps is not None and not checks.is_frame_rate(fps):
         raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {fps!r}.")
-    return Contents(
-        tuple(demos),
-        layout,
-        {name: LEFT_OUT.get(name.split("/")[0], "robomimic's format does not name it") for name in others},
-        None if fps is None else float(fps),
-        robot if isinstance(robot, str) and robot else None,
-        isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"),
-    )
+    upside_down = isinstance(convention, str | bytes) and convention in ("opengl", b"opengl")
+    return Contents(tuple(demos), layout, left_out, None if fps is None else float(fps), robot, upside_down)
 
 
 def _difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
@@ -203,15 +198,6 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...
             raise LattokError(f"{where}: {what}. Copy it again.")
         layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
-
-
-def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    """Return the instruction, else the name of the task, else of the file."""
-    language = _json(path, "problem_info", attributes).get("language_instruction")
-    if isinstance(language, list):  # words
-        language = " ".join(map(str, language))
-    candidates = (language, arguments.get("env_name"), attributes.get("env_name"))
-    return readable(next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem))
 
 
 def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class LeRobotV3(RobotDataset):
 
     def _check_files(self) -> None:
         """Check that every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
-        lengths, (chunks, files) = self._table.lengths, (self._table.column(f"data/{name}") for name in PLACE)
+        lengths, (chunks, files) = self._table.lengths, (self._table.columns[f"data/{name}"] for name in PLACE)
         order = np.lexsort((files, chunks))
         chunks, files = chunks[order], files[order]
         starts = np.flatnonzero(np.concatenate([[True], (np.diff(chunks) != 0) | (np.diff(files) != 0)]))
@@ -136,7 +136,7 @@ class LeRobotV3(RobotDataset):
         """Episodes (all by default) of every data file, by index; files in the order of their first episode."""
         table = self._table
         rows = np.arange(len(table)) if indices is None else np.array([self._episode_row(i) for i in sorted(indices)])
-        chunks, files = (table.column(f"data/{name}")[rows].tolist() for name in PLACE)
+        chunks, files = (table.columns[f"data/{name}"][rows].tolist() for name in PLACE)
         found: dict[tuple[int, int], list[int]] = {}
         for chunk, file, index in zip(chunks, files, table.indices[rows].tolist(), strict=True):
             found.setdefault((chunk, file), []).append(index)

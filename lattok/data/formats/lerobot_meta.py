@@ -129,10 +129,10 @@ class EpisodeTable(Sequence[Episode]):
         self.indices = indices[order]  # [E] int64, ascending
         if len(self.indices) > 1 and not np.diff(self.indices).all():
             raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
-        self._columns: dict[str, np.ndarray] = {}
+        self.columns: dict[str, np.ndarray] = {}  # each [E]
         for name in (name for name in names if name not in ("episode_index", "tasks")):
-            self._columns[name] = _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order]
-        self.lengths = self._columns["length"]
+            self.columns[name] = _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order]
+        self.lengths = self.columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
         self._kinds, kind_of = _instructions(table["tasks"], folder)
         self._kind_of = kind_of[order]
@@ -154,16 +154,11 @@ class EpisodeTable(Sequence[Episode]):
         return (Episode(index, length, self._kinds[kind]) for index, length, kind in rows)
 
     def row(self, episode_index: int) -> int | None:
-        """Find the row of an episode, None where there is no such."""
         row = int(np.searchsorted(self.indices, episode_index))
         return row if row < len(self) and self.indices[row] == episode_index else None
 
     def value(self, row: int, name: str) -> Any:
-        return self._columns[name][row].item()
-
-    def column(self, name: str) -> np.ndarray:
-        """A column [E]: length, data/chunk_index, data/file_index, videos/KEY/from_timestamp ..."""
-        return self._columns[name]
+        return self.columns[name][row].item()
 
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""

@@ -77,8 +77,7 @@ class RLDS(RobotDataset):
             return {key: self._column(example, key, episode_index) for key in keys}
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """As `columns`, without the checksum, for which all pictures of the episode would be read."""
-        return self.columns(episode_index, keys, check=False)
+        return self.columns(episode_index, keys, check=False)  # of the checksum all pictures would be read
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         return self._stored(episode_index, camera, range(self.length(episode_index)))
@@ -254,9 +253,7 @@ def _holds_records(folder: Path) -> bool:
 
 class RLDSWriter:
     """Writes episodes into the new folder `root`, as version 1.0.0 of a dataset of its name; `LeRobotWriter` likewise.
-
-    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json.
-    """
+    Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json."""
 
     def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
         self.root = Path(root)
@@ -311,7 +308,6 @@ class RLDSWriter:
         self._facts[Path(name).stem] = value
 
     def write_subtasks(self, texts: Sequence[str]) -> None:
-        """List the texts that the numbers of a column `subtask_index` stand for."""
         self._facts["subtasks"] = list(texts)
 
     def _finish(self) -> None:

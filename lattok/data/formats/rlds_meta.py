@@ -129,11 +129,9 @@ def file_name(path: Path, template: Any, dataset: str, split: str, number: int, 
 
 
 def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[str, str]]:
-    """Read features.json as TFDS (4.6 and later) writes it: nested features with their Python class.
-
-    Returns the features of the steps, names of the instructions in the records, the best first, and what is left out,
-    by its name in the records, with the reason.
-    """
+    """Read features.json as TFDS (4.6 and later) writes it: nested features with their Python class. Returns the
+    features of the steps, names of the instructions in the records, the best first, and what is left out, by its name
+    in the records, with the reason."""
     path = root / "features.json"
     top = _part(read_json(safe_path(root, path, str(path))), "featuresDict")
     steps = _part(_part(top, "features"), "steps")

@@ -69,11 +69,9 @@ def _varints(values: np.ndarray) -> bytes:
 
 
 class RecordFile:
-    """Where the records of a file are, and the examples in them. Threads may share it; it holds no open file.
-
-    `starts` and `sizes` [n] of the data of the records up to the first header that is broken; `damage` says what is
-    wrong there.
-    """
+    """Where the records of a file are, and the examples in them. Threads may share it; it holds no open file. `starts`
+    and `sizes` [n] of the data of the records up to the first header that is broken; `damage` says what is wrong
+    there."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -89,10 +87,8 @@ class RecordFile:
 
     @contextmanager
     def example(self, number: int, label: str = "", check: bool = True) -> "Iterator[Example]":
-        """Record `number` as an example; `label` stands in errors. The first time its checksum is checked.
-
-        With `check` off what is read is a claim: fit for listing, not for values.
-        """
+        """Record `number` as an example; `label` stands in errors. The first time its checksum is checked. With `check`
+        off what is read is a claim: fit for listing, not for values."""
         start, size = int(self.starts[number]), int(self.sizes[number])
         where = f"{self.path}: record {number}" + (f" ({label})" if label else "")
         with _opened(self.path) as file:

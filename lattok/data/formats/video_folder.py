@@ -45,11 +45,9 @@ def find_captions(folder: Path) -> Path | None:
 
 
 def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
-    """Captions from `path` by file, for those of `files` (relative paths with /) that have one.
-
-    A row names its video by relative path or by file name, with or without the suffix. Rows about no video of the
-    folder, about one of several videos of the same name, or about a video that had a row before are errors.
-    """
+    """Captions from `path` by file, for those of `files` (relative paths with /) that have one. A row names its video
+    by relative path or by file name, with or without the suffix. Rows about no video of the folder, about one of
+    several videos of the same name, or about a video that had a row before are errors."""
     names = _names(files)
     captions: dict[str, str] = {}
     wrong: dict[str, list[str]] = {"not in the folder": [], "in the folder more than once": [], "in two rows": []}
@@ -78,7 +76,6 @@ def _names(files: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """Read what each row says of which video."""
     checks.one_of("captions", path.suffix.lower(), CAPTION_SUFFIXES)
     try:
         if path.stat().st_size > MAX_CAPTION_BYTES:
@@ -142,21 +139,17 @@ EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to w
 CAMERA = "observation.images.video"
 
 
-class Schedule(NamedTuple):
-    """Which frames of a file are the frames of an episode."""
-
+class Schedule(NamedTuple):  # which frames of a file are the frames of an episode
     length: int
     start: float  # seconds
     times: np.ndarray | None  # [length] when the frames are shown; None: at start + i / fps, to within IRREGULAR
 
 
 def schedule(video: VideoTimes, fps: float) -> Schedule:
-    """Frame by frame where the video keeps to `fps`; otherwise resampled in time.
-
-    Resampled, there are floor(duration * fps) frames (at least one), duration being from the first frame's start to
-    the last one's end, to within a tick of the file's clock and half a frame. Frame i is the one nearest to
-    start + i / fps, the earlier of two that are equally near. Far more of them than the file has are a `LattokError`.
-    """
+    """Frame by frame where the video keeps to `fps`; otherwise resampled in time. Resampled, there are floor(duration *
+    fps) frames (at least one), duration being from the first frame's start to the last one's end, to within a tick of
+    the file's clock and half a frame. Frame i is the one nearest to start + i / fps, the earlier of two that are
+    equally near. Far more of them than the file has are a `LattokError`."""
     times = video.times
     start = float(times[0])
     if keeps_to(times, fps):
@@ -271,9 +264,7 @@ class VideoFolder(RobotDataset):
             raise LattokError(f"episode {episode_index}: {error}") from None
 
     def _plan(self, episode_index: int) -> Schedule:
-        if episode_index not in self._schedule:
-            self.no_episode(episode_index)
-        return self._schedule[episode_index]
+        return self._schedule.get(episode_index) or self.no_episode(episode_index)
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
         if source is not None and silent:

@@ -8,7 +8,7 @@ counts as none.
 import hashlib
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -150,10 +150,8 @@ def keeps_to(times: np.ndarray, fps: float) -> bool:
 
 
 def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], dict[int, str]]:
-    """Return what the packets of every readable video say, and why the others are not; by their numbers.
-
-    Reads several files at once. What is read is kept for the next time, also when an interrupt ends it.
-    """
+    """Return what the packets of every readable video say, and why the others are not; by their numbers. Reads several
+    files at once. What is read is kept for the next time, also when an interrupt ends it."""
     known = _kept(root) if len(files) >= MIN_CACHED_VIDEOS else {}
     read: dict[int, VideoTimes] = {}
     reasons: dict[int, str] = {}
@@ -176,14 +174,15 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt must not wait for 10^5 files
         if len(files) >= MIN_CACHED_VIDEOS and any(known.get(video.file) is not video for video in read.values()):
-            _keep(root, read.values())
+            columns = dict(zip(VideoTimes._fields, map(list, zip(*read.values(), strict=True)), strict=True))
+            with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
+                pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)
     if not read:
         raise LattokError(f"{root}: none of {len(files)} videos can be read, first {reasons[0]}")
     return read, reasons
 
 
 def _read(root: Path, file: str, known: Mapping[bytes, VideoTimes]) -> VideoTimes | str:
-    """Return what the packets of a file say, or why it cannot be read."""
     name = os.fsencode(file)
     try:
         facts = os.stat(root / file)
@@ -212,9 +211,3 @@ def _kept(root: Path) -> dict[bytes, VideoTimes]:
             columns = [table[name].to_pylist() for name in VideoTimes._fields]
             return {video.file: video for video in map(VideoTimes, *columns)}
     return {}
-
-
-def _keep(root: Path, videos: Collection[VideoTimes]) -> None:
-    columns = dict(zip(VideoTimes._fields, map(list, zip(*videos, strict=True)), strict=True))
-    with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
-        pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)

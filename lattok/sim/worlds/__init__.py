@@ -33,8 +33,6 @@ STATE, OBJECTS = "observation.state", "observation.environment_state"
 
 
 class TaskFacts(NamedTuple):
-    """Name, instruction, pace and columns of a task."""
-
     name: str
     instruction: str
     opposite: str | None  # instruction of the other task in its scene
@@ -46,9 +44,7 @@ class TaskFacts(NamedTuple):
     action_names: tuple[str, ...]
 
 
-class EpisodeOutcome(NamedTuple):
-    """What has happened so far in an episode."""
-
+class EpisodeOutcome(NamedTuple):  # what has happened so far in an episode
     success: bool = False
     failure: bool = False  # what cannot become a success any more
 
@@ -84,7 +80,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     action_space: gymnasium.spaces.Box  # [m] in the units that datasets have
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Register a world."""
         super().__init_subclass__(**keywords)
         if "world" in vars(cls):
             WORLDS.add(cls.world, cls)
@@ -217,15 +212,6 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.cameras.close()
 
 
-def world_called(name: str) -> type[SimEnv]:
-    checks.one_of("tasks", name, WORLDS)
-    try:
-        return WORLDS[name]
-    except ModuleNotFoundError as error:
-        what = f"{name} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
-        raise LattokError(what) from None
-
-
 def find_tasks(names: str | Sequence[str]) -> list[str]:
     """Names of tasks: "metaworld-pairs" is all of that world, "metaworld/reach" one task. Unknown ones are errors."""
     if not names:
@@ -233,7 +219,12 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         world, _, task = name.partition("/")
-        known = world_called(world).tasks()
+        try:
+            checks.one_of("tasks", world, WORLDS)
+            known = WORLDS[world].tasks()
+        except ModuleNotFoundError as error:  # from the first look at what there is
+            what = f"{world} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
+            raise LattokError(what) from None
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
@@ -241,13 +232,11 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
 
 
 def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
-    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given.
-
-    Worlds whose packages are not installed are left out.
-    """
+    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given;
+    none where a package of a world is not installed."""
     found: list[str] = []
-    for name in WORLDS:
-        with suppress(ModuleNotFoundError):
+    with suppress(ModuleNotFoundError):  # from the first look at what there is
+        for name in WORLDS:
             world = WORLDS[name]
             told = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
             if len(told) > len(found) and fps in (None, world.rate / world.repeat):
@@ -263,14 +252,12 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
     if find_tasks(name) != [name]:
         checks.fail("name", "one task, such as metaworld/reach", repr(name))
     world, _, task = name.partition("/")
-    return world_called(world)(task, size=size, repeat=repeat, variation=variation)
+    return WORLDS[world](task, size=size, repeat=repeat, variation=variation)
 
 
 class SimJob(NamedTuple):
-    """Call `function(env, seed, *arguments)` with an environment of `task`, as the last job has left it.
-
-    Another process finds the function by its name, so it stands in a module.
-    """
+    """Call `function(env, seed, *arguments)` with an environment of `task`, as the last job has left it. Another
+    process finds the function by its name, so it stands in a module."""
 
     function: Callable[..., Any]
     task: str  # "metaworld/reach"
@@ -283,10 +270,8 @@ class SimJob(NamedTuple):
 
 
 class Environments:
-    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until its end.
-
-    Of those that no slot has used last, the newest are kept, so that there are `keep` in all.
-    """
+    """Does jobs with environments that it makes with `options`, those of `make`, and keeps until its end. Of those that
+    no slot has used last, the newest are kept, so that there are `keep` in all."""
 
     def __init__(self, options: Mapping[str, Any], keep: int = KEPT_ENVIRONMENTS):
         self._options, self._keep = options, keep

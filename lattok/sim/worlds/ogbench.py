@@ -101,9 +101,7 @@ class CubeGoal:
         return seen.info[f"privileged/block_{1 - self.cube}_pos"] + CUBE * np.array(UP)
 
 
-class Scenery(NamedTuple):
-    """What OGBench is asked to build, and how it is looked at. Lengths in metres."""
-
+class Scenery(NamedTuple):  # what OGBench is asked to build, and how it is looked at. Lengths in metres
     made: type[Any]
     kind: str  # of the environment, as OGBench calls it
     box: tuple[tuple[float, float], tuple[float, float]]  # corners of where the middle of the cubes starts, x and y
@@ -117,8 +115,6 @@ ROOM = Scenery(scene_env.SceneEnv, "scene", ((0.34, -0.02), (0.46, 0.06)), (0.37
 
 
 class SceneTask(NamedTuple):
-    """A task, and the one that starts the same."""
-
     scene: Scenery
     goal: SlideGoal | ButtonGoal | CubeGoal
     opposite: str  # name of the task that starts the same, whose goal is the failure of this one
