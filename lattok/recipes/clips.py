@@ -62,32 +62,14 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
     default_preset = "full"
     presets: ClassVar[Mapping[str, Any]] = {
-        "full": {
-            **QUANTILES,
-            **LATBOT_RATE,
-            **ADAMW,
-            "backbone_train": "all_but_vision",
-            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-            "steps": 100_000,
-            "batch_size": 512,
-            "log_every": 100,
-        },
-        "tiny": {
-            **FROM_NOTHING,
-            "frames": 4,
-            "stride": "0.2s",
-            "scene_tokens": 4,
-            "motion_tokens": 4,
-            "latent_dim": 32,
-            "features_size": 64,
-            "decoder_width": 128,
-            "decoder_depth": 3,
-            "decoder_heads": 4,
-            "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
-            "steps": 1500,
-            "batch_size": 32,
-            "lr": 1e-3,
-        },
+        "full": QUANTILES
+        | LATBOT_RATE
+        | {**ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100, "backbone_train": "all_but_vision"}
+        | {"backbone_lora_projector": True},  # where backbone_train=lora is chosen
+        "tiny": FROM_NOTHING
+        | {"frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4, "latent_dim": 32, "features_size": 64}
+        | {"decoder_width": 128, "decoder_depth": 3, "decoder_heads": 4, "steps": 1500, "batch_size": 32, "lr": 1e-3}
+        | {"separation_weight": 0.02},  # 0.1 drives where objects are out of the scene as well
     }
 
     def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
@@ -188,15 +170,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     default_preset = "small"
     presets: ClassVar[Mapping[str, Any]] = {
         "small": {**SHARED, "steps": 5000, "batch_size": 64, "lr": 1e-3},
-        "tiny": {
-            **SHARED,
-            "features": "pixels",
-            "image_size": 64,
-            "steps": 1000,
-            "batch_size": 128,
-            "lr": 2e-3,
-            "threads": 1,
-        },
+        "tiny": SHARED
+        | {"features": "pixels", "image_size": 64, "steps": 1000, "batch_size": 128, "lr": 2e-3, "threads": 1},
     }
 
     def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics:

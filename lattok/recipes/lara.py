@@ -44,17 +44,10 @@ LAM = "lam"  # folder of the run with the latent action model
 TUNED = "latbot_finetune"
 Phase = Literal["distill", "finetune"]
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
-PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
-    "horizon": 16,
-    "backbone_train": "frozen",
-    "align_layer": 0.875,  # after block 14 of 16
-    "gaps": ("15",),
-    "steps": 200_000,
-    "batch_size": 256,
-    "lr": 1e-4,
-    "weight_decay": 1e-5,
-    "schedule": "one_cycle",
-}
+PUBLISHED: Mapping[str, Any] = (  # stage 2 of the released code
+    {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}  # after block 14 of 16
+    | {"steps": 200_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 1e-5, "schedule": "one_cycle"}
+)
 
 
 @dataclass(frozen=True)
