@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_arg
 import docstring_parser
 
 from lattok.utils.checks import LattokError, did_you_mean
-from lattok.utils.options import Option
 
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
@@ -109,16 +108,6 @@ def words_of(verb: Any) -> Iterator[Word]:
             yield from (each._replace(group=name) for each in words_of(hints[name]))
         elif parameter.kind is not parameter.VAR_KEYWORD:
             yield word_of(name, hints[name], said.get(name, ""), parameter.default)
-
-
-def of_options(
-    options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]], group: str, more: bool
-) -> Iterator[Word]:
-    """Yield the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
-    for option in options:
-        said, listed = docs_of(option.owner).get(option.path[-1], ""), choices.get(option.name, ())
-        flag = word_of(option.name, option.kind, said, values.get(option.name), listed)
-        yield flag._replace(group=group, more=more)
 
 
 def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
