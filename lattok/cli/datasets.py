@@ -70,18 +70,13 @@ def inspect(
             if unknown == chosen:
                 return 0
             small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
-        print(
-            f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
-        )
+        words = ["lattok", "train", kind, dataset, "--out", unused("my-model"), *key, *small]
+        print(f"\n{said}\n  {shlex.join(words)}")
     return 0
 
 
 def view(
-    dataset: Dataset,
-    out: MaybeFile = None,
-    labels: str | None = None,
-    cameras: Names = (),
-    episodes: Episodes = None,
+    dataset: Dataset, out: MaybeFile = None, labels: str | None = None, cameras: Names = (), episodes: Episodes = None
 ) -> None:
     """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
 

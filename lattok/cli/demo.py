@@ -23,11 +23,7 @@ SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled 
 
 
 def demo(
-    out: Folder = "lattok-demo",
-    features: str = "pixels",
-    seed: int = 0,
-    fast: bool = False,
-    device: Device = "auto",
+    out: Folder = "lattok-demo", features: str = "pixels", seed: int = 0, fast: bool = False, device: Device = "auto"
 ) -> None:
     """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
 

@@ -84,9 +84,7 @@ LITTLE_SPACE = Problem(
 READ_ONLY = Problem("warning", "{place} cannot be written.", "Give --out another place.")
 READ_ONLY_CACHE = READ_ONLY._replace(advice="Set HF_HOME to a folder of your own.")
 OFFLINE = Problem(
-    "note",
-    "The Hub is offline: ids work only where they are in the cache.",
-    "Unset HF_HUB_OFFLINE to download others.",
+    "note", "The Hub is offline: ids work only where they are in the cache.", "Unset HF_HUB_OFFLINE to download others."
 )
 PROBE_FAILED = Problem(
     "error",

@@ -218,13 +218,13 @@ def _tasks_told(agent: Any) -> tuple[str, ...]:
     return found
 
 
-def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
+def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str) -> Any:
     """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
     import lattok.sim as sim
     from lattok.utils.devices import moved
 
     with ProgressBar("rollout") as progress:
-        return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)
+        return sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress)
 
 
 def doctor(

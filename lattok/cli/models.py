@@ -169,9 +169,8 @@ def convert_verb(name: str) -> Verb | None:
     _, *listed = flags.words_of(_convert)
     _, *options = flags.words_of(importer.read)
     listed += [each._replace(group="model") for each in options]
-    return Verb(
-        lambda **values: _convert(importer, **values), text=f"{about}\n\nExample: {importer.example}", listed=listed
-    )
+    text = f"{about}\n\nExample: {importer.example}"
+    return Verb(lambda **values: _convert(importer, **values), text=text, listed=listed)
 
 
 def _convert(importer: Any, file: File, out: Out, **model: Any) -> None:

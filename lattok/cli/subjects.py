@@ -53,9 +53,7 @@ UNFINISHED = Problem("note", "This run is not finished.", "Continue it, if it do
 NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
 NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
 NO_COLUMNS = Problem(
-    "error",
-    "{file} declares columns that do not exist: {columns}.",
-    "Annotate again, or copy the dataset again.",
+    "error", "{file} declares columns that do not exist: {columns}.", "Annotate again, or copy the dataset again."
 )
 OTHER_DATASET = Problem(
     "warning",
