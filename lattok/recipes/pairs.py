@@ -241,22 +241,12 @@ class PairRecipe(Recipe[Model]):
 
     def _pairs(self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None) -> FramePairs:
         """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
-        config = model.config
-        pairs = FramePairs(
-            dataset,
-            config.stride,
-            cameras,
-            action_key=key,
-            episodes=self.data.episodes,
-            action_episodes=self.data.action_episodes,
-            transform=model.resize,
-            labelled_fraction=self.data.labelled_fraction,
-            labelled=self.data.labelled,
-            seed=self.loop.seed,
-            extra_strides=config.extra_strides,
-            action_target=config.action.target,
-            action_steps=config.action.steps,
-        )
+        config, data = model.config, self.data
+        options: dict[str, Any] = {"episodes": data.episodes, "action_episodes": data.action_episodes}
+        options |= {"labelled_fraction": data.labelled_fraction, "labelled": data.labelled, "seed": self.loop.seed}
+        options |= {"action_target": config.action.target, "action_steps": config.action.steps}
+        options |= {"extra_strides": config.extra_strides, "transform": model.resize}
+        pairs = FramePairs(dataset, config.stride, cameras, key, **options)
         if sorted(set(pairs.gaps)) != pairs.gaps:
             given = zip((config.stride, *config.extra_strides), pairs.gaps, strict=True)
             got = ", ".join(f"{gap} ({count} frames)" for gap, count in given)
