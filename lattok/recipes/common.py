@@ -38,8 +38,6 @@ from lattok.utils.signals import restate
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
 
-GROUPS = ("data", "loop", "model")  # of options in a recipe
-
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
 QUANTILES = {"normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("*gripper*=bounded",)}
@@ -206,7 +204,7 @@ class Recipe(ABC, Generic[Model]):
     def option_groups(cls) -> dict[str, dict[str, Option]]:
         """Return the options of `data`, `loop` and `model` by their flat names; each is in one of them."""
         groups: dict[str, dict[str, Option]] = {}
-        for group in GROUPS:
+        for group in ("data", "loop", "model"):
             taken = {name for known in groups.values() for name in known}
             own = [option for option in options_of(cls.group_class(group)) if option.name not in taken]
             groups[group] = {each.name: each for each in own if not each.field.metadata.get("from_data")}

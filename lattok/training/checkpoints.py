@@ -131,11 +131,6 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(whole(tensor)).all())
 
 
-def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give `target` what training changed in `source`, a copy of it that may be sharded. All processes call."""
-    fill(target, ((name, whole(tensor)) for name, tensor in state_of(source).items()))  # one after the other
-
-
 @torch.no_grad()
 def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy whole tensors into a model; a buffer that grows, such as remembered latents, is replaced."""

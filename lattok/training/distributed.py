@@ -43,7 +43,9 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    with patch_environment(**_chosen(device)):
+    name = "ACCELERATE_TORCH_DEVICE"  # accelerate itself knows neither numbers nor all kinds of devices
+    told = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    with patch_environment(**({} if told else {name: str(device_called(device))})):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,
@@ -60,13 +62,6 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if device != "auto" and torch.device(device).type != accelerator.device.type:
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", device)
     return accelerator
-
-
-def _chosen(device: str) -> dict[str, str]:
-    """Name the device to accelerate, which knows neither numbers nor all kinds, where it does not choose itself."""
-    name = "ACCELERATE_TORCH_DEVICE"
-    itself = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    return {} if itself else {name: str(device_called(device))}
 
 
 def _check_setting(accelerator: Accelerator, precision: str) -> None:

@@ -185,7 +185,7 @@ def fit(
     """
     check_tracker(options.tracker)
     trainer = Trainer.prepared(model, groups, options, loss_weights, out)
-    first, saved = 0, trainer.checkpoint
+    first, saved = 0, out / RUN / CHECKPOINT
     if resume and saved.is_file():
         first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
     device, told = trainer.accelerator.device, (options.tracker, asdict(options))
@@ -203,7 +203,8 @@ def fit(
         last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
-        checkpoints.copy_state(trainer.module, model)
+        state = checkpoints.state_of(trainer.module)  # of a copy whose parts are put together one after the other
+        checkpoints.fill(model, ((name, checkpoints.whole(tensor)) for name, tensor in state.items()))
     model.eval()
     return last
 
@@ -236,11 +237,6 @@ class Trainer:
         wrapped, optimizer = accelerator.prepare(module.train(), made)
         average = checkpoints.weights_of(module) if options.ema else {}
         return cls(options, loss_weights, out, accelerator, module, wrapped, optimizer, average)
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the state goes."""
-        return self.out / RUN / CHECKPOINT
 
     @property
     def share_count(self) -> int:
@@ -279,8 +275,8 @@ class Trainer:
             elif log:
                 log.tick(done)
             if saves:
-                write = self.accelerator.is_main_process
-                checkpoints.save(self.module, self.optimizer, self.checkpoint, done, write, self.average)
+                place, write = self.out / RUN / CHECKPOINT, self.accelerator.is_main_process
+                checkpoints.save(self.module, self.optimizer, place, done, write, self.average)
             if stop:
                 text = f"Saved at step {done} of {options.steps} in {self.out}. Continue with: {resume_command}"
                 raise Interrupted(text, stop)
