@@ -64,11 +64,8 @@ def evaluate(
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
     key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
     case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
-    keys = {"action_key": chosen.action_key, "state_key": chosen.state_key}
-    provenance = {
-        "model": model.describe(),
-        **provenance_of(dataset, case.split, controls=controls, seed=chosen.seed, **keys),
-    }
+    asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
+    provenance = {"model": model.describe(), **provenance_of(dataset, case.split, **asked)}
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():

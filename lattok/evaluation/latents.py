@@ -101,11 +101,8 @@ def _candidate(
     name: str, model: Any, dataset: RobotDataset, split: Split, options: EvalOptions, decoded: dict[Any, Any]
 ) -> Candidate:
     """Probe one model, and time it; `decoded` keeps frames for the next one."""
-
-    def note(stage: str, done: int, total: int) -> None:
-        options.note(f"{name}: {stage}", done, total)
-
-    case = Case(model, dataset, split, replace(options.seen_by(model), progress=note))
+    named = replace(options.seen_by(model), progress=lambda stage, *counts: options.note(f"{name}: {stage}", *counts))
+    case = Case(model, dataset, split, named)
     with case.eval_mode():
         evidence = LatentEvidence.gather(case, decoded)
         assert evidence.target is not None  # `compare` asks for actions

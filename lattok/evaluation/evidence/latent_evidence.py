@@ -23,10 +23,9 @@ from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, 
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
-from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
-from lattok.types import Episode, LatentActions
+from lattok.types import Episode
 from lattok.utils import checks
 
 ITERATIONS = 50
@@ -118,18 +117,6 @@ class CodeStream(NamedTuple):
     @property
     def one_hot(self) -> tuple[Tensor, Tensor]:
         return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
-
-
-def untrained_codes(train: LatentActions, held_out: LatentActions, config: TrainedPairConfig, seed: int) -> CodeStream:
-    """Quantize the untrained model's latents by k-means, standardised where the model does so."""
-    levels = config.tokens if config.quantizer == "residual" else 1
-    shift, scale = 0.0, 1.0
-    if config.latent_norm == "batch":
-        shift, scale = train.latents.mean(0), train.latents.std(0).clamp_min(1e-6)
-    rows = [((x.latents - shift) / scale).flatten(0, -2) for x in (train, held_out)]
-    kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, levels, seed)
-    codes = [kmeans.encode(x).reshape(-1, config.tokens) for x in rows]
-    return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
 class TaskFolds(NamedTuple):
@@ -228,7 +215,6 @@ class LatentEvidence:
     @cached_property
     def codes(self) -> dict[str, CodeStream]:
         """Codes that were not learned, at the model's bits; none for a model without codes."""
-        config = self.model.config
         if not self.train.latents.codes.shape[1]:
             return {}
 
@@ -242,9 +228,21 @@ class LatentEvidence:
         found = (
             kmeans("residual_kmeans", "the frame change", self.change),
             kmeans("flow_kmeans", "block flow", self.flow),
-            untrained_codes(self.train.untrained, self.held_out.untrained, config, self.seed),
+            self._untrained_codes(),
         )
         return {stream.key: stream for stream in found}
+
+    def _untrained_codes(self) -> CodeStream:
+        """Quantize the untrained model's latents by k-means, standardised where the model does so."""
+        config, latents = self.model.config, [pairs.untrained.latents for pairs in (self.train, self.held_out)]
+        levels = config.tokens if config.quantizer == "residual" else 1
+        if config.latent_norm == "batch":
+            shift, scale = latents[0].mean(0), latents[0].std(0).clamp_min(1e-6)
+            latents = [(each - shift) / scale for each in latents]
+        rows = [each.flatten(0, -2) for each in latents]
+        fitted = ResidualKMeans.fit(rows[0], self.size, levels, self.seed)
+        codes = [fitted.encode(each).reshape(-1, config.tokens) for each in rows]
+        return CodeStream("untrained", "untrained model, codes by k-means", *codes, self.size)
 
     def kmeans(self, key: str, what: str, rows: Coordinates, width: int) -> CodeStream:
         """Cluster the first `width` coordinates at the bits of the model's codes."""

@@ -200,10 +200,7 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
 @torch.no_grad()
 def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
     """Encode all windows to codes [N, P]; shorter rows of variable-length families are padded with -1."""
-    parts = [
-        tokenizer.encode(*windows.batch(torch.arange(i, min(i + BATCH, len(windows))))).cpu()
-        for i in range(0, len(windows), BATCH)
-    ]
+    parts = [tokenizer.encode(*windows.batch(rows)).cpu() for rows in torch.arange(len(windows)).split(BATCH)]
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
 

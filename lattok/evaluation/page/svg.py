@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lattok.evaluation.wording import printed
+from lattok.evaluation.wording import Interval, printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
@@ -16,6 +16,7 @@ LABEL, NAME = 104, 18  # room for the names of bars, and their letters
 PARETO = 240  # height
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
+Point = tuple[str, str, float | None, float, Interval | None]  # name, class, x, y, interval of y
 
 
 def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str) -> str:
@@ -54,15 +55,8 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     return _svg(parts, height, title, frame.text)
 
 
-def pareto(
-    title: str,
-    points: Sequence[tuple[str, str, float | None, float, tuple[float, float] | None]],
-    names: tuple[str, str],
-) -> str:
-    """Draw (name, class, x, y, interval of y) with names, and the line of models that none beats in both.
-
-    What has no x is a dashed level.
-    """
+def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
+    """Draw points with names, and the line of models that none beats in both. What has no x is a dashed level."""
     placed = [point for point in points if point[2] is not None]
     ends = [end for *_, y, span in points for end in (y, *(span or ()))]
     xs = [x for _, _, x, _, _ in placed if x is not None] or [0.0]

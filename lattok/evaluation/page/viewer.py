@@ -39,6 +39,7 @@ FILM_HEIGHT, MAX_FILM_WIDTH, MAX_FILM_FRAMES = 96, 1920, 120  # encoders end at 
 CRF = "30"  # quality of a film
 MAX_ROWS, MAX_RUNS = 16, 60  # positions that are drawn, and runs of equal codes that are listed
 WIDTH, LINE, LEFT = 300, 14, 44  # of the picture, in its own units
+Films = Mapping[str, np.ndarray]  # by camera: some frames uint8 [S, H, W, 3]
 HUE = 137.5  # degrees between the colours of a code and of the next one: neighbours differ most (golden angle)
 
 
@@ -72,14 +73,9 @@ def film(frames: np.ndarray, fps: float) -> bytes:
 
 
 def episode_panel(
-    title: str,
-    task: str,
-    films: Mapping[str, np.ndarray],
-    labels: Sequence[EpisodeCodes],
-    moments: np.ndarray,
-    fps: float,
+    title: str, task: str, films: Films, labels: Sequence[EpisodeCodes], moments: np.ndarray, fps: float
 ) -> str:
-    """Show an episode: films of some frames [S, H, W, 3] by camera, and codes at frames `moments` [T] under them.
+    """Show an episode: films, and codes at frames `moments` [T] under them.
 
     `fps` is that of the dataset; films show the frames `moments[film_frames(T)]`. All texts may come from strangers.
     """

@@ -22,6 +22,9 @@ ALONE = (
 )
 
 
+Asked = Callable[[Any], Outcome | None]
+
+
 @dataclass(frozen=True, repr=False)
 class Question:
     """What is asked of models with evidence of some kinds."""
@@ -29,7 +32,7 @@ class Question:
     name: str
     # kinds of evidence: "chunks" (tokenizers), "pairs", "clips" (latent action models), "actions" (inferred), "policy"
     of: tuple[str, ...]
-    ask: Callable[[Any], Outcome | None]
+    ask: Asked
     criteria: tuple[Criterion, ...]  # of its verdicts
     place: int
 
@@ -38,7 +41,6 @@ class Question:
 
 
 QUESTIONS: Registry[Question] = Registry("lattok.questions", "lattok.evaluation.questions")
-Asked = Callable[[Any], Outcome | None]
 
 
 def question(

@@ -157,23 +157,21 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     train, held_out = both
     scale, known, meant = evidence.scale, evidence.known, evidence.codes[held_out.rows]
     found, codes = dict[str, Tensor](), torch.empty(0)
-    for name, chosen in (("model", tokenizer), ("regression", None)):
+    for of, chosen in (("", tokenizer), ("/regression", None)):  # as figures end
         torch.manual_seed(case.options.seed)
         policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen)
         policy.fit(train, known, scale.normalizer, case.options.seed)
         chunks, made = policy.act(held_out, scale.normalizer)
         codes = codes if made is None else made
-        found[name] = chunk_errors(scale, chunks, held_out)
+        found[of] = chunk_errors(scale, chunks, held_out)
         if chosen is not None:
-            found["draws"] = chunk_errors(scale, policy.by_mean().act(held_out, scale.normalizer)[0], held_out)
+            found["/draws"] = chunk_errors(scale, policy.by_mean().act(held_out, scale.normalizer)[0], held_out)
     truth, valid = held_out.windows.batch(held_out.rows)
-    found["mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
+    found["/mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
-    gain = bootstrap.interval(bootstrap.mean(found["regression"] - found["model"]))
-    figures = {
-        f"policy_error{'' if name == 'model' else f'/{name}'}": float(each.mean()) for name, each in found.items()
-    }
-    if (span := bootstrap.interval(bootstrap.mean(found["model"]))) is not None:
+    gain = bootstrap.interval(bootstrap.mean(found["/regression"] - found[""]))
+    figures = {f"policy_error{of}": float(errors.mean()) for of, errors in found.items()}
+    if (span := bootstrap.interval(bootstrap.mean(found[""]))) is not None:
         figures |= {"policy_error_low": span[0], "policy_error_high": span[1]}
     figures |= {f"unseen_prefixes_{part}": unseen(codes, known, part) for part in ("half", "whole")}
     figures |= replaced(tokenizer, meant, scale)
