@@ -157,11 +157,8 @@ def _figures(evidence: LatentEvidence, probes: Mapping[str, Sequence[ProbeRow]])
 
 @torch.no_grad()
 def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure a model's size, frozen features included, and on the device where it is how fast it labels.
-
-    It labels the beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are
-    one frame.
-    """
+    """Measure a model's size, frozen features included, and on the device where it is how fast it labels. It labels the
+    beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are one frame."""
     evidence.case.options.note("speed", 0, 1)
     model, stride, frames = evidence.model, evidence.source.stride, evidence.held_out.frames
     here = frames.episode_of == torch.bincount(torch.from_numpy(frames.episode_of)).argmax().item()

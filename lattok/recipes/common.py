@@ -233,8 +233,7 @@ class Recipe(ABC, Generic[Model]):
     ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
         fingerprints of their content, and what the actions mean, if the dataset says so; for unified actions also what
-        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
-        """
+        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -374,8 +373,7 @@ class Recipe(ABC, Generic[Model]):
 
     def folder(self, resume: bool) -> Path:
         """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step. Only
-        the first process checks and writes; the others join it when training begins.
-        """
+        the first process checks and writes; the others join it when training begins."""
         out = Path(self.out)
         if isinstance(self.loop, LoopOptions):
             check_tracker(self.loop.tracker)

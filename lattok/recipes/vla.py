@@ -166,8 +166,7 @@ class VLARecipe(Recipe[LatentVLA]):
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options; a policy that is trained further keeps its own of those `kept`. Its cameras, whose names
-        can be short, are compared with the data. The loss of presets for regression is not for flow heads.
-        """
+        can be short, are compared with the data. The loss of presets for regression is not for flow heads."""
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
@@ -281,8 +280,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
         """Write held_out.json, if episodes are held out: errors of the actions, and how well latents are predicted; of
-        a mixture those of each dataset, under its name in `mixture`.
-        """
+        a mixture those of each dataset, under its name in `mixture`."""
         reports: dict[str, Any] = {}
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):

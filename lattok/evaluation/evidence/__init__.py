@@ -58,10 +58,8 @@ class EvalOptions:
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
-        """Return the options that a function got as keywords; raises `LattokError` for an unknown one.
-
-        `others` are the keywords that the function has besides.
-        """
+        """Return the options that a function got as keywords; raises `LattokError` for an unknown one. `others` are the
+        keywords that the function has besides."""
         for name in keywords:
             checks.one_of("option", name, [*(field.name for field in fields(cls)), *others])
         return cls(**keywords)
@@ -101,9 +99,7 @@ class EvalOptions:
 
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
-
-        With a `key`, only episodes in which this column was measured.
-        """
+        With a `key`, only episodes in which this column was measured."""
         checks.positive(max_episodes=self.max_episodes)
         checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]

@@ -282,10 +282,8 @@ class LatentEvidence:
 
     @property
     def streams(self) -> list[CodeStream]:
-        """The model's streams of codes, then the controls; none for a model without codes.
-
-        The clusters are always of one width: no actions choose it, so that collapse does not depend on them.
-        """
+        """The model's streams of codes, then the controls; none for a model without codes. The clusters are always of
+        one width: no actions choose it, so that collapse does not depend on them."""
         if not self.codes:
             return []
         train, held_out = self.train.latents, self.held_out.latents

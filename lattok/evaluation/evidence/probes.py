@@ -62,10 +62,8 @@ class Components(NamedTuple):
 
 
 def score(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action.
-
-    A probe that only knows the training mean scores exactly 0, and one that is worse scores below.
-    """
+    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action. A
+    probe that only knows the training mean scores exactly 0, and one that is worse scores below."""
     errors, squared = ((each - actual).double().square() for each in (predicted, reference))
     constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
     return Probe(predicted, errors, torch.where(constant, torch.nan, squared), ridge, validation)
@@ -223,9 +221,7 @@ def mlp_probe(
     x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor, linear: Probe, seed: int
 ) -> Probe:
     """Fit a hidden layer on top of `linear` on x [n, d], y [n, m] (episodes `groups` [n]); judge on x_test, y_test.
-
-    Width and weight decay do best on training episodes left out; where no layer helps there, it is left out.
-    """
+    Width and weight decay do best on training episodes left out; where no layer helps there, it is left out."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
 
     def predictions(rows: Tensor, known: Tensor, asked: Tensor, choices: Sequence[tuple[int, float]]) -> list[Tensor]:
@@ -246,10 +242,8 @@ def mlp_probe(
 def train_networks(
     x: Tensor, targets: Tensor, x_test: Tensor, choices: Sequence[tuple[int, float]], seed: int
 ) -> list[Tensor]:
-    """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64.
-
-    All see the same batches and begin with the same first weights, as many as they have hidden units.
-    """
+    """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64. All see
+    the same batches and begin with the same first weights, as many as they have hidden units."""
     shift, scale, targets = x.mean(0).float(), spread_of(x).float(), targets.float()
     rows, judged = ((each.float() - shift) / scale for each in (x, x_test))
     found = []

@@ -84,10 +84,8 @@ class ControlTraining:
     def result(
         self, control: str, model: Any, sizes: Sequence[int], make: Callable[[], dict[str, Tensor]], **more: Any
     ) -> dict[str, Tensor]:
-        """Read a control's result from the folder where it is kept, or make it and keep it there.
-
-        `sizes`: how many samples there are to train, to probe and to judge; `more`: what else the result depends on.
-        """
+        """Read a control's result from the folder where it is kept, or make it and keep it there. `sizes`: how many
+        samples there are to train, to probe and to judge; `more`: what else the result depends on."""
         if self.folder is None:
             return make()
         described = model.describe()

@@ -75,10 +75,8 @@ def film(frames: np.ndarray, fps: float) -> bytes:
 def episode_panel(
     title: str, task: str, films: Films, labels: Sequence[EpisodeCodes], moments: np.ndarray, fps: float
 ) -> str:
-    """Show an episode: films, and codes at frames `moments` [T] under them.
-
-    `fps` is that of the dataset; films show the frames `moments[film_frames(T)]`. All texts may come from strangers.
-    """
+    """Show an episode: films, and codes at frames `moments` [T] under them. `fps` is that of the dataset; films show
+    the frames `moments[film_frames(T)]`. All texts may come from strangers."""
     step = -(-len(moments) // MAX_FILM_FRAMES) * (int(moments[1] - moments[0]) if len(moments) > 1 else 1)
     shown = ""
     for camera, frames in films.items():

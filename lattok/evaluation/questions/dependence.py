@@ -251,10 +251,8 @@ class Agreement(NamedTuple):
 
 @torch.no_grad()
 def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | None]:
-    """Give held-out pairs B the latents of other pairs A of the split; find what comes back, and the controls.
-
-    The last is R^2 of B's action from what comes back: low when A's has replaced it.
-    """
+    """Give held-out pairs B the latents of other pairs A of the split; find what comes back, and the controls. The last
+    is R^2 of B's action from what comes back: low when A's has replaced it."""
     model, held_out = evidence.model, evidence.held_out
     rows = evenly(len(held_out.rows), MAX_PAIRS)
     generator = torch.Generator().manual_seed(evidence.seed + 1)

@@ -138,10 +138,8 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
 
 
 def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap, int]:
-    """Measure how much of the action and of the patch the model's streams carry, then the controls.
-
-    Also the draws of held-out episodes for intervals, and the width of the raw frame change.
-    """
+    """Measure how much of the action and of the patch the model's streams carry, then the controls. Also the draws of
+    held-out episodes for intervals, and the width of the raw frame change."""
     train = encode_patched(evidence, evidence.train, MAX_PAIRS[0], derive_seed(evidence.seed, 11))
     held_out = encode_patched(evidence, evidence.held_out, MAX_PAIRS[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None

@@ -164,10 +164,8 @@ def cells_of(evidence: ActionEvidence) -> Tensor:
 
 def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
     """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]; and the systematic error per draw, [draws].
-
     Cells of which no episode is drawn do not count. What chance adds to a square each time that episodes are drawn, on
-    average, is taken away: draws lie around the error itself.
-    """
+    average, is taken away: draws lie around the error itself."""
     squares, drawn = [], []
     for cell in range(int(cells.max()) + 1):
         inside = (cells == cell)[:, None].double()

@@ -200,9 +200,8 @@ def unseen(codes: Tensor, known: Tensor, part: str) -> float:
 
 def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[str, float]:
     """Return by how much a chunk changes, in units of the variance, where one of its codes [n, P] is another one.
-
-    `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all codes.
-    """
+    `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all
+    codes."""
     generator = torch.Generator().manual_seed(0)
     nearest, others_too = list[Tensor](), list[Tensor]()
     codes = codes[torch.linspace(0, len(codes) - 1, min(CHUNKS, len(codes))).long()]
@@ -223,10 +222,8 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
 
 
 def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:
-    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding.
-
-    0 where all decode to the same.
-    """
+    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding. 0
+    where all decode to the same."""
     rows = torch.linspace(0, len(chunks) - 1, min(RANKED, len(chunks))).long()
     sizes = scale.normalizer.scale
     before, after = (torch.cdist(each, each) for each in ((x[rows] / sizes).flatten(1) for x in (chunks, decoded)))

@@ -52,10 +52,8 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect.
-
-        Where the mean action makes no error, since held-out actions never differ from it, there is nothing to gain: 0.
-        """
+        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect. Where the mean action
+        makes no error, since held-out actions never differ from it, there is nothing to gain: 0."""
         return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
 
     @property
@@ -121,10 +119,8 @@ def policy_errors(
     key: str,
     progress: Progress | None = None,
 ) -> PolicyErrors:
-    """Compare chunks [B, H, m] in physical units, which `predict` gives, with those of the column `key`.
-
-    Of more than 5,000 windows as many are taken, evenly spaced.
-    """
+    """Compare chunks [B, H, m] in physical units, which `predict` gives, with those of the column `key`. Of more than
+    5,000 windows as many are taken, evenly spaced."""
     there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
     units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own

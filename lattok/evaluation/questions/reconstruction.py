@@ -222,9 +222,7 @@ def _fine(share: float) -> str:
 
 def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:
     """Draw chunks [N, H, m], put end to end, and the true actions: first steps of up to three held-out episodes.
-
-    `kmeans` [F, m] is the control's version of every action in `windows.actions`.
-    """
+    `kmeans` [F, m] is the control's version of every action in `windows.actions`."""
     # one window per frame, so that a window's number is also its action's row
     order = np.sort(np.unique(windows.episode_of, return_index=True)[1])
     found = []
