@@ -110,14 +110,9 @@ def title_of(name: str) -> str:
 def _member(recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str = "", **model: Any) -> VLARecipe:
     """Return the recipe of one run, with those of the labels' options that fit its strategy."""
     data, images = recipe.data, STRATEGIES[strategy].labels != "chunk"
-    known = targets_of(dataset).get(data.prefix or "")
-    data = replace(
-        data,
-        strategy=strategy,
-        prefix=data.prefix if known in (None, "steps" if images else "chunk") else None,
-        latent_stride=data.latent_stride if images else None,
-        tokenizer=None if images else data.tokenizer,
-    )
+    known, unfit = targets_of(dataset).get(data.prefix or ""), {"tokenizer" if images else "latent_stride": None}
+    prefix = data.prefix if known in (None, "steps" if images else "chunk") else None
+    data = replace(data, strategy=strategy, prefix=prefix, **unfit)
     out = str(Path(recipe.out) / (name or strategy))
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model), study=False)
 

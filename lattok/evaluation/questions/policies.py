@@ -28,6 +28,7 @@ from lattok.utils import checks
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA
 
+Predictor = Callable[[PolicyBatch], Tensor]  # of chunks [B, H, m] in physical units
 BATCH, MAX_WINDOWS = 64, 5000
 BATCHES_AHEAD = 8
 ROUNDING = 1e-9  # an error below it is none
@@ -113,14 +114,10 @@ class PolicyEvidence:
 
 
 def policy_errors(
-    predict: Callable[[PolicyBatch], Tensor],
-    trained: PolicyWindows,
-    held_out: PolicyWindows,
-    key: str,
-    progress: Progress | None = None,
+    predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
 ) -> PolicyErrors:
-    """Compare chunks [B, H, m] in physical units, which `predict` gives, with those of the column `key`. Of more than
-    5,000 windows as many are taken, evenly spaced."""
+    """Compare what is predicted with the chunks of the column `key`. Of more than 5,000 windows as many are taken,
+    evenly spaced."""
     there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
     units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
