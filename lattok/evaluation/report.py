@@ -173,7 +173,6 @@ class Answer:
 
 
 def tally(held: Sequence[bool | None]) -> str:
-    """Count the verdicts of each kind, in words."""
     words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are unclear", "is unclear")}
     return ", ".join(f"{(n := held.count(kind))} {some[n == 1]}" for kind, some in words.items())
 

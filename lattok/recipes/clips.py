@@ -99,7 +99,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             return finish({"": model}, out)[""]
 
     def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
-        """Return the recipe's model for this data."""
         chosen, key, horizon = self.options(), self.data.action_key, self.data.horizon
         names = same_actions(datasets, key)
         strides = [checks.stride_in_frames(chosen["stride"], dataset.fps) for dataset in datasets]
@@ -218,7 +217,6 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
-        """Return the recipe's model for this data."""
         chosen, data = self.model, self.data
         names = dimension_names(vector_key(dataset, "action_key", data.action_key))
         known: dict[str, Any] = {"cameras": camera_keys(dataset, data.cameras), "action_key": data.action_key}

@@ -265,7 +265,6 @@ class LatBotOptions(PolicyOptions):
 
     @property
     def before(self) -> str:
-        """Return the model of the phase before."""
         needed, other = ("teacher", "student") if self.phase == "distill" else ("student", "teacher")
         found = getattr(self, needed)
         if found is None or getattr(self, other) is not None:

@@ -152,8 +152,7 @@ class PairRecipe(Recipe[Model]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train as every recipe does; the heads that only training needs are not saved."""
-        out, data = self.folder(resume), self.data
-        sources = self.open()
+        out, data, sources = self.folder(resume), self.data, self.open()
         datasets = [source.dataset for source in sources]
         built_on = data.init or getattr(data, "env_codebook", None)
         before: Any = None if built_on is None else self.lam.from_pretrained(built_on)

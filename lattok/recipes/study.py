@@ -54,7 +54,6 @@ class ProprioPolicy(nn.Module):
         self.action_normalizer = Normalizer(dims, config.action_clipped)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
         target = self.action_normalizer(batch.actions)
         return {"action": action_loss(predicted, target, batch.judged, self.loss, self.reduction)}

@@ -52,7 +52,12 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
             kwargs_handlers=handlers,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
         )
-    _check_setting(accelerator, precision)
+    kind = accelerator.distributed_type.value  # what `accelerate launch` asks for and this loop does not do is refused
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
     if shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -62,16 +67,6 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if device != "auto" and torch.device(device).type != accelerator.device.type:
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", device)
     return accelerator
-
-
-def _check_setting(accelerator: Accelerator, precision: str) -> None:
-    """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
-    kind = accelerator.distributed_type.value
-    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
-        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", precision):
-        checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
 
 
 @contextmanager

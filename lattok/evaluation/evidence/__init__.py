@@ -182,7 +182,6 @@ class Case:
 
 
 def facts_of(dataset: RobotDataset) -> dict[str, Any]:
-    """Say which dataset it is."""
     return {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)}
 
 

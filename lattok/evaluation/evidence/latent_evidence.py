@@ -96,11 +96,9 @@ class Coordinates:
         return sorted({min(size, self.train.shape[1]) for size in PCA_SIZES})
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return the first `size` coordinates of both splits."""
         return self.train[:, :size], self.held_out[:, :size]
 
     def best_size(self, target: Target) -> int:
-        """Choose the size that does best on training episodes."""
         return best_of(self.sizes, lambda size: target.probe(*self.first(size)))
 
 
@@ -273,7 +271,6 @@ class LatentEvidence:
 
     @property
     def env_size(self) -> int:
-        """Codes per position of the environment stream."""
         return self.model.config.env_codebook_size
 
     @property

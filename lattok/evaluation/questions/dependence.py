@@ -297,7 +297,6 @@ def _action_r2(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -
 
 @question("transfer", of=("pairs",), criteria=(TRANSFERS,), place=70)
 def transfer_outcome(evidence: LatentEvidence) -> Outcome:
-    """Apply latents of one clip to another."""
     found, own_action = transfer(evidence)
     measured = {key: each._asdict() for key, each in found.items()}
     named = {f"transfer_{name}/{key}": value for key, each in measured.items() for name, value in each.items()}

@@ -60,7 +60,6 @@ KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast":
 
 @question("reconstruction", of=("chunks",), criteria=(*AGAINST.values(), IN_USE), place=10)
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
-    """Compare errors and codes of the tokenizer with those of its controls."""
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
     figures, vocab = _figures(methods, rate), evidence.case.model.vocab_size
