@@ -300,8 +300,7 @@ def verify(
         source = with_labels(source, labels)
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
-        entry = provenance.get(column, {})
-        precision = entry.get("model", {}).get("precision", "float32")
+        precision = provenance.get(column, {}).get("model", {}).get("precision", "float32")
         loaded[column] = in_precision(moved(lattok.load(name, revision), device), precision)
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
     print(checks.printable(result.render()))
@@ -356,7 +355,6 @@ def in_precision(model: Any, precision: str) -> Any:
 
 def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
     prefixes = prefixes or (["latent"] if len(models) == 1 else [])
-    expected = "prefixes, one per model, such as --prefix latent tokens"
-    checks.size("prefix", expected, len(prefixes), len(models))
+    checks.size("prefix", "prefixes, one per model, such as --prefix latent tokens", len(prefixes), len(models))
     checks.size("prefix", "different prefixes", len(set(prefixes)), len(models))
     return dict(zip(prefixes, models, strict=True))

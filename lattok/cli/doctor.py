@@ -319,8 +319,7 @@ def disks() -> Found:
     """Measure free space where datasets are downloaded to and where results go."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()  # the Hub's client downloads there
-    places = {"here": Path.cwd(), "hub cache": cache}
-    for name, place in places.items():
+    for name, place in {"here": Path.cwd(), "hub cache": cache}.items():
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free / 1e9
         yield name, f"{place}, {free:,.1f} GB free"

@@ -310,12 +310,10 @@ def stored() -> dict[str, tuple[str, list[Word]]]:
     if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
         return {}  # a package may add kinds, options and choices; what is imported already costs nothing
     known = json.loads(STORED.read_text(encoding="utf-8"))
-    options, kinds = [(each, _named(each[0])) for each in known["options"]], known["kinds"].items()
-
-    def words(rows: Sequence[Any]) -> list[Word]:
-        return [Word(*options[i][0], *rest, *options[i][1]) for i, *rest in rows]
-
-    return {kind: (about, words(rows)) for kind, (about, rows) in kinds}
+    options, pages = [(each, _named(each[0])) for each in known["options"]], {}
+    for kind, (about, rows) in known["kinds"].items():
+        pages[kind] = about, [Word(*options[i][0], *rest, *options[i][1]) for i, *rest in rows]
+    return pages
 
 
 def _named(shown: str) -> tuple[str, Any]:

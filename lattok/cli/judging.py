@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lattok
+from lattok.cli import flags
 from lattok.cli.datasets import variation_of
 from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, as_typed, column
 from lattok.utils import checks, files
@@ -26,15 +27,13 @@ class EvalFlags:
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its
             own).
-        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
-            or "5 per task".
     """
 
     seed: int = 0
     action_key: str = "action"
     state_key: str = "observation.state"
     cameras: Names = ()
-    episodes: str = "test"
+    episodes: Annotated[str, Arg(said=flags.CHOSEN)] = "test"
 
     @property
     def keywords(self) -> dict[str, Any]:

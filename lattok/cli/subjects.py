@@ -91,8 +91,7 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
 
 def model(subject: str, revision: str | None) -> Found:
     """Check that a model loads, strictly, with the features it names."""
-    folder = hub.resolve(subject, revision).folder
-    config = hub.read_config(folder)
+    config = hub.read_config(hub.resolve(subject, revision).folder)
     yield "model", f"{config['type']}, saved by lattok {config.get('lattok_version', 'unknown')}"
     if isinstance(config.get("features"), str):
         yield "features", f"{config['features']} {config.get('features_revision') or ''}"

@@ -297,8 +297,7 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
         gain = each.figure("gain", each.kind)[0]
         bars.append((each.name, "model", each.r2))
         bars.append(("its best control", "rival", None if each.r2 is None or gain is None else each.r2 - gain))
-    chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
-    return Pictures(MEASURE, (chart,), wide=True, top=True)
+    return Pictures(MEASURE, (svg.bars("What the labels say about the action, R²", bars, ".2f"),), wide=True, top=True)
 
 
 def _picture(candidates: Sequence[Candidate]) -> Pictures:
@@ -319,5 +318,4 @@ def _picture(candidates: Sequence[Candidate]) -> Pictures:
         "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "
         "no bits."
     )
-    panel = svg.pareto("Bits and R²", points, ("bits", "R²"))
-    return Pictures(caption, (panel,), wide=True, top=True)
+    return Pictures(caption, (svg.pareto("Bits and R²", points, ("bits", "R²")),), wide=True, top=True)

@@ -341,8 +341,7 @@ def _optimizer(
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
         raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
-    betas = (0.9, options.beta2)
-    return kind(trained, lr=options.lr, betas=betas, weight_decay=options.weight_decay, fused=fused)
+    return kind(trained, lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=fused)
 
 
 @torch.no_grad()

@@ -90,8 +90,7 @@ class ActionEvidence:
             _without_later(case, source, held_out, episodes, judge),
             *_controls(train, judged, motion, judge, case.options.seed),
         ]
-        scale = spread_of(fitted)
-        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), scale, bootstrap, known)
+        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), spread_of(fitted), bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,8 +118,7 @@ def _source(case: Case) -> PairSource:
     checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
     check_trained_space(model.trained_on, dataset, key)
     source = PairSource.of(case)
-    cameras = camera_keys(dataset, source.cameras)
-    return replace(source, action_key=key, cameras=cameras)
+    return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
 
 
 def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
@@ -220,8 +218,7 @@ def _without_later(
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
         return row._replace(not_run=NEEDS_TRAINING)
-    keys = [source.action_key, model.state_key]
-    training = ControlTraining.on(case, source.stride, source.cameras, keys)
+    training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key, model.state_key])
     numbers = [[episode.index for episode in episodes] for episodes in (known, held_out)]
 
     def make() -> dict[str, Tensor]:

@@ -239,8 +239,8 @@ class LatentEvidence:
             latents = [(each - shift) / scale for each in latents]
         rows = [each.flatten(0, -2) for each in latents]
         fitted = ResidualKMeans.fit(rows[0], self.size, levels, self.seed)
-        codes = [fitted.encode(each).reshape(-1, config.tokens) for each in rows]
-        return CodeStream("untrained", "untrained model, codes by k-means", *codes, self.size)
+        train, held_out = (fitted.encode(each).reshape(-1, config.tokens) for each in rows)
+        return CodeStream("untrained", "untrained model, codes by k-means", train, held_out, self.size)
 
     def kmeans(self, key: str, what: str, rows: Coordinates, width: int) -> CodeStream:
         """Cluster the first `width` coordinates at the bits of the model's codes."""

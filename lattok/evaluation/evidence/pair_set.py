@@ -168,8 +168,7 @@ def read_pair_set(
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
     change = None
     if source.state_key is not None:
-        chosen = select_episodes(source.dataset, episodes)
-        states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
+        states = read_vectors(source.dataset, "state_key", source.state_key, select_episodes(source.dataset, episodes))
         change = torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
     return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(untrained))
 

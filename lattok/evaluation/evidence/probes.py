@@ -114,8 +114,7 @@ def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[flo
     """Predict for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
     shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
     x, x_test = (x - shift) / scale, (x_test - shift) / scale
-    weights = ridge_weights(x, (y - mean) / spread, ridges)
-    return [x_test @ weight * spread + mean for weight in weights]
+    return [x_test @ weight * spread + mean for weight in ridge_weights(x, (y - mean) / spread, ridges)]
 
 
 def spread_of(x: Tensor) -> Tensor:

@@ -178,8 +178,7 @@ class TokenizerEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        names = ("tokens_per_chunk", "horizon", "vocab_size")
-        facts = {name: getattr(self.case.model, name) for name in names}
+        facts = {name: getattr(self.case.model, name) for name in ("tokens_per_chunk", "horizon", "vocab_size")}
         return {**facts, "held_out_windows": len(self.windows)}
 
 

@@ -114,9 +114,8 @@ def sheet(groups: Sequence[Pictures]) -> str:
 def _answer(answer: Answer | None) -> str:
     if answer is None:
         return ""
-    kind = {True: "yes", False: "no", None: "open"}[answer.holds]
     text = f"<b>{escape(answer.question)}</b><p>{escape(answer.text)}</p>"
-    return f'<div class="answer {kind}-edge">{text}</div>'
+    return f'<div class="answer {GROUPS[answer.holds][2]}-edge">{text}</div>'
 
 
 def _verdicts(report: Report) -> Iterator[str]:

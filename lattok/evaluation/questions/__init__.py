@@ -134,8 +134,7 @@ def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
     model = case.model
     config: Any = getattr(model, "config", None)  # tokenizers of one's own need none
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
-    source = getattr(model, "source", None)
-    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, source)
+    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, getattr(model, "source", None))
     advised = ((each, subject.advice(each.about, each.holds, each.text)) for each in verdicts)
     return tuple(replace(each, advice=case.named(advice)) for each, advice in advised)
 

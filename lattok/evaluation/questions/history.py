@@ -46,8 +46,7 @@ def overlap(case: Case) -> tuple[Verdict, ...]:
     if not seen.episodes:
         return ()
     count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(case.split.held_out)}"
-    text = f"{count} held-out episodes were trained on: these figures are too good"
-    return (Verdict(text, False, OVERLAP),)
+    return (Verdict(f"{count} held-out episodes were trained on: these figures are too good", False, OVERLAP),)
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:

@@ -143,8 +143,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         verdicts = [Verdict(text, holds, SYSTEMATIC)]
         reading += f", that of {best.plain} {rival:.2f}"
     title = "Root mean square error, in standard deviations of the known actions"
-    columns = ("systematic", "all errors", *evidence.names)
-    table = Table(title, columns, tuple(lines), better="lower", digits=".2f")
+    table = Table(title, ("systematic", "all errors", *evidence.names), tuple(lines), better="lower", digits=".2f")
     text = (
         "A policy that imitates many inferred actions averages chance out, but learns what is wrong in the same way at "
         f"the same place of a task. So errors are averaged within each of {int(cells.max()) + 1} cells, a task and a "

@@ -116,8 +116,7 @@ class ReferencePolicy(nn.Module):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
         for _ in range(STEPS):
             rows = torch.randint(count, (min(BATCH, count),), generator=generator)
-            states = self.states(seen.inputs[rows])
-            loss = self.head.learn(states, None, target[rows], valid[rows])[0]["action"]
+            loss = self.head.learn(self.states(seen.inputs[rows]), None, target[rows], valid[rows])[0]["action"]
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)

@@ -150,11 +150,8 @@ def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[Poli
     if not held_out.cameras or sum(map(len, chosen)) == len(held_out):
         yield from map(held_out.batch, chosen)
         return
-
-    def pixels(number: int) -> Tensor:
-        return held_out.decode(chosen[number])
-
-    with Prefetcher(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
+    requests = (Request((number,), 1) for number in range(len(chosen)))
+    with Prefetcher(lambda number: held_out.decode(chosen[number]), requests, BATCHES_AHEAD) as ahead:
         for number, rows in enumerate(chosen):
             yield held_out.batch(rows, ahead(number))
 
