@@ -13,7 +13,6 @@ import lattok
 from lattok.cli import flags
 from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
@@ -179,7 +178,7 @@ class Engines:
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         for option in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
             if (value := getattr(self, option)) != getattr(Engines, option):
-                raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
+                raise checks.LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
         return LocalEngine()
 
 

@@ -12,7 +12,6 @@ import lattok
 from lattok.cli.flags import Device, Folder
 from lattok.cli.judging import act, judge
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, devices
 from lattok.utils.output import Output
 from lattok.utils.progress import ProgressBar
@@ -94,7 +93,7 @@ def _show(folder: Path, device: str) -> None:
         _say("A robot in a simulator: a policy that comes with lattok does what it is told")
         print(act(lattok.load("sample/policy"), SHOWN, 1, films, device).to_text())
         print(f"Watch it: {films / 'sheet.png'} and the films next to it")
-    except LattokError as error:
+    except checks.LattokError as error:
         print(f"\nNo film of a robot: {checks.printable(str(error))}")
 
 

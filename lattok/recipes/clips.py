@@ -28,7 +28,6 @@ from lattok.recipes.run_folder import finish
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import fit
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.output import unused
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
@@ -201,7 +200,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         words = ["lattok", "annotate", str(self.dataset), "--model", self.out, "--as", "actions"]
         words += ["--out", unused("filled")]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
-        with suppress(LattokError):  # it may be gone by now
+        with suppress(checks.LattokError):  # it may be gone by now
             dataset = self.open()[0].dataset
             if fillers(dataset, self.data.action_key):  # as that which it was made from may be
                 return super().next_step()

@@ -32,7 +32,6 @@ from lattok.samples.policy import PolicyWindows
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import BCE, MOST_INSTRUCTIONS
@@ -84,7 +83,7 @@ class LARAOptions(PolicyOptions):
         checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
         checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
         if self.init is not None and self.mix:
-            raise LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
+            raise checks.LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
 
 
 @dataclass(frozen=True)

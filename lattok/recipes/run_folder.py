@@ -20,7 +20,6 @@ from lattok.hub.weights import read_tensors, weights_hash
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import BOARD, METRICS
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 
 Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
@@ -122,7 +121,7 @@ def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
 
 def _take_evaluation(model: HubModel, folder: Path) -> None:
     """Give a model the evaluation that lies in its folder, if the weights there are its own."""
-    with suppress(LattokError):  # damaged files are written anew
+    with suppress(checks.LattokError):  # damaged files are written anew
         found = read_record(folder / EVALUATION, EvaluationRecord)
         if found and weights_hash(read_tensors(folder / WEIGHTS)) == weights_hash(model.saved_tensors()):
             model.evaluation, model.picture = found, read_picture(folder / PICTURE)

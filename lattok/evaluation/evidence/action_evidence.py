@@ -11,6 +11,7 @@ Controls learn from the episodes whose actions the model knew, as far as it says
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -39,7 +40,6 @@ from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 CODES, LEVELS = 16, 4  # of the k-means control
 AROUND = tuple(range(-2, 5))  # frames of the state differences
@@ -125,12 +125,10 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
     """Choose `max_episodes` at most for controls, and say which: those whose actions the model knew, or the others."""
     trained, dataset, key, chosen = case.model.trained_on or {}, case.dataset, str(source.action_key), set[int]()
     if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
-        try:
+        with suppress(checks.LattokError):  # of a dataset that has changed
             asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
             runs = trained.get("episodes", ())
             chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in runs)}
-        except LattokError:  # of a dataset that has changed
-            chosen = set()
     found, what = measured(dataset, key, chosen - set(case.split.held_out)), "whose actions the model knew"
     if not found:
         found, what = measured(dataset, key, case.split.train), "that are not held out"

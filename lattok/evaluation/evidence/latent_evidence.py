@@ -270,10 +270,6 @@ class LatentEvidence:
         return self.model.config.codebook_size
 
     @property
-    def env_size(self) -> int:
-        return self.model.config.env_codebook_size
-
-    @property
     def space(self) -> list[int]:
         return space_dims(self.names)
 
@@ -287,7 +283,7 @@ class LatentEvidence:
         found = [CodeStream("model", "latent actions", train.codes, held_out.codes, self.size, False)]
         if train.env is not None and held_out.env is not None:
             codes = (train.env.codes, held_out.env.codes)
-            found.append(CodeStream("env", "environment stream", *codes, self.env_size, False))
+            found.append(CodeStream("env", "environment stream", *codes, self.model.config.env_codebook_size, False))
         clusters = self.kmeans("residual_kmeans", "the frame change", self.change, self.change.sizes[0])
         return [*found, clusters, self.codes["untrained"]]
 
@@ -300,7 +296,7 @@ class LatentEvidence:
         if self.held_out.latents.env is not None:
             found["env_latents"] = lambda x: x.env.latents.flatten(1)
         if self.held_out.latents.env is not None and self.codes:
-            found["env_codes"] = lambda x: one_hot(x.env.codes, self.env_size)
+            found["env_codes"] = lambda x: one_hot(x.env.codes, self.model.config.env_codebook_size)
         return found
 
     @property

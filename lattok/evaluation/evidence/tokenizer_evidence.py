@@ -22,7 +22,6 @@ from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 BATCH = 1024
 MAX_CENTRES = 4096  # k-means beyond this takes too long to be a control
@@ -232,7 +231,7 @@ def _fast_control(
     for fineness in FAST_SCALES:
         try:
             fast = FAST.fit(*batch, vocab_size=FAST_VOCABULARY, scale=fineness)
-        except LattokError as error:  # actions too wild for the vocabulary at this scale
+        except checks.LattokError as error:  # actions too wild for the vocabulary at this scale
             reason = f"not run: {error}"
             continue
         if Rate.measure(fast.encode(*batch), fast, 1.0).bits_per_step <= rate.bits_per_step:
