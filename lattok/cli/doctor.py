@@ -35,6 +35,7 @@ CODECS = {  # that datasets come in, and encoders that make them
     "av1": ("libsvtav1", "libaom-av1"),
     "vp9": ("libvpx-vp9",),
 }
+Probe = Callable[..., Found]
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 NOT_INSTALLED = Problem("error", "{name} is not installed.", INSTALL)
@@ -92,9 +93,6 @@ PROBE_FAILED = Problem(
     "Install that package again; if it stays, report it with this text.",
 )
 LATTOK_BROKEN = Problem("error", "lattok's own modules cannot be imported: {reason}.", "Repair the environment first.")
-
-
-Probe = Callable[..., Found]
 
 
 class Topic(NamedTuple):

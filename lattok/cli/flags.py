@@ -31,6 +31,7 @@ METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 MANY = (tuple, list, Sequence)  # of these, a flag takes all words that follow
+NONE = "none"  # what is typed for a column that is not to be read
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
 
@@ -62,8 +63,6 @@ MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
 CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
 File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]
 Out = Annotated[str, Arg("OUT", "New folder for the model.", positional=True)]
-
-NONE = "none"  # what is typed for a column that is not to be read
 
 
 class Word(NamedTuple):

@@ -17,6 +17,7 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Figures = Mapping[str, float]
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
+LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,6 @@ class Answer:
 def tally(held: Sequence[bool | None]) -> str:
     words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are unclear", "is unclear")}
     return ", ".join(f"{(n := held.count(kind))} {some[n == 1]}" for kind, some in words.items())
-
-
-LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
 
 
 def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:

@@ -24,6 +24,8 @@ from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, TokenSpec
 
+STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
+
 
 @dataclass(frozen=True)
 class ActedOptions(ImageOptions, MixOptions):
@@ -73,9 +75,6 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     given = data.latent_stride
     stride = None if given is None else checks.stride_in_frames(given, dataset.fps, "latent_stride")
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
-
-
-STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:

@@ -24,8 +24,6 @@ from lattok.utils import checks, files
 Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
-
-
 STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}  # in run/recipe.json
 STORED |= {"study": bool}  # which may be missing: no study
 

@@ -25,6 +25,9 @@ from lattok.samples.policy import PolicyWindows
 RIDGES = tuple(10.0**i for i in range(-6, 3))
 COLUMNS = 4096
 LEAVE_OUT_EVERY = 4  # every fourth training episode chooses the regularisation
+DRAWS = 1000  # of episodes, for intervals
+CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # of an MLP: hidden units, weight decay
+STEPS, BATCH, LR = 300, 256, 0.01
 T = TypeVar("T")
 
 
@@ -169,9 +172,6 @@ def one_hot_tasks(*samples: PolicyWindows) -> list[Tensor]:
     return [one_hot(each[:, None], len(tasks)) for each in numbers]
 
 
-DRAWS = 1000
-
-
 class Bootstrap:
     """The same draws for every probe on the same held-out rows, so that differences are paired."""
 
@@ -210,10 +210,6 @@ class Bootstrap:
 def above_zero(gain: float, interval: Interval | None) -> bool | None:
     """Tell whether a gain is above zero; None where its interval includes zero, or where there is none."""
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
-
-
-CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
-STEPS, BATCH, LR = 300, 256, 0.01
 
 
 def mlp_probe(
