@@ -18,7 +18,6 @@ from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
-from lattok.hub import HubModel
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
@@ -148,10 +147,9 @@ class LARARecipe(VLARecipe):
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
-        named = data.gaps or (lam.config.stride,)
 
         def gaps(fps: float) -> list[int]:
-            return [checks.stride_in_frames(gap, fps, "gaps") for gap in named]
+            return [checks.stride_in_frames(gap, fps, "gaps") for gap in data.gaps or (lam.config.stride,)]
 
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
@@ -166,14 +164,14 @@ class LARARecipe(VLARecipe):
         rates = self.data.lam_rate, self.data.backbone_rate
         return [ParameterGroup(lam, rates[0]), ParameterGroup(backbone, rates[1]), ParameterGroup(rest)]
 
-    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
+    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, hub.HubModel]:
         """Return the policy, without the latent action model, and that model if it was trained."""
         data, joint = self.data, learner.module
         assert isinstance(joint, JointLARA)
         names = ("align_on", "align_layer", "align_weight", "lam_weight", "detach")
         together = {"joint": {name: getattr(data, name) for name in names} | dict(learner.inputs)}
         policy, lam = learner.policy, joint.lam.lam
-        made: dict[str, HubModel] = {"": policy}
+        made: dict[str, hub.HubModel] = {"": policy}
         if not joint.lam.frozen:
             made[LAM] = lam
         for model in made.values():

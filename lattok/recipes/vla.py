@@ -18,16 +18,9 @@ from lattok.image_lam.inverse import InverseDynamics
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
+from lattok.recipes import policy_data
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
-from lattok.recipes.policy_data import (
-    ActedOptions,
-    PolicySource,
-    find_sources,
-    held_out_episodes,
-    policy_batches,
-    policy_config,
-    read_windows,
-)
+from lattok.recipes.policy_data import ActedOptions, PolicySource, held_out_episodes, read_windows
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import ParameterGroup, fit
@@ -204,7 +197,7 @@ class VLARecipe(Recipe[LatentVLA]):
         datasets = [source.dataset for source in sources]
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(self.model.horizon, episodes)
-        found = find_sources(self, datasets)
+        found = policy_data.find_sources(self, datasets)
         torch.manual_seed(self.loop.seed)
         learner = self.learner(found)  # before frames are decoded: what does not fit costs seconds
         policy, texts = learner.policy, learner.subtasks
@@ -218,7 +211,7 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            batches = policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
+            batches = policy_data.policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
@@ -234,7 +227,7 @@ class VLARecipe(Recipe[LatentVLA]):
         """Build the policy for this data, with what it takes from `init` and `decoder`; here it is trained alone."""
         inputs: dict[str, str] = {}
         decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
-        config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
+        config, before = policy_data.policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)
             config = share_backbone(config, before.config)

@@ -184,10 +184,9 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
         size += len(made)
         shown.append((episode.index, f'<div class="panel">{made}</div>'))
     note("episodes", len(order), len(order))
-    left = len(episodes) - len(shown)
     facts = f"{len(shown)} of {len(episodes)} episodes, {dataset.fps:g} frames a second"
     labels = f"labels {', '.join(names)}" if names else "no label columns (lattok annotate writes them)"
-    more = " One of each task comes first; lattok view --episodes shows others." if left else ""
+    more = " One of each task comes first; lattok view --episodes shows others." * (len(shown) < len(episodes))
     panels = "".join(html for _, html in sorted(shown))
     head = f'<p class="kind">lattok view · {escape(dataset.kind)}</p><h1>{escape(dataset.name)}</h1>'
     hint = "A colour is a code. Click on codes, or use the arrow keys there, to see the frame that they belong to."

@@ -62,12 +62,11 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
     verdict, figures = collapse(streams[0], streams[-2]), dict[str, float]()
-    reading = f"{verdict.text}."
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
     figures["joint_entropy_bits/ceiling"] = own.joint_ceiling
-    section = Section("Are the codes used, and do they differ?", text, tables, (), reading, REFERENCES)
+    section = Section("Are the codes used, and do they differ?", text, tables, (), f"{verdict.text}.", REFERENCES)
     collapsed = Decision(40, False, f"No: the codes have collapsed. {verdict.text}.", caveats=False)
     return Outcome((section,), figures, [verdict], collapsed if verdict.holds is False else None)
 
@@ -216,9 +215,8 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     if columns[-1][0] == "control":
         latents = "latent actions" if model.env is None else "latents of motion (all else is the panel's own)"
         caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
-    shown = Pictures(caption, tuple(panels))
     text = "First and last frame of pairs or clips from the middle of equal parts of the split."
-    return Outcome((Section("Examples", text, (), (shown,)),))
+    return Outcome((Section("Examples", text, (), (Pictures(caption, tuple(panels)),)),))
 
 
 @torch.no_grad()

@@ -202,14 +202,13 @@ def _options(found: Mapping[str, Any]) -> str:
 def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     """Show the errors: of all dimensions and of each, and of each step of a chunk."""
     errors = evidence.errors
-    columns = ("all", *errors.by_dimension)
     spare = (None,) * len(errors.by_dimension)
     rows = (
         TableRow("policy", "policy", (errors.error, *errors.by_dimension.values()), control=False),
         TableRow("mean_action", "always the mean training action", (errors.mean_action, *spare)),
     )
     note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
-    table = Table("Squared error", columns, rows, "lower", note=note)
+    table = Table("Squared error", ("all", *errors.by_dimension), rows, "lower", note=note)
     text = (
         f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
         "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
