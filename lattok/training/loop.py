@@ -257,7 +257,13 @@ class Trainer:
         meter = Meter(options.batch_size, first, self.accelerator.device)
         watch = CodebookWatch(options.steps, quiet=options.trial)
         for done in range(first + 1, options.steps + 1):
-            values = self._checked_step(done, feed, finite)
+            try:
+                with checks.within_memory(f"step {done} of {options.steps}", SMALLER):
+                    values = self.step(done - 1, feed)
+            except Exception:
+                finite.check()  # what a model does with weights that are not finite follows from them
+                raise
+            finite.see(values, done)
             if self.average:
                 _follow(self.average, self.module, done, options.ema)
             stop, ends = any_signal(asked()), done == options.steps
@@ -281,16 +287,6 @@ class Trainer:
                 text = f"Saved at step {done} of {options.steps} in {self.out}. Continue with: {resume_command}"
                 raise Interrupted(text, stop)
         return last
-
-    def _checked_step(self, done: int, feed: Feed, finite: "FiniteLoss") -> dict[str, Tensor]:
-        try:
-            with checks.within_memory(f"step {done} of {self.options.steps}", SMALLER):
-                values = self.step(done - 1, feed)
-        except Exception:
-            finite.check()  # what a model does with weights that are not finite follows from them
-            raise
-        finite.see(values, done)
-        return values
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
         """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
