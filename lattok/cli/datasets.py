@@ -13,6 +13,7 @@ import lattok
 from lattok.cli import flags
 from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
+from lattok.utils.devices import moved
 from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
@@ -44,7 +45,6 @@ def inspect(
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
-    from lattok.data import inspect_dataset
     from lattok.data.episodes import select_episodes, unmeasured
     from lattok.data.schema import vector_key
 
@@ -53,7 +53,7 @@ def inspect(
         if (asked := flags.column(key)) is not None:
             vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
-    found = inspect_dataset(opened, **options)
+    found = lattok.data.inspect_dataset(opened, **options)
     print(checks.printable(found.render()))
     if any(finding.severity == "error" for finding in found.findings):
         return 1
@@ -87,10 +87,9 @@ def view(
         cameras: Cameras to show, short names allowed (default: the first two).
     """
     from lattok.evaluation.page.viewer import view
-    from lattok.labels import with_labels
 
     opened = lattok.open_dataset(dataset)
-    opened = opened if labels is None else with_labels(opened, labels)
+    opened = opened if labels is None else lattok.labels.with_labels(opened, labels)
     replaces = Path(out or "view.html").exists()
     with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
@@ -126,30 +125,28 @@ def collect(
         codec: Codec of the videos.
         workers: Processes (default: one for each core); the dataset is the same with any number.
     """
-    import lattok.sim as sim
-
     options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
-    options |= {"variation": variation_of(sim, variation), "codec": codec, "workers": workers}
+    options |= {"variation": variation_of(variation), "codec": codec, "workers": workers}
     with ProgressBar("collect") as progress:
-        done = sim.collect(tasks, out, **options, progress=progress)
+        done = lattok.sim.collect(tasks, out, **options, progress=progress)
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
         print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
     print(f"Collected {sum(won for won, _ in done.attempts.values())} episodes, {done.frames} frames: {done.path}")
 
 
-def variation_of(sim: Any, names: tuple[str, ...]) -> Any:
+def variation_of(names: tuple[str, ...]) -> Any:
     """Read "light" and "distractors=5"."""
     given: dict[str, Any] = {}
     for name in names:
         key, equals, number = name.partition("=")
-        checks.one_of("variation", key, [field.name for field in fields(sim.Variation)])
+        checks.one_of("variation", key, [field.name for field in fields(lattok.sim.Variation)])
         if key == "distractors" and not number.isdecimal():
             checks.fail("variation", "distractors=N with a whole number", repr(name))
         if key != "distractors" and equals:
             checks.fail("variation", f"{key} without a value", repr(name), "Leave it out to switch it off.")
         given[key] = int(number) if key == "distractors" else True
-    return sim.Variation(**given)
+    return lattok.sim.Variation(**given)
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,6 @@ def annotate(
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.data.schema import own_vectors
-    from lattok.utils.devices import moved
 
     engine = engines.make()
     checks.one_of("as", as_, ("latents", "actions"))
@@ -290,13 +286,10 @@ def verify(
         seed: Which episodes are drawn.
     """
     from lattok.annotation.verify import known_labels
-    from lattok.labels import with_labels
-    from lattok.utils.devices import moved
 
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    if labels is not None:
-        source = with_labels(source, labels)
+    source = source if labels is None else lattok.labels.with_labels(source, labels)
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
         precision = provenance.get(column, {}).get("model", {}).get("precision", "float32")
@@ -331,10 +324,8 @@ def export(
         size: Height and width to resize all frames to; needed where they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """
-    from lattok.labels import with_labels
-
     source = lattok.open_dataset(dataset)
-    source = source if labels is None else with_labels(source, labels)
+    source = source if labels is None else lattok.labels.with_labels(source, labels)
     options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
     with ProgressBar("export") as progress:
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)

@@ -56,11 +56,9 @@ def demo(
 
 def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str, Any], again: str) -> None:
     """Train a tokenizer and a latent action model on the bundled demonstrations, judge them, and label with them."""
-    from lattok.data import inspect_dataset
-
     print("Two models learn codes for what a robot does: one from actions, one from video. Both label data.")
     dataset = lattok.sample_dataset_path()
-    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset)).headline()))
+    print(checks.printable(lattok.data.inspect_dataset(lattok.open_dataset(dataset)).headline()))
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
