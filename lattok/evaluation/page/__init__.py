@@ -154,10 +154,8 @@ def _table(table: Table) -> str:
     rows = "".join(_row(table, row) for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     title = f'{escape(table.title)}<span class="note">{arrow}</span>'
-    body = (
-        f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{note}"
-    )
+    body = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    body = f'<div class="scroll" tabindex="0">{body}</div>{note}'
     return _folded(title, body) if table.folded else f"<h3>{title}</h3>{body}"
 
 

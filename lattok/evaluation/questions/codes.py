@@ -177,10 +177,8 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
             images = (_image("frame", torch.from_numpy(frames[i, 0]), THUMBNAIL, QUALITY) for i in places)
             film = f'<div class="frames">{"".join(images)}</div>'
             strip = f'<div class="film">{head}{film}{codes_picture(labels[0])}</div>'
-    caption = (
-        "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: those "
-        "that mean something change when the robot does something else, and come back when it comes back."
-    )
+    caption = "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: "
+    caption += "those that mean something change when the robot does something else, and come back when it comes back."
     pictures = (
         Pictures(caption, (strip,), wide=True, top=True),
         Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),

@@ -190,11 +190,9 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     if "action_kept" in own:
         kept = own["action_kept"]
         between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
-        text = (
-            f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
-            f"(R² {own['action_distracted']} of {own['action_clean']}{between}); it should be "
-            f"{percent(MIN_KEPT)} at least"
-        )
+        text = f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
+        text += f"(R² {own['action_distracted']} of {own['action_clean']}{between}); "
+        text += f"it should be {percent(MIN_KEPT)} at least"
         verdicts.append(Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS))
     elif "action_clean" in own:
         clean = own["action_clean"]
@@ -203,10 +201,8 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         theirs, ours = (carried[key]["distractor"] for key in ("env_latents", "latents"))
         holds = above_zero(theirs.value - ours.value, bootstrap.interval(theirs.draws - ours.draws))
         word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
-        text = (
-            f"The environment stream's latents carry R² {theirs} of the distractor's motion, the controllable stream's "
-            f"{ours}: {word}"
-        )
+        text = f"The environment stream's latents carry R² {theirs} of the distractor's motion, "
+        text += f"the controllable stream's {ours}: {word}"
         verdicts.append(Verdict(text, holds, ENV_STREAM))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch

@@ -206,10 +206,8 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
         "(Spearman) with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their "
         "error, and 0 where it says nothing. The control uses the size of the inferred action instead."
     )
-    reading = (
-        f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, in the quarter "
-        f"where it is least sure by {least:.2f}."
-    )
+    reading = f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, "
+    reading += f"in the quarter where it is least sure by {least:.2f}."
     return Outcome((Section("Does it know where it is wrong?", text, (table,), (), reading),), figures, [verdict])
 
 

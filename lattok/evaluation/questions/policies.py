@@ -176,10 +176,8 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
         "a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do not cover other "
         "seeds of training."
     )
-    reading = (
-        f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); in "
-        f"{percent(every['failure'])} the opposite came first."
-    )
+    reading = f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); "
+    reading += f"in {percent(every['failure'])} the opposite came first."
     figures = {key: float(every[key]) for key in ("success", "failure")}
     figures |= {f"success/{task}": float(score["success"]) for task, score in found["tasks"].items()}
     bars = [(name, "model", float(score["success"])) for name, score in scores.items()]

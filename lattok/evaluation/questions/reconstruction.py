@@ -110,10 +110,8 @@ def _code_section(methods: list[Method], rate: Rate) -> Section:
             rows.append(_row(method, (*_least(method.usage).values(), float(method.usage.size))))
         elif method.not_run:
             rows.append(_row(method, ()))
-    note = (
-        "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
-        "position has a codebook of its own, the least used and the least perplexity of all."
-    )
+    note = "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. "
+    note += "Where each position has a codebook of its own, the least used and the least perplexity of all."
     usage = Table("Code usage", columns, tuple(rows), digits=digits, note=note)
     own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
     bits = 32.0 * (len(methods[0].errors.mse) if methods[0].errors else 0)  # per step
@@ -157,10 +155,8 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
     rivals, shown = _rivals(figures), "the controls at equal bits were not run"
     if rivals:
         shown = f"at equal bits {', '.join(f'{NAMES[key]} {error:.3g}' for key, error in rivals.items())}"
-    return (
-        f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown}); "
-        f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
-    )
+    error = f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown})"
+    return f"{error}; {int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
 
 
 def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
@@ -237,9 +233,7 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
             if kmeans is not None:
                 curves.insert(0, ("rival faint", kmeans[start : start + steps, dim].tolist()))
             panels.append(svg.plot(name, curves, "steps"))
-        caption = (
-            f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, physical units: "
-            "{truth} true, {model} tokenizer, {rival} k-means control."
-        )
+        caption = f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, "
+        caption += "physical units: {truth} true, {model} tokenizer, {rival} k-means control."
         found.append(Pictures(caption, tuple(panels), top=not found))
     return tuple(found)
