@@ -180,7 +180,10 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         model = InverseDynamics(config)
         samples = self._windows(model, dataset)
         share = 0.0 if samples.acted.all() else data.acted_share
-        self._check_parts(share, config.members)
+        parts, size = self.loop.shares, self.loop.batch_size  # in each part every member has a known action to learn
+        if (most := int((share or 1.0) * size) // parts) < config.members:
+            expected = f"clips with known actions for all {config.members} members in each of {parts} parts"
+            checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
         model.set_range(samples.known_actions)
         if model.state_normalizer is not None:
             states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
@@ -206,14 +209,6 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
                 return super().next_step()
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
-
-    def _check_parts(self, share: float, members: int) -> None:
-        """Check that in each part of a batch, of a process or accumulated, every member has a known action to learn."""
-        parts, size = self.loop.shares, self.loop.batch_size
-        most = int((share or 1.0) * size) // parts
-        if most < members:
-            expected = f"clips with known actions for all {members} members in each of {parts} parts"
-            checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
 
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
         chosen, data = self.model, self.data

@@ -125,12 +125,9 @@ class _Frame:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left} {y:.1f}H{self.right}"/>')
             parts.append(_text(self.left - 6, y + 4, f"{tick:.3g}", "m", "end"))
-        if x_ticks:
-            parts += [
-                _text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle")
-                for tick in ticks(self.low_x, self.high_x)[:-1]
-                if self.low_x <= tick
-            ]
+        for tick in ticks(self.low_x, self.high_x)[:-1] if x_ticks else ():
+            if self.low_x <= tick:
+                parts.append(_text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle"))
         parts.append(_text(self.right, self.bottom + 15, unit, "m", "end"))
         return parts
 

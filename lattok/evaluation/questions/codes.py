@@ -43,16 +43,13 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     def rows(values: Callable[[CodeStatistics], list[float]]) -> tuple[TableRow, ...]:
         return tuple(TableRow(s.key, s.name, tuple(values(stats[s.key])), s.control) for s in streams)
 
+    joint = rows(lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)])
+    columns = ("entropy", "ceiling", "combinations", "held-out pairs")
+    note = "The ceiling is what this many pairs could show at most. More is not better by itself: random codes have "
+    note += "much. A row far below the ceiling whose positions are all in use repeats itself."
     per_position, most = tuple(f"position {i + 1}" for i in range(len(own.used))), f"2 to the entropy; at most {size}."
     tables = (
-        Table(
-            "Joint code entropy, bits",
-            ("entropy", "ceiling", "combinations", "held-out pairs"),
-            rows(lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)]),
-            digits=(".2f", ".2f", ".0f", ".0f"),
-            note="The ceiling is what this many pairs could show at most. More is not better by itself: random codes "
-            "have much. A row far below the ceiling whose positions are all in use repeats itself.",
-        ),
+        Table("Joint code entropy, bits", columns, joint, digits=(".2f", ".2f", ".0f", ".0f"), note=note),
         Table(f"Codes in use of {size}", per_position, rows(lambda s: [float(n) for n in s.used]), digits=".0f"),
         Table("Perplexity", per_position, rows(lambda s: s.perplexity), digits=".1f", note=most),
     )

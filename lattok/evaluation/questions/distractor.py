@@ -233,14 +233,10 @@ def _table(carried: dict[str, Reading], size: int) -> Table:
         values = tuple(None if math.isnan(each.value) else each.value for each in cells)
         name = INPUTS[key][0] + (f" (PCA {size})" if key == "pca_change" else "")
         rows.append(TableRow(key, name, values, key in CONTROLS, intervals=tuple(each.span for each in cells)))
-    return Table(
-        "R² with a moving distractor",
-        tuple(COLUMNS[name] for name in columns),
-        tuple(rows),
-        digits=".2f",
-        note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
-        "still there.",
-    )
+    note = "Action with it: the probe is fitted again on frames with the patch, "
+    note += "so that it asks if the action is still there."
+    titles = tuple(COLUMNS[name] for name in columns)
+    return Table("R² with a moving distractor", titles, tuple(rows), digits=".2f", note=note)
 
 
 def _picture(carried: dict[str, Reading]) -> Pictures:
