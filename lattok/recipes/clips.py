@@ -31,8 +31,16 @@ from lattok.utils import checks
 from lattok.utils.output import unused
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
+FULL: dict[str, Any] = {**QUANTILES, **LATBOT_RATE, **ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100}
+FULL |= {"backbone_train": "all_but_vision"}
+FULL |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
+TINY: dict[str, Any] = {**FROM_NOTHING, "frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4}
+TINY |= {"latent_dim": 32, "features_size": 64, "decoder_width": 128, "decoder_depth": 3, "decoder_heads": 4}
+TINY |= {"separation_weight": 0.02}  # 0.1 drives where objects are out of the scene as well
+TINY |= {"steps": 1500, "batch_size": 32, "lr": 1e-3}
 SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
 SHARED = {**SHIFTED, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
+SINGLE_PIXELS = {"features": "pixels", "image_size": 64, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
     default_preset = "full"
-    presets: ClassVar[Mapping[str, Any]] = {
-        "full": QUANTILES
-        | LATBOT_RATE
-        | {**ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100, "backbone_train": "all_but_vision"}
-        | {"backbone_lora_projector": True},  # where backbone_train=lora is chosen
-        "tiny": FROM_NOTHING
-        | {"frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4, "latent_dim": 32, "features_size": 64}
-        | {"decoder_width": 128, "decoder_depth": 3, "decoder_heads": 4, "steps": 1500, "batch_size": 32, "lr": 1e-3}
-        | {"separation_weight": 0.02},  # 0.1 drives where objects are out of the scene as well
-    }
+    presets: ClassVar[Mapping[str, Any]] = {"full": FULL, "tiny": TINY}
 
     def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
         out, sources, data = self.folder(resume), self.open(), self.data
@@ -168,8 +167,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     default_preset = "small"
     presets: ClassVar[Mapping[str, Any]] = {
         "small": {**SHARED, "steps": 5000, "batch_size": 64, "lr": 1e-3},
-        "tiny": SHARED
-        | {"features": "pixels", "image_size": 64, "steps": 1000, "batch_size": 128, "lr": 2e-3, "threads": 1},
+        "tiny": {**SHARED, **SINGLE_PIXELS, "steps": 1000, "batch_size": 128, "lr": 2e-3},
     }
 
     def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics:

@@ -42,10 +42,13 @@ LAM = "lam"  # folder of the run with the latent action model
 TUNED = "latbot_finetune"
 Phase = Literal["distill", "finetune"]
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
-PUBLISHED: Mapping[str, Any] = (  # stage 2 of the released code
-    {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}  # after block 14 of 16
-    | {"steps": 200_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 1e-5, "schedule": "one_cycle"}
-)
+# stage 2 of the released code, which aligns after block 14 of 16
+PUBLISHED: dict[str, Any] = {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}
+PUBLISHED |= {"steps": 200_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 1e-5, "schedule": "one_cycle"}
+LATBOT: dict[str, Any] = {**LATBOT_RATE, "backbone_train": "full", "batch_size": 256, "action_loss": BCE}
+LATBOT |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
+LATBOT |= {"normalize_exceptions": ("*gripper*=min_max",)}  # so that 0 and 1 are no less certain than -1 and 1
+ON_LIBERO = {"steps": 60_000, "batch_size": 64}  # 4.3
 
 
 @dataclass(frozen=True)
@@ -289,18 +292,7 @@ class LatBotRecipe(VLARecipe):
     choices: ClassVar[Mapping[str, Any]] = {}
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
-    presets: ClassVar[Mapping[str, Any]] = {
-        **VLARecipe.presets,
-        "latbot": {
-            **LATBOT_RATE,
-            "backbone_train": "full",
-            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-            "batch_size": 256,
-            "action_loss": BCE,
-            "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
-        },
-        TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
-    }
+    presets: ClassVar[Mapping[str, Any]] = {**VLARecipe.presets, "latbot": LATBOT, TUNED: ON_LIBERO}
 
     @classmethod
     def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:

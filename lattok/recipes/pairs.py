@@ -39,17 +39,10 @@ WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
 FREE = ("stride", "extra_strides", "dropout", "language", "codebook_restart_every")
 FREE += ("action_head", "action_target", "action_steps")
-SMALL: Mapping[str, Any] = (  # for one GPU
-    ADAMW
-    | {"width": 384, "heads": 6, "encoder_depth": 6, "decoder_depth": 6}
-    | {"steps": 30_000, "batch_size": 64, "lr": 3e-4, "schedule": "one_cycle", "log_every": 100}
-)
-TINY: Mapping[str, Any] = (
-    SMALL_IMAGES
-    | TWO_CORES
-    | {"stride": "0.2s", "latent_dim": 64, "width": 64, "heads": 4, "encoder_depth": 2, "decoder_depth": 2}
-    | {"steps": 1200, "batch_size": 32, "lr": 2e-3, "labelled_per_batch": 8}
-)
+SMALL: dict[str, Any] = {**ADAMW, "width": 384, "heads": 6, "encoder_depth": 6, "decoder_depth": 6}  # for one GPU
+SMALL |= {"steps": 30_000, "batch_size": 64, "lr": 3e-4, "schedule": "one_cycle", "log_every": 100}
+TINY: dict[str, Any] = {**SMALL_IMAGES, **TWO_CORES, "stride": "0.2s", "latent_dim": 64, "labelled_per_batch": 8}
+TINY |= {"width": 64, "heads": 4, "encoder_depth": 2, "decoder_depth": 2, "steps": 1200, "batch_size": 32, "lr": 2e-3}
 
 
 @dataclass(frozen=True)

@@ -36,16 +36,10 @@ HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
 FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
-PAPER: Mapping[str, Any] = (  # Table 8
-    ADAMW
-    | {"steps": 80_000, "batch_size": 128, "lr": 1e-4, "log_every": 100}
-    | {"schedule": "step", "decay_every": 10_000, "decay_factor": 0.5}
-)
-SMALL: Mapping[str, Any] = (
-    FROM_NOTHING
-    | {"head_dim": 128, "head_heads": 4, "action_loss": "l1", "steps": 3000, "batch_size": 32, "lr": 1e-3}
-    | dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
-)
+PAPER: dict[str, Any] = {**ADAMW, "steps": 80_000, "batch_size": 128, "lr": 1e-4, "log_every": 100}  # Table 8
+PAPER |= {"schedule": "step", "decay_every": 10_000, "decay_factor": 0.5}
+SMALL: dict[str, Any] = {**FROM_NOTHING, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)}
+SMALL |= {"head_dim": 128, "head_heads": 4, "action_loss": "l1", "steps": 3000, "batch_size": 32, "lr": 1e-3}
 
 
 @dataclass(frozen=True)

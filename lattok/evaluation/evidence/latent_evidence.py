@@ -223,12 +223,9 @@ class LatentEvidence:
             streams = {width: self.kmeans(key, what, rows, width) for width in rows.sizes}
             return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
 
-        found = (
-            kmeans("residual_kmeans", "the frame change", self.change),
-            kmeans("flow_kmeans", "block flow", self.flow),
-            self._untrained_codes(),
-        )
-        return {stream.key: stream for stream in found}
+        on_change = kmeans("residual_kmeans", "the frame change", self.change)
+        on_flow = kmeans("flow_kmeans", "block flow", self.flow)
+        return {stream.key: stream for stream in (on_change, on_flow, self._untrained_codes())}
 
     def _untrained_codes(self) -> CodeStream:
         """Quantize the untrained model's latents by k-means, standardised where the model does so."""
