@@ -25,7 +25,6 @@ from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.findings import Found
 
 MUCH_WAITING = 0.1  # share of the time
@@ -76,7 +75,7 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     if begun or logged:
         return [*([unfinished] if begun else []), waiting]
     if not place.exists() and HUB_ID.fullmatch(subject):
-        with suppress(LattokError):
+        with suppress(checks.LattokError):
             if (download("model", subject, None, [hub.CONFIG]) / hub.CONFIG).is_file():
                 return [model, evaluation]
     return [dataset]
@@ -90,7 +89,7 @@ def model(subject: str, revision: str | None) -> Found:
         yield "features", f"{config['features']} {config.get('features_revision') or ''}"
     try:
         loaded = load(subject, revision)
-    except LattokError as error:
+    except checks.LattokError as error:
         yield (NO_FEATURES if str(error).startswith("`features`") else NOT_LOADED).finding(error=error)
         return
     yield "weights", f"{sum(p.numel() for p in loaded.parameters()):,} parameters, all there"

@@ -66,19 +66,16 @@ class PairSet:
         """Return both frames of pairs `rows` [B], uint8 [B, 2, V, h, w, 3]."""
         return torch.from_numpy(np.asarray(self.frames.frames[self.frames.frame_rows(self.rows[rows.numpy()])]))
 
-    def full_features(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
-        """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
-        return model.frame_features(self.pictures(rows))
-
     def targets(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
         """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
-        return self.full_features(model, rows) if model.pixels is None else model.frame_targets(self.pictures(rows))
+        pictures = self.pictures(rows)  # full features are too large to keep
+        return model.frame_features(pictures) if model.pixels is None else model.frame_targets(pictures)
 
     def encoded(self, model: TrainedPairModel) -> LatentActions:
         """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
         parts = torch.arange(len(self.rows)).split(BATCH)
         with torch.no_grad():
-            return join([to_cpu(model.encode_features(self.full_features(model, rows))) for rows in parts])
+            return join([to_cpu(model.encode_features(model.frame_features(self.pictures(rows)))) for rows in parts])
 
     def side(self, model: TrainedPairModel) -> int:
         """Return the side of the grid over which the pooled features of a camera were averaged."""
