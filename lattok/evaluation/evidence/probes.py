@@ -11,6 +11,7 @@ Pairs of one episode resemble one another, so intervals draw whole episodes. Rid
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -150,12 +151,10 @@ def pca(rows: Tensor, k: int) -> Components:
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Decompose a symmetric matrix; where its rank is low, float32 may not converge or give NaN."""
-    try:
+    with suppress(RuntimeError):  # LinAlgError
         values, vectors = torch.linalg.eigh(matrix)
         if torch.isfinite(vectors).all():
             return values, vectors
-    except RuntimeError:  # LinAlgError
-        pass
     values, vectors = torch.linalg.eigh(matrix.double())
     return values.to(matrix.dtype), vectors.to(matrix.dtype)
 

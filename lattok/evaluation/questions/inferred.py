@@ -10,6 +10,7 @@ task is learned. Intervals draw whole episodes; for the rank correlation ranks s
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,31 +29,27 @@ from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, ends, explai
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
 MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too (proprio=True)."
-ALL = Criterion("inferred_against_controls", MORE, recipe="idm")
-SPACE = Criterion(
+of_actions = partial(Criterion, recipe="idm")  # what to train instead of a model that lattok did not train
+ALL = of_actions("inferred_against_controls", MORE)
+SPACE = of_actions(
     "inferred_against_controls_xyz",
     f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
     caveat="about x, y and z its actions say no more than the best control",
     weight=2,
-    recipe="idm",
 )
-LATER = Criterion(
+LATER = of_actions(
     "inferred_against_no_later_frames",
     "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen.",
     caveat="the same network without later frames is as good",
-    recipe="idm",
 )
-SYSTEMATIC = Criterion(
+SYSTEMATIC = of_actions(
     "inferred_systematic",
     f"Imitation learns such errors, and more video does not average them out. {MORE}",
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
-    recipe="idm",
 )
-CONFIDENCE = Criterion(
-    "inferred_confidence",
-    "Do not weigh or drop actions by their confidence. More members make it steadier.",
-    recipe="idm",
+CONFIDENCE = of_actions(
+    "inferred_confidence", "Do not weigh or drop actions by their confidence. More members make it steadier."
 )
 CONFIDENT = ("confidence_rank", "confidence_error_most", "confidence_error_least")  # figures
 DRAWN = {NO_LATER: "control", "flow": "rival", "proprio": "control"}  # controls, and their colours
