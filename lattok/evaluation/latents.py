@@ -177,13 +177,9 @@ def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
     evidence.case.options.note("speed", 1, 1)
     peak = None if module is None else module.max_memory_allocated(device) / 1e6
-    size = {
-        "megabytes": megabytes,
-        "parameters": float(sum(p.numel() for p in model.parameters())),
-        "latent_width": float(evidence.held_out.latents.latents.flatten(1).shape[1]),
-        "stride_frames": float(stride),
-        "cameras": float(len(evidence.source.cameras)),
-    }
+    size = {"megabytes": megabytes, "parameters": float(sum(p.numel() for p in model.parameters()))}
+    size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
+    size |= {"stride_frames": float(stride), "cameras": float(len(evidence.source.cameras))}
     return size, {"frames_per_second": len(video) / min(took), "device_megabytes": peak, "device": device.type}
 
 

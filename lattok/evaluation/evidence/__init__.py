@@ -187,9 +187,5 @@ def facts_of(dataset: RobotDataset) -> dict[str, Any]:
 
 def provenance_of(dataset: RobotDataset, split: Split, **options: Any) -> dict[str, Any]:
     """Say what a report rests on, but for its models."""
-    return {
-        "dataset": facts_of(dataset),
-        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
-        "options": options,
-        "lattok": __version__,
-    }
+    halves = {"used": split.text, "held_out": split.held_out, "training": split.train}
+    return {"dataset": facts_of(dataset), "split": halves, "options": options, "lattok": __version__}

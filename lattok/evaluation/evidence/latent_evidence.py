@@ -300,11 +300,6 @@ class LatentEvidence:
     def provenance(self) -> dict[str, Any]:
         full, side = self.model.features.side, self.train.side(self.model)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
-        return {
-            "stride_frames": self.source.stride,
-            "cameras": list(self.source.cameras),
-            "held_out_pairs": self.held_out.text,
-            "training_pairs": self.train.text,
-            "frame_controls_see": seen,
-            "held_out_tasks": self.folds.text,
-        }
+        pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
+        frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
+        return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds.text}

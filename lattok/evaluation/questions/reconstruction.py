@@ -16,14 +16,8 @@ from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Sec
 from lattok.evaluation.wording import percent
 from lattok.samples import ActionWindows
 
-NAMES = {
-    "model": "tokenizer",
-    "kmeans": "k-means",
-    "uniform_bins": "uniform bins",
-    "fast": "FAST",
-    "mean": "mean action",
-}
-RIVALS = ("kmeans", "uniform_bins", "fast")  # controls at equal bits
+RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
+NAMES = {"model": "tokenizer", **RIVALS, "mean": "mean action"}
 MAX_TARGET_ERROR = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 AGAINST = {
     "kmeans": Criterion(
