@@ -50,10 +50,8 @@ MaybeFile = Annotated[str | None, Arg("FILE")]
 WHERE_TO = "Where it computes; auto takes a GPU where there is one; also another that torch knows, such as cuda:1."
 Device = Annotated[str, Arg("{auto,cpu,cuda,mps}", WHERE_TO)]
 Revision = Annotated[str | None, Arg(said="Revision of a Hub model.")]
-CHOSEN = (
-    '"train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%" or '
-    '"5 per task".'
-)
+CHOSEN = '"train", "test" (the last episode of every task, more where tasks are few), '
+CHOSEN += '"0:40", "0,3,5:9", "10%" or "5 per task".'
 Episodes = Annotated[str | None, Arg(said=CHOSEN)]
 Model = Annotated[str, Arg("MODEL", "Folder of a model, or a Hub id.", positional=True)]
 Models = Annotated[tuple[str, ...], Arg("MODEL ...")]
