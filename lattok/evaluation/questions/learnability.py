@@ -21,7 +21,7 @@ from lattok.evaluation.evidence import Case, evenly
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.reconstruction import codec_decision
+from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
@@ -266,6 +266,6 @@ def _decision(evidence: TokenizerEvidence, figures: dict[str, float]) -> Decisio
     if own >= mean:
         text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
         return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
-    codec = codec_decision(evidence)
+    codec = codec_decision(codec_figures(evidence.methods, evidence.rate))
     text = f"A policy will err by {own:.3g} of the variance of actions, one that regresses them by {other:.3g}."
     return replace(codec, weight=25, text=f"{codec.text} {text}")

@@ -56,10 +56,10 @@ KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast":
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
-    figures, vocab = _figures(methods, rate), evidence.case.model.vocab_size
+    figures, vocab = codec_figures(methods, rate), evidence.case.model.vocab_size
     sections = (_error_section(methods, names, shown), _code_section(methods, rate))
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
-    return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, vocab))
+    return Outcome(sections, figures, verdicts, codec_decision(figures), _headline(figures, vocab))
 
 
 def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
@@ -125,7 +125,7 @@ def _least(usage: Usage) -> dict[str, float]:
     return found
 
 
-def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
+def codec_figures(methods: list[Method], rate: Rate) -> dict[str, float]:
     """Name the figures: `name` is the tokenizer's, `name/control` a control's."""
     figures: dict[str, float] = {}
     for method in methods:
@@ -178,12 +178,8 @@ def _code_verdict(usage: Usage | None, vocab: int) -> Verdict:
     return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, IN_USE)
 
 
-def codec_decision(evidence: TokenizerEvidence) -> Decision:
+def codec_decision(figures: Mapping[str, float]) -> Decision:
     """Judge a tokenizer as a target for supervision, and as a codec."""
-    return _decision(_figures(evidence.methods, evidence.rate))
-
-
-def _decision(figures: Mapping[str, float]) -> Decision:
     own, rivals = figures["normalised_mse"], _rivals(figures)
     if figures["normalised_mse/mean"] == 0:
         return Decision(20, None, "That cannot be told: held-out actions never change.", caveats=False)
