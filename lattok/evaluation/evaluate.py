@@ -10,7 +10,7 @@ from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import check_place, write
-from lattok.evaluation.questions import answer, next_steps, questions_of, with_advice
+from lattok.evaluation.questions import answer, in_order, next_steps, with_advice
 from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
@@ -69,7 +69,8 @@ def evaluate(
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():
-        evidence, found, questions = EVIDENCE[kind].gather(case), list[Outcome | None](), questions_of(kind)
+        evidence, found = EVIDENCE[kind].gather(case), list[Outcome | None]()
+        questions = [each for each in in_order() if kind in each.of]
         for question in questions:
             chosen.note("questions", len(found), len(questions))
             found.append(question.ask(evidence))

@@ -119,24 +119,19 @@ def _answer(answer: Answer | None) -> str:
 
 
 def _verdicts(report: Report) -> Iterator[str]:
-    """Show the verdicts of a report in groups, if it has any."""
-    if report.verdicts:
-        groups = (_group(holds, [each for each in report.verdicts if each.holds is holds]) for holds in GROUPS)
-        yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{"".join(groups)}</div>'
+    """Show the verdicts of a report in groups, if it has any; those that hold up are folded."""
+    groups = ""
+    for holds, (name, mark, kind) in GROUPS.items():
+        lines = []
+        for verdict in (each for each in report.verdicts if each.holds is holds):
+            todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
+            lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
+        if lines:
+            title, body = f"{name} ({len(lines)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
+            groups += f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
+    if groups:
+        yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{groups}</div>'
         yield f'<p class="note">{LEGEND}</p>'
-
-
-def _group(holds: bool | None, verdicts: Sequence[Verdict]) -> str:
-    """List verdicts of a kind; those that hold up are folded."""
-    if not verdicts:
-        return ""
-    title, mark, kind = GROUPS[holds]
-    lines = []
-    for verdict in verdicts:
-        todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
-        lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
-    title, body = f"{title} ({len(verdicts)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
-    return f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
 
 
 def _section(section: Section) -> str:

@@ -52,7 +52,8 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     for kind, curve in series:
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
-    return _svg(parts, height, title, frame.text)
+    corners = (frame.left, frame.right, frame.top, frame.bottom, frame.low_y, frame.high_y)  # and values there
+    return _svg(parts, height, title, " ".join(map(str, corners)))
 
 
 def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
@@ -105,11 +106,6 @@ class _Frame:
         if self.high_y <= self.low_y:
             self.high_y = self.low_y + step
         self.left, self.right, self.top, self.bottom = 42, WIDTH - 6, TOP, height - 22
-
-    @property
-    def text(self) -> str:
-        """The corners, and the values at its bottom and top, as text."""
-        return f"{self.left} {self.right} {self.top} {self.bottom} {self.low_y!r} {self.high_y!r}"
 
     def x(self, value: float) -> float:
         return self.left + (self.right - self.left) * (value - self.low_x) / (self.high_x - self.low_x)

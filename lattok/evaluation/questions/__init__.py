@@ -58,18 +58,14 @@ def question(
     return register
 
 
-def questions_of(kind: str) -> list[Question]:
-    """List the questions that are asked of a kind of evidence, in their order."""
-    return _ordered(each for each in QUESTIONS.values() if kind in each.of)
+def in_order() -> list[Question]:
+    """List all questions in the order of reports."""
+    return sorted(QUESTIONS.values(), key=lambda each: (each.place, each.name))
 
 
 def criteria() -> dict[str, Criterion]:
     """Return what verdicts are about, by key, in the order of reports."""
-    return {each.key: each for asked in _ordered(QUESTIONS.values()) for each in asked.criteria}
-
-
-def _ordered(questions: Iterable[Question]) -> list[Question]:
-    return sorted(questions, key=lambda each: (each.place, each.name))
+    return {each.key: each for asked in in_order() for each in asked.criteria}
 
 
 class Subject(NamedTuple):
