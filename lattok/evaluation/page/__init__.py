@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
+from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
