@@ -150,7 +150,7 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
             said = inspect.getdoc(family) or "a tokenizer of actions."
             return f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
 
-    FamilyRecipe.__name__ = FamilyRecipe.__qualname__ = f"{family.__name__}Recipe"  # below, where pickle finds it
+    FamilyRecipe.__name__ = f"{family.__name__}Recipe"
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place
     FamilyRecipe.common = ("horizon", *(f.name for f in fields(family.config_class) if f.name not in shared))
@@ -163,6 +163,8 @@ TOASTRecipe: type[FitRecipe[TOAST]] = recipe_for(TOAST)
 FSQRecipe: type[FitRecipe[FSQ]] = recipe_for(FSQ)
 ResidualVQRecipe: type[FitRecipe[ResidualVQ]] = recipe_for(ResidualVQ)
 UniformBinsRecipe: type[FitRecipe[UniformBins]] = recipe_for(UniformBins)
+for _made in (FASTRecipe, TOASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe):
+    _made.__qualname__ = _made.__name__  # where pickle finds it
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:
