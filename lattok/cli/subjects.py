@@ -4,11 +4,11 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lattok import hub
-from lattok.cli.doctor import error, note, warning
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
@@ -25,11 +25,12 @@ from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
-from lattok.utils.findings import Found
+from lattok.utils.findings import ORDER, Found, Problem
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding
 
+error, warning, note = (partial(Problem, severity) for severity in ORDER)
 NOT_LOADED = error("{error}", "Copy or download it again.")
 NO_FEATURES = error(
     "{error}", "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
