@@ -83,25 +83,23 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
         print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
         return 128 + signals.number_of(stop)
     except (LattokError, OSError, MemoryError, RuntimeError) as error:
-        said = _one_line(error, arguments)
-        if said is None:
+        if isinstance(error, OSError):
+            said = _of_system(error, arguments)
+        elif checks.out_of_memory(error):
+            said = "out of memory. Close other programs, or take fewer episodes at a time."
+        elif isinstance(error, LattokError):
+            said = str(error)
+        else:
             raise
         print(checks.printable(said if said.startswith("lattok ") else f"lattok: {said}"), file=sys.stderr)
         return 2
 
 
-def _one_line(error: Exception, arguments: list[str]) -> str | None:
-    """Say what a user can do about an error; None of one of ours."""
-    if isinstance(error, OSError):
-        return _of_system(error, arguments)
-    if checks.out_of_memory(error):
-        return "out of memory. Close other programs, or take fewer episodes at a time."
-    return str(error) if isinstance(error, LattokError) else None
-
-
 def run_words(words: Sequence[str]) -> int | None:
     """Find the verb that `words` name and run it with the flags among them."""
-    _check_text(words)
+    for word in words:  # names that are not UTF-8 cannot stand in the JSON and HTML that verbs write
+        if (shown := word.encode(errors="replace").decode()) != word:
+            checks.fail(shown, "text in UTF-8", "other bytes", "Rename it, or make a link with a plain name.")
     if words[:1] in (["--version"], ["-V"], ["version"]):
         print(f"lattok {lattok.__version__}")
         return None
@@ -192,10 +190,3 @@ def _of_system(error: OSError, arguments: list[str]) -> str:
     writes = any(word == "--out" or word.startswith("--out=") for word in arguments) or arguments[:1] == ["demo"]
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{why}." + (f" {files.make_room(error)} or choose another --out." if writes else "")
-
-
-def _check_text(words: Sequence[str]) -> None:
-    """Refuse names that are not UTF-8: they cannot stand in the JSON and HTML that verbs write."""
-    for word in words:
-        if (shown := word.encode(errors="replace").decode()) != word:
-            checks.fail(shown, "text in UTF-8", "other bytes", "Rename it, or make a link with a plain name.")

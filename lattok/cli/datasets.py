@@ -13,7 +13,7 @@ import lattok
 from lattok.cli import flags
 from lattok.cli.flags import Arg, Dataset, Device, Episodes, Folder, MaybeFile, MaybeFolder, Models, Names, Revision
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
 from lattok.utils.files import read_json
 from lattok.utils.output import unused
 from lattok.utils.progress import ProgressBar
@@ -45,7 +45,6 @@ def inspect(
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
-    from lattok.data import inspect_dataset
     from lattok.data.episodes import select_episodes, unmeasured
     from lattok.data.schema import vector_key
 
@@ -54,7 +53,7 @@ def inspect(
         if (asked := flags.column(key)) is not None:
             vector_key(opened, argument, asked)
     options: dict[str, Any] = {"episodes": episodes, "cameras": cameras or None, "stride": stride, "horizon": horizon}
-    found = inspect_dataset(opened, **options)
+    found = lattok.data.inspect_dataset(opened, **options)
     print(checks.printable(found.render()))
     if any(finding.severity == "error" for finding in found.findings):
         return 1
@@ -70,18 +69,13 @@ def inspect(
             if unknown == chosen:
                 return 0
             small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
-        print(
-            f"\n{said}\n  {shlex.join(['lattok', 'train', kind, dataset, '--out', unused('my-model'), *key, *small])}"
-        )
+        words = ["lattok", "train", kind, dataset, "--out", unused("my-model"), *key, *small]
+        print(f"\n{said}\n  {shlex.join(words)}")
     return 0
 
 
 def view(
-    dataset: Dataset,
-    out: MaybeFile = None,
-    labels: str | None = None,
-    cameras: Names = (),
-    episodes: Episodes = None,
+    dataset: Dataset, out: MaybeFile = None, labels: str | None = None, cameras: Names = (), episodes: Episodes = None
 ) -> None:
     """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
 
@@ -93,10 +87,9 @@ def view(
         cameras: Cameras to show, short names allowed (default: the first two).
     """
     from lattok.evaluation.page.viewer import view
-    from lattok.labels import with_labels
 
     opened = lattok.open_dataset(dataset)
-    opened = opened if labels is None else with_labels(opened, labels)
+    opened = opened if labels is None else lattok.labels.with_labels(opened, labels)
     replaces = Path(out or "view.html").exists()
     with ProgressBar("view") as progress:
         path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
@@ -132,30 +125,28 @@ def collect(
         codec: Codec of the videos.
         workers: Processes (default: one for each core); the dataset is the same with any number.
     """
-    import lattok.sim as sim
-
     options: dict[str, Any] = {"episodes": episodes, "noise": noise, "seed": seed, "size": size, "repeat": repeat}
-    options |= {"variation": variation_of(sim, variation), "codec": codec, "workers": workers}
+    options |= {"variation": variation_of(variation), "codec": codec, "workers": workers}
     with ProgressBar("collect") as progress:
-        done = sim.collect(tasks, out, **options, progress=progress)
+        done = lattok.sim.collect(tasks, out, **options, progress=progress)
     width = max(map(len, done.attempts))
     for task, (won, tried) in done.attempts.items():
         print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
     print(f"Collected {sum(won for won, _ in done.attempts.values())} episodes, {done.frames} frames: {done.path}")
 
 
-def variation_of(sim: Any, names: tuple[str, ...]) -> Any:
+def variation_of(names: tuple[str, ...]) -> Any:
     """Read "light" and "distractors=5"."""
     given: dict[str, Any] = {}
     for name in names:
         key, equals, number = name.partition("=")
-        checks.one_of("variation", key, [field.name for field in fields(sim.Variation)])
+        checks.one_of("variation", key, [field.name for field in fields(lattok.sim.Variation)])
         if key == "distractors" and not number.isdecimal():
             checks.fail("variation", "distractors=N with a whole number", repr(name))
         if key != "distractors" and equals:
             checks.fail("variation", f"{key} without a value", repr(name), "Leave it out to switch it off.")
         given[key] = int(number) if key == "distractors" else True
-    return sim.Variation(**given)
+    return lattok.sim.Variation(**given)
 
 
 @dataclass(frozen=True)
@@ -184,7 +175,7 @@ class Engines:
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         for option in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
             if (value := getattr(self, option)) != getattr(Engines, option):
-                raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
+                raise checks.LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
         return LocalEngine()
 
 
@@ -223,7 +214,6 @@ def annotate(
     from lattok.annotation import INFERRED, Options, label
     from lattok.annotation.labels import Work
     from lattok.data.schema import own_vectors
-    from lattok.utils.devices import moved
 
     engine = engines.make()
     checks.one_of("as", as_, ("latents", "actions"))
@@ -296,17 +286,13 @@ def verify(
         seed: Which episodes are drawn.
     """
     from lattok.annotation.verify import known_labels
-    from lattok.labels import with_labels
-    from lattok.utils.devices import moved
 
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    if labels is not None:
-        source = with_labels(source, labels)
+    source = source if labels is None else lattok.labels.with_labels(source, labels)
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
-        entry = provenance.get(column, {})
-        precision = entry.get("model", {}).get("precision", "float32")
+        precision = provenance.get(column, {}).get("model", {}).get("precision", "float32")
         loaded[column] = in_precision(moved(lattok.load(name, revision), device), precision)
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
     print(checks.printable(result.render()))
@@ -338,10 +324,8 @@ def export(
         size: Height and width to resize all frames to; needed where they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """
-    from lattok.labels import with_labels
-
     source = lattok.open_dataset(dataset)
-    source = source if labels is None else with_labels(source, labels)
+    source = source if labels is None else lattok.labels.with_labels(source, labels)
     options: dict[str, Any] = {"format": format, "episodes": episodes, "images": images, "video_codec": video_codec}
     with ProgressBar("export") as progress:
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
@@ -361,7 +345,6 @@ def in_precision(model: Any, precision: str) -> Any:
 
 def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
     prefixes = prefixes or (["latent"] if len(models) == 1 else [])
-    expected = "prefixes, one per model, such as --prefix latent tokens"
-    checks.size("prefix", expected, len(prefixes), len(models))
+    checks.size("prefix", "prefixes, one per model, such as --prefix latent tokens", len(prefixes), len(models))
     checks.size("prefix", "different prefixes", len(set(prefixes)), len(models))
     return dict(zip(prefixes, models, strict=True))

@@ -12,7 +12,6 @@ import lattok
 from lattok.cli.flags import Device, Folder
 from lattok.cli.judging import act, judge
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, devices
 from lattok.utils.output import Output
 from lattok.utils.progress import ProgressBar
@@ -23,11 +22,7 @@ SHOWN = ("metaworld/drawer-open", "metaworld/drawer-close")  # what the bundled 
 
 
 def demo(
-    out: Folder = "lattok-demo",
-    features: str = "pixels",
-    seed: int = 0,
-    fast: bool = False,
-    device: Device = "auto",
+    out: Folder = "lattok-demo", features: str = "pixels", seed: int = 0, fast: bool = False, device: Device = "auto"
 ) -> None:
     """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
 
@@ -61,11 +56,9 @@ def demo(
 
 def _label(folder: Path, features: str, common: dict[str, Any], short: dict[str, Any], again: str) -> None:
     """Train a tokenizer and a latent action model on the bundled demonstrations, judge them, and label with them."""
-    from lattok.data import inspect_dataset
-
     print("Two models learn codes for what a robot does: one from actions, one from video. Both label data.")
     dataset = lattok.sample_dataset_path()
-    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset)).headline()))
+    print(checks.printable(lattok.data.inspect_dataset(lattok.open_dataset(dataset)).headline()))
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
@@ -98,7 +91,7 @@ def _show(folder: Path, device: str) -> None:
         _say("A robot in a simulator: a policy that comes with lattok does what it is told")
         print(act(lattok.load("sample/policy"), SHOWN, 1, films, device).to_text())
         print(f"Watch it: {films / 'sheet.png'} and the films next to it")
-    except LattokError as error:
+    except checks.LattokError as error:
         print(f"\nNo film of a robot: {checks.printable(str(error))}")
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +36,12 @@ CODECS = {  # that datasets come in, and encoders that make them
     "av1": ("libsvtav1", "libaom-av1"),
     "vp9": ("libvpx-vp9",),
 }
+Probe = Callable[..., Found]
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
-NOT_INSTALLED = Problem("error", "{name} is not installed.", INSTALL)
-BROKEN = Problem(
-    "error",
+error, warning, note = (partial(Problem, severity) for severity in ORDER)
+NOT_INSTALLED = error("{name} is not installed.", INSTALL)
+BROKEN = error(
     "{name} {version} is installed but does not work: {reason}.",
     "See `pip check`: it names packages that do not fit together. Install this one again, or remove it.",
 )
@@ -48,55 +50,40 @@ OTHER_TORCH = BROKEN._replace(advice="It was built for another torch: install bo
 NO_FFMPEG = BROKEN_OPTIONAL._replace(
     advice="It needs FFmpeg's libraries on the system and its own torch; lattok decodes with PyAV without it."
 )
-LOW_MEMORY = Problem(
-    "warning",
-    "There are {memory:.1f} GB of memory.",
-    "Use smaller batches, and --preset tiny or small for models of video.",
+LOW_MEMORY = warning(
+    "There are {memory:.1f} GB of memory.", "Use smaller batches, and --preset tiny or small for models of video."
 )
-MANY_THREADS = Problem(
-    "warning",
+MANY_THREADS = warning(
     "torch would use {threads} threads on {cores} usable cores, which is slower than one.",
     "Set OMP_NUM_THREADS={cores}.",
 )
-NO_CUDA_DEVICE = Problem(
-    "note",
+NO_CUDA_DEVICE = note(
     "This torch is built for CUDA {version}, but there is no device it can use.",
     "Without a GPU it works, but takes more disk; with one, see nvidia-smi: the driver may be too old.",
 )
-BROKEN_DEVICE = Problem("error", "{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
-TOO_LARGE = Problem(
-    "warning",
+BROKEN_DEVICE = error("{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
+TOO_LARGE = warning(
     "Not even one sample fits on {device} in {precision}.",
     "Take a smaller preset, or several GPUs (examples/accelerate/fsdp2.yaml).",
 )
-NO_ENCODER = Problem(
-    "warning",
+NO_ENCODER = warning(
     "PyAV {version} has no encoder for {codec}.",
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
 )
-PART_OF_SIM = Problem(
-    "note", "{names} of the extra sim is not installed.", "For closed-loop work: pip install 'lattok[sim]'"
+PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work: pip install 'lattok[sim]'")
+NO_RENDERING = warning("{reason}.", "{advice}")
+LITTLE_SPACE = warning(
+    "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
 )
-NO_RENDERING = Problem("warning", "{reason}.", "{advice}")
-LITTLE_SPACE = Problem(
-    "warning", "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
-)
-READ_ONLY = Problem("warning", "{place} cannot be written.", "Give --out another place.")
+READ_ONLY = warning("{place} cannot be written.", "Give --out another place.")
 READ_ONLY_CACHE = READ_ONLY._replace(advice="Set HF_HOME to a folder of your own.")
-OFFLINE = Problem(
-    "note",
-    "The Hub is offline: ids work only where they are in the cache.",
-    "Unset HF_HUB_OFFLINE to download others.",
+OFFLINE = note(
+    "The Hub is offline: ids work only where they are in the cache.", "Unset HF_HUB_OFFLINE to download others."
 )
-PROBE_FAILED = Problem(
-    "error",
-    "Looking at {probe} failed: {reason}.",
-    "Install that package again; if it stays, report it with this text.",
+PROBE_FAILED = error(
+    "Looking at {probe} failed: {reason}.", "Install that package again; if it stays, report it with this text."
 )
-LATTOK_BROKEN = Problem("error", "lattok's own modules cannot be imported: {reason}.", "Repair the environment first.")
-
-
-Probe = Callable[..., Found]
+LATTOK_BROKEN = error("lattok's own modules cannot be imported: {reason}.", "Repair the environment first.")
 
 
 class Topic(NamedTuple):
@@ -321,8 +308,7 @@ def disks() -> Found:
     """Measure free space where datasets are downloaded to and where results go."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()  # the Hub's client downloads there
-    places = {"here": Path.cwd(), "hub cache": cache}
-    for name, place in places.items():
+    for name, place in {"here": Path.cwd(), "hub cache": cache}.items():
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free / 1e9
         yield name, f"{place}, {free:,.1f} GB free"

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_arg
 import docstring_parser
 
 from lattok.utils.checks import LattokError, did_you_mean
-from lattok.utils.options import Option
 
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
@@ -32,6 +31,7 @@ METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
 MANY = (tuple, list, Sequence)  # of these, a flag takes all words that follow
+NONE = "none"  # what is typed for a column that is not to be read
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
 
@@ -50,10 +50,8 @@ MaybeFile = Annotated[str | None, Arg("FILE")]
 WHERE_TO = "Where it computes; auto takes a GPU where there is one; also another that torch knows, such as cuda:1."
 Device = Annotated[str, Arg("{auto,cpu,cuda,mps}", WHERE_TO)]
 Revision = Annotated[str | None, Arg(said="Revision of a Hub model.")]
-CHOSEN = (
-    '"train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%" or '
-    '"5 per task".'
-)
+CHOSEN = '"train", "test" (the last episode of every task, more where tasks are few), '
+CHOSEN += '"0:40", "0,3,5:9", "10%" or "5 per task".'
 Episodes = Annotated[str | None, Arg(said=CHOSEN)]
 Model = Annotated[str, Arg("MODEL", "Folder of a model, or a Hub id.", positional=True)]
 Models = Annotated[tuple[str, ...], Arg("MODEL ...")]
@@ -63,8 +61,6 @@ MaybeDataset = Annotated[str | None, Arg("DATASET", WHERE, positional=True)]
 CHECKPOINT = "The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."
 File = Annotated[str, Arg("FILE", CHECKPOINT, positional=True)]
 Out = Annotated[str, Arg("OUT", "New folder for the model.", positional=True)]
-
-NONE = "none"  # what is typed for a column that is not to be read
 
 
 class Word(NamedTuple):
@@ -109,16 +105,6 @@ def words_of(verb: Any) -> Iterator[Word]:
             yield from (each._replace(group=name) for each in words_of(hints[name]))
         elif parameter.kind is not parameter.VAR_KEYWORD:
             yield word_of(name, hints[name], said.get(name, ""), parameter.default)
-
-
-def of_options(
-    options: Iterable[Option], values: Mapping[str, Any], choices: Mapping[str, Iterable[str]], group: str, more: bool
-) -> Iterator[Word]:
-    """Yield the flags of options: their types and documentation, and `values` as the defaults that the help shows."""
-    for option in options:
-        said, listed = docs_of(option.owner).get(option.path[-1], ""), choices.get(option.name, ())
-        flag = word_of(option.name, option.kind, said, values.get(option.name), listed)
-        yield flag._replace(group=group, more=more)
 
 
 def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
@@ -321,12 +307,10 @@ def stored() -> dict[str, tuple[str, list[Word]]]:
     if "lattok.recipes" in sys.modules or any(group.startswith("lattok.") for group in entry_points().groups):
         return {}  # a package may add kinds, options and choices; what is imported already costs nothing
     known = json.loads(STORED.read_text(encoding="utf-8"))
-    options, kinds = [(each, _named(each[0])) for each in known["options"]], known["kinds"].items()
-
-    def words(rows: Sequence[Any]) -> list[Word]:
-        return [Word(*options[i][0], *rest, *options[i][1]) for i, *rest in rows]
-
-    return {kind: (about, words(rows)) for kind, (about, rows) in kinds}
+    options, pages = [(each, _named(each[0])) for each in known["options"]], {}
+    for kind, (about, rows) in known["kinds"].items():
+        pages[kind] = about, [Word(*options[i][0], *rest, *options[i][1]) for i, *rest in rows]
+    return pages
 
 
 def _named(shown: str) -> tuple[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lattok
+from lattok.cli import flags
 from lattok.cli.datasets import variation_of
 from lattok.cli.flags import Arg, Dataset, Device, Folder, MaybeFolder, Model, Models, Names, Revision, as_typed, column
 from lattok.utils import checks, files
+from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
 
 Tasks = Annotated[tuple[str, ...], Arg("TASK ...")]
@@ -26,15 +28,13 @@ class EvalFlags:
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its
             own).
-        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
-            or "5 per task".
     """
 
     seed: int = 0
     action_key: str = "action"
     state_key: str = "observation.state"
     cameras: Names = ()
-    episodes: str = "test"
+    episodes: Annotated[str, Arg(said=flags.CHOSEN)] = "test"
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -127,7 +127,6 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     """Evaluate a loaded model with the options of `lattok.evaluate`, and update the model card in `folder`."""
     from lattok.evaluation.page import picture
     from lattok.hub import CARD
-    from lattok.utils.devices import moved
 
     source = lattok.open_dataset(dataset)
     files.check_writable(out)
@@ -187,17 +186,16 @@ def rollout(
         workers: Processes for the environments; 0: only this one.
         videos: Episodes of each task that are filmed.
     """
-    import lattok.sim as sim
     from lattok.sim.agents import open_agent
 
     agent = open_agent(model, revision, device)
     folder = Path(model) if Path(model).is_dir() else Path.cwd()
     options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
-    options |= {"batch": batch, "workers": workers, "videos": videos, "variation": variation_of(sim, variation)}
+    options |= {"batch": batch, "workers": workers, "videos": videos, "variation": variation_of(variation)}
     target = Path(out) if out else folder / "rollouts"
     env = env or _tasks_told(agent)
     with ProgressBar("rollout") as progress:
-        found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
+        found = lattok.sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(found.to_text())
@@ -218,13 +216,10 @@ def _tasks_told(agent: Any) -> tuple[str, ...]:
     return found
 
 
-def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
+def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str) -> Any:
     """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
-    import lattok.sim as sim
-    from lattok.utils.devices import moved
-
     with ProgressBar("rollout") as progress:
-        return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)
+        return lattok.sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress)
 
 
 def doctor(

@@ -25,6 +25,7 @@ WIDTH = 100
 
 def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     """Return the verb `lattok train KIND`, if there is one; its help shows what the preset among `words` sets."""
+    from lattok.image_lam.base.bottlenecks import BOTTLENECKS
     from lattok.recipes import recipe_of
 
     recipe_class = recipe_of(kind)
@@ -36,26 +37,22 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     parts = {"common": [every[name] for name in first if name in every]}
     for group in ("data", "model", "loop"):
         parts[group] = [every[name] for name in groups[group] if name not in first]
-    choices = {**_choices(), **recipe_class.choices}
+    usual = {"device": ("auto", "cpu", "cuda", "mps"), "feature_cache_dtype": ("float32", "float16")}
+    choices = {**usual, "quantizer": [*BOTTLENECKS], **recipe_class.choices}  # words that types do not say
     _, dataset, *run = flags.words_of(_train)
     dataset = dataset._replace(unless=("mix", "config", "resume"))
     listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]
     for group, options in parts.items():
-        listed += flags.of_options(options, shown, choices, group, more=group != "common")
+        for each in options:
+            said, names = flags.docs_of(each.owner).get(each.path[-1], ""), choices.get(each.name, ())
+            word = flags.word_of(each.name, each.kind, said, shown.get(each.name), names)
+            listed.append(word._replace(group=group, more=group != "common"))
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
     text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
     return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
-
-
-def _choices() -> dict[str, Sequence[str]]:
-    """Return the words that options of several recipes take, where their types do not say."""
-    from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-
-    words = {"device": ("auto", "cpu", "cuda", "mps")}  # the usual ones
-    return {**words, "feature_cache_dtype": ("float32", "float16"), "quantizer": [*BOTTLENECKS]}
 
 
 def _train(
@@ -172,9 +169,8 @@ def convert_verb(name: str) -> Verb | None:
     _, *listed = flags.words_of(_convert)
     _, *options = flags.words_of(importer.read)
     listed += [each._replace(group="model") for each in options]
-    return Verb(
-        lambda **values: _convert(importer, **values), text=f"{about}\n\nExample: {importer.example}", listed=listed
-    )
+    text = f"{about}\n\nExample: {importer.example}"
+    return Verb(lambda **values: _convert(importer, **values), text=text, listed=listed)
 
 
 def _convert(importer: Any, file: File, out: Out, **model: Any) -> None:

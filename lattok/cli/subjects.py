@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +25,41 @@ from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
-from lattok.utils.findings import Found, Problem
+from lattok.utils.findings import ORDER, Found, Problem
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding
 
-NOT_LOADED = Problem("error", "{error}", "Copy or download it again.")
-NO_FEATURES = Problem(
-    "error",
-    "{error}",
-    "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names.",
+error, warning, note = (partial(Problem, severity) for severity in ORDER)
+NOT_LOADED = error("{error}", "Copy or download it again.")
+NO_FEATURES = error(
+    "{error}", "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
 )
-UNKNOWN_TRAINING = Problem(
-    "note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen."
-)
-NOT_EVALUATED = Problem("note", "It was never evaluated.", "Run: lattok evaluate {model}")
-NO_VERDICTS = Problem("note", "This evaluation holds no verdicts.", NOT_EVALUATED.advice)
-FALLS_SHORT = Problem("warning", "Falls short: {verdict}.", "{advice}")
-OPEN = Problem("note", "Unclear: {verdict}.", "{advice}")
-WAITS_FOR_DATA = Problem(
-    "note",
+UNKNOWN_TRAINING = note("It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
+NOT_EVALUATED = note("It was never evaluated.", "Run: lattok evaluate {model}")
+NO_VERDICTS = note("This evaluation holds no verdicts.", NOT_EVALUATED.advice)
+FALLS_SHORT = warning("Falls short: {verdict}.", "{advice}")
+OPEN = note("Unclear: {verdict}.", "{advice}")
+WAITS_FOR_DATA = note(
     "Its steps waited for data {share:.0%} of the time.",
     "Give it more cores, or smaller or fewer images (image_size, cameras); frames that fit into memory (memory_gb) are "
     "decoded only once.",
 )
-UNFINISHED = Problem("note", "This run is not finished.", "Continue it, if it does not run now: {command}")
-NO_LABELS = Problem("error", "{folder} holds no parquet file.", "Annotate again.")
-NO_DECLARATION = Problem("error", "{file}: `{prefix}` declares no model and columns.", "Annotate again.")
-NO_COLUMNS = Problem(
-    "error",
-    "{file} declares columns that do not exist: {columns}.",
-    "Annotate again, or copy the dataset again.",
+UNFINISHED = note("This run is not finished.", "Continue it, if it does not run now: {command}")
+NO_LABELS = error("{folder} holds no parquet file.", "Annotate again.")
+NO_DECLARATION = error("{file}: `{prefix}` declares no model and columns.", "Annotate again.")
+NO_COLUMNS = error(
+    "{file} declares columns that do not exist: {columns}.", "Annotate again, or copy the dataset again."
 )
-OTHER_DATASET = Problem(
-    "warning",
+OTHER_DATASET = warning(
     "`{prefix}` was made for {labelled} episodes, the dataset has {episodes}.",
     "Check it: lattok verify {dataset} --model MODEL",
 )
-UNLABELLED = Problem(
-    "warning",
+UNLABELLED = warning(
     "`{prefix}`: {count} episodes have no labels ({episodes}): {reason}",
     "Repair the source and annotate again: existing labels are kept.",
 )
-NOT_COPIED = Problem(
-    "warning",
+NOT_COPIED = warning(
     "`{column}` of {file} could not be copied for rows {first} to {last}: those cells are empty.",
     "Repair the source, annotate it.",
 )
@@ -85,7 +76,7 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     if begun or logged:
         return [*([unfinished] if begun else []), waiting]
     if not place.exists() and HUB_ID.fullmatch(subject):
-        with suppress(LattokError):
+        with suppress(checks.LattokError):
             if (download("model", subject, None, [hub.CONFIG]) / hub.CONFIG).is_file():
                 return [model, evaluation]
     return [dataset]
@@ -93,14 +84,13 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
 
 def model(subject: str, revision: str | None) -> Found:
     """Check that a model loads, strictly, with the features it names."""
-    folder = hub.resolve(subject, revision).folder
-    config = hub.read_config(folder)
+    config = hub.read_config(hub.resolve(subject, revision).folder)
     yield "model", f"{config['type']}, saved by lattok {config.get('lattok_version', 'unknown')}"
     if isinstance(config.get("features"), str):
         yield "features", f"{config['features']} {config.get('features_revision') or ''}"
     try:
         loaded = load(subject, revision)
-    except LattokError as error:
+    except checks.LattokError as error:
         yield (NO_FEATURES if str(error).startswith("`features`") else NOT_LOADED).finding(error=error)
         return
     yield "weights", f"{sum(p.numel() for p in loaded.parameters()):,} parameters, all there"

@@ -81,10 +81,8 @@ def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], bool]:
-    """Name the models, loaded or by their place, and say whether they are action tokenizers.
-
-    All are looked at before any is loaded.
-    """
+    """Name the models, loaded or by their place, and say whether they are action tokenizers. All are looked at before
+    any is loaded."""
     if isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence) or not models:
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     found: dict[str, tuple[Any, hub.Place | None]] = {}
@@ -111,10 +109,8 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[A
 
 
 def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options: EvalOptions) -> Report:
-    """Evaluate each of the tokenizers, by name, and put their figures next to each other.
-
-    A tokenizer of another horizon has other chunks to predict: where horizons differ none is named.
-    """
+    """Evaluate each of the tokenizers, by name, and put their figures next to each other. A tokenizer of another
+    horizon has other chunks to predict: where horizons differ none is named."""
     alone: dict[str, Any] = vars(replace(options, out=None))
     reports = dict[str, Report]()
     for name, model in models.items():

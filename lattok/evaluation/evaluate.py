@@ -10,7 +10,7 @@ from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import check_place, write
-from lattok.evaluation.questions import answer, next_steps, questions_of, with_advice
+from lattok.evaluation.questions import answer, in_order, next_steps, with_advice
 from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Outcome, Report
 from lattok.loading import load
@@ -64,15 +64,13 @@ def evaluate(
     model, chosen = for_dataset(model, dataset.name), chosen.seen_by(model)
     key = chosen.action_key if kind in ("chunks", "pairs", "clips") else None  # others say themselves what they compare
     case = Case(model, dataset, chosen.split(dataset, key), chosen, controls == "trained", control_loop, rollouts)
-    keys = {"action_key": chosen.action_key, "state_key": chosen.state_key}
-    provenance = {
-        "model": model.describe(),
-        **provenance_of(dataset, case.split, controls=controls, seed=chosen.seed, **keys),
-    }
+    asked = {"controls": controls, "seed": chosen.seed, "action_key": chosen.action_key, "state_key": chosen.state_key}
+    provenance = {"model": model.describe(), **provenance_of(dataset, case.split, **asked)}
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
     with case.eval_mode():
-        evidence, found, questions = EVIDENCE[kind].gather(case), list[Outcome | None](), questions_of(kind)
+        evidence, found = EVIDENCE[kind].gather(case), list[Outcome | None]()
+        questions = [each for each in in_order() if kind in each.of]
         for question in questions:
             chosen.note("questions", len(found), len(questions))
             found.append(question.ask(evidence))

@@ -101,11 +101,8 @@ def _candidate(
     name: str, model: Any, dataset: RobotDataset, split: Split, options: EvalOptions, decoded: dict[Any, Any]
 ) -> Candidate:
     """Probe one model, and time it; `decoded` keeps frames for the next one."""
-
-    def note(stage: str, done: int, total: int) -> None:
-        options.note(f"{name}: {stage}", done, total)
-
-    case = Case(model, dataset, split, replace(options.seen_by(model), progress=note))
+    named = replace(options.seen_by(model), progress=lambda stage, *counts: options.note(f"{name}: {stage}", *counts))
+    case = Case(model, dataset, split, named)
     with case.eval_mode():
         evidence = LatentEvidence.gather(case, decoded)
         assert evidence.target is not None  # `compare` asks for actions
@@ -160,11 +157,8 @@ def _figures(evidence: LatentEvidence, probes: Mapping[str, Sequence[ProbeRow]])
 
 @torch.no_grad()
 def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure a model's size, frozen features included, and on the device where it is how fast it labels.
-
-    It labels the beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are
-    one frame.
-    """
+    """Measure a model's size, frozen features included, and on the device where it is how fast it labels. It labels the
+    beginning of the longest episode, decoded and at its size, a few times. All cameras of a moment are one frame."""
     evidence.case.options.note("speed", 0, 1)
     model, stride, frames = evidence.model, evidence.source.stride, evidence.held_out.frames
     here = frames.episode_of == torch.bincount(torch.from_numpy(frames.episode_of)).argmax().item()
@@ -183,13 +177,9 @@ def _cost(evidence: LatentEvidence) -> tuple[dict[str, float], dict[str, Any]]:
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
     evidence.case.options.note("speed", 1, 1)
     peak = None if module is None else module.max_memory_allocated(device) / 1e6
-    size = {
-        "megabytes": megabytes,
-        "parameters": float(sum(p.numel() for p in model.parameters())),
-        "latent_width": float(evidence.held_out.latents.latents.flatten(1).shape[1]),
-        "stride_frames": float(stride),
-        "cameras": float(len(evidence.source.cameras)),
-    }
+    size = {"megabytes": megabytes, "parameters": float(sum(p.numel() for p in model.parameters()))}
+    size["latent_width"] = float(evidence.held_out.latents.latents.flatten(1).shape[1])
+    size |= {"stride_frames": float(stride), "cameras": float(len(evidence.source.cameras))}
     return size, {"frames_per_second": len(video) / min(took), "device_megabytes": peak, "device": device.type}
 
 
@@ -303,8 +293,7 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
         gain = each.figure("gain", each.kind)[0]
         bars.append((each.name, "model", each.r2))
         bars.append(("its best control", "rival", None if each.r2 is None or gain is None else each.r2 - gain))
-    chart = svg.bars("What the labels say about the action, R²", bars, ".2f")
-    return Pictures(MEASURE, (chart,), wide=True, top=True)
+    return Pictures(MEASURE, (svg.bars("What the labels say about the action, R²", bars, ".2f"),), wide=True, top=True)
 
 
 def _picture(candidates: Sequence[Candidate]) -> Pictures:
@@ -325,5 +314,4 @@ def _picture(candidates: Sequence[Candidate]) -> Pictures:
         "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "
         "no bits."
     )
-    panel = svg.pareto("Bits and R²", points, ("bits", "R²"))
-    return Pictures(caption, (panel,), wide=True, top=True)
+    return Pictures(caption, (svg.pareto("Bits and R²", points, ("bits", "R²")),), wide=True, top=True)

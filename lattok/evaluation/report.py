@@ -17,6 +17,7 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Figures = Mapping[str, float]
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
+LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,8 @@ class Answer:
 
 
 def tally(held: Sequence[bool | None]) -> str:
-    """Count the verdicts of each kind, in words."""
     words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are unclear", "is unclear")}
     return ", ".join(f"{(n := held.count(kind))} {some[n == 1]}" for kind, some in words.items())
-
-
-LEGEND = "+ beats what learned nothing   - does not   ? unclear: too close to tell, or not run"
-
-
-def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
-    return list(wrapped(text, WIDTH, first, first if later is None else later))
 
 
 class Outcome(NamedTuple):
@@ -227,36 +220,33 @@ class Report:
 
     def to_json(self) -> str:
         """Return strict JSON; numbers that are not finite become null."""
-        value = {
-            "schema": SCHEMA,
-            "kind": self.kind,
-            "answer": None if self.answer is None else asdict(self.answer),
-            "steps": self.steps,
-            **self.summary(),
-            "sections": [
-                {"title": each.title, "reading": each.reading, "tables": [table.as_dict() for table in each.tables]}
-                for each in self.sections
-            ],
-            "provenance": self.provenance,
-        }
+        sections = [
+            {"title": each.title, "reading": each.reading, "tables": [table.as_dict() for table in each.tables]}
+            for each in self.sections
+        ]
+        answer = None if self.answer is None else asdict(self.answer)
+        value = {"schema": SCHEMA, "kind": self.kind, "answer": answer, "steps": self.steps, **self.summary()}
+        value |= {"sections": sections, "provenance": self.provenance}
         return json.dumps(files.finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
         """Print answer, headline and verdicts for a terminal."""
         marks = {True: "+", False: "-", None: "?"}
-        lines = [*self._answer, *_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
+        lines = [*self._answer, *wrapped(self.headline, WIDTH, "", ""), "", *wrapped(LEGEND, WIDTH, "", "")]
         for verdict in self.verdicts:
-            lines += _wrapped(f"{marks[verdict.holds]} {verdict.text}", "  ", "    ")
+            lines += wrapped(f"{marks[verdict.holds]} {verdict.text}", WIDTH, "  ", "    ")
         lines += ["", "What to do next:"] * bool(self.steps)
-        return "\n".join(lines + [line for step in self.steps for line in _wrapped(f"- {step}", "  ", "    ")])
+        for step in self.steps:
+            lines += wrapped(f"- {step}", WIDTH, "  ", "    ")
+        return "\n".join(lines)
 
     def summary_text(self) -> str:
         """Print the answer and the table behind it, for a terminal."""
-        return "\n".join([self.title, *(self._answer or _wrapped(self.headline, "")), "", self.overview()])
+        return "\n".join([self.title, *(self._answer or wrapped(self.headline, WIDTH, "", "")), "", self.overview()])
 
     @property
     def _answer(self) -> list[str]:
-        return [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else []
+        return [self.answer.question, *wrapped(self.answer.text, WIDTH, "  ", "  ")] if self.answer else []
 
     def overview(self) -> str:
         """Print the table that decides, for a terminal: figures of the model and of its controls."""

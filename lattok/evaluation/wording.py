@@ -17,7 +17,6 @@ def percent(share: float) -> str:
 
 
 def ends(interval: Interval) -> str:
-    """Print both ends of an interval."""
     return " … ".join(printed(end, "+.2f") for end in interval)
 
 

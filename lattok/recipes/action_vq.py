@@ -181,7 +181,5 @@ def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[s
     lost = f"{100 * error:.0f}" if error >= 1 else f"{100 * error:.2g}"
     each = [f"{name} {float(gap[:, i].square().mean().sqrt()):.2g}" for i, name in enumerate(names[:SUMMARY_DIMS])]
     each += ["…"] * (len(names) > SUMMARY_DIMS)
-    return (
-        f"{model.type}: {tokens} for a chunk; {lost} % of the training actions' variance is lost\n"
-        f"typical error (RMS, in the dataset's units): {', '.join(each)}"
-    )
+    first = f"{model.type}: {tokens} for a chunk; {lost} % of the training actions' variance is lost"
+    return f"{first}\ntypical error (RMS, in the dataset's units): {', '.join(each)}"

@@ -28,12 +28,19 @@ from lattok.recipes.run_folder import finish
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import fit
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.output import unused
 
 PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
+FULL: dict[str, Any] = {**QUANTILES, **LATBOT_RATE, **ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100}
+FULL |= {"backbone_train": "all_but_vision"}
+FULL |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
+TINY: dict[str, Any] = {**FROM_NOTHING, "frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4}
+TINY |= {"latent_dim": 32, "features_size": 64, "decoder_width": 128, "decoder_depth": 3, "decoder_heads": 4}
+TINY |= {"separation_weight": 0.02}  # 0.1 drives where objects are out of the scene as well
+TINY |= {"steps": 1500, "batch_size": 32, "lr": 1e-3}
 SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
 SHARED = {**SHIFTED, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
+SINGLE_PIXELS = {"features": "pixels", "image_size": 64, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -61,34 +68,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
     common = ("backbone", "frames", "stride", "horizon", "cameras", "decoder_exchange", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"preset": "tiny"}
     default_preset = "full"
-    presets: ClassVar[Mapping[str, Any]] = {
-        "full": {
-            **QUANTILES,
-            **LATBOT_RATE,
-            **ADAMW,
-            "backbone_train": "all_but_vision",
-            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-            "steps": 100_000,
-            "batch_size": 512,
-            "log_every": 100,
-        },
-        "tiny": {
-            **FROM_NOTHING,
-            "frames": 4,
-            "stride": "0.2s",
-            "scene_tokens": 4,
-            "motion_tokens": 4,
-            "latent_dim": 32,
-            "features_size": 64,
-            "decoder_width": 128,
-            "decoder_depth": 3,
-            "decoder_heads": 4,
-            "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
-            "steps": 1500,
-            "batch_size": 32,
-            "lr": 1e-3,
-        },
-    }
+    presets: ClassVar[Mapping[str, Any]] = {"full": FULL, "tiny": TINY}
 
     def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
         out, sources, data = self.folder(resume), self.open(), self.data
@@ -117,7 +97,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             return finish({"": model}, out)[""]
 
     def _config(self, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
-        """Return the recipe's model for this data."""
         chosen, key, horizon = self.options(), self.data.action_key, self.data.horizon
         names = same_actions(datasets, key)
         strides = [checks.stride_in_frames(chosen["stride"], dataset.fps) for dataset in datasets]
@@ -188,15 +167,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
     default_preset = "small"
     presets: ClassVar[Mapping[str, Any]] = {
         "small": {**SHARED, "steps": 5000, "batch_size": 64, "lr": 1e-3},
-        "tiny": {
-            **SHARED,
-            "features": "pixels",
-            "image_size": 64,
-            "steps": 1000,
-            "batch_size": 128,
-            "lr": 2e-3,
-            "threads": 1,
-        },
+        "tiny": {**SHARED, **SINGLE_PIXELS, "steps": 1000, "batch_size": 128, "lr": 2e-3},
     }
 
     def train(self, resume: bool = False, resume_command: str = "") -> InverseDynamics:
@@ -207,7 +178,10 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         model = InverseDynamics(config)
         samples = self._windows(model, dataset)
         share = 0.0 if samples.acted.all() else data.acted_share
-        self._check_parts(share, config.members)
+        parts, size = self.loop.shares, self.loop.batch_size  # in each part every member has a known action to learn
+        if (most := int((share or 1.0) * size) // parts) < config.members:
+            expected = f"clips with known actions for all {config.members} members in each of {parts} parts"
+            checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
         model.set_range(samples.known_actions)
         if model.state_normalizer is not None:
             states = samples.proprio(samples.acted.nonzero().flatten()).unflatten(1, (len(config.offsets), -1))
@@ -227,23 +201,14 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         words = ["lattok", "annotate", str(self.dataset), "--model", self.out, "--as", "actions"]
         words += ["--out", unused("filled")]
         words += [] if self.data.action_key == "action" else ["--action-key", self.data.action_key]
-        with suppress(LattokError):  # it may be gone by now
+        with suppress(checks.LattokError):  # it may be gone by now
             dataset = self.open()[0].dataset
             if fillers(dataset, self.data.action_key):  # as that which it was made from may be
                 return super().next_step()
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
 
-    def _check_parts(self, share: float, members: int) -> None:
-        """Check that in each part of a batch, of a process or accumulated, every member has a known action to learn."""
-        parts, size = self.loop.shares, self.loop.batch_size
-        most = int((share or 1.0) * size) // parts
-        if most < members:
-            expected = f"clips with known actions for all {members} members in each of {parts} parts"
-            checks.fail("batch_size", expected, f"{size}, of which {most} in a part", "Or fewer members.")
-
     def _config(self, dataset: RobotDataset) -> InverseDynamicsConfig:
-        """Return the recipe's model for this data."""
         chosen, data = self.model, self.data
         names = dimension_names(vector_key(dataset, "action_key", data.action_key))
         known: dict[str, Any] = {"cameras": camera_keys(dataset, data.cameras), "action_key": data.action_key}

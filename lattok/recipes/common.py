@@ -38,8 +38,6 @@ from lattok.utils.signals import restate
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
 
-GROUPS = ("data", "loop", "model")  # of options in a recipe
-
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
 QUANTILES = {"normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("*gripper*=bounded",)}
@@ -206,7 +204,7 @@ class Recipe(ABC, Generic[Model]):
     def option_groups(cls) -> dict[str, dict[str, Option]]:
         """Return the options of `data`, `loop` and `model` by their flat names; each is in one of them."""
         groups: dict[str, dict[str, Option]] = {}
-        for group in GROUPS:
+        for group in ("data", "loop", "model"):
             taken = {name for known in groups.values() for name in known}
             own = [option for option in options_of(cls.group_class(group)) if option.name not in taken]
             groups[group] = {each.name: each for each in own if not each.field.metadata.get("from_data")}
@@ -235,8 +233,7 @@ class Recipe(ABC, Generic[Model]):
     ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop. Also
         fingerprints of their content, and what the actions mean, if the dataset says so; for unified actions also what
-        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
-        """
+        the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights."""
         records = [self._dataset_record(source.dataset) for source in sources]
         for entry, content in zip(records, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
@@ -376,8 +373,7 @@ class Recipe(ABC, Generic[Model]):
 
     def folder(self, resume: bool) -> Path:
         """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step. Only
-        the first process checks and writes; the others join it when training begins.
-        """
+        the first process checks and writes; the others join it when training begins."""
         out = Path(self.out)
         if isinstance(self.loop, LoopOptions):
             check_tracker(self.loop.tracker)

@@ -30,35 +30,18 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}  # as the published code changes them
-FULL: Mapping[str, Any] = {
-    **ADAMW,
-    "steps": 100_000,
-    "batch_size": 64,
-    "lr": 1e-4,
-    "clip_norm": 0.1,
-    "log_every": 100,
-    **COLOURS,
-    "crop": 0.9,
-    "crop_most": 0.9,
-}
+FULL: dict[str, Any] = {**ADAMW, "steps": 100_000, "batch_size": 64, "lr": 1e-4, "clip_norm": 0.1, "log_every": 100}
+FULL |= {**COLOURS, "crop": 0.9, "crop_most": 0.9}
 P2T: Mapping[str, Any] = {"action_target": "first", "codebook_restart_every": 100, "camera_count": 1}
-MOTO: Mapping[str, Any] = {  # LARA's loop and images; sizes and losses are the configuration's
-    "camera_count": 1,
-    "labelled_fraction": 0.0,
-    "steps": 300_000,
-    "batch_size": 1536,
-    "lr": 1e-4,
-    "optimizer": "adamw",
-    "weight_decay": 1e-4,
-    "schedule": "one_cycle",
-    "log_every": 100,
-    "crop": 0.95,
-    "crop_most": 0.95,
-    "brightness": 0.3,
-    "contrast": 0.4,
-    "saturation": 0.5,
-    "hue": 0.08,
-}
+# LARA's loop and images; sizes and losses are the configuration's
+MOTO: dict[str, Any] = {"steps": 300_000, "batch_size": 1536, "lr": 1e-4, "log_every": 100, "schedule": "one_cycle"}
+MOTO |= {"camera_count": 1, "labelled_fraction": 0.0, "optimizer": "adamw", "weight_decay": 1e-4}
+MOTO |= {"crop": 0.95, "crop_most": 0.95, "brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08}
+ROBUST: dict[str, Any] = {"encoder": "fused", "encoder_query_start": "normal", "latent_heads": "per_token"}
+ROBUST |= {"latent_norm": "batch", "quantizer": "residual", "codebook_update": "ema", "codebook_start": "kmeans"}
+ROBUST |= {"codebook_continuous_steps": 300, "codebook_revive_below": 0.03}
+ROBUST |= {"decoder_conditioning": "add", "decoder_predict_change": True}
+ROBUST |= {"loss_commitment": 0.02}  # a moving-average codebook follows the latents by itself
 SHOWN = ("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction")  # first in the help
 ENCODED_TEXTS = 64  # texts that are encoded at once
 STAGES: dict[int, dict[str, Any]] = {
@@ -114,20 +97,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         "p2t": P2T,
         **{robot: {**FULL, **P2T} for robot in ("libero", "robotwin", "jaka")},
         "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "loss_action": 0.5},
-        "robust": {
-            "encoder": "fused",
-            "encoder_query_start": "normal",
-            "latent_heads": "per_token",
-            "latent_norm": "batch",
-            "quantizer": "residual",
-            "codebook_update": "ema",
-            "codebook_start": "kmeans",
-            "codebook_continuous_steps": 300,
-            "codebook_revive_below": 0.03,
-            "decoder_conditioning": "add",
-            "decoder_predict_change": True,
-            "loss_commitment": 0.02,  # a moving-average codebook follows the latents by itself
-        },
+        "robust": ROBUST,
         "shared": {"quantizer": "vq", "loss_decorrelation": 0.1},
         "flow": {"loss_flow": 0.3},
     }

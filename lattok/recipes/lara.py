@@ -18,7 +18,6 @@ from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.questions.history import training_entries
-from lattok.hub import HubModel
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
@@ -32,7 +31,6 @@ from lattok.samples.policy import PolicyWindows
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.options import check_choices, flat
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import BCE, MOST_INSTRUCTIONS
@@ -44,17 +42,13 @@ LAM = "lam"  # folder of the run with the latent action model
 TUNED = "latbot_finetune"
 Phase = Literal["distill", "finetune"]
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
-PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
-    "horizon": 16,
-    "backbone_train": "frozen",
-    "align_layer": 0.875,  # after block 14 of 16
-    "gaps": ("15",),
-    "steps": 200_000,
-    "batch_size": 256,
-    "lr": 1e-4,
-    "weight_decay": 1e-5,
-    "schedule": "one_cycle",
-}
+# stage 2 of the released code, which aligns after block 14 of 16
+PUBLISHED: dict[str, Any] = {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}
+PUBLISHED |= {"steps": 200_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 1e-5, "schedule": "one_cycle"}
+LATBOT: dict[str, Any] = {**LATBOT_RATE, "backbone_train": "full", "batch_size": 256, "action_loss": BCE}
+LATBOT |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
+LATBOT |= {"normalize_exceptions": ("*gripper*=min_max",)}  # so that 0 and 1 are no less certain than -1 and 1
+ON_LIBERO = {"steps": 60_000, "batch_size": 64}  # 4.3
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class LARAOptions(PolicyOptions):
         checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
         checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
         if self.init is not None and self.mix:
-            raise LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
+            raise checks.LattokError("`mix` cannot be used with init: a policy is trained further on one dataset.")
 
 
 @dataclass(frozen=True)
@@ -156,10 +150,9 @@ class LARARecipe(VLARecipe):
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
-        named = data.gaps or (lam.config.stride,)
 
         def gaps(fps: float) -> list[int]:
-            return [checks.stride_in_frames(gap, fps, "gaps") for gap in named]
+            return [checks.stride_in_frames(gap, fps, "gaps") for gap in data.gaps or (lam.config.stride,)]
 
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
@@ -174,14 +167,14 @@ class LARARecipe(VLARecipe):
         rates = self.data.lam_rate, self.data.backbone_rate
         return [ParameterGroup(lam, rates[0]), ParameterGroup(backbone, rates[1]), ParameterGroup(rest)]
 
-    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
+    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, hub.HubModel]:
         """Return the policy, without the latent action model, and that model if it was trained."""
         data, joint = self.data, learner.module
         assert isinstance(joint, JointLARA)
         names = ("align_on", "align_layer", "align_weight", "lam_weight", "detach")
         together = {"joint": {name: getattr(data, name) for name in names} | dict(learner.inputs)}
         policy, lam = learner.policy, joint.lam.lam
-        made: dict[str, HubModel] = {"": policy}
+        made: dict[str, hub.HubModel] = {"": policy}
         if not joint.lam.frozen:
             made[LAM] = lam
         for model in made.values():
@@ -272,7 +265,6 @@ class LatBotOptions(PolicyOptions):
 
     @property
     def before(self) -> str:
-        """Return the model of the phase before."""
         needed, other = ("teacher", "student") if self.phase == "distill" else ("student", "teacher")
         found = getattr(self, needed)
         if found is None or getattr(self, other) is not None:
@@ -300,18 +292,7 @@ class LatBotRecipe(VLARecipe):
     choices: ClassVar[Mapping[str, Any]] = {}
     joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
-    presets: ClassVar[Mapping[str, Any]] = {
-        **VLARecipe.presets,
-        "latbot": {
-            **LATBOT_RATE,
-            "backbone_train": "full",
-            "backbone_lora_projector": True,  # where backbone_train=lora is chosen
-            "batch_size": 256,
-            "action_loss": BCE,
-            "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
-        },
-        TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
-    }
+    presets: ClassVar[Mapping[str, Any]] = {**VLARecipe.presets, "latbot": LATBOT, TUNED: ON_LIBERO}
 
     @classmethod
     def implied_preset(cls, preset: str | None, options: Mapping[str, Any]) -> str | None:

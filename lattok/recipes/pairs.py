@@ -39,32 +39,10 @@ WARM_UP = "codebook_continuous_steps"
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
 FREE = ("stride", "extra_strides", "dropout", "language", "codebook_restart_every")
 FREE += ("action_head", "action_target", "action_steps")
-SMALL: Mapping[str, Any] = {  # for one GPU
-    **ADAMW,
-    "width": 384,
-    "heads": 6,
-    "encoder_depth": 6,
-    "decoder_depth": 6,
-    "steps": 30_000,
-    "batch_size": 64,
-    "lr": 3e-4,
-    "schedule": "one_cycle",
-    "log_every": 100,
-}
-TINY: Mapping[str, Any] = {
-    **SMALL_IMAGES,
-    **TWO_CORES,
-    "stride": "0.2s",
-    "latent_dim": 64,
-    "width": 64,
-    "heads": 4,
-    "encoder_depth": 2,
-    "decoder_depth": 2,
-    "steps": 1200,
-    "batch_size": 32,
-    "lr": 2e-3,
-    "labelled_per_batch": 8,
-}
+SMALL: dict[str, Any] = {**ADAMW, "width": 384, "heads": 6, "encoder_depth": 6, "decoder_depth": 6}  # for one GPU
+SMALL |= {"steps": 30_000, "batch_size": 64, "lr": 3e-4, "schedule": "one_cycle", "log_every": 100}
+TINY: dict[str, Any] = {**SMALL_IMAGES, **TWO_CORES, "stride": "0.2s", "latent_dim": 64, "labelled_per_batch": 8}
+TINY |= {"width": 64, "heads": 4, "encoder_depth": 2, "decoder_depth": 2, "steps": 1200, "batch_size": 32, "lr": 2e-3}
 
 
 @dataclass(frozen=True)
@@ -167,8 +145,7 @@ class PairRecipe(Recipe[Model]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train as every recipe does; the heads that only training needs are not saved."""
-        out, data = self.folder(resume), self.data
-        sources = self.open()
+        out, data, sources = self.folder(resume), self.data, self.open()
         datasets = [source.dataset for source in sources]
         built_on = data.init or getattr(data, "env_codebook", None)
         before: Any = None if built_on is None else self.lam.from_pretrained(built_on)
@@ -256,22 +233,12 @@ class PairRecipe(Recipe[Model]):
 
     def _pairs(self, model: Any, dataset: RobotDataset, cameras: tuple[str, ...], key: str | None) -> FramePairs:
         """Return all frame pairs of a dataset, without their frames; actions of the column `key` supervise."""
-        config = model.config
-        pairs = FramePairs(
-            dataset,
-            config.stride,
-            cameras,
-            action_key=key,
-            episodes=self.data.episodes,
-            action_episodes=self.data.action_episodes,
-            transform=model.resize,
-            labelled_fraction=self.data.labelled_fraction,
-            labelled=self.data.labelled,
-            seed=self.loop.seed,
-            extra_strides=config.extra_strides,
-            action_target=config.action.target,
-            action_steps=config.action.steps,
-        )
+        config, data = model.config, self.data
+        options: dict[str, Any] = {"episodes": data.episodes, "action_episodes": data.action_episodes}
+        options |= {"labelled_fraction": data.labelled_fraction, "labelled": data.labelled, "seed": self.loop.seed}
+        options |= {"action_target": config.action.target, "action_steps": config.action.steps}
+        options |= {"extra_strides": config.extra_strides, "transform": model.resize}
+        pairs = FramePairs(dataset, config.stride, cameras, key, **options)
         if sorted(set(pairs.gaps)) != pairs.gaps:
             given = zip((config.stride, *config.extra_strides), pairs.gaps, strict=True)
             got = ", ".join(f"{gap} ({count} frames)" for gap, count in given)

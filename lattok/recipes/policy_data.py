@@ -24,6 +24,8 @@ from lattok.utils.checks import LattokError
 from lattok.vla import VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, TokenSpec
 
+STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
+
 
 @dataclass(frozen=True)
 class ActedOptions(ImageOptions, MixOptions):
@@ -73,9 +75,6 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     given = data.latent_stride
     stride = None if given is None else checks.stride_in_frames(given, dataset.fps, "latent_stride")
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
-
-
-STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
 
 
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
@@ -137,24 +136,16 @@ def policy_config(
     if tokenizer is not None:
         checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, len(actions))
     absent = tuple(tuple(each.dataset.absent.get(data.action_key, ())) for each in sources)  # of each robot
-    return recipe.config(
-        action_dim=len(actions),
-        cameras=cameras,
-        camera_sizes=camera_sizes(dataset, dataset.episodes[0], cameras),
-        proprio_dim=len(states),
-        action_names=actions,
-        proprio_names=states,
-        strategy=data.plan,
-        action_key=data.action_key,
-        state_key=data.state_key,
-        latent=source.spec,
-        decoder=decoder,
-        tokens=None if tokenizer is None else TokenSpec.of(tokenizer),
-        fps=rates.pop() if len(rates) == 1 else None,
-        normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
-        absent=absent if any(absent) else (),
-        instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
-    )
+    known: dict[str, Any] = {"action_dim": len(actions), "action_names": actions, "action_key": data.action_key}
+    known |= {"proprio_dim": len(states), "proprio_names": states, "state_key": data.state_key}
+    known |= {"cameras": cameras, "camera_sizes": camera_sizes(dataset, dataset.episodes[0], cameras)}
+    known |= {"strategy": data.plan, "latent": source.spec, "decoder": decoder}
+    known["tokens"] = None if tokenizer is None else TokenSpec.of(tokenizer)
+    known["fps"] = rates.pop() if len(rates) == 1 else None
+    known["normalizers"] = tuple(each.dataset.name for each in sources) if len(sources) > 1 else ()
+    known["absent"] = absent if any(absent) else ()
+    known["instructions"] = instructions if len(instructions) <= MOST_INSTRUCTIONS else ()
+    return recipe.config(**known)
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec, key: str) -> list[int]:
@@ -179,22 +170,14 @@ def windows_of(recipe: Recipe[Any], config: Any, dataset: RobotDataset, horizon:
 def read_windows(recipe: Recipe[Any], source: PolicySource, episodes: EpisodeSpec = None, **more: Any) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
     follow it. `more` are other options of `PolicyWindows`: `gaps`, `subtasks`."""
-    data, own = recipe.data, {} if episodes is None else {"episodes": episodes, "action_episodes": None}
-    windows = windows_of(
-        recipe,
-        recipe.model,
-        source.dataset,
-        recipe.model.horizon,
-        cameras=data.cameras if source.cameras is None else source.cameras,
-        state_key=data.state_key if data.proprio else None,
-        latent=source.spec if data.plan.learns_labels and source.tokenizer is None else None,
-        labeller=source.tokenizer,
-        parts=data.plan.needs,
-        extra_keys=() if data.eval_key is None else (data.eval_key,),
-        confident_share=data.confident_share,
-        **own,
-        **more,
-    )
+    data = recipe.data
+    options: dict[str, Any] = {} if episodes is None else {"episodes": episodes, "action_episodes": None}
+    options["cameras"] = data.cameras if source.cameras is None else source.cameras
+    options["state_key"] = data.state_key if data.proprio else None
+    options["latent"] = source.spec if data.plan.learns_labels and source.tokenizer is None else None
+    options |= {"labeller": source.tokenizer, "parts": data.plan.needs, "confident_share": data.confident_share}
+    options["extra_keys"] = () if data.eval_key is None else (data.eval_key,)
+    windows = windows_of(recipe, recipe.model, source.dataset, recipe.model.horizon, **options, **more)
     windows.check_share(data.acted_share if episodes is None else 0.0)
     return windows
 

@@ -20,13 +20,10 @@ from lattok.hub.weights import read_tensors, weights_hash
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import BOARD, METRICS
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 
 Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
-
-
 STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}  # in run/recipe.json
 STORED |= {"study": bool}  # which may be missing: no study
 
@@ -110,22 +107,18 @@ def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
     """Save what a run has made (first process only) and return it in evaluation mode, in all processes. `artefacts` by
     folder of `out`, "" being `out` itself, which comes last: where its config.json is, all are whole."""
     for name, model in sorted(artefacts.items(), reverse=True):
+        folder = out / name
         if first_process():
-            if model.evaluation is None:  # of a run that is resumed without a step left
-                _take_evaluation(model, out / name)
-            model.save_pretrained(out / name)
-        model.source = (out / name).name
+            if model.evaluation is None:  # of a run that is resumed without a step left: of the same weights
+                with suppress(checks.LattokError):  # damaged files are written anew
+                    found = read_record(folder / EVALUATION, EvaluationRecord)
+                    if found and weights_hash(read_tensors(folder / WEIGHTS)) == weights_hash(model.saved_tensors()):
+                        model.evaluation, model.picture = found, read_picture(folder / PICTURE)
+            model.save_pretrained(folder)
+        model.source = folder.name
         model.cpu().eval()
     wait_for_all()
     return artefacts
-
-
-def _take_evaluation(model: HubModel, folder: Path) -> None:
-    """Give a model the evaluation that lies in its folder, if the weights there are its own."""
-    with suppress(LattokError):  # damaged files are written anew
-        found = read_record(folder / EVALUATION, EvaluationRecord)
-        if found and weights_hash(read_tensors(folder / WEIGHTS)) == weights_hash(model.saved_tensors()):
-            model.evaluation, model.picture = found, read_picture(folder / PICTURE)
 
 
 def judged_words(model: str, dataset: str, action_key: str | None = None) -> list[str]:

@@ -54,7 +54,6 @@ class ProprioPolicy(nn.Module):
         self.action_normalizer = Normalizer(dims, config.action_clipped)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
         target = self.action_normalizer(batch.actions)
         return {"action": action_loss(predicted, target, batch.judged, self.loss, self.reduction)}
@@ -107,19 +106,12 @@ def title_of(name: str) -> str:
     return CONTROLS.get(name) or STRATEGIES[name].title or name
 
 
-def _member(
-    recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str | None = None, **model: Any
-) -> VLARecipe:
+def _member(recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str = "", **model: Any) -> VLARecipe:
     """Return the recipe of one run, with those of the labels' options that fit its strategy."""
     data, images = recipe.data, STRATEGIES[strategy].labels != "chunk"
-    known = targets_of(dataset).get(data.prefix or "")
-    data = replace(
-        data,
-        strategy=strategy,
-        prefix=data.prefix if known in (None, "steps" if images else "chunk") else None,
-        latent_stride=data.latent_stride if images else None,
-        tokenizer=None if images else data.tokenizer,
-    )
+    known, unfit = targets_of(dataset).get(data.prefix or ""), {"tokenizer" if images else "latent_stride": None}
+    prefix = data.prefix if known in (None, "steps" if images else "chunk") else None
+    data = replace(data, strategy=strategy, prefix=prefix, **unfit)
     out = str(Path(recipe.out) / (name or strategy))
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model), study=False)
 
@@ -203,11 +195,9 @@ def curves(runs: dict[str, list[dict[str, float]]]) -> str:
     """Draw losses of every run, small multiples in one SVG, on a logarithmic scale."""
     panels = []
     for name, logged in runs.items():
-        found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
-        logs = [
-            (COLOURS[kind], [math.log10(max(loss, 1e-9)) for loss in losses])
-            for kind, losses in found.items()
-            if losses
-        ]
+        logs = []
+        for kind, colour in COLOURS.items():
+            if losses := [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry]:
+                logs.append((colour, [math.log10(max(loss, 1e-9)) for loss in losses]))
         panels.append(plot(title_of(name).replace("*", ""), logs, f"{logged[-1]['step']:g} steps"))
     return sheet([Pictures("Action loss blue, latent loss orange; logarithm to base 10", tuple(panels))])

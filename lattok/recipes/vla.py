@@ -18,16 +18,9 @@ from lattok.image_lam.inverse import InverseDynamics
 from lattok.labels.spec import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
+from lattok.recipes import policy_data
 from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Recipe
-from lattok.recipes.policy_data import (
-    ActedOptions,
-    PolicySource,
-    find_sources,
-    held_out_episodes,
-    policy_batches,
-    policy_config,
-    read_windows,
-)
+from lattok.recipes.policy_data import ActedOptions, PolicySource, held_out_episodes, read_windows
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import ParameterGroup, fit
@@ -43,16 +36,10 @@ HELD_OUT = "held_out.json"
 # what a policy that goes on may change: its weights mean the same
 FREE = ("instructions", "n_action_steps", "head_flow_steps", *BackboneConfig.free)
 GRIPPER_REACH = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
-PAPER: Mapping[str, Any] = {  # Table 8
-    **ADAMW,
-    "steps": 80_000,
-    "batch_size": 128,
-    "lr": 1e-4,
-    "schedule": "step",
-    "decay_every": 10_000,
-    "decay_factor": 0.5,
-    "log_every": 100,
-}
+PAPER: dict[str, Any] = {**ADAMW, "steps": 80_000, "batch_size": 128, "lr": 1e-4, "log_every": 100}  # Table 8
+PAPER |= {"schedule": "step", "decay_every": 10_000, "decay_factor": 0.5}
+SMALL: dict[str, Any] = {**FROM_NOTHING, **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)}
+SMALL |= {"head_dim": 128, "head_heads": 4, "action_loss": "l1", "steps": 3000, "batch_size": 32, "lr": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -152,16 +139,7 @@ class VLARecipe(Recipe[LatentVLA]):
         "libero": {**PAPER, **QUANTILES, "horizon": 8},
         "robotwin": {**PAPER, **EXTREMES, "steps": 30_000, "horizon": 25},
         "jaka": {**PAPER, **QUANTILES, "steps": 30_000, "horizon": 20},
-        "scratch": {
-            **FROM_NOTHING,
-            "head_dim": 128,
-            "head_heads": 4,
-            "action_loss": "l1",
-            **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
-            "steps": 3000,
-            "batch_size": 32,
-            "lr": 1e-3,
-        },
+        "scratch": SMALL,
         "p2t_code": {"action_loss": "l1", "crop_most": 0.9},
     }
 
@@ -175,8 +153,7 @@ class VLARecipe(Recipe[LatentVLA]):
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options; a policy that is trained further keeps its own of those `kept`. Its cameras, whose names
-        can be short, are compared with the data. The loss of presets for regression is not for flow heads.
-        """
+        can be short, are compared with the data. The loss of presets for regression is not for flow heads."""
         before = cls._earlier_config(given)
         if {**preset, **given}.get("head") == "flow" and preset.get("action_loss") == "l1":
             preset = {name: value for name, value in preset.items() if name != "action_loss"}
@@ -214,7 +191,7 @@ class VLARecipe(Recipe[LatentVLA]):
         datasets = [source.dataset for source in sources]
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(self.model.horizon, episodes)
-        found = find_sources(self, datasets)
+        found = policy_data.find_sources(self, datasets)
         torch.manual_seed(self.loop.seed)
         learner = self.learner(found)  # before frames are decoded: what does not fit costs seconds
         policy, texts = learner.policy, learner.subtasks
@@ -228,7 +205,7 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            batches = policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
+            batches = policy_data.policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
@@ -245,7 +222,7 @@ class VLARecipe(Recipe[LatentVLA]):
         inputs: dict[str, str] = {}
         with torch.random.fork_rng(()):  # a policy of this seed begins with the same weights whatever is read for it
             decoder, tokenizer = self._decoder(found[0]), self._tokenizer(found[0].dataset)
-        config, before = policy_config(self, found, decoder and decoder.config, tokenizer), None
+        config, before = policy_data.policy_config(self, found, decoder and decoder.config, tokenizer), None
         if self.data.init is not None:
             before = self.load_earlier(self.data.init)
             config = share_backbone(config, before.config)
@@ -291,8 +268,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
         """Write held_out.json, if episodes are held out: errors of the actions, and how well latents are predicted; of
-        a mixture those of each dataset, under its name in `mixture`.
-        """
+        a mixture those of each dataset, under its name in `mixture`."""
         reports: dict[str, Any] = {}
         figures, verdicts, texts = {}, [], []
         for source, part in zip(found, parts, strict=True):

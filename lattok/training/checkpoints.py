@@ -15,6 +15,8 @@ from typing_extensions import TypedDict
 from lattok.utils import checks, files
 from lattok.utils.untrusted import Rule, typed
 
+PUT_BACK = "Put back a whole copy, or remove it to begin the run again."
+
 
 class OptimizerState(TypedDict, total=False):  # what Adam and AdamW remember
     state: dict[int, dict[str, Tensor]]  # moments, for each parameter that ever had a gradient by its number
@@ -25,9 +27,6 @@ class Saved(TypedDict, total=False):  # what a checkpoint holds
     model: dict[str, Tensor]
     optimizer: Annotated[OptimizerState, Rule("the state of an optimiser", {"state"}.issubset)]
     average: dict[str, Tensor]  # with `ema`
-
-
-PUT_BACK = "Put back a whole copy, or remove it to begin the run again."
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -129,11 +128,6 @@ def _check_tensors(
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(whole(tensor)).all())
-
-
-def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give `target` what training changed in `source`, a copy of it that may be sharded. All processes call."""
-    fill(target, ((name, whole(tensor)) for name, tensor in state_of(source).items()))  # one after the other
 
 
 @torch.no_grad()

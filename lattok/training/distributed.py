@@ -43,14 +43,21 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    with patch_environment(**_chosen(device)):
+    name = "ACCELERATE_TORCH_DEVICE"  # accelerate itself knows neither numbers nor all kinds of devices
+    told = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    with patch_environment(**({} if told else {name: str(device_called(device))})):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,
             kwargs_handlers=handlers,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
         )
-    _check_setting(accelerator, precision)
+    kind = accelerator.distributed_type.value  # what `accelerate launch` asks for and this loop does not do is refused
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
     if shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -60,23 +67,6 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if device != "auto" and torch.device(device).type != accelerator.device.type:
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", device)
     return accelerator
-
-
-def _chosen(device: str) -> dict[str, str]:
-    """Name the device to accelerate, which knows neither numbers nor all kinds, where it does not choose itself."""
-    name = "ACCELERATE_TORCH_DEVICE"
-    itself = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    return {} if itself else {name: str(device_called(device))}
-
-
-def _check_setting(accelerator: Accelerator, precision: str) -> None:
-    """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
-    kind = accelerator.distributed_type.value
-    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not shards(accelerator)):
-        checks.fail("accelerate", "one process, DDP or FSDP2", kind, "examples/accelerate has a file for each.")
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", precision):
-        checks.fail("precision", f"{asked}, as accelerate was told", precision, "Set precision=bf16.")
 
 
 @contextmanager

@@ -50,10 +50,8 @@ class Feed:
     @contextmanager
     def started(self) -> Iterator[Self]:
         """Make batches ahead as long as this lasts."""
-        source = self._batches
-        ready = (
-            source.started(*self._steps, self._own, self._shares) if isinstance(source, BatchSource) else nullcontext()
-        )
+        source, needed = self._batches, (*self._steps, self._own, self._shares)
+        ready = source.started(*needed) if isinstance(source, BatchSource) else nullcontext()
         jobs = (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
         with ready, Prefetcher(self._make, jobs, DEPTH, threads=1) as self._ahead:
             yield self

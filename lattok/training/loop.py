@@ -185,7 +185,7 @@ def fit(
     """
     check_tracker(options.tracker)
     trainer = Trainer.prepared(model, groups, options, loss_weights, out)
-    first, saved = 0, trainer.checkpoint
+    first, saved = 0, out / RUN / CHECKPOINT
     if resume and saved.is_file():
         first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
     device, told = trainer.accelerator.device, (options.tracker, asdict(options))
@@ -203,7 +203,8 @@ def fit(
         last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
-        checkpoints.copy_state(trainer.module, model)
+        state = checkpoints.state_of(trainer.module)  # of a copy whose parts are put together one after the other
+        checkpoints.fill(model, ((name, checkpoints.whole(tensor)) for name, tensor in state.items()))
     model.eval()
     return last
 
@@ -238,11 +239,6 @@ class Trainer:
         return cls(options, loss_weights, out, accelerator, module, wrapped, optimizer, average)
 
     @property
-    def checkpoint(self) -> Path:
-        """Where the state goes."""
-        return self.out / RUN / CHECKPOINT
-
-    @property
     def share_count(self) -> int:
         """Into how many shares a batch is divided: accumulated parts of every process."""
         return self.accelerator.num_processes * self.options.accumulate
@@ -261,7 +257,13 @@ class Trainer:
         meter = Meter(options.batch_size, first, self.accelerator.device)
         watch = CodebookWatch(options.steps, quiet=options.trial)
         for done in range(first + 1, options.steps + 1):
-            values = self._checked_step(done, feed, finite)
+            try:
+                with checks.within_memory(f"step {done} of {options.steps}", SMALLER):
+                    values = self.step(done - 1, feed)
+            except Exception:
+                finite.check()  # what a model does with weights that are not finite follows from them
+                raise
+            finite.see(values, done)
             if self.average:
                 _follow(self.average, self.module, done, options.ema)
             stop, ends = any_signal(asked()), done == options.steps
@@ -279,22 +281,12 @@ class Trainer:
             elif log:
                 log.tick(done)
             if saves:
-                write = self.accelerator.is_main_process
-                checkpoints.save(self.module, self.optimizer, self.checkpoint, done, write, self.average)
+                place, write = self.out / RUN / CHECKPOINT, self.accelerator.is_main_process
+                checkpoints.save(self.module, self.optimizer, place, done, write, self.average)
             if stop:
                 text = f"Saved at step {done} of {options.steps} in {self.out}. Continue with: {resume_command}"
                 raise Interrupted(text, stop)
         return last
-
-    def _checked_step(self, done: int, feed: Feed, finite: "FiniteLoss") -> dict[str, Tensor]:
-        try:
-            with checks.within_memory(f"step {done} of {self.options.steps}", SMALLER):
-                values = self.step(done - 1, feed)
-        except Exception:
-            finite.check()  # what a model does with weights that are not finite follows from them
-            raise
-        finite.see(values, done)
-        return values
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
         """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
@@ -345,8 +337,7 @@ def _optimizer(
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
         raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
-    betas = (0.9, options.beta2)
-    return kind(trained, lr=options.lr, betas=betas, weight_decay=options.weight_decay, fused=fused)
+    return kind(trained, lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=fused)
 
 
 @torch.no_grad()

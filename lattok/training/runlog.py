@@ -39,7 +39,9 @@ class RunLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
-        files.write_text(self._path, "".join(f"{line}\n" for line in _lines_until(self._path, first)))
+        before = self._path.read_text(encoding="utf-8", errors="replace") if first and self._path.is_file() else ""
+        kept = (line for line in before.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= first)
+        files.write_text(self._path, "".join(f"{line}\n" for line in kept))  # what came after the checkpoint goes
         self._board = SummaryWriter(str(folder / BOARD), purge_step=first + 1)
         self._tracker = _wandb(folder, title, first, config or {}) if tracker == "wandb" else None
         self._bar = tqdm(
@@ -160,12 +162,6 @@ def _entry(line: str) -> dict[str, Any] | None:
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
     return entry if checks.is_int(step) else None
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Read the lines of an earlier part of the run; drop what came after its checkpoint, or was cut by a kill."""
-    text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
-    return [line for line in text.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= step]
 
 
 class CodebookReport(NamedTuple):

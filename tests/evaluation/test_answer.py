@@ -13,7 +13,7 @@ from lattok.evaluation.page import render
 from lattok.evaluation.questions import Subject, answer, criteria, history, with_advice
 from lattok.evaluation.questions.dependence import Agreement, _transfer_verdict
 from lattok.evaluation.questions.readout import _decision as latent_decision
-from lattok.evaluation.questions.reconstruction import _decision as tokenizer_decision
+from lattok.evaluation.questions.reconstruction import codec_decision as tokenizer_decision
 from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
 from tests.evaluation.worlds import Oracle, World, answer_of, tiny_lam
 

@@ -58,10 +58,8 @@ class EvalOptions:
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
-        """Return the options that a function got as keywords; raises `LattokError` for an unknown one.
-
-        `others` are the keywords that the function has besides.
-        """
+        """Return the options that a function got as keywords; raises `LattokError` for an unknown one. `others` are the
+        keywords that the function has besides."""
         for name in keywords:
             checks.one_of("option", name, [*(field.name for field in fields(cls)), *others])
         return cls(**keywords)
@@ -101,9 +99,7 @@ class EvalOptions:
 
     def split(self, dataset: RobotDataset, key: str | None = None) -> Split:
         """Hold out `episodes` and train on the rest; keep at most `max_episodes` to train on and half as many to judge.
-
-        With a `key`, only episodes in which this column was measured.
-        """
+        With a `key`, only episodes in which this column was measured."""
         checks.positive(max_episodes=self.max_episodes)
         checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
@@ -186,15 +182,10 @@ class Case:
 
 
 def facts_of(dataset: RobotDataset) -> dict[str, Any]:
-    """Say which dataset it is."""
     return {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)}
 
 
 def provenance_of(dataset: RobotDataset, split: Split, **options: Any) -> dict[str, Any]:
     """Say what a report rests on, but for its models."""
-    return {
-        "dataset": facts_of(dataset),
-        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
-        "options": options,
-        "lattok": __version__,
-    }
+    halves = {"used": split.text, "held_out": split.held_out, "training": split.train}
+    return {"dataset": facts_of(dataset), "split": halves, "options": options, "lattok": __version__}

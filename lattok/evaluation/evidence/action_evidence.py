@@ -11,6 +11,7 @@ Controls learn from the episodes whose actions the model knew, as far as it says
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -39,7 +40,6 @@ from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 CODES, LEVELS = 16, 4  # of the k-means control
 AROUND = tuple(range(-2, 5))  # frames of the state differences
@@ -90,8 +90,7 @@ class ActionEvidence:
             _without_later(case, source, held_out, episodes, judge),
             *_controls(train, judged, motion, judge, case.options.seed),
         ]
-        scale = spread_of(fitted)
-        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), scale, bootstrap, known)
+        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), spread_of(fitted), bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,20 +118,17 @@ def _source(case: Case) -> PairSource:
     checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
     check_trained_space(model.trained_on, dataset, key)
     source = PairSource.of(case)
-    cameras = camera_keys(dataset, source.cameras)
-    return replace(source, action_key=key, cameras=cameras)
+    return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
 
 
 def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
     """Choose `max_episodes` at most for controls, and say which: those whose actions the model knew, or the others."""
     trained, dataset, key, chosen = case.model.trained_on or {}, case.dataset, str(source.action_key), set[int]()
     if trained.get("dataset") == dataset.name and same_split(trained.get("split"), dataset.split):
-        try:
+        with suppress(checks.LattokError):  # of a dataset that has changed
             asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
             runs = trained.get("episodes", ())
             chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in runs)}
-        except LattokError:  # of a dataset that has changed
-            chosen = set()
     found, what = measured(dataset, key, chosen - set(case.split.held_out)), "whose actions the model knew"
     if not found:
         found, what = measured(dataset, key, case.split.train), "that are not held out"
@@ -220,8 +216,7 @@ def _without_later(
         return row._replace(not_run="not run: the model itself looks at none")
     if not case.trains_controls:
         return row._replace(not_run=NEEDS_TRAINING)
-    keys = [source.action_key, model.state_key]
-    training = ControlTraining.on(case, source.stride, source.cameras, keys)
+    training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key, model.state_key])
     numbers = [[episode.index for episode in episodes] for episodes in (known, held_out)]
 
     def make() -> dict[str, Tensor]:

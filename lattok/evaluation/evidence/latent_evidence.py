@@ -23,10 +23,9 @@ from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, 
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
-from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
-from lattok.types import Episode, LatentActions
+from lattok.types import Episode
 from lattok.utils import checks
 
 ITERATIONS = 50
@@ -97,11 +96,9 @@ class Coordinates:
         return sorted({min(size, self.train.shape[1]) for size in PCA_SIZES})
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return the first `size` coordinates of both splits."""
         return self.train[:, :size], self.held_out[:, :size]
 
     def best_size(self, target: Target) -> int:
-        """Choose the size that does best on training episodes."""
         return best_of(self.sizes, lambda size: target.probe(*self.first(size)))
 
 
@@ -118,18 +115,6 @@ class CodeStream(NamedTuple):
     @property
     def one_hot(self) -> tuple[Tensor, Tensor]:
         return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
-
-
-def untrained_codes(train: LatentActions, held_out: LatentActions, config: TrainedPairConfig, seed: int) -> CodeStream:
-    """Quantize the untrained model's latents by k-means, standardised where the model does so."""
-    levels = config.tokens if config.quantizer == "residual" else 1
-    shift, scale = 0.0, 1.0
-    if config.latent_norm == "batch":
-        shift, scale = train.latents.mean(0), train.latents.std(0).clamp_min(1e-6)
-    rows = [((x.latents - shift) / scale).flatten(0, -2) for x in (train, held_out)]
-    kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, levels, seed)
-    codes = [kmeans.encode(x).reshape(-1, config.tokens) for x in rows]
-    return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
 class TaskFolds(NamedTuple):
@@ -228,7 +213,6 @@ class LatentEvidence:
     @cached_property
     def codes(self) -> dict[str, CodeStream]:
         """Codes that were not learned, at the model's bits; none for a model without codes."""
-        config = self.model.config
         if not self.train.latents.codes.shape[1]:
             return {}
 
@@ -239,12 +223,21 @@ class LatentEvidence:
             streams = {width: self.kmeans(key, what, rows, width) for width in rows.sizes}
             return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
 
-        found = (
-            kmeans("residual_kmeans", "the frame change", self.change),
-            kmeans("flow_kmeans", "block flow", self.flow),
-            untrained_codes(self.train.untrained, self.held_out.untrained, config, self.seed),
-        )
-        return {stream.key: stream for stream in found}
+        on_change = kmeans("residual_kmeans", "the frame change", self.change)
+        on_flow = kmeans("flow_kmeans", "block flow", self.flow)
+        return {stream.key: stream for stream in (on_change, on_flow, self._untrained_codes())}
+
+    def _untrained_codes(self) -> CodeStream:
+        """Quantize the untrained model's latents by k-means, standardised where the model does so."""
+        config, latents = self.model.config, [pairs.untrained.latents for pairs in (self.train, self.held_out)]
+        levels = config.tokens if config.quantizer == "residual" else 1
+        if config.latent_norm == "batch":
+            shift, scale = latents[0].mean(0), latents[0].std(0).clamp_min(1e-6)
+            latents = [(each - shift) / scale for each in latents]
+        rows = [each.flatten(0, -2) for each in latents]
+        fitted = ResidualKMeans.fit(rows[0], self.size, levels, self.seed)
+        train, held_out = (fitted.encode(each).reshape(-1, config.tokens) for each in rows)
+        return CodeStream("untrained", "untrained model, codes by k-means", train, held_out, self.size)
 
     def kmeans(self, key: str, what: str, rows: Coordinates, width: int) -> CodeStream:
         """Cluster the first `width` coordinates at the bits of the model's codes."""
@@ -274,27 +267,20 @@ class LatentEvidence:
         return self.model.config.codebook_size
 
     @property
-    def env_size(self) -> int:
-        """Codes per position of the environment stream."""
-        return self.model.config.env_codebook_size
-
-    @property
     def space(self) -> list[int]:
         return space_dims(self.names)
 
     @property
     def streams(self) -> list[CodeStream]:
-        """The model's streams of codes, then the controls; none for a model without codes.
-
-        The clusters are always of one width: no actions choose it, so that collapse does not depend on them.
-        """
+        """The model's streams of codes, then the controls; none for a model without codes. The clusters are always of
+        one width: no actions choose it, so that collapse does not depend on them."""
         if not self.codes:
             return []
         train, held_out = self.train.latents, self.held_out.latents
         found = [CodeStream("model", "latent actions", train.codes, held_out.codes, self.size, False)]
         if train.env is not None and held_out.env is not None:
             codes = (train.env.codes, held_out.env.codes)
-            found.append(CodeStream("env", "environment stream", *codes, self.env_size, False))
+            found.append(CodeStream("env", "environment stream", *codes, self.model.config.env_codebook_size, False))
         clusters = self.kmeans("residual_kmeans", "the frame change", self.change, self.change.sizes[0])
         return [*found, clusters, self.codes["untrained"]]
 
@@ -307,18 +293,13 @@ class LatentEvidence:
         if self.held_out.latents.env is not None:
             found["env_latents"] = lambda x: x.env.latents.flatten(1)
         if self.held_out.latents.env is not None and self.codes:
-            found["env_codes"] = lambda x: one_hot(x.env.codes, self.env_size)
+            found["env_codes"] = lambda x: one_hot(x.env.codes, self.model.config.env_codebook_size)
         return found
 
     @property
     def provenance(self) -> dict[str, Any]:
         full, side = self.model.features.side, self.train.side(self.model)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
-        return {
-            "stride_frames": self.source.stride,
-            "cameras": list(self.source.cameras),
-            "held_out_pairs": self.held_out.text,
-            "training_pairs": self.train.text,
-            "frame_controls_see": seen,
-            "held_out_tasks": self.folds.text,
-        }
+        pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
+        frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
+        return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds.text}

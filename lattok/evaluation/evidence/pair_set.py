@@ -3,7 +3,6 @@
 Full features are never kept: a grid of average-pooled ones stays for the probes, within a budget of memory.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok.data import RobotDataset, read_vectors, select_episodes
+from lattok.data import Progress, RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
 from lattok.evaluation.evidence import Case, evenly, out_of
 from lattok.image_lam import TrainedPairModel
@@ -67,19 +66,16 @@ class PairSet:
         """Return both frames of pairs `rows` [B], uint8 [B, 2, V, h, w, 3]."""
         return torch.from_numpy(np.asarray(self.frames.frames[self.frames.frame_rows(self.rows[rows.numpy()])]))
 
-    def full_features(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
-        """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
-        return model.frame_features(self.pictures(rows))
-
     def targets(self, model: TrainedPairModel, rows: Tensor) -> Tensor:
         """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
-        return self.full_features(model, rows) if model.pixels is None else model.frame_targets(self.pictures(rows))
+        pictures = self.pictures(rows)  # full features are too large to keep
+        return model.frame_features(pictures) if model.pixels is None else model.frame_targets(pictures)
 
     def encoded(self, model: TrainedPairModel) -> LatentActions:
         """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
         parts = torch.arange(len(self.rows)).split(BATCH)
         with torch.no_grad():
-            return join([to_cpu(model.encode_features(self.full_features(model, rows))) for rows in parts])
+            return join([to_cpu(model.encode_features(model.frame_features(self.pictures(rows)))) for rows in parts])
 
     def side(self, model: TrainedPairModel) -> int:
         """Return the side of the grid over which the pooled features of a camera were averaged."""
@@ -124,17 +120,8 @@ class PairSource:
 
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
-        pairs = FramePairs(
-            self.dataset,
-            self.stride,
-            cameras=self.cameras,
-            action_key=self.action_key,
-            state_key=self.state_key,
-            episodes=episodes,
-            transform=model.resize,
-            labelled_fraction=0.0,
-            cache_dir=self.cache_dir,
-        )
+        read: Any = (self.dataset, self.stride, self.cameras, self.action_key, self.state_key, episodes, model.resize)
+        pairs = FramePairs(*read, labelled_fraction=0.0, cache_dir=self.cache_dir)
         if self.decoded is None:
             return pairs
         sight = (pairs.cameras, model.resize(NOISE).tobytes())
@@ -151,12 +138,7 @@ def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
 
 
 def read_pair_set(
-    source: PairSource,
-    model: TrainedPairModel,
-    untrained: TrainedPairModel,
-    episodes: list[int],
-    most: int,
-    note: Callable[[int, int], None],
+    source: PairSource, model: TrainedPairModel, fresh: TrainedPairModel, episodes: list[int], most: int, note: Progress
 ) -> PairSet:
     """Decode the episodes, compute features and both models' latent actions of at most `most` pairs, evenly spaced."""
     frames = source.pairs(model, episodes)
@@ -164,7 +146,7 @@ def read_pair_set(
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(MAX_FRAME_NUMBERS, MAX_SPLIT_NUMBERS // len(used)))
     features = torch.empty(len(used), len(model.cameras) * grid**2 * model.features.dim)
-    own, fresh, flow, row = [], [], [], 0
+    own, untrained, flow, row = [], [], [], 0
     for done, episode in enumerate(np.unique(frames.episode_of[rows])):
         pairs = rows[frames.episode_of[rows] == episode]
         here = np.unique(np.concatenate([frames.first[pairs], frames.second[pairs]]))
@@ -177,16 +159,15 @@ def read_pair_set(
             both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
             here = pairs[i : i + BATCH]
             own.append(to_cpu(_encoded(model, frames, here, both)))
-            fresh.append(to_cpu(_encoded(untrained, frames, here, both)))
+            untrained.append(to_cpu(_encoded(fresh, frames, here, both)))
             flow.append(block_flow(frames.batch(torch.from_numpy(pairs[i : i + BATCH])).frames))
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
     change = None
     if source.state_key is not None:
-        chosen = select_episodes(source.dataset, episodes)
-        states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
+        states = read_vectors(source.dataset, "state_key", source.state_key, select_episodes(source.dataset, episodes))
         change = torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
-    return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(fresh))
+    return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(untrained))
 
 
 def _encoded(model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor) -> LatentActions:

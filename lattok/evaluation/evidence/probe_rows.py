@@ -88,11 +88,8 @@ Input = tuple[ProbeRow, Sequence[Tensor]]  # a row without scores; what probes r
 def probe_rows(evidence: LatentEvidence, target: Target) -> dict[str, list[ProbeRow]]:
     """Fit the probes on the model's codes, if it has any, and latents, and on the controls of either, which follow."""
     both, picks, asked = (evidence.train, evidence.held_out), evidence.inputs, _controls(evidence, target)
-    own = [
-        (ProbeRow(key, name, control=False), [picks[key](pairs.latents) for pairs in both])
-        for key, name in OWN.items()
-        if key in picks
-    ]
+    named = {key: ProbeRow(key, name, control=False) for key, name in OWN.items() if key in picks}
+    own = [(row, [picks[key](pairs.latents) for pairs in both]) for key, row in named.items()]
     for kind, inputs in asked.items():
         inputs[:0] = [each for each in own if (kind == "latents") == ("latents" in each[0].key)]
     every = {id(each): each for inputs in asked.values() for each in inputs}  # some stand in both tables

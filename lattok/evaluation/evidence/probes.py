@@ -11,6 +11,7 @@ Pairs of one episode resemble one another, so intervals draw whole episodes. Rid
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +26,9 @@ from lattok.samples.policy import PolicyWindows
 RIDGES = tuple(10.0**i for i in range(-6, 3))
 COLUMNS = 4096
 LEAVE_OUT_EVERY = 4  # every fourth training episode chooses the regularisation
+DRAWS = 1000  # of episodes, for intervals
+CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # of an MLP: hidden units, weight decay
+STEPS, BATCH, LR = 300, 256, 0.01
 T = TypeVar("T")
 
 
@@ -62,10 +66,8 @@ class Components(NamedTuple):
 
 
 def score(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action.
-
-    A probe that only knows the training mean scores exactly 0, and one that is worse scores below.
-    """
+    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action. A
+    probe that only knows the training mean scores exactly 0, and one that is worse scores below."""
     errors, squared = ((each - actual).double().square() for each in (predicted, reference))
     constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
     return Probe(predicted, errors, torch.where(constant, torch.nan, squared), ridge, validation)
@@ -116,8 +118,7 @@ def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[flo
     """Predict for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
     shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
     x, x_test = (x - shift) / scale, (x_test - shift) / scale
-    weights = ridge_weights(x, (y - mean) / spread, ridges)
-    return [x_test @ weight * spread + mean for weight in weights]
+    return [x_test @ weight * spread + mean for weight in ridge_weights(x, (y - mean) / spread, ridges)]
 
 
 def spread_of(x: Tensor) -> Tensor:
@@ -150,12 +151,10 @@ def pca(rows: Tensor, k: int) -> Components:
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Decompose a symmetric matrix; where its rank is low, float32 may not converge or give NaN."""
-    try:
+    with suppress(RuntimeError):  # LinAlgError
         values, vectors = torch.linalg.eigh(matrix)
         if torch.isfinite(vectors).all():
             return values, vectors
-    except RuntimeError:  # LinAlgError
-        pass
     values, vectors = torch.linalg.eigh(matrix.double())
     return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
@@ -170,9 +169,6 @@ def one_hot_tasks(*samples: PolicyWindows) -> list[Tensor]:
     tasks = {task: i for i, task in enumerate(dict.fromkeys(task for each in samples for task in each.tasks))}
     numbers = (torch.tensor([tasks[task] for task in each.tasks])[each.task_of] for each in samples)
     return [one_hot(each[:, None], len(tasks)) for each in numbers]
-
-
-DRAWS = 1000
 
 
 class Bootstrap:
@@ -215,17 +211,11 @@ def above_zero(gain: float, interval: Interval | None) -> bool | None:
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
 
 
-CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
-STEPS, BATCH, LR = 300, 256, 0.01
-
-
 def mlp_probe(
     x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor, linear: Probe, seed: int
 ) -> Probe:
     """Fit a hidden layer on top of `linear` on x [n, d], y [n, m] (episodes `groups` [n]); judge on x_test, y_test.
-
-    Width and weight decay do best on training episodes left out; where no layer helps there, it is left out.
-    """
+    Width and weight decay do best on training episodes left out; where no layer helps there, it is left out."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
 
     def predictions(rows: Tensor, known: Tensor, asked: Tensor, choices: Sequence[tuple[int, float]]) -> list[Tensor]:
@@ -246,10 +236,8 @@ def mlp_probe(
 def train_networks(
     x: Tensor, targets: Tensor, x_test: Tensor, choices: Sequence[tuple[int, float]], seed: int
 ) -> list[Tensor]:
-    """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64.
-
-    All see the same batches and begin with the same first weights, as many as they have hidden units.
-    """
+    """Train a network for each choice on x [k, d], targets [k, m]; outputs [N, m] of each for x_test, float64. All see
+    the same batches and begin with the same first weights, as many as they have hidden units."""
     shift, scale, targets = x.mean(0).float(), spread_of(x).float(), targets.float()
     rows, judged = ((each.float() - shift) / scale for each in (x, x_test))
     found = []

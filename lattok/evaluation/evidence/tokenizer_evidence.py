@@ -22,7 +22,6 @@ from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 BATCH = 1024
 MAX_CENTRES = 4096  # k-means beyond this takes too long to be a control
@@ -178,8 +177,7 @@ class TokenizerEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        names = ("tokens_per_chunk", "horizon", "vocab_size")
-        facts = {name: getattr(self.case.model, name) for name in names}
+        facts = {name: getattr(self.case.model, name) for name in ("tokens_per_chunk", "horizon", "vocab_size")}
         return {**facts, "held_out_windows": len(self.windows)}
 
 
@@ -200,10 +198,7 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
 @torch.no_grad()
 def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
     """Encode all windows to codes [N, P]; shorter rows of variable-length families are padded with -1."""
-    parts = [
-        tokenizer.encode(*windows.batch(torch.arange(i, min(i + BATCH, len(windows))))).cpu()
-        for i in range(0, len(windows), BATCH)
-    ]
+    parts = [tokenizer.encode(*windows.batch(rows)).cpu() for rows in torch.arange(len(windows)).split(BATCH)]
     width = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
 
@@ -236,7 +231,7 @@ def _fast_control(
     for fineness in FAST_SCALES:
         try:
             fast = FAST.fit(*batch, vocab_size=FAST_VOCABULARY, scale=fineness)
-        except LattokError as error:  # actions too wild for the vocabulary at this scale
+        except checks.LattokError as error:  # actions too wild for the vocabulary at this scale
             reason = f"not run: {error}"
             continue
         if Rate.measure(fast.encode(*batch), fast, 1.0).bits_per_step <= rate.bits_per_step:

@@ -59,18 +59,11 @@ class ControlTraining:
         chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
         keys = [key for key in columns if key is not None]
-        identity = {
-            "dataset": content_of(dataset, episodes, keys, cameras).digest,
-            "train": split.train,
-            "held_out": split.held_out,
-            "stride": stride,
-            "cameras": cameras,
-            "columns": keys,
-            "changes": (case.model.trained_on or {}).get("changes"),
-            "lattok": __version__,
-        }
-        loop, trained = case.control_loop, case.model.trained_on
-        if loop is None and trained is not None and {"loop", "samples_per_step"} <= trained.keys():
+        loop, trained = case.control_loop, case.model.trained_on or {}
+        identity = {"dataset": content_of(dataset, episodes, keys, cameras).digest, "lattok": __version__}
+        identity |= {"train": split.train, "held_out": split.held_out, "changes": trained.get("changes")}
+        identity |= {"stride": stride, "cameras": cameras, "columns": keys}
+        if loop is None and {"loop", "samples_per_step"} <= trained.keys():
             names = {field.name for field in fields(LoopOptions)} - {"tracker", "batch_size"}
             known = {name: value for name, value in trained["loop"].items() if name in names}
             loop = LoopOptions(**known, batch_size=trained["samples_per_step"])
@@ -84,10 +77,8 @@ class ControlTraining:
     def result(
         self, control: str, model: Any, sizes: Sequence[int], make: Callable[[], dict[str, Tensor]], **more: Any
     ) -> dict[str, Tensor]:
-        """Read a control's result from the folder where it is kept, or make it and keep it there.
-
-        `sizes`: how many samples there are to train, to probe and to judge; `more`: what else the result depends on.
-        """
+        """Read a control's result from the folder where it is kept, or make it and keep it there. `sizes`: how many
+        samples there are to train, to probe and to judge; `more`: what else the result depends on."""
         if self.folder is None:
             return make()
         described = model.describe()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
+from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
@@ -114,30 +114,24 @@ def sheet(groups: Sequence[Pictures]) -> str:
 def _answer(answer: Answer | None) -> str:
     if answer is None:
         return ""
-    kind = {True: "yes", False: "no", None: "open"}[answer.holds]
     text = f"<b>{escape(answer.question)}</b><p>{escape(answer.text)}</p>"
-    return f'<div class="answer {kind}-edge">{text}</div>'
+    return f'<div class="answer {GROUPS[answer.holds][2]}-edge">{text}</div>'
 
 
 def _verdicts(report: Report) -> Iterator[str]:
-    """Show the verdicts of a report in groups, if it has any."""
-    if report.verdicts:
-        groups = (_group(holds, [each for each in report.verdicts if each.holds is holds]) for holds in GROUPS)
-        yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{"".join(groups)}</div>'
+    """Show the verdicts of a report in groups, if it has any; those that hold up are folded."""
+    groups = ""
+    for holds, (name, mark, kind) in GROUPS.items():
+        lines = []
+        for verdict in (each for each in report.verdicts if each.holds is holds):
+            todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
+            lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
+        if lines:
+            title, body = f"{name} ({len(lines)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
+            groups += f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
+    if groups:
+        yield f'<h2>Verdicts</h2><p class="tally">{escape(report.tally)}</p><div class="groups">{groups}</div>'
         yield f'<p class="note">{LEGEND}</p>'
-
-
-def _group(holds: bool | None, verdicts: Sequence[Verdict]) -> str:
-    """List verdicts of a kind; those that hold up are folded."""
-    if not verdicts:
-        return ""
-    title, mark, kind = GROUPS[holds]
-    lines = []
-    for verdict in verdicts:
-        todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
-        lines.append(f'<li><span class="mark {kind}">{mark}</span><span>{escape(verdict.text)}{todo}</span></li>')
-    title, body = f"{title} ({len(verdicts)})", f'<ul class="verdicts">{"".join(lines)}</ul>'
-    return f'<div class="group">{_folded(title, body) if holds else f"<h3>{title}</h3>{body}"}</div>'
 
 
 def _section(section: Section) -> str:
@@ -155,10 +149,8 @@ def _table(table: Table) -> str:
     rows = "".join(_row(table, row) for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     title = f'{escape(table.title)}<span class="note">{arrow}</span>'
-    body = (
-        f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{note}"
-    )
+    body = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    body = f'<div class="scroll" tabindex="0">{body}</div>{note}'
     return _folded(title, body) if table.folded else f"<h3>{title}</h3>{body}"
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lattok.evaluation.wording import printed
+from lattok.evaluation.wording import Interval, printed
 
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
@@ -16,6 +16,7 @@ LABEL, NAME = 104, 18  # room for the names of bars, and their letters
 PARETO = 240  # height
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
+Point = tuple[str, str, float | None, float, Interval | None]  # name, class, x, y, interval of y
 
 
 def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str) -> str:
@@ -51,18 +52,12 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     for kind, curve in series:
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
-    return _svg(parts, height, title, frame.text)
+    corners = (frame.left, frame.right, frame.top, frame.bottom, frame.low_y, frame.high_y)  # and values there
+    return _svg(parts, height, title, " ".join(map(str, corners)))
 
 
-def pareto(
-    title: str,
-    points: Sequence[tuple[str, str, float | None, float, tuple[float, float] | None]],
-    names: tuple[str, str],
-) -> str:
-    """Draw (name, class, x, y, interval of y) with names, and the line of models that none beats in both.
-
-    What has no x is a dashed level.
-    """
+def pareto(title: str, points: Sequence[Point], names: tuple[str, str]) -> str:
+    """Draw points with names, and the line of models that none beats in both. What has no x is a dashed level."""
     placed = [point for point in points if point[2] is not None]
     ends = [end for *_, y, span in points for end in (y, *(span or ()))]
     xs = [x for _, _, x, _, _ in placed if x is not None] or [0.0]
@@ -112,11 +107,6 @@ class _Frame:
             self.high_y = self.low_y + step
         self.left, self.right, self.top, self.bottom = 42, WIDTH - 6, TOP, height - 22
 
-    @property
-    def text(self) -> str:
-        """The corners, and the values at its bottom and top, as text."""
-        return f"{self.left} {self.right} {self.top} {self.bottom} {self.low_y!r} {self.high_y!r}"
-
     def x(self, value: float) -> float:
         return self.left + (self.right - self.left) * (value - self.low_x) / (self.high_x - self.low_x)
 
@@ -131,12 +121,9 @@ class _Frame:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left} {y:.1f}H{self.right}"/>')
             parts.append(_text(self.left - 6, y + 4, f"{tick:.3g}", "m", "end"))
-        if x_ticks:
-            parts += [
-                _text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle")
-                for tick in ticks(self.low_x, self.high_x)[:-1]
-                if self.low_x <= tick
-            ]
+        for tick in ticks(self.low_x, self.high_x)[:-1] if x_ticks else ():
+            if self.low_x <= tick:
+                parts.append(_text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle"))
         parts.append(_text(self.right, self.bottom + 15, unit, "m", "end"))
         return parts
 

@@ -39,6 +39,7 @@ FILM_HEIGHT, MAX_FILM_WIDTH, MAX_FILM_FRAMES = 96, 1920, 120  # encoders end at 
 CRF = "30"  # quality of a film
 MAX_ROWS, MAX_RUNS = 16, 60  # positions that are drawn, and runs of equal codes that are listed
 WIDTH, LINE, LEFT = 300, 14, 44  # of the picture, in its own units
+Films = Mapping[str, np.ndarray]  # by camera: some frames uint8 [S, H, W, 3]
 HUE = 137.5  # degrees between the colours of a code and of the next one: neighbours differ most (golden angle)
 
 
@@ -72,17 +73,10 @@ def film(frames: np.ndarray, fps: float) -> bytes:
 
 
 def episode_panel(
-    title: str,
-    task: str,
-    films: Mapping[str, np.ndarray],
-    labels: Sequence[EpisodeCodes],
-    moments: np.ndarray,
-    fps: float,
+    title: str, task: str, films: Films, labels: Sequence[EpisodeCodes], moments: np.ndarray, fps: float
 ) -> str:
-    """Show an episode: films of some frames [S, H, W, 3] by camera, and codes at frames `moments` [T] under them.
-
-    `fps` is that of the dataset; films show the frames `moments[film_frames(T)]`. All texts may come from strangers.
-    """
+    """Show an episode: films, and codes at frames `moments` [T] under them. `fps` is that of the dataset; films show
+    the frames `moments[film_frames(T)]`. All texts may come from strangers."""
     step = -(-len(moments) // MAX_FILM_FRAMES) * (int(moments[1] - moments[0]) if len(moments) > 1 else 1)
     shown = ""
     for camera, frames in films.items():
@@ -190,10 +184,9 @@ def page(dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[s
         size += len(made)
         shown.append((episode.index, f'<div class="panel">{made}</div>'))
     note("episodes", len(order), len(order))
-    left = len(episodes) - len(shown)
     facts = f"{len(shown)} of {len(episodes)} episodes, {dataset.fps:g} frames a second"
     labels = f"labels {', '.join(names)}" if names else "no label columns (lattok annotate writes them)"
-    more = " One of each task comes first; lattok view --episodes shows others." if left else ""
+    more = " One of each task comes first; lattok view --episodes shows others." * (len(shown) < len(episodes))
     panels = "".join(html for _, html in sorted(shown))
     head = f'<p class="kind">lattok view · {escape(dataset.kind)}</p><h1>{escape(dataset.name)}</h1>'
     hint = "A colour is a code. Click on codes, or use the arrow keys there, to see the frame that they belong to."

@@ -22,6 +22,9 @@ ALONE = (
 )
 
 
+Asked = Callable[[Any], Outcome | None]
+
+
 @dataclass(frozen=True, repr=False)
 class Question:
     """What is asked of models with evidence of some kinds."""
@@ -29,7 +32,7 @@ class Question:
     name: str
     # kinds of evidence: "chunks" (tokenizers), "pairs", "clips" (latent action models), "actions" (inferred), "policy"
     of: tuple[str, ...]
-    ask: Callable[[Any], Outcome | None]
+    ask: Asked
     criteria: tuple[Criterion, ...]  # of its verdicts
     place: int
 
@@ -38,7 +41,6 @@ class Question:
 
 
 QUESTIONS: Registry[Question] = Registry("lattok.questions", "lattok.evaluation.questions")
-Asked = Callable[[Any], Outcome | None]
 
 
 def question(
@@ -56,18 +58,14 @@ def question(
     return register
 
 
-def questions_of(kind: str) -> list[Question]:
-    """List the questions that are asked of a kind of evidence, in their order."""
-    return _ordered(each for each in QUESTIONS.values() if kind in each.of)
+def in_order() -> list[Question]:
+    """List all questions in the order of reports."""
+    return sorted(QUESTIONS.values(), key=lambda each: (each.place, each.name))
 
 
 def criteria() -> dict[str, Criterion]:
     """Return what verdicts are about, by key, in the order of reports."""
-    return {each.key: each for asked in _ordered(QUESTIONS.values()) for each in asked.criteria}
-
-
-def _ordered(questions: Iterable[Question]) -> list[Question]:
-    return sorted(questions, key=lambda each: (each.place, each.name))
+    return {each.key: each for asked in in_order() for each in asked.criteria}
 
 
 class Subject(NamedTuple):
@@ -132,17 +130,14 @@ def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
     model = case.model
     config: Any = getattr(model, "config", None)  # tokenizers of one's own need none
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
-    source = getattr(model, "source", None)
-    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, source)
+    subject = Subject.of(getattr(model, "type", ""), known, model.trained_on, getattr(model, "source", None))
     advised = ((each, subject.advice(each.about, each.holds, each.text)) for each in verdicts)
     return tuple(replace(each, advice=case.named(advice)) for each, advice in advised)
 
 
 def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Answer | None:
-    """Answer by the heaviest decision, of equals the first; None where no question decides anything.
-
-    Verdicts that fall short are named beside it, as their caveats have it.
-    """
+    """Answer by the heaviest decision, of equals the first; None where no question decides anything. Verdicts that fall
+    short are named beside it, as their caveats have it."""
     decision = max(decisions, key=lambda each: each.weight, default=None)
     if decision is None:
         return None

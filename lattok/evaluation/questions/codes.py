@@ -43,16 +43,13 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     def rows(values: Callable[[CodeStatistics], list[float]]) -> tuple[TableRow, ...]:
         return tuple(TableRow(s.key, s.name, tuple(values(stats[s.key])), s.control) for s in streams)
 
+    joint = rows(lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)])
+    columns = ("entropy", "ceiling", "combinations", "held-out pairs")
+    note = "The ceiling is what this many pairs could show at most. More is not better by itself: random codes have "
+    note += "much. A row far below the ceiling whose positions are all in use repeats itself."
     per_position, most = tuple(f"position {i + 1}" for i in range(len(own.used))), f"2 to the entropy; at most {size}."
     tables = (
-        Table(
-            "Joint code entropy, bits",
-            ("entropy", "ceiling", "combinations", "held-out pairs"),
-            rows(lambda s: [s.joint_entropy, s.joint_ceiling, s.combinations, len(evidence.held_out.rows)]),
-            digits=(".2f", ".2f", ".0f", ".0f"),
-            note="The ceiling is what this many pairs could show at most. More is not better by itself: random codes "
-            "have much. A row far below the ceiling whose positions are all in use repeats itself.",
-        ),
+        Table("Joint code entropy, bits", columns, joint, digits=(".2f", ".2f", ".0f", ".0f"), note=note),
         Table(f"Codes in use of {size}", per_position, rows(lambda s: [float(n) for n in s.used]), digits=".0f"),
         Table("Perplexity", per_position, rows(lambda s: s.perplexity), digits=".1f", note=most),
     )
@@ -62,12 +59,11 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
     verdict, figures = collapse(streams[0], streams[-2]), dict[str, float]()
-    reading = f"{verdict.text}."
     for key, each in stats.items():
         figures[f"joint_entropy_bits/{key}"] = each.joint_entropy
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
     figures["joint_entropy_bits/ceiling"] = own.joint_ceiling
-    section = Section("Are the codes used, and do they differ?", text, tables, (), reading, REFERENCES)
+    section = Section("Are the codes used, and do they differ?", text, tables, (), f"{verdict.text}.", REFERENCES)
     collapsed = Decision(40, False, f"No: the codes have collapsed. {verdict.text}.", caveats=False)
     return Outcome((section,), figures, [verdict], collapsed if verdict.holds is False else None)
 
@@ -178,10 +174,8 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
             images = (_image("frame", torch.from_numpy(frames[i, 0]), THUMBNAIL, QUALITY) for i in places)
             film = f'<div class="frames">{"".join(images)}</div>'
             strip = f'<div class="film">{head}{film}{codes_picture(labels[0])}</div>'
-    caption = (
-        "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: those "
-        "that mean something change when the robot does something else, and come back when it comes back."
-    )
+    caption = "A held-out episode and, under it in time, the codes that the model gives it. Each colour is one code: "
+    caption += "those that mean something change when the robot does something else, and come back when it comes back."
     pictures = (
         Pictures(caption, (strip,), wide=True, top=True),
         Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels)),
@@ -191,11 +185,9 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
 
 @question("examples", of=("pairs", "clips"), place=88)
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
-    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame.
-
-    Next to it is its control, what is predicted with the latents of the next panel's pair; of a model with a stream of
-    the environment those of the motion alone.
-    """
+    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame. Next to it is
+    its control, what is predicted with the latents of the next panel's pair; of a model with a stream of the
+    environment those of the motion alone."""
     model, held_out = evidence.model, evidence.held_out
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
@@ -218,9 +210,8 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     if columns[-1][0] == "control":
         latents = "latent actions" if model.env is None else "latents of motion (all else is the panel's own)"
         caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
-    shown = Pictures(caption, tuple(panels))
     text = "First and last frame of pairs or clips from the middle of equal parts of the split."
-    return Outcome((Section("Examples", text, (), (shown,)),))
+    return Outcome((Section("Examples", text, (), (Pictures(caption, tuple(panels)),)),))
 
 
 @torch.no_grad()

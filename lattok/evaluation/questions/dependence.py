@@ -185,12 +185,11 @@ def _figures(losses: Losses) -> dict[str, float]:
 
 
 def _reading(figures: dict[str, float]) -> str:
-    if "prediction_ratio/true_to_copy" not in figures:
+    if (own := figures.get("prediction_ratio/true_to_copy")) is None:
         return ""
-    text = (
-        f"The decoder's error is {figures['prediction_ratio/true_to_copy']:.2f} of that of copying the frame; with "
-        f"latents of another moment it is {figures['prediction_ratio/shuffled_in_episode_to_true']:.2f} times as large"
-    )
+    wrong = figures["prediction_ratio/shuffled_in_episode_to_true"]
+    text = f"The decoder's error is {own:.2f} of that of copying the frame; "
+    text += f"with latents of another moment it is {wrong:.2f} times as large"
     if (ratio := figures.get("prediction_ratio/true_to_without_latents")) is not None:
         text += f"; a decoder that never saw latents errs {1 / ratio:.2f} times as much"
     return text + "."
@@ -251,10 +250,8 @@ class Agreement(NamedTuple):
 
 @torch.no_grad()
 def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | None]:
-    """Give held-out pairs B the latents of other pairs A of the split; find what comes back, and the controls.
-
-    The last is R^2 of B's action from what comes back: low when A's has replaced it.
-    """
+    """Give held-out pairs B the latents of other pairs A of the split; find what comes back, and the controls. The last
+    is R^2 of B's action from what comes back: low when A's has replaced it."""
     model, held_out = evidence.model, evidence.held_out
     rows = evenly(len(held_out.rows), MAX_PAIRS)
     generator = torch.Generator().manual_seed(evidence.seed + 1)
@@ -299,7 +296,6 @@ def _action_r2(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -
 
 @question("transfer", of=("pairs",), criteria=(TRANSFERS,), place=70)
 def transfer_outcome(evidence: LatentEvidence) -> Outcome:
-    """Apply latents of one clip to another."""
     found, own_action = transfer(evidence)
     measured = {key: each._asdict() for key, each in found.items()}
     named = {f"transfer_{name}/{key}": value for key, each in measured.items() for name, value in each.items()}
@@ -333,10 +329,8 @@ def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
     holds = back >= MIN_EXPLAINED and back > own
     word = "comes back" if holds else "comes back only in part" if back > max(own, 0) else "does not come back"
     shares = [explained_share(value) for value in (back, own, found["same_scene"].latents)]
-    text = (
-        f"A latent applied to another clip {word}: {shares[0]} of its variance (of the other clip's own latent "
-        f"{shares[1]}, in the same clip {shares[2]})"
-    )
+    text = f"A latent applied to another clip {word}: {shares[0]} of its variance "
+    text += f"(of the other clip's own latent {shares[1]}, in the same clip {shares[2]})"
     if found["model"].action is not None:
         text += f"; R² of its action {printed(found['model'].action, '.2f')}"
     return Verdict(text, holds, TRANSFERS)

@@ -138,10 +138,8 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
 
 
 def separation(evidence: LatentEvidence) -> tuple[dict[str, Reading], Bootstrap, int]:
-    """Measure how much of the action and of the patch the model's streams carry, then the controls.
-
-    Also the draws of held-out episodes for intervals, and the width of the raw frame change.
-    """
+    """Measure how much of the action and of the patch the model's streams carry, then the controls. Also the draws of
+    held-out episodes for intervals, and the width of the raw frame change."""
     train = encode_patched(evidence, evidence.train, MAX_PAIRS[0], derive_seed(evidence.seed, 11))
     held_out = encode_patched(evidence, evidence.held_out, MAX_PAIRS[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
@@ -192,11 +190,9 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     if "action_kept" in own:
         kept = own["action_kept"]
         between = "" if kept.span is None else f"; {percent(kept.span[0])} … {percent(kept.span[1])}"
-        text = (
-            f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
-            f"(R² {own['action_distracted']} of {own['action_clean']}{between}); it should be "
-            f"{percent(MIN_KEPT)} at least"
-        )
+        text = f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
+        text += f"(R² {own['action_distracted']} of {own['action_clean']}{between}); "
+        text += f"it should be {percent(MIN_KEPT)} at least"
         verdicts.append(Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS))
     elif "action_clean" in own:
         clean = own["action_clean"]
@@ -205,10 +201,8 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         theirs, ours = (carried[key]["distractor"] for key in ("env_latents", "latents"))
         holds = above_zero(theirs.value - ours.value, bootstrap.interval(theirs.draws - ours.draws))
         word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
-        text = (
-            f"The environment stream's latents carry R² {theirs} of the distractor's motion, the controllable stream's "
-            f"{ours}: {word}"
-        )
+        text = f"The environment stream's latents carry R² {theirs} of the distractor's motion, "
+        text += f"the controllable stream's {ours}: {word}"
         verdicts.append(Verdict(text, holds, ENV_STREAM))
     reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
@@ -239,14 +233,10 @@ def _table(carried: dict[str, Reading], size: int) -> Table:
         values = tuple(None if math.isnan(each.value) else each.value for each in cells)
         name = INPUTS[key][0] + (f" (PCA {size})" if key == "pca_change" else "")
         rows.append(TableRow(key, name, values, key in CONTROLS, intervals=tuple(each.span for each in cells)))
-    return Table(
-        "R² with a moving distractor",
-        tuple(COLUMNS[name] for name in columns),
-        tuple(rows),
-        digits=".2f",
-        note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
-        "still there.",
-    )
+    note = "Action with it: the probe is fitted again on frames with the patch, "
+    note += "so that it asks if the action is still there."
+    titles = tuple(COLUMNS[name] for name in columns)
+    return Table("R² with a moving distractor", titles, tuple(rows), digits=".2f", note=note)
 
 
 def _picture(carried: dict[str, Reading]) -> Pictures:

@@ -46,8 +46,7 @@ def overlap(case: Case) -> tuple[Verdict, ...]:
     if not seen.episodes:
         return ()
     count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(case.split.held_out)}"
-    text = f"{count} held-out episodes were trained on: these figures are too good"
-    return (Verdict(text, False, OVERLAP),)
+    return (Verdict(f"{count} held-out episodes were trained on: these figures are too good", False, OVERLAP),)
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
@@ -90,10 +89,8 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """List all that a model has learned from, as its training.json says: `dataset`, `split` if it has any, `episodes`,
-    and `content`, by which they are known again.
-
-    What the models before it had learned from (`earlier`) is part of it.
-    """
+    and `content`, by which they are known again. What the models before it had learned from (`earlier`) is part of
+    it."""
     known = trained_on or {}
     entries = [*known.get("mixture", [known]), *known.get("earlier", ())]
     wanted = ("dataset", "split", "episodes", "content")
@@ -108,11 +105,9 @@ class SeenEpisodes(NamedTuple):
 
 
 def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> SeenEpisodes:
-    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says.
-
-    Episodes are known again by their content, under any name of the dataset and with any numbers. Where one cannot be
-    told from others by its content, or nothing is recorded, dataset and number count.
-    """
+    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says. Episodes are
+    known again by their content, under any name of the dataset and with any numbers. Where one cannot be told from
+    others by its content, or nothing is recorded, dataset and number count."""
     seen: set[int] = set()
     complete = True
     for entry in training_entries(trained_on):

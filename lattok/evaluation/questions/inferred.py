@@ -10,6 +10,7 @@ task is learned. Intervals draw whole episodes; for the rank correlation ranks s
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,31 +29,27 @@ from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, ends, explai
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
 MORE = "Let it know the actions of more episodes, show it other cameras, or let it read proprio too (proprio=True)."
-ALL = Criterion("inferred_against_controls", MORE, recipe="idm")
-SPACE = Criterion(
+of_actions = partial(Criterion, recipe="idm")  # what to train instead of a model that lattok did not train
+ALL = of_actions("inferred_against_controls", MORE)
+SPACE = of_actions(
     "inferred_against_controls_xyz",
     f"The mean over dimensions hides this: x, y and z are read no better than by the best control. {MORE}",
     caveat="about x, y and z its actions say no more than the best control",
     weight=2,
-    recipe="idm",
 )
-LATER = Criterion(
+LATER = of_actions(
     "inferred_against_no_later_frames",
     "Later frames add nothing: let it look further (offsets, stride), so that the effect of an action can be seen.",
     caveat="the same network without later frames is as good",
-    recipe="idm",
 )
-SYSTEMATIC = Criterion(
+SYSTEMATIC = of_actions(
     "inferred_systematic",
     f"Imitation learns such errors, and more video does not average them out. {MORE}",
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
-    recipe="idm",
 )
-CONFIDENCE = Criterion(
-    "inferred_confidence",
-    "Do not weigh or drop actions by their confidence. More members make it steadier.",
-    recipe="idm",
+CONFIDENCE = of_actions(
+    "inferred_confidence", "Do not weigh or drop actions by their confidence. More members make it steadier."
 )
 CONFIDENT = ("confidence_rank", "confidence_error_most", "confidence_error_least")  # figures
 DRAWN = {NO_LATER: "control", "flow": "rival", "proprio": "control"}  # controls, and their colours
@@ -143,8 +140,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         verdicts = [Verdict(text, holds, SYSTEMATIC)]
         reading += f", that of {best.plain} {rival:.2f}"
     title = "Root mean square error, in standard deviations of the known actions"
-    columns = ("systematic", "all errors", *evidence.names)
-    table = Table(title, columns, tuple(lines), better="lower", digits=".2f")
+    table = Table(title, ("systematic", "all errors", *evidence.names), tuple(lines), better="lower", digits=".2f")
     text = (
         "A policy that imitates many inferred actions averages chance out, but learns what is wrong in the same way at "
         f"the same place of a task. So errors are averaged within each of {int(cells.max()) + 1} cells, a task and a "
@@ -164,10 +160,8 @@ def cells_of(evidence: ActionEvidence) -> Tensor:
 
 def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
     """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]; and the systematic error per draw, [draws].
-
     Cells of which no episode is drawn do not count. What chance adds to a square each time that episodes are drawn, on
-    average, is taken away: draws lie around the error itself.
-    """
+    average, is taken away: draws lie around the error itself."""
     squares, drawn = [], []
     for cell in range(int(cells.max()) + 1):
         inside = (cells == cell)[:, None].double()
@@ -209,10 +203,8 @@ def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
         "(Spearman) with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their "
         "error, and 0 where it says nothing. The control uses the size of the inferred action instead."
     )
-    reading = (
-        f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, in the quarter "
-        f"where it is least sure by {least:.2f}."
-    )
+    reading = f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, "
+    reading += f"in the quarter where it is least sure by {least:.2f}."
     return Outcome((Section("Does it know where it is wrong?", text, (table,), (), reading),), figures, [verdict])
 
 

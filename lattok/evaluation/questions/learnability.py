@@ -21,7 +21,7 @@ from lattok.evaluation.evidence import Case, evenly
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.reconstruction import codec_decision
+from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
@@ -116,8 +116,7 @@ class ReferencePolicy(nn.Module):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
         for _ in range(STEPS):
             rows = torch.randint(count, (min(BATCH, count),), generator=generator)
-            states = self.states(seen.inputs[rows])
-            loss = self.head.learn(states, None, target[rows], valid[rows])[0]["action"]
+            loss = self.head.learn(self.states(seen.inputs[rows]), None, target[rows], valid[rows])[0]["action"]
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
@@ -157,23 +156,21 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     train, held_out = both
     scale, known, meant = evidence.scale, evidence.known, evidence.codes[held_out.rows]
     found, codes = dict[str, Tensor](), torch.empty(0)
-    for name, chosen in (("model", tokenizer), ("regression", None)):
+    for of, chosen in (("", tokenizer), ("/regression", None)):  # as figures end
         torch.manual_seed(case.options.seed)
         policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen)
         policy.fit(train, known, scale.normalizer, case.options.seed)
         chunks, made = policy.act(held_out, scale.normalizer)
         codes = codes if made is None else made
-        found[name] = chunk_errors(scale, chunks, held_out)
+        found[of] = chunk_errors(scale, chunks, held_out)
         if chosen is not None:
-            found["draws"] = chunk_errors(scale, policy.by_mean().act(held_out, scale.normalizer)[0], held_out)
+            found["/draws"] = chunk_errors(scale, policy.by_mean().act(held_out, scale.normalizer)[0], held_out)
     truth, valid = held_out.windows.batch(held_out.rows)
-    found["mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
+    found["/mean"] = chunk_errors(scale, train.windows.actions.mean(0).expand_as(truth), held_out)
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
-    gain = bootstrap.interval(bootstrap.mean(found["regression"] - found["model"]))
-    figures = {
-        f"policy_error{'' if name == 'model' else f'/{name}'}": float(each.mean()) for name, each in found.items()
-    }
-    if (span := bootstrap.interval(bootstrap.mean(found["model"]))) is not None:
+    gain = bootstrap.interval(bootstrap.mean(found["/regression"] - found[""]))
+    figures = {f"policy_error{of}": float(errors.mean()) for of, errors in found.items()}
+    if (span := bootstrap.interval(bootstrap.mean(found[""]))) is not None:
         figures |= {"policy_error_low": span[0], "policy_error_high": span[1]}
     figures |= {f"unseen_prefixes_{part}": unseen(codes, known, part) for part in ("half", "whole")}
     figures |= replaced(tokenizer, meant, scale)
@@ -208,9 +205,8 @@ def unseen(codes: Tensor, known: Tensor, part: str) -> float:
 
 def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[str, float]:
     """Return by how much a chunk changes, in units of the variance, where one of its codes [n, P] is another one.
-
-    `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all codes.
-    """
+    `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all
+    codes."""
     generator = torch.Generator().manual_seed(0)
     nearest, others_too = list[Tensor](), list[Tensor]()
     codes = codes[torch.linspace(0, len(codes) - 1, min(CHUNKS, len(codes))).long()]
@@ -231,10 +227,8 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
 
 
 def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:
-    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding.
-
-    0 where all decode to the same.
-    """
+    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding. 0
+    where all decode to the same."""
     rows = torch.linspace(0, len(chunks) - 1, min(RANKED, len(chunks))).long()
     sizes = scale.normalizer.scale
     before, after = (torch.cdist(each, each) for each in ((x[rows] / sizes).flatten(1) for x in (chunks, decoded)))
@@ -278,6 +272,6 @@ def _decision(evidence: TokenizerEvidence, figures: dict[str, float]) -> Decisio
     if own >= mean:
         text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
         return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
-    codec = codec_decision(evidence)
+    codec = codec_decision(codec_figures(evidence.methods, evidence.rate))
     text = f"A policy will err by {own:.3g} of the variance of actions, one that regresses them by {other:.3g}."
     return replace(codec, weight=25, text=f"{codec.text} {text}")

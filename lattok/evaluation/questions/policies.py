@@ -28,6 +28,7 @@ from lattok.utils import checks
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.vla import LatentVLA
 
+Predictor = Callable[[PolicyBatch], Tensor]  # of chunks [B, H, m] in physical units
 BATCH, MAX_WINDOWS = 64, 5000
 BATCHES_AHEAD = 8
 ROUNDING = 1e-9  # an error below it is none
@@ -52,10 +53,8 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect.
-
-        Where the mean action makes no error, since held-out actions never differ from it, there is nothing to gain: 0.
-        """
+        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect. Where the mean action
+        makes no error, since held-out actions never differ from it, there is nothing to gain: 0."""
         return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
 
     @property
@@ -115,16 +114,10 @@ class PolicyEvidence:
 
 
 def policy_errors(
-    predict: Callable[[PolicyBatch], Tensor],
-    trained: PolicyWindows,
-    held_out: PolicyWindows,
-    key: str,
-    progress: Progress | None = None,
+    predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
 ) -> PolicyErrors:
-    """Compare chunks [B, H, m] in physical units, which `predict` gives, with those of the column `key`.
-
-    Of more than 5,000 windows as many are taken, evenly spaced.
-    """
+    """Compare what is predicted with the chunks of the column `key`. Of more than 5,000 windows as many are taken,
+    evenly spaced."""
     there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
     units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
@@ -157,11 +150,8 @@ def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[Poli
     if not held_out.cameras or sum(map(len, chosen)) == len(held_out):
         yield from map(held_out.batch, chosen)
         return
-
-    def pixels(number: int) -> Tensor:
-        return held_out.decode(chosen[number])
-
-    with Prefetcher(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
+    requests = (Request((number,), 1) for number in range(len(chosen)))
+    with Prefetcher(lambda number: held_out.decode(chosen[number]), requests, BATCHES_AHEAD) as ahead:
         for number, rows in enumerate(chosen):
             yield held_out.batch(rows, ahead(number))
 
@@ -186,10 +176,8 @@ def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
         "a policy that reaches the other end first has failed. Intervals are Wilson's, 95 %; they do not cover other "
         "seeds of training."
     )
-    reading = (
-        f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); in "
-        f"{percent(every['failure'])} the opposite came first."
-    )
+    reading = f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); "
+    reading += f"in {percent(every['failure'])} the opposite came first."
     figures = {key: float(every[key]) for key in ("success", "failure")}
     figures |= {f"success/{task}": float(score["success"]) for task, score in found["tasks"].items()}
     bars = [(name, "model", float(score["success"])) for name, score in scores.items()]
@@ -212,14 +200,13 @@ def _options(found: Mapping[str, Any]) -> str:
 def policy_outcome(evidence: PolicyEvidence) -> Outcome:
     """Show the errors: of all dimensions and of each, and of each step of a chunk."""
     errors = evidence.errors
-    columns = ("all", *errors.by_dimension)
     spare = (None,) * len(errors.by_dimension)
     rows = (
         TableRow("policy", "policy", (errors.error, *errors.by_dimension.values()), control=False),
         TableRow("mean_action", "always the mean training action", (errors.mean_action, *spare)),
     )
     note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
-    table = Table("Squared error", columns, rows, "lower", note=note)
+    table = Table("Squared error", ("all", *errors.by_dimension), rows, "lower", note=note)
     text = (
         f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
         "units of the variance of the training actions. It says how well actions are imitated, not whether a task "

@@ -184,10 +184,8 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     if kind == "codes":
         config = evidence.model.config
         name, detail = "From codes", f": at most {config.tokens * math.log2(config.codebook_size):.0f} bits per pair"
-        note = (
-            "Residual k-means has the same number of levels and codes, and no learning; widths are chosen on "
-            "training episodes. Current frame and mean action are not limited in bits."
-        )
+        note = "Residual k-means has the same number of levels and codes, and no learning; "
+        note += "widths are chosen on training episodes. Current frame and mean action are not limited in bits."
     else:
         name, detail = "From continuous latents", ""
         note = "PCA widths are the best of 32, 64 and 128 on training episodes."

@@ -16,14 +16,8 @@ from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Sec
 from lattok.evaluation.wording import percent
 from lattok.samples import ActionWindows
 
-NAMES = {
-    "model": "tokenizer",
-    "kmeans": "k-means",
-    "uniform_bins": "uniform bins",
-    "fast": "FAST",
-    "mean": "mean action",
-}
-RIVALS = ("kmeans", "uniform_bins", "fast")  # controls at equal bits
+RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
+NAMES = {"model": "tokenizer", **RIVALS, "mean": "mean action"}
 MAX_TARGET_ERROR = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 AGAINST = {
     "kmeans": Criterion(
@@ -60,13 +54,12 @@ KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast":
 
 @question("reconstruction", of=("chunks",), criteria=(*AGAINST.values(), IN_USE), place=10)
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
-    """Compare errors and codes of the tokenizer with those of its controls."""
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
-    figures, vocab = _figures(methods, rate), evidence.case.model.vocab_size
+    figures, vocab = codec_figures(methods, rate), evidence.case.model.vocab_size
     sections = (_error_section(methods, names, shown), _code_section(methods, rate))
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
-    return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, vocab))
+    return Outcome(sections, figures, verdicts, codec_decision(figures), _headline(figures, vocab))
 
 
 def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
@@ -111,10 +104,8 @@ def _code_section(methods: list[Method], rate: Rate) -> Section:
             rows.append(_row(method, (*_least(method.usage).values(), float(method.usage.size))))
         elif method.not_run:
             rows.append(_row(method, ()))
-    note = (
-        "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
-        "position has a codebook of its own, the least used and the least perplexity of all."
-    )
+    note = "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. "
+    note += "Where each position has a codebook of its own, the least used and the least perplexity of all."
     usage = Table("Code usage", columns, tuple(rows), digits=digits, note=note)
     own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
     bits = 32.0 * (len(methods[0].errors.mse) if methods[0].errors else 0)  # per step
@@ -134,7 +125,7 @@ def _least(usage: Usage) -> dict[str, float]:
     return found
 
 
-def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
+def codec_figures(methods: list[Method], rate: Rate) -> dict[str, float]:
     """Name the figures: `name` is the tokenizer's, `name/control` a control's."""
     figures: dict[str, float] = {}
     for method in methods:
@@ -158,10 +149,8 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
     rivals, shown = _rivals(figures), "the controls at equal bits were not run"
     if rivals:
         shown = f"at equal bits {', '.join(f'{NAMES[key]} {error:.3g}' for key, error in rivals.items())}"
-    return (
-        f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown}); "
-        f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
-    )
+    error = f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown})"
+    return f"{error}; {int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
 
 
 def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
@@ -189,12 +178,8 @@ def _code_verdict(usage: Usage | None, vocab: int) -> Verdict:
     return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, IN_USE)
 
 
-def codec_decision(evidence: TokenizerEvidence) -> Decision:
+def codec_decision(figures: Mapping[str, float]) -> Decision:
     """Judge a tokenizer as a target for supervision, and as a codec."""
-    return _decision(_figures(evidence.methods, evidence.rate))
-
-
-def _decision(figures: Mapping[str, float]) -> Decision:
     own, rivals = figures["normalised_mse"], _rivals(figures)
     if figures["normalised_mse/mean"] == 0:
         return Decision(20, None, "That cannot be told: held-out actions never change.", caveats=False)
@@ -222,9 +207,7 @@ def _fine(share: float) -> str:
 
 def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:
     """Draw chunks [N, H, m], put end to end, and the true actions: first steps of up to three held-out episodes.
-
-    `kmeans` [F, m] is the control's version of every action in `windows.actions`.
-    """
+    `kmeans` [F, m] is the control's version of every action in `windows.actions`."""
     # one window per frame, so that a window's number is also its action's row
     order = np.sort(np.unique(windows.episode_of, return_index=True)[1])
     found = []
@@ -240,9 +223,7 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
             if kmeans is not None:
                 curves.insert(0, ("rival faint", kmeans[start : start + steps, dim].tolist()))
             panels.append(svg.plot(name, curves, "steps"))
-        caption = (
-            f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, physical units: "
-            "{truth} true, {model} tokenizer, {rival} k-means control."
-        )
+        caption = f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, "
+        caption += "physical units: {truth} true, {model} tokenizer, {rival} k-means control."
         found.append(Pictures(caption, tuple(panels), top=not found))
     return tuple(found)
