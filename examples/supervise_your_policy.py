@@ -4,6 +4,7 @@ python examples/supervise_your_policy.py --dataset my-annotated-dataset
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 import lattok
 from lattok.data import RobotDataset, read_vectors
+from lattok.labels import latent_spec
 from lattok.samples import ActionWindows
+from lattok.utils.checks import LattokError
 from lattok.vla import CodeCrossEntropy, Supervised
 
 HORIZON, WIDTH = 8, 128
@@ -45,10 +48,9 @@ def annotated_sample(out: Path, steps: int) -> Path:
     return Path(lattok.annotate(lattok.open_dataset(sample), {"latent": lattok.load(out / "lam")}, out / "annotated"))
 
 
-def batches(dataset: RobotDataset, steps: int, size: int = 64) -> Iterator[Batch]:
+def batches(dataset: RobotDataset, states: Tensor, steps: int, size: int = 64) -> Iterator[Batch]:
     """What `LeRobotDataset` gives with `delta_timestamps` for "action", "latent.codes" and "latent.valid"."""
     windows = ActionWindows(dataset, HORIZON)
-    states = torch.from_numpy(read_vectors(dataset, "state_key", "observation.environment_state", dataset.episodes))
     states = (states - states.mean(0)) / (states.std(0) + 1e-3)
     labels = [dataset.columns(episode.index, ["latent.codes", "latent.valid"]) for episode in dataset.episodes]
     codes, valid = (
@@ -70,22 +72,28 @@ def batches(dataset: RobotDataset, steps: int, size: int = 64) -> Iterator[Batch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", help="annotated folder; default: the sample, annotated here")
+    parser.add_argument("--state-key", help="column that the policy sees (default: observation.state)")
     parser.add_argument("--out", type=Path, default=Path("supervised"))
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
 
-    dataset = lattok.open_dataset(args.dataset or annotated_sample(args.out, args.steps))
-    state_dim, action_dim = (dataset.features[k].shape[0] for k in ("observation.environment_state", "action"))
-    codes = dataset.features["latent.codes"].shape[0]
+    # The sample's policy sees where the objects are, as it sees no images.
+    state_key = args.state_key or ("observation.state" if args.dataset else "observation.environment_state")
+    try:
+        dataset = lattok.open_dataset(args.dataset or annotated_sample(args.out, args.steps))
+        spec = latent_spec(dataset, "latent", "steps", HORIZON, needs=("codes",))
+        states = torch.from_numpy(read_vectors(dataset, "state_key", state_key, dataset.episodes))
+    except LattokError as error:
+        sys.exit(f"lattok: {error}")
 
-    # Three lines: a loss over 16 codes, the module whose input it acts on, and the policy with both.
+    # Three lines: a loss over the codes, the module whose input it acts on, and the policy with both.
     torch.manual_seed(0)
-    policy = MyPolicy(state_dim, action_dim)
-    loss = CodeCrossEntropy(dim=policy.action_head.in_features, codebook_size=16, codes=codes)
+    policy = MyPolicy(states.shape[1], dataset.features["action"].shape[0])
+    loss = CodeCrossEntropy(dim=policy.action_head.in_features, codebook_size=spec.codebook_size, codes=spec.codes)
     policy = Supervised(policy, tap="action_head", loss=loss)
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-    for step, batch in enumerate(batches(dataset, args.steps), 1):
+    for step, batch in enumerate(batches(dataset, states, args.steps), 1):
         total, logs = policy(batch)  # the policy's own loss + 0.1 * that of the codes
         total.backward()
         optimizer.step()

@@ -10,30 +10,54 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from html import escape
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
 
 import lattok
 from lattok.data.schema import short_name
+from lattok.data.video import probe
 from lattok.evaluation.page import document
 from lattok.evaluation.page.viewer import EpisodeCodes, episode_panel
 from lattok.image_lam.base.losses import CELLS, SIDE, block_flow
+from lattok.image_lam.base.trained import TrainedPairModel
+from lattok.types import VideoLabeller
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 MOMENTS, LONGEST, EXAGGERATED = 6, 600, 3  # pictures, frames of a clip, length of arrows
+LARGEST = 100_000_000  # pixels of all frames of a clip: in memory 300 MB
 
 NAME = os.environ.get("LATTOK_MODEL", "sample/lam")
-loaded = lattok.load(NAME)
-model = lattok.for_inference(loaded)
+
+
+def opened(name: str) -> tuple[Any, Any]:
+    """Return a model that reads codes from video as `lattok.load` gives it, and its faster form where it has one."""
+    found: Any = lattok.load(name)
+    if isinstance(found, VideoLabeller) and found.cameras and found.codebook_size is not None:
+        fast = lattok.for_inference(found) if isinstance(found, TrainedPairModel) else found
+        black = np.zeros((2, len(found.cameras), SIDE, SIDE, 3), np.uint8)
+        if fast.label_video(black, fps=1000.0).codes.shape[1]:  # a bottleneck may have none
+            return found, fast
+    return checks.fail("LATTOK_MODEL", "a latent action model that reads codes from video", f"{name} ({found.type})")
+
+
+try:
+    loaded, model = opened(NAME)
+except LattokError as error:
+    sys.exit(f"lattok: {error}")
 names = [short_name(camera) for camera in model.cameras]
 
 
@@ -44,11 +68,14 @@ def read(clips: list[str]) -> tuple[np.ndarray, float]:
         if clip is None:
             raise LattokError(f"{name}: a clip of this camera is missing")
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copy(clip, folder)
+            copy = Path(shutil.copy(clip, folder))
             dataset = lattok.open_dataset(folder)
-            length = dataset.episodes[0].length
+            length, facts = dataset.episodes[0].length, probe(copy)
             if length > LONGEST:
                 raise LattokError(f"{name}: expected a clip of at most {LONGEST} frames, got {length}")
+            if length * facts.width * facts.height > LARGEST:
+                got = f"{length} of {facts.width} x {facts.height}. Upload a shorter or smaller clip."
+                raise LattokError(f"{name}: expected frames of at most {LARGEST:,} pixels in all, got {got}")
             views.append(dataset.frames(0)[:, 0])
             rates.add(dataset.fps)
     if len({view.shape for view in views}) > 1 or len(rates) > 1:
@@ -57,8 +84,8 @@ def read(clips: list[str]) -> tuple[np.ndarray, float]:
     return np.stack(views, 1), rates.pop()
 
 
-def drawn(now: np.ndarray, later: np.ndarray, codes: list[int], folder: Path) -> str:
-    """Draw frame `now` [H, W, 3] with arrows of what moves until `later`; return the file."""
+def drawn(now: np.ndarray, later: np.ndarray, codes: list[int]) -> Image.Image:
+    """Draw frame `now` [H, W, 3] with arrows of what moves until `later`."""
     pairs = torch.from_numpy(np.stack([[now, later], [now, now]]))[:, :, None]
     moved, still = block_flow(pairs).view(2, 2, CELLS, CELLS).numpy()  # pixels of a picture of SIDE
     flow = moved - still  # what edges alone seem to move
@@ -71,13 +98,13 @@ def drawn(now: np.ndarray, later: np.ndarray, codes: list[int], folder: Path) ->
     axis.quiver(x, y, *long, color="#ffcc00", angles="xy", scale_units="xy", scale=1, width=0.012)
     axis.set(title=" ".join(map(str, codes)), xlim=(0, width), ylim=(height, 0))
     axis.axis("off")
-    file = folder / f"{len(list(folder.iterdir()))}.png"
-    figure.savefig(file, dpi=110, bbox_inches="tight")
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
-    return str(file)
+    return Image.open(picture)
 
 
-def label(*clips: str) -> tuple[str, list[str]]:
+def label(*clips: str) -> tuple[str, list[Image.Image]]:
     """Return the films with their codes below, and pictures with arrows."""
     try:
         video, fps = read(list(clips))
@@ -90,10 +117,9 @@ def label(*clips: str) -> tuple[str, list[str]]:
     title = f"{len(video)} frames at {fps:g} a second; what changes within {stride} frames"
     panel = episode_panel(title, "", films, [EpisodeCodes("codes", codes, valid)], np.arange(len(codes)), fps)
     page = document("lattok", [f'<div style="max-width: 40rem; margin: 0 auto">{panel}</div>'], "")
-    folder = Path(tempfile.mkdtemp())
     moments = np.linspace(0, max(0, valid.sum() - 1), min(MOMENTS, max(1, valid.sum()))).round().astype(int).tolist()
     last = len(video) - 1
-    pictures = [drawn(video[t, 0], video[min(t + stride, last), 0], codes[t].tolist(), folder) for t in moments]
+    pictures = [drawn(video[t, 0], video[min(t + stride, last), 0], codes[t].tolist()) for t in moments]
     return f'<iframe style="width:100%;height:520px;border:0" srcdoc="{escape(page, quote=True)}"></iframe>', pictures
 
 

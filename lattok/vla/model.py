@@ -121,6 +121,17 @@ class LatentVLA(BackboneModel):
         return f"{c.strategy.name}: {c.horizon} actions of {what}, from {sees}\n{super().extra_repr()}"
 
     @property
+    def acting_config(self) -> VLAConfig:
+        """The configuration as the policy acts now: how it plans and draws may have been changed since it was made."""
+        config, steps = self.config, self.queues.n_action_steps
+        if steps != (config.n_action_steps or config.horizon):
+            config = replace(config, n_action_steps=steps if steps < config.horizon else None)
+        if isinstance(self.head, TokenHead):
+            how = {"temperature": self.head.temperature, "draws": self.head.draws}
+            config = replace(config, head=replace(config.head, **how))
+        return config
+
+    @property
     def judged_by(self) -> str:
         return super().judged_by if self.config.strategy.acts else "it has not learned to act"
 
@@ -340,9 +351,7 @@ class LatentVLA(BackboneModel):
                 tensor.copy_(theirs[name])
 
     def _save(self, folder: Path, name: str | None) -> None:
-        if isinstance(self.head, TokenHead):  # how it draws may have been changed
-            how = {"temperature": self.head.temperature, "draws": self.head.draws}
-            self.config = replace(self.config, head=replace(self.config.head, **how))
+        self.config = self.acting_config
         if self.config.tokens is not None:
             cast(HubModel, self.tokenizer).save_pretrained(folder / TOKENIZER)
         super()._save(folder, name)

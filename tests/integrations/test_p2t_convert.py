@@ -394,7 +394,8 @@ def no_base_layer():
     [
         (everything, ["--backbone-out", "B"], "`backbone_out`: expected a file with the weights of the language model"),
         (no_base_layer, ["--backbone-out", "B"], "one without 1 layers, such as model.language_model.layers.0."),
-        (full, ["--backbone-out", "OUT"], "`backbone_out`: expected another folder than OUT"),
+        (full, ["--backbone-out", "OUT"], "`backbone_out`: expected a folder outside /"),
+        (full, ["--backbone-out", "IN"], "out, got /"),
         (full, ["--backbone-out", "FULL"], "`backbone_out`: expected a new or empty folder"),
         (full, ["--heads", "5"], "`heads`"),
         (lambda: changed({"action_head.model.fc1.bias": None}), [], "missing action_head.model.fc1.bias"),
@@ -404,7 +405,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(content, words, text, t
     path = write(tmp_path, content())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
-    places = {"B": tmp_path / "b", "OUT": tmp_path / "out", "FULL": tmp_path / "full"}
+    places = {"B": tmp_path / "b", "OUT": tmp_path / "out", "FULL": tmp_path / "full", "IN": tmp_path / "out/adapter"}
     words = [str(places.get(word, word)) for word in words]
     assert convert([str(path), str(tmp_path / "out"), *FLAGS, *words]) != 0
     errors = capsys.readouterr().err

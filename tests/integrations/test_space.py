@@ -7,11 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 import lattok
+from tests.evaluation.worlds import tiny_lam
 
 APP = Path(__file__).parents[2] / "integrations/space/app.py"
+LAPA = Path(__file__).parents[1] / "parity/lapa_laq_a/weights.pt"
 
 
 class Refused(Exception):
@@ -23,6 +26,11 @@ class Refused(Exception):
 
 @pytest.fixture(scope="module")
 def app():
+    return run_with("sample/lam")
+
+
+def run_with(model):
+    """Run the Space's file for this model."""
     pytest.importorskip("matplotlib")
     gradio = ModuleType("gradio")
     gradio.__getattr__ = lambda name: MagicMock()  # type: ignore[method-assign]
@@ -31,6 +39,7 @@ def app():
     spec = importlib.util.spec_from_file_location("space_app", APP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "gradio", gradio)
+        patch.setenv("LATTOK_MODEL", str(model))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return module
@@ -41,12 +50,14 @@ def test_the_page_names_the_model(app):
     assert "Model: `sample/lam`, 4 codes of 16, " in said
 
 
-def test_codes_are_those_of_the_model_and_every_picture_is_there(app):
+def test_codes_are_those_of_the_model_and_every_picture_is_there(app, tmp_path, monkeypatch):
     clips = app.example()
     assert [Path(clip).stem for clip in clips] == ["corner2", "gripperPOV"]
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     page, pictures = app.label(*clips)
+    assert not list(tmp_path.iterdir())  # a visit leaves nothing
     assert len(pictures) == app.MOMENTS
-    assert all(Path(picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert all(np.asarray(picture).std() > 10 for picture in pictures)
     frames, fps = app.read(clips)
     codes = lattok.load("sample/lam").label_video(frames, fps=fps).codes
     told = re.search(r"data-codes=&quot;([^&]*)&quot;", page)
@@ -57,8 +68,40 @@ def test_codes_are_those_of_the_model_and_every_picture_is_there(app):
     assert len(told[1].split(";")) == len(frames) == len(codes)
 
 
-def test_what_cannot_be_labelled_is_said(app, tmp_path):
+def test_a_model_that_lattok_did_not_train_reads_codes(tmp_path):
+    folder = lattok.convert.lapa_laq(LAPA).save_pretrained(tmp_path / "lapa")
+    app = run_with(folder)
+    clip, _ = run_with("sample/lam").example()
+    page, pictures = app.label(clip)
+    assert (app.names, len(pictures)) == (["image"], app.MOMENTS)
+    frames, fps = app.read([clip])
+    first = ",".join(map(str, lattok.load(folder).label_video(frames, fps=fps).codes[0].tolist()))
+    assert f"data-codes=&quot;{first};" in page
+
+
+def test_a_model_without_codes_of_video_is_refused_in_one_line(tmp_path):
+    continuous = tiny_lam(quantizer="none").save_pretrained(tmp_path / "continuous")
+    for model, kind in (
+        ("sample/tokenizer", "residual-vq"),
+        ("sample/policy", "latent-vla"),
+        (continuous, "image-lam"),
+    ):
+        says = (
+            rf"^lattok: `LATTOK_MODEL`: expected a latent action model that reads codes .*, got {model} \({kind}\)\.?$"
+        )
+        with pytest.raises(SystemExit, match=says):
+            run_with(model)
+
+
+def test_what_cannot_be_labelled_is_said(app, tmp_path, monkeypatch):
     first, second = app.example()
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "LARGEST", 71 * 96 * 96 - 1)
+        patch.setattr("lattok.data.formats.video_folder.VideoFolder.frames", None)  # nothing is decoded
+        with pytest.raises(
+            Refused, match="corner2: expected frames of at most 654,335 pixels in all, got 71 of 96 x 96"
+        ):
+            app.label(first, second)
     with pytest.raises(Refused, match="gripperPOV: a clip of this camera is missing"):
         app.label(first, None)
     playlist = tmp_path / "clip.mp4"

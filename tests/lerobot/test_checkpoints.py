@@ -1,11 +1,17 @@
 """A checkpoint of the plugin, behind the model server for vla-eval and in simulators: it acts as its policy does."""
 
+import importlib
 import json
 
 import numpy as np
 import pytest
 import torch
 
+from lattok.action_vq import UniformBins
+from lattok.backbones.model import open_backbone
+from lattok.utils.checks import LattokError
+from lattok.vla import LatentVLA
+from lattok.vla.config import TokenSpec
 from tests.vla import fakes
 
 pytestmark = [
@@ -47,6 +53,54 @@ def test_the_servers_actions_are_those_of_the_policy(export, tmp_path, steps):
     }
     theirs = LattokPolicy.from_pretrained(tmp_path).predict_action_chunk(batch)[0]
     np.testing.assert_array_equal(actions, theirs.numpy())
+
+
+def test_only_a_new_folder_is_filled_and_a_failure_leaves_nothing(export, tmp_path, monkeypatch):
+    made = fakes.policy(cameras=fakes.CAMERAS[:1], camera_sizes=((24, 32),)).eval()
+    mine = made.save_pretrained(tmp_path / "mine")
+    before = {path.name: path.read_bytes() for path in mine.iterdir()}
+    for model in (mine, made):
+        with pytest.raises(LattokError, match="`folder`: expected a new or empty folder, got .*mine, which holds some"):
+            export(model, mine)
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == before
+
+    def full(config):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lerobot_policy_lattok.export.make_lattok_pre_post_processors", full)
+        with pytest.raises(OSError, match="no space left"):
+            export(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    written = {path.name for path in export(mine, tmp_path / "out").iterdir()}
+    assert written == {*importlib.import_module("lerobot_policy_lattok.export").OWN} - {"parts"}
+
+
+def test_settings_changed_after_training_are_those_of_the_checkpoint(export, tmp_path):
+    """They are exported, saved by LeRobot, and stay as they are in the policy that is exported."""
+    from lerobot_policy_lattok.modeling_lattok import LattokPolicy
+
+    tokenizer = UniformBins.fit(torch.randn(50, fakes.H, fakes.M), bins=8)
+    made = fakes.config(
+        cameras=fakes.CAMERAS[:1], camera_sizes=((24, 32),), head="tokens", tokens=TokenSpec.of(tokenizer)
+    )
+    policy = LatentVLA(made, open_backbone(made), tokenizer).eval()
+    policy.head.temperature, policy.head.draws, policy.queues.n_action_steps = 0.7, 5, 2
+    exported = LattokPolicy.from_pretrained(export(policy, tmp_path / "exported"))
+    assert settings(policy) == settings(exported.model) == (0.7, 5, 2)
+    observed = fakes.observation(made)
+    torch.testing.assert_close(exported.predict_action_chunk(observed), policy.predict_chunk(observed))
+    exported.model.head.temperature, exported.model.head.draws, exported.model.queues.n_action_steps = 1.0, 3, 1
+    exported.save_pretrained(tmp_path / "saved")
+    saved = LattokPolicy.from_pretrained(tmp_path / "saved")
+    assert settings(saved.model) == (1.0, 3, 1)
+    saved.config.n_action_steps = 3  # as a user of LeRobot asks for it
+    saved.save_pretrained(tmp_path / "asked")
+    assert settings(LattokPolicy.from_pretrained(tmp_path / "asked").model) == (1.0, 3, 3)
+
+
+def settings(policy):
+    return policy.head.temperature, policy.head.draws, policy.queues.n_action_steps
 
 
 def test_in_a_simulator_it_acts_as_its_policy_does(export, tmp_path):

@@ -187,7 +187,7 @@ def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, t
     torch.manual_seed(0)
     evaluate.main(["runs/libero/la-direct", "table"])
     assert "100.0%" in capsys.readouterr().out
-    assert list((tmp_path / "results/la-direct/table").glob("recording-*.sqlite"))
+    assert list((tmp_path / "results/runs/libero/la-direct/table").glob("recording-*.sqlite"))
     assert isinstance(lattok.load("runs/libero/la-direct"), lattok.LatentVLA)
 
 
@@ -201,7 +201,23 @@ SERVER = {
 }
 
 
-def test_evaluate_says_in_one_line_what_is_wrong(tmp_path):
+def test_every_policy_of_the_page_has_results_of_its_own(typed, tmp_path, monkeypatch):
     pytest.importorskip("vla_eval", reason="needs vla-eval")
+    monkeypatch.chdir(tmp_path)
+    results_of = script("evaluate").results_of
+    judged = {words[2] for _, words in typed if words[1].endswith("evaluate.py")}
+    assert len({results_of(model) for model in judged}) == len(judged) > 20
+    assert results_of("org/name") == results_of(f"{tmp_path}/org/name/") == Path("results/org/name")
+    for elsewhere in (tmp_path.parent / "runs/la-align", "../runs/la-align", "org/../../runs/la-align"):
+        assert results_of(str(elsewhere)) == Path("results", *tmp_path.parent.parts[1:], "runs/la-align")
+
+
+def test_evaluate_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
+    pytest.importorskip("vla_eval", reason="needs vla-eval")
+    monkeypatch.delenv("TASK", raising=False)
+    with pytest.raises(
+        SystemExit, match="^lattok: `benchmark`: expected all variables of robotwin.yaml .*'TASK' not [^\n]*$"
+    ):
+        script("evaluate").main([str(tmp_path), "robotwin"])
     with pytest.raises(SystemExit, match="^lattok: `model`: expected a folder with config.json, got"):
         script("evaluate").main([str(tmp_path), "libero"])

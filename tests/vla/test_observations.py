@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+import lattok
 from lattok.types import LatentTarget
 from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
 from lattok.vla.observations import ActionQueues
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 
@@ -126,6 +128,18 @@ def test_a_policy_carries_out_as_many_actions_as_it_says():
         config(n_action_steps=5)
     with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got 0"):
         config(fps=0)
+
+
+def test_how_a_trained_policy_plans_is_saved_with_it(tmp_path):
+    model, every = policy(), policy(n_action_steps=4)
+    for made, steps in ((model, None), (every, 4)):  # unchanged: as it was written before
+        made.save_pretrained(tmp_path / "first")
+        assert read_json(tmp_path / "first" / "config.json")["n_action_steps"] == steps
+    model.queues.n_action_steps = 2
+    loaded = lattok.load(model.save_pretrained(tmp_path / "second"))
+    assert (loaded.queues.n_action_steps, loaded.config.n_action_steps) == (2, 2)
+    loaded.queues.n_action_steps = 4
+    assert lattok.load(loaded.save_pretrained(tmp_path / "third")).config == policy().config
 
 
 def test_other_columns_of_a_dataset_are_left_alone():

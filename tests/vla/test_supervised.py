@@ -5,18 +5,21 @@ import gc
 import io
 import pickle
 import re
+import runpy
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lattok import LattokError
+from lattok import LattokError, annotate
 from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, RegressionLoss
 from lattok.vla.tap import Supervised, Tap, keep_labels
+from tests.evaluation.worlds import tiny_lam
 from tests.process_jobs import together
 from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, hooks, make_batch
 
@@ -277,6 +280,28 @@ def test_the_readme():
     assert isinstance(names["policy"], Supervised)
     assert names["policy"].policy is policy
     assert not torch.equal(before, policy.predict_action_chunk(batch))
+
+
+def test_the_example_takes_any_annotated_dataset(make_dataset, tmp_path, monkeypatch, capsys):
+    """The number of codes is that of the labels, the state the column of robots, or another one."""
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(PAGE.parents[2] / "examples/supervise_your_policy.py"))["main"]
+    plain = make_dataset([20, 24])
+    annotate(plain, {"latent": tiny_lam(stride="3", codebook_size=40)}, "annotated")
+    for more in ([], ["--state-key", "reward"]):
+        monkeypatch.setattr("sys.argv", ["example", "--dataset", "annotated", "--steps", "2", *more])
+        main()
+        first, *_, last = capsys.readouterr().out.strip().splitlines()
+        losses = dict(re.findall(r"(\w+) (\d+\.\d+)", first))
+        assert float(losses["latent_loss"]) == pytest.approx(np.log(40), abs=0.5)
+        assert last.startswith("supervised.pt holds 6 tensors")
+    for words, says in (
+        ([str(plain.root)], "^lattok: dataset `tiny` has no `latent.codes`, `latent.valid`.[^\n]*$"),
+        (["annotated", "--state-key", "nothing"], "^lattok: `state_key`: expected [^\n]*, got [^\n]*nothing[^\n]*$"),
+    ):
+        monkeypatch.setattr("sys.argv", ["example", "--dataset", *words])
+        with pytest.raises(SystemExit, match=says):
+            main()
 
 
 def test_states_behind_which_nothing_learns():

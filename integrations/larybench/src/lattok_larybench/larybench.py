@@ -74,13 +74,13 @@ def export(
     Returns by model, and writes as `regression.json`, the mean squared error on the held-out
     `episodes` in units of the training actions' deviation: over all dimensions, that of the mean action, and of each
     dimension. It is of the best epoch, which is chosen on these pairs, as there: for its tables, not for a choice
-    between models.
+    between models. Episodes in which no actions were measured are left out.
 
     Raises `LattokError` for models of other kinds, two of one name, and a folder that holds something.
     """
     dataset, found, decoded = as_dataset(dataset), dict[str, dict[str, float]](), dict[Any, Any]()
     chosen = replace(EvalOptions.of(options, "device", "probe"), out=out, state_key=None)
-    split, named, folder = chosen.split(dataset), _named(models), Path(out)
+    split, named, folder = chosen.split(dataset, chosen.action_key), _named(models), Path(out)
     output = Output(folder)
     output.check_new()
     with output.filled((*FOLDERS, REPORT)):
@@ -104,18 +104,23 @@ def export(
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """Name models after their folders, Hub ids or families."""
+    """Name models after their folders, Hub ids or families; where names are equal, by the paths as they are given."""
     if isinstance(models, str | os.PathLike) or not models:
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     if isinstance(models, Mapping):
         return _checked(models)
     places = [hub.resolve(each, argument="models") if isinstance(each, str | os.PathLike) else None for each in models]
-    named = {
-        str(model.type if place is None else place.hub_id or place.folder.resolve().name): model
+    names = [
+        str(model.type if place is None else place.hub_id or place.folder.resolve().name)
         for model, place in zip(models, places, strict=True)
+    ]
+    named = {
+        name if place is None or names.count(name) == 1 else os.fspath(model): model
+        for name, model, place in zip(names, models, places, strict=True)
     }
     if len(named) < len(models):
-        checks.fail("models", "models with different names", f"only {checks.listed(named)}", 'Name them: {"a": MODEL}.')
+        hint = 'Name each of them once, or in Python name them: {"a": MODEL}.'
+        checks.fail("models", "models with different names", f"only {checks.listed(named)}", hint)
     return _checked(named)
 
 
@@ -124,7 +129,8 @@ def _checked(named: Mapping[str, Any]) -> dict[str, Any]:
     names = dict[str, str]()
     for name in named:
         if (other := names.setdefault(file_part(name), name)) != name:
-            checks.fail("models", "names that differ as file names", f"{other} and {name}", 'Name them: {"a": MODEL}.')
+            hint = 'Rename a folder, or in Python name them: {"a": MODEL}.'
+            checks.fail("models", "names that differ as file names", f"{other} and {name}", hint)
     return dict(named)
 
 

@@ -8,24 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
 
 import lattok
 from lattok.backbones.model import MERGED
+from lattok.hub import PARTS
 from lattok.utils import checks
 from lattok.utils.options import flat
+from lattok.utils.output import Output
 from lattok.vla import LatentVLA, VLAConfig
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
-from lerobot_policy_lattok.modeling_lattok import LattokPolicy
+from lerobot_policy_lattok.modeling_lattok import WEIGHTS, LattokPolicy
 from lerobot_policy_lattok.processor_lattok import make_lattok_pre_post_processors
 
 STATE, ACTION = "observation.state", "action"
+PROCESSORS = (POLICY_PREPROCESSOR_DEFAULT_NAME, POLICY_POSTPROCESSOR_DEFAULT_NAME)
+OWN = ("config.json", WEIGHTS, PARTS, *(f"{name}.json" for name in PROCESSORS))  # what a checkpoint holds
 
 
 def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[str], device: str = "cpu") -> Path:
     """Write `model`, or the artefact of that name, as a checkpoint of LeRobot into `folder`; returns the folder.
 
-    Raises `LattokError` for a policy that LeRobot's options cannot describe.
+    Raises `LattokError` for a folder that holds something, and for a policy that LeRobot's options cannot describe.
     """
+    folder = Path(folder)
+    place = Output(folder, "folder")
+    place.check_new()
     if isinstance(model, str | os.PathLike):
         model = lattok.load(model)
     if not isinstance(model, LatentVLA):
@@ -34,10 +42,11 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
     if model.config.backbone.name == MERGED:
         hint = "Export the policy with adapters that it was made from."
         checks.fail("model", "a policy over a base model with a name", "one with its adapters merged", hint)
-    config, folder = config_of(model.config, device), Path(folder)
-    LattokPolicy(config, model=model).save_pretrained(folder)
-    for processor in make_lattok_pre_post_processors(config):
-        processor.save_pretrained(folder)
+    config = config_of(model.acting_config, device)
+    with place.filled(OWN):
+        LattokPolicy(config, model=model).save_pretrained(folder)
+        for processor in make_lattok_pre_post_processors(config):
+            processor.save_pretrained(folder)
     return folder
 
 

@@ -22,6 +22,7 @@ from lattok.backbones.model import open_backbone
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import Normalizer, read_statistics
 from lattok.utils import checks
+from lattok.utils.options import flat
 from lattok.vla import LatentVLA
 from lattok.vla.config import TokenSpec
 from lattok.vla.tokens import TOKENIZER
@@ -31,6 +32,7 @@ from lerobot_policy_lattok.frame_labels import FrameLabels
 WEIGHTS = "model.safetensors"
 FETCHED = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 INSIDE = "model."  # the policy's name for its LatentVLA
+CHANGEABLE = ("n_action_steps", "head_temperature", "head_draws")  # on the model, after it was made
 
 
 class LattokPolicy(PreTrainedPolicy):
@@ -69,8 +71,7 @@ class LattokPolicy(PreTrainedPolicy):
             backbone = open_backbone(made)
             config.backbone_revision = backbone.revision
             model = LatentVLA(made, backbone, tokenizer)
-        self.model = model
-        self.model.queues.n_action_steps = config.steps_taken
+        self.model, self.made = model, made
         if dataset_stats is not None:
             self._normalize(dataset_stats)
 
@@ -142,8 +143,12 @@ class LattokPolicy(PreTrainedPolicy):
     def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors: own weights, statistics, and what the base model does not have.
 
+        Of options that were changed on the model, such as `model.head.draws`, config.json says what they are now.
         `state_dict` has the tensors of a policy whose parameters are cut into parts (LeRobot >= 0.6).
         """
+        before, now = flat(self.made), flat(self.model.acting_config)
+        for name in (name for name in CHANGEABLE if now[name] != before[name]):
+            setattr(self.config, name, now[name])
         self.config._save_pretrained(save_directory)
         saved = {INSIDE + name: value for name, value in self.model.saved_tensors().items()}
         saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from lattok.cli import main, run_verb
 from lattok.cli.flags import Arg, File, MaybeFolder
-from lattok.utils import checks
 from lattok_p2t_policy.convert import BASE_MODEL, check_new, read_p2t_vla
 
 
@@ -33,12 +32,10 @@ def convert(
         image_tokens: Tokens that the action head takes for image tokens.
         lora_alpha: Alpha of the adapter; the file does not hold it.
         base_model: Language model that the adapter is for.
-        backbone_out: New folder for the language model's weights, adapter merged, where the file holds them.
+        backbone_out: New folder outside OUT for the language model's weights, adapter merged, if the file holds them.
     """
     folder = Path(out).expanduser()
     backbone = None if backbone_out is None else Path(backbone_out).expanduser()
-    if backbone is not None and backbone.resolve() == folder.resolve():
-        checks.fail("backbone_out", "another folder than OUT", backbone_out)
     check_new(folder, backbone)
     facts = {"heads": heads, "image_tokens": image_tokens, "lora_alpha": lora_alpha, "base_model": base_model}
     converted = read_p2t_vla(file, horizon=horizon, **facts)

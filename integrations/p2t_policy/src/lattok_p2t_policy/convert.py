@@ -59,7 +59,7 @@ class Conversion:
     def save(self, folder: Path, backbone_out: Path | None = None) -> None:
         """Write all into `folder`, and the merged language model into `backbone_out`; whole, or not at all.
 
-        Both must be new or empty.
+        Both must be new or empty, and `backbone_out` must not lie in `folder`.
         """
         if backbone_out is not None:
             self.check_backbone()
@@ -83,7 +83,9 @@ class Conversion:
 
 
 def check_new(folder: Path, backbone_out: Path | None) -> None:
-    """Raise `LattokError` where a folder to write to holds something."""
+    """Raise `LattokError` where a folder to write to holds something, or is to hold the backbone as well."""
+    if backbone_out is not None and backbone_out.resolve().is_relative_to(folder.resolve()):
+        checks.fail("backbone_out", f"a folder outside {folder}", str(backbone_out))
     for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
         if place is not None:
             Output(place, argument).check_new()
