@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import rankdata, spearmanr
 
 import lattok
 from lattok.data import Feature, RobotDataset
@@ -18,7 +17,7 @@ from lattok.evaluation.evidence.action_evidence import ActionEvidence, _trained
 from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining
 from lattok.evaluation.page import render
-from lattok.evaluation.questions.inferred import cells_of, rank_correlation, systematic_squares
+from lattok.evaluation.questions.inferred import cells_of, systematic_squares
 from lattok.image_lam.inverse import InferredActions, InverseDynamics, InverseDynamicsConfig
 from lattok.training import LoopOptions
 from lattok.utils.checks import LattokError
@@ -44,13 +43,11 @@ class Knowing(InverseDynamics):
     """Reads the numbers of frames, and says what is planned for them."""
 
     said: np.ndarray  # [frames of the world, m]
-    unsure: np.ndarray  # [frames of the world]
 
     def infer_actions(self, frames: Any, unit: int, task: str = "", states: Any = None) -> InferredActions:
         rows = frames[:, 0, 0, :2, 0].astype(int) @ [1, 256]
-        return InferredActions(
-            self.said[rows], self.unsure[rows], np.zeros((len(rows), 2, 8)), np.zeros((len(rows), 0))
-        )  # type: ignore[arg-type]
+        empty = (np.zeros((len(rows), *shape)) for shape in ((), (2, 8), (0,)))
+        return InferredActions(self.said[rows], *empty)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +57,13 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def knowing(world: World) -> Knowing:
-    """Errors: chance, of which the model knows how large it will be, and a part that the place in a task decides."""
+    """Errors: chance, and a part that the place in a task decides."""
     rng, model = np.random.default_rng(4), small(Knowing)
     true = world.actions.reshape(-1, 3)
     size = rng.uniform(0.05, 0.6, len(true))
     fifth, task = np.tile(np.arange(LENGTH) // 8, 11), np.repeat(np.arange(11) % 2, LENGTH)
     shared = rng.normal(0, 0.3, (2, 5, 3))[task, fifth]
     model.said = (true + shared + size[:, None] * rng.standard_normal(true.shape)).astype(np.float32)
-    model.unsure = (size + rng.normal(0, 0.05, len(true))).astype(np.float32)
     return model
 
 
@@ -107,6 +103,8 @@ def test_systematic_errors_are_those_that_cells_have_in_common(world: World, kno
     cells = [mean[task::2, 8 * f : 8 * f + 8].mean((0, 1)) for task in (0, 1) for f in range(5)]
     assert report.figures["systematic_error/mean"] == pytest.approx(np.sqrt(np.square(cells).mean()))
     assert "each of 10 cells" in report.sections[1].text
+    own, best = (report.figures[f"systematic_error/{key}"] for key in ("model", "proprio"))
+    assert f"; systematic error {own:.2f} against {best:.2f})." in answer_of(report).text
 
 
 def test_cells_of_episodes_of_any_length(make_dataset):
@@ -116,48 +114,12 @@ def test_cells_of_episodes_of_any_length(make_dataset):
     assert cells_of(ActionEvidence.gather(case)).tolist() == fifths
 
 
-def test_confidence_orders_errors(world: World, knowing: Knowing, report: Report):
-    said, true, known = parts(world, knowing)
-    errors = np.abs((said - true) / known.std(0)).mean(-1).ravel()
-    unsure = knowing.unsure.reshape(11, LENGTH)[HELD_OUT].ravel()
-    assert report.figures["confidence_rank/spread"] == pytest.approx(spearmanr(unsure, errors)[0])
-    order = np.argsort(unsure)
-    assert report.figures["confidence_error_most/spread"] == pytest.approx(errors[order[:50]].mean())
-    assert report.figures["confidence_error_least/spread"] == pytest.approx(errors[order[-50:]].mean())
-    size = np.abs((said - known.mean(0)) / known.std(0)).mean(-1).ravel()
-    assert report.figures["confidence_rank/size"] == pytest.approx(spearmanr(size, errors)[0])
-    assert holds(report)["inferred_confidence"] is True
-    ranks = rankdata(unsure).reshape(5, -1), rankdata(errors).reshape(5, -1)
-    drawn = np.random.default_rng(2).integers(0, 5, (2000, 5))
-    draws = [np.corrcoef(ranks[0][rows].ravel(), ranks[1][rows].ravel())[0, 1] for rows in drawn]
-    low, high = report.sections[2].tables[0].rows[0].intervals[0] or (0, 0)
-    assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
-
-
-def test_equal_values_share_their_rank():
-    x, y = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0, 0.0]), torch.tensor([2.0, 1.0, 2.0, 5.0, 4.0, 4.0])
-    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y)[0])
-    assert rank_correlation(torch.ones(6), y) == 0
-
-
-def test_confidence_that_says_nothing_or_the_wrong_thing_is_told_so(world: World, knowing: Knowing):
-    wrong = small(Knowing)
-    wrong.said, wrong.unsure = knowing.said, -knowing.unsure
-    assert holds(evaluate(wrong, world, episodes=HELD_OUT))["inferred_confidence"] is False
-    wrong.unsure = np.zeros_like(knowing.unsure)
-    assert holds(evaluate(wrong, world, episodes=HELD_OUT))["inferred_confidence"] is None
-    alone = small(Knowing, members=1)
-    alone.said, alone.unsure = knowing.said, wrong.unsure
-    assert "inferred_confidence" not in holds(evaluate(alone, world, episodes=HELD_OUT))
-
-
 def test_a_model_that_knows_nothing_is_told_so(world: World, knowing: Knowing):
     untrained = evaluate(small(), world, episodes=HELD_OUT).answer
     assert untrained is not None
     assert not untrained.holds
     guessing = small(Knowing)
     guessing.said = np.random.default_rng(7).standard_normal(knowing.said.shape).astype(np.float32)
-    guessing.unsure = knowing.unsure
     report = evaluate(guessing, world, episodes=HELD_OUT)
     assert answer_of(report).question == "May its actions replace unknown ones?"
     assert answer_of(report).holds is False
@@ -170,7 +132,6 @@ def test_better_than_controls_is_not_good_enough(world: World, knowing: Knowing)
     weak = small(Knowing)
     noise = np.random.default_rng(5).standard_normal(knowing.said.shape)
     weak.said = (0.2 * (world.actions.reshape(-1, 3) + 0.3 * noise)).astype(np.float32)
-    weak.unsure = knowing.unsure
     report = evaluate(weak, world, episodes=HELD_OUT)
     assert holds(report)["inferred_against_controls"] is True
     assert answer_of(report).holds is None
@@ -182,7 +143,7 @@ def test_one_episode_and_one_that_was_trained_on_decide_nothing(world: World, kn
     assert answer_of(report).holds is None
     assert answer_of(report).text.startswith("That cannot be told: only one episode was held out with known actions")
     seen = small(Knowing)
-    seen.said, seen.unsure = knowing.said, knowing.unsure
+    seen.said = knowing.said
     seen.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
     report = evaluate(seen, world, episodes=HELD_OUT)
     assert answer_of(report).text.startswith("That cannot be told from this report: the model was trained on episodes")

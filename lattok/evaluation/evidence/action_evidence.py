@@ -53,7 +53,6 @@ class ActionEvidence:
     case: Case
     source: PairSource  # its stride is the unit of the model's offsets
     held_out: PolicyWindows  # without pictures
-    spread: Tensor  # [F] of the model's members
     rows: list[ProbeRow]  # the model first, then controls
     mean: Tensor  # [m] of the known actions
     scale: Tensor  # [m] their deviations
@@ -71,13 +70,11 @@ class ActionEvidence:
         held_out = judged_episodes(source.dataset, str(source.action_key), case.split.held_out)
         episodes, known = known_episodes(case, source)
         note = partial(case.options.note, "episodes", total=len(held_out) + len(episodes))
-        flows, actions, spread = [], [], []
+        flows, actions = [], []
         for done, (episode, frames) in enumerate(_decoded(case.model, source, [*held_out, *episodes])):
             flows.append(_motion(case.model, source, frames))
             if done < len(held_out):
-                found = _inferred(case.model, source, episode, frames)
-                actions.append(torch.as_tensor(found.actions))
-                spread.append(torch.as_tensor(found.spread))
+                actions.append(torch.as_tensor(_inferred(case.model, source, episode, frames).actions))
             note(done + 1)
         judged, train = (_vectors(source, chosen) for chosen in (held_out, episodes))
         motion = Coordinates.fit(torch.cat(flows[len(held_out) :]), torch.cat(flows[: len(held_out)]))
@@ -90,7 +87,7 @@ class ActionEvidence:
             _without_later(case, source, held_out, episodes, judge),
             *_controls(train, judged, motion, judge, case.options.seed),
         ]
-        return cls(case, source, judged, torch.cat(spread), rows, fitted.mean(0), spread_of(fitted), bootstrap, known)
+        return cls(case, source, judged, rows, fitted.mean(0), spread_of(fitted), bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""Inverse dynamics models: do they say what the robot did, what do their errors have in common, when are they sure?
+"""Inverse dynamics models: do they say what the robot did, and what do their errors have in common?
 
     systematic = sqrt(mean over cells and dimensions of (mean over a cell's frames of (â - a) / σ)²)
                  cells: task x fifth of the episode; σ: deviation of the known actions
-    confidence: Spearman's rank correlation of the members' spread with mean over dimensions of |â - a| / σ
 
 Chance averages out when a policy imitates many inferred actions; what is wrong in the same way at the same place of a
-task is learned. Intervals draw whole episodes; for the rank correlation ranks stay those among all frames.
+task is learned. Both figures go with how well a policy learns from inferred actions, and how sure a model is does not
+(docs/few_actions.md). Intervals draw whole episodes.
 """
 
 from collections.abc import Sequence
@@ -48,10 +48,6 @@ SYSTEMATIC = of_actions(
     caveat="its errors repeat themselves as much as those of a control, and imitation learns them",
     weight=1,
 )
-CONFIDENCE = of_actions(
-    "inferred_confidence", "Do not weigh or drop actions by their confidence. More members make it steadier."
-)
-CONFIDENT = ("confidence_rank", "confidence_error_most", "confidence_error_least")  # figures
 DRAWN = {NO_LATER: "control", "flow": "rival", "proprio": "control"}  # controls, and their colours
 
 
@@ -104,6 +100,8 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
     numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
+    errors = (systematic_squares(evidence.gaps(row), cells_of(evidence), evidence.bootstrap)[0] for row in (own, best))
+    numbers += "; systematic error {:.2f} against {:.2f}".format(*(float(each.mean().sqrt()) for each in errors))
     share = f"{percent(value)} of how the robot's actions differ"
     texts = {
         True: f"Yes: on held-out episodes its actions explain {share}",
@@ -169,51 +167,3 @@ def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tup
         drawn.append((bootstrap.sums(gaps * inside) / bootstrap.sums(inside)).square().mean(1))
     found, draws = torch.stack(squares, 1), torch.stack(drawn).nanmean(0)
     return found, (draws - draws.mean() + found.mean()).clamp_min(0).sqrt()
-
-
-@question("inferred_confidence", of=("actions",), criteria=(CONFIDENCE,), place=30)
-def confidence_outcome(evidence: ActionEvidence) -> Outcome | None:
-    """Compare how sure the model is with how wrong it is; None for one member, which cannot say."""
-    if evidence.case.model.config.members < 2:
-        return None
-    own, bootstrap = evidence.rows[0].scores["linear"].probe.predicted, evidence.bootstrap
-    errors, size = evidence.gaps(evidence.rows[0]).abs().mean(1), ((own - evidence.mean) / evidence.scale).abs().mean(1)
-    rows, figures, quarter = [], dict[str, float](), max(1, len(errors) // 4)
-    asked = {"spread": ("spread of its members", evidence.spread), "size": ("size of the action", size)}
-    for key, (name, unsure) in asked.items():
-        order = unsure.argsort(stable=True)
-        sure, least = (float(errors[part].mean()) for part in (order[:quarter], order[-quarter:]))
-        a, b = ranks(unsure), ranks(errors)  # those that frames have among all, also where episodes are drawn
-        mean_a, mean_b, aa, bb, ab = (bootstrap.mean(each) for each in (a, b, a * a, b * b, a * b))
-        drawn = (ab - mean_a * mean_b) / ((aa - mean_a**2) * (bb - mean_b**2)).sqrt()
-        rho, span = rank_correlation(unsure, errors), bootstrap.interval(drawn)
-        values = rho, least / sure if sure else None
-        rows.append(TableRow(key, name, values, control=key != "spread", intervals=(span, None)))
-        figures |= dict(zip([f"{what}/{key}" for what in CONFIDENT], (rho, sure, least), strict=True))
-    rho, sure, least = (figures[f"{what}/spread"] for what in CONFIDENT)
-    span = rows[0].intervals[0]
-    holds = above_zero(rho, span)
-    says = {True: "tells where it is wrong", False: "points the wrong way", None: "may say nothing about errors"}[holds]
-    beyond = FEW_EPISODES if span is None else f"95 % {ends(span)}"
-    verdict = Verdict(f"Its confidence {says}: rank correlation {printed(rho, '.2f')}; {beyond}", holds, CONFIDENCE)
-    columns = ("rank correlation with the error", "error of the least sure quarter ÷ of the surest")
-    table = Table("What goes with the error", columns, tuple(rows), better="higher", digits=".2f")
-    text = (
-        "Where members that were trained separately disagree, the action should be less certain. Rank correlation "
-        "(Spearman) with the absolute error, a mean over dimensions, is 1 where the spread orders all frames by their "
-        "error, and 0 where it says nothing. The control uses the size of the inferred action instead."
-    )
-    reading = f"In the quarter of the frames where it is surest it is off by {sure:.2f} standard deviations, "
-    reading += f"in the quarter where it is least sure by {least:.2f}."
-    return Outcome((Section("Does it know where it is wrong?", text, (table,), (), reading),), figures, [verdict])
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Return ranks [N] from 0, equal values sharing theirs, less their mean; float64."""
-    _, place, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
-    return torch.from_numpy((counts.cumsum() - (counts + 1) / 2)[place] - (len(values) - 1) / 2)
-
-
-def rank_correlation(x: Tensor, y: Tensor) -> float:
-    """Compute Spearman's rank correlation of [N] and [N]; 0 where either is constant."""
-    return float(torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1].nan_to_num(0.0))
