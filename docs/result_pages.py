@@ -31,6 +31,7 @@ GROUPS = {
         "closed_loop_refined",
         "few_actions",
         "inferred_actions",
+        "few_actions_predicts",
         "vla_study",
         "vla_step",
         "joint_step",
@@ -59,6 +60,10 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
     "inferred_actions": (
         "benchmarks/closed_loop/inferred.py",
         "[What they say](few_actions.md#inferred-actions-in-four-tasks).",
+    ),
+    "few_actions_predicts": (
+        "benchmarks/closed_loop/predicts.py",
+        "[What it says](few_actions.md#which-figure-predicts-success).",
     ),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),

@@ -22,7 +22,7 @@ from benchmarks.closed_loop.comparisons import read, success
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.planned import BASE, RESULTS, STUDIES, Study, whole
 from benchmarks.closed_loop.statistics import correlation
-from benchmarks.common import write_results
+from benchmarks.common import environment, write_results
 
 INFERRED = {  # +1: more is better
     "r2_xyz": ("R² of the expert's action", 1),
@@ -178,7 +178,8 @@ def main() -> None:
         raise SystemExit(f"{len(found)} sources have runs and figures: nothing can be ranked")
     result = analysis(found, figures)
     target = args.results / f"{args.study}_predicts.json"
-    write_results(target, {"points": [point._asdict() for point in found], "correlations": result})
+    points_too = {"points": [point._asdict() for point in found], "correlations": result}
+    write_results(target, {"environment": environment(), **points_too})
     target.with_suffix(".md").write_text(page(found, figures, result))
     print(page(found, figures, result))
 
