@@ -115,11 +115,7 @@ def export(
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
             _write(writer, plan, chosen, progress)
-            for name, value in records:
-                writer.write_meta(name, value)
-                if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
-                    notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
-                    writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
+            _write_records(writer, records)
             if texts := getattr(dataset, "subtask_texts", ()):
                 writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
@@ -127,6 +123,14 @@ def export(
         hint = f"{make_room(error)}, check the permissions, or choose another `out`."
         raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
     return ExportResult(out, tuple(e.index for e in chosen), sum(e.length for e in chosen), tuple(sorted(left_out)))
+
+
+def _write_records(writer: RLDSWriter | LeRobotWriter, records: Sequence[tuple[str, Any]]) -> None:
+    for name, value in records:
+        writer.write_meta(name, value)
+        if name == PROVENANCE.name and isinstance(writer, LeRobotWriter):  # whose tools drop that file
+            notes = {prefix: portable_facts(entry) for prefix, entry in value.items() if "model" in entry}
+            writer.notes |= {f"{prefix}.valid": note for prefix, note in notes.items()}
 
 
 def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Size) -> None:

@@ -106,17 +106,9 @@ def rollout(
     Raises `LattokError` where the agent does not fit the tasks, or what it plans is no action.
     """
     checks.whole(workers=workers, videos=videos)
-    checks.counts(1, 10**9, episodes=episodes, batch=batch)
-    checks.counts(0, checks.WIDEST - episodes, seed=seed)
-    checks.one_of("instruction", instruction, INSTRUCTIONS)
-    if execute is not None:
-        checks.counts(execute=execute)
-    if ensemble is not None:
-        checks.at_least_zero(ensemble=ensemble)
-        if execute not in (None, 1):
-            checks.fail("execute", "1 with `ensemble`, which plans at every decision", execute)
     asked = {"episodes": episodes, "seed": seed, "repeat": repeat, "ensemble": ensemble, "execute": execute}
     asked |= {"instruction": instruction, "variation": asdict(variation), "batch": batch}
+    _check_options(**asked)
     actor, names = as_agent(agent), find_tasks(tasks)
     chosen = {"tasks": names, **asked, "execute": 1 if ensemble is not None else execute or actor.steps}
     described = actor.describe()
@@ -133,6 +125,20 @@ def rollout(
     if folder is not None:
         found.save(folder)
     return found
+
+
+def _check_options(
+    episodes: int, seed: int, ensemble: float | None, execute: int | None, instruction: str, batch: int, **_: Any
+) -> None:
+    checks.counts(1, 10**9, episodes=episodes, batch=batch)
+    checks.counts(0, checks.WIDEST - episodes, seed=seed)
+    checks.one_of("instruction", instruction, INSTRUCTIONS)
+    if execute is not None:
+        checks.counts(execute=execute)
+    if ensemble is not None:
+        checks.at_least_zero(ensemble=ensemble)
+        if execute not in (None, 1):
+            checks.fail("execute", "1 with `ensemble`, which plans at every decision", execute)
 
 
 @dataclass
