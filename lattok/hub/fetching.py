@@ -249,7 +249,7 @@ class HubFiles(LocalFiles):
 
 def _make_room(folder: Path, limit: int) -> None:
     """Remove what was not used for longest until claims and files are within the limit, but nothing that is in use."""
-    claims = [path for path in (folder / "claims").iterdir() if not _removed(path)]  # those of killed processes go
+    claims = [path for path in (folder / "claims").glob("[0-9]*-*") if not _removed(path)]  # of the dead
     used = sum(int(path.name.split("-")[0]) for path in claims)
     found: list[tuple[int, int, str]] = []
     for place, _, names in os.walk(folder):
