@@ -59,11 +59,11 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
     "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
     "inferred_actions": (
         "benchmarks/closed_loop/inferred.py",
-        "[What they say](few_actions.md#inferred-actions-in-four-tasks).",
+        "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
     "few_actions_predicts": (
         "benchmarks/closed_loop/predicts.py",
-        "[What it says](few_actions.md#which-figure-predicts-success).",
+        "[What it says](few_actions_labels.md#which-figure-predicts-success).",
     ),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
