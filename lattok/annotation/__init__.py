@@ -36,6 +36,8 @@ MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data:
 
 
 class AnnotationResult(NamedTuple):
+    """An annotated dataset."""
+
     path: Path
     episodes: int  # in all
     unlabelled: Failures  # by prefix, episodes without labels, and why

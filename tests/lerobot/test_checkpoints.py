@@ -94,6 +94,9 @@ def test_settings_changed_after_training_are_those_of_the_checkpoint(export, tmp
     exported.save_pretrained(tmp_path / "saved")
     saved = LattokPolicy.from_pretrained(tmp_path / "saved")
     assert settings(saved.model) == (1.0, 3, 1)
+    exported.model.head.temperature, exported.model.head.draws, exported.model.queues.n_action_steps = 0.7, 5, 2
+    exported.save_pretrained(tmp_path / "back")
+    assert settings(LattokPolicy.from_pretrained(tmp_path / "back").model) == (0.7, 5, 2)
     saved.config.n_action_steps = 3  # as a user of LeRobot asks for it
     saved.save_pretrained(tmp_path / "asked")
     assert settings(LattokPolicy.from_pretrained(tmp_path / "asked").model) == (1.0, 3, 3)

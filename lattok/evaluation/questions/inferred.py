@@ -5,7 +5,7 @@
 
 Chance averages out when a policy imitates many inferred actions; what is wrong in the same way at the same place of a
 task is learned. Both figures go with how well a policy learns from inferred actions, and how sure a model is does not
-(docs/few_actions.md). Intervals draw whole episodes.
+(docs/few_actions_labels.md). Intervals draw whole episodes.
 """
 
 from collections.abc import Sequence

@@ -106,6 +106,7 @@ class PublishedLAM(PairModel, ABC):
 
     @torch.no_grad()
     def encode_features(self, features: Values) -> LatentActions:
+        """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""
         with self.inference():
             now, later = (self.of_frame(frame) for frame in self.checked_features(features).unbind(1))
             return like(features, self.from_tokens(self.of_pair(now, later)))

@@ -149,6 +149,7 @@ class LattokPolicy(PreTrainedPolicy):
         before, now = flat(self.made), flat(self.model.acting_config)
         for name in (name for name in CHANGEABLE if now[name] != before[name]):
             setattr(self.config, name, now[name])
+        self.made = self.model.acting_config
         self.config._save_pretrained(save_directory)
         saved = {INSIDE + name: value for name, value in self.model.saved_tensors().items()}
         saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}
