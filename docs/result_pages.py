@@ -61,10 +61,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "benchmarks/closed_loop/inferred.py",
         "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
-    "few_actions_predicts": (
-        "benchmarks/closed_loop/predicts.py",
-        "[What it says](few_actions_labels.md#which-figure-predicts-success).",
-    ),
+    "few_actions_predicts": ("benchmarks/closed_loop/predicts.py", ""),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
