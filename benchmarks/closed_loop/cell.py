@@ -6,7 +6,7 @@ python -m benchmarks.closed_loop.cell action-free.la_align.0 --folder study --re
 import argparse
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -95,22 +95,24 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
 
 
-def begun_by(data: Path, out: Path, strategy: str, given: Mapping[str, Any]) -> Path:
-    """Return a policy that learned labels of all videos first, trained if it is not there yet."""
+def train_once(out: Path, recipe: Callable[[], Any]) -> Path:
+    """Return the folder of a model, trained if it is not there yet; what was begun goes on. Its checkpoint goes."""
     if not (out / "config.json").exists():
-        options = {**given, "strategy": strategy, "steps": FIRST_STEPS, "acted_share": ACTED_SHARE}
-        lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
+        lattok.train(recipe(), resume=out.exists())
         shutil.rmtree(out / "run", ignore_errors=True)
     return out
+
+
+def begun_by(data: Path, out: Path, strategy: str, given: Mapping[str, Any]) -> Path:
+    """Return a policy that learned labels of all videos first, trained if it is not there yet."""
+    options = {**given, "strategy": strategy, "steps": FIRST_STEPS, "acted_share": ACTED_SHARE}
+    return train_once(out, lambda: lattok.VLARecipe.from_preset(data, out, "scratch", **options))
 
 
 def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) -> Path:
     """Return the student of a teacher, trained as the policy will be, on all videos, if it is not there yet."""
-    if not (out / "config.json").exists():
-        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS}
-        lattok.train(lattok.LatBotRecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
-        shutil.rmtree(out / "run", ignore_errors=True)
-    return out
+    options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS}
+    return train_once(out, lambda: lattok.LatBotRecipe.from_preset(data, out, "scratch", **options))
 
 
 def run(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -176,14 +178,9 @@ def model_of_labels(cell: Cell, folder: Path) -> Path | None:
 
 
 def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[lattok.LatentVLA, float | None]:
-    """Return the policy in `out`, trained if it is not there, and its CPU seconds; None where it was begun before.
-
-    Its checkpoint goes.
-    """
+    """Return the policy in `out`, trained if it is not there, and its CPU seconds; None where it was begun before."""
     begun, cost = out.exists(), time.process_time()
-    if not (out / "config.json").exists():
-        lattok.train(recipe_of(cell, folder, out, task), resume=begun)
-        shutil.rmtree(out / "run", ignore_errors=True)
+    train_once(out, lambda: recipe_of(cell, folder, out, task))
     return lattok.LatentVLA.from_pretrained(out), None if begun else time.process_time() - cost
 
 

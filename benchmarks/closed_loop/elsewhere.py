@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 import lattok
-from benchmarks.closed_loop.cell import counts, outcomes
+from benchmarks.closed_loop.cell import counts, outcomes, train_once
+from benchmarks.closed_loop.comparisons import success
 from benchmarks.closed_loop.inferred import figures
-from benchmarks.closed_loop.labels import ACTION, EXECUTED, columns_of, lists, with_columns
+from benchmarks.closed_loop.labels import ACTION, EXECUTED, hide
 from benchmarks.closed_loop.plan import NOISE, POLICY, REGIMES, STARTS, WORLD
 from benchmarks.closed_loop.statistics import Interval, holm, paired
 from benchmarks.closed_loop.tables import p_text
@@ -54,10 +54,7 @@ def without_actions(folder: Path, data: Path) -> Path:
     """Return the videos with NaN for every action."""
     out = folder / "hidden" / "all"
     if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        whole = columns_of(data, [ACTION, EXECUTED])[1]
-        unknown = {name: np.full_like(np.stack(whole[name].to_numpy()), np.nan) for name in whole.column_names}
-        with_columns(data, out, pa.table({name: lists(torch.from_numpy(each)) for name, each in unknown.items()}))
+        hide(data, out, np.zeros(1, bool))
     return out
 
 
@@ -83,19 +80,10 @@ def acted(folder: Path, data: Path, name: str, seed: int, source: str) -> dict[s
         train = select_episodes(lattok.open_dataset(data), "train")
         given, learned = {"episodes": ",".join(str(e.index) for e in train)}, filled(folder, data, name, seed)
     out = folder / "policies" / f"elsewhere.{name}.{source}.{seed}"
-    if not (out / "config.json").exists():
-        recipe = lattok.VLARecipe.from_preset(learned, out, "scratch", **{**POLICY, "seed": seed, **given})
-        lattok.train(recipe, resume=out.exists())
-        shutil.rmtree(out / "run", ignore_errors=True)
+    train_once(out, lambda: lattok.VLARecipe.from_preset(learned, out, "scratch", **{**POLICY, "seed": seed, **given}))
     policy = lattok.LatentVLA.from_pretrained(out)
     by_task = outcomes(policy, WORLD, STARTS, instruction="own")
     return {"model": policy.describe(), "outcomes": by_task, "own": {task: counts(e) for task, e in by_task.items()}}
-
-
-def success(run: Mapping[str, Any]) -> float:
-    """Return the share of rollouts that won."""
-    own = list(run["own"].values())
-    return sum(won for won, _, _ in own) / sum(played for _, _, played in own)
 
 
 def page(runs: Mapping[str, Mapping[str, Any]]) -> str:
