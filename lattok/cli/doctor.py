@@ -14,14 +14,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores, cpu_quota, devices, memory_bytes, module_of
-from lattok.utils.findings import ORDER, WIDTH, Finding, Found, Problem, by_severity, fitted, lines
+from lattok.utils.findings import ORDER, WIDTH, Finding, Found, by_severity, error, fitted, lines, note, warning
 from lattok.version import INSTALL, SIMULATORS, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
@@ -39,7 +38,6 @@ CODECS = {  # that datasets come in, and encoders that make them
 Probe = Callable[..., Found]
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
-error, warning, note = (partial(Problem, severity) for severity in ORDER)
 NOT_INSTALLED = error("{name} is not installed.", INSTALL)
 BROKEN = error(
     "{name} {version} is installed but does not work: {reason}.",

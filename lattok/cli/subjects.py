@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from lattok.training import RECIPE, RUN
 from lattok.training.loop import recorded
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.utils import checks, files
-from lattok.utils.findings import ORDER, Found, Problem
+from lattok.utils.findings import Found, error, note, warning
 
 MUCH_WAITING = 0.1  # share of the time
 MAX_NAMED = 8  # episodes or columns, in a finding
 
-error, warning, note = (partial(Problem, severity) for severity in ORDER)
 NOT_LOADED = error("{error}", "Copy or download it again.")
 NO_FEATURES = error(
     "{error}", "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."

@@ -1,18 +1,15 @@
 """What inspecting a dataset may find, what to do about it, and what looks for it in columns of numbers."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok.utils.findings import Finding, Problem
+from lattok.utils.findings import Finding, error, note, warning
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
 NAMED = 8  # dimensions named in a finding
-
-note, warning, error = (partial(Problem, severity) for severity in ("note", "warning", "error"))
 
 # its structure
 DAMAGED = error("Episode {episode}: {reason}")

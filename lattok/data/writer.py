@@ -222,9 +222,10 @@ class LeRobotWriter:
         """Return the given columns in their declared types, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
-        for key in columns.keys() - self._kept.keys():
-            dtype = self._features[key].dtype
-            values[key] = np.asarray(columns[key], dtype=object if dtype == "string" else dtype)
+        for key, given in columns.items():
+            if key not in self._kept:
+                dtype = self._features[key].dtype
+                values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
         return values
 
     def _table(

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 COMMAND = ": lattok "  # what follows can be typed
@@ -30,6 +31,7 @@ class Problem(NamedTuple):
         return Finding(self.severity, self.what.format(**facts), self.advice.format(**facts))
 
 
+error, warning, note = (partial(Problem, severity) for severity in ORDER)
 Found = Iterator[tuple[str, str] | Finding]  # facts (label, text) and findings, as they come
 
 

@@ -144,6 +144,17 @@ def test_a_missing_package_of_a_world_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert worlds.tasks_told(("open the drawer",), None) == []
 
 
+def test_a_world_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def tasks(self) -> dict[str, str]:
+            raise ModuleNotFoundError("No module named 'theirs'", name="theirs")
+
+    there = worlds.WORLDS["metaworld-pairs"]
+    monkeypatch.setattr(worlds, "WORLDS", {"broken": Broken(), "metaworld-pairs": there})
+    instruction = there.tasks()["drawer-open"]
+    assert worlds.tasks_told((instruction,), None) == ["metaworld-pairs/drawer-open"]
+
+
 def test_wrong_names_are_refused() -> None:
     with pytest.raises(LattokError, match="metaworld-pairs/drawer-open"):
         make("metaworld-pairs/drawer-opn")

@@ -100,7 +100,7 @@ def _decision(evidence: ActionEvidence, own: ProbeRow, best: ProbeRow | None, ve
         return Decision(20, None, "That cannot be told: held-out actions do not vary.", caveats=False)
     value, rival = (row.value("linear", 0) or 0.0 for row in (own, best))
     numbers = f"R² {printed(value, '.2f')} against {printed(rival, '.2f')} of {best.plain}"
-    errors = (systematic_squares(evidence.gaps(row), cells_of(evidence), evidence.bootstrap)[0] for row in (own, best))
+    errors = (mean_squares(evidence.gaps(row), cells_of(evidence)) for row in (own, best))
     numbers += "; systematic error {:.2f} against {:.2f}".format(*(float(each.mean().sqrt()) for each in errors))
     share = f"{percent(value)} of how the robot's actions differ"
     texts = {
@@ -156,14 +156,18 @@ def cells_of(evidence: ActionEvidence) -> Tensor:
     return torch.from_numpy(np.unique(held_out.task_of * FIFTHS + fifths, return_inverse=True)[1])
 
 
+def mean_squares(gaps: Tensor, cells: Tensor) -> Tensor:
+    """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]."""
+    return torch.stack([gaps[cells == cell].mean(0).square() for cell in range(int(cells.max()) + 1)], 1)
+
+
 def systematic_squares(gaps: Tensor, cells: Tensor, bootstrap: Bootstrap) -> tuple[Tensor, Tensor]:
-    """Square the mean of gaps [F, m] in each of the cells [F]: [m, C]; and the systematic error per draw, [draws].
-    Cells of which no episode is drawn do not count. What chance adds to a square each time that episodes are drawn, on
-    average, is taken away: draws lie around the error itself."""
-    squares, drawn = [], []
+    """Return `mean_squares` [m, C], and the systematic error per draw of episodes, [draws]. Cells of which no episode
+    is drawn do not count. What chance adds to a square each time that episodes are drawn, on average, is taken away:
+    draws lie around the error itself."""
+    drawn = []
     for cell in range(int(cells.max()) + 1):
         inside = (cells == cell)[:, None].double()
-        squares.append(gaps[cells == cell].mean(0).square())
         drawn.append((bootstrap.sums(gaps * inside) / bootstrap.sums(inside)).square().mean(1))
-    found, draws = torch.stack(squares, 1), torch.stack(drawn).nanmean(0)
+    found, draws = mean_squares(gaps, cells), torch.stack(drawn).nanmean(0)
     return found, (draws - draws.mean() + found.mean()).clamp_min(0).sqrt()

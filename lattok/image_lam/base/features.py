@@ -289,7 +289,9 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     return network
 
 
-def _transformers(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
+def _transformers(
+    name: str, model: str, image_size: int, revision: str | None, pretrained: bool
+) -> StillVideo | OrderedMAE:
     try:
         from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:
