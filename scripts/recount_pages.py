@@ -147,6 +147,8 @@ def by_row(f):
         for row, gap, corrected in zip(family, gaps, holm(*gaps, *more), strict=False):
             yield f"| {pm(f.won(FREE, row))} | {pm(gap, signed=True)} | {p(corrected)} |"
     yield f"gains {pm(align)} over `baseline` (p {p(holm(align, f.over(FREE, 'la_align-idm'))[0])})"
+    general = p(f.general(FREE, "latent_policy"))
+    yield f"(for tasks in general, `latent_policy` is not significantly worse: p {general})."
     control = "la_align-idm_shuffled"
     content, rest = f.over(FREE, "la_align-idm", control), f.over(FREE, control, "baseline")
     first, second = holm(content, rest)
