@@ -1,9 +1,12 @@
 """Recounts the study of few actions from single rollouts; shares no code with what ran and wrote it.
 
-    python scripts/recount.py      # compares benchmarks/results/few_actions/ with few_actions.json beside it
+    python scripts/recount.py      # compares benchmarks/results/few_actions/ with what is written beside it
 
-Success from the outcomes, differences paired by seed, t intervals by their textbook formula, Holm's correction within
-each family, McNemar by counting. Exit code 1 and a line for every figure that differs.
+Success from the outcomes, differences paired by seed (of all seeds and tasks, without seed 0, in either half of the
+tasks), t intervals by their textbook formula, the same with tasks drawn at random, Holm's correction within each
+family, McNemar by counting. Then, of the study of few actions, the rank correlations of `few_actions_predicts.json`,
+and what the pages say: `recount_pages.py` writes sentences and tables again from the figures, and each has to be there.
+Exit code 1 and a line for everything that differs.
 """
 
 import argparse
@@ -16,7 +19,9 @@ import sys
 from scipy.special import betainc
 from scipy.stats import binom, t
 
-HERE = pathlib.Path(__file__).resolve().parents[1] / "benchmarks/results/few_actions"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+HERE = ROOT / "benchmarks/results/few_actions"
+KNOWN = ("drawer-close", "faucet-close", "window-close", "door-lock")  # the tasks of `four-tasks` with known actions
 
 
 def read(folder):
@@ -28,6 +33,16 @@ def read(folder):
         found[place["regime"], place["row"], place["seed"]] = {
             (task, start): end for task, played in content["outcomes"]["own"].items() for start, end, _ in played
         }
+    return found
+
+
+def read_counts(folder):
+    """Return {(regime, row, seed): success} of a study that has kept counts alone, not the single rollouts."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        counts, place = content["own"].values(), content["cell"]
+        found[place["regime"], place["row"], place["seed"]] = sum(c[0] for c in counts) / sum(c[2] for c in counts)
     return found
 
 
@@ -45,8 +60,48 @@ def interval(numbers):
     return middle, error * t.ppf(0.975, n - 1), float(betainc((n - 1) / 2, 0.5, (n - 1) / (n - 1 + ratio**2)))
 
 
+def in_general(pairs):
+    """Return mean, half width and p of a difference, with seeds and tasks both drawn at random.
+
+    Mean squares of seeds, tasks and the rest of differences [seed][task]; Satterthwaite's degrees of freedom.
+    """
+    tasks = sorted({task for task, _ in pairs[0][0]})
+    table = [[won(of_task(a, task)) - won(of_task(b, task)) for task in tasks] for a, b in pairs]
+    seeds, middle = len(table), mean([mean(row) for row in table])
+    rows, columns = [mean(row) for row in table], [mean(column) for column in zip(*table, strict=True)]
+    free = seeds - 1, len(tasks) - 1, (seeds - 1) * (len(tasks) - 1)
+    rest = [x - r - c + middle for row, r in zip(table, rows, strict=True) for x, c in zip(row, columns, strict=True)]
+    squares = (
+        len(tasks) * math.fsum((r - middle) ** 2 for r in rows) / free[0],
+        seeds * math.fsum((c - middle) ** 2 for c in columns) / free[1],
+        math.fsum(x**2 for x in rest) / free[2],
+    )
+    whole = max(squares[0] + squares[1] - squares[2], squares[2])
+    freedom = whole**2 / sum(square**2 / n for square, n in zip(squares, free, strict=True))
+    error = math.sqrt(whole / seeds / len(tasks))
+    return middle, error * t.ppf(0.975, freedom), 2 * t.sf(abs(middle) / error, freedom)
+
+
+def of_task(rollouts, task):
+    return {at: end for at, end in rollouts.items() if at[0] == task}
+
+
 def won(rollouts):
     return mean([end == "success" for end in rollouts.values()])
+
+
+def half(rollouts, part):
+    """Return the rollouts in the tasks with known actions, or those in the other tasks; all of them for other parts."""
+    if not part.endswith(" tasks"):
+        return rollouts
+    inside = part == "known tasks"
+    return {at: end for at, end in rollouts.items() if (at[0].rpartition("/")[2] in KNOWN) == inside}
+
+
+def compared(what, written, counted):
+    """Yield mean, half width and p of an interval."""
+    for name, one, two in zip(("mean", "half", "p"), written, counted, strict=False):
+        yield f"{what} {name}", one, two
 
 
 def recount(played, written):
@@ -54,14 +109,19 @@ def recount(played, written):
     families = collections.defaultdict(list)
     for regime, rows in written.items():
         for row, figure in rows.items():
-            seeds = range(figure["success"][3])
-            yield f"{regime} {row} success", figure["success"][0], mean([won(played[regime, row, s]) for s in seeds])
+            runs = [played[regime, row, seed] for seed in range(figure["success"][3])]
+            for part in ("success", *(name for name in figure if name.endswith(" tasks"))):
+                counted = interval([won(half(run, part)) for run in runs])
+                yield from compared(f"{regime} {row} {part}", figure[part], counted)
             for other, told in figure["over"].items():
                 pairs = [(played[regime, row, s], played[regime, other, s]) for s in range(told["difference"][3])]
                 counted = interval([won(a) - won(b) for a, b in pairs])
                 what = f"{regime} {row} - {other}"
-                for name, one, two in zip(("mean", "half", "p"), told["difference"], counted, strict=False):
-                    yield f"{what} {name}", one, two
+                yield from compared(what, told["difference"], counted)
+                yield from compared(f"{what} in general", told["any"], in_general(pairs))
+                for part, own in told["parts"].items():
+                    some = [(half(a, part), half(b, part)) for a, b in pairs[part == "without seed 0" :]]
+                    yield from compared(f"{what} {part}", own, interval([won(a) - won(b) for a, b in some]))
                 alone = sum(a[at] == "success" != b[at] for a, b in pairs for at in a)
                 lost = sum(b[at] == "success" != a[at] for a, b in pairs for at in a)
                 yield f"{what} alone", told["starts"]["alone"], alone
@@ -76,20 +136,37 @@ def recount(played, written):
             yield f"{what} Holm", told, largest
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=pathlib.Path, default=HERE)
-    folder = parser.parse_args().results
-    written = json.loads(folder.with_suffix(".json").read_text())
-    written = {name: rows for name, rows in written.items() if name != "environment"}
+def check(figures):
+    """Print every figure that differs; return how many there are, and how many differ."""
     count = wrong = 0
-    for what, one, two in recount(read(folder), written):
+    for what, one, two in figures:
         count += 1
-        if not math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-9):
+        if not (math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(one) and math.isnan(two))):
             wrong += 1
             print(f"{what}: written {one}, counted {two}")
     print(f"{count} figures, {wrong} differ")
-    sys.exit(bool(wrong or not count))
+    return count, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=pathlib.Path, default=HERE)
+    parser.add_argument("--root", type=pathlib.Path, default=ROOT, help="where the pages are")
+    args = parser.parse_args()
+    written = json.loads(args.results.with_suffix(".json").read_text())
+    played = read(args.results)
+    count, wrong = check(recount(played, {name: rows for name, rows in written.items() if name != "environment"}))
+    absent = 0
+    if args.results.resolve() == HERE:
+        sys.path.insert(0, str(ROOT))
+        from scripts import recount_labels, recount_pages  # which use what is above
+
+        labels = json.loads((HERE.parent / "inferred_actions.json").read_text())["runs"]
+        told = json.loads((HERE.parent / "few_actions_predicts.json").read_text())
+        wrong += check(recount_labels.correlations(played, labels, told))[1]
+        before = read_counts(HERE.parent / "closed_loop")
+        absent = recount_pages.check(recount_pages.Figures(played, labels, before, told), args.root)
+    sys.exit(bool(wrong or absent or not count))
 
 
 if __name__ == "__main__":

@@ -134,8 +134,8 @@ class InverseOptions(ImageOptions):
     """What is read from the dataset, and whose actions are known.
 
     Attributes:
-        action_episodes: episodes whose actions are known (default: all of `episodes`); others teach only by loss_flow
-            or loss_reversal
+        action_episodes: episodes whose actions are known (default: all of `episodes`); others teach only by loss_flow,
+            loss_forward or loss_reversal
         acted_share: share of a batch from episodes with known actions, if others teach too
     """
 

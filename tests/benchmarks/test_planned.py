@@ -165,6 +165,27 @@ def test_a_script_of_its_own_counts_the_same(study, tmp_path, monkeypatch, capsy
     assert f"{family.regime} {row} - {other} mean: written" in capsys.readouterr().out
 
 
+def test_pages_say_what_is_counted(tmp_path, monkeypatch, capsys):
+    """As they are, and not once a figure in a sentence or in a table is another one."""
+    pages = ("README.md", "docs/few_actions.md", "docs/few_actions_labels.md")
+    texts = {name: (recount.ROOT / name).read_text(encoding="utf-8") for name in pages}
+    wrong = {
+        name: text.replace(".654 ± .056", ".664 ± .056").replace("| .788 |", "| .789 |") for name, text in texts.items()
+    }
+    monkeypatch.setattr("sys.argv", ["recount", "--root", str(tmp_path)])
+    (tmp_path / "docs").mkdir()
+    for given, code in ((texts, 0), (wrong, 1)):
+        for name, text in given.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit) as ended:
+            recount.main()
+        said = capsys.readouterr().out
+        assert ended.value.code == code, said
+    assert "docs/few_actions.md lacks: .654 ± .056 in the others" in said
+    assert "docs/few_actions_labels.md lacks: | .788 | .293 | .102 |" in said
+    assert said.splitlines()[-1].endswith(", 2 differ")
+
+
 def test_worlds_have_demonstrations_and_names_of_their_own():
     """Models and labels of two regimes share a folder only where they see the same."""
     seen = {}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.closed_loop import inferred, learnable, predicts
 from benchmarks.closed_loop.inferred import from_scene
@@ -13,8 +14,10 @@ from benchmarks.closed_loop.predicts import (
     QUESTIONS,
     Point,
     analysis,
+    group_sizes,
     over_sources,
     page,
+    parts_of,
     rank,
     within,
 )
@@ -37,6 +40,8 @@ def test_ranks_against_counts_of_pairs():
     places = [np.array([(v > values).sum() for v in values]) for values in (x, y)]
     squares = ((places[0] - places[1]) ** 2).sum()
     assert rank(x, y) == pytest.approx(1 - 6 * squares / (9 * (81 - 1)))
+    tied = rng.integers(4, size=(2, 9))
+    assert rank(*tied) == pytest.approx(stats.spearmanr(*tied).statistic)
     assert np.isnan([rank([1, 1, 1, 1], [1, 2, 3, 4]), rank([1, np.nan, 2], [1, 2, 3])]).all()
 
 
@@ -51,10 +56,35 @@ def test_what_predicts_is_found_and_a_figure_of_the_regime_alone_is_not_taken_fo
     assert np.isnan(result["confidence"]["sources"][0])
     seeds = [list(point.gains) for point in found]
     assert over_sources(found, seeds, "systematic") == pytest.approx(-1) == within(found, seeds, "systematic")
-    text = page(found, INFERRED, result)
+    text = page(found, INFERRED, {"All": {"sources": 8, "correlations": result, "sizes": group_sizes(found)}})
     assert text.count("| 19 demonstrations a task, actions of 2 |") == 4
     assert "| systematic error by task and phase | +1.00 (+1.00" in text
     assert "| rank correlation of confidence and error | – | – |" in text
+
+
+def test_everything_is_also_said_without_extremes(monkeypatch):
+    """Two ceilings far above the rest make a correlation that the others do not have."""
+    monkeypatch.setattr(predicts, "DRAWS", 50)
+    gains = {"idm": 0.1, "idm-video": 0.2, "idm-past": 0.15, "idm-proprio": 0.12, "executed": 0.9}
+    r2 = {"idm": 0.5, "idm-video": 0.3, "idm-past": 0.4, "idm-proprio": 0.45, "executed": 0.99}
+    found = [
+        Point(regime, row, dict.fromkeys(range(3), gain + shift), {seed: {"r2_xyz": r2[row]} for seed in range(3)})
+        for regime, shift in (("action-free", 0.0), ("one-known", 0.01))
+        for row, gain in gains.items()
+    ]
+    found[-2] = found[-2]._replace(gains=dict.fromkeys(range(2), 0.13))  # a seed less
+    parts = parts_of(found, QUESTIONS["few_actions"])
+    every, without = parts["All sources"], parts[predicts.WITHOUT]
+    assert (every["sources"], without["sources"]) == (10, 8)
+    assert every["sizes"] == {"action-free": [5, 5, 5], "one-known": [5, 5, 4]}
+    assert without["sizes"] == {"action-free": [4, 4, 4], "one-known": [4, 4, 3]}
+    assert without["correlations"]["r2_xyz"]["within"][0] == pytest.approx(-1)
+    assert every["correlations"]["r2_xyz"]["within"][0] > -0.2
+    text = page(found, INFERRED, parts)
+    assert "All sources (10):" in text
+    assert f"{predicts.WITHOUT} (8):" in text
+    assert "19 demonstrations a task, actions of 1: 3 or 4." in text
+    assert len(parts_of(found, QUESTIONS["acting_by_tokens"])) == 1  # which has no extremes
 
 
 def test_sources_of_a_regime_share_the_seeds_that_are_drawn():
@@ -111,7 +141,8 @@ def test_tokenizers_are_ranked_by_what_is_said_of_them(tmp_path, monkeypatch, ca
     monkeypatch.setattr(predicts, "DRAWS", 20)
     predicts.main()
     found = json.loads((tmp_path / "acting_by_tokens_predicts.json").read_text())
-    assert len(found["points"]) == 3  # P2T's figures are missing
+    assert len(found["points"]) == 3 == found["sources"]  # P2T's figures are missing
+    assert found["without_extremes"] == {}
     assert found["correlations"]["policy_error"]["sources"][0] == 1
     assert np.isnan(found["correlations"]["normalised_mse"]["sources"][0])  # the same for all
     text = capsys.readouterr().out

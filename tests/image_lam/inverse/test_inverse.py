@@ -12,6 +12,7 @@ from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.image_lam.base.bottlenecks import CodebookConfig
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.image_lam.inverse.model import around_each, state_changes
+from lattok.recipes.clips import InverseOptions
 from lattok.types import PolicyBatch
 from lattok.utils.checks import LattokError
 
@@ -382,6 +383,14 @@ def test_actions_that_are_not_known_are_never_seen(tmp_path):
         other = train(data, tmp_path / f"other{number}", steps=3, loss_flow=0.5, action_episodes="0,1")
         for name, value in hidden.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("loss", ["loss_flow", "loss_forward", "loss_reversal"])
+def test_videos_without_actions_teach_by_each_of_three_losses(loss):
+    """And the help of `action_episodes` names it."""
+    assert small(offsets=(0, 1), **{loss: 0.5}).config.learns_from_video
+    assert not small(offsets=(0, 1)).config.learns_from_video
+    assert loss in (InverseOptions.__doc__ or "")
 
 
 def test_every_member_has_actions_to_learn_in_every_part_of_a_batch(tmp_path):
