@@ -250,6 +250,11 @@ def label_tables(f):
     for row in ("idm", "idm-video", "idm-known_video", "idm-reversible", "executed"):
         figures = [middle(f.of(FOUR, row, name, part)) for name in both for part in (KNOWN, OTHER)]
         yield f"| {' | '.join([*figures, *(middle(f.won(FOUR, row, part)) for part in (KNOWN, OTHER))])} |"
+    for row in ("one", "one-forward", "one-forward-differences", "one-reversal", "one-both"):
+        figures = [f.of(FREE, row), *(f.of(FOUR, row, part=part) for part in (KNOWN, OTHER))]
+        yield f"| {' | '.join(map(middle, figures))} |"
+    for row in ("one-8", "one-kl", "one-fsq", "one-vq"):
+        yield f"| {middle(f.of(FREE, row))} | – | – |"
     for row in ("idm", "idm-video", "idm-proprio"):
         figures = [middle(f.of(ONE, row, name)) for name in both]
         yield f"| {' | '.join([f'`{row}`', *figures, middle(f.won(ONE, row))])} |"
