@@ -121,7 +121,7 @@ class TokenHead(ActionHead):
         return below.sum(-1).clamp_max(self.classes - 1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
-        """Choose each code from those before it; keys and values of what was seen are kept."""
+        """Choose each code from those before it, until all rows ended; keys and values of what was seen are kept."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]
         blocks = [cast(HeadBlock, block) for block in self.blocks]
         fixed = [block.fixed(states[layer], token) for layer, block in zip(self.layers, blocks, strict=True)]
@@ -137,7 +137,9 @@ class TokenHead(ActionHead):
             state = self.norm(x)
             logits = self.out(state, i) if self.own else self.out(state)
             codes = torch.cat([codes, self._chosen(logits, None if chances is None else chances[:, i : i + 1])], 1)
-        return codes
+            if not self.spec.fixed and bool((codes >= self.spec.codes).any(1).all()):
+                break
+        return F.pad(codes, (0, self.spec.tokens - codes.shape[1]), value=self.spec.codes)  # more ends
 
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:
