@@ -3,12 +3,17 @@
     policy error = mean over valid steps and dimensions of ((decode(c^) - a) / σ)^2     c^: codes that a policy chose
 
 The policy is small, sees state and instruction alone, and learns for the same number of steps whatever the tokenizer,
-with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. Beside it what is
-thought to matter: how often a choice of codes begins as no training chunk does, how far one replaced code moves a
-chunk, and whether chunks that are near one another stay so (OAT; ProAct; ActionPiece: their definitions in words, where
-these are all that is published).
+with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. The better of its
+two ways to act (likeliest codes, mean of draws) decides whether the tokenizer may be used: where `LEAST_KEPT` is kept.
+
+    kept = (error of the mean action - policy error) / (error of the mean action - error of the control)
+
+Beside it what is thought to matter: how often a choice of codes begins as no training chunk does, how far one replaced
+code moves a chunk, and whether chunks that are near one another stay so (OAT; ProAct; ActionPiece: their definitions in
+words, where these are all that is published).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
@@ -21,7 +26,7 @@ from lattok.evaluation.evidence import Case, evenly
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures
+from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures, codec_loss
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
@@ -49,6 +54,7 @@ RANKED, NEIGHBOURS = 256, 16  # chunks, and those near each of them
 WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
 MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer: beyond, a minute is not enough
 MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
+LEAST_KEPT = 0.9  # our choice: of what a policy without codes gains over the mean action, for the answer Yes
 BY_MEAN: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "draws": 32})  # a head acts by what it draws
 
 
@@ -179,7 +185,8 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     own, other = figures["policy_error"], figures["policy_error/regression"]
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
     verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
-    return Outcome((_section(figures, gain),), figures, [verdict], _decision(evidence, figures), f"{text}.")
+    decision = _decision(codec_figures(evidence.methods, evidence.rate), figures)
+    return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
 
 
 def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> Tensor:
@@ -264,14 +271,23 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     return Section("Can a policy act by it?", text, (errors, more))
 
 
-def _decision(evidence: TokenizerEvidence, figures: dict[str, float]) -> Decision:
-    own, other, mean = (figures[f"policy_error{of}"] for of in ("", "/regression", "/mean"))
-    if own >= mean > other:
-        text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
-        return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
-    if own >= mean:
+def _decision(codec: Mapping[str, float], figures: Mapping[str, float]) -> Decision:
+    """Judge by what acting by the codes keeps of the gain over the mean action; what the `codec` loses is said last."""
+    likeliest, drawn, other, mean = (figures[f"policy_error{of}"] for of in ("", "/draws", "/regression", "/mean"))
+    if codec["normalised_mse"] >= codec["normalised_mse/mean"]:
+        return replace(codec_decision(codec), weight=25)
+    if other >= mean:
         text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
         return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
-    codec = codec_decision(codec_figures(evidence.methods, evidence.rate))
-    text = f"A policy will err by {own:.3g} of the variance of actions, one that regresses them by {other:.3g}."
-    return replace(codec, weight=25, text=f"{codec.text} {text}")
+    if (own := min(likeliest, drawn)) >= mean:
+        text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
+        return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
+    kept, policy = (mean - own) / (mean - other), "A policy that acts by its codes"
+    said = f"Yes. {policy}"
+    if kept < LEAST_KEPT:
+        share = f"keeps only {math.floor(100 * kept)} % of what a policy without codes gains over the mean action"
+        said = f"No: {policy.lower()} {share}. It"
+    by_mean = f"{drawn:.3g} by the mean of {BY_MEAN['draws']} drawn chunks"
+    errs = f"will err by {likeliest:.3g} of the variance of actions ({by_mean}), one that regresses them by {other:.3g}"
+    text = f"{said} {errs}, the mean action by {mean:.3g}. Decoding the right codes {codec_loss(codec)}"
+    return Decision(25, kept >= LEAST_KEPT, text)
