@@ -156,7 +156,8 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
 def noted_decisions(policy: lattok.LatentVLA, shown: list[dict[str, Any]], codes: list[int]) -> Iterator[None]:
     """Keep what is shown in some of the decisions that rollouts ask for, side by side, each as a batch of one; and, of
     a policy that acts by tokens, how many codes each decision takes, those of all chunks that are drawn for it."""
-    head, plan, sample = policy.head, policy.predict_chunk, policy.head.sample
+    head: Any = policy.head
+    plan, sample = policy.predict_chunk, head.sample
 
     def predict_chunk(observation: Any, seed: int = 0) -> torch.Tensor:
         chunks = plan(observation, seed)
