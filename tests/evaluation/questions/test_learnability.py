@@ -10,15 +10,18 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.quality.policy_error import OAT
-from lattok import UniformBins
+from lattok import FAST, UniformBins
 from lattok.evaluation import evaluate
 from lattok.evaluation.evidence.tokenizer_evidence import Scale
+from lattok.evaluation.page import render
 from lattok.evaluation.questions import learnability
 from lattok.evaluation.questions.learnability import rank_consistency, replaced, unseen
 from lattok.evaluation.questions.reconstruction import codec_decision
 from lattok.evaluation.report import Decision
+from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer
 from lattok.utils.checks import LattokError
+from lattok.vla.tokens import TokenHead
 from tests.evaluation.worlds import World, answer_of
 
 
@@ -167,14 +170,51 @@ def test_oat_whose_policy_errs_little_is_not_refused_for_its_reconstruction():
     assert found.text.startswith("Yes. A policy that acts by its codes will err by 0.399 of the variance of actions (0")
 
 
-def test_without_state_and_instruction_nothing_can_be_predicted_and_nothing_is_said():
+def test_without_state_and_instruction_nothing_can_be_predicted_and_the_report_says_why():
     world = World(episodes=6, length=20, names=("x", "y"))
     tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
-    assert "policy_error" not in evaluate(tokenizer, world, episodes=[5], state_key=None).figures
+    report = evaluate(tokenizer, world, episodes=[5], state_key=None)
+    assert "policy_error" not in report.figures
+    said = "Not run: the dataset has neither states nor several instructions."
+    assert report.headline.startswith(f"Can a policy act by its codes? {said} Held-out error")
+    assert (report.sections[0].title, report.sections[0].reading) == ("Can a policy act by it?", said)
+    assert said in render(report)
+    assert not answer_of(report).text.startswith("Yes. A policy")
     with pytest.raises(LattokError, match="`state_key`: expected one of .*, got 'observation.stat'"):
         evaluate(tokenizer, world, episodes=[5], state_key="observation.stat")
-    tokenizer.vocab_size = 2**20
-    assert learnability.MOST_CODES < 2**20
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "why"),
+    [
+        ("MOST_CODES", 200, "the tokenizer has 256 codes, and a small policy learns from 2 to 200"),
+        ("MOST_TOKENS", 7, "a training chunk has 8 codes, and a small policy learns at most 7"),
+    ],
+)
+def test_what_is_too_large_for_a_minute_is_not_run_and_the_report_says_why(limit, most, why, monkeypatch):
+    world = World(episodes=6, length=20, names=("x", "y"))
+    tokenizer = UniformBins.fit(torch.from_numpy(world.actions.reshape(-1, 4, 2)))
+    monkeypatch.setattr(learnability, limit, most)
+    report = evaluate(tokenizer, world, episodes=[5])
+    assert report.sections[0].reading == f"Not run: {why}."
+    assert "policy_error" not in report.figures
+
+
+def test_a_tokenizer_whose_rows_are_short_is_judged_however_long_they_may_be(monkeypatch):
+    """FAST with 24 steps of 12 numbers may need 288 codes for a chunk; motion that hardly changes needs few."""
+    world = World(episodes=6, length=40, names=tuple("abcdefghijkl"))
+    world.actions = np.repeat(world.actions[:, :1], 40, 1)
+    made = FAST.fit(ActionWindows(world, 24, "action").all().chunks, vocab_size=512)
+    predicted, logits = list[int](), TokenHead.logits
+    monkeypatch.setattr(
+        TokenHead, "logits", lambda head, codes, *given: predicted.append(codes.shape[1]) or logits(head, codes, *given)
+    )
+    figures = evaluate(made, world, episodes=[4, 5]).figures
+    assert made.tokens_per_chunk > learnability.MOST_TOKENS
+    longest = int((made.encode(ActionWindows(world, 24, "action", (0, 1, 2, 3)).all().chunks) >= 0).sum(1).max())
+    assert set(predicted) == {longest}
+    assert longest < 100
+    assert figures["policy_error"] > 0
 
 
 def test_what_all_decodes_to_the_same_keeps_no_ranks():
