@@ -203,6 +203,36 @@ def test_several_draws_need_a_temperature():
         HeadConfig(temperature=1.0, draws=2)
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_policy_acts_by_the_first_codes_alone_where_these_decode(order, draws, monkeypatch):
+    options: Any = {"head_temperature": 2.0, "head_draws": draws} if draws > 1 else {}
+    whole, data = policy("residual", order, **options).eval(), batch(config())
+    taken, advance = [], HeadBlock.advance
+    monkeypatch.setattr(HeadBlock, "advance", lambda *args: taken.append(1) or advance(*args))
+    codes = whole.head.sample(*head_and_states(whole)[1:], data, 3)
+    few = policy("residual", order, head_codes=2, **options).eval()
+    chunks = few.tokenizer.decode(codes[:, :2]).view(B, draws, H, M).mean(1)  # a prefix, which needs no repair
+    torch.testing.assert_close(few.predict_chunk(data, seed=3), chunks)
+    assert len(taken) == len(few.head.blocks) * (3 + 2) * (order == "autoregressive")
+    whole.head.codes = 2
+    assert whole.acting_config == few.config
+    torch.testing.assert_close(whole.predict_chunk(data, seed=3), chunks)
+
+
+def test_the_first_codes_are_those_that_there_are_and_decode_alone():
+    assert policy("residual", head_codes=3).head.codes == 3
+    with pytest.raises(LattokError, match="`head_codes`: expected at most 3, got 4"):
+        policy("residual", head_codes=4)
+    for kind in ("bins", "fast"):
+        with pytest.raises(LattokError, match="`head_codes`: expected 0 with a tokenizer whose first codes do not dec"):
+            policy(kind, head_codes=2)
+    with pytest.raises(LattokError, match='`head_codes`: expected 0 unless head="tokens", got 2'):
+        HeadConfig(codes=2)
+    kinds = {name for name, (family, _) in FAMILIES.items() if family.prefixes}
+    assert {"residual-vq", "fsq", "oat", "vqbet"} == kinds
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
