@@ -114,6 +114,7 @@ class ActionTokenizer(Labeller):
     vocab_size: int = 0  # number of codes K
     tokens_per_chunk: int  # codes per chunk, or their maximum
     fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
+    prefixes: ClassVar[bool] = False  # True: the first codes of a row decode on their own
     per_step: ClassVar[bool] = False  # True: code t is that of step t
     shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
 

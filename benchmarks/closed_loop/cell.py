@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -42,8 +43,10 @@ from lattok.sim import find_tasks
 from lattok.sim.rollout import rollout
 from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 from lattok.vla import STRATEGIES
+from lattok.vla.tokens import TokenHead
 
 SUCCESS, FAILURE = "success", "failure"  # the opposite was reached first
+SHOWN = 30  # decisions whose latency is measured
 Outcome = tuple[int, str, int]
 
 
@@ -121,51 +124,69 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     learned = cell._replace(row=row.of or cell.row)
     out = folder / "policies" / learned.name
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
-    trainings, rollouts, deciding = list[float | None](), 0.0, list[tuple[float, int]]()
+    trainings, rollouts, waits, codes = list[float | None](), 0.0, list[float](), list[int]()
     for task in PAIRS if apart else [None]:
         world = REGIMES[cell.regime].tasks if task is None else [f"{WORLD[0]}/{task}"]
         policy, cost = trained(learned, folder, out if task is None else out / task, task)
         for name, value in (row.options if row.of else {}).items():
             setattr(policy.head, name, value)
         trainings.append(cost)
-        begun = time.process_time()
+        begun, shown = time.process_time(), list[dict[str, Any]]()
         results["model"] = policy.describe()
         if (labels := model_of_labels(cell, folder)) is not None:
             results["label_model"] = lattok.load(labels).describe()
         alone = not policy.config.prompt or OWN_PAGE & {cell.row, cell.regime}  # whose page asks nothing else
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
             if how == "own" or not alone:
-                timed = timed_decisions(policy, deciding) if how == "own" else nullcontext()
-                with timed:
+                with noted_decisions(policy, shown, codes) if how == "own" else nullcontext():
                     by_task = outcomes(policy, world, episodes, instruction=how)
                 results.setdefault("outcomes", {}).setdefault(how, {}).update(by_task)
                 results.setdefault(how, {}).update({task: counts(ends) for task, ends in by_task.items()})
         rollouts += time.process_time() - begun
+        waits += latencies(policy, shown)
     known = [cost for cost in trainings if cost is not None]
     training = sum(known) if len(known) == len(trainings) else None
-    seconds, chunks = map(sum, zip(*deciding, strict=True))
     return results | {
         "cpu_s": {"training": training, "rollouts": rollouts},
-        "cpu_ms_per_chunk": 1000 * seconds / chunks,
+        "decision": {"cpu_ms": 1000 * median(waits), "codes": mean(codes) if codes else None},
     }
 
 
 @contextmanager
-def timed_decisions(policy: lattok.LatentVLA, taken: list[tuple[float, int]]) -> Iterator[None]:
-    """Note CPU seconds and number of chunks of each call in which a policy plans; rollouts plan side by side."""
-    plan = policy.predict_chunk
+def noted_decisions(policy: lattok.LatentVLA, shown: list[dict[str, Any]], codes: list[int]) -> Iterator[None]:
+    """Keep what is shown in some of the decisions that rollouts ask for, side by side, each as a batch of one; and, of
+    a policy that acts by tokens, how many codes each decision takes, those of all chunks that are drawn for it."""
+    head: Any = policy.head
+    plan, sample = policy.predict_chunk, head.sample
 
     def predict_chunk(observation: Any, seed: int = 0) -> torch.Tensor:
-        begun = time.process_time()
         chunks = plan(observation, seed)
-        taken.append((time.process_time() - begun, len(chunks)))
+        if (row := len(shown)) < SHOWN:
+            row %= len(chunks)
+            shown.append({key: value[row : row + 1] for key, value in observation.items()})
         return chunks
 
-    policy.predict_chunk = predict_chunk
+    def sampled(*given: Any) -> torch.Tensor:
+        found = sample(*given)
+        if isinstance(head, TokenHead):
+            codes.extend((found >= 0).unflatten(0, (-1, head.draws)).sum((1, 2)).tolist())
+        return found
+
+    policy.predict_chunk, head.sample = predict_chunk, sampled
     try:
         yield
     finally:
-        del policy.predict_chunk
+        del policy.predict_chunk, head.sample
+
+
+def latencies(policy: lattok.LatentVLA, shown: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the CPU seconds of each decision alone; one more goes before them, as the first call is slower."""
+    taken = []
+    for observation in (shown[0], *shown):
+        begun = time.process_time()
+        policy.predict_chunk(observation)
+        taken.append(time.process_time() - begun)
+    return taken[1:]
 
 
 def model_of_labels(cell: Cell, folder: Path) -> Path | None:

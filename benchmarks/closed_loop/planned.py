@@ -1,7 +1,7 @@
 """Tables of the studies that were planned first (docs/few_actions*.md, docs/acting_by_tokens.md), from results alone.
 
 python -m benchmarks.closed_loop.planned few_actions        # reads benchmarks/results/few_actions/, writes the tables
-python -m benchmarks.closed_loop.planned acting_by_tokens   # as few_actions.md and .json beside it
+python -m benchmarks.closed_loop.planned acting_by_tokens   # as few_actions.md and .json beside it, and .png
 
 Rows, seeds and families of comparisons are those of the plans, which were committed before any run. A row is shown once
 it has all its seeds, a family once it has all its rows. Differences are paired by seed; p values are corrected after
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
 from benchmarks.closed_loop.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
@@ -149,6 +151,10 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
             "commits": {name: [s for s, own in named.items() if own == name] for name in dict.fromkeys(named.values())},
             "over": {},
         }
+        if all("decision" in run for run in runs.values()):
+            each = [run["decision"] for run in runs.values()]
+            codes = None if each[0]["codes"] is None else float(np.mean([one["codes"] for one in each]))
+            found[row]["decision"] = {"cpu_ms": float(np.mean([one["cpu_ms"] for one in each])), "codes": codes}
         if regime == "four-tasks":
             found[row] |= {name: Interval.of(list(part_of(runs, name).values())) for name in PARTS}
     for family in study.families:
@@ -187,7 +193,9 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
     """Return the rows of a regime in Markdown; `all_actions`: success where none is unknown."""
     lost = 0.0 if all_actions is None or BASE not in found else all_actions - found[BASE]["success"].mean
     four = [*PARTS] * (PARTS[0] in next(iter(found.values())))
+    timed = any("decision" in figure for figure in found.values())
     head = ["row", "seeds", "success", *four, *["of what was lost"] * bool(lost), "CPU min"]
+    head += ["CPU ms of a decision", "codes of a decision"] * timed
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row, figure in found.items():
         back = (
@@ -198,6 +206,9 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
         parts = [figure[name].text() for name in PARTS if name in figure]
         cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text(), *parts, *back, cost]
+        if timed:
+            numbers = figure.get("decision", {"cpu_ms": None, "codes": None}).values()
+            cells += ["" if number is None else f"{number:.1f}" for number in numbers]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -251,6 +262,24 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
     return "\n\n".join(parts) + "\n", everything
 
 
+def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the success of rows, with intervals, against how long a decision takes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
+    for number, row in enumerate(found.values()):
+        (success, half, *_), when = row["success"], row["decision"]["cpu_ms"]
+        looks = {"fmt": "osv"[number // 10 % 3], "color": f"C{number}", "capsize": 3}
+        axis.errorbar(when, success, yerr=half, label=f"{row['title']}, {when:.3g} ms", **looks)
+    axis.set(xscale="log", xlabel="CPU milliseconds of a decision, one thread", ylabel="success")
+    figure.legend(loc="outside right center", fontsize="small")
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", choices=list(STUDIES))
@@ -260,6 +289,8 @@ def main() -> None:
     text, figures = page(STUDIES[args.study], read(folder))
     folder.with_suffix(".md").write_text(text)
     write_results(folder.with_suffix(".json"), figures)
+    if timed := {row: each for rows in figures.values() for row, each in rows.items() if "decision" in each}:
+        plot(timed, folder.with_suffix(".png"))
     print(text)
 
 

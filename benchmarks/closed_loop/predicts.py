@@ -34,6 +34,7 @@ INFERRED = {  # +1: more is better
 }
 TOKENS = {
     "policy_error": ("error of the small policy that acts by codes", -1),
+    "policy_error/draws": ("error of its mean of draws", -1),
     "normalised_mse": ("error of reconstruction", -1),
     "unseen_prefixes_half": ("half of the codes as in no training chunk", -1),
     "neighbour_error": ("error of a near code", -1),

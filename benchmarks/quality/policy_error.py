@@ -99,7 +99,7 @@ def measure(tokenizer: ActionTokenizer | None, place: Place, seed: int) -> dict[
     train, judged, normalizer = place.train, place.judged, place.scale.normalizer
     known = torch.empty(0) if tokenizer is None else encode_all(tokenizer, train.windows)
     torch.manual_seed(seed)
-    policy = ReferencePolicy(train.inputs.shape[1], len(AXES), HORIZON, tokenizer)
+    policy = ReferencePolicy(train.inputs.shape[1], len(AXES), HORIZON, tokenizer, known.shape[-1])
     chunks, codes = policy.fit(train, known, normalizer, seed).act(judged, normalizer)
     figures = {"error": float(chunk_errors(place.scale, chunks, judged).mean())}
     if tokenizer is None or codes is None:

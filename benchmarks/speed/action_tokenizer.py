@@ -4,8 +4,9 @@ python -m benchmarks.speed.action_tokenizer --out benchmarks/results/action_toke
 
 Published size (H 8, m 7, d 128, K 256), random weights, smooth synthetic chunks, one thread. The straightforward module
 gets its chunks normalised already; lattok's take physical units and check them. "table" and "for inference" are
-`lattok.for_inference`. Ratios
-are of the least CPU time of interleaved rounds (medians in brackets). For FAST it needs transformers and scipy.
+`lattok.for_inference`. OAT, QueST, VQ-BeT and BEAST have published sizes and straightforward modules of their own, FSQ
+has neither. Ratios are of the least CPU time of interleaved rounds (medians in brackets). It needs scipy, and for FAST
+transformers.
 """
 
 import argparse
@@ -14,22 +15,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.common import Case, Timing, environment, interleaved, ratios, write_results
+from benchmarks.reference.beast import StraightforwardBEAST
+from benchmarks.reference.oat import StraightforwardOAT
 from benchmarks.reference.p2t import StraightforwardP2T
-from lattok import P2TActionVQ, for_inference
+from benchmarks.reference.quest import StraightforwardQueST
+from benchmarks.reference.vqbet import StraightforwardVQBeT
+from lattok import FSQ, P2TActionVQ, convert, for_inference
 from lattok.action_vq import ActionVQConfig
-from lattok.action_vq.base import families
 from lattok.action_vq.learned import TrainedTokenizer
 from tests.action_vq.margins import ROUNDING, float64_codes
 
 BATCHES = (1, 64, 1024)
 # Least ratios over the straightforward module, CPU time, by batch.
-WANTED = {
+KINDS = ("encode", "decode")
+WANTED: dict[str, dict[str, tuple[float, ...]]] = {
     "encode": {"lattok": (0.85, 0.95, 0.95), "for inference": (2, 1.2, 1.15)},
     "decode": {"table, torch": (5, 80, 350), "table, numpy": (12, 120, 400)},
     "decode against FAST": {"table, numpy": (7, 300, 800)},
+}
+WANTED |= {f"{kind}, {name}": {"for inference": (2, 2, 2)} for kind in KINDS for name in ("oat", "quest", "vqbet")}
+WANTED |= {f"{kind}, beast": {"beast": (2, 2, 2)} for kind in KINDS}
+MOST_OTHER = 0.001  # share of codes that may differ, on a border between two
+REFERENCES: dict[str, Any] = {
+    "oat": StraightforwardOAT,
+    "quest": StraightforwardQueST,
+    "vqbet": StraightforwardVQBeT,
+    "beast": StraightforwardBEAST,
+}
+WIDE = {"emb_dim": 256, "head_dim": 64, "sample_dim": 7, "sample_horizon": 32, "latent_dim": 4, "pdropout": 0.1}
+SETTINGS: dict[str, dict[str, Any]] = {  # of the published sizes, in the published words
+    "oat": {
+        "encoder": {**WIDE, "depth": 2, "num_registers": 8},
+        "decoder": {**WIDE, "depth": 4, "latent_horizon": 8, "token_dropout_mode": "pow2", "use_causal_decoder": True},
+        "quantizer": {"levels": [8, 5, 5, 5]},
+    },
+    "quest": {
+        "action_dim": 7,
+        "encoder_dim": 256,
+        "skill_block_size": 32,
+        "downsample_factor": 4,
+        "attn_pdrop": 0.1,
+        "encoder_heads": 4,
+        "encoder_layers": 2,
+        "decoder_heads": 4,
+        "decoder_layers": 4,
+        "use_causal_encoder": True,
+        "use_causal_decoder": True,
+        "fsq_level": None,
+        "codebook_size": 1024,
+    },
+    "vqbet": {"input_dim_h": 5, "input_dim_w": 7, "n_latent_dims": 512, "vqvae_n_embed": 16, "vqvae_groups": 2},
+    "beast": {"num_dof": 7, "num_basis": 10, "seq_len": 20, "gripper_zero_order": True},
 }
 P2T, FAST = "P2T straightforward", "FAST straightforward"
 
@@ -98,23 +138,37 @@ def time_fast(model: P2TActionVQ, batch: int, rounds: int, folder: Path) -> dict
     return {"encode against FAST": interleaved(encode, rounds), "decode against FAST": interleaved(decode, rounds)}
 
 
-def time_families(batch: int, rounds: int) -> dict[str, dict[str, Timing]]:
-    """Every other family that learns by gradients, at its own sizes: as it is, and for inference."""
+def reference_pair(name: str, folder: Path) -> tuple[Any, Any]:
+    """A straightforward module of published size with random weights, and lattok's tokenizer that reads its file."""
+    torch.manual_seed(0)
+    plain, path = REFERENCES[name](SETTINGS[name]), folder / f"{name}.safetensors"
+    save_file({key: value.contiguous() for key, value in plain.state_dict().items()}, path)
+    return plain, getattr(convert, name)(path, SETTINGS[name])
+
+
+def time_families(batch: int, rounds: int, folder: Path) -> dict[str, dict[str, Timing]]:
+    """Every other family that learns by gradients, and BEAST: a straightforward module where there is one, lattok's
+    tokenizer with the same weights, and that one for inference."""
     found: dict[str, dict[str, Timing]] = {}
-    others = {name: each for name, each in families().items() if issubclass(each, TrainedTokenizer)}
-    for name, family in sorted(others.items()):
-        if family is P2TActionVQ:
-            continue
+    for name in (*REFERENCES, "fsq"):
         torch.manual_seed(0)
-        model = family(family.config_class(action_dim=7)).eval()
-        model.normalizer.fit(smooth_chunks(1024, seed=1).flatten(0, 1))
-        fast, chunks = for_inference(model), smooth_chunks(batch, seed=2)
-        codes = model.encode(chunks)
-        if not torch.equal(fast.encode(chunks), codes):
-            raise SystemExit(f"{name}: codes differ for inference")
-        encode = {name: Case(model.encode, chunks), "for inference": Case(fast.encode, chunks)}
-        decode = {name: Case(model.decode, codes), "for inference": Case(fast.decode, codes)}
-        found |= {f"encode, {name}": interleaved(encode, rounds), f"decode, {name}": interleaved(decode, rounds)}
+        if name in REFERENCES:
+            plain, model = reference_pair(name, folder)
+        else:
+            plain, model = None, FSQ(FSQ.config_class(action_dim=7)).eval()
+            model.normalizer.fit(smooth_chunks(1024, seed=1).flatten(0, 1))
+        chunks = smooth_chunks(batch, 2, model.horizon, model.action_dim)
+        codes, ways = model.encode(chunks), {name: model}
+        if isinstance(model, TrainedTokenizer):
+            ways["for inference"] = for_inference(model)
+            if not torch.equal(ways["for inference"].encode(chunks), codes):
+                raise SystemExit(f"{name}: codes differ for inference")
+        if plain is not None:
+            if (other := float((plain.encode(chunks) != codes).float().mean())) > MOST_OTHER:
+                raise SystemExit(f"{name}: {other:.2%} of codes differ from the straightforward module's")
+            ways = {f"{name} straightforward": plain, **ways}
+        found[f"encode, {name}"] = interleaved({way: Case(each.encode, chunks) for way, each in ways.items()}, rounds)
+        found[f"decode, {name}"] = interleaved({way: Case(each.decode, codes) for way, each in ways.items()}, rounds)
     return found
 
 
@@ -166,7 +220,7 @@ def run(rounds: int, checked: int, with_fast: bool) -> dict[str, Any]:
         for batch in BATCHES:
             tables = time_p2t(model, batch, rounds)
             tables |= time_fast(model, batch, rounds, Path(scratch) / "fast") if with_fast else {}
-            tables |= time_families(batch, rounds)
+            tables |= time_families(batch, rounds, Path(scratch))
             for kind, timings in tables.items():
                 rows = results["tables"][f"{kind}, batch {batch}"] = row(timings, batch)
                 wanted = {name: goals[BATCHES.index(batch)] for name, goals in WANTED.get(kind, {}).items()}

@@ -114,7 +114,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
     label_source = "actions"
-    prefixes: ClassVar[bool] = False  # the first codes of a row decode on their own
     learned_fields: ClassVar[tuple[str, ...]] = ()  # of the configuration, which `fit` finds
     config: ChunkConfig
     fit_options: ClassVar[type[FitOptions]] = FitOptions  # options of `fit`, which `lattok train` offers

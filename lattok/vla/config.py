@@ -27,7 +27,7 @@ PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_DRAWS = 256
-OF_ONE_HEAD = {"draws": "tokens", "temperature": "tokens", "order": "tokens", "flow_steps": "flow"}  # options of a head
+OF_ONE_HEAD = dict.fromkeys(("codes", "draws", "temperature", "order"), "tokens") | {"flow_steps": "flow"}  # options
 MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
@@ -40,6 +40,7 @@ class TokenSpec:
     codes: int  # K
     fixed: bool = True  # always as many
     shared: bool = True  # one vocabulary for all positions
+    prefixes: bool = False  # the first codes of a row decode on their own
     config_sha256: str = ""
     weights_sha256: str = ""
 
@@ -49,7 +50,7 @@ class TokenSpec:
     @classmethod
     def of(cls, tokenizer: Any) -> "TokenSpec":
         known, sizes = tokenizer.describe(), (tokenizer.tokens_per_chunk, tokenizer.vocab_size)
-        kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
+        kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary, tokenizer.prefixes
         return cls(known["type"], *sizes, *kinds, known["config_sha256"], known["weights_sha256"])
 
 
@@ -67,6 +68,8 @@ class HeadConfig:
         order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
         temperature: temperature at which a tokens head draws codes; 0: the likeliest
         draws: chunks that a tokens head draws for a decision, which is their mean; more than 1 with a temperature
+        codes: codes of a chunk that a tokens head predicts to act, the first ones, where the tokenizer's first codes
+            decode on their own; 0: all
     """
 
     name: Literal["regression", "flow", "tokens"] = "regression"
@@ -77,11 +80,13 @@ class HeadConfig:
     order: Literal["autoregressive", "parallel"] = field(default="autoregressive", metadata=ADDED)
     temperature: float = field(default=0.0, metadata=ADDED)
     draws: int = field(default=1, metadata=ADDED)
+    codes: int = field(default=0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
         checks.counts(1, MOST_DRAWS, head_draws=self.draws)
+        checks.whole(head_codes=self.codes)
         if self.draws > 1 and not self.temperature:
             checks.fail("head_draws", "1 where head_temperature is 0, as all draws would be the same", self.draws)
         checks.counts(head_dim=self.dim)
@@ -218,6 +223,10 @@ class VLAConfig(NormalizedActions):
             checks.fail("tokenizer", expected, "none" if self.tokens is None else f"one with head={self.head.name}")
         if self.tokens is None:
             return
+        checks.counts(0, self.tokens.tokens, head_codes=self.head.codes)
+        if self.head.codes and not self.tokens.prefixes:
+            expected = "0 with a tokenizer whose first codes do not decode on their own"
+            checks.fail("head_codes", expected, self.head.codes)
         others = {"a mixture": self.normalizers, "a decoder": self.decoder, BCE: self.action_loss == BCE}
         others |= {"a robot that lacks dimensions": any(self.absent)}
         if wrong := [what for what, there in others.items() if there]:

@@ -127,7 +127,7 @@ class LatentVLA(BackboneModel):
         if steps != (config.n_action_steps or config.horizon):
             config = replace(config, n_action_steps=steps if steps < config.horizon else None)
         if isinstance(self.head, TokenHead):
-            how = {"temperature": self.head.temperature, "draws": self.head.draws}
+            how = {name: getattr(self.head, name) for name in ("temperature", "draws", "codes")}
             config = replace(config, head=replace(config.head, **how))
         return config
 

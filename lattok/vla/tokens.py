@@ -4,6 +4,7 @@
     p(c_i | ...) = softmax(out(blocks(x)_i))
     L    = -log p(c_1 ... c_P | observation)       over the codes of the chunk, and its end where their number varies
     a    = decode(c)                               whatever was predicted
+    a    = decode(c_1 ... c_Q)                     or of the first Q codes, with a tokenizer that decodes these
     a    = 1/K sum_k decode(c^k)                   or the mean of K chunks that are drawn
 
 Any family of action tokenizers fits: positions with codebooks of their own have classifiers and embeddings of their
@@ -53,7 +54,7 @@ class TokenHead(ActionHead):
         super().__init__(hidden_size, layers, config)
         spec, dim = cast(TokenSpec, config.tokens), config.head.dim
         self.spec, self.classes = spec, spec.codes + (not spec.fixed)
-        self.temperature, self.draws = config.head.temperature, config.head.draws
+        self.temperature, self.draws, self.codes = config.head.temperature, config.head.draws, config.head.codes
         self.own = not spec.shared  # positions have codebooks of their own
         self.before: nn.Embedding | None = None
         if config.head.order == "autoregressive":
@@ -106,7 +107,9 @@ class TokenHead(ActionHead):
             codes = self._chosen(found.repeat_interleave(self.draws, 0), chances)
         else:
             codes = self._one_by_one(count, states, proprio, chances)
-        return codes.masked_fill((codes >= self.spec.codes).cumsum(1) > 0, -1)  # from the end on
+        gone = (codes >= self.spec.codes).cumsum(1) > 0  # from the end on
+        gone[:, self.codes or self.spec.tokens :] = True
+        return codes.masked_fill(gone, -1)
 
     def mean_of_draws(self, chunks: Tensor) -> Tensor:
         """Return the mean of the chunks [B * K, H, m] of each sample, [B, H, m]."""
@@ -121,14 +124,14 @@ class TokenHead(ActionHead):
         return below.sum(-1).clamp_max(self.classes - 1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
-        """Choose each code from those before it; keys and values of what was seen are kept."""
+        """Choose each code from those before it, until all rows ended; keys and values of what was seen are kept."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]
         blocks = [cast(HeadBlock, block) for block in self.blocks]
         fixed = [block.fixed(states[layer], token) for layer, block in zip(self.layers, blocks, strict=True)]
         fixed, count = [each.repeated(self.draws) for each in fixed], count * self.draws
         past: list[Any] = [None] * len(fixed)
         codes = torch.empty(count, 0, dtype=torch.long, device=self.queries.device)
-        for i in range(self.spec.tokens):
+        for i in range(self.codes or self.spec.tokens):
             x = self.queries[i].expand(count, 1, -1)
             if i:
                 x = x + self._embedded(codes[:, -1:], i - 1)
@@ -137,7 +140,9 @@ class TokenHead(ActionHead):
             state = self.norm(x)
             logits = self.out(state, i) if self.own else self.out(state)
             codes = torch.cat([codes, self._chosen(logits, None if chances is None else chances[:, i : i + 1])], 1)
-        return codes
+            if not self.spec.fixed and bool((codes >= self.spec.codes).any(1).all()):
+                break
+        return F.pad(codes, (0, self.spec.tokens - codes.shape[1]), value=self.spec.codes)  # more ends
 
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:

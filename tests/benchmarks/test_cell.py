@@ -4,10 +4,15 @@ import json
 import time
 from types import SimpleNamespace
 
+import pytest
+import torch
+
 from benchmarks.closed_loop import cell, labels
 from benchmarks.closed_loop.comparisons import won
 from benchmarks.closed_loop.plan import FEW_STARTS, FOUR, REGIMES, STARTS, Cell
 from lattok.sim.worlds.metaworld import PairedScenes
+from tests.vla.fakes import observation
+from tests.vla.test_tokens import policy
 
 
 def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_path):
@@ -16,7 +21,8 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
 
     def rollout(policy, tasks, episodes, **options):
         played = []
-        asked.append(len(policy.predict_chunk([0, 1])))
+        seen = {"task": ["one", "two"], "state": torch.arange(2)}
+        asked.append(len(policy.predict_chunk(seen)))
         for task in cell.find_tasks(tasks):
             for seed in range(episodes):
                 success, failure = kinds[seed % 3]
@@ -24,16 +30,18 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
         return SimpleNamespace(episodes=played)
 
     def predict_chunk(self, observation, seed=0):
+        shown.append(observation)
         end = time.process_time() + 0.02
         while time.process_time() < end:
             pass
-        return observation
+        return self.head.sample(len(observation["task"]))
 
-    asked: list[int] = []
-    shown = {"config": SimpleNamespace(prompt="{task}"), "describe": lambda self: {"type": "latent-vla"}}
-    policy = type("Policy", (), {**shown, "predict_chunk": predict_chunk})()
+    asked, shown = list[int](), list[dict]()
+    head = type("Head", (), {"sample": lambda self, count: torch.zeros(count, 1)})()
+    said = {"config": SimpleNamespace(prompt="{task}"), "describe": lambda self: {"type": "latent-vla"}}
+    made = type("Policy", (), {**said, "head": head, "predict_chunk": predict_chunk})()
     monkeypatch.setattr(cell, "rollout", rollout)
-    monkeypatch.setattr(cell, "trained", lambda *args: (policy, 3.0))
+    monkeypatch.setattr(cell, "trained", lambda *args: (made, 3.0))
     found = json.loads(json.dumps(cell.run(Cell("plentiful", "baseline", 0), tmp_path)))
     ends = ("success", "failure", "none")
     assert set(found["outcomes"]) == {"own", "swapped", "blank"}
@@ -45,8 +53,29 @@ def test_a_cell_keeps_how_every_rollout_ended_from_which_start(monkeypatch, tmp_
     assert sum(won(found).values()) == 8 * len(range(0, STARTS, 3))
     assert found["cpu_s"]["training"] == 3.0
     assert asked == [2, 2, 2]
-    assert 10 <= found["cpu_ms_per_chunk"] < 15  # of two chunks at once
-    assert "predict_chunk" not in vars(policy)
+    assert 20 <= found["decision"]["cpu_ms"] < 30
+    assert found["decision"]["codes"] is None  # no policy that acts by tokens
+    assert shown[-1] == {"task": ["one"], "state": torch.zeros(1, dtype=torch.long)}  # a decision alone
+    assert "predict_chunk" not in vars(made)
+
+
+@pytest.mark.parametrize(("kind", "draws"), [("fast", 1), ("fast", 3), ("residual", 1)])
+def test_codes_of_decisions_are_counted_and_some_are_asked_for_again_alone(kind, draws):
+    """Where the number of codes varies; of the mean of several chunks, those of all of them."""
+    model = policy(kind, head_temperature=2.0, head_draws=draws).eval()
+    seen = {**observation(model.config), "task": list("abcd")}
+    shown, codes, chosen = list[dict](), list[int](), list[torch.Tensor]()
+    sample = type(model.head).sample
+    model.head.sample = lambda *given: chosen.append(sample(model.head, *given)) or chosen[-1]
+    with cell.noted_decisions(model, shown, codes):
+        for _ in range(3):
+            model.predict_chunk(seen)
+    rows = [row for each in chosen for row in each.tolist()]
+    counts = [sum(code >= 0 for code in row) for row in rows]
+    assert codes == [sum(counts[i : i + draws]) for i in range(0, len(counts), draws)]
+    assert len(codes) == 3 * 4
+    assert [each["task"] for each in shown] == [["a"], ["b"], ["c"]]
+    assert len(cell.latencies(model, shown)) == 3
 
 
 def test_actions_of_four_tasks_are_known_for_these_alone(monkeypatch, tmp_path):

@@ -61,6 +61,28 @@ def test_a_study_of_one_commit_is_not_reported_from_two(tmp_path: Path, capsys, 
         planned.main()
 
 
+def test_latency_and_codes_of_a_decision_stand_beside_success(tmp_path, monkeypatch, capsys):
+    """Where all runs of a row have them; results without them are reported as before."""
+    pytest.importorskip("matplotlib.pyplot")
+    folder = fill(tmp_path, "acting_by_tokens")
+    monkeypatch.setattr("sys.argv", ["planned", "acting_by_tokens", "--results", str(tmp_path)])
+    planned.main()
+    assert "decision" not in capsys.readouterr().out
+    assert not folder.with_suffix(".png").exists()
+    for row, codes in {"acts-fast": 20.0, "flow": None}.items():
+        for seed in range(5):
+            file = folder / f"plentiful.{row}.{seed}.json"
+            kept = {"cpu_ms": 30.0 + seed, "codes": None if codes is None else codes + seed / 2}
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"decision": kept}))
+    planned.main()
+    lines = {line.split(" | ")[0]: line for line in reversed(capsys.readouterr().out.splitlines())}
+    assert lines["| row"].endswith("| CPU min | CPU ms of a decision | codes of a decision |")
+    assert lines["| FAST"].endswith(" | 2.0 | 32.0 | 21.0 |")
+    assert lines["| Baseline, flow head"].endswith(" | 2.0 | 32.0 |  |")
+    assert lines["| TOAST"].endswith(" | 2.0 |  |  |")
+    assert folder.with_suffix(".png").stat().st_size > 10_000
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return fill(tmp_path, "few_actions")

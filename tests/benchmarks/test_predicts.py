@@ -1,6 +1,7 @@
 """Which figure predicts, on sources whose answer is known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +149,24 @@ def test_tokenizers_are_ranked_by_what_is_said_of_them(tmp_path, monkeypatch, ca
     text = capsys.readouterr().out
     assert "| 19 demonstrations a task | residual VQ | 5 | -0.125 | 0.10 |" in text
     assert "| error of the small policy that acts by codes | +1.00" in text
+
+
+def test_of_what_is_said_of_a_tokenizer_its_own_figures_are_kept_and_both_ways_to_act(tmp_path, monkeypatch):
+    said = {"policy_error": 0.4, "policy_error/draws": 0.3, "policy_error/regression": 0.2, "policy_error/mean": 1.0}
+    said |= {"normalised_mse": 0.01, "normalised_mse/kmeans": 0.02}
+    monkeypatch.setattr(learnable, "label_model", lambda folder, data, source, regime, seed: (source, seed))
+    monkeypatch.setattr(
+        learnable.lattok, "evaluate", lambda model, *args, **options: SimpleNamespace(figures=said | {"of": model[1]})
+    )
+    out = tmp_path / "figures.json"
+    given = ["--folder", str(tmp_path), "--out", str(out), "--seeds", "0", "1", "--sources", "rvq", "oat"]
+    monkeypatch.setattr("sys.argv", ["learnable", *given])
+    learnable.main()
+    runs = json.loads(out.read_text())["runs"]
+    assert set(runs) == {f"plentiful.{name}.{seed}" for name in ("rvq", "oat") for seed in (0, 1)}
+    kept = {key: said[key] for key in said if key not in ("policy_error/mean", "normalised_mse/kmeans")}
+    assert runs["plentiful.oat.1"]["all"] == kept | {"of": 1}
+    assert predicts.TOKENS.keys() & said.keys() == {"policy_error", "policy_error/draws", "normalised_mse"}
 
 
 def test_rows_of_a_question_have_labels_that_have_figures():

@@ -23,7 +23,13 @@ RUNS = {
     "windows": "--rounds 1",
     "zoo": "--sizes small --only lapa-laq",
 }
-NEEDS = {"video": "torchcodec", "windows": "torchcodec", "ray_engine": "ray", "fast": "scipy"}
+NEEDS = {
+    "action_tokenizer": "scipy",
+    "video": "torchcodec",
+    "windows": "torchcodec",
+    "ray_engine": "ray",
+    "fast": "scipy",
+}
 
 pytestmark = pytest.mark.slow
 

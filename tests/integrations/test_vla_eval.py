@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from lattok.action_vq import FAST, UniformBins
 from lattok.data.actions.space import UNIFIED_STATE
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
@@ -161,6 +162,18 @@ def test_several_sessions_share_a_batch(policy):
         np.stack([answers[0], answers[2]]), expected(policy, drawn(0), drawn(2))[:, 0], atol=1e-5
     )
     assert sum(sizes) == 2
+
+
+@pytest.mark.parametrize("kind", [UniformBins, FAST])
+def test_a_policy_that_acts_by_tokens_is_served(kind):
+    chunks = 1 + torch.randn(50, 4, DIMS, generator=torch.Generator().manual_seed(0))
+    made, answers = fakes.policy(action_dim=DIMS, horizon=4, tokenizer=kind.fit(chunks)).eval(), []
+
+    async def talk(connection):
+        answers.extend([(await connection.act(drawn(0)))["actions"] for _ in range(4)])
+
+    asked(PolicyServer(made, **ARGS), talk)
+    np.testing.assert_allclose(np.stack(answers), expected(made, drawn(0))[0], atol=1e-5)
 
 
 def without(*path: str) -> dict[str, Any]:

@@ -37,9 +37,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def trained(**changes: Any) -> Any:
-    """A policy that goes somewhere."""
-    model = policy(**SIZES | changes)
+def trained(kind: Any = None, **changes: Any) -> Any:
+    """A policy that goes somewhere, by tokens of that kind."""
+    chunks = 0.5 + torch.randn(50, 4, 2, generator=torch.Generator().manual_seed(0))
+    model = policy(**SIZES | changes, tokenizer=None if kind is None else kind.fit(chunks))
     model.action_normalizer.fit(0.5 + torch.randn(50, model.config.action_dim))
     return model
 
@@ -60,10 +61,11 @@ def test_a_policy_sees_its_own_cameras_at_their_size_and_plans_in_one_batch(monk
     assert found.notes == ()
 
 
-def test_a_policy_does_the_same_whatever_stands_beside_it() -> None:
-    alone = rollout(trained(), "toy", 5, batch=1)
+@pytest.mark.parametrize("kind", [None, lattok.UniformBins, lattok.FAST])
+def test_a_policy_does_the_same_whatever_stands_beside_it(kind: Any) -> None:
+    alone = rollout(trained(kind), "toy", 5, batch=1)
     assert len({played.decisions for played in alone.episodes}) > 1
-    assert rollout(trained(), "toy", 5, batch=4).episodes == alone.episodes
+    assert rollout(trained(kind), "toy", 5, batch=4).episodes == alone.episodes
 
 
 @pytest.mark.parametrize(

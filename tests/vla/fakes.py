@@ -10,6 +10,7 @@ from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.utils.options import built, options_of
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
+from lattok.vla.config import TokenSpec
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 B, H, M, S, P, K, D = 4, 4, 3, 5, 2, 7, 6  # samples, horizon, actions, proprio, codes of a step, codebook, latents
@@ -57,11 +58,13 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
     return built(VLAConfig, values | changes)
 
 
-def policy(strategy: str | Strategy = "baseline", seed: int = 0, **changes: Any) -> LatentVLA:
-    """An untrained policy whose normalisers do something."""
+def policy(strategy: str | Strategy = "baseline", seed: int = 0, tokenizer: Any = None, **changes: Any) -> LatentVLA:
+    """An untrained policy whose normalisers do something; with a tokenizer it acts by tokens."""
     torch.manual_seed(seed)
+    if tokenizer is not None:
+        changes |= {"head": "tokens", "tokens": TokenSpec.of(tokenizer)}
     made = config(strategy, **changes)
-    model = LatentVLA(made, open_backbone(made))
+    model = LatentVLA(made, open_backbone(made), tokenizer)
     model.action_normalizer.fit(3 + 2 * torch.randn(50, made.action_dim))
     if model.proprio_normalizer is not None:
         model.proprio_normalizer.fit(1 - torch.randn(50, made.proprio_dim))

@@ -14,6 +14,7 @@ import lattok
 from lattok.backbones.model import open_backbone, with_backbone
 from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
+from lattok.vla.config import TokenSpec
 from tests.backbones.conftest import need_transformers
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows
@@ -24,11 +25,11 @@ FAMILIES = ("qwen3_vl", "smolvlm", "paligemma", "qwen2_5_vl", "gemma3", "internv
 Tiny = Callable[[str], Path]
 
 
-def policy(folder: Path, strategy: str, **changes) -> LatentVLA:
+def policy(folder: Path, strategy: str, tokenizer=None, **changes) -> LatentVLA:
     torch.manual_seed(0)
     size = {"camera_sizes": ((56, 56),) * 2, "image_size": 56, "backbone_lora_rank": 4}
     made = config(strategy, backbone=str(folder), **size | changes)
-    model = LatentVLA(made, open_backbone(made))
+    model = LatentVLA(made, open_backbone(made), tokenizer)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # else adapters do nothing, and their other half gets no gradient
             torch.nn.init.normal_(parameter, std=0.02)
@@ -74,6 +75,30 @@ def test_alone_or_in_a_batch_the_steps_of_a_chunk_differ(family: str, name: str,
     alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in range(fakes.B)])
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
     assert (together[:, 1:] - together[:, :-1]).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "order"),
+    [("qwen3_vl", lattok.FAST, "autoregressive"), ("smolvlm", lattok.UniformBins, "parallel")],
+)
+def test_a_policy_acts_by_tokens(family: str, kind, order: str, tiny: Tiny, tmp_path: Path):
+    tokenizer = kind.fit(3 + torch.randn(50, fakes.H, fakes.M, generator=torch.Generator().manual_seed(0)))
+    head = {"head": "tokens", "head_order": order, "tokens": TokenSpec.of(tokenizer), "tokenizer": tokenizer}
+    model = policy(tiny(family), "baseline", **head).train()
+    data, losses = batch(model.config), list[float]()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
+    for _ in range(8):
+        loss = model(data)["action"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    together = model.eval().predict_chunk(data)
+    alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in range(fakes.B)])
+    torch.testing.assert_close(alone, together)
+    model.save_pretrained(tmp_path / "policy")
+    torch.testing.assert_close(lattok.load(tmp_path / "policy", backbone=tiny(family)).predict_chunk(data), together)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

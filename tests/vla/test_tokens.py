@@ -15,6 +15,7 @@ from lattok.nn import losses
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import HeadConfig, TokenSpec
+from lattok.vla.head import HeadBlock
 from lattok.vla.tokens import TOKENIZER, TokenHead
 from tests.action_vq.families import cases
 from tests.vla.fakes import B, H, M, batch, config, observation, rows
@@ -34,6 +35,10 @@ def tokenizer(kind: str) -> Any:
 
 
 KINDS = ("bins", "residual", "fast")
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def policy(kind: str, order: str = "autoregressive", strategy: str = "baseline", **changes: Any) -> LatentVLA:
@@ -117,6 +122,34 @@ def test_codes_chosen_one_by_one_are_those_of_a_whole_pass(kind):
             assert moved[i + 1] > 1e-4
 
 
+@pytest.mark.parametrize(("temperature", "likelier"), [(0.0, 2.0), (1.0, 4.5)])
+def test_choosing_stops_where_every_row_has_ended(temperature, likelier, monkeypatch):
+    """The codes are those of whole passes over all places; no step is run behind the longest row."""
+    draws = 2 if temperature else 1
+    model = policy("fast", head_temperature=temperature, head_draws=draws).eval()
+    head, states, proprio = head_and_states(model)
+    count, end, places = B * draws, head.spec.codes, head.spec.tokens
+    head.out.bias.data[end] += likelier  # which makes rows short
+    taken, advance = [], HeadBlock.advance
+    monkeypatch.setattr(HeadBlock, "advance", lambda *args: taken.append(1) or advance(*args))
+    monkeypatch.setattr("lattok.vla.tokens.noise_of", lambda *args: torch.randn(B, draws, places, generator=seeded()))
+    found = head.sample(states, proprio, batch(model.config), 0)
+    chances = torch.special.ndtr(torch.randn(B, draws, places, generator=seeded())).view(count, places)
+    wanted = torch.zeros(count, places, dtype=torch.long)
+    for i in range(places):
+        for row in range(draws):
+            logits = head.logits(wanted[row::draws], states, proprio)[:, i]
+            below = (logits / max(temperature, 1e-9)).softmax(-1).cumsum(-1) < chances[row::draws, i, None]
+            wanted[row::draws, i] = below.sum(-1) if temperature else logits.argmax(-1)
+    lengths = [row.index(end) for row in wanted.tolist()]
+    for row, length in zip(wanted, lengths, strict=True):
+        row[length:] = -1
+    assert torch.equal(found, wanted)
+    assert len(set(lengths)) > 1 or not temperature
+    assert max(lengths) > 0
+    assert len(taken) == len(head.blocks) * (max(lengths) + 1) < len(head.blocks) * places
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_drawn_codes_follow_from_seed_and_sample_alone(order):
     model, data = policy("fast", order, head_temperature=2.0).eval(), batch(config())
@@ -168,6 +201,36 @@ def test_several_draws_need_a_temperature():
         policy("bins", head_temperature=1.0, head_draws=0)
     with pytest.raises(LattokError, match='`head_draws`: expected 1 unless head="tokens"'):
         HeadConfig(temperature=1.0, draws=2)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_policy_acts_by_the_first_codes_alone_where_these_decode(order, draws, monkeypatch):
+    options: Any = {"head_temperature": 2.0, "head_draws": draws} if draws > 1 else {}
+    whole, data = policy("residual", order, **options).eval(), batch(config())
+    taken, advance = [], HeadBlock.advance
+    monkeypatch.setattr(HeadBlock, "advance", lambda *args: taken.append(1) or advance(*args))
+    codes = whole.head.sample(*head_and_states(whole)[1:], data, 3)
+    few = policy("residual", order, head_codes=2, **options).eval()
+    chunks = few.tokenizer.decode(codes[:, :2]).view(B, draws, H, M).mean(1)  # a prefix, which needs no repair
+    torch.testing.assert_close(few.predict_chunk(data, seed=3), chunks)
+    assert len(taken) == len(few.head.blocks) * (3 + 2) * (order == "autoregressive")
+    whole.head.codes = 2
+    assert whole.acting_config == few.config
+    torch.testing.assert_close(whole.predict_chunk(data, seed=3), chunks)
+
+
+def test_the_first_codes_are_those_that_there_are_and_decode_alone():
+    assert policy("residual", head_codes=3).head.codes == 3
+    with pytest.raises(LattokError, match="`head_codes`: expected at most 3, got 4"):
+        policy("residual", head_codes=4)
+    for kind in ("bins", "fast"):
+        with pytest.raises(LattokError, match="`head_codes`: expected 0 with a tokenizer whose first codes do not dec"):
+            policy(kind, head_codes=2)
+    with pytest.raises(LattokError, match='`head_codes`: expected 0 unless head="tokens", got 2'):
+        HeadConfig(codes=2)
+    kinds = {name for name, (family, _) in FAMILIES.items() if family.prefixes}
+    assert {"residual-vq", "fsq", "oat", "vqbet"} == kinds
 
 
 @pytest.mark.parametrize(

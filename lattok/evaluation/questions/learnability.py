@@ -3,12 +3,17 @@
     policy error = mean over valid steps and dimensions of ((decode(c^) - a) / σ)^2     c^: codes that a policy chose
 
 The policy is small, sees state and instruction alone, and learns for the same number of steps whatever the tokenizer,
-with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. Beside it what is
-thought to matter: how often a choice of codes begins as no training chunk does, how far one replaced code moves a
-chunk, and whether chunks that are near one another stay so (OAT; ProAct; ActionPiece: their definitions in words, where
-these are all that is published).
+with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. The better of its
+two ways to act (likeliest codes, mean of draws) decides whether the tokenizer may be used: where `LEAST_KEPT` is kept.
+
+    kept = (error of the mean action - policy error) / (error of the mean action - error of the control)
+
+Beside it what is thought to matter: how often a choice of codes begins as no training chunk does, how far one replaced
+code moves a chunk, and whether chunks that are near one another stay so (OAT; ProAct; ActionPiece: their definitions in
+words, where these are all that is published).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
@@ -21,7 +26,7 @@ from lattok.evaluation.evidence import Case, evenly
 from lattok.evaluation.evidence.probes import Bootstrap, above_zero, one_hot_tasks
 from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEvidence
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures
+from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures, codec_loss
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
@@ -47,9 +52,18 @@ BEHIND = {  # columns, by their figures
 CHUNKS, POSITIONS, CANDIDATES = 64, 8, 32  # whose codes are replaced, by how many others
 RANKED, NEIGHBOURS = 256, 16  # chunks, and those near each of them
 WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
-MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer: beyond, a minute is not enough
+MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer and of a training chunk: beyond, a minute is not enough
 MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
+LEAST_KEPT = 0.9  # our choice: of what a policy without codes gains over the mean action, for the answer Yes
 BY_MEAN: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "draws": 32})  # a head acts by what it draws
+TITLE = "Can a policy act by it?"
+ABOUT = (
+    "What a policy decodes counts, not what the encoder knew. A small network sees state and instruction and "
+    "predicts the codes one after another; a chunk that it gets wrong costs what its codes decode to. Errors are "
+    "divided by the variance of training actions, over held-out chunks. The policy can also act by the mean of "
+    f"chunks that it draws ({', '.join(f'head_{name}={value}' for name, value in BY_MEAN.items())}). Without images "
+    "neither way is good; the difference is the tokenizer's."
+)
 
 
 class Inputs(NamedTuple):
@@ -61,14 +75,11 @@ class Inputs(NamedTuple):
 
 
 def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) -> tuple[Inputs, Inputs] | None:
-    """Return state and instruction of these windows; None where there is neither, or a tokenizer has too many codes."""
-    tokenizer = case.model
-    if tokenizer.vocab_size > MOST_CODES or tokenizer.tokens_per_chunk > MOST_TOKENS:
-        return None
+    """Return state and instruction of these windows; None where there is neither."""
     key, state = case.options.action_key, case.options.state_of(case.dataset)
     options: dict[str, Any] = {"cameras": (), "size": 1, "action_key": key, "state_key": state}
     train, judged = (
-        PolicyWindows(case.dataset, tokenizer.horizon, episodes=episodes, **options)
+        PolicyWindows(case.dataset, case.model.horizon, episodes=episodes, **options)
         for episodes in (case.split.train, case.split.held_out)
     )
     told = one_hot_tasks(train, judged)
@@ -86,15 +97,16 @@ def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) 
 
 
 class ReferencePolicy(nn.Module):
-    """Inputs [B, k] to chunks, by the codes of a tokenizer, or without one: the same network, data and steps."""
+    """Inputs [B, k] to chunks, by up to `tokens` codes of a tokenizer, or without one: the same network, data and
+    steps."""
 
-    def __init__(self, inputs: int, action_dim: int, horizon: int, tokenizer: ActionTokenizer | None):
+    def __init__(self, inputs: int, action_dim: int, horizon: int, tokenizer: ActionTokenizer | None, tokens: int = 0):
         super().__init__()
         head = HeadConfig("regression" if tokenizer is None else "tokens", WIDTH, 4)
         spec = None
         if tokenizer is not None:  # which may be somebody's own, and no artefact
             kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
-            spec = TokenSpec("", tokenizer.tokens_per_chunk, tokenizer.vocab_size, *kinds)
+            spec = TokenSpec("", tokens, tokenizer.vocab_size, *kinds)
         sizes: dict[str, Any] = {"action_dim": action_dim, "horizon": horizon, "cameras": (), "camera_sizes": ()}
         config = VLAConfig(**sizes, head=head, tokens=spec, action_loss="l2")  # errors are squared
         self.read = nn.Sequential(nn.Linear(inputs, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
@@ -109,8 +121,6 @@ class ReferencePolicy(nn.Module):
         """Learn the windows, or their `codes` [N, p] if it acts by a tokenizer, for STEPS batches."""
         tokenizer, (batch, valid) = self.tokenizer[0], seen.windows.batch(seen.rows)
         target = normalizer(batch) if tokenizer is None else codes[seen.rows]
-        if tokenizer is not None:  # rows of families of varying length end with the longest
-            target = nn.functional.pad(target, (0, tokenizer.tokens_per_chunk - target.shape[1]), value=-1)
         generator, count = torch.Generator().manual_seed(seed), len(seen.rows)
         optimizer = torch.optim.AdamW(self.parameters(), RATE, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
@@ -150,15 +160,19 @@ class ReferencePolicy(nn.Module):
 def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     """Train the reference policy with the tokenizer and without one, and let both act on held-out windows."""
     case, tokenizer = evidence.case, evidence.case.model
-    both = policy_inputs(case, evidence.training, evidence.windows)
-    if both is None or tokenizer.vocab_size < 2:
-        return None
+    scale, known, both = evidence.scale, evidence.known, None
+    known = known[:, : int((known >= 0).sum(1).max())]  # as long as the longest row
+    if not (why := _too_large(tokenizer, known)):
+        both = policy_inputs(case, evidence.training, evidence.windows)
+    if both is None:
+        text = f"Not run: {why or 'the dataset has neither states nor several instructions'}."
+        return Outcome((Section(TITLE, ABOUT, reading=text),), headline=f"Can a policy act by its codes? {text}")
     train, held_out = both
-    scale, known, meant = evidence.scale, evidence.known, evidence.codes[held_out.rows]
+    meant = evidence.codes[held_out.rows]
     found, codes = dict[str, Tensor](), torch.empty(0)
     for of, chosen in (("", tokenizer), ("/regression", None)):  # as figures end
         torch.manual_seed(case.options.seed)
-        policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen)
+        policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen, known.shape[1])
         policy.fit(train, known, scale.normalizer, case.options.seed)
         chunks, made = policy.act(held_out, scale.normalizer)
         codes = codes if made is None else made
@@ -179,7 +193,17 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
     own, other = figures["policy_error"], figures["policy_error/regression"]
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
     verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
-    return Outcome((_section(figures, gain),), figures, [verdict], _decision(evidence, figures), f"{text}.")
+    decision = _decision(codec_figures(evidence.methods, evidence.rate), figures)
+    return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
+
+
+def _too_large(tokenizer: ActionTokenizer, known: Tensor) -> str:
+    """Say why codes like the known [n, p] cannot be learned in a minute; an empty text where they can."""
+    if not 2 <= tokenizer.vocab_size <= MOST_CODES:
+        return f"the tokenizer has {tokenizer.vocab_size:,} codes, and a small policy learns from 2 to {MOST_CODES:,}"
+    if (longest := known.shape[1]) > MOST_TOKENS:
+        return f"a training chunk has {longest} codes, and a small policy learns at most {MOST_TOKENS}"
+    return ""
 
 
 def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> Tensor:
@@ -254,24 +278,26 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     errors = Table("Error of a small policy's actions", ("error",), rows, better="lower")
     row = TableRow("model", "tokenizer", tuple(map(figures.get, BEHIND)), control=False)
     more = Table("What may lie behind it", tuple(BEHIND.values()), (row,), folded=True)
-    drawn = ", ".join(f"head_{name}={value}" for name, value in BY_MEAN.items())
-    text = (
-        "What a policy decodes counts, not what the encoder knew. A small network sees state and instruction and "
-        "predicts the codes one after another; a chunk that it gets wrong costs what its codes decode to. Errors are "
-        "divided by the variance of training actions, over held-out chunks. The policy can also act by the mean of "
-        f"chunks that it draws ({drawn}). Without images neither way is good; the difference is the tokenizer's.{said}"
-    )
-    return Section("Can a policy act by it?", text, (errors, more))
+    return Section(TITLE, f"{ABOUT}{said}", (errors, more))
 
 
-def _decision(evidence: TokenizerEvidence, figures: dict[str, float]) -> Decision:
-    own, other, mean = (figures[f"policy_error{of}"] for of in ("", "/regression", "/mean"))
-    if own >= mean > other:
-        text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
-        return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
-    if own >= mean:
+def _decision(codec: Mapping[str, float], figures: Mapping[str, float]) -> Decision:
+    """Judge by what acting by the codes keeps of the gain over the mean action; what the `codec` loses is said last."""
+    likeliest, drawn, other, mean = (figures[f"policy_error{of}"] for of in ("", "/draws", "/regression", "/mean"))
+    if codec["normalised_mse"] >= codec["normalised_mse/mean"]:
+        return replace(codec_decision(codec), weight=25)
+    if other >= mean:
         text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
         return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
-    codec = codec_decision(codec_figures(evidence.methods, evidence.rate))
-    text = f"A policy will err by {own:.3g} of the variance of actions, one that regresses them by {other:.3g}."
-    return replace(codec, weight=25, text=f"{codec.text} {text}")
+    if (own := min(likeliest, drawn)) >= mean:
+        text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
+        return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
+    kept, policy = (mean - own) / (mean - other), "A policy that acts by its codes"
+    said = f"Yes. {policy}"
+    if kept < LEAST_KEPT:
+        share = f"keeps only {math.floor(100 * kept)} % of what a policy without codes gains over the mean action"
+        said = f"No: {policy.lower()} {share}. It"
+    by_mean = f"{drawn:.3g} by the mean of {BY_MEAN['draws']} drawn chunks"
+    errs = f"will err by {likeliest:.3g} of the variance of actions ({by_mean}), one that regresses them by {other:.3g}"
+    text = f"{said} {errs}, the mean action by {mean:.3g}. Decoding the right codes {codec_loss(codec)}"
+    return Decision(25, kept >= LEAST_KEPT, text)

@@ -187,18 +187,25 @@ def codec_decision(figures: Mapping[str, float]) -> Decision:
         return Decision(20, False, "No: it reconstructs actions no better than their mean does.", caveats=False)
     if not rivals:
         return Decision(20, None, "That cannot be told: no control at equal bits could be run.", caveats=False)
-    best = min(rivals, key=lambda key: rivals[key])
-    lost = f"It loses {_fine(own)} of the variance of held-out actions"
-    rival = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
-    if own < rivals[best]:
-        return Decision(20, True, f"Yes. {lost}; {rival}.")
+    lost = f"It {codec_loss(figures)}"
+    if own < min(rivals.values()):
+        return Decision(20, True, f"Yes. {lost}")
     untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
     bound = min(untrained, key=lambda key: untrained[key])
     if own > MAX_TARGET_ERROR * untrained[bound]:
         times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
         return Decision(20, False, f"No: it has {times}.")
     target = "Yes as a target for supervision, no as a codec that stores or replays actions"
-    return Decision(20, True, f"{target}. {lost}; {rival}.")
+    return Decision(20, True, f"{target}. {lost}")
+
+
+def codec_loss(figures: Mapping[str, float]) -> str:
+    """Say what is lost by decoding the right codes, beside the strongest control: a sentence without its subject."""
+    lost, rivals = f"loses {_fine(figures['normalised_mse'])} of the variance of held-out actions", _rivals(figures)
+    if not rivals:
+        return f"{lost}; no control at equal bits could be run."
+    best = min(rivals, key=lambda key: rivals[key])
+    return f"{lost}; {NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}."
 
 
 def _fine(share: float) -> str:

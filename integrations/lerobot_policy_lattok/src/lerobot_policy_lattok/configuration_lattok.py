@@ -88,6 +88,7 @@ class LattokConfig(PreTrainedConfig):
     head_order: str = DEFAULTS["head_order"]  # of tokens: autoregressive, or parallel
     head_temperature: float = DEFAULTS["head_temperature"]  # of tokens that are drawn; 0: the likeliest
     head_draws: int = DEFAULTS["head_draws"]  # of them for a decision, which is their mean
+    head_codes: int = DEFAULTS["head_codes"]  # of a chunk, the first ones, where these decode alone; 0: all
     head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
