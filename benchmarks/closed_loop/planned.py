@@ -198,11 +198,9 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
     head += ["CPU ms of a decision", "codes of a decision"] * timed
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row, figure in found.items():
-        back = (
-            [f"{(figure['success'].mean - found[BASE]['success'].mean) / lost:.0%}" if row != BASE else ""]
-            if lost
-            else []
-        )
+        apart = row == BASE or not ROWS[row].options.get("proprio", True)  # the Baseline has proprio
+        share = "" if apart or not lost else f"{(figure['success'].mean - found[BASE]['success'].mean) / lost:.0%}"
+        back = [share] * bool(lost)
         parts = [figure[name].text() for name in PARTS if name in figure]
         cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text(), *parts, *back, cost]
