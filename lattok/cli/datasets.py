@@ -220,7 +220,8 @@ def annotate(
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
+    written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions"}
+    options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
     loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}
     with ProgressBar("annotate") as progress:
