@@ -22,7 +22,7 @@ SMALL = "Train a small latent action model on it (with a GPU, leave out --preset
 INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
 TOKENIZER = "Train a tokenizer on it:"
 NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
-KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
+KNOWN = "All tasks of a world, such as metaworld, metaworld-pairs or ogbench, or some of it (metaworld/reach)."
 
 
 def inspect(
