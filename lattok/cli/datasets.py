@@ -170,7 +170,6 @@ class Engines:
     def make(self) -> Any:
         from lattok.annotation import LocalEngine, RayEngine
 
-        checks.one_of("engine", self.engine, ("local", "ray"))
         if self.engine == "ray":
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         for option in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
@@ -216,7 +215,6 @@ def annotate(
     from lattok.data.schema import own_vectors
 
     engine = engines.make()
-    checks.one_of("as", as_, ("latents", "actions"))
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)

@@ -70,7 +70,6 @@ def evaluate(
     from lattok.evaluation.evidence import facts_of
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
-    checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
