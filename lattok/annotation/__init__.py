@@ -37,7 +37,7 @@ MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data:
 
 
 class AnnotationResult(NamedTuple):
-    """An annotated dataset."""
+    """Where an annotated dataset is, and what of it could not be labelled."""
 
     path: Path
     episodes: int  # in all

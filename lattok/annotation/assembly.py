@@ -240,9 +240,9 @@ def _measure_episodes(root: Path, fill: Fill) -> None:
             with suppress(LattokError):  # of damaged rows
                 values = dataset.columns(index, [mark, *keys])
                 found = {key: column_stats(values[key]) for key in keys if values[mark].any()}
-                told = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
-                for name in new.keys() & told.keys():
-                    new[name][row] = told[name].tolist()
+                measured = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
+                for name in new.keys() & measured.keys():
+                    new[name][row] = measured[name].tolist()
         for name, values in new.items():
             place = table.column_names.index(name)
             table = table.set_column(place, table.field(place), pa.array(values, table.field(place).type))

@@ -145,11 +145,11 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         video = (decode(index, first, last) for first, last in _spans(length))
         tasks = select_episodes(work.dataset, [index])[0].tasks if model.reads_task else ()
-        told = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
+        inputs = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
         if model.infers_actions:
-            parts = _inferred(work, prefix, index, video, told)
+            parts = _inferred(work, prefix, index, video, inputs)
         else:
-            parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **told), work.options)
+            parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **inputs), work.options)
         valid = np.arange(length) + model.later_frames(work.dataset.fps) < length
     if not parts:
         hint = "Its labels are the embeddings."
@@ -230,11 +230,11 @@ def _columns(out: LatentActions, options: Options) -> Labels:
     return arrays
 
 
-def _inferred(work: Work, prefix: str, index: int, video: Any, told: dict[str, str]) -> Labels:
+def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: dict[str, str]) -> Labels:
     """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
     model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
     states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]
-    found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **told)
+    found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **inputs)
     arrays = {"action": found.actions.float().cpu().numpy()}
     if model.config.members > 1:  # one alone cannot say
         arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()

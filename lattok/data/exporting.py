@@ -41,7 +41,7 @@ MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded,
 
 
 class ExportResult(NamedTuple):
-    """A finished export."""
+    """Where an export is, and which episodes of the source it holds."""
 
     path: Path
     episodes: tuple[int, ...]  # index in the source of each episode, in the new order

@@ -184,8 +184,8 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
         return dataset.labels.provenance
     root = Path(dataset.root)
     if dataset.kind == "rlds" and (file := root / PROVENANCE.name).is_file():  # as export writes it
-        told = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
-        return check_records(told if isinstance(told, dict) else {}, str(file))
+        entries = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
+        return check_records(entries if isinstance(entries, dict) else {}, str(file))
     if (root / PROVENANCE).is_file():
         return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
@@ -265,11 +265,11 @@ def latent_spec(
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
     _check_columns(dataset, prefix, target, needs)
-    entry, told = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
+    entry, where = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
     if "spec" not in entry:
         way_out = "Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec."
-        raise LattokError(f"{told} does not say what the labels `{prefix}` are. {way_out}")
-    spec = LatentSpec.from_json(entry["spec"], prefix, told)
+        raise LattokError(f"{where} does not say what the labels `{prefix}` are. {way_out}")
+    spec = LatentSpec.from_json(entry["spec"], prefix, where)
     if spec.target != target:
         way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
         hint = f"{way_out}: {_annotate(prefix, target)}"
