@@ -13,7 +13,7 @@ LossTerms = dict[str, Tensor]  # named 0-d tensors; the training loop weights an
 
 
 class Episode(NamedTuple):
-    """One recorded episode."""
+    """A recorded episode, by which everything in a dataset is addressed."""
 
     index: int  # episode_index in the dataset
     length: int  # frames

@@ -219,11 +219,11 @@ def test_files_and_functions_are_as_short_as_it_says():
     long = []
     for path in (ROOT / "lattok").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        spans = {"the file": text.count("\n") - lines}
+        spans = [("the file", text.count("\n") - lines)]
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                spans[node.name] = node.end_lineno - node.lineno + 1 - of_a_function
-        long += [f"{path}: {name} is {over} lines too long" for name, over in spans.items() if over > 0]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                spans.append((node.name, node.end_lineno - node.lineno + 1 - of_a_function))
+        long += [f"{path}: {name} is {over} lines too long" for name, over in spans if over > 0]
     assert not long, "\n".join(long)
 
 

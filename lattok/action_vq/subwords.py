@@ -21,6 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.utils import checks
+from lattok.utils.untrusted import parse_json
 
 LAST_CHARACTER = 0xD7FF  # the last character before the surrogates, which no text can hold
 MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
@@ -347,7 +348,7 @@ def _bytes_of(token: str) -> bytes:
 def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
-        given = json.loads(text)
+        given = parse_json(text, "tokenizer.json", nan=True, nul=True)  # NUL is the token of a coefficient
         # set aside: the library panics at damaged ones
         before = given.get("normalizer") if isinstance(given, dict) else None
         tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)

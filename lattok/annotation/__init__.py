@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from lattok.annotation.assembly import Job, UnreadableRows, assemble
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
-from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
+from lattok.annotation.labels import Work, check_models, identities_of, request_hash
 from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
 from lattok.annotation.verify import Verification, verify
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
+from lattok.labels.spec import Options
 from lattok.loading import by_prefix
 from lattok.nn.normalize import for_dataset
 from lattok.utils import checks
@@ -36,7 +37,7 @@ MAX_FAILURES_IN_A_ROW = 20  # failures in a row that say nothing about the data:
 
 
 class AnnotationResult(NamedTuple):
-    """An annotated dataset."""
+    """Where an annotated dataset is, and what of it could not be labelled."""
 
     path: Path
     episodes: int  # in all
@@ -93,7 +94,9 @@ def annotate(
     have codes -1 and are not valid: a warning says so. `threads` of torch are part of the result; `engine` is not.
     `progress(frames done, frames in all)` is called after every unit.
     """
-    options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads, fill)
+    asked = None if cameras is None else tuple(cameras)
+    written = {"embedding": embedding, "quantized": quantized, "fill": fill}
+    options = Options(**written, action_key=action_key, cameras=asked, threads=threads)
     given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
     work = Work(as_dataset(dataset), by_prefix(given), options)
     result = label(work, out, engine=engine, progress=progress)

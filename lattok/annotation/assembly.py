@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -101,7 +102,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
         entry: dict[str, Any] = {"spec": spec.to_json()}
         seen = dataset.seen_as
         if model.label_source == "actions":
-            entry["action_key"] = key = work.options.action_key
+            key = work.options.action_key
             entry |= {"actions_as": seen["actions"][key]} if key in seen["actions"] else {}
         else:
             entry["cameras"] = cameras = list(cameras_of(work, cast(VideoLabeller, model)))
@@ -113,7 +114,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
                 entry["fills"] = {"column": work.options.action_key, "names": names}
                 if parts := dataset.joined.get(work.options.action_key):
                     entry["fills"]["parts"] = list(parts)
-        entry |= {"dataset": place, "threads": work.options.threads, "versions": versions()}
+        entry |= {"dataset": place, "options": asdict(work.options), "versions": versions()}
         columns = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()}
         labels[prefix] = entry | {"model": identities[prefix], "columns": columns}
     return labels
@@ -239,9 +240,9 @@ def _measure_episodes(root: Path, fill: Fill) -> None:
             with suppress(LattokError):  # of damaged rows
                 values = dataset.columns(index, [mark, *keys])
                 found = {key: column_stats(values[key]) for key in keys if values[mark].any()}
-                told = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
-                for name in new.keys() & told.keys():
-                    new[name][row] = told[name].tolist()
+                measured = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
+                for name in new.keys() & measured.keys():
+                    new[name][row] = measured[name].tolist()
         for name, values in new.items():
             place = table.column_names.index(name)
             table = table.set_column(place, table.field(place), pa.array(values, table.field(place).type))

@@ -100,6 +100,9 @@ class _Worker:
         self._work, self._threads = work._replace(models=models), threads
         self._one = Lock()  # units overlap in decoding alone
 
+    def ready(self) -> None:
+        """Return, once the models are on the device."""
+
     def label(self, unit: Unit) -> UnitLabels:
         wanted, decode = jobs(self._work, [unit]), partial(piece_of_frames, self._work)
         with Prefetcher(decode, wanted, AHEAD_FRAMES, self._threads) as frames_of, self._one:
@@ -199,7 +202,7 @@ class _Pool:
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_concurrency": IN_FLIGHT}
         worker = self._ray.remote(_Worker).options(**options)
         self._workers[number] = worker.remote(self._work, engine.device, max(1, int(engine.cpus)))
-        self._starting[self._workers[number].__ray_ready__.remote()] = number
+        self._starting[self._workers[number].ready.remote()] = number
 
 
 def _ray() -> Any:

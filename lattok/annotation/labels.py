@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +23,7 @@ from lattok.data import RobotDataset, camera_keys, dimension_names, select_episo
 from lattok.data.episodes import check_stride
 from lattok.data.schema import short_name, vector_key
 from lattok.data.views import View, check_trained_space, unwrap
-from lattok.labels.spec import fillers
+from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
@@ -39,17 +40,6 @@ Models = Mapping[str, ActionTokenizer | VideoLabeller]
 Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
 FramesOf = Callable[[str, int, int, int], np.ndarray]  # see `piece_of_frames`
 PREFIX = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
-
-
-class Options(NamedTuple):
-    """What is written, and from what."""
-
-    embedding: bool = True
-    quantized: bool = False
-    action_key: str = "action"
-    cameras: tuple[str, ...] | None = None  # None: the model's own
-    threads: int = 1  # of torch: sums in another order are other labels
-    fill: bool = False  # `action_key` gets what was inferred, where nobody knows it
 
 
 class Work(NamedTuple):  # everything that labels depend on; goes to every worker
@@ -79,7 +69,7 @@ def request_hash(work: Work, identities: Identities) -> str:
     """Hash everything that the labels depend on but episodes and contents of files, which are in the keys of units."""
     dataset = work.dataset
     facts = [str(dataset.root.resolve()), dataset.kind, dataset.split, dataset.fps, dataset.seen_as]
-    parts = [facts, identities, work.options._asdict(), PIECE_FRAMES, BATCH, versions()]
+    parts = [facts, identities, asdict(work.options), PIECE_FRAMES, BATCH, versions()]
     if any(model.reads_task for model in work.models.values()):
         parts.append([episode.tasks for episode in dataset.episodes])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -155,11 +145,11 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         video = (decode(index, first, last) for first, last in _spans(length))
         tasks = select_episodes(work.dataset, [index])[0].tasks if model.reads_task else ()
-        told = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
+        inputs = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
         if model.infers_actions:
-            parts = _inferred(work, prefix, index, video, told)
+            parts = _inferred(work, prefix, index, video, inputs)
         else:
-            parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **told), work.options)
+            parts = _columns(model.label_video(video, model.stride_frames(work.dataset.fps), **inputs), work.options)
         valid = np.arange(length) + model.later_frames(work.dataset.fps) < length
     if not parts:
         hint = "Its labels are the embeddings."
@@ -240,16 +230,16 @@ def _columns(out: LatentActions, options: Options) -> Labels:
     return arrays
 
 
-def _inferred(work: Work, prefix: str, index: int, video: Any, told: dict[str, str]) -> Labels:
+def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: dict[str, str]) -> Labels:
     """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
     model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
     states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]
-    found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **told)
+    found = model.infer_actions(video, model.unit_frames(dataset.fps), states=states, **inputs)
     arrays = {"action": found.actions.float().cpu().numpy()}
     if model.config.members > 1:  # one alone cannot say
         arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()
     own = LatentActions(found.codes, found.latents, found.latents)
-    arrays |= _columns(own, options._replace(quantized=False))
+    arrays |= _columns(own, replace(options, quantized=False))
     if options.fill:
         arrays["filled"] = np.full(len(found.actions), _unknown(work, prefix, index))
     return arrays

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from lattok.annotation.assembly import provenance
-from lattok.annotation.labels import Options, Work, check_model, identities_of, label_episode, reason, versions
+from lattok.annotation.labels import Work, check_model, identities_of, label_episode, reason, versions
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
-from lattok.labels.spec import LatentSpec, provenance_of, undescribed_prefixes
+from lattok.labels.spec import LatentSpec, Options, provenance_of, undescribed_prefixes
 from lattok.loading import by_prefix
 from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
@@ -20,7 +20,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
-REQUIRED_FACTS = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
+REQUIRED_FACTS = ("spec", "dataset", "columns", "options", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What meta/info.json says is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
@@ -85,7 +85,9 @@ def _assumed(dataset: RobotDataset, prefix: str) -> dict[str, Any]:
     """Return an entry, without a spec, for columns about which nothing is written down."""
     own = {name: dataset.features[name] for name in _own(dataset, prefix)}
     columns = {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()}
-    return {"dataset": {"name": dataset.name}, "columns": columns, "threads": 1, "versions": {}, "model": {}}
+    names = [name.rpartition(".")[2] for name in own]
+    options = {"embedding": "embedding" in names, "quantized": "quantized" in names}
+    return {"dataset": {"name": dataset.name}, "columns": columns, "options": options, "versions": {}, "model": {}}
 
 
 def _own(dataset: RobotDataset, prefix: str) -> list[str]:
@@ -104,20 +106,16 @@ def _verify_one(
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry, prefix)
-    action_key = entry.get("action_key", "")
-    if entry.get("actions_as") != dataset.actions_as.get(action_key):
-        yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
+    options = Options.from_json(entry["options"], where)
+    key = options.action_key
+    if model.label_source == "actions" and entry.get("actions_as") != dataset.actions_as.get(key):
+        yield f"- `{key}` was converted to another action space: open the dataset as it was labelled"
     if model.label_source == "video":
         name, now, unit = "stride", model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
     else:
         name, now, unit = "horizon", model.horizon, "steps"
     was = now if spec is None else getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
-    own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
-    embedding, quantized = (any(name.endswith(part) for name in own) for part in ("embedding", "quantized"))
-    column = entry["fills"]["column"] if "fills" in entry else entry.get("action_key", "action")
-    cameras = tuple(entry["cameras"]) if "cameras" in entry else None
-    options = Options(embedding, quantized, column, cameras, entry["threads"], "fills" in entry)
     if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
         return

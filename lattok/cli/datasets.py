@@ -22,7 +22,7 @@ SMALL = "Train a small latent action model on it (with a GPU, leave out --preset
 INFERS = "Train an inverse dynamics model, to fill in unknown actions with it (with a GPU, leave out --preset):"
 TOKENIZER = "Train a tokenizer on it:"
 NOT_COPIED = ("dataset", "revision", "cache_gb")  # of a description: about the place of the source
-KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
+KNOWN = "All tasks of a world, such as metaworld, metaworld-pairs or ogbench, or some of it (metaworld/reach)."
 
 
 def inspect(
@@ -170,7 +170,6 @@ class Engines:
     def make(self) -> Any:
         from lattok.annotation import LocalEngine, RayEngine
 
-        checks.one_of("engine", self.engine, ("local", "ray"))
         if self.engine == "ray":
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         for option in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
@@ -216,11 +215,11 @@ def annotate(
     from lattok.data.schema import own_vectors
 
     engine = engines.make()
-    checks.one_of("as", as_, ("latents", "actions"))
     prefix = prefix or ((INFERRED,) if as_ == "actions" and len(model) == 1 else ())
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
-    options = Options(embedding, quantized, action_key, cameras or None, threads, as_ == "actions")
+    written = {"embedding": embedding, "quantized": quantized, "fill": as_ == "actions"}
+    options = Options(**written, action_key=action_key, cameras=cameras or None, threads=threads)
     place = (engine.device and "cpu") or device  # workers move it themselves
     loaded = {key: in_precision(moved(lattok.load(name, revision), place), precision) for key, name in names.items()}
     with ProgressBar("annotate") as progress:

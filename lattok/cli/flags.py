@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_arg
 
 import docstring_parser
 
-from lattok.utils.checks import LattokError, did_you_mean
+from lattok.utils.checks import LattokError, did_you_mean, one_of
 
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
@@ -249,6 +249,9 @@ def _value(command: str, flag: str, kind: Any, words: list[str]) -> Any:
     least = 1 if (most := _most_words(kind)) == sys.maxsize else most
     if len(words) < least or "" in words:
         refuse(command, f": {flag} needs {'a value' if least == 1 else f'{least} values with spaces between them'}.")
+    named = [part for part in parts if get_origin(part) is Literal]
+    for word in words if named and not parts & {str, int, float} else ():
+        one_of(flag.strip("-").replace("-", "_"), word, [str(each) for part in named for each in get_args(part)])
     try:
         found = tuple(_one(parts, word) for word in words)
     except ValueError as error:

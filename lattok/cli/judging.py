@@ -70,7 +70,6 @@ def evaluate(
     from lattok.evaluation.evidence import facts_of
     from lattok.evaluation.page import REPORT_HTML, check_folder, check_place
 
-    checks.one_of("controls", controls, ("quick", "trained"))
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
@@ -193,7 +192,7 @@ def rollout(
     options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
     options |= {"batch": batch, "workers": workers, "videos": videos, "variation": variation_of(variation)}
     target = Path(out) if out else folder / "rollouts"
-    env = env or _tasks_told(agent)
+    env = env or _known_tasks(agent)
     with ProgressBar("rollout") as progress:
         found = lattok.sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
     for note in found.notes:
@@ -204,10 +203,10 @@ def rollout(
         print(f"Watch it: {target / 'sheet.png'} and the films next to it")
 
 
-def _tasks_told(agent: Any) -> tuple[str, ...]:
-    from lattok.sim.worlds import tasks_told
+def _known_tasks(agent: Any) -> tuple[str, ...]:
+    from lattok.sim.worlds import tasks_by_instructions
 
-    found = tuple(tasks_told(agent.instructions, agent.fps))
+    found = tuple(tasks_by_instructions(agent.instructions, agent.fps))
     if not found:
         hint = "Name tasks, such as env=metaworld/reach, if it knows their cameras."
         hint += " On a robot of your own: policy.select_action(observation)."

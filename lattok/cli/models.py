@@ -37,8 +37,8 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     parts = {"common": [every[name] for name in first if name in every]}
     for group in ("data", "model", "loop"):
         parts[group] = [every[name] for name in groups[group] if name not in first]
-    usual = {"device": ("auto", "cpu", "cuda", "mps"), "feature_cache_dtype": ("float32", "float16")}
-    choices = {**usual, "quantizer": [*BOTTLENECKS], **recipe_class.choices}  # words that types do not say
+    devices = ("auto", "cpu", "cuda", "mps")
+    choices = {"device": devices, "quantizer": [*BOTTLENECKS], **recipe_class.choices}  # words that types do not say
     _, dataset, *run = flags.words_of(_train)
     dataset = dataset._replace(unless=("mix", "config", "resume"))
     listed = [dataset, *(each._replace(group="run") for each in run if each.name != "study" or kind == "vla")]

@@ -33,8 +33,8 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import walk
 
-DIGEST_BYTES = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
-MAX_DIGESTS = 2**16  # in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
+DIGEST_BYTES = 6  # bytes of a digest: one in 268 million that a strange episode is among 2**20 of them
+MAX_DIGESTS = 2**20  # in an artefact, 8 MB of text; more episodes are known by dataset and number alone
 MIN_DIFFERENT_ROWS = 4  # different actions that an episode must have to be told from others by them
 MAX_ROW_NUMBERS = 4096  # numbers in a row of a column that is a state, not a picture
 SAMPLE_BYTES = 8192  # bytes at the beginning, the middle and the end of a video file
@@ -99,9 +99,9 @@ def record_of(content: Content) -> dict[str, Any]:
     """What an artefact keeps: digests of each kind in base64, sorted, and a hash of them in the order of episodes."""
     record = {}
     for name, found in (("actions", content.actions), ("videos", content.videos)):
-        if found:
-            text = base64.b64encode(b"".join(sorted(set(found.values()))[:MAX_DIGESTS])).decode()
-            record[name] = {"of": len(found), "in_order": in_order(found), "digests": text}
+        if 0 < len(found) <= MAX_DIGESTS:
+            text = base64.b64encode(b"".join(sorted(set(found.values())))).decode()
+            record[name] = {"in_order": in_order(found), "digests": text}
     return record
 
 
@@ -113,12 +113,7 @@ def in_order(found: Digests) -> str:
 
 class StoredDigests(NamedTuple):
     digests: frozenset[bytes]
-    last: bytes | None  # greatest of the digests, where only the smaller ones are kept
     in_order: str
-
-    def undecided(self, digest: bytes) -> bool:
-        """Tell whether an episode may be among those that are not kept."""
-        return self.last is not None and digest > self.last
 
 
 def read_record(record: Any) -> dict[str, StoredDigests]:
@@ -131,12 +126,10 @@ def read_record(record: Any) -> dict[str, StoredDigests]:
 
 
 def _known(entry: Any) -> StoredDigests:
-    data, count, order = base64.b64decode(entry["digests"], validate=True), entry["of"], entry["in_order"]
-    if len(data) % DIGEST_BYTES or not isinstance(order, str) or not checks.is_int(count):
+    data, order = base64.b64decode(entry["digests"], validate=True), entry["in_order"]
+    if len(data) % DIGEST_BYTES or not isinstance(order, str):
         raise ValueError
-    listed = [data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)]
-    last = listed[-1] if len(listed) == MAX_DIGESTS and count > MAX_DIGESTS else None
-    return StoredDigests(frozenset(listed), last, order)
+    return StoredDigests(frozenset(data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)), order)
 
 
 def _is_action(key: str) -> bool:

@@ -35,13 +35,13 @@ FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
 # of an entry of provenance and of its model: what is true of any part of the labels
-PORTABLE = ("spec", "action_key", "actions_as", "cameras", "columns", "fills", "threads")
+PORTABLE = ("spec", "options", "actions_as", "cameras", "columns", "fills")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 MAX_EPISODES_TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
 class ExportResult(NamedTuple):
-    """A finished export."""
+    """Where an export is, and which episodes of the source it holds."""
 
     path: Path
     episodes: tuple[int, ...]  # index in the source of each episode, in the new order
@@ -312,7 +312,7 @@ def _provenance(
     on the source that they were made from ("source"). Episodes have their new numbers. Columns that the export has
     converted or joined are so no more."""
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
-    if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["action_key"]):
+    if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["options"]["action_key"]):
         del kept["actions_as"]
     if kept.get("fills", {}).get("column") in dataset.joined:
         kept["fills"] = {name: value for name, value in kept["fills"].items() if name != "parts"}

@@ -120,11 +120,11 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
             raise LattokError(f"{name}: {error}") from None
     found = {name: report.figures for name, report in reports.items()}
     shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
-    told = all("policy_error" in each for each in found.values())
+    comparable = all("policy_error" in each for each in found.values())
     judged = {name: doubts(report.verdicts, models[name].trained_on) for name, report in reports.items()}
     verdicts = tuple(replace(each, text=f"{name}: {each.text}") for name in judged for each in judged[name])
     doubt = doubted(judged)
-    ranked = sorted(found, key=lambda name: found[name]["policy_error" if told else "normalised_mse"])
+    ranked = sorted(found, key=lambda name: found[name]["policy_error" if comparable else "normalised_mse"])
     rows, more = (
         tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
         for columns in (ACTED, BEHIND)
@@ -139,7 +139,7 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
         points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
     caption = "How much of the variance of actions a policy that acts by the codes explains, against their cost."
-    chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if told else ""
+    chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if comparable else ""
     drawn = (Pictures(caption, (chart,), wide=True, top=True),)
     section = Section(
         "How large is the error of a policy that acts by each?",
@@ -147,13 +147,13 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         "on held-out chunks; its error is divided by the variance of training actions, as the error of decoding the "
         f"right codes is. What reconstructs best need not be what is learned best.{_apart(horizons)}",
         (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
-        drawn if told else (),
+        drawn if comparable else (),
         open=True,
     )
     return Report(
         kind="comparison",
         title=f"{len(reports)} action tokenizer{'s' * (len(reports) > 1)} on {dataset.name}",
-        headline=_reading(ranked, found) if told else "",
+        headline=_reading(ranked, found) if comparable else "",
         verdicts=verdicts,
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
         sections=(section,),

@@ -115,8 +115,8 @@ def _candidate(
     said = [*doubts(overlap(case), model.trained_on), *less]
     verdicts = with_advice([replace(each, text=f"{name}: {each.text}") for each in said], case)
     facts = {**model.describe(), **{key: evidence.provenance[key] for key in FACTS}}
-    told = SimpleNamespace(address=model.address, trained_on=model.trained_on)
-    return Candidate(name, replace(case, model=told), kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
+    case = replace(case, model=SimpleNamespace(address=model.address, trained_on=model.trained_on))
+    return Candidate(name, case, kind, figures, evidence.bootstrap, draws, verdicts, facts, speed)
 
 
 def _draws(evidence: LatentEvidence, row: ProbeRow, probe: str = "linear", dims: Any = slice(None)) -> Tensor:

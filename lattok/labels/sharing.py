@@ -167,7 +167,8 @@ def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {plain(column)} | {plain(facts['dtype'])} | {facts['shape']} | {means} |")
     facts = {"model": model.get("model"), "type": model.get("type"), "revision": model.get("revision")}
     facts |= {"weights (SHA-256)": model.get("weights_sha256"), "cameras": ", ".join(entry.get("cameras", []))}
-    facts |= {"actions": entry.get("action_key"), "seconds between frames": entry.get("stride_seconds")}
+    acts = entry.get("options", {}).get("action_key") if spec.get("target") == "chunk" else None
+    facts |= {"actions": acts, "seconds between frames": entry.get("stride_seconds")}
     missing = sum(len(gap["episodes"]) for gap in entry.get("unlabelled", []))
     facts |= {"episodes without labels": missing or None, "lattok": entry.get("versions", {}).get("lattok")}
     lines += ["", *(f"- {name}: {plain(value)}" for name, value in facts.items() if value)]

@@ -112,6 +112,32 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
     return LatentSpec("chunk", vectors=int(own), latent_dim=latent_dim if own else 0, **made)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Which labels are written, and from what. `meta/lattok.json` holds all of it, since `verify` needs it again.
+
+    Attributes:
+        embedding: Latents before quantization are written.
+        quantized: Quantized vectors are written.
+        action_key: Column with the actions.
+        cameras: Those that a model of video looks at, in its order. None: its own.
+        threads: Threads of torch. Sums in another order round differently.
+        fill: Inferred actions fill `action_key` where nobody knows the robot's own.
+    """
+
+    embedding: bool = True
+    quantized: bool = False
+    action_key: str = "action"
+    cameras: tuple[str, ...] | None = None
+    threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)] = 1
+    fill: bool = False
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any], where: str) -> "Options":
+        """Return the options of an entry; errors say `where` it was read."""
+        return parse_config(cls, facts, where)
+
+
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
     name: str
 
@@ -140,8 +166,7 @@ class LabelRecord(TypedDict, total=False):
     versions: dict[str, str]
     model: dict[str, Any]
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
-    threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)]
-    action_key: str
+    options: Options
     cameras: list[str]
     fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
@@ -159,8 +184,8 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
         return dataset.labels.provenance
     root = Path(dataset.root)
     if dataset.kind == "rlds" and (file := root / PROVENANCE.name).is_file():  # as export writes it
-        told = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
-        return check_records(told if isinstance(told, dict) else {}, str(file))
+        entries = read_json(inside(root, Path(file.name), str(root))).get(PROVENANCE.stem)
+        return check_records(entries if isinstance(entries, dict) else {}, str(file))
     if (root / PROVENANCE).is_file():
         return check_records(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
@@ -240,11 +265,11 @@ def latent_spec(
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
     _check_columns(dataset, prefix, target, needs)
-    entry, told = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
+    entry, where = provenance_of(dataset).get(prefix, {}), f"{PROVENANCE} of {dataset.name}"
     if "spec" not in entry:
         way_out = "Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec."
-        raise LattokError(f"{told} does not say what the labels `{prefix}` are. {way_out}")
-    spec = LatentSpec.from_json(entry["spec"], prefix, told)
+        raise LattokError(f"{where} does not say what the labels `{prefix}` are. {way_out}")
+    spec = LatentSpec.from_json(entry["spec"], prefix, where)
     if spec.target != target:
         way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
         hint = f"{way_out}: {_annotate(prefix, target)}"

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lattok import hub
 from lattok.data import RobotDataset, select_episodes
+from lattok.hub.weights import read_tensors
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base.features import TextEncoder
 from lattok.recipes.common import ADAMW
@@ -215,7 +215,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         checks.fail("text_features", "a .safetensors or .npz file", str(path))
     try:
         if path.suffix == ".safetensors":
-            arrays = safetensors.torch.load_file(path)
+            arrays = read_tensors(path)
         else:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}

@@ -68,7 +68,7 @@ class PairOptions(ImageOptions, MixOptions):
     labelled_per_batch: int = 0
     init: str | None = None
     feature_cache: str | None = None
-    feature_cache_dtype: str = "float32"
+    feature_cache_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()

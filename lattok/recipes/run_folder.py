@@ -51,15 +51,15 @@ def never_saved(out: Path) -> bool:
     return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 
 
-class Stored(NamedTuple):
-    """What a file says of a run."""
+class RunOptions(NamedTuple):
+    """Options of a run out of a file, and its preset and dataset where the file names them."""
 
     options: dict[str, Any]
     preset: str | None = None
     dataset: str | None = None
 
 
-def read_options(path: str | None, kind: str | None = None) -> Stored:
+def read_options(path: str | None, kind: str | None = None) -> RunOptions:
     """Read options from a JSON file: `{name: value}`, also of preset and dataset, or recipe.json of a run of this
     `kind`, which names both."""
     value = files.read_json(Path(path), 'Write {"steps": 1000, "lr": 0.001}.') if path is not None else {}
@@ -67,14 +67,15 @@ def read_options(path: str | None, kind: str | None = None) -> Stored:
         checks.fail(f"{path}", f"options of {kind}", f"those of a run of {found}", f"Use it with lattok train {found}.")
     named = ("preset", "dataset")
     plain = {"options": {name: each for name, each in value.items() if name not in named}}
-    options, preset, dataset = ((value if "options" in value else value | plain).get(name) for name in Stored._fields)
+    known = value if "options" in value else value | plain
+    options, preset, dataset = (known.get(name) for name in RunOptions._fields)
     if not (isinstance(options, dict) and isinstance(preset, str | None) and isinstance(dataset, str | None)):
         checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "entries of another kind")
     options = {name.replace("-", "_"): each for name, each in options.items()}
     for name in ("out", *named):
         if name in options:
             checks.fail(f"{path}", "options of the model and its training", repr(name), "Type it.")
-    return Stored(options, preset, dataset)
+    return RunOptions(options, preset, dataset)
 
 
 def first_process() -> bool:

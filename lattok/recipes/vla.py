@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class PolicyOptions(ActedOptions):
     strategy: str = "baseline"
     layer: int | float | None = None
     latent_weight: float | None = None
-    align_projection: str | None = None
+    align_projection: Literal["linear", "mlp"] | None = None
     prefix: str | None = None
     labels: str | None = None
     tokenizer: str | None = None
@@ -131,7 +131,7 @@ class VLARecipe(Recipe[LatentVLA]):
     model: VLAConfig = field(default_factory=VLAConfig)
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
     example: ClassVar[Mapping[str, Any]] = {"strategy": "la_direct", "backbone": "scratch"}
-    choices: ClassVar[Mapping[str, Any]] = {"strategy": STRATEGIES, "align_projection": ("linear", "mlp")}
+    choices: ClassVar[Mapping[str, Any]] = {"strategy": STRATEGIES}
     default_preset = "libero"
     joined = ("p2t_code",)
     goes_on: ClassVar[str] = "init"  # option with the policy that the one to train goes on with

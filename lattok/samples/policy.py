@@ -78,12 +78,7 @@ class PolicyWindows(Samples):
         self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], 1, unseen, missing=True)
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
-        lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        asked = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)
-        self.acted = torch.from_numpy(asked) & self._windows.known
-        if not self.acted.any():
-            named = "" if action_episodes is None else f", of {action_episodes!r}"
-            checks.fail(action_key, f"known actions in one of the episodes that are trained on{named}", "NaN in all")
+        self.acted = self._known_actions(dataset, action_key, action_episodes)
         self.measured, self._sure = self._confident(dataset, action_key, confident_share)
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
@@ -99,13 +94,26 @@ class PolicyWindows(Samples):
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._labels = read_rows(dataset, self.latent, chosen, parts)
-            if not self._labels["valid"].any():
-                what = f"none of the {len(self)} frames of the chosen episodes has a label"
-                raise LattokError(f"`{self.latent.column('valid')}`: {what}. Choose other episodes, or annotate again.")
+            self._labels = self._stored_labels(dataset, self.latent, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
         self._progress = progress
+
+    def _known_actions(self, dataset: RobotDataset, key: str, episodes: EpisodeSpec) -> Tensor:
+        """Tell which samples have a known action that may teach, bool [N]; `episodes` may have some (None: all)."""
+        lengths = np.array([e.length for e in self.episodes], dtype=np.int64)
+        acted = torch.from_numpy(acted_episodes(dataset, self.episodes, episodes).repeat(lengths)) & self._windows.known
+        if not acted.any():
+            named = "" if episodes is None else f", of {episodes!r}"
+            checks.fail(key, f"known actions in one of the episodes that are trained on{named}", "NaN in all")
+        return acted
+
+    def _stored_labels(self, dataset: RobotDataset, spec: LatentSpec, parts: Sequence[str]) -> dict[str, Tensor]:
+        labels = read_rows(dataset, spec, self.episodes, parts)
+        if not labels["valid"].any():
+            what = f"none of the {len(self)} frames of the chosen episodes has a label"
+            raise LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
+        return labels
 
     def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
         values = read_vectors(dataset, "extra_keys", key, self.episodes, checked)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -125,11 +125,8 @@ class FramePairs(Samples):
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
         self.episodes = chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        named = [("stride", stride), *(("extra_strides", gap) for gap in extra_strides)]
-        self.gaps: Sequence[int] = [checks.stride_in_frames(gap, dataset.fps, name) for name, gap in named]
+        self.gaps = _gaps(stride, extra_strides, lengths, dataset.fps)
         self.stride = self.gaps[0]
-        for (name, _), gap in zip(named, self.gaps, strict=True):
-            check_stride(gap, lengths, dataset.fps, name)
         self.cameras = camera_keys(dataset, cameras)
         episode, frame, row, last = _positions(chosen)
         keep = row + max(self.gaps) <= last
@@ -147,16 +144,16 @@ class FramePairs(Samples):
         if action_key is not None:
             acted = acted_episodes(dataset, chosen, action_episodes).repeat(lengths) & there
             if labelled_fraction and not acted.any():
-                chosen_ones = f"episodes{'' if action_episodes is None else f' {action_episodes!r}'}"
-                hint = "Video without actions needs labelled_fraction=0."
-                checks.fail(action_key, f"known actions in one of the {chosen_ones}", "NaN in all of them", hint)
-            known = acted[keep]
-            tasks = {e.index: e.tasks for e in chosen}
-            places = self.episode_of[known], self.frame_of[known]
-            self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
+                _fail_without_actions(action_key, action_episodes)
+            self._draw(acted[keep], labelled_fraction, labelled, seed)
         self.frame_reader = FrameReader(dataset, chosen, self.cameras, transform)
         self.reader: Reader = self.frame_reader  # or one of features
         self._all_frames = partial(self.frame_reader.all, cache_dir, progress)
+
+    def _draw(self, known: np.ndarray, fraction: float, unit: Literal["pairs", "episodes"], seed: int) -> None:
+        """Draw which pairs are `labelled`, among those whose actions are `known` [N]."""
+        tasks = {episode.index: episode.tasks for episode in self.episodes}
+        self.labelled[known] = draw_labelled(self.episode_of[known], self.frame_of[known], tasks, fraction, unit, seed)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -316,6 +313,21 @@ def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
     return state
+
+
+def _gaps(stride: int | str, extra: Sequence[int | str], lengths: np.ndarray, fps: float) -> Sequence[int]:
+    """Return the gaps of a pair in frames; each must fit into an episode."""
+    named = [("stride", stride), *(("extra_strides", gap) for gap in extra)]
+    gaps = [checks.stride_in_frames(gap, fps, name) for name, gap in named]
+    for (name, _), gap in zip(named, gaps, strict=True):
+        check_stride(gap, lengths, fps, name)
+    return gaps
+
+
+def _fail_without_actions(key: str, episodes: EpisodeSpec) -> NoReturn:
+    chosen = f"episodes{'' if episodes is None else f' {episodes!r}'}"
+    hint = "Video without actions needs labelled_fraction=0."
+    checks.fail(key, f"known actions in one of the {chosen}", "NaN in all of them", hint)
 
 
 def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

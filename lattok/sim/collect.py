@@ -42,7 +42,7 @@ EXPERT, NEXT = "expert_action", "next."
 
 
 class CollectionResult(NamedTuple):
-    """A finished collection."""
+    """Where the demonstrations are, and how often the expert succeeded."""
 
     path: Path
     frames: int

@@ -22,7 +22,7 @@ class OptimizerState(TypedDict, total=False):  # what Adam and AdamW remember
     state: dict[int, dict[str, Tensor]]  # moments, for each parameter that ever had a gradient by its number
 
 
-class Saved(TypedDict, total=False):  # what a checkpoint holds
+class Checkpoint(TypedDict, total=False):
     step: Annotated[int, Rule("a number of steps", lambda it: it >= 0)]
     model: dict[str, Tensor]
     optimizer: Annotated[OptimizerState, Rule("the state of an optimiser", {"state"}.issubset)]
@@ -78,7 +78,7 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
         _refuse(path, f"a file that cannot be read ({checks.first_line(error)})")
     if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
         _refuse(path, "a file of something else")
-    saved = typed(saved, Saved, "", str(path), PUT_BACK)
+    saved = typed(saved, Checkpoint, "", str(path), PUT_BACK)
     step, tensors, moments = saved["step"], saved["model"], saved["optimizer"]["state"]
     _check_tensors(tensors, state_of(model), path, dict(model.named_buffers()))
     if average and "average" not in saved:

@@ -44,8 +44,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
     name = "ACCELERATE_TORCH_DEVICE"  # accelerate itself knows neither numbers nor all kinds of devices
-    told = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    with patch_environment(**({} if told else {name: str(device_called(device))})):
+    chosen = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    with patch_environment(**({} if chosen else {name: str(device_called(device))})):
         accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,

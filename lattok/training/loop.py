@@ -188,8 +188,8 @@ def fit(
     first, saved = 0, out / RUN / CHECKPOINT
     if resume and saved.is_file():
         first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
-    device, told = trainer.accelerator.device, (options.tracker, asdict(options))
-    log = RunLog(out / RUN, out.name, first, options.steps, *told) if trainer.accelerator.is_main_process else None
+    device, tracking = trainer.accelerator.device, (options.tracker, asdict(options))
+    log = RunLog(out / RUN, out.name, first, options.steps, *tracking) if trainer.accelerator.is_main_process else None
     feed = Feed(batches, first, options.steps, trainer.shares, trainer.share_count, device)
     threads = options.threads if device.type == "cpu" else 0
     forked = torch.random.fork_rng(device_type="cuda" if module_of(device) is None else device.type)
@@ -245,7 +245,7 @@ class Trainer:
 
     @property
     def shares(self) -> list[int]:
-        """The shares of this process."""
+        """Numbers of the shares that this process takes: every `num_processes`-th, from its own on."""
         return list(range(self.accelerator.process_index, self.share_count, self.accelerator.num_processes))
 
     def run(

@@ -124,8 +124,8 @@ class Meter:
         elapsed = max(now - self._time, 1e-9)
         self._time, self._done = now, done
         peak = peak_memory(self._device)
-        told = {"samples_per_second": samples / elapsed, "data_wait": min(1.0, waited / elapsed)}
-        return told | ({} if peak is None else {"memory_gb": peak / 1e9})
+        rates = {"samples_per_second": samples / elapsed, "data_wait": min(1.0, waited / elapsed)}
+        return rates | ({} if peak is None else {"memory_gb": peak / 1e9})
 
 
 def peak_memory(device: torch.device) -> float | None:

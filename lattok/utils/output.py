@@ -74,11 +74,11 @@ class Output:
             got = f"{self.place}, which holds something" if self.place.is_dir() else f"the file {self.place}"
             checks.fail(self.argument, "a new or empty folder", got, hint)
 
-    def check_absent(self) -> None:
-        """Require that there is nothing."""
+    def check_absent(self, what: str = "folder") -> None:
+        """Require that there is nothing where a new `what` goes."""
         if os.path.lexists(self.place):
             hint = "Remove it or choose another."
-            checks.fail(self.argument, "a folder that does not exist yet", str(self.place), hint)
+            checks.fail(self.argument, f"a {what} that does not exist yet", str(self.place), hint)
 
     @contextmanager
     def filled(self, own: Collection[str]) -> Iterator[None]:

@@ -170,17 +170,17 @@ COPY = "Copy the file again."
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
-def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = False) -> Any:
+def parse_json(text: str | bytes, where: str, hint: str = COPY, *, nan: bool = False, nul: bool = False) -> Any:
     """Parse JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
 
-    That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
-    half a character, and NaN and infinity unless `nan`.
+    That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with half a
+    character, texts with NUL unless `nul`, and NaN and infinity unless `nan`.
     """
     if len(text) > JSON_BYTES:
         raise LattokError(f"{where}: expected at most {JSON_BYTES >> 20} MB of JSON. Is this the right file?")
     try:
         value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
-        _check_parsed(value, nan)
+        _check_parsed(value, nan, nul)
     except RecursionError:
         raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {hint}") from None
     except ValueError as error:
@@ -197,7 +197,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_parsed(value: Any, nan: bool) -> None:
+def _check_parsed(value: Any, nan: bool, nul: bool) -> None:
     level, depth = [value], 0
     while level:
         if depth > JSON_DEPTH:
@@ -210,7 +210,7 @@ def _check_parsed(value: Any, nan: bool) -> None:
             elif isinstance(item, list):
                 below += item
             elif isinstance(item, str):
-                if "\0" in item or (not item.isascii() and SURROGATE.search(item)):
+                if ("\0" in item and not nul) or (not item.isascii() and SURROGATE.search(item)):
                     raise ValueError(f"a text with NUL or half a character: {item!a:.60}")
             elif isinstance(item, float):
                 if not nan and not math.isfinite(item):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.action_vq.fast import FAST, FASTConfig, dct_matrix
-from lattok.action_vq.subwords import CoefficientBPE
+from lattok.action_vq.subwords import CoefficientBPE, read_tokenizer
 from lattok.utils.checks import LattokError
 from tests.action_vq.walks import NAMES
 
@@ -274,9 +274,26 @@ def test_published_folders_that_cannot_be_used_say_why(fitted, tmp_path):
         (folder / "tokenizer.json").write_text(content)
         with pytest.raises(LattokError, match=text):
             FAST.from_published(folder)
+    deep, twice = '{"x": ' + "[" * 10_000 + "]" * 10_000 + ", ", '{"version": "1.0", '
+    for start, text in (
+        (deep, "nested"),
+        (twice, "'version' comes twice"),
+        ('{"x": 1e999, "y": "\\ud800", ', "half a"),
+    ):
+        (folder / "tokenizer.json").write_text(whole.replace("{", start, 1))
+        with pytest.raises(LattokError, match=f"a tokenizer of the `tokenizers` library, got .*{text}"):
+            FAST.from_published(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(LattokError, match="ours without tokenizer.json"):
         FAST.from_published(folder)
+
+
+def test_a_vocabulary_of_real_size_may_have_any_token(fitted):
+    """That of a language model, with tokens such as NUL; ours has every byte, but spells them otherwise."""
+    tokenizer = Tokenizer(models.BPE({"\0": 0, **{f"token {i}": i + 1 for i in range(300_000)}}, []))
+    _, raw = read_tokenizer(tokenizer.to_str())
+    assert len(raw["model"]["vocab"]) == 300_001
+    assert raw["model"]["vocab"]["\0"] == 0
 
 
 def test_published_tokenizers_come_from_the_hub(published, monkeypatch):

@@ -19,10 +19,11 @@ import pytest
 
 import lattok.annotation as module
 from lattok.annotation import LocalEngine, annotate, assembly, engines, labels
-from lattok.annotation.labels import Options, Work
+from lattok.annotation.labels import Work
 from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
+from lattok.labels.spec import Options
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, Stop, stop, tree

@@ -11,8 +11,9 @@ import pytest
 
 import lattok.annotation as module
 from lattok.annotation import annotate, label
-from lattok.annotation.labels import Options, Work
+from lattok.annotation.labels import Work
 from lattok.data import Feature, LeRobotWriter, open_dataset
+from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 from tests.conftest import CAMERAS

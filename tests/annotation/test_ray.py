@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lattok.annotation import RayEngine, annotate, engines, label
-from lattok.annotation.labels import Options, Work
+from lattok.annotation.labels import Work
+from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 

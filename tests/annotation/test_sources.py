@@ -11,12 +11,13 @@ import torch
 
 from lattok.action_vq import UniformBins
 from lattok.annotation import annotate, label, verify
-from lattok.annotation.labels import Options, Work
+from lattok.annotation.labels import Work
 from lattok.data import open_dataset
 from lattok.data.exporting import export
 from lattok.data.video import VideoWriter
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import with_labels
+from lattok.labels.spec import Options
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
 from tests.data.formats.test_hdf5 import write_libero

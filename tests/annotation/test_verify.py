@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.annotation import annotate, verify
-from lattok.annotation.labels import Options, Work
+from lattok.annotation.labels import Work
 from lattok.data import open_dataset
 from lattok.labels import latent_spec
+from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from lattok.utils.files import read_json, write_json
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
@@ -173,8 +175,8 @@ def test_labels_are_made_again_with_the_options_that_made_them(make_dataset, tmp
     for number, (model, options) in enumerate(cases):
         assert verify(annotate(source, {"new": model}, tmp_path / str(number), **options), {"new": model}).holds
     assert asked[::2] == asked[1::2]
-    changed = {name for one in asked for name, value in one._asdict().items() if value != Options._field_defaults[name]}
-    assert changed == {*Options._fields}
+    changed = {name for one in asked for name, value in asdict(one).items() if value != getattr(Options(), name)}
+    assert changed == asdict(Options()).keys()
 
 
 def test_episodes_without_labels_are_mentioned(labelled):
@@ -284,8 +286,8 @@ def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_pa
         {"columns": [1]},
         {"columns": {"tok.codes": {"dtype": "int64", "shape": [2**40]}}},
         {"columns": {"tok.codes": 3}},
-        {"threads": "many"},
-        {"threads": 10**6},
+        {"options": {"threads": "many"}},
+        {"options": {"threads": 10**6}},
         {"versions": {"torch": 2}},
         {"unlabelled": [3]},
         {"unlabelled": [{"episodes": [], "reason": "torn"}]},

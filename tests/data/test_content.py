@@ -184,23 +184,21 @@ def test_damage_is_for_others_to_report(tmp_path):
     assert list(_of(dataset).actions) == [0]
 
 
-def test_of_very_many_episodes_a_part_is_kept_and_the_rest_is_undecided(tmp_path, monkeypatch):
-    dataset = MemoryDataset(tmp_path, [8] * 12)
-    monkeypatch.setattr(module, "MAX_DIGESTS", 5)
-    content = _of(dataset)
+def test_all_digests_are_kept_or_none_where_there_are_too_many(tmp_path, monkeypatch):
+    content = _of(MemoryDataset(tmp_path, [8] * 12))
     known = read_record(record_of(content))["actions"]
-    kept = sorted(content.actions.values())
-    assert known.digests == set(kept[:5])
-    assert [known.undecided(digest) for digest in kept] == [False] * 5 + [True] * 7
+    assert known.digests == set(content.actions.values())
     assert known.in_order == in_order(content.actions)
     assert in_order({index + 1: digest for index, digest in content.actions.items()}) != known.in_order
+    monkeypatch.setattr(module, "MAX_DIGESTS", 11)
+    assert record_of(content) == {}
 
 
 @pytest.mark.parametrize(
     "record",
-    [7, [], {"actions": 7}, {"actions": {}}, {"actions": {"digests": "x", "of": 1, "in_order": "a"}}]
-    + [{"videos": {"digests": "AAAA", "of": 1, "in_order": "a"}}]
-    + [{"actions": {"digests": "AAAAAAAA", "of": value, "in_order": "a"}} for value in (True, "1", None)],
+    [7, [], {"actions": 7}, {"actions": {}}, {"actions": {"digests": "x", "in_order": "a"}}]
+    + [{"videos": {"digests": "AAAA", "in_order": "a"}}]
+    + [{"actions": {"digests": "AAAAAAAA", "in_order": value}} for value in (True, 1, None)],
 )
 def test_records_of_another_kind_are_one_line(record):
     if record == []:

@@ -202,11 +202,11 @@ def test_labels_of_converted_actions_need_no_conversion_any_more(stored, tmp_pat
     before, after = [{"part": "other", "n": 1}, {"part": "gripper", "convention": "open_is_1"}], "closed_is_1"
     target = [before[0], {"part": "gripper", "convention": after}]
     view = with_actions(declare(stored, {"action": before}), target)
-    made = {"cameras": [], "action_key": "action"}
+    made = {"cameras": [], "options": {"action_key": "action"}}
     labels = labels_for(stored, tmp_path / "labels", actions_as=view.actions_as["action"], **made)
     entry = read_meta(export(with_labels(view, labels), tmp_path / "out").path, "lattok.json")["latent"]
     assert "actions_as" not in entry
-    assert entry["action_key"] == "action"
+    assert entry["options"]["action_key"] == "action"
     assert (
         "actions_as" in read_meta(export(with_labels(stored, labels), tmp_path / "raw").path, "lattok.json")["latent"]
     )

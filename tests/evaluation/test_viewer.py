@@ -192,8 +192,18 @@ def test_rerun(labelled, tmp_path, monkeypatch, capsys):
     folder = labels_for(source, tmp_path / "labels", spec=SPEC.to_json())
     assert viewer.view(lattok.labels.with_labels(source, folder), out) == out
     assert out.stat().st_size > 1000
-    with pytest.raises(LattokError, match="`out`: expected a new file"):
+    with pytest.raises(LattokError, match="`out`: expected a file that does not exist yet"):
         viewer.view(source, out)
+
+
+def test_a_recording_takes_nobodys_place(labelled, tmp_path):
+    """Not even that of a link that leads nowhere: what is written would be where it leads."""
+    for out in (tmp_path / "there.rrd", tmp_path / "link.rrd"):
+        out.write_text("mine") if out.stem == "there" else out.symlink_to(tmp_path / "elsewhere.rrd")
+        with pytest.raises(LattokError, match="`out`: expected a file that does not exist yet"):
+            viewer.view(lattok.open_dataset(labelled), out)
+    assert (tmp_path / "there.rrd").read_text() == "mine"
+    assert not (tmp_path / "elsewhere.rrd").exists()
 
 
 def test_figures_under_the_pointer_are_those_that_were_drawn():

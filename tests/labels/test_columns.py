@@ -312,9 +312,19 @@ def test_what_other_tools_keep_is_enough(annotated, tmp_path):
 
 
 def test_what_is_carried_is_true_of_any_part():
-    entry = {"spec": {"target": "steps"}, "threads": 2, "dataset": {"name": "arm"}, "unlabelled": [], "versions": {}}
+    entry = {
+        "spec": {"target": "steps"},
+        "options": {"threads": 2},
+        "dataset": {"name": "arm"},
+        "unlabelled": [],
+        "versions": {},
+    }
     entry["model"] = {"type": "image-lam", "weights_sha256": "1", "model": "org/lam"}
-    facts = {"spec": {"target": "steps"}, "threads": 2, "model": {"type": "image-lam", "weights_sha256": "1"}}
+    facts = {
+        "spec": {"target": "steps"},
+        "options": {"threads": 2},
+        "model": {"type": "image-lam", "weights_sha256": "1"},
+    }
     assert portable_facts(entry) == {"lattok": facts}
     assert portable_facts(entry, several=True) == {"lattok": facts | {"normalizer": "arm"}}
 
@@ -326,8 +336,7 @@ FINE = {
     "versions": [{}, {"lattok": "1"}],
     "model": [{}],
     "columns": [{}, *({"a": COLUMN, "b": COLUMN | {"shape": shape}} for shape in ([], [1], [2**31 - 1], [3, 2]))],
-    "threads": [1, 1024],
-    "action_key": ["action"],
+    "options": [{}, {"threads": 1}, {"threads": 1024}, {"action_key": "action", "cameras": ["front"]}],
     "cameras": [[], ["front"]],
     "fills": [{"column": "action"}, {"column": "action", "names": ["x"]}],
     "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1], "reason": ""}]],
@@ -343,8 +352,7 @@ WRONG = {
         *({"a": COLUMN, "b": facts} for facts in (3, {"dtype": "int64"}, {"shape": [2]}, COLUMN | {"dtype": 64})),
         *({"a": COLUMN | {"shape": shape}} for shape in (2, [0], [-1], [2.0], [2**31], [2**16, 2**15], ["a"])),
     ],
-    "threads": [0, 1025, True, 2.0, "2"],
-    "action_key": [3],
+    "options": [3, {"action_key": 3}, {"fills": True}, *({"threads": n} for n in (0, 1025, True, 2.0, "2"))],
     "cameras": ["front", ["front", 3]],
     "fills": ["action", {}, {"column": 3}, {"column": "action", "names": [1]}],
     "unlabelled": [

@@ -183,7 +183,8 @@ def test_a_card_says_how_labels_were_made(tmp_path: Path):
     columns = {"codes": ("int64", [2]), "valid": ("bool", [1]), "more": ("float32", [4])}
     latent = {"columns": {f"latent.{name}": {"dtype": d, "shape": s} for name, (d, s) in columns.items()}}
     latent |= {"model": {"model": "org/lam", "type": "image-lam", "revision": "0123", "weights_sha256": "4567"}}
-    latent |= {"spec": {"codebook_size": 50}, "cameras": ["front", "wrist"], "action_key": "action"}
+    latent |= {"spec": {"target": "chunk", "codebook_size": 50}, "cameras": ["front", "wrist"]}
+    latent |= {"options": {"action_key": "action"}}
     latent |= {"stride_seconds": 0.2, "versions": {"lattok": "1.0"}, "dataset": {"name": "org/raw"}}
     latent["unlabelled"] = [{"episodes": [1], "reason": "torn"}, {"episodes": [3, 4], "reason": "gone"}]
     tok = {"model": {"model": "/home/tok"}, "dataset": {"name": "here"}}

@@ -191,9 +191,11 @@ def test_files_of_vectors_that_do_not_fit(arrays, text, tmp_path):
 
 def test_files_of_vectors_that_cannot_be_read(tmp_path):
     (tmp_path / "words.npz").write_bytes(b"no archive")
+    (tmp_path / "huge.safetensors").write_bytes((2**40).to_bytes(8, "little"))
     for name, text in (
         ("words.npz", "could not be read"),
         ("none.npz", "could not be read"),
+        ("huge.safetensors", "its header claims 1,099,511,627,776 bytes"),
         ("a.pt", "a .safetensors"),
     ):
         with pytest.raises(LattokError, match=f"`text_features`: expected .*{text}"):

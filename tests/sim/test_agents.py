@@ -18,7 +18,7 @@ from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
 from lattok.sim import rollout
 from lattok.sim.agents import open_agent
 from lattok.sim.rollout import SEEDS
-from lattok.sim.worlds import tasks_told
+from lattok.sim.worlds import tasks_by_instructions
 from lattok.utils.checks import LattokError
 from tests.sim.toy import Toy
 from tests.vla.fakes import policy
@@ -253,15 +253,15 @@ def test_without_tasks_it_acts_where_it_knows_what_it_is_told(tmp_path, capsys) 
 
 def test_tasks_are_those_of_the_world_that_knows_most_of_what_is_told_and_has_the_pace() -> None:
     known = lattok.LatentVLA.from_pretrained("sample/policy").config
-    found = tasks_told(known.instructions, known.fps)
+    found = tasks_by_instructions(known.instructions, known.fps)
     assert len(found) == 9  # its own `reach` names a colour
     assert {name.partition("/")[0] for name in found} == {"metaworld"}
-    assert tasks_told(("open the drawer", "close the drawer"), 80 / 4) == [  # the first of two with as many
+    assert tasks_by_instructions(("open the drawer", "close the drawer"), 80 / 4) == [  # the first of two with as many
         "metaworld-pairs/drawer-open",
         "metaworld-pairs/drawer-close",
     ]
-    assert tasks_told(("open the drawer",), 7.0) == []
-    assert tasks_told((), None) == []
+    assert tasks_by_instructions(("open the drawer",), 7.0) == []
+    assert tasks_by_instructions((), None) == []
 
 
 def test_without_lerobot_its_checkpoints_are_refused(tmp_path) -> None:

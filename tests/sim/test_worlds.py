@@ -141,7 +141,7 @@ def test_a_missing_package_of_a_world_is_named(monkeypatch: pytest.MonkeyPatch) 
         LattokError, match=r"metaworld needs metaworld, which is not installed. Run: pip install 'lattok"
     ):
         find_tasks("metaworld/reach")
-    assert worlds.tasks_told(("open the drawer",), None) == []
+    assert worlds.tasks_by_instructions(("open the drawer",), None) == []
 
 
 def test_a_world_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_world_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPa
     there = worlds.WORLDS["metaworld-pairs"]
     monkeypatch.setattr(worlds, "WORLDS", {"broken": Broken(), "metaworld-pairs": there})
     instruction = there.tasks()["drawer-open"]
-    assert worlds.tasks_told((instruction,), None) == ["metaworld-pairs/drawer-open"]
+    assert worlds.tasks_by_instructions((instruction,), None) == ["metaworld-pairs/drawer-open"]
 
 
 def test_wrong_names_are_refused() -> None:

@@ -152,10 +152,10 @@ def _decoded(model: Any, source: PairSource, episodes: Sequence[Episode]) -> Ite
 
 def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarray) -> Any:
     """Return what a model infers of all frames of an episode, in one call."""
-    told: dict[str, Any] = {"task": episode.tasks[0] if episode.tasks else ""} if model.reads_task else {}
+    inputs: dict[str, Any] = {"task": episode.tasks[0] if episode.tasks else ""} if model.reads_task else {}
     if model.state_key is not None:
-        told["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
-    return model.infer_actions(frames, source.stride, **told)
+        inputs["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
+    return model.infer_actions(frames, source.stride, **inputs)
 
 
 def _motion(model: Any, source: PairSource, frames: np.ndarray) -> Tensor:
@@ -195,11 +195,11 @@ def _controls(
     ]
     if train.states is None or judged.states is None:
         return [*found, ProbeRow("proprio", "state and instruction", not_run="not run: the dataset has no states")]
-    told = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
+    known = zip((train.states, judged.states), one_hot_tasks(*both), strict=True)
     name = f"state differences, {printed(AROUND[0], 'd')} to {AROUND[-1]} frames (read the robot's own sensors)"
     return [
         *found,
-        row("proprio", "state and instruction, without looking", [torch.cat(each, 1) for each in told]),
+        row("proprio", "state and instruction, without looking", [torch.cat(each, 1) for each in known]),
         row("proprio_change", name, [_differences(each, AROUND).flatten(1) for each in both], reference=True),
     ]
 

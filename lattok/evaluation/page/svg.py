@@ -152,6 +152,6 @@ def _short(name: str) -> str:
 
 
 def _svg(parts: Sequence[str], height: float, label: str, frame: str = "") -> str:
-    told = f' data-frame="{frame}"' if frame else ""  # the page's script reads values from it
-    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}"{told}>'
+    attribute = f' data-frame="{frame}"' if frame else ""  # the page's script reads values from it
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}"{attribute}>'
     return f"{opening}{''.join(parts)}</svg>"

@@ -162,8 +162,7 @@ def view(
     if path.suffix not in (".html", ".rrd"):
         checks.fail("out", "FILE.html, a page, or FILE.rrd, a recording for rerun", path)
     if path.suffix == ".rrd":
-        if path.exists():
-            checks.fail("out", "a new file", path)
+        Output(path).check_absent("file")
         with files.whole_file(path) as place:
             to_rerun(dataset, chosen, views, place, note)
         return path

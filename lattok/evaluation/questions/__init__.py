@@ -88,8 +88,8 @@ class Subject(NamedTuple):
         start = codebook.get("start") if isinstance(codebook, Mapping) else None
         robust = kind != "image-lam" or (config.get("latent_norm"), start) == ("batch", "kmeans")
         decoder = config.get("decoder")
-        told = decoder if isinstance(decoder, Mapping) else {}
-        changes = "predict_change" not in told or (told["predict_change"] and told.get("conditioning") == "add")
+        own = decoder if isinstance(decoder, Mapping) else {}
+        changes = "predict_change" not in own or (own["predict_change"] and own.get("conditioning") == "add")
         return cls(kind, "loop" in known and "/" not in (source or ""), share, robust, bool(changes))
 
     def fill(self, text: str) -> str:

@@ -101,7 +101,7 @@ class SeenEpisodes(NamedTuple):
     """Episodes, of those asked for, that a model has learned from."""
 
     episodes: list[int]
-    complete: bool  # otherwise there may be more: of very many only a part is known again
+    complete: bool  # otherwise there may be more, whose content says nothing
 
 
 def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> SeenEpisodes:
@@ -137,7 +137,7 @@ def _by_content(
                     matching &= numbers  # the same dataset: others merely look like one that was trained on
             found |= matching
             if kind == next(iter(kinds)):  # actions, where they were recorded: videos are encoded again sooner
-                undecided &= {index for index in wanted if index not in here or known.undecided(here[index])}
+                undecided &= {index for index in wanted if index not in here}
     return found, undecided - found
 
 

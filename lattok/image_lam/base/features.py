@@ -24,14 +24,14 @@ NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "dc-ae:MODEL"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
-class Frozen(nn.Module):
+class FrozenNetwork(nn.Module):
     """A network that stays in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 
-class FrozenFeatures(Frozen):
+class FrozenFeatures(FrozenNetwork):
     """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
@@ -196,7 +196,7 @@ class DeepCompression(nn.Module):
         return rearrange(self.network.decode(latents, return_dict=False)[0], "n c h w -> n h w c")
 
 
-class TextEncoder(Frozen):
+class TextEncoder(FrozenNetwork):
     """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
 
     `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.

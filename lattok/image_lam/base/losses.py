@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok.image_lam.base.features import Frozen
+from lattok.image_lam.base.features import FrozenNetwork
 from lattok.nn.blocks import upcast
 from lattok.utils import checks
 
@@ -117,7 +117,7 @@ def block_flow(frames: Tensor) -> Tensor:
         return rearrange(flow, "k (b v y x) -> b (v k y x)", b=batch, v=views, y=CELLS)
 
 
-class PerceptualLoss(Frozen):
+class PerceptualLoss(FrozenNetwork):
     """LPIPS (Zhang et al., 2018): the mean distance of VGG16's activations, weighted as people see.
 
     Its networks are frozen; gradients go through. Needs the extra `lpips`; VGG16's weights come from torchvision, once.

@@ -56,8 +56,8 @@ class ForwardModel(nn.Module):
 
     def forward(self, now: Tensor, z: Tensor) -> Tensor:
         views = now.shape[1]
-        told = self.told(z).reshape(len(z) * views, -1, 1, 1)
-        return self.rest(self.now(now.flatten(0, 1)) + told).unflatten(0, (-1, views))
+        shift = self.told(z).reshape(len(z) * views, -1, 1, 1)
+        return self.rest(self.now(now.flatten(0, 1)) + shift).unflatten(0, (-1, views))
 
 
 class Member(nn.Module):
@@ -292,14 +292,14 @@ class InverseDynamics(FrozenFeaturesModel):
 
     def _known(self, tasks: Sequence[str], states: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what is known besides frames, [B, numbers of task and proprio], of clips and of these backwards."""
-        told = self.low.new_zeros(len(tasks), 0)
+        task = self.low.new_zeros(len(tasks), 0)
         if self.config.task_given:
             known = {name: place for place, name in enumerate(self.config.tasks)}
             places = torch.tensor([known.get(task, len(known)) for task in tasks], dtype=torch.long)
             one_hot = F.one_hot(places, len(known) + 1)[:, :-1]  # of another one nothing is said
-            told = onto(one_hot.to(self.low.dtype), self.low.device)
+            task = onto(one_hot.to(self.low.dtype), self.low.device)
         if self.state_normalizer is None:
-            return told, told
+            return task, task
         if states is None:
             checks.fail("states", "the robot's state at every frame, since the model reads it", "none")
         checks.rank("states", states, "B F s")
@@ -307,7 +307,7 @@ class InverseDynamics(FrozenFeaturesModel):
         checks.size("states", "numbers", states.shape[2], self.config.state_dim)
         states = states.to(self.low)
         changes = (state_changes(way, self.config.offsets) for way in (states, states.flip(1)))
-        there, back = (torch.cat([told, self.state_normalizer(each).flatten(1)], 1) for each in changes)
+        there, back = (torch.cat([task, self.state_normalizer(each).flatten(1)], 1) for each in changes)
         return there, back
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
@@ -331,8 +331,8 @@ class InverseDynamics(FrozenFeaturesModel):
         others = list[LossTerms]()
         for number in range(min(count, len(clips))):
             own, member = slice(number, None, count), self.members[number]
-            z, _, told = member.narrow(upcast(self._encode(number, features[own].unbind(1))))
-            others.append(dict(told))
+            z, _, parts = member.narrow(upcast(self._encode(number, features[own].unbind(1))))
+            others.append(dict(parts))
             read[own] = upcast(self._head(number, z, more[own], more_back[own]))
             if self.config.loss_reversal:
                 z_back = member.narrow(upcast(self._encode(number, features[own].flip(1).unbind(1))), False).vectors

@@ -68,9 +68,9 @@ def univla_lam(
     checks.counts(heads=heads, action_dim=action_dim)
     check_view(cameras, stride)
     path = Path(path).expanduser()
-    told = checkpoint.read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
-    if told != heads:
-        checks.fail("heads", f"{told}, as the settings in the file say", heads)
+    stored = checkpoint.read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
+    if stored != heads:
+        checks.fail("heads", f"{stored}, as the settings in the file say", heads)
     foreign = checkpoint.read_checkpoint(path, entry="state_dict" if path.suffix in checkpoint.PICKLED else None)
     if not any(name.startswith("lam.") for name in foreign):  # somebody took the prefix off
         foreign = {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}

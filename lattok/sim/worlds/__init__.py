@@ -231,8 +231,8 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
-    """Return the tasks that one is told by these instructions: those of the world with most, acting at `fps` if given.
+def tasks_by_instructions(instructions: Collection[str], fps: float | None) -> list[str]:
+    """Return the tasks that have these instructions: those of the world with most, acting at `fps` if given.
     Worlds that cannot be read without a package are left out; none of ours is read where one of theirs is missing."""
     names, found = list[str](), list[str]()
     with suppress(ModuleNotFoundError):  # from the first look at what there is
@@ -240,9 +240,9 @@ def tasks_told(instructions: Collection[str], fps: float | None) -> list[str]:
     for name in names:
         with suppress(ModuleNotFoundError):
             world = WORLDS[name]
-            told = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
-            if len(told) > len(found) and fps in (None, world.rate / world.repeat):
-                found = told
+            known = [f"{name}/{task}" for task, instruction in world.tasks().items() if instruction in instructions]
+            if len(known) > len(found) and fps in (None, world.rate / world.repeat):
+                found = known
     return found
 
 

@@ -204,8 +204,8 @@ class OGBench(SimEnv):
         return outcome
 
     def expert(self) -> np.ndarray:
-        told = {f"privileged/{name}": value for name, value in self._goal.aim(self._seen).items()}
-        return self._oracle.select_action(None, self._seen.info | told).astype(np.float32)
+        goal = {f"privileged/{name}": value for name, value in self._goal.aim(self._seen).items()}
+        return self._oracle.select_action(None, self._seen.info | goal).astype(np.float32)
 
     def state(self) -> np.ndarray:
         """Return position (metres), yaw and opening (1 closed) of the hand, and how firmly it holds, 0 to 1."""
