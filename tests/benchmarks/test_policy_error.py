@@ -38,6 +38,7 @@ def test_blind_tasks_are_those_that_were_recorded(dataset):
 
 def test_a_policy_is_measured_with_a_tokenizer_and_without(dataset, monkeypatch):
     monkeypatch.setattr(learnability, "STEPS", 2)
+    monkeypatch.setattr(learnability, "MOST_JUDGED", 64)
     bins = UniformBins.fit(*ActionWindows(dataset, HORIZON).all(), bins=4)
     place = place_of(dataset, bins)
     runs: dict[str, Any] = {}
