@@ -41,20 +41,31 @@ def evenly(count: int, most: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Options of `evaluate` and `compare`, given to them as keywords."""
+    """Options of `evaluate` and `compare`, given to them as keywords.
 
-    # folder for report.json and report.html; many decoded frames then lie in a file there rather than in memory
+    Attributes:
+        out: folder for report.json and report.html; many decoded frames then lie in a file there rather than in memory
+        episodes: that judge: "test" (the last of every task), numbers, "0:40", "10%"; others fit probes and controls
+        action_key: column with the actions; None: video alone, as "action" is where there are no vectors
+        state_key: column with the robot's state, read as a control
+        cameras: cameras to look at; None: the model's own
+        stride: gap of a frame pair, in frames or "0.2s"; None: the model's own
+        max_episodes: most episodes that fit probes; at most half as many judge; evenly spaced
+        seed: seed of controls and draws
+        progress: called with (stage, done, total)
+        overwrite: whether any report of lattok's in `out` may go; otherwise only one on the same model and dataset
+    """
+
     out: str | os.PathLike[str] | None = None
-    # that judge: "test" (the last of every task), numbers, "0:40", "10%"; all others fit probes and controls
     episodes: str | Sequence[int] | None = "test"
-    action_key: str | None = "action"  # None: video alone, as "action" is where there are no vectors
-    state_key: str | None = "observation.state"  # read as a control
-    cameras: Sequence[str] | None = None  # the model's own
-    stride: str | int | None = None  # gap of a frame pair, in frames or "0.2s"; the model's own
-    max_episodes: int = 200  # that fit probes, and half as many that judge, evenly spaced
+    action_key: str | None = "action"
+    state_key: str | None = "observation.state"
+    cameras: Sequence[str] | None = None
+    stride: str | int | None = None
+    max_episodes: int = 200
     seed: int = 0
-    progress: Progress | None = None  # called with (stage, done, total)
-    overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
+    progress: Progress | None = None
+    overwrite: bool = False
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
