@@ -95,8 +95,9 @@ def annotate(
     `progress(frames done, frames in all)` is called after every unit.
     """
     asked = None if cameras is None else tuple(cameras)
-    written = {"embedding": embedding, "quantized": quantized, "fill": fill}
-    options = Options(**written, action_key=action_key, cameras=asked, threads=threads)
+    options = Options(
+        embedding=embedding, quantized=quantized, action_key=action_key, cameras=asked, threads=threads, fill=fill
+    )
     given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
     work = Work(as_dataset(dataset), by_prefix(given), options)
     result = label(work, out, engine=engine, progress=progress)

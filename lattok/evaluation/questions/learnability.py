@@ -157,7 +157,7 @@ class ReferencePolicy(nn.Module):
 
 
 @question("learnability", of=("chunks",), criteria=(ACTED_BY,), place=5)
-def learnability_outcome(evidence: TokenizerEvidence) -> Outcome | None:
+def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     """Train the reference policy with the tokenizer and without one, and let both act on held-out windows."""
     case, tokenizer = evidence.case, evidence.case.model
     scale, known, both = evidence.scale, evidence.known, None

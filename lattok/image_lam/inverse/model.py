@@ -295,7 +295,7 @@ class InverseDynamics(FrozenFeaturesModel):
         task = self.low.new_zeros(len(tasks), 0)
         if self.config.task_given:
             known = {name: place for place, name in enumerate(self.config.tasks)}
-            places = torch.tensor([known.get(task, len(known)) for task in tasks], dtype=torch.long)
+            places = torch.tensor([known.get(each, len(known)) for each in tasks], dtype=torch.long)
             one_hot = F.one_hot(places, len(known) + 1)[:, :-1]  # of another one nothing is said
             task = onto(one_hot.to(self.low.dtype), self.low.device)
         if self.state_normalizer is None:
