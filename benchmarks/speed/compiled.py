@@ -1,9 +1,11 @@
 """What `torch.compile` gives on this machine, and what it costs: `compile` of training and of `lattok.for_inference`.
 
 python -m benchmarks.speed.compiled --out benchmarks/results/compiled.json    # on two cores half an hour: it compiles
+python -m benchmarks.speed.compiled --device cuda --out benchmarks/results/compiled_gpu.json    # minutes
 
-CPU seconds of a step (forward, backward) and of labelling a video at published sizes, as they are and compiled, one
-after the other; seconds of the first compiled call; graphs, and graph breaks, of which there should be none.
+Seconds of a step (forward, backward) and of labelling a video at published sizes, as they are and compiled, one after
+the other; of the CPU there, of the clock on an accelerator, where steps are in bfloat16. Seconds of the first compiled
+call; graphs, and graph breaks, of which there should be none.
 """
 
 import argparse
@@ -18,55 +20,63 @@ from typing import Any
 import numpy as np
 import torch
 from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_map
 
-from benchmarks.common import environment, write_results
+from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.gpu import learners
 from lattok.inference import for_inference
 from lattok.training.loop import compiled
+from lattok.utils.devices import device_called
 
 ROUNDS, FRAMES, STRIDE = 7, 64, 8
 PARTS = ("action-vq", "image-lam", "float32", "bfloat16")
 
 
-def compared(plain: Callable[[], Any], fast: Callable[[], Any]) -> dict[str, float]:
-    """CPU seconds of both, in turn, after the first calls."""
+def compared(plain: Callable[[], Any], fast: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Seconds of both, in turn, after the first calls."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     counters.clear()
     torch.compiler.reset()
     begun = time.perf_counter()
     fast()
+    finish(device)
     first, times = time.perf_counter() - begun, dict[str, list[float]](plain=[], compiled=[])
     plain()
+    finish(device)
     for _ in range(ROUNDS):
         for name, function in (("plain", plain), ("compiled", fast)):
-            begun = time.process_time()
+            begun = clock()
             function()
-            times[name].append(time.process_time() - begun)
+            finish(device)
+            times[name].append(clock() - begun)
     found = {f"{name}_s": median(values) for name, values in times.items()}
     graphs = {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
     return {**found, "times_as_fast": found["plain_s"] / found["compiled_s"], "first_call_s": first, **graphs}
 
 
-def training(kind: str, quick: bool) -> dict[str, float]:
+def training(kind: str, quick: bool, device: torch.device) -> dict[str, float]:
     """A step of a family."""
     module, batch, weights = learners(quick)[kind]
+    module, batch = module.to(device), tree_map(lambda x: x.to(device), batch)
 
     def step(model: Any) -> None:
-        terms = model(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            terms = model(batch)
         torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum().backward()
         model.zero_grad(set_to_none=True)
 
     module, other = module.train(), copy.deepcopy(module).train()
     with compiled(other):
-        return compared(lambda: step(module), lambda: step(other))
+        return compared(lambda: step(module), lambda: step(other), device)
 
 
-def labelling(precision: str, quick: bool) -> dict[str, float]:
+def labelling(precision: str, quick: bool, device: torch.device) -> dict[str, float]:
     """A video by the small image model."""
-    lam = learners(quick)["image-lam"][0].lam.eval()
+    lam = learners(quick)["image-lam"][0].lam.eval().to(device)
     side = lam.config.image_size
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, 1, side, side, 3), dtype=np.uint8)
     plain, fast = (for_inference(lam, precision, compile=compiled) for compiled in (False, True))
-    return compared(lambda: plain.label_video(video, STRIDE), lambda: fast.label_video(video, STRIDE))
+    return compared(lambda: plain.label_video(video, STRIDE), lambda: fast.label_video(video, STRIDE), device)
 
 
 def main() -> None:
@@ -74,13 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, help="results file; parts that are not measured stay as they are in it")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    device = device_called(args.device)
     results = json.loads(args.out.read_text()) if args.out is not None and args.out.exists() else {}
     for part in args.only:
         measure = training if part in ("action-vq", "image-lam") else labelling
-        results[part] = {"environment": environment(), **measure(part, args.quick)}
+        found = measure(part, args.quick, device)
+        results[part] = {"environment": environment(), "device": name_of(device), **found}
         print(json.dumps({part: results[part]}), flush=True)
         if args.out is not None:
             write_results(args.out, results)

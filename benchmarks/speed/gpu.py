@@ -8,7 +8,9 @@ python -m benchmarks.speed.gpu --out benchmarks/results/gpu.json                
 `la_cond`: the training loop with LA-Cond over Qwen3-VL-2B, all 28 text layers and the image tower, random bfloat16
 weights, LoRA of rank 64, two cameras of 224 pixels; batches come out of memory, so that `data_wait` is the loop's own.
 `families`: training of the action tokenizer and of an image model at published size, in the loop, in bfloat16.
-`codes`: the share of the CPU's codes that the device gives, of both. The last line is what README says of speed.
+`codes`: the share of the CPU's codes that the device gives, of both.
+`memory`: what a step of some presets takes at most, and what `benchmarks.speed.memory` counted for it.
+The last line is what README says of speed.
 `share_of_peak` (MFU) is what the multiplications and additions of matrix products and attention take of the dense
 bfloat16 peak that the maker names (`--peak-tflops` for other chips), `share_of_product` of a large product's rate
 here. Those of labelling are counted by hand, those of a training step by torch's counter, without what is recomputed.
@@ -17,6 +19,7 @@ here. Those of labelling are counted by hand, those of a training step by torch'
 """
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -31,14 +34,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.annotate import full_size, operations
 from lattok.action_vq import P2TActionVQ
+from lattok.cli.doctor import COUNTED
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.inference import for_inference
-from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, recipe_of
 from lattok.training import RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import ActionBatch, PairBatch, PolicyBatch
-from lattok.utils.devices import device_called
+from lattok.utils.devices import device_called, module_of
 
 PEAKS = {  # dense bfloat16 TFLOP/s by a part of the device's name; the first that fits counts
     "B200": 2250,
@@ -52,7 +56,16 @@ PEAKS = {  # dense bfloat16 TFLOP/s by a part of the device's name; the first th
 }
 STRIDE = 32  # frames between those of a pair
 BATCH = 32  # samples of a training step
-PARTS = ("labelling", "la_cond", "families", "codes")
+PARTS = ("labelling", "la_cond", "families", "codes", "memory")
+PRESETS = {  # whose memory is measured -> samples of a step, at most
+    "action-vq/p2t": 128,
+    "idm/small": 64,
+    "moto-lam/small": 64,
+    "image-lam/small+robust+flow": 64,
+    "image-lam/full+robust+flow": 64,
+    "vla/scratch": 32,
+    "vla/libero --backbone-dtype bfloat16": 32,
+}
 
 
 def seconds(function: Callable[[], Any], device: torch.device, rounds: int = 5) -> float:
@@ -213,6 +226,40 @@ def codes(device: torch.device, quick: bool) -> dict[str, float]:
     }
 
 
+def memory(device: torch.device, quick: bool, folder: Path) -> dict[str, Any]:
+    """Bytes of a step of each preset in bfloat16: at most allocated, reserved of the device, counted without one."""
+    from benchmarks.speed.memory import FAMILIES, GIVEN, over_base, placed, step, there
+    from benchmarks.speed.memory_bases import opener
+    from benchmarks.speed.vla_models import DEPTH, TOWER
+
+    found, opened, module = dict[str, Any](), opener(folder), module_of(device)
+    for name in ("idm/tiny", "vla/scratch") if quick else PRESETS:
+        kind, _, preset = name.partition("/")
+        if kind in FAMILIES:
+            recipe: Any = recipe_of(kind)
+            made = FAMILIES[kind][0](recipe.from_preset("data", "out", preset, **GIVEN.get(name, {})))
+        else:
+            made = over_base(name, opened, DEPTH, TOWER["depth"])
+        module.empty_cache()
+        (model, optimizer), samples = placed(made[0], str(device)), 4 if quick else PRESETS[name]
+        batch = there(made[1](samples), str(device))
+        for _ in range(3):  # the first makes the state of the optimiser
+            module.reset_peak_memory_stats(device)
+            step(model, batch, made[2], optimizer, "bf16", device.type)
+        entry, reserved = memory_of(name)["bf16"], getattr(module, "max_memory_reserved", module.max_memory_allocated)
+        counted, measured = entry["fixed"] + samples * entry["sample"], module.max_memory_allocated(device)
+        found[name] = {"samples": samples, "counted_gb": counted / 1e9, "allocated_gb": measured / 1e9}
+        found[name] |= {"reserved_gb": reserved(device) / 1e9, "allocated_of_counted": measured / counted}
+        del model, optimizer, batch, made
+        gc.collect()
+    return found
+
+
+def memory_of(name: str) -> dict[str, Any]:
+    """What was counted for a preset."""
+    return json.loads(COUNTED.read_text())[name]
+
+
 def sentence(results: dict[str, Any]) -> str:
     """What README says, of what was measured."""
     rate = results["labelling"]["bfloat16"]["frames_per_s"]
@@ -247,12 +294,13 @@ def main() -> None:
                 "la_cond": lambda steps=steps, place=place: la_cond(device, of, args.quick, steps, place),
                 "families": lambda steps=steps, place=place: families(device, args.quick, steps, place),
                 "codes": lambda: codes(device, args.quick),
+                "memory": lambda place=place: memory(device, args.quick, place),
             }
             found = measure[part]()
         results[part] = {"environment": environment(), "device": name_of(device), "bfloat16_tflops": of, **found}
-        print(json.dumps({part: results[part]}, indent=1))
-    if args.out is not None:
-        write_results(args.out, results)
+        print(json.dumps({part: results[part]}, indent=1), flush=True)
+        if args.out is not None:
+            write_results(args.out, results)
     if {"labelling", "la_cond"} <= results.keys():
         print(sentence(results))
 

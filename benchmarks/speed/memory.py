@@ -91,9 +91,11 @@ GIVEN: dict[str, dict[str, Any]] = {"image-lam/tiny+robust": {"features": "pixel
 GIVEN |= {"moto-lam/moto": HELD, "moto-lam/small": HELD}
 
 
-def step(model: nn.Module, batch: Any, weights: Mapping[str, float], optimizer: Any, precision: str) -> None:
+def step(
+    model: nn.Module, batch: Any, weights: Mapping[str, float], optimizer: Any, precision: str, device: str = NAME
+) -> None:
     """One step, as the loop takes it."""
-    with torch.autocast(NAME, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         terms = model(batch)
         loss = torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum()
     loss.backward()
@@ -102,17 +104,26 @@ def step(model: nn.Module, batch: Any, weights: Mapping[str, float], optimizer: 
     optimizer.zero_grad(set_to_none=True)
 
 
+def placed(model: nn.Module, device: str) -> tuple[nn.Module, Any]:
+    """A model on a device as after its first steps, and its optimiser."""
+    for quantizer in (part for part in model.modules() if isinstance(part, VectorQuantizer)):
+        quantizer.steps.fill_(quantizer.config.continuous_steps + 1)  # it has started
+    model = model.to(device).train()
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+
+
+def there(batch: Any, device: str) -> Any:
+    """A batch on a device."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, batch)
+
+
 def count(device: Device, made: Made, precision: str, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
     """Bytes of the fixed part and of a sample, and multiplications and additions of a sample, both ways."""
     model, batches, weights = made
-    for quantizer in (part for part in model.modules() if isinstance(part, VectorQuantizer)):
-        quantizer.steps.fill_(quantizer.config.continuous_steps + 1)  # it has started
-    model = model.to(NAME).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    model, optimizer = placed(model, NAME)
     peaks, work = [], 0
     for number, samples in enumerate((sizes[0], *sizes)):  # the first makes the state of the optimiser
-        batch = batches(samples)
-        batch = tree_map(lambda x: x.to(NAME) if isinstance(x, torch.Tensor) else x, batch)
+        batch = there(batches(samples), NAME)
         gc.collect()
         device.peak = device.live
         with FlopCounterMode(display=False) as counter:

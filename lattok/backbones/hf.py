@@ -7,12 +7,14 @@ be: the vocabulary is never resized, positions and masks are the model's own, an
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from packaging.version import Version
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -93,7 +95,8 @@ class HFBackbone(nn.Module):
         counts, tensors = inputs.get(IMAGE_COUNTS), {key: value for key, value in inputs.items() if key != IMAGE_COUNTS}
         inputs = self._with_placeholders(tensors, queries.shape[1])
         with self._as_embeddings(queries):
-            hidden = self.model.model(**inputs, output_hidden_states=wanted, use_cache=False).hidden_states
+            asked = {"output_hidden_states": wanted if _selects_states() else True}
+            hidden = self.model.model(**inputs, **asked, use_cache=False).hidden_states
         ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
         image = None if self.family.image is None else ids == self.model.config.image_token_id
         placed = slice(ids.shape[1] - queries.shape[1], ids.shape[1])
@@ -214,6 +217,7 @@ class HFBackbone(nn.Module):
         self._adapters = (peft.LoraModel(self.model, config, "default"),)  # edits the model in place
         for part in whole:
             part.requires_grad_(True).register_forward_pre_hook(_in_own_precision)
+            part.register_forward_hook(partial(_in_precision, self.model.dtype))
         for value in self.model.parameters():
             if value.requires_grad:
                 value.data = value.data.float()
@@ -281,9 +285,20 @@ class HFBackbone(nn.Module):
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
 
 
+@cache
+def _selects_states() -> bool:
+    """Tell whether transformers gives the hidden states of a list alone; from 5.17 to 5.22 they are of other layers."""
+    return Version(pretrained.require("transformers").__version__) >= Version("5.23")
+
+
 def _in_own_precision(part: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Let a part that is trained in float32 read what others of a lower precision say."""
     return tuple(value.to(next(part.parameters()).dtype) for value in args)
+
+
+def _in_precision(dtype: torch.dtype, part: nn.Module, args: Any, out: Any) -> Any:
+    """Say it in the precision of the others; transformers 5.17 leaves SmolVLM2's projector in its own."""
+    return out.to(dtype) if isinstance(out, Tensor) else out
 
 
 def _stable(name: str) -> str:

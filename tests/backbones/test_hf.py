@@ -15,6 +15,7 @@ from tests.backbones.conftest import need_transformers
 
 need_transformers()
 
+from lattok.backbones import hf  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
 from lattok.backbones.pretrained import TEXT  # noqa: E402
 
@@ -118,6 +119,22 @@ def test_placeholders_see_what_is_before_them_only(load: Load, family: str, trai
         difference = (one.hidden[layer] - other.hidden[layer]).abs().amax(-1) * one.valid
         assert difference[:, :first].max() == 0
         assert difference[:, first:].min() > 1e-6
+
+
+@every_family
+def test_layers_are_the_same_where_transformers_cannot_select_them(
+    load: Load, family: str, monkeypatch: pytest.MonkeyPatch
+):
+    """From 5.17 to 5.22 it gives the states of other layers for a list."""
+    backbone = load(family)
+    inputs, placed = backbone.prepare(images(), TEXTS), queries(backbone)
+    with torch.no_grad():
+        expected = backbone(inputs, placed, (1, 4)).hidden
+        monkeypatch.setattr(hf, "_selects_states", lambda: False)
+        found = backbone(inputs, placed, (1, 4)).hidden
+    assert found.keys() == expected.keys() == {1, 4}
+    for layer, states in expected.items():
+        torch.testing.assert_close(found[layer], states, rtol=0, atol=0)
 
 
 @every_family

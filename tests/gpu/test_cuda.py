@@ -5,9 +5,6 @@ here with torch's own alarm and a device's own rounding. Without a GPU these are
 they rehearse what will be asked of one.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,35 +19,11 @@ from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from lattok.training import CHECKPOINT, RUN, loop
 from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
-from tests.accelerator import AVAILABLE, NAME, standin
+from tests.gpu.conftest import GPU, ON, WARM, losses
 
-GPU = torch.cuda.is_available()
-ON = "cuda" if GPU else NAME
-pytestmark = [pytest.mark.gpu] if GPU else [pytest.mark.slow, pytest.mark.skipif(not AVAILABLE, reason="old torch")]
 SAMPLE = sample_dataset_path()
 OF_STEPS = [name for name, strategy in STRATEGIES.items() if strategy.labels != "chunk"]  # no tokenizer needed
 LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _there() -> Iterator[None]:
-    with nullcontext() if GPU else standin():
-        yield
-
-
-def alarm(mode: str) -> None:
-    """What torch does when the host waits; the stand-in counts instead, in tests/standin."""
-    if GPU:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
-@pytest.fixture(autouse=True)
-def exact_products():
-    """float32 products in float32: TF32 rounds to 10 bits."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def recipes(out: Path, device: str, **options) -> dict:
@@ -85,12 +58,6 @@ def policy_recipe(dataset: Path, out: Path, device: str, strategy: str, **option
     """A short run of a policy that learns from nothing."""
     options = {"steps": 10, "log_every": 5, "episodes": "0:6", "strategy": strategy, **options}
     return VLARecipe.from_preset(dataset, out, "scratch", device=device, **options)
-
-
-def losses(folder: Path) -> np.ndarray:
-    """The loss that was logged, step by step."""
-    lines = (folder / RUN / "metrics.jsonl").read_text().splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
 
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
@@ -146,28 +113,6 @@ def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkey
 def test_bfloat16_training_runs(tmp_path: Path, family: str):
     lattok.train(recipes(tmp_path, ON, precision="bf16")[family])
     assert np.isfinite(losses(tmp_path / family)).all()
-
-
-WARM = 8  # steps in which kernels are chosen and codebooks start
-
-
-@pytest.fixture
-def waiting_raises(monkeypatch: pytest.MonkeyPatch):
-    """After some steps whatever waits for the GPU raises, except where something is logged or saved."""
-    step, check, number = loop.Trainer.step, loop.FiniteLoss.check, iter(range(10**6))
-
-    def watched(*arguments):
-        alarm("error" if next(number) >= WARM else "default")
-        return step(*arguments)
-
-    def reads(finite: loop.FiniteLoss):
-        alarm("default")
-        check(finite)
-
-    monkeypatch.setattr(loop.Trainer, "step", watched)
-    monkeypatch.setattr(loop.FiniteLoss, "check", reads)
-    yield
-    alarm("default")
 
 
 IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
