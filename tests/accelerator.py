@@ -36,7 +36,8 @@ OURS = tuple(f"/{folder}/" for folder in ("lattok", "tests", "benchmarks", "scri
 AVAILABLE = hasattr(_backend, "_setup_privateuseone_for_python_backend")  # of torch
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}
-SIZES = {  # how large the result is depends on the values
+SIZES = {  # how large the result is, or whether there is one, depends on the values
+    aten._linalg_check_errors.default,
     aten.nonzero.default,
     aten.masked_select.default,
     aten.bincount.default,

@@ -157,7 +157,8 @@ def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: 
     mixed = torch.eye(len(moments), device=rows.device) * (1 - share) + moments * (share / size)
     weight = layer.weight.view_as(layer.weight)  # no leaf: its gradient goes on to the layer's
     if weight.requires_grad:
-        weight.register_hook(lambda gradient: torch.linalg.solve(mixed, gradient.float().T).T.to(gradient.dtype))
+        solved = lambda wanted: torch.linalg.solve_ex(mixed, wanted)[0]  # noqa: E731  without waiting for an error
+        weight.register_hook(lambda gradient: solved(gradient.float().T).T.to(gradient.dtype))
     return F.linear(inputs[0], weight, layer.bias)
 
 

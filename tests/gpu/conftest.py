@@ -1,6 +1,7 @@
 """Where the tests of this folder run: on a CUDA device, marked `gpu`; without one on the stand-in, as slow tests."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +35,9 @@ def _there() -> Iterator[None]:
 def alarm(mode: str) -> None:
     """What torch does when the host waits; the stand-in counts instead, in tests/standin."""
     if GPU:
-        torch.cuda.set_sync_debug_mode(mode)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is a prototype
+            torch.cuda.set_sync_debug_mode(mode)
 
 
 @pytest.fixture(autouse=True)
