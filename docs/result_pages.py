@@ -31,6 +31,7 @@ GROUPS = {
         "closed_loop_refined",
         "few_actions",
         "inferred_actions",
+        "known_elsewhere",
         "few_actions_predicts",
         "vla_study",
         "vla_step",

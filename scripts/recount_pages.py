@@ -290,6 +290,34 @@ def label_sentences(f):
     yield f"over all tasks ({errors}), but the gain is about half as large ({gains})."
 
 
+def elsewhere(f):
+    """Yield the table of known actions from other data, and what is said of it."""
+    where = "elsewhere"
+    for name in ("same", "careless", "camera", "room"):
+        figures = [pm(f.of(where, f"labels.{name}", key)) for key in ("r2_xyz", "r2_executed_xyz", "systematic")]
+        acted = [f.won(where, f"{name}.{source}") for source in ("known", "inferred")]
+        yield f"| {' | '.join([*figures, *(pm(values) if values else '–' for values in acted)])} |"
+    yield from elsewhere_gains(f, "They gain {} with `careless` (p {}) and {} with `room` (p {}).")
+    names = ("careless", "camera", "room")
+    less = [f.of_over(where, f"labels.{name}", "labels.same") for name in names]
+    first, second, third = holm(*less)
+    yield f"we found no difference in R² from `same` ({pm(less[1])}, p {p(second)})."
+    yield f"It is lower by {away(less[0])} with `careless` (p {p(first)}), and"
+    yield f"by {away(less[2])} with `room` (p {p(third)})."
+
+
+CARELESS = (
+    "the gain is {} if that recording is careless (p {}), and {} if it is from a room that looks different (p {})."
+)
+
+
+def elsewhere_gains(f, said=CARELESS):
+    """Yield what is said of gains with known actions from other data."""
+    one, two = (f.over("elsewhere", f"{name}.inferred", f"{name}.known") for name in ("careless", "room"))
+    first, second = map(p, holm(one, two))
+    yield said.format(pm(one), first, pm(two), second)
+
+
 def label_ranks(f):
     """Yield the table of correlations; `python scripts/recount.py` counts their middles, but not their intervals."""
     parts = [part["correlations"] for part in (f.predicts, f.predicts["without_extremes"])]
@@ -318,8 +346,8 @@ def first_page(f):
 
 
 PAGES = {
-    "docs/few_actions.md": (by_regime, by_row, shares, other_numbers, four_tasks, second_world, hopes),
-    "docs/few_actions_labels.md": (label_tables, label_sentences, label_ranks),
+    "docs/few_actions.md": (by_regime, by_row, shares, other_numbers, four_tasks, second_world, hopes, elsewhere_gains),
+    "docs/few_actions_labels.md": (label_tables, label_sentences, elsewhere, label_ranks),
     "README.md": (first_page,),
 }
 
