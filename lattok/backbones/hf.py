@@ -5,6 +5,7 @@ be: the vocabulary is never resized, positions and masks are the model's own, an
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -24,6 +25,7 @@ from lattok.nn.blocks import onto, same_precision
 from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
+IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the other
 IMAGE_COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
 
 
@@ -52,6 +54,9 @@ class HFBackbone(nn.Module):
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
+        for part in model.modules():
+            if type(part).__name__ == IMAGE_ATTENTION:
+                part.forward = partial(_attend_at_once, part)
         self.eval()
 
     @classmethod
@@ -283,6 +288,27 @@ class HFBackbone(nn.Module):
             hook.remove()
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
+
+
+def _attend_at_once(
+    part: Any, states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **given: Any
+) -> Tensor:
+    """Attend within all images of a batch at once; one by one, a GPU waited half of a step (an H100, 64 images).
+
+    They have one size here. Images of several are left to transformers where the CPU sees it, and are NaN elsewhere.
+    """
+    count, lengths = len(cu_seqlens) - 1, cu_seqlens.diff()
+    alike = (lengths == lengths[0]).all()
+    if not alike.is_cpu or alike:
+        rotated = sys.modules[type(part).__module__].apply_rotary_pos_emb_vision
+        query, key, value = part.qkv(states).reshape(len(states), 3, part.num_heads, -1).unbind(1)
+        each = [
+            x.unflatten(0, (count, -1)).transpose(1, 2) for x in (*rotated(query, key, *position_embeddings), value)
+        ]
+        mixed = F.scaled_dot_product_attention(*each, scale=part.scaling)
+        unless = torch.where(alike, 0.0, torch.nan).to(states.dtype)
+        return part.proj(mixed.transpose(1, 2).reshape(len(states), -1)) + unless
+    return type(part).forward(part, states, cu_seqlens, position_embeddings=position_embeddings, **given)
 
 
 @cache

@@ -137,6 +137,32 @@ def test_layers_are_the_same_where_transformers_cannot_select_them(
         torch.testing.assert_close(found[layer], states, rtol=0, atol=0)
 
 
+def test_images_are_attended_to_at_once(load: Load):
+    """With the numbers and gradients of transformers, which attends to one after the other; of any sizes."""
+    backbone, plain = load("qwen3_vl"), load("qwen3_vl")
+    parts = [part for part in plain.model.modules() if type(part).__name__ == hf.IMAGE_ATTENTION]
+    assert parts
+    for part in parts:
+        del part.forward
+    inputs = backbone.prepare(images(), TEXTS)
+    found = []
+    for each in (copy.deepcopy(backbone), plain):
+        each.model.requires_grad_(True)
+        with torch.profiler.profile() as seen:
+            each(inputs, queries(each), (4,)).hidden[4].square().mean().backward()
+        calls = sum(event.name == "aten::scaled_dot_product_attention" for event in seen.events())
+        found.append((calls, [p.grad for p in each.model.parameters() if p.grad is not None]))
+    assert found[1][0] - found[0][0] == len(parts) * (4 - 1)  # two samples of two cameras
+    for ours, theirs in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    tower = parts[0].qkv.weight
+    draw = torch.Generator().manual_seed(0)
+    states, ends = torch.randn(10, tower.shape[1], generator=draw), torch.tensor([0, 4, 10])
+    own = next(part for part in backbone.model.modules() if type(part).__name__ == hf.IMAGE_ATTENTION)
+    places = (torch.ones(10, own.head_dim), torch.zeros(10, own.head_dim))
+    torch.testing.assert_close(own(states, ends, places), parts[0](states, ends, places), rtol=0, atol=0)
+
+
 @every_family
 def test_queries_that_are_real_embeddings_give_what_the_model_gives_for_those_tokens(load: Load, family: str):
     backbone = load(family)
