@@ -49,6 +49,7 @@ GROUPS = {
         "streaming_rate",
         "streaming_wait",
     ),
+    "On a GPU": ("gpu",),
     "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
@@ -260,6 +261,21 @@ def closed_loop() -> str:
 def few_actions() -> str:
     """Return the tables of the study of few actions, of the rows that have all their seeds."""
     return (RESULTS / "few_actions.md").read_text(encoding="utf-8")
+
+
+@mark("gpu memory")
+def gpu_memory() -> str:
+    """Return what steps took of a GPU's memory, next to what was counted without one."""
+    found = results("gpu")["memory"]
+    rows = {name: row for name, row in found.items() if "counted_gb" in row}
+    lines = [
+        f"| preset, on one {found['device']} | samples | counted | allocated | reserved |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        each = (f"{row[f'{key}_gb']:.2f} GB" for key in ("counted", "allocated", "reserved"))
+        lines.append(f"| `{name}` | {row['samples']} | {' | '.join(each)} |")
+    return "\n".join(lines)
 
 
 @mark("labels")

@@ -5,9 +5,9 @@ python -m benchmarks.speed.memory --out lattok/assets/memory.json --page docs/ha
 The stand-in of tests/accelerator.py counts the bytes of all tensors that live at once in a step of the published size:
 weights, gradients, optimiser, and what is kept for the backward pass, with fused attention. They are those of a fixed
 part and of each sample, from steps of two sizes. Multiplications and additions are torch's count of a step. What a
-driver, its libraries and fragments take is not in it: `SPARE` is left for that. One camera of the preset's image size;
-actions of 7 numbers; random weights. Policies see two images. Models over Qwen3-VL-2B or InternVL3.5-2B are counted at
-few layers of their own width, and what a layer adds is linear: memory_bases.py.
+driver, its libraries and fragments take is not in it: `SPARE` and `MORE` leave that. One camera of the preset's image
+size; actions of 7 numbers; random weights. Policies see two images. Models over Qwen3-VL-2B or InternVL3.5-2B are
+counted at few layers of their own width, and what a layer adds is linear: memory_bases.py.
 """
 
 import argparse

@@ -27,7 +27,8 @@ REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingfa
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
 COUNTED = Path(__file__).parents[1] / "assets" / "memory.json"
 CARDS = (24, 48, 80)  # GB of common GPUs
-SPARE = 1e9  # bytes that a driver, its libraries and fragments take
+SPARE = 1e9  # bytes that a driver and its libraries take
+MORE = 1.1  # times what was counted is what torch reserves: up to 1.11 in steps over 1 GB, benchmarks/results/gpu.json
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
 CODECS = {  # that datasets come in, and encoders that make them
@@ -244,7 +245,7 @@ def accelerators() -> Found:
 
 def parts_that_fit(entry: dict[str, Any], precision: str, room: float) -> int | None:
     """Return the least number of parts of a preset's batch that fit into `room` bytes; None if one sample does not."""
-    most = (room - SPARE - entry[precision]["fixed"]) // entry[precision]["sample"]
+    most = ((room - SPARE) / MORE - entry[precision]["fixed"]) // entry[precision]["sample"]
     batch = entry["batch"]
     return next((n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most), None)
 

@@ -96,11 +96,13 @@ def test_doctor_says_whether_a_preset_fits(
     assert re.findall(r"^ +(\d+ GB)  +(.*)$", said, re.MULTILINE) == [(f"{s} GB", "fits") for s in (24, 48, 80)] * 2
     assert main(["doctor", "--preset", "image-lam/libero"]) == 0
     said = re.findall(r"^ +(24|48) GB  +(.*)$", capsys.readouterr().out, re.MULTILINE)
-    assert said == [("24", "fits with --accumulate 2"), ("48", "fits")] * 2
+    assert said == [
+        (size, says) for n in (4, 2) for size, says in (("24", f"fits with --accumulate {n}"), ("48", "fits"))
+    ]
     assert main(["doctor", "--preset", "image-lam/large"]) == 1
     assert "`preset`: expected one of action-vq/p2t" in capsys.readouterr().out
 
 
 def test_parts_divide_the_batch():
     entry = {"batch": 12, "no": {"fixed": 1e9, "sample": 1e9}}
-    assert [parts_that_fit(entry, "no", room * 1e9) for room in (14, 13, 8, 5, 3, 2)] == [1, 2, 2, 4, 12, None]
+    assert [parts_that_fit(entry, "no", room * 1e9) for room in (16, 14, 8, 5, 4, 3)] == [1, 2, 3, 6, 12, None]
