@@ -171,7 +171,7 @@ def next_words(words: list[str], text: str) -> list[str]:
     said = re.search(r"Continue with: lattok (.+)", text)
     if said is not None:
         return shlex.split(said[1])
-    return [*words, "--resume"] if "continue its run with resume" in text and "--resume" not in words else words
+    return [*words, "--resume"] if "or add --resume" in text and "--resume" not in words else words
 
 
 def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) -> dict:

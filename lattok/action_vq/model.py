@@ -248,7 +248,7 @@ class P2TActionVQ(TrainedTokenizer):
         )
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self.quantizer(self.encoder(actions)).codes
+        return self.quantizer.codes_of(self.encoder(actions))
 
     def _decode(self, codes: Tensor) -> Tensor:
         return self.decoder(self.quantizer.lookup(codes))

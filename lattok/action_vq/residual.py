@@ -110,11 +110,12 @@ class CoarseToFine(ChunkTokenizer, ABC):
         """Decode a row up to its first code that is missing or out of range; -1 from there on."""
         length = self.tokens_per_chunk
         codes, bad, notes = examine(codes, length, self.vocab_size)
+        if not notes:
+            return Repair(codes, bad[:, None, :1], notes)
         known = (bad.cumsum(1) == 0).sum(1)
         codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
-        if notes:
-            pairs = zip(notes, known.tolist(), strict=True)
-            notes = [f"{note}; decoded from the first {p}" if p < length else note for note, p in pairs]
+        pairs = zip(notes, known.tolist(), strict=True)
+        notes = [f"{note}; decoded from the first {p}" if p < length else note for note, p in pairs]
         return Repair(codes, (known == 0)[:, None, None], notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:

@@ -324,6 +324,7 @@ def _named(shown: str) -> tuple[str, Any]:
 
 
 def as_typed(text: str, words: Sequence[Word] | None = None) -> str:
-    """Write options that a text names, such as head=flow, as they are typed; of `words` only, if given."""
+    """Write options that a text names, such as head=flow or resume=True, as they are typed; of `words`, if given."""
     own = "[a-z][a-z_0-9]*" if words is None else "|".join(each.name for each in words if not each.positional)
-    return re.sub(rf"(?<![^\s(])({own or '(?!)'})=(?=[\w'\"*])", lambda found: f"--{found[1].replace('_', '-')} ", text)
+    named = rf"(?<![^\s(])({own or '(?!)'})=(True\b)?(?=[\w'\"*]|(?<=True))"
+    return re.sub(named, lambda found: f"--{found[1].replace('_', '-')}{' ' * (found[2] is None)}", text)

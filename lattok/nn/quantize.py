@@ -325,6 +325,11 @@ class VectorQuantizer(CodeUsage):
             losses["codebook"] = F.mse_loss(self.lookup(codes), latents.detach())  # pulls the code to the latents
         return Quantized(latents + (rows - latents).detach(), codes, losses)
 
+    @torch.no_grad()
+    def codes_of(self, latents: Tensor) -> Tensor:
+        """Return the codes of latents [..., d] alone, as in evaluation mode."""
+        return self._assign(latents, False, None)[0]
+
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors that codes stand for, summed over levels."""
         if self.config.levels == 1:

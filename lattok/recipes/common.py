@@ -381,7 +381,7 @@ class Recipe(ABC, Generic[Model]):
         if resume and first_process():
             self._check_stored()
         elif first_process():
-            resumes = ", or resume its run" if (out / RUN / RECIPE).is_file() else ""
+            resumes = ", or add resume=True" if (out / RUN / RECIPE).is_file() else ""
             Output(out).check_new(never_saved, f"Choose another{resumes}.")
         return out
 

@@ -24,6 +24,7 @@ from lattok.recipes import kinds
 from lattok.utils import signals
 from lattok.vla import STRATEGIES, register_strategy
 from scripts import make_help
+from scripts.kill_runs import next_words
 from tests.process_jobs import forked, typed
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
@@ -249,6 +250,16 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
         assert capsys.readouterr().err.startswith("lattok: out of memory. ")
 
 
+def test_the_same_command_again_says_how_to_continue(dataset, tmp_path, capsys):
+    """As after a power cut; scripts/kill_runs.py does what it says."""
+    words = ["train", "action-vq", dataset, "--out", str(tmp_path / "out"), *QUICK]
+    assert main(words) == 0
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("which holds something. Choose another, or add --resume.\n")
+    assert next_words(words, said) == [*words, "--resume"]
+
+
 def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
     def command(out):
         words = ["train", "action-vq", dataset, "--out", str(tmp_path / out), *QUICK]
@@ -400,8 +411,9 @@ def test_help_and_version_without_dashes(capsys):
 
 
 def test_settings_that_a_text_names_are_written_as_flags():
-    text = "use decoder=context (codebook_start=kmeans), not runs/lr=1 or 2 = 2"
-    assert flags.as_typed(text) == "use --decoder context (--codebook-start kmeans), not runs/lr=1 or 2 = 2"
+    text = "use decoder=context (codebook_start=kmeans), not runs/lr=1 or 2 = 2, or add resume=True."
+    typed = "use --decoder context (--codebook-start kmeans), not runs/lr=1 or 2 = 2, or add --resume."
+    assert flags.as_typed(text) == typed
     assert flags.as_typed(text, [flags.word_of("decoder", str, "", "")]).startswith("use --decoder context (codebook_")
     assert flags.as_typed(text, []) == text
 

@@ -429,7 +429,7 @@ def test_a_run_that_met_a_full_disk_goes_on_either_way(root, whole, tmp_path, mo
                 with pytest.raises(OSError, match="No space left"):
                     lattok.train(recipe(root, out))
             if "finish" in place and not resume:
-                with pytest.raises(LattokError, match="Choose another, or resume its run"):
+                with pytest.raises(LattokError, match="Choose another, or add resume=True."):
                     lattok.train(recipe(root, out))
                 continue
             lattok.train(recipe(root, out), resume=resume)
