@@ -96,9 +96,9 @@ def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor
 
     -1 beyond `length` is padding and no fault; inside it is a missing code.
     """
-    if codes.is_cpu and codes.shape[1] == length and codes.numel():
-        if codes.numpy().view(np.uint64).max() < vocab_size:  # a negative one is huge; torch takes five times as long
-            return codes, torch.zeros_like(codes, dtype=torch.bool), []
+    whole = codes.is_cpu and codes.shape[1] == length and codes.numel()
+    if whole and codes.numpy().view(np.uint64).max() < vocab_size:  # a negative one is huge; torch takes five times it
+        return codes, torch.zeros_like(codes, dtype=torch.bool), []
     over = (codes[:, length:] != -1).sum(1)
     codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
     bad = (codes < 0) | (codes >= vocab_size)
