@@ -165,7 +165,7 @@ def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     rows = lattok.open_dataset(tmp_path / "annotated").columns(0, ["tokens.codes"])["tokens.codes"]
     assert rows.shape == (12, tokenizer.tokens_per_chunk)
     assert main(words) == 2
-    assert "resume its run" in capsys.readouterr().err
+    assert "or add --resume" in capsys.readouterr().err
     assert main([*words[:5], "--resume"]) == 0, capsys.readouterr().err
     again = lattok.load(tmp_path / "model")
     assert again.describe() == tokenizer.describe()
