@@ -10,7 +10,7 @@ weights, LoRA of rank 64, two cameras of 224 pixels; batches come out of memory,
 `families`: training of the action tokenizer and of an image model at published size, in the loop, in bfloat16.
 `codes`: the share of the CPU's codes that the device gives, of both.
 `memory`: what a step of some presets takes at most, and what `benchmarks.speed.memory` counted for it.
-The last line is what README says of speed.
+The last line sums it up.
 `share_of_peak` (MFU) is what the multiplications and additions of matrix products and attention take of the dense
 bfloat16 peak that the maker names (`--peak-tflops` for other chips), `share_of_product` of a large product's rate
 here. Those of labelling are counted by hand, those of a training step by torch's counter, without what is recomputed.
@@ -264,7 +264,7 @@ def memory_of(name: str) -> dict[str, Any]:
 
 
 def sentence(results: dict[str, Any]) -> str:
-    """What README says, of what was measured."""
+    """What was measured, in a sentence."""
     rate = results["labelling"]["bfloat16"]["frames_per_s"]
     step, share = results["la_cond"]["seconds_per_step"], results["la_cond"].get("share_of_peak")
     reached = "" if not share else f", {share:.0%} of its bfloat16 peak"
