@@ -42,6 +42,7 @@ def test_the_sequence_is_as_long_as_it_says(backbone: HFBackbone) -> None:
     assert alive.bytes() == 0
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")  # of torch 2.11
 def test_the_peak_counts_what_is_alive_at_once() -> None:
     def call() -> None:
         for _ in range(3):
