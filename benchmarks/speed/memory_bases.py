@@ -79,7 +79,7 @@ def opener(folder: Path, text: Mapping[str, Any] = WIDE, tower: Mapping[str, Any
     def opened(config: Any, layers: int, depth: int) -> Any:
         base, cpu = config.backbone, torch.device("cpu")
         if base.name == SCRATCH:
-            return open_backbone(config, frames=getattr(config, "frames", 1))
+            return open_backbone(config)
         kind, dims, sizes = "qwen3_vl", text, {**tower, "depth": depth, "deepstack_visual_indexes": [0, 1, 2]}
         if "InternVL" in base.name:
             kind, dims, sizes = "internvl", INTERN_TEXT, {**INTERN_TOWER, "num_hidden_layers": depth}

@@ -55,25 +55,20 @@ class BackboneModel(HubModel, ABC):
     backbone: Any  # an nn.Module and a Backbone
 
     @classmethod
-    def open_base(cls, config: Any, folder: Path | None = None) -> Any:
-        return open_backbone(config, folder)
-
-    @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
         if config.backbone.name == SCRATCH:
             if backbone is not None:
-                expected = "to be left out: its own is small and lies in its file"
-                checks.fail("backbone", expected, repr(backbone))
+                checks.fail("backbone", "to be left out: its own is small and lies in its file", repr(backbone))
             return config, {}
         if backbone is not None:
             config = with_backbone(config, name=from_root(str(backbone)))
-        return config, {"backbone": cls.open_base(config, folder)}
+        return config, {"backbone": open_backbone(config, folder)}
 
     @classmethod
     def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
         """Build a model of this configuration, by default over the scratch backbone."""
-        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone, **parts)
+        return cast(Any, cls)(config, open_backbone(config) if backbone is None else backbone, **parts)
 
     @classmethod
     def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
@@ -127,9 +122,9 @@ class BackboneModel(HubModel, ABC):
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
 
-def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
-    """Return the configuration of a new policy, which says where and which its base model is, and that model."""
-    backbone = open_backbone(config, frames=frames)
+def with_base(config: Any) -> tuple[Any, Any]:
+    """Return the configuration of a new model, which says where and which its base model is, and that base model."""
+    backbone = open_backbone(config)
     return with_backbone(config, name=from_root(config.backbone.name), revision=backbone.revision), backbone
 
 
@@ -144,16 +139,16 @@ def from_root(name: str) -> str:
     return str(folder.resolve()) if name != SCRATCH and folder.is_dir() else name
 
 
-def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> Any:
+def open_backbone(config: Any, folder: Path | None = None) -> Any:
     """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
 
-    `config` names it as a `VLAConfig` does; `frames` is how many it looks at.
+    `config` names it as a `VLAConfig` does; of clips it also says how many `frames` the model looks at.
 
     Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
     """
     base = config.backbone
     if base.name == SCRATCH:
-        return ScratchBackbone(base, len(config.cameras), config.image_size, frames)
+        return ScratchBackbone(base, len(config.cameras), config.image_size, getattr(config, "frames", 1))
     if base.name == MERGED and folder is None:  # on the Hub that is a stranger's
         checks.fail("backbone", "the model's folder, where its base model lies", "none")
     from lattok.backbones.hf import HFBackbone

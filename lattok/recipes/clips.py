@@ -76,7 +76,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         cameras = camera_keys(datasets[0], data.cameras)
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         torch.manual_seed(self.loop.seed)
-        model = ClipLAM(*with_base(self._config(datasets, cameras), self.model.frames))
+        model = ClipLAM(*with_base(self._config(datasets, cameras)))
         parts = [self._windows(model, *each) for each in zip(datasets, views, strict=True)]
         maps: Any = model.normalizers if model.config.normalizers else [model.action_normalizer]
         for part, normalizer in zip(parts, maps, strict=True):

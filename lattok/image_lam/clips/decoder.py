@@ -37,6 +37,7 @@ from lattok.utils import checks
 MIN_TIME_LEFT = 0.05  # the least 1 - t that is divided by
 PREFIX = "sana:"
 KIND = "SanaTransformer2DModel"
+Pair = tuple[Tensor, Tensor]  # of scene and motion
 NEEDED = ("in_channels", "caption_channels", "num_layers", "num_attention_heads", "attention_head_dim")
 
 
@@ -62,7 +63,7 @@ class UnifiedLayer(nn.Module):
         self.motion_scene = NormedCrossAttention(dim, heads) if exchange else None
         self.scene, self.motion = PreNormBlock(dim, heads), PreNormBlock(dim, heads)
 
-    def forward(self, scene: Tensor, motion: Tensor, z_scene: Tensor, z_motion: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, scene: Tensor, motion: Tensor, z_scene: Tensor, z_motion: Tensor) -> Pair:
         scene = scene + self.scene_latents(scene, z_scene)
         motion = motion + self.motion_latents(motion, z_motion)
         if self.scene_motion is not None and self.motion_scene is not None:
@@ -111,15 +112,8 @@ class UnifiedDecoder(ActionStream):
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
     def forward(
-        self,
-        frame: Tensor,
-        actions: Tensor,
-        times: Tensor,
-        scene: Tensor,
-        motion: Tensor,
-        now: Tensor,
-        known: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        self, frame: Tensor, actions: Tensor, times: Tensor, latents: Pair, now: Tensor, known: Tensor | None = None
+    ) -> Pair:
         """Predict where `frame` and `actions` at `times` [B] go; `now` [B, N, D] is the first frame of the clip.
 
         Of steps that are not `known` [B, H] the actions are not looked at.
@@ -129,7 +123,7 @@ class UnifiedDecoder(ActionStream):
         if self.now is not None:
             x = x + self.now(now)
         y = self.embed(actions, when, known)
-        z_scene, z_motion = self.scene_up(scene), self.motion_up(motion)
+        z_scene, z_motion = self.scene_up(latents[0]), self.motion_up(latents[1])
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)
         found = self.frame_out(x)
@@ -157,7 +151,7 @@ class Exchange(nn.Module):
         self.down, self.up = nn.Linear(scene, motion), _silent(nn.Linear(motion, scene))
         self.scene_motion, self.motion_scene = NormedCrossAttention(motion, heads), NormedCrossAttention(motion, heads)
 
-    def forward(self, scene: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, scene: Tensor, motion: Tensor) -> Pair:
         small = self.down(scene)
         return scene + self.up(self.scene_motion(small, motion)), motion + self.motion_scene(motion, small)
 
@@ -170,7 +164,7 @@ class MotionLayer(nn.Module):
         self.latents, self.block = NormedCrossAttention(dim, heads), PreNormBlock(dim, heads)
         self.exchange = Exchange(scene, dim, heads) if exchange else None
 
-    def forward(self, scene: Tensor, motion: Tensor, z_motion: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, scene: Tensor, motion: Tensor, z_motion: Tensor) -> Pair:
         motion = motion + self.latents(motion, z_motion)
         if self.exchange is not None:
             scene, motion = self.exchange(scene, motion)
@@ -206,18 +200,11 @@ class SanaDecoder(ActionStream):
         self.transformer.load_state_dict(open_sana(decoder, pretrained=True).state_dict())
 
     def forward(
-        self,
-        frame: Tensor,
-        actions: Tensor,
-        times: Tensor,
-        scene: Tensor,
-        motion: Tensor,
-        now: Tensor,
-        known: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        self, frame: Tensor, actions: Tensor, times: Tensor, latents: Pair, now: Tensor, known: Tensor | None = None
+    ) -> Pair:
         """See `UnifiedDecoder`; the frames of several cameras stand one below the other."""
         when = self.when(times)
-        y, z_motion = self.embed(actions, when, known), self.motion_up(motion)
+        y, z_motion = self.embed(actions, when, known), self.motion_up(latents[1])
 
         def first(module: nn.Module, args: Any, x: Tensor) -> Tensor:
             return x if self.now is None else x + self.now(now)
@@ -234,7 +221,7 @@ class SanaDecoder(ActionStream):
                 hooks.callback(block.register_forward_hook(partial(after, layer)).remove)
             level = TICKS * (1 - times) * sana.config.timestep_scale
             grid = rearrange(frame, "b (y x) d -> b d y x", x=self.side)
-            found = sana(grid, self.caption(scene), level, return_dict=False)[0]
+            found = sana(grid, self.caption(latents[0]), level, return_dict=False)[0]
         return -rearrange(found, "b d y x -> b (y x) d"), self.action_out(y)
 
 

@@ -7,7 +7,6 @@ The paper leaves losses, weights and sizes of the decoder open; `docs/decisions/
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -77,11 +76,6 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         of, scaling = config.features, (config.mean, config.std, config.interpolation)
         return FrozenFeatures(of.name, of.size, *scaling, of.revision, patch=of.patch)
 
-    @classmethod
-    def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
-        """Open the base model, for the frames of a clip."""
-        return open_backbone(config, folder, config.frames)
-
     def usage(self) -> list[str]:
         label = f'labels = model.label_video(video, fps={self.rate()}, task="what the robot does")'
         return self.usage_of(f"{label}  # .latents float32 [T, P, d]")
@@ -114,7 +108,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         frame_noise, share = torch.randn_like(later), times[:, None, None]
         x, y = (1 - share) * frame_noise + share * later, (1 - share) * noise + share * actions
         known = valid & (self.config.action_weight > 0)  # the frame would hear of others through the exchange
-        frame, chunk = self.decoder(x, y, times, scene if self.env else motion, motion, now, known)
+        frame, chunk = self.decoder(x, y, times, (scene if self.env else motion, motion), now, known)
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
         terms = {"frame": missed.square().mean()}
@@ -235,7 +229,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     def fresh(self) -> Self:
         """Make a model of the same configuration with random weights; the frozen latent space is shared."""
-        return type(self)(self.config, self.open_base(self.config, self.folder), self.features)
+        return type(self)(self.config, open_backbone(self.config, self.folder), self.features)
 
     def _checked(self, latents: LatentActions, count: int) -> LatentActions:
         """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""
@@ -274,9 +268,9 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
     def _velocity(
         self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
     ) -> tuple[Tensor, Tensor]:
-        scene, motion = (part.quantized.to(now.device) for part in (latents.env or latents, latents))
+        pair = tuple(part.quantized.to(now.device) for part in (latents.env or latents, latents))
         known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
-        return self.decoder(x, y, times, scene, motion, now, known)
+        return self.decoder(x, y, times, pair, now, known)
 
     def _resized(self, frames: Tensor) -> Tensor:
         return resize_pixels(frames, self.config.image_size, self.config.interpolation)

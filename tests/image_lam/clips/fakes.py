@@ -45,6 +45,10 @@ def clip_lam(seed: int = 0, **changes: Any) -> ClipLAM:
     return ClipLAM.build(config(**changes)).eval()
 
 
+def decoded(model: Any, scene: torch.Tensor, motion: torch.Tensor, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return model(latents=(scene, motion), **given)
+
+
 def sana_pipeline(folder: Path) -> Path:
     """A folder as a pipeline of diffusers has them: `transformer` and `vae`, with safetensors."""
     import diffusers

@@ -31,7 +31,7 @@ def test_the_loss_is_that_of_the_velocities(says: str, monkeypatch: pytest.Monke
     given, draws = batch(valid=valid), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
     seen = {}
 
-    def answers(frame, actions, times, scene, motion, now, known):
+    def answers(frame, actions, times, latents, now, known):
         seen.update(frame=frame, actions=actions, now=now, known=known)
         return torch.full_like(frame, 0.5), torch.full_like(actions, 0.25)
 
@@ -77,7 +77,7 @@ def test_shares_of_a_batch_add_up_to_its_loss_of_actions():
 def test_the_error_of_a_frame_that_does_not_change_is_a_share_of_a_thousandth(monkeypatch: pytest.MonkeyPatch):
     lam, given, draws = clip_lam(), batch(), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
 
-    def one_off(frame, actions, times, scene, motion, now, known):
+    def one_off(frame, actions, times, latents, now, known):
         return (now - frame) / (1 - times)[:, None, None] + 1, actions
 
     monkeypatch.setattr(lam.decoder, "forward", one_off)
@@ -129,7 +129,7 @@ def test_clips_without_actions_teach_motion_by_the_exchange_alone():
 def test_without_scene_tokens_the_frame_is_decoded_from_motion(exchange: bool, make_dataset, tmp_path):
     """One group of latents (LatBot, Table 5 without DLA): both losses teach it, labels and reports have one stream."""
     lam, seen = clip_lam(scene_tokens=0, decoder_exchange=exchange).train(), []
-    lam.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[3:5]))
+    lam.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[3]))
     terms = lam(batch(valid=torch.tensor([[1, 1, 0, 0]] * 4).bool()))
     terms["frame"].backward(retain_graph=True)
     assert torch.equal(*seen[0])
@@ -177,10 +177,10 @@ def test_without_their_loss_actions_are_not_seen_either(tokens: int):
     now, noise, z = lam.frame_features(pixels(2, 2)), lam._noise(2, 0), (found.env or found).quantized
     said = lam.predict(now, found)
     with torch.no_grad():
-        seen = lam.decoder(*noise[:2], torch.zeros(2), z, found.quantized, now)[0]
+        seen = lam.decoder(*noise[:2], torch.zeros(2), (z, found.quantized), now)[0]
         lam.decoder.actions.weight.zero_()
         lam.decoder.actions.bias.copy_(lam.decoder.unknown)
-        unseen = lam.decoder(*noise[:2], torch.zeros(2), z, found.quantized, now)[0]
+        unseen = lam.decoder(*noise[:2], torch.zeros(2), (z, found.quantized), now)[0]
     assert not torch.allclose(seen, unseen, atol=1e-4)
     torch.testing.assert_close(said, noise[0] + unseen)
 

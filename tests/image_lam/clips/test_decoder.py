@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lattok.image_lam.clips.decoder import UnifiedDecoder
-from tests.image_lam.clips.fakes import config
+from tests.image_lam.clips.fakes import config, decoded
 
 PATCHES, PATCH = 5, 12
 
@@ -80,7 +80,7 @@ def test_the_decoder_equals_plain_arithmetic(exchange: bool, sees_now: bool):
     known = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     strange = given | {"actions": given["actions"].masked_fill(~known[..., None], 1e4)}
     with torch.no_grad():
-        found = model(**strange, known=known)
+        found = decoded(model, **strange, known=known)
     for ours, plain in zip(found, reference(model, given, known.numpy()), strict=True):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
 
@@ -91,7 +91,7 @@ def test_a_decoder_that_says_the_frame_gives_its_velocity(says: str):
     given = inputs() | {"times": torch.tensor([0.25, 0.99])}
     plain = reference(model := decoder(decoder_output=says), given, np.ones((2, 4), dtype=bool))
     with torch.no_grad():
-        frame, actions = model(**given)
+        frame, actions = decoded(model, **given)
     for b, left in enumerate((0.75, 0.05)):
         later = plain[0][b] + (given["now"][b].numpy() if says == "change" else 0)
         np.testing.assert_allclose(frame[b], (later - given["frame"][b].numpy()) / left, atol=5e-4)
@@ -103,7 +103,7 @@ def test_streams_hear_of_each_other_by_the_exchange_alone(exchange: bool):
     model, given = decoder(decoder_exchange=exchange), inputs()
     for name, own, other in (("scene", 0, 1), ("motion", 1, 0)):
         with torch.no_grad():
-            before, after = model(**given), model(**given | {name: -given[name]})
+            before, after = decoded(model, **given), decoded(model, **given | {name: -given[name]})
         assert not torch.equal(before[own], after[own])
         assert torch.equal(before[other], after[other]) != exchange
 

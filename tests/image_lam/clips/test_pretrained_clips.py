@@ -47,7 +47,7 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
 ):
     torch.manual_seed(0)
     made = config(backbone=str(tiny(family)), prompt="{task}:", backbone_lora_vision=False, **OVER)
-    lam = with_lora(ClipLAM(*with_base(made, made.frames)))
+    lam = with_lora(ClipLAM(*with_base(made)))
     given = lam.prepared(batch(2))
     parts = {"queries", "scene_head", "motion_head", "decoder", "backbone"}
     assert taught(lam.train()(given), lam) == parts
@@ -86,7 +86,7 @@ def test_the_projector_learns_and_is_saved(
     over |= {"backbone_lora_vision": False, "backbone_lora_projector": True}
     made = config(backbone=str(tiny(family)), prompt="{task}:", **over)
     torch.manual_seed(0)
-    lam = with_lora(ClipLAM(*with_base(made, made.frames)))
+    lam = with_lora(ClipLAM(*with_base(made)))
     before = {name: value.clone() for name, value in lam.backbone.model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in lam.parameters() if p.requires_grad], 0.1)
     torch.stack(list(lam.train()(batch(2)).values())).sum().backward()

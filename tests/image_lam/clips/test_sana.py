@@ -13,7 +13,7 @@ from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.clips import ClipLAM
 from lattok.image_lam.clips.decoder import Exchange, SanaDecoder, open_sana, sizes_of
 from tests.conftest import write_dataset
-from tests.image_lam.clips.fakes import SANA_CHANNELS, SIZES, config, pixels, sana_options, sana_pipeline
+from tests.image_lam.clips.fakes import SANA_CHANNELS, SIZES, config, decoded, pixels, sana_options, sana_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra sana")
 
@@ -74,7 +74,7 @@ def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch)
         if not seen:
             ours = self.transformer.state_dict()
             assert all(torch.equal(ours[name], tensor) for name, tensor in pretrained.state_dict().items())
-            frame, _, times, scene, *_ = args
+            frame, _, times, (scene, _), *_ = args
             grid = frame.unflatten(1, (-1, 4)).movedim(3, 1)  # two cameras, one below the other
             with torch.no_grad():
                 level = 1000 * (1 - times)
@@ -118,13 +118,13 @@ def test_what_streams_hear_of_each_other_and_of_the_first_frame(sees: bool, exch
     }
     given = {name: torch.randn(2, *size, generator=draw) for name, size in sizes.items()} | {"times": torch.rand(2)}
     with torch.no_grad():
-        before = model(**given)
+        before = decoded(model, **given)
         for name, heard in {
             "scene": (True, exchange),
             "motion": (exchange, True),
             "now": (sees, sees and exchange),
         }.items():
-            after = model(**given | {name: -given[name]})
+            after = decoded(model, **given | {name: -given[name]})
             assert tuple(not torch.equal(*pair) for pair in zip(before, after, strict=True)) == heard, name
 
 
