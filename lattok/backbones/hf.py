@@ -42,6 +42,7 @@ class HFBackbone(nn.Module):
         super().__init__()
         self.model, self.processor, self.family = model.requires_grad_(False), processor, family
         self.name, self.revision = name, revision
+        self.reads_images = family.image is not None
         text = model.config.get_text_config()
         self.hidden_size, self.num_layers = int(text.hidden_size), int(text.num_hidden_layers)
         self.embedding_rms = _embedding_rms(model.get_input_embeddings())
@@ -79,7 +80,7 @@ class HFBackbone(nn.Module):
         bos = self._tokenizer.bos_token
         if bos and prompts[0].startswith(bos):  # by the template
             options["add_special_tokens"] = False
-        if self.family.image is not None:
+        if self.reads_images:
             # transformers 5.4 takes SmolVLM2's images through numpy
             shown = images.cpu() if self.family.name == "smolvlm" else images
             pictures = [list(sample) for sample in rearrange(shown, "b v h w c -> b v c h w")]
@@ -88,7 +89,7 @@ class HFBackbone(nn.Module):
         batch = self.processor(text=prompts, **options)
         accepted = {key: value for key, value in batch.items() if key in self._accepted}
         inputs: dict[str, Any] = {key: onto(value, images.device) for key, value in accepted.items()}
-        if self.family.image is not None:  # counted before it lies on a GPU
+        if self.reads_images:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
             inputs[IMAGE_COUNTS] = (int(counts.min()), int(counts.max()))
         return inputs
@@ -103,7 +104,7 @@ class HFBackbone(nn.Module):
             asked = {"output_hidden_states": wanted if _selects_states() else True}
             hidden = self.model.model(**inputs, **asked, use_cache=False).hidden_states
         ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
-        image = None if self.family.image is None else ids == self.model.config.image_token_id
+        image = None if not self.reads_images else ids == self.model.config.image_token_id
         placed = slice(ids.shape[1] - queries.shape[1], ids.shape[1])
         return BackboneOut({layer: hidden[layer] for layer in wanted}, placed, valid, image, counts)
 
@@ -129,11 +130,6 @@ class HFBackbone(nn.Module):
         states = self(inputs, words, [self.num_layers]).hidden[self.num_layers][:, -longest:]
         found = F.cross_entropy(self.text_logits(states[valid]).float(), ids[valid], reduction="none")
         return torch.zeros(valid.shape, device=ids.device).masked_scatter(valid, found), valid
-
-    @property
-    def reads_images(self) -> bool:
-        """Whether images reach the model, and not only text."""
-        return self.family.image is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Keep float32 buffers at a change of precision: rounded, frequencies of positions are others."""
@@ -238,7 +234,7 @@ class HFBackbone(nn.Module):
 
     def _check(self, images: Tensor, texts: Sequence[str]) -> None:
         """Check what depends on the model; everything else about a batch was checked where it came in."""
-        if self.family.image is None:
+        if not self.reads_images:
             return
         if not images.shape[1]:
             checks.fail("images", f"at least one camera for {self.family.name}", "none")

@@ -72,16 +72,12 @@ class LiveLAM(PairLearner[TrainedPairModel]):
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
         super().__init__(lam)
+        self.latent_dim = lam.config.positions * lam.config.latent_dim  # numbers of a pair's latents
         self.frozen, self.views = frozen, tuple(range(len(lam.cameras)) if views is None else views)
         if frozen:
             self.flow_head = None
         else:
             self.open_perceptual()
-
-    @property
-    def latent_dim(self) -> int:
-        """Return the numbers of a pair's latents."""
-        return self.lam.config.positions * self.lam.config.latent_dim
 
     @property
     def loss_weights(self) -> dict[str, float]:

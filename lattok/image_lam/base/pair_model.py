@@ -113,6 +113,7 @@ class PairModel(FrozenFeaturesModel, ABC):
     env: Any  # the environment stream, None where there is none
     pixels: Any  # FrozenFeatures by which the decoder sees frames, where that is not as features; otherwise None
     pixel_range = "normalized"  # of `encode_pixels`
+    numbers_per_frame: int  # that a layer holds of a frame; of published models the widest, the feed-forward
     any_grid = False  # whether places of patches are a rule, so that there may be more or fewer of them
 
     @abstractmethod
@@ -130,11 +131,6 @@ class PairModel(FrozenFeaturesModel, ABC):
     @abstractmethod
     def video_encoder(self) -> VideoEncoder:
         """Return the encoder that labels videos, bound to the weights as they are now."""
-
-    @property
-    @abstractmethod
-    def numbers_per_frame(self) -> int:
-        """How many numbers a layer holds of a frame."""
 
     def usage(self) -> list[str]:
         if self.language is not None:
@@ -226,9 +222,8 @@ class PairModel(FrozenFeaturesModel, ABC):
         size = block_size(self.numbers_per_frame, self.features.mean.device)
         with self.inference():
             encoder = encoder or self.video_encoder()
-            found = query_tokens(encoder, frames, self.cameras, (0, stride), size)
-            parts = [self.from_tokens(part) for part in found]
-        return like(frames, join(parts))
+            tokens = query_tokens(encoder, frames, self.cameras, (0, stride), size)
+            return like(frames, join([self.from_tokens(part) for part in tokens]))
 
     def checked_pairs(self, frames: Values) -> Tensor:
         """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""

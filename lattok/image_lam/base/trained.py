@@ -123,12 +123,14 @@ class TrainedPairModel(PairModel, ABC):
         self.pixels = None
         if config.target == "pixels":
             self.pixels = FrozenFeatures("pixels", *self.sight(config), patch=self.config.decoder.patch)
-        self.encoder = self.new_encoder(self.streams * config.tokens, len(config.cameras) * self.features.count)
+        self.streams = 1 if config.streams == "control" else 2  # of latents
+        queries, places = self.streams * config.tokens, len(config.cameras) * self.features.count
+        self.numbers_per_frame = (queries + places) * config.width
+        self.encoder = self.new_encoder(queries, places)
         self.any_grid = self.encoder.any_grid
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size, self.new_heads)
-        second = self.streams == 2
-        self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen) if second else None
+        self.env = LatentStream(config, config.env_codebook_size, self.new_heads, frozen) if self.streams == 2 else None
         self.decoder = self.new_decoder()
         self.decoder.requires_grad_(self.decodes)  # several processes would wait for its gradients
 
@@ -150,11 +152,6 @@ class TrainedPairModel(PairModel, ABC):
         return self.config.loss.prediction > 0
 
     @property
-    def streams(self) -> int:
-        """Count the streams of latents."""
-        return 1 if self.config.streams == "control" else 2
-
-    @property
     def base_model(self) -> str | None:
         found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
         return found[1] if found and not Path(found[1]).exists() else None
@@ -163,11 +160,6 @@ class TrainedPairModel(PairModel, ABC):
         c = self.config
         blocks = f"{c.encoder.depth} + {c.decoder.depth} blocks of width {c.width}"
         return f"{super().summary()}, {blocks}, features {c.features}"
-
-    @property
-    def numbers_per_frame(self) -> int:
-        tokens = len(self.cameras) * self.features.count + self.config.tokens * self.streams
-        return tokens * self.config.width
 
     def video_encoder(self) -> VideoEncoder:
         return torch_encoder(self.frame_features, self.encoder.for_videos())
@@ -276,8 +268,7 @@ class TrainedPairModel(PairModel, ABC):
 
 def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     """Put the frames [B, F, ...] of each pair together: [B * pairs, 2, ...]. A list as an index would go to the GPU."""
-    chosen = torch.stack([frames[:, i] for pair in pairs for i in pair], 1)
-    return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)
+    return torch.stack([frames[:, i] for pair in pairs for i in pair], 1).unflatten(1, (len(pairs), 2)).flatten(0, 1)
 
 
 class GapActionHead(nn.Module):

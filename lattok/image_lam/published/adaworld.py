@@ -105,6 +105,7 @@ class AdaWorldLAM(PublishedLAM):
     def __init__(self, config: AdaWorldConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
         inputs, places, width = self.features.dim, self.features.count, config.width
+        self.numbers_per_frame = (1 + places) * 4 * width
         self.prompt = nn.Parameter(torch.randn(inputs))
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
         self.register_buffer("places", sinusoidal_positions(1 + places, width), persistent=False)
@@ -115,10 +116,6 @@ class AdaWorldLAM(PublishedLAM):
         self.decoder_embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         self.decoder = nn.Sequential(*(PreNormBlock(width, config.heads) for _ in range(config.decoder_depth)))
         self.to_features = nn.Linear(width, inputs)
-
-    @property
-    def numbers_per_frame(self) -> int:
-        return (1 + self.features.count) * 4 * self.config.width
 
     def of_frame(self, features: Tensor) -> Tensor:
         """Embed the prompt and patches [n, N, D] as tokens [n, 1 + N, width]."""

@@ -81,8 +81,7 @@ class HeldFeatures(FrozenFeatures):
     """Frames to features of a network that the model holds."""
 
     def __init__(self, config: Any):
-        scaling = (config.mean, config.std, config.interpolation)
-        super().__init__("pixels", config.patch, *scaling, patch=config.patch)
+        super().__init__("pixels", config.patch, config.mean, config.std, config.interpolation, patch=config.patch)
         self.name, self.image_size = "held", config.image_size
         self.frame_size = config.image_size, config.image_width
         self.crops = config.wide_frames == "crop"

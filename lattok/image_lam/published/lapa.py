@@ -195,6 +195,7 @@ class LAQ(PublishedLAM, ABC):
     def __init__(self, config: LAQConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
         self.side = side = self.features.side
+        self.numbers_per_frame = self.features.count * 16 * config.width // 3
         rows = columns = (side - 1) // 2 + 1  # that the convolutions make
         if config.tokens in SECOND:
             (height, width), stride, padding = SECOND[config.tokens]
@@ -210,10 +211,6 @@ class LAQ(PublishedLAM, ABC):
         self.maps = CodeMaps(config)
         self.code_up = nn.Linear(config.latent_dim, config.width)
         self.decoder = LapaTransformer(config, config.decoder_depth, cross=True)
-
-    @property
-    def numbers_per_frame(self) -> int:
-        return self.features.count * 16 * self.config.width // 3
 
     def of_frame(self, features: Tensor) -> Tensor:
         """Embed features [n, N, D] as tokens [n, N, width]."""

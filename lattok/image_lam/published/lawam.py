@@ -147,6 +147,7 @@ class LawamLAM(PublishedLAM):
     def __init__(self, config: LawamConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
         width, channels = config.width, config.vit_width
+        self.numbers_per_frame = self.features.count * config.hidden
         rows, columns = (size // config.patch for size in self.features.frame_size)
         quarters = ((rows, width // 4), (columns, width // 4))
         self.register_buffer("places", added_sines(width, (2, width // 2), *quarters).flatten(1, 2), persistent=False)

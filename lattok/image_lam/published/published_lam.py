@@ -99,11 +99,6 @@ class PublishedLAM(PairModel, ABC):
         here = self.features.mean
         return self._predict(features.to(here), latents.quantized.to(here))
 
-    @property
-    def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
-        return self.features.count * self.config.hidden
-
     @torch.no_grad()
     def encode_features(self, features: Values) -> LatentActions:
         """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""

@@ -170,6 +170,7 @@ class VillaXLAM(PublishedLAM):
     def __init__(self, config: VillaXConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
         inputs, places, width = self.features.dim, self.features.count, config.width
+        self.numbers_per_frame = places * config.hidden
         self.embed = nn.Linear(inputs, width)
         self.register_buffer("places", torch.zeros(places, width))  # sine tables, stored as published
         self.register_buffer("times", torch.zeros(2, width))
