@@ -204,7 +204,11 @@ class Codebook(nn.Module):
 
     def _revive(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> None:
         """Give dead codes rows of inputs [N, d] where `valid` [N] holds; without any of either nothing changes."""
-        rows, valid = self._of_all_processes(inputs, valid)
+        if _processes() > 1 and not self.room:  # they agree once on the most rows that one may have
+            self.room = 2 * _most_over_processes(len(inputs), inputs.device)
+        if _processes() > 1 and len(inputs) > self.room:
+            checks.fail("latents", f"at most {self.room} rows, twice the most of a first batch", len(inputs))
+        rows, valid = _gather_over_processes(inputs, valid, self.room)
         if not len(rows):
             return
         mean_use = self.cluster_size.mean()
@@ -217,14 +221,6 @@ class Codebook(nn.Module):
         if self.config.update == "ema":
             held = fresh * self.cluster_size[:, None]
             self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
-
-    def _of_all_processes(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Join rows [n, d] and `valid` [n] of all processes, which agree once on the most rows that one may have."""
-        if _processes() > 1 and not self.room:
-            self.room = 2 * _most_over_processes(len(rows), rows.device)
-        if _processes() > 1 and len(rows) > self.room:
-            checks.fail("latents", f"at most {self.room} rows, twice the most of a first batch", len(rows))
-        return _gather_over_processes(rows, valid, self.room)
 
 
 class CodeUsage(nn.Module):

@@ -140,8 +140,7 @@ class PairRecipe(Recipe[Model]):
                 free = model[name] > 0 and given[name] > 0
             if given[name] != model[name] and not free:
                 checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
-        loop_and_data = {name: value for name, value in preset.items() if name not in own}
-        return {**loop_and_data, **model, **given}
+        return {**{name: value for name, value in preset.items() if name not in own}, **model, **given}
 
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
         """Train as every recipe does; the heads that only training needs are not saved."""

@@ -56,12 +56,9 @@ class KeyValueCache(NamedTuple):
         """Return each sample so many times in a row."""
         if times == 1:
             return self
-        image, valid = self.image, self.image_valid
-        return KeyValueCache(
-            self.others.repeat_interleave(times, 1),
-            None if image is None else image.repeat_interleave(times, 1),
-            None if valid is None else valid.repeat_interleave(times, 0),
-        )
+        image = None if self.image is None else self.image.repeat_interleave(times, 1)
+        valid = None if self.image_valid is None else self.image_valid.repeat_interleave(times, 0)
+        return KeyValueCache(self.others.repeat_interleave(times, 1), image, valid)
 
 
 class HeadBlock(nn.Module):

@@ -244,8 +244,7 @@ def _part_of(target: LatentTarget, part: str, labels: LatentSpec) -> Tensor:
         checks.fail(part, f"{what}, for a loss of {what}", "a target without", hint)
     checks.rank(part, found, axes)
     if found.shape[:2] != target.valid.shape:
-        expected = f"{list(target.valid.shape)} samples and steps, as `valid` has"
-        checks.fail(part, expected, list(found.shape[:2]))
+        checks.fail(part, f"{list(target.valid.shape)} samples and steps, as `valid` has", list(found.shape[:2]))
     if found.dtype.is_floating_point == codes or found.dtype.is_complex or found.dtype == torch.bool:
         checks.fail(part, "int64" if codes else "float32", str(found.dtype).removeprefix("torch."))
     hint = f"Build the loss with as many `{what}` as a step of the labels has."

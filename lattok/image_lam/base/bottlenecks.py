@@ -11,6 +11,7 @@ those of `valid` [B, p]; with `update=False` it learns nothing from them. `looku
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -138,12 +139,10 @@ def grid_levels(size: int) -> list[int]:
     >>> grid_levels(16), grid_levels(256), grid_levels(1000)
     ([4, 4], [8, 8, 4], [8, 5, 5, 5])
     """
-    factors, left, factor = [], size, 2
+    factors, left = [], size
     while left > 1:
-        while left % factor == 0:
-            factors.append(factor)
-            left //= factor
-        factor += 1
+        factors.append(next(factor for factor in count(2) if left % factor == 0))
+        left //= factors[-1]
     scalars = 1
     while True:  # the fewest that hold all factors, each in the smallest level so far
         levels = [1] * scalars

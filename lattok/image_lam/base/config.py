@@ -138,9 +138,6 @@ class TrainedPairConfig:
         checks.counts(0, MOST_FUTURES, extra_strides=len(self.extra_strides))
         if self.loss.additivity > 0 and not self.extra_strides:
             checks.fail("loss_additivity", "0 without extra_strides", self.loss.additivity)
-        self._check_bottleneck()
-
-    def _check_bottleneck(self) -> None:
         kind, codebook = BOTTLENECKS[self.quantizer], self.codebook
         if self.loss.kl > 0 and not kind.variational:
             checks.fail("loss_kl", 'a positive one only with quantizer="none"', self.loss.kl)

@@ -210,11 +210,6 @@ class TextEncoder(FrozenNetwork):
         self.network: Any = None
         self.tokenizer: Any = None
 
-    @property
-    def dim(self) -> int:
-        """Return the width of the vectors; known after `load()`."""
-        return int(self._loaded().config.d_model)
-
     def load(self) -> "TextEncoder":
         """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
         if self.network is not None:
@@ -237,19 +232,15 @@ class TextEncoder(FrozenNetwork):
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Turn B texts into vectors [B, S, D] float32 and mask [B, S] bool, S of the longest; padding is zero."""
-        network = self._loaded()
+        if self.network is None:
+            raise RuntimeError(f"text encoder {self.name!r} has no weights yet: call .load() first")
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
             checks.fail("texts", "a list of at least one text", repr(texts))
         options = {"padding": True, "truncation": True, "max_length": MAX_TOKENS, "return_tensors": "pt"}
-        rows = self.tokenizer([*texts], **options).to(network.device)
+        rows = self.tokenizer([*texts], **options).to(self.network.device)
         mask = rows["attention_mask"]
-        vectors = network(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state
+        vectors = self.network(input_ids=rows["input_ids"], attention_mask=mask).last_hidden_state
         return vectors * mask[..., None], mask.bool()
-
-    def _loaded(self) -> Any:
-        if self.network is None:
-            raise RuntimeError(f"text encoder {self.name!r} has no weights yet: call .load() first")
-        return self.network
 
 
 def _outline(name: str, image_size: int, revision: str | None) -> Any:

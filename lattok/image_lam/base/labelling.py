@@ -135,8 +135,7 @@ class FlatPairEncoder(PairEncoder):
     def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
         self.project, self.norm = Affine.of(encoder.project, dtype), encoder.norm
         self.queries, self.places = encoder.queries.detach(), encoder.places.detach()
-        blocks: Any = encoder.blocks
-        self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in blocks]
+        self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in encoder.blocks]
 
     @abstractmethod
     def tokens(self, now: Tensor, later: Tensor) -> Tensor:

@@ -174,7 +174,8 @@ class ClipLAMConfig(NormalizedActions):
         if not all(0 <= dim < self.action_dim for dim in self.absent):
             checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         checks.strides(stride=self.stride)
-        checks.at_least_zero(**{f"{name}_weight": weight for name, weight in self._weights.items()})
+        checks.at_least_zero(frame_weight=self.frame_weight, action_weight=self.action_weight)
+        checks.at_least_zero(separation_weight=self.separation_weight)
         if self.frame_weight == self.action_weight == 0:
             checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
         if self.separation_weight > 0 and not self.scene_tokens:
@@ -188,12 +189,9 @@ class ClipLAMConfig(NormalizedActions):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms, which the paper does not give."""
-        weights = self._weights  # one of 0 stays: processes wait for a gradient of every parameter
-        return {name: weight for name, weight in weights.items() if weight > 0 or name != "separation"}
-
-    @property
-    def _weights(self) -> dict[str, float]:
-        return {"frame": self.frame_weight, "action": self.action_weight, "separation": self.separation_weight}
+        # one of 0 stays: processes wait for a gradient of every parameter
+        weights = {"frame": self.frame_weight, "action": self.action_weight}
+        return weights | ({"separation": self.separation_weight} if self.separation_weight > 0 else {})
 
     def gaps(self, stride: int, where: str = "") -> list[int]:
         """Return how far the frames of a clip of `stride` frames are from the first one, that one included.

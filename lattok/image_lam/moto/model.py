@@ -328,8 +328,7 @@ class MotoLAM(TrainedPairModel):
         super().__init__(config, features)
         self.feature_decoder: PatchDecoder | None = None
         if config.loss.features > 0:
-            other = replace(config.decoder, **config.feature_decoder.own)
-            self.feature_decoder = self._decoder(other, self.features)
+            self.feature_decoder = self._decoder(replace(config.decoder, **config.feature_decoder.own), self.features)
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"

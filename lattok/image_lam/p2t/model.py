@@ -230,11 +230,10 @@ class TwoFrameEncoder(PairEncoder):
 
     def pairs(self, now: Tensor, later: Tensor) -> Tensor:
         x = torch.stack([now, later])  # 2 n tokens width
-        last = len(self.layers) - 1
         for place, layer in enumerate(self.layers):
             if place > 0:
                 x = layer.space(x.flatten(0, 1), self.used(place)).unflatten(0, (2, -1))
-            x = layer.feed_forward(layer.time(x, only_later=place == last))
+            x = layer.feed_forward(layer.time(x, only_later=layer is self.layers[-1]))
         return x[-1]
 
     def _embedded(self, features: Tensor) -> Tensor:

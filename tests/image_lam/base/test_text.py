@@ -58,8 +58,7 @@ def test_other_texts_of_the_batch_do_not_matter(encoder):
     assert torch.equal(together, encoder.encode(TEXTS)[0])
 
 
-def test_it_is_frozen_and_knows_its_width(encoder):
-    assert encoder.dim == 24
+def test_it_is_frozen(encoder):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not encoder.network.training
 
