@@ -30,12 +30,11 @@ from typing_extensions import Self
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.subwords import CoefficientBPE, Coefficients, CoefficientSubwords, CoefficientUnigram, trim
 from lattok.hub import client
-from lattok.hub.weights import Size, Sizes
+from lattok.hub.weights import Size, Sizes, Tensors
 from lattok.nn.normalize import Normalization, read_statistics
 from lattok.types import ActionBatch
 from lattok.utils import checks, files
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
 from lattok.utils.options import FROM_DATA
 from lattok.utils.untrusted import JSON_BYTES
 
@@ -185,7 +184,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= JSON_BYTES else 0)
         super().check_fits(file, where)
 
-    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+    def load_tensors(self, tensors: Tensors, where: str) -> None:
         super().load_tensors(tensors, where)
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
@@ -290,7 +289,7 @@ class FAST(DCTTokenizer):
         if missing := [name for name, value in facts.items() if value is None and name != "max_token"]:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):
-            raise LattokError("`normalize_exceptions` cannot be given: a processor has one pair of statistics.")
+            raise checks.LattokError("`normalize_exceptions` cannot be given: a processor has one pair of statistics.")
         checks.known_keys("options", options, [each.name for each in fields(FASTConfig)])
         known, kind = read_statistics(statistics, normalize, prefer="quantile")
         model = cls(FASTConfig(**facts, normalize=kind))

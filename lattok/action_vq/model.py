@@ -264,10 +264,7 @@ class P2TActionVQ(TrainedTokenizer):
         return LatentActions(codes, latents, self.quantizer.lookup(codes))
 
     def _terms(self, actions: Tensor, valid: Tensor, masked: Tensor | None = None) -> LossTerms:
-        """Return the loss terms of a batch.
-
-        `masked` [B, H] bool: the steps whose latents are zeroed for the mask loss; drawn at random by default.
-        """
+        """Return the loss terms; `masked` [B, H] bool: whose latents are zeroed for the mask loss, drawn by default."""
         steps, config, latents = valid.any(-1), self.config, self.encoder(actions)
         one_pass, coded = config.mask_passes == 1, latents
         if one_pass:  # every term from a single masked pass, as the published code does

@@ -15,7 +15,6 @@ import lattok
 from lattok.cli import datasets, demo, flags, judging, models
 from lattok.cli.flags import HELP, HELP_ALL, Verb, unknown_verb
 from lattok.utils import checks, files, signals
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import cpu_quota
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
@@ -82,12 +81,12 @@ def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int 
     except KeyboardInterrupt as stop:
         print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
         return 128 + signals.number_of(stop)
-    except (LattokError, OSError, MemoryError, RuntimeError) as error:
+    except (checks.LattokError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, OSError):
             said = _of_system(error, arguments)
         elif checks.out_of_memory(error):
             said = "out of memory. Close other programs, or take fewer episodes at a time."
-        elif isinstance(error, LattokError):
+        elif isinstance(error, checks.LattokError):
             said = str(error)
         else:
             raise
@@ -151,7 +150,7 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     _load(verb.needs)
     try:
         return flags.call(verb.run, values)
-    except LattokError as error:  # texts serve Python too
+    except checks.LattokError as error:  # texts serve Python too
         error.args = (flags.as_typed(str(error), verb.words),)
         raise
 
@@ -159,7 +158,7 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
 def _summary_below(group: Group, name: str) -> str:
     try:
         return _summary(group.find(name, ()))
-    except LattokError as error:  # of a package that fails
+    except checks.LattokError as error:  # of a package that fails
         return str(error)
 
 

@@ -92,14 +92,12 @@ def model(subject: str, revision: str | None) -> Found:
         yield (NO_FEATURES if str(error).startswith("`features`") else NOT_LOADED).finding(error=error)
         return
     yield "weights", f"{sum(p.numel() for p in loaded.parameters()):,} parameters, all there"
-    trained = loaded.trained_on
-    if trained is None:
+    if loaded.trained_on is None:
         yield UNKNOWN_TRAINING.finding()
-    else:
-        for entry in training_entries(trained):
-            split = f", split {entry['split']}" if "split" in entry else ""
-            runs = [f"{first}-{last}" if first != last else f"{first}" for first, last in entry.get("episodes") or ()]
-            yield "training", f"{entry['dataset']}{split}" + f", episodes {_some(runs)}" * bool(runs)
+    for entry in training_entries(loaded.trained_on):
+        split = f", split {entry['split']}" if "split" in entry else ""
+        runs = [f"{first}-{last}" if first != last else f"{first}" for first, last in entry.get("episodes") or ()]
+        yield "training", f"{entry['dataset']}{split}" + f", episodes {_some(runs)}" * bool(runs)
 
 
 def _some(names: Sequence[Any]) -> str:

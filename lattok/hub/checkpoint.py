@@ -10,7 +10,6 @@ A map names the foreign tensor for each of ours: `{"encoder.project.weight": "en
 not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
 """
 
-import os
 import pickle
 import pickletools
 import re
@@ -27,16 +26,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lattok.hub.client import FilePath
 from lattok.hub.model import HubModel
-from lattok.hub.weights import Size, plan_module, read_tensors
+from lattok.hub.weights import Size, Tensors, plan_module, read_tensors
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
 Model = TypeVar("Model", bound=HubModel)
 Read = TypeVar("Read", bound=Callable[..., HubModel])
-FilePath = str | os.PathLike[str]
+Names = Collection[str]  # of tensors
 Settings = Mapping[str, Any] | FilePath  # published ones of a model: a .json or .yaml file, or a dictionary
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
@@ -83,12 +82,7 @@ def importer(name: str, sign: str, unless: str = "", mind: str = "") -> Callable
 
 
 def converted(
-    build: Callable[[], Model],
-    foreign: Mapping[str, Tensor],
-    names: "KeyMap",
-    where: str,
-    unused: Collection[str] = (),
-    kept: tuple[str, ...] = (),
+    build: Callable[[], Model], foreign: Tensors, names: "KeyMap", where: str, unused: Names = (), kept: Names = ()
 ) -> Model:
     """Return what `build` makes, compared with the file's sizes before memory is taken, with the file's tensors.
 
@@ -97,7 +91,7 @@ def converted(
     plan_module(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, where)
     model = build()
     ours = model.saved_tensors()
-    left = [name for name in ours if name.endswith(kept)]
+    left = [name for name in ours if name.endswith(tuple(kept))]
     model.load_tensors(translate(foreign, names, ours, where, unused=unused, kept=left), where)
     return model.eval()
 
@@ -141,13 +135,7 @@ def layer_names(layers: Mapping[str, str]) -> dict[str, str | Join]:
 
 
 def translate(
-    foreign: Mapping[str, Tensor],
-    key_map: KeyMap,
-    ours: Mapping[str, Tensor],
-    where: str,
-    *,
-    unused: Collection[str] = (),
-    kept: Collection[str] = (),
+    foreign: Tensors, key_map: KeyMap, ours: Tensors, where: str, *, unused: Names = (), kept: Names = ()
 ) -> dict[str, Tensor]:
     """Return foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
 
@@ -171,18 +159,18 @@ def translate(
     return {name: result[name] for name in ours}
 
 
-def axis_of(foreign: Mapping[str, Tensor], key: str, axis: int, published: int) -> int:
+def axis_of(foreign: Tensors, key: str, axis: int, published: int) -> int:
     """Return the length of an axis of a foreign tensor; the published one where there is none, said later."""
     shape = foreign[key].shape if key in foreign else ()
     return shape[axis] if axis < len(shape) else published
 
 
-def numbered(foreign: Mapping[str, Tensor], pattern: str) -> int:
+def numbered(foreign: Tensors, pattern: str) -> int:
     """Count the numbers that the first group of `pattern` finds in the names of foreign tensors."""
     return len({match[1] for match in map(re.compile(pattern).match, foreign) if match})
 
 
-def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, str]:
+def _fill(source: Join, foreign: Tensors, wanted: Tensor) -> tuple[Tensor, str]:
     """Return what stands for `wanted`, and why it cannot, if it cannot."""
     try:
         made = source.make(*(foreign[key] for key in source.keys))
@@ -299,7 +287,7 @@ def read_pickled(path: Path, inert: bool) -> Any:
         code = re.search(r"GLOBAL (\S+)", text)
         if code:
             got = f"a pickled {code[1]}, whose loading runs code"
-            raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
+            raise checks.LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
         foreign = isinstance(error, pickle.UnpicklingError)
@@ -320,9 +308,6 @@ def _check_stored(path: Path) -> None:
 
 class _Inert:
     """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass

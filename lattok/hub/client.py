@@ -13,10 +13,10 @@ import torch
 from typing_extensions import TypedDict
 
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device
 from lattok.utils.untrusted import safe_path, typed
 
+FilePath = str | os.PathLike[str]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # to push to
@@ -144,7 +144,7 @@ def push(
                 api.delete_tag(repo, tag=tag, repo_type=kind)
             api.create_tag(repo, tag=tag, revision=revision, repo_type=kind, exist_ok=True)
         return str(done.pr_url or done.commit_url)
-    except LattokError:
+    except checks.LattokError:
         raise
     except Exception as error:  # those of its HTTP package have no base class in common
         fail("repo_id", repo_id, revision, error, kind, did="pushed")
@@ -228,12 +228,10 @@ def fail(
     unseen = way_out == AGAIN or reason.startswith(("there is no such", "it is not in the cache"))
     if did == "fetched" and not file and unseen:
         way_out += f" There is no folder {repo_id} here either."
-    raise LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
+    raise checks.LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 
-def explain(
-    repo_id: str, revision: str | None, error: Exception, kind: str = "model", did: str = "fetched"
-) -> tuple[str, str]:
+def explain(repo_id: str, revision: str | None, error: Exception, kind: str, did: str) -> tuple[str, str]:
     """Return reason and way out: gated, missing, no such revision, offline, a full disk; else what the client said."""
     from huggingface_hub import errors, get_token
 

@@ -167,10 +167,7 @@ class HubFiles(LocalFiles):
     def _held(self, path: Path) -> Iterator[Path]:
         """Hold a file in the cache that has a bound."""
         for _ in range(TRIES):
-            place = self._kept(path)
-            if place is None:
-                place = self._claimed(path)
-            if place is None:
+            if (place := self._kept(path) or self._claimed(path)) is None:
                 continue
             try:
                 file = open(place, "rb")  # noqa: SIM115

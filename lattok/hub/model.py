@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from lattok.hub import client, records, weights
-from lattok.hub.client import LoadOptions, PushOptions
+from lattok.hub.client import FilePath, LoadOptions, PushOptions
 from lattok.hub.records import CARD, CONFIG, EVALUATION, PICTURE, TRAINING, parse_config, read_config
-from lattok.hub.weights import DAMAGED, Size, Sizes, check_named, check_sizes, plan_module, read_sizes, read_tensors
+from lattok.hub.weights import DAMAGED, Size, Sizes, Tensors, check_named, check_sizes, plan_module
 from lattok.utils import checks, devices, files
 from lattok.utils.options import identity
 from lattok.utils.registry import Registry
@@ -53,16 +53,12 @@ class Place(NamedTuple):
 
 
 def resolve(
-    name_or_path: str | os.PathLike[str],
-    revision: str | None = None,
-    argument: str = "model",
-    options: Mapping[str, Any] | None = None,
+    name_or_path: FilePath, revision: str | None = None, argument: str = "model", options: Mapping[str, Any] = {}
 ) -> Place:
     """Return the place of a model; a Hub id is downloaded at `revision`. `options`: those of `LoadOptions`.
 
     Errors call it by the name of the `argument` that named it.
     """
-    options = options or {}
     client.check_options(options, KEYWORDS)
     subfolder = options.get("subfolder")
     path = client.find_local_or_hub(argument, name_or_path, EXPECTED)
@@ -258,11 +254,11 @@ class HubModel(nn.Module):
         where = str(folder / WEIGHTS)
         if not (folder / WEIGHTS).is_file():
             checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")
-        sizes = read_sizes(folder / WEIGHTS)
+        sizes = weights.read_sizes(folder / WEIGHTS)
         config, parts = cls.opened(config, folder, backbone)
         plan_module(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
         model = cls.build(config, **parts)
-        model.load_tensors(read_tensors(folder / WEIGHTS), where)
+        model.load_tensors(weights.read_tensors(folder / WEIGHTS), where)
         model.evaluation = records.read_record(folder / EVALUATION, records.EvaluationRecord)
         model.trained_on = records.read_record(folder / TRAINING, records.TrainingRecord)
         model.picture = records.read_picture(folder / PICTURE)
@@ -319,17 +315,15 @@ class HubModel(nn.Module):
         """Return the tensors that belong into the artefact; they share memory with the model."""
         return dict(self.state_dict())
 
-    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Fill this model; tensors that are missing, unexpected, of another shape or dtype, or not finite are an
-        error that lists them all.
-        """
+    def load_tensors(self, tensors: Tensors, where: str) -> None:
+        """Fill this model; tensors that are missing, unexpected, of another shape or dtype, or not finite are an error
+        that lists them all."""
         self.check_fits({name: Size.of(tensor) for name, tensor in tensors.items()}, where)
         wanted = self.saved_tensors()
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(tensors[name])
-        problems = weights.unsound(self, wanted)
-        if problems:
+        if problems := weights.unsound(self, wanted):
             checks.fail(where, "weights that are sound", weights.listed_problems(problems), DAMAGED)
 
     def describe(self) -> dict[str, Any]:

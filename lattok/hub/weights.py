@@ -54,6 +54,7 @@ class Size(NamedTuple):
 
 
 Sizes = Mapping[str, Size]
+Tensors = Mapping[str, Tensor]
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
 _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 
@@ -152,7 +153,7 @@ def _name(dtype: torch.dtype | None) -> str:
     return "of an unknown type" if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def unsound(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+def unsound(model: nn.Module, tensors: Tensors) -> list[str]:
     """List what is wrong with the values of a model's `tensors`: NaN, infinity, and what its modules say of their own.
 
     A module whose buffers may be infinite, or must be more than finite, has a method `unsound` of its own.
@@ -167,7 +168,7 @@ def unsound(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     return problems
 
 
-def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+def weights_hash(tensors: Tensors) -> str:
     """Return the SHA-256 of named tensors."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -278,15 +279,12 @@ def trust_hint(config: Any) -> str:
 
 
 def _names_in(config: Any) -> dict[str, Any]:
-    """Return what fields hold, or the `name` in those that are groups of options, also as JSON has them.
-
-    A model inside another has such fields of its own.
-    """
+    """Return what fields hold, or the `name` in those that are groups of options, also as JSON has them."""
     found = {}
     for field in NETWORK_FIELDS:
         value = getattr(config, field, None)
         found[field] = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
-        if is_dataclass(value):
+        if is_dataclass(value):  # a model inside another has such fields of its own
             found |= {f"{field}.{inner}": name for inner, name in _names_in(value).items()}
     return found
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lattok.utils import checks
-from lattok.utils.checks import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -103,4 +102,4 @@ def moved(model: Any, device: str | None) -> Any:
     try:
         return model.to(device_called(device))
     except RuntimeError as error:  # a driver that is broken, memory that is full
-        return checks.fail("device", "a device that works", f"{device} ({first_line(error)})")
+        return checks.fail("device", "a device that works", f"{device} ({checks.first_line(error)})")

@@ -86,14 +86,11 @@ def lock(file: IO[Any], wait: bool, shared: bool = False) -> bool:
 
 
 def held_alone(file: IO[Any], path: Path) -> bool:
-    """Lock the open lock file at `path` until it is closed, without waiting; False where another process has it.
-
-    Where the file system has no locks, that is no reason to refuse.
-    """
+    """Lock the open lock file at `path` until it is closed, without waiting; False where another process has it."""
     try:
         held = lock(file, wait=False)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in NO_LOCKS:  # a file system without any is no reason to refuse
             raise
         held = True
     return held and same_file(file, path)

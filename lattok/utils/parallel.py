@@ -28,7 +28,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from typing_extensions import Self
 
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
@@ -107,10 +106,10 @@ class Processes:
             except (EOFError, OSError):  # before its answer, or in the middle of it
                 code = self._processes[number].wait()
                 how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-                raise LattokError(f"{job}: its process died ({how}).") from None
+                raise checks.LattokError(f"{job}: its process died ({how}).") from None
             value, why, trace = pickle.loads(answer)
             if why:
-                raise LattokError(f"{job}: {why}") from RuntimeError(trace)
+                raise checks.LattokError(f"{job}: {why}") from RuntimeError(trace)
             self._hand_out()
             yield job, value
 
@@ -144,8 +143,8 @@ def serve(handle: int) -> None:
         try:
             sent = pickle.dumps((do(pickle.loads(jobs.get())), "", ""))
         except Exception as error:
-            kind = "" if isinstance(error, LattokError) else f"{type(error).__name__}: "
-            sent = pickle.dumps((None, kind + first_line(error), traceback.format_exc()))
+            kind = "" if isinstance(error, checks.LattokError) else f"{type(error).__name__}: "
+            sent = pickle.dumps((None, kind + checks.first_line(error), traceback.format_exc()))
         pipe.send_bytes(sent)
 
 
