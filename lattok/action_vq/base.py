@@ -33,7 +33,6 @@ from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, 
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
-from lattok.utils.checks import LattokError
 from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_choices, check_knows_data, knows_data
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
@@ -267,8 +266,12 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         chunks, missing, notes = self._decode_any(rows := as_codes(codes))
         if notes and not (repair or return_info):
             check_codes(rows, notes, self.tokens_per_chunk, self.vocab_size, self.prefixes)
-        if notes:
-            chunks = self._hold(chunks, missing)
+        if notes:  # what is missing holds the last known action, the first, or the middle
+            missing = missing.to(chunks.device).expand_as(chunks)
+            held = held_from_neighbours(chunks, missing)
+            held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held)
+            held[..., self.config.relative] = 0.0
+            chunks = torch.where(missing, held, chunks)
         if not return_info:
             return like(codes, chunks)
         notes = notes or [""] * len(rows)
@@ -320,7 +323,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
         for name in cls.learned_fields:
             if name in options:
-                raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
+                raise checks.LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
         batch = join_chunks(chunks, valid)
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")
@@ -381,18 +384,11 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         checks.size("chunks", axis, chunks.shape[2], self.action_dim, hint)
         checks.fail("chunks", f"1 to {self.horizon} steps", chunks.shape[1], "Cut longer chunks into windows.")
 
-    def _hold(self, chunks: Tensor, missing: Tensor) -> Tensor:
-        """Hold missing entries of decoded chunks [B, H, m]: at the last known action, the first, or the middle."""
-        missing = missing.to(chunks.device).expand_as(chunks)
-        held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
-        held[..., self.config.relative] = 0.0
-        return torch.where(missing, held, chunks)
-
 
 def families() -> dict[str, type[ChunkTokenizer]]:
     """Return all families of action tokenizers by their `type`, those of other packages too unless one fails."""
     found = {}
     for name in FAMILIES:
-        with suppress(LattokError):  # it concerns only who asks for that family
+        with suppress(checks.LattokError):  # it concerns only who asks for that family
             found |= {name: family} if issubclass(family := FAMILIES[name], ChunkTokenizer) else {}
     return found

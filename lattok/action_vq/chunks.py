@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor
-from lattok.utils.checks import LattokError
 
 Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
 
@@ -155,7 +154,7 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
         chunks = [chunks]
     if valid is not None:
         if len(chunks) != 1 or isinstance(chunks[0], ActionBatch):
-            raise LattokError("`valid` cannot mask a list or an ActionBatch. Put ActionBatches into the list.")
+            raise checks.LattokError("`valid` cannot mask a list or an ActionBatch. Put ActionBatches into the list.")
         chunks = [ActionBatch(as_tensor("chunks", chunks[0]), as_tensor("valid", valid))]
     if not chunks:
         checks.fail("chunks", "at least one array", "an empty list")

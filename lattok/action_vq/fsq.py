@@ -135,17 +135,15 @@ class FSQ(TrainedTokenizer, CoarseToFine):
 
         width = config.horizon * config.action_dim
         bits = config.bits or config.allocate_bits(1 / torch.arange(1, width + 1, device="cpu") ** 2)
-        counts, left = Counter(bits), Counter(bits)
+        counts, left, shift = Counter(bits), Counter(bits), list[int]()
         levels = [2 ** counts[c] for c in range(len(counts))]
         with torch.device("cpu"):  # it looks at its own numbers
             self.rounding = Rounding(levels, preserve_symmetry=True, return_indices=False)
         self.encoder = CorrectedLinear(width, len(counts), config.hidden)
         self.decoder = CorrectedLinear(len(counts), width, config.hidden)
-        left.subtract(counts)
-        shift = []
         for c in bits:
-            left[c] += 1
-            shift.append(counts[c] - left[c])
+            left[c] -= 1
+            shift.append(left[c])  # as many bits of its component follow
         tables = {"component": torch.tensor(bits), "shift": torch.tensor(shift), "top": torch.tensor(levels) - 1.0}
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)

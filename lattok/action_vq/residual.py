@@ -245,15 +245,12 @@ class ResidualVQ(CoarseToFine):
         codes = torch.empty(len(actions), self.config.tokens, dtype=torch.long, device=actions.device)
         valid = torch.ones_like(actions, dtype=torch.bool) if valid is None else valid
         for rows, mask in by_mask(valid.flatten(1)):
-            codes[rows] = self._encode_block(actions[rows], mask)
+            chunks = actions[rows]
+            found, sums = search(chunks.flatten(1) * mask, self.codebooks * mask, self.config.beams)
+            decoded = self.limits(sums.unflatten(-1, chunks.shape[1:]))  # b beams h m
+            best = ((decoded - chunks[:, None]).square().flatten(2) * mask).sum(-1).argmin(1)  # once it is clipped
+            codes[rows] = found[torch.arange(len(found), device=found.device), best]
         return codes
-
-    def _encode_block(self, actions: Tensor, mask: Tensor) -> Tensor:
-        """Pick the row of codes whose decoding is nearest once it is clipped; mask [H*m] of all chunks."""
-        codes, sums = search(actions.flatten(1) * mask, self.codebooks * mask, self.config.beams)
-        decoded = self.limits(sums.unflatten(-1, actions.shape[1:]))  # b beams h m
-        best = ((decoded - actions[:, None]).square().flatten(2) * mask).sum(-1).argmin(1)
-        return codes[torch.arange(len(codes), device=codes.device), best]
 
     def _decode(self, codes: Tensor) -> Tensor:
         first = torch.arange(self.config.tokens, device=codes.device) * self.config.codebook_size
@@ -318,10 +315,8 @@ def refit(
 
 
 def least_squares(samples: Tensor, valid: Tensor, codes: Tensor, books: Tensor, inertia: float) -> Tensor:
-    """Fit rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d] where `valid` [N, d].
-
-    By coordinate descent, level by level.
-    """
+    """Fit rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d] where `valid` [N, d], by
+    coordinate descent, level by level."""
     books, weight = books.clone(), valid.to(samples.dtype)
     left = (samples - sum(book[code] for book, code in zip(books, codes.T, strict=True))) * weight
     totals = [torch.full_like(books[0], inertia).index_add_(0, code, weight) for code in codes.T]  # chunks per entry

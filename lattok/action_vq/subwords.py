@@ -337,12 +337,9 @@ def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
     ids = {index: token for token, index in tokenizer.get_vocab().items()}
     if sorted(ids) != list(range(len(ids))):
         checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
-    return [b"" if ids[i] in added else _bytes_of(ids[i]) for i in range(len(ids))]
-
-
-def _bytes_of(token: str) -> bytes:
-    """Take a token with any character that stands for no byte as plain text; published vocabularies have some."""
-    return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
+    tokens = ["" if ids[i] in added else ids[i] for i in range(len(ids))]
+    # One with any character that stands for no byte is plain text; published vocabularies have some.
+    return [bytes(map(BYTES.__getitem__, each)) if BYTES.keys() >= set(each) else each.encode() for each in tokens]
 
 
 def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
