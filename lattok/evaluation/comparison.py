@@ -23,7 +23,6 @@ from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
 from lattok.types import ActionTokenizer
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 
 QUESTION = "Which of these tokenizers should a policy act by?"
@@ -116,8 +115,8 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     for name, model in models.items():
         try:
             reports[name] = evaluate(model, dataset, **alone)
-        except LattokError as error:
-            raise LattokError(f"{name}: {error}") from None
+        except checks.LattokError as error:
+            raise checks.LattokError(f"{name}: {error}") from None
     found = {name: report.figures for name, report in reports.items()}
     shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
     comparable = all("policy_error" in each for each in found.values())

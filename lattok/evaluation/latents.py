@@ -92,9 +92,8 @@ def compare_latents(models: Mapping[str, Callable[[], Any]], dataset: RobotDatas
             found.append(_candidate(name, opened(), dataset, split, options, decoded))
         except LattokError as error:
             raise LattokError(f"{name}: {error}") from None
-    facts, keys = {each.name: each.facts for each in found}, {"action_key": options.action_key}
-    about = provenance_of(dataset, split, seed=options.seed, **keys, state_key=options.state_key)
-    return _report(found, options, {"models": facts, **about})
+    about = provenance_of(dataset, split, seed=options.seed, action_key=options.action_key, state_key=options.state_key)
+    return _report(found, options, {"models": {each.name: each.facts for each in found}, **about})
 
 
 def _candidate(
@@ -291,8 +290,8 @@ def _bars(ranked: Sequence[Candidate]) -> Pictures:
     bars = []
     for each in ranked[:MAX_BARS]:
         gain = each.figure("gain", each.kind)[0]
-        bars.append((each.name, "model", each.r2))
-        bars.append(("its best control", "rival", None if each.r2 is None or gain is None else each.r2 - gain))
+        rival = None if each.r2 is None or gain is None else each.r2 - gain
+        bars += [(each.name, "model", each.r2), ("its best control", "rival", rival)]
     return Pictures(MEASURE, (svg.bars("What the labels say about the action, R²", bars, ".2f"),), wide=True, top=True)
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,15 +181,10 @@ class Case:
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
         """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
-        training = isinstance(self.model, torch.nn.Module) and self.model.training
-        with torch.random.fork_rng(devices=[]):
-            try:
-                if training:
-                    self.model.eval()
-                yield
-            finally:
-                if training:
-                    self.model.train()
+        with torch.random.fork_rng(devices=[]), ExitStack() as after:
+            if isinstance(self.model, torch.nn.Module) and self.model.training:
+                after.callback(self.model.eval().train)
+            yield
 
 
 def facts_of(dataset: RobotDataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Full features are never kept: a grid of average-pooled ones stays for the probes, within a budget of memory.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,8 @@ def _encoded(model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor
 
 def pooled_side(model: TrainedPairModel, limit: int) -> int:
     """Find the largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
-    side = model.features.side
-    while side > 1 and len(model.cameras) * side**2 * model.features.dim > limit:
-        side -= 1
-    return side
+    fits = math.isqrt(limit // (len(model.cameras) * model.features.dim))
+    return max(1, min(fits, model.features.side))
 
 
 def pool(features: Tensor, model: TrainedPairModel, side: int) -> Tensor:
@@ -215,10 +214,8 @@ def exchange(
     latents: LatentActions, control: Tensor, env: Tensor, device: torch.device, keep: float = 1.0, keep_env: float = 1.0
 ) -> LatentActions:
     """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
-    chosen, other = take_rows(latents, control), None
-    if latents.env is not None:
-        other = take_rows(latents.env, env)
-        other = other._replace(quantized=other.quantized.to(device) * keep_env)
+    other = None if latents.env is None else exchange(latents.env, env, env, device, keep_env)
+    chosen = take_rows(latents, control)
     return chosen._replace(quantized=chosen.quantized.to(device) * keep, env=other)
 
 

@@ -29,7 +29,6 @@ from lattok.evaluation.page import document
 from lattok.evaluation.report import Progress
 from lattok.types import Episode
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
 
 MARK = '<meta name="generator" content="lattok view">'
@@ -159,15 +158,15 @@ def view(
         to_rerun(dataset, chosen, views, None, note)
         return None
     path = Path("view.html" if out is None else out)
-    if path.suffix not in (".html", ".rrd"):
-        checks.fail("out", "FILE.html, a page, or FILE.rrd, a recording for rerun", path)
-    if path.suffix == ".rrd":
+    if path.suffix == ".html":
+        Output(path.parent).check_own({path.name: _is_page}, True, "page")
+        files.write_text(path, page(dataset, chosen, views, note))
+    elif path.suffix == ".rrd":
         Output(path).check_absent("file")
         with files.whole_file(path) as place:
             to_rerun(dataset, chosen, views, place, note)
-        return path
-    Output(path.parent).check_own({path.name: _is_page}, True, "page")
-    files.write_text(path, page(dataset, chosen, views, note))
+    else:
+        checks.fail("out", "FILE.html, a page, or FILE.rrd, a recording for rerun", path)
     return path
 
 
@@ -219,7 +218,7 @@ def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], na
         rows = film_frames(episode.length)
         films = {short_name(camera): dataset.frames(episode.index, [camera], rows)[:, 0] for camera in cameras}
         labels = list(_labels(dataset, episode, names))
-    except LattokError as error:  # others can be looked at
+    except checks.LattokError as error:  # others can be looked at
         return f'<div class="episode" data-task="{escape(task)}"><p>{title}: {escape(str(error))}</p></div>'
     return episode_panel(title, task, films, labels, np.arange(episode.length), dataset.fps)
 
@@ -249,7 +248,7 @@ def to_rerun(
 ) -> None:
     """Log episodes to rerun: images, and a curve for each code; into the recording `path`, or its own viewer."""
     if find_spec("rerun") is None:
-        raise LattokError("recordings for rerun need rerun-sdk. Install it: pip install 'lattok[rerun]'")
+        raise checks.LattokError("recordings for rerun need rerun-sdk. Install it: pip install 'lattok[rerun]'")
     rerun: Any = import_module("rerun")
     recording = rerun.RecordingStream("lattok")
     recording.save(str(path)) if path else recording.spawn()

@@ -113,12 +113,9 @@ def typical(evidence: LatentEvidence, position: int, code: int) -> list[int]:
     latents, episodes = evidence.held_out.latents, evidence.held_out.episode_of
     rows = (latents.codes[:, position] == code).nonzero()[:, 0]
     flat = latents.latents[rows].flatten(1)
-    order = rows[(flat - flat.mean(0)).square().sum(1).argsort(stable=True)].tolist()
-    first = {}
-    for row in order:
-        first.setdefault(int(episodes[row]), row)
-    chosen = list(first.values())
-    return (chosen + [row for row in order if row not in chosen])[:CLIPS]
+    order = rows[(flat - flat.mean(0)).square().sum(1).argsort(stable=True)].numpy()
+    first = np.sort(np.unique(episodes[order], return_index=True)[1])
+    return [*order[first].tolist(), *np.delete(order, first).tolist()][:CLIPS]
 
 
 def _panel(evidence: LatentEvidence, position: int, code: int) -> str:

@@ -83,16 +83,12 @@ class Overlay(NamedTuple):
 
     def draw(self, frames: Tensor, rows: Tensor) -> Tensor:
         """Copy frames uint8 [B, 2, V, h, w, 3] of pairs `rows` [B] and put their patches on them."""
-        frames = frames.clone()
-        height, width = frames.shape[3:5]
-        side = [max(1, round(SIZE * length)) for length in (height, width)]
+        frames, (height, width) = frames.clone(), (max(1, round(SIZE * length)) for length in frames.shape[3:5])
+        room = torch.tensor(frames.shape[3:5]) - torch.tensor((height, width))
+        corners = (self.places[rows].double() * room).round().long().tolist()
         for i, row in enumerate(rows.tolist()):
-            for moment in range(2):
-                y, x = (
-                    round(float(share) * (length - cut))
-                    for share, length, cut in zip(self.places[row, moment], (height, width), side, strict=True)
-                )
-                frames[i, moment, :, y : y + side[0], x : x + side[1]] = self.colour[row]
+            for moment, (y, x) in enumerate(corners[i]):
+                frames[i, moment, :, y : y + height, x : x + width] = self.colour[row]
         return frames
 
 
