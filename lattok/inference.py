@@ -206,13 +206,10 @@ def _known_parts(net: Any) -> bool:
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:
     """Take over a `Block` of timm's vision transformer."""
-    qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, _scale(block.ls1))
-    widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, _scale(block.ls2))
+    first, last = (getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2))  # an Identity has none
+    qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, first)
+    widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, last)
     return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
-
-
-def _scale(layer_scale: Any) -> Tensor | None:
-    return None if isinstance(layer_scale, nn.Identity) else layer_scale.gamma
 
 
 def _packed(model: TrainedTokenizer) -> TrainedTokenizer:
