@@ -1,10 +1,9 @@
 """What a dataset is by its content, under any name and in any place.
 
 One hash says whether a run goes on from the same data: actions and other columns that it reads, lengths, instructions,
-how views show them, and where it looks at them pictures: size and three samples of every video file (of one on the
-Hub, which need not be fetched for that, what the Hub says of its content), a few frames of pictures that have no files
-of their own. Neither names, places and times of files nor their compression are part of it,
-nor columns of labels.
+how views show them, and pictures, if it looks at any: size and three samples of every video file (of one on the Hub,
+which need not be fetched for that, what the Hub says of its content), a few frames of pictures that have no files of
+their own. Neither names, places and times of files nor their compression are part of it, nor columns of labels.
 
 Digests of single episodes, 6 bytes each, tell which of them a model has seen: in a copy that was renamed, annotated,
 exported, re-numbered or cut down to fewer episodes as well. One is of the actions; where cameras have video files,

@@ -54,8 +54,7 @@ def _last_of_tasks(episodes: Sequence[Episode], held_out: int | None) -> set[int
 
 
 def _last_in_turn(episodes: Sequence[Episode]) -> set[int]:
-    count = len(episodes)
-    if count < LEAST_EPISODES:
+    if (count := len(episodes)) < LEAST_EPISODES:
         return set()
     groups = _by_task(episodes)
     turn = {i: (place == len(group), place, -i) for group in groups for place, i in enumerate(group[::-1], 1)}
@@ -78,8 +77,7 @@ def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks:
 
 def split_text(dataset: RobotDataset) -> str:
     """Say which episodes judge and which train, unless others are asked for."""
-    test = split_by_task(dataset)[1]
-    if not test:
+    if not (test := split_by_task(dataset)[1]):
         return f"0 of {len(dataset.episodes)} episodes judge, all train; to judge, {MORE}"
     names = ", ".join(map(str, test[:SHOWN])) + f" and {len(test) - SHOWN} more" * (len(test) > SHOWN)
     few = f"; too few for intervals: {RECORD}" * (len(test) < FEW_HELD_OUT)
@@ -98,9 +96,8 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
     "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the
-    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. A range that goes
-    beyond the last episode is an error. Ranges pass over damaged episodes; the number of one is an error, unless
-    `skip_damaged`.
+    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. A range beyond the
+    last episode is an error. Ranges pass over damaged episodes; the number of one is an error, unless `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)

@@ -269,8 +269,7 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
         _columns(plan, episode)
         for camera in plan.cameras:
             if camera.verbatim:  # as the writer will look at them
-                stored = _frames(plan, camera, episode)
-                EpisodeFrames(camera.key, camera.feature.shape, stored, episode.length).images()
+                EpisodeFrames(camera.key, camera.feature.shape, _frames(plan, camera, episode), episode.length).images()
             else:
                 for _ in plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length)):
                     pass

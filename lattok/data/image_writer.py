@@ -171,11 +171,6 @@ class RollingVideos:
         self._file = None
 
 
-def image_column(images: Sequence[bytes]) -> pa.Array:
-    paths = pa.nulls(len(images), pa.string())
-    return pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE_TYPE))
-
-
 def encode_png(image: np.ndarray) -> bytes:
     """Encode one frame uint8 [H, W, 3] as PNG."""
     from PIL import Image  # only datasets with stored images need it

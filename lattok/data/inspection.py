@@ -119,8 +119,7 @@ def inspect_dataset(
 
     `columns` must exist. `stride` (frames or "0.2s") and `horizon` add how many pairs and chunks these episodes hold.
     Of more than 64 million numbers (50,000 frames in formats that keep columns among images), evenly spread runs of 100
-    episodes are read, and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the
-    Hub.
+    episodes are read, and of each camera the header and last frame of 64 evenly spread files (on the Hub, 4).
     """
     dataset = as_dataset(dataset)
     for key in columns:
@@ -232,14 +231,10 @@ def _check_values(
     dataset: RobotDataset, chosen: list[Episode], findings: list[Finding], scope: list[str]
 ) -> list[Dimension]:
     """Read the vectors and timestamps of episodes, of large datasets of some, and sum up each dimension."""
-    columns = {
-        key: dimension_names(feature)
-        for key, feature in dataset.features.items()
-        if feature.dtype.startswith("float") and len(feature.shape) == 1
-        if key not in INDEX_KEYS and feature.shape[0] <= MAX_DIMENSIONS
-    }
-    keys = [*columns, *(["timestamp"] if "timestamp" in dataset.features else [])]
-    if not keys:
+    flat = {key: f for key, f in dataset.features.items() if f.dtype.startswith("float") and len(f.shape) == 1}
+    narrow = {key: f for key, f in flat.items() if key not in INDEX_KEYS and f.shape[0] <= MAX_DIMENSIONS}
+    columns = {key: dimension_names(feature) for key, feature in narrow.items()}
+    if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else [])]):
         return []
     most = ALL_NUMBERS // (1 + sum(map(len, columns.values())))
     looked_at = _spread(chosen, most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW))

@@ -53,8 +53,7 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     first read. `cache_gb`, also in a description file, limits how many GB of these are kept: the least recently used
     are deleted. Other formats are fetched whole; with `force_download` LeRobot's are, too.
 
-    A dataset or a description cannot name files outside its folder, not even by links
-    (`lattok.utils.untrusted`).
+    A dataset or a description cannot name files outside its folder, not even by links (`lattok.utils.untrusted`).
     """
     options = {key: value for key, value in options.items() if value is not None}
     found = _find(path, revision, options)
@@ -183,8 +182,7 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
             if place.suffix.lower() in each.suffixes:
                 return each, place
         single = "".join(f", a {' or '.join(each.suffixes)} file" for each in known if each.suffixes)
-        expected = f"a folder{single}, or a description file *.json"
-        checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
+        checks.fail("dataset", f"a folder{single}, or a description file *.json", f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         named = shlex.quote(str(place))
         way_out = f"lattok verify and view take both: DATASET --labels {named}. For others make one dataset of them: "

@@ -20,6 +20,7 @@ from lattok.utils.registry import Registry
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
 Progress = Callable[[int, int], None]  # frames done, frames in all
+ManyColumns = Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]  # by episode index; or why it cannot be read
 
 NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
@@ -197,9 +198,7 @@ class RobotDataset(ABC):
         """As `columns`, without checks that would read the images too."""
         return self.columns(episode_index, keys)
 
-    def columns_of(
-        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
-    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+    def columns_of(self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True) -> ManyColumns:
         """Columns of many episodes by index, in any order; for an episode that cannot be read, its error.
 
         Where they are not `checked`, see `unchecked_columns`.
@@ -332,11 +331,8 @@ def own_vectors(dataset: RobotDataset) -> list[str]:
 
 
 def _vectors(dataset: RobotDataset) -> list[str]:
-    return [
-        name
-        for name, feature in dataset.features.items()
-        if feature.dtype.startswith(("float", "int")) and len(feature.shape) == 1 and name not in INDEX_KEYS
-    ]
+    flat = [(name, feature.dtype) for name, feature in dataset.features.items() if len(feature.shape) == 1]
+    return [name for name, dtype in flat if dtype.startswith(("float", "int")) and name not in INDEX_KEYS]
 
 
 def dimension_names(feature: Feature) -> tuple[str, ...]:

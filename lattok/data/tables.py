@@ -157,8 +157,7 @@ class DataFile:
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
         rows, columns = self.starts[group + 1] - self.starts[group], [key]
-        table = self._checked(columns, rows, lambda: self._file.read_row_group(group, columns).select(columns))
-        return table.column(0)
+        return self._checked(columns, rows, lambda: self._file.read_row_group(group, columns).select(columns)).column(0)
 
     def whole(self, keys: Sequence[str]) -> pa.Table:
         return self._checked(keys, self.starts[-1], lambda: self._file.read(columns=list(keys)))
@@ -190,9 +189,8 @@ class DataFile:
 
 
 class ColumnReader:
-    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand. Where
-    episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
-    empty."""
+    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand; of all files,
+    where episodes lie in them, and `column`s. Threads may share it; pickled, it starts empty."""
 
     def __init__(self, files: LocalFiles | None = None):
         self._at = files or LocalFiles()
@@ -203,11 +201,8 @@ class ColumnReader:
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
-    def __getstate__(self) -> dict[str, LocalFiles]:
-        return {"files": self._at}
-
-    def __setstate__(self, state: dict[str, LocalFiles]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[type, tuple[LocalFiles]]:
+        return ColumnReader, (self._at,)
 
     def file(self, path: Path) -> DataFile:
         with self._lock:

@@ -139,8 +139,7 @@ def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av
 
 def _sound(path: Path, container: InputContainer, start: float | None) -> Iterator[av.VideoFrame]:
     """Frames that the decoder had all parts of. Those before the first key frame may be made from ones that seeking
-    left out, and are passed over. After a seek to the very beginning nothing was left out: from `start` seconds on, all
-    of them must be there."""
+    left out, and are passed over. After a seek to the very beginning all from `start` seconds on must be there."""
     known = False
     for frame in container.decode(container.streams.video[0]):
         if frame.time is None:
@@ -173,8 +172,7 @@ def _demuxer(path: Path) -> str:
 
 def _ends_empty(path: Path) -> bool:
     """Tell whether the last 64 MB are zeros, judged by one page of every MB."""
-    size = path.stat().st_size
-    if size < EMPTY_END:
+    if (size := path.stat().st_size) < EMPTY_END:
         return False
     with path.open("rb", buffering=0) as file:
         for back in range(2**20, EMPTY_END + 1, 2**20):
@@ -186,8 +184,7 @@ def _ends_empty(path: Path) -> bool:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[InputContainer]:
-    """Open a video file with a video stream. Whatever a damaged one makes PyAV raise, its own errors and Python's for
-    absurd numbers, becomes a `LattokError` of one line."""
+    """Open a file with a video stream. Whatever PyAV raises over a damaged one becomes a `LattokError` of one line."""
     try:
         if not path.is_file():
             way_out = "Download or copy it again, or choose other cameras with `cameras`."

@@ -20,7 +20,7 @@ import numpy as np
 
 from lattok.data.actions.convert import Space, convert_actions, known_dimensions, of_arm, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
+from lattok.data.schema import Feature, ManyColumns, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -120,8 +120,7 @@ def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
     """Return the spaces that a dataset declares, by column."""
     if dataset.action_spaces is not None:
         return dict(dataset.action_spaces)
-    path = dataset.root / DECLARATION
-    if not path.is_file():
+    if not (path := dataset.root / DECLARATION).is_file():
         return {}
     return _declared(dataset, files.read_json(inside(dataset.root, DECLARATION, str(path))), str(path))
 
@@ -210,9 +209,7 @@ class ColumnsView(View, ABC):
         names = self._read_for(keys)
         return self._made(episode_index, keys, self.dataset.columns(episode_index, names) if names else {})
 
-    def columns_of(
-        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
-    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+    def columns_of(self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True) -> ManyColumns:
         names, nothing = self._read_for(keys), ((episode.index, {}) for episode in episodes)
         for index, read in self.dataset.columns_of(episodes, names, checked) if names else nothing:
             try:
@@ -225,9 +222,7 @@ class _JoinedColumns(ColumnsView):
     def __init__(self, dataset: RobotDataset, columns: Any):
         super().__init__(dataset)
         parts = columns.values() if isinstance(columns, Mapping) else [None]
-        if not all(
-            isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names) for names in parts
-        ):
+        if not all(isinstance(part, list | tuple) and part and all(isinstance(n, str) for n in part) for part in parts):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
@@ -290,9 +285,8 @@ class _Conversion(ColumnsView):
     def _made(self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._key not in keys:
             return dict(read)
-        state = None if self._state_key is None else read[self._state_key]
         try:
-            values = self._convert(read[self._key], state)
+            values = self._convert(read[self._key], read.get(self._state_key or ""))
         except LattokError as error:
             raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}

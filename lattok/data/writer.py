@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
+from lattok.data.image_writer import IMAGE_TYPE, VIDEO_PATH, EpisodeFrames, Frames, RollingVideos
 from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, NOTE, Feature, index_column
 from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
@@ -134,7 +134,8 @@ class LeRobotWriter:
             checks.fail("task", 'an instruction, "" where there is none', repr(task))
         checks.size("task", "instructions, one per frame", len(tasks), length)
         seen = {key: EpisodeFrames(key, self._features[key].shape, frames[key], length) for key in self._cameras}
-        images = {key: image_column(seen[key].images()) for key in self._cameras if key not in self._videos}
+        stored = {key: seen[key].images() for key in self._cameras if key not in self._videos}
+        images = {key: pa.array([{"bytes": each} for each in stored[key]], IMAGE_TYPE) for key in stored}
         places = [video.write(seen[key]) for key, video in self._videos.items()]
         # from here on nothing that was given can be wrong
         values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
@@ -202,8 +203,7 @@ class LeRobotWriter:
         for key, value in frames.items():
             if not isinstance(value, Iterator) and not hasattr(value, "__len__"):
                 checks.fail(key, "an array, a list of encoded images, a clip or blocks", type(value).__name__)
-        given = (*columns.values(), *frames.values())
-        lengths = {len(value) for value in given if not isinstance(value, Iterator)}
+        lengths = {len(value) for value in (*columns.values(), *frames.values()) if not isinstance(value, Iterator)}
         lengths |= set() if length is None else {length}
         if len(lengths) != 1 or 0 in lengths:
             checks.fail("columns", "arrays and frames of one length of at least 1", f"lengths {sorted(lengths)}")

@@ -103,8 +103,7 @@ def _checked(name: str, values: Any, space: ActionSpace) -> np.ndarray:
     if array.dtype.kind not in "iuf" or array.ndim < 1:
         checks.fail(name, "an array of numbers", f"{array.dtype} of shape {list(array.shape)}")
     checks.size(name, f"dimensions ({', '.join(space.names)})", array.shape[-1], space.dim)
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
+    if len(bad := np.argwhere(~np.isfinite(array))):
         *row, dim = bad[0].tolist()
         checks.fail(name, "finite numbers", f"{array[tuple(bad[0])]} in row {row}, dimension {space.names[dim]}")
     return array
@@ -292,8 +291,7 @@ def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
 def _in_common(
     space: Space, argument: str, unified: Space, arm: str, drop: Sequence[str] = ()
 ) -> tuple[ActionSpace, ActionSpace, list[int], int]:
-    """Return the space with arms, the parts of the unified one that it has (of a position the axes), and their places
-    among so many numbers."""
+    """Return the space with arms, the parts (of a position the axes) that the unified one shares, and their columns."""
     mine, whole = of_arm(space, argument, arm), ActionSpace.of(unified, "unified")
     if not whole.is_unified:
         checks.fail("unified", "unified or unified_state", whole.text)

@@ -68,8 +68,7 @@ def wrapped(angles: np.ndarray) -> np.ndarray:
 
 
 def _check_rounding(form: str, gap: np.ndarray, expected: str) -> None:
-    bad = np.flatnonzero(~(gap <= MAX_ROUNDING))
-    if len(bad):
+    if len(bad := np.flatnonzero(~(gap <= MAX_ROUNDING))):
         checks.fail(form, expected, f"a row that is none (row {bad[0]})", "Is the declared form the right one?")
 
 

@@ -44,8 +44,7 @@ class Part:
         checks.counts(1, MAX_DIMENSIONS, n=getattr(self, "n", 1))
         mode, frame = getattr(self, "mode", "delta"), getattr(self, "frame", "base")
         if mode != "delta" and frame != "base":
-            hint = "Only deltas can be along the tool's own axes."
-            checks.fail("frame", f"base with mode={mode}", repr(frame), hint)
+            checks.fail("frame", f"base with mode={mode}", repr(frame), "Only deltas can be along the tool's own axes.")
 
     @property
     def key(self) -> tuple[str, str]:

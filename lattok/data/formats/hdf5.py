@@ -60,9 +60,12 @@ class Demo(NamedTuple):
     instruction: str
 
 
+Layout = tuple[StoredArray, ...]
+
+
 class Contents(NamedTuple):
     demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
-    layout: tuple[StoredArray, ...]  # of all demonstrations that can be read; empty if there is none
+    layout: Layout  # of all demonstrations that can be read; empty if there is none
     left_out: dict[str, str]  # other members of a demonstration, with the reason
     fps: float | None
     robot: str | None
@@ -145,19 +148,15 @@ def read_contents(path: Path) -> Contents:
     return Contents(tuple(demos), layout, left_out, None if fps is None else float(fps), robot, upside_down)
 
 
-def _difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
-    """Return the first thing that `other` has differently, for a message."""
-    expected, got = (
-        {path: f"{dtype} [{', '.join(('T', *map(str, shape)))}]" for path, dtype, shape in layout}
-        for layout in (one, other)
-    )
+def _difference(*layouts: Layout) -> str:
+    """Return the first thing that the second layout has differently from the first, for a message."""
+    shown = [{path: f"{kind} [{', '.join(('T', *map(str, shape)))}]" for path, kind, shape in each} for each in layouts]
+    expected, got = shown
     path = next(path for path in (*expected, *got) if expected.get(path) != got.get(path))
     return f"`{path[:100]}`: expected {expected.get(path, 'nothing')}, got {got.get(path, 'nothing')}"
 
 
-def _list_demo(
-    path: Path, group: Any, name: str, instruction: str
-) -> tuple[Demo | str, tuple[StoredArray, ...], tuple[str, ...]]:
+def _list_demo(path: Path, group: Any, name: str, instruction: str) -> tuple[Demo | str, Layout, tuple[str, ...]]:
     """Return a demonstration or the reason why not, its layout, and what else is in it."""
     where = f"{path}, {name}"
     try:
@@ -181,7 +180,7 @@ def _list_demo(
         return str(error), (), ()
 
 
-def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...], tuple[str, ...]]:
+def _members(demo: Any, length: int, where: str) -> tuple[Layout, tuple[str, ...]]:
     """List the datasets that are offered, in one order for all files, and names of all else."""
     layout, others = list[StoredArray](), [key for key in demo if key not in (*MEMBERS, "obs")]
     observations = sorted(f"obs/{key}" for key in demo["obs"]) if _is_group(demo.get("obs")) else []
@@ -357,11 +356,11 @@ def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
     return first.fps
 
 
-def _columns(layout: tuple[StoredArray, ...]) -> tuple[dict[str, Feature], dict[str, tuple[StoredArray, ...]]]:
+def _columns(layout: Layout) -> tuple[dict[str, Feature], dict[str, Layout]]:
     """Return features by key, cameras last, and where each comes from: one dataset, or several side by side."""
     found: dict[str, Feature] = {}
     pictures: dict[str, Feature] = {}
-    parts_of: dict[str, tuple[StoredArray, ...]] = {}
+    parts_of: dict[str, Layout] = {}
     for stored in sorted(layout, key=lambda stored: stored.is_camera):  # which have the last word
         name = stored.path.removeprefix("obs/")
         if stored.is_camera:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
-from lattok.data.schema import IMAGE_DTYPES, RobotDataset
+from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
@@ -111,18 +111,15 @@ class LeRobotV3(RobotDataset):
 
     def _check_files(self) -> None:
         """Check that every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
-        lengths, (chunks, files) = self._table.lengths, (self._table.columns[f"data/{name}"] for name in PLACE)
-        order = np.lexsort((files, chunks))
-        chunks, files = chunks[order], files[order]
-        starts = np.flatnonzero(np.concatenate([[True], (np.diff(chunks) != 0) | (np.diff(files) != 0)]))
-        frames = np.add.reduceat(lengths[order], starts)
-        info, few = self.root / "meta" / "info.json", 0 if lengths.sum() > MANY_FRAMES else FEW_ROWS
+        lengths, info = self._table.lengths, self.root / "meta" / "info.json"
+        places = pa.table({name: self._table.columns[f"data/{name}"] for name in PLACE} | {"frames": lengths})
         known: dict[Path, int] = {}  # frames
-        for chunk, file, count in zip(chunks[starts].tolist(), files[starts].tolist(), frames.tolist(), strict=True):
-            path = self._file("data_path", chunk, file)
+        for place in places.group_by([*PLACE], use_threads=False).aggregate([("frames", "sum")]).to_pylist():
+            path = self._file("data_path", place["chunk_index"], place["file_index"])
             if path in known:
                 raise LattokError(f"{info}: `data_path`: expected a path for each file, got {path.name} for several.")
-            known[path] = count
+            known[path] = place["frames_sum"]
+        few = 0 if lengths.sum() > MANY_FRAMES else FEW_ROWS
         for path, size in self.files.sizes(path for path, count in known.items() if count > few).items():
             check_rows(path, known[path], size, few)
         if len({self._file("video_path", 0, 0, key) for key in self.videos}) < len(self.videos):
@@ -142,9 +139,7 @@ class LeRobotV3(RobotDataset):
             found.setdefault((chunk, file), []).append(index)
         return {self._file("data_path", chunk, file): found[chunk, file] for chunk, file in found}
 
-    def columns_of(
-        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
-    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+    def columns_of(self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True) -> ManyColumns:
         """A file with few other episodes is read whole, in a tenth of the time; a damaged one episode by episode."""
         left = {episode.index: episode for episode in episodes}
         for path, members in self.by_data_file(list(left)).items():

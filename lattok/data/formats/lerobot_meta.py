@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,8 +115,7 @@ class EpisodeTable(Sequence[Episode]):
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
-        paths = [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
-        if not paths:
+        if not (paths := [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]):
             raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
         try:
             table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
@@ -129,9 +128,8 @@ class EpisodeTable(Sequence[Episode]):
         self.indices = indices[order]  # [E] int64, ascending
         if len(self.indices) > 1 and not np.diff(self.indices).all():
             raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
-        self.columns: dict[str, np.ndarray] = {}  # each [E]
-        for name in (name for name in names if name not in ("episode_index", "tasks")):
-            self.columns[name] = _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order]
+        numbers = [name for name in names if name not in ("episode_index", "tasks")]  # each column [E]
+        self.columns = {name: _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order] for name in numbers}
         self.lengths = self.columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
         self._kinds, kind_of = _instructions(table["tasks"], folder)
@@ -140,11 +138,7 @@ class EpisodeTable(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, row: int) -> Episode: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[Episode, ...]: ...
-    def __getitem__(self, row: int | slice) -> Episode | tuple[Episode, ...]:
+    def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return tuple(self[i] for i in range(len(self))[row])
         return Episode(int(self.indices[row]), int(self.lengths[row]), self._kinds[self._kind_of[row]])

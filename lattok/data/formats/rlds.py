@@ -183,13 +183,11 @@ class RLDS(RobotDataset):
             return _values(example, self._fields[key], length)
         if key != "task_index":
             return index_column(key, length, episode_index, 0, self.fps)
-        texts = self._instructions(example)
-        if len(texts) not in (1, length):
+        if len(texts := self._instructions(example)) not in (1, length):
             example.fail(f"expected an instruction for each of {length} steps, got {len(texts)}")
         if not self._task_numbers.keys() >= set(texts):
             example.fail("the file is not the one that was opened")
-        numbers = [self._task_numbers[text] for text in texts]
-        return np.array(numbers * (length // len(texts)), dtype=np.int64)
+        return np.array([self._task_numbers[text] for text in texts] * (length // len(texts)), dtype=np.int64)
 
     def _example(self, episode_index: int, check: bool = True) -> AbstractContextManager[Example]:
         file, number = self._place(episode_index)
@@ -204,8 +202,7 @@ class RLDS(RobotDataset):
 def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     if fps is not None:
         return float(fps)
-    said = root / meta.LATTOK
-    if said.is_file():
+    if (said := root / meta.LATTOK).is_file():
         written: Any = read_json(safe_path(root, said, str(said))).get("fps")
         checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)

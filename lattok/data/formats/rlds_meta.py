@@ -129,9 +129,8 @@ def file_name(path: Path, template: Any, dataset: str, split: str, number: int, 
 
 
 def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[str, str]]:
-    """Read features.json as TFDS (4.6 and later) writes it: nested features with their Python class. Returns the
-    features of the steps, names of the instructions in the records, the best first, and what is left out, by its name
-    in the records, with the reason."""
+    """Read features.json as TFDS (4.6 and later) writes it: nested features with their Python class. Returns the steps'
+    features, and by name in the records the instructions, the best first, and what is left out, with the reason."""
     path = root / "features.json"
     top = _part(read_json(safe_path(root, path, str(path))), "featuresDict")
     steps = _part(_part(top, "features"), "steps")
@@ -263,8 +262,7 @@ def described(features: Mapping[str, Feature], names: Mapping[str, str]) -> dict
         for folder in folders:
             place = place.setdefault(folder, {})
         place[leaf] = text if feature.dtype == "string" else _described(feature)
-    steps = _node("dataset_feature.Dataset", sequence={"feature": _dict(tree), "length": "-1"})
-    return _dict({"steps": steps})
+    return _dict({"steps": _node("dataset_feature.Dataset", sequence={"feature": _dict(tree), "length": "-1"})})
 
 
 def _dict(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,8 +70,7 @@ def _varints(values: np.ndarray) -> bytes:
 
 class RecordFile:
     """Where the records of a file are, and the examples in them. Threads may share it; it holds no open file. `starts`
-    and `sizes` [n] of the data of the records up to the first header that is broken; `damage` says what is wrong
-    there."""
+    and `sizes` [n] are those of the records' data up to the first broken header; `damage` says what is wrong there."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -222,10 +221,8 @@ class Example:
         for i in range(at, min(at + len(BITS), len(data))):
             value |= (data[i] & 127) << 7 * (i - at)
             if data[i] < 128:
-                break
-        else:
-            self.fail(f"byte {start}: a number has no end")
-        return value, i + 1
+                return value, i + 1
+        return self.fail(f"byte {start}: a number has no end")
 
     def _place(self, name: str, kind: str = "") -> Place:
         if name not in self.places:
@@ -237,8 +234,7 @@ class Example:
 
     def _read(self, start: int, stop: int) -> bytes:
         self._file.seek(start)
-        data = self._file.read(stop - start)
-        if len(data) != stop - start:
+        if len(data := self._file.read(stop - start)) != stop - start:
             self.fail("the file is shorter than it was")
         return data
 
@@ -259,8 +255,7 @@ def _index(path: Path) -> tuple[list[tuple[int, int]], str | None]:
         total = os.fstat(file.fileno()).st_size
         while position < total:
             file.seek(position)
-            head = file.read(HEAD)
-            if len(head) < HEAD:
+            if len(head := file.read(HEAD)) < HEAD:
                 return places, "the file ends in the middle of a header"
             size, crc = struct.unpack("<QI", head)
             if masked_crc(head[:8]) != crc:
@@ -276,8 +271,7 @@ def _check_data(file: BinaryIO, start: int, size: int, where: str) -> None:
     crc, left = 0, size
     file.seek(start)
     while left:
-        block = file.read(min(left, BLOCK))
-        if not block:
+        if not (block := file.read(min(left, BLOCK))):
             raise LattokError(f"{where}: the file is shorter than it was. Copy the file again.")
         crc = google_crc32c.extend(crc, block)
         left -= len(block)

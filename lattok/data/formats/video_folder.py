@@ -94,8 +94,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
-    key = next((key for key in keys if key in row), None)
-    if key is None:
+    if (key := next((key for key in keys if key in row), None)) is None:
         got = ", ".join(map(str, row)) or "nothing"
         raise LattokError(f"{where}: expected one of the names {', '.join(keys)}, got {got}.")
     value = row[key]
@@ -175,9 +174,8 @@ class VideoFolder(RobotDataset):
 
     The frame rate is `fps`, else the most common one of the files. A video that keeps to it is read frame by frame. Any
     other, of another or of a variable rate, is resampled: frame i is the one shown nearest to i / fps after the first
-    (see `schedule`). Frame counts come from the packets of the files, which are read once here, without
-    decoding. Rotated videos come upright. Videos may differ in size: `frames` has the own one of each, `features` that
-    of the first among the videos of the most common coded size.
+    (see `schedule`). Frame counts come from the packets of the files, read once here, without decoding. Rotated videos
+    come upright. `frames` has each video's own size, `features` that of the first of the most common coded size.
     """
 
     kind = "video"
@@ -215,7 +213,7 @@ class VideoFolder(RobotDataset):
             raise LattokError(next(iter(reasons.values())))
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
         self.episodes = tuple(Episode(i, plan.length, (instructions[i],)) for i, plan in self._schedule.items())
-        self._sizes = {index: video.size for index, video in read.items()}
+        self._sizes = {index: (video.height, video.width) for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
     @classmethod

@@ -1,8 +1,7 @@
 """When the frames of video files are shown, told from their packets, without decoding: of one file, and of thousands.
 
 Of a folder of a thousand videos or more it is kept, in Hugging Face's cache for assets (HF_ASSETS_CACHE), by size and
-time of each file: opening it again reads new and changed ones only. A cache that is damaged, or cannot be written,
-counts as none.
+time of each file: opening it again reads only new and changed ones. A damaged or read-only cache counts as none.
 """
 
 import hashlib
@@ -62,10 +61,6 @@ class VideoTimes(NamedTuple):
         """When each frame is shown, in seconds, float64 [n]."""
         gaps = np.frombuffer(zlib.decompress(self.gaps), dtype="<i8")
         return np.cumsum(np.append(self.first, gaps)) * self.tick
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
 
 
 WHOLE, REAL = pa.int64(), pa.float64()
@@ -162,10 +157,9 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], d
     pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
     starts = range(0, len(files), FILES_PER_TASK)
     try:
-        parts = [pool.submit(task, start) for start in starts]
         with ProgressBar("videos", quiet=len(files) < MIN_CACHED_VIDEOS) as progress:
-            for start, part in zip(starts, parts, strict=True):
-                for number, found in enumerate(part.result(), start):
+            for start, part in zip(starts, pool.map(task, starts), strict=True):
+                for number, found in enumerate(part, start):
                     if isinstance(found, VideoTimes):
                         read[number] = found
                     else:
