@@ -1,8 +1,7 @@
 """Labels a dataset with latent actions: `annotate(dataset, {"latent": model}, out)`.
 
-Labels are made in units of whole episodes, each stored atomically next to the output; a run that was interrupted and
-started again reuses them and ends with the same bytes, with one worker or many. What cannot be read is left out by
-episode, and said; everything else is labelled.
+Labels are made in units of whole episodes, each stored atomically next to the output. An interrupted run reuses them
+when started again and ends with the same bytes, with any number of workers. Unreadable episodes are named and left out.
 """
 
 import hashlib
@@ -50,11 +49,10 @@ class AnnotationResult(NamedTuple):
 
     def report(self) -> str:
         """Say in one line what has labels, and why the rest has none."""
-        gaps: dict[int, str] = {}
-        for part in self.unlabelled.values():
-            gaps = part | gaps
-        text = f"{self.episodes - len(gaps)} of {self.episodes} episodes labelled" if gaps else "all episodes labelled"
+        gaps = {index: why for part in reversed(self.unlabelled.values()) for index, why in part.items()}
+        text = "all episodes labelled"
         if gaps:
+            text = f"{self.episodes - len(gaps)} of {self.episodes} episodes labelled"
             index, why = min(gaps.items())
             more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
             text += f"; not episode {index} ({why}){more}: codes -1, not valid"
@@ -173,8 +171,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
     if dataset_fingerprint(work.dataset) != job.fingerprint:  # what was labelled must be what was copied
         raise LattokError(f"{work.dataset.root} changed while it was annotated. Run the same command again.")
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
-    record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}
-    staging.publish_as(record)
+    staging.publish_as({"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable})
     staging.remove(but=() if result.complete else (UNITS,))
     return result
 
@@ -203,8 +200,7 @@ def _label_missing(
     for key in keys:
         for prefix, part in (staging.failures(key) or {}).items():
             failures.setdefault(prefix, {}).update(part)
-    hopeless = [p for p in job.work.models if len(failures.get(p, {})) == len(job.work.dataset.episodes)]
-    if hopeless:
+    if hopeless := [p for p in job.work.models if len(failures.get(p, {})) == len(job.work.dataset.episodes)]:
         index, why = min(failures[hopeless[0]].items())
         if len(hopeless) == len(job.work.models):
             shutil.rmtree(staging.units, ignore_errors=True)  # there is no label in them

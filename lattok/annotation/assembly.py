@@ -72,8 +72,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
     if fill is not None:
         for key, width in fill.columns:
-            new = {"dtype": "float32", "shape": [width], "names": list(fill.names) or None}
-            info["features"].setdefault(key, new)
+            info["features"].setdefault(key, {"dtype": "float32", "shape": [width], "names": list(fill.names) or None})
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = portable_facts(entry, bool(job.work.models[prefix].datasets))
     write_json(staging.made / INFO, info, indent=4)
@@ -98,8 +97,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
         stride = cast(VideoLabeller, model).stride_frames(dataset.fps) if model.label_source == "video" else 0
         _, codes = own.get(f"{prefix}.codes", ("", (0,)))
         _, vectors = own.get(f"{prefix}.embedding", ("", (0, 0)))
-        spec = spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride)
-        entry: dict[str, Any] = {"spec": spec.to_json()}
+        entry: dict[str, Any] = {"spec": spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride).to_json()}
         seen = dataset.seen_as
         if model.label_source == "actions":
             key = work.options.action_key
@@ -268,13 +266,10 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
             shutil.copyfile(original, temporary)
 
 
-def append_columns(
-    source: Path, target: Path, shapes: Shapes, rows: Rows, fill: Fill | None = None
-) -> list[UnreadableRows]:
+def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows, fill: Fill | None) -> list[UnreadableRows]:
     """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
     `fill` gets what was inferred where nobody knows it. `shapes` gives dtype and true shape per value of each new
-    column; `rows(first, last)` their arrays [n, *shape]. Where a column of the source is damaged, the copy has nulls,
-    and it is among what comes back."""
+    column; `rows(first, last)` their arrays [n, *shape]. Return damaged rows of `source`: the copy has nulls there."""
     file = open_table(source)
     there, filled = file.schema_arrow.names, () if fill is None else fill.columns
     added: Shapes = {**{key: ("float32", (width,)) for key, width in filled if key not in there}, **shapes}
@@ -309,8 +304,8 @@ def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Row
 
 
 def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
-    compression = {"uncompressed": "none"}.get(codec, codec)
-    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
+    codec = "none" if codec == "uncompressed" else codec
+    return pq.ParquetWriter(path, schema, compression=codec, write_page_checksum=True)
 
 
 def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:

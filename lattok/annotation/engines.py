@@ -63,13 +63,10 @@ class RayEngine:
                 raise LattokError(f"`address`: this process is connected to Ray already, not to {self.address!r}.")
             yield
             return
-        options = {"log_to_driver": False, "logging_level": "ERROR"}
+        cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
+        where = {"num_cpus": cores, "include_dashboard": False} if self.address is None else {"address": self.address}
         try:
-            if self.address is None:
-                cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
-                ray.init(num_cpus=cores, include_dashboard=False, **options)
-            else:
-                ray.init(address=self.address, **options)
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray's own kinds differ between its versions
             checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
         try:
@@ -143,8 +140,7 @@ class _Pool:
                     self._started(ready)
                     continue
                 number, unit = self._flying.pop(ready)
-                labelled = self._taken(ready, number, unit)
-                if labelled is not None:
+                if (labelled := self._taken(ready, number, unit)) is not None:
                     yield unit, labelled
         finally:
             for worker in self._workers:

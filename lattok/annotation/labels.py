@@ -19,9 +19,8 @@ import pyarrow as pa
 import torch
 
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
-from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
-from lattok.data.episodes import check_stride
-from lattok.data.schema import short_name, vector_key
+from lattok.data.episodes import check_stride, select_episodes
+from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.views import View, check_trained_space, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
@@ -85,8 +84,7 @@ def check_models(work: Work) -> None:
         if not PREFIX.fullmatch(prefix) or prefix.startswith(("action", "observation")):
             hint = "LeRobot would take a key that starts with action or observation for one of the policy's own."
             checks.fail("prefix", "lower-case letters, digits, _ and .", repr(prefix), hint)
-        taken = [key for key in dataset.features if key.startswith(prefix + ".")]
-        if taken:
+        if taken := [key for key in dataset.features if key.startswith(prefix + ".")]:
             got = f"{prefix!r} ({taken[0]} is there)"
             checks.fail("prefix", "one that the dataset does not use", got, f"Choose another, such as {prefix}2.")
         if any(other.startswith(prefix + ".") for other in models):
@@ -114,9 +112,8 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
 
 
 def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> UnitLabels:
-    """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece. What fails
-    is tried once more from its start (file systems fail now and then), then given up: for this episode and this
-    model."""
+    """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece. An episode
+    that fails is tried once more (file systems fail now and then), then given up for this model."""
     parts: dict[str, list[Labels]] = {prefix: [] for prefix in work.models}
     failures, strange = Failures(), 0
     with torch.no_grad(), torch_threads(work.options.threads):
@@ -127,9 +124,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> 
                 except Exception as error:
                     failures.setdefault(prefix, {})[index] = reason(error)
                     strange += not isinstance(error, LattokError)
-    rows: Labels = {}
-    for found in parts.values():
-        rows |= _joined(found) if found else {}
+    rows = {name: values for found in parts.values() if found for name, values in _joined(found).items()}
     return UnitLabels(rows, failures, strange)
 
 
@@ -238,8 +233,7 @@ def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: dict[str,
     arrays = {"action": found.actions.float().cpu().numpy()}
     if model.config.members > 1:  # one alone cannot say
         arrays["confidence"] = (-found.spread.float()).exp().cpu().numpy()
-    own = LatentActions(found.codes, found.latents, found.latents)
-    arrays |= _columns(own, replace(options, quantized=False))
+    arrays |= _columns(LatentActions(found.codes, found.latents, found.latents), replace(options, quantized=False))
     if options.fill:
         arrays["filled"] = np.full(len(found.actions), _unknown(work, prefix, index))
     return arrays

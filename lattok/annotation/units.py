@@ -74,8 +74,7 @@ def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, i
     """Yield data files with the rows of their episodes, in their order, which must agree with meta/episodes."""
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     files = {path: {index: lengths[index] for index in indices} for path, indices in dataset.by_data_file().items()}
-    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
-    if orphans:
+    if orphans := sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files)):
         raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
     for file, expected in files.items():
         rows = dataset.episode_rows(file)
@@ -130,8 +129,7 @@ class Staging(Output):
     def load(self, key: str) -> UnitLabels:
         try:
             with HEADERS, open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
-                rows = {name: stored[name] for name in stored if name != FAILED}
-                return UnitLabels(rows, _failures(stored))
+                return UnitLabels({name: stored[name] for name in stored if name != FAILED}, _failures(stored))
         except DAMAGED:
             self._path(key).unlink()
             message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
@@ -163,8 +161,7 @@ class Staging(Output):
         return rows
 
     def publish_as(self, record: Mapping[str, Any]) -> None:
-        """Publish the dataset, about which `record` says more. A kill at any point leaves a state that the next run
-        finishes."""
+        """Publish the dataset, about which `record` says more. After a kill at any point the next run finishes it."""
         mark, replaced = fingerprint(self.made, linked=True), self.published()
         done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
         if replaced is not None:  # which still lies there if the process is killed now

@@ -74,8 +74,7 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
         raise LattokError(f"{dataset.name} has no label columns: it was not annotated. Run lattok annotate. {hint}")
     found = {prefix: entry for prefix, entry in entries.items() if "model" in entry}
     for prefix, entry in found.items():
-        missing = [key for key in REQUIRED_FACTS if key not in entry]
-        if missing:
+        if missing := [key for key in REQUIRED_FACTS if key not in entry]:
             hint = "Annotate again: an older lattok wrote less, or the file was edited."
             raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
     return found
@@ -152,8 +151,7 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
             explanations.append(f"{name} {was}, here {is_}")
         else:
             yield f"- {name} was {str(was)[:16]}, here {str(is_)[:16]}: another model made these labels"
-    hashes = [name for name in stored if name.endswith("sha256") and stored[name] == now.get(name)]
-    if hashes:
+    if hashes := [name for name in stored if name.endswith("sha256") and stored[name] == now.get(name)]:
         yield f"+ model: {', '.join(hashes)} as when the labels were made"
     for name, version in versions().items():
         if entry.get("versions", {}).get(name, version) != version:
@@ -236,9 +234,8 @@ def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterato
 
 
 class _Tally:
-    def __init__(self):
-        self.wrong, self.deviation, self.scale, self.absent = 0, 0.0, 0.0, False
-        self.first: tuple[int, int, list[Any], list[Any]] | None = None
+    wrong, deviation, scale, absent = 0, 0.0, 0.0, False
+    first: tuple[int, int, list[Any], list[Any]] | None = None
 
     def count(self, stored: np.ndarray, again: np.ndarray | None, episode: int) -> None:
         was, is_ = (None if values is None else values.reshape(len(values), -1) for values in (stored, again))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data.opening import as_dataset
-from lattok.data.schema import PROVENANCE, Feature, RobotDataset, same_split
+from lattok.data.schema import LEROBOT_INDEX, PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import ColumnsView
 from lattok.labels.spec import check_records
@@ -68,10 +68,9 @@ class Sidecar:
         """Labels of one episode: [T] for scalars (shape (1,)), else [T, n]."""
         row = self._row(episode_index)
         path, first, last = self._files[self._file[row]], int(self._first[row]), int(self._last[row])
-        values = {
-            key: column_to_numpy(self._reader.read(path, key, first, last), feature, f"{path}: `{key}`")
-            for key, feature in [("frame_index", Feature("int64", (1,), None)), *((k, self.features[k]) for k in keys)]
-        }
+        features = {"frame_index": LEROBOT_INDEX["frame_index"]} | {key: self.features[key] for key in keys}
+        read = {key: self._reader.read(path, key, first, last) for key in features}
+        values = {key: column_to_numpy(read[key], feature, f"{path}: `{key}`") for key, feature in features.items()}
         if not np.array_equal(values.pop("frame_index"), np.arange(last - first)):
             raise LattokError(f"{path}: the frames of episode {episode_index} are not in order. Annotate again.")
         return values
@@ -144,8 +143,7 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
     """Find the label columns, the same in all files."""
     schema = open_table(files[0]).schema_arrow
     for path in files:
-        missing = [name for name in INDEX if name not in schema.names]
-        if missing or not open_table(path).schema_arrow.equals(schema):
+        if not {*INDEX} <= {*schema.names} or not open_table(path).schema_arrow.equals(schema):
             raise LattokError(f"{path}: expected {', '.join(INDEX)} and the columns of {files[0]}. Annotate again.")
     features = {}
     for name, given in ((field.name, field.type) for field in schema if field.name not in INDEX):

@@ -3,8 +3,7 @@
 steps    an image model labelled every frame t with the P codes of the pair (t, t + stride): S = H steps
 chunk    an action tokenizer labelled frame t with the tokens of the chunk that starts there: S tokens of one code
 
-Annotation writes a `LatentSpec`, policies hold it, losses are built from it; `latent_spec` checks what is written
-against what a policy needs.
+Annotation writes a `LatentSpec`, policies hold it, losses are built from it; `latent_spec` checks it for a policy.
 
 LeRobot's own tools for splitting, deleting and merging drop meta/lattok.json. They copy the features in meta/info.json
 as they are, so the facts that are true of any part of the labels also stand there, at the column `PREFIX.valid`: model,
@@ -308,16 +307,13 @@ def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str
 
 def targets_of(dataset: RobotDataset) -> dict[str, str]:
     """By prefix, whether a dataset's labels are those of steps or of chunks, where it is written down."""
-    entries = provenance_of(dataset).items()
-    return {prefix: entry["spec"]["target"] for prefix, entry in entries if "spec" in entry}
+    return {prefix: entry["spec"]["target"] for prefix, entry in provenance_of(dataset).items() if "spec" in entry}
 
 
 def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
     """Return the one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
-    found = [prefix for prefix, kind in targets_of(dataset).items() if kind == target]
-    if len(found) > 1:
-        expected = f"one of {', '.join(found)}, all of them labels that {strategy} can learn from"
-        checks.fail("prefix", expected, "none")
+    if len(found := [prefix for prefix, kind in targets_of(dataset).items() if kind == target]) > 1:
+        checks.fail("prefix", f"one of {', '.join(found)}, all of them labels that {strategy} can learn from", "none")
     return found[0] if found else "latent"
 
 
@@ -328,8 +324,7 @@ def _annotate(prefix: str, target: str) -> str:
 def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Sequence[str]) -> None:
     for name in needs:
         checks.one_of("needs", name, PARTS)
-    have = [name for name in PARTS if f"{prefix}.{name}" in dataset.features]
-    missing = [] if have else ["codes"]
+    missing = [] if any(f"{prefix}.{name}" in dataset.features for name in PARTS) else ["codes"]
     missing += [name for name in (*needs, "valid") if f"{prefix}.{name}" not in dataset.features]
     if not missing:
         return
