@@ -55,8 +55,7 @@ class FrameBatches(BatchSource):
 
 class PairBatches(FrameBatches):
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
-    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs between them
-    is what moved."""
+    `changes` are those of images, the same for all frames of a sample and camera: what differs is what moved."""
 
     def __init__(
         self,

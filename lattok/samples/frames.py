@@ -1,8 +1,7 @@
 """Frames of the episodes that are learned from: all at once, kept, or those of some rows, read when they are needed.
 
-Rows count the frames of the chosen episodes, one episode after the other. Training processes of one machine can have
-all frames in common: each decodes a part, and they take memory once. That memory has no name in any folder, and ends
-with the last process, however that ends (Linux's memfd).
+Rows count the frames of the chosen episodes, one episode after the other. Training processes of a machine can share all
+frames: each decodes a part. The memory has no name, and ends with the last process, however that ends (Linux's memfd).
 """
 
 import math
@@ -71,8 +70,7 @@ class Reader(ABC):
         return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
 
     def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
-        """Number the files that `episodes` [n] (their indices) lie in, as the first camera has them, from 0; None where
-        all of them are on this machine."""
+        """Number the first camera's files of `episodes` [n] (indices) from 0; None where all are on this machine."""
         if self.dataset.files.commit is None:
             return None
         different, place = np.unique(episodes, return_inverse=True)
@@ -101,14 +99,13 @@ class FrameReader(Reader):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """V, h, w and 3 of a frame, as the first episode that can be read has them."""
-        first: LattokError | None = None
+        errors = []
         for episode in self.episodes:
             try:
                 return self._read(episode.index, np.array([0])).shape[1:]
             except LattokError as error:
-                first = first or error
-        assert first is not None  # at least one episode was chosen
-        raise first
+                errors.append(error)
+        raise errors[0]  # at least one episode was chosen
 
     def rows(self, rows: np.ndarray) -> Decoded:
         frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
@@ -200,8 +197,7 @@ class SampleSet(Dataset[dict[str, Any]], ABC):
         """Say what the samples are, for `repr`."""
 
     def __repr__(self) -> str:
-        episodes = len(np.unique(self.episode_of))
-        return f"{type(self).__name__}({len(self):,} {self.what}, from {episodes:,} episodes)"
+        return f"{type(self).__name__}({len(self):,} {self.what}, from {len(np.unique(self.episode_of)):,} episodes)"
 
 
 def _one_of(batch: Any, row: int) -> dict[str, Any]:
@@ -211,8 +207,7 @@ def _one_of(batch: Any, row: int) -> dict[str, Any]:
 
 
 class Samples(SampleSet):
-    """Samples with frames: `FramePairs` and `PolicyWindows`. A sample's frames are decoded when it is asked for, unless
-    all `frames` were read before."""
+    """Samples with frames, `FramePairs` and `PolicyWindows`: decoded on demand, unless all `frames` were read."""
 
     cameras: tuple[str, ...]
     reader: Reader  # of their frames, or of what stands for them

@@ -8,16 +8,14 @@ exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least 
 them, 1 for four. Neither depends on the batch size, the processes or the machine.
 
 Draws of data that the shuffle window holds are shuffled passes over all of it (`Passes`), and a batch is sorted by
-dataset. Draws of larger data go through lanes (`Lanes`), each of which is a mixture by itself, so that few episodes are
-needed at a time:
+dataset. Draws of larger data go through lanes (`Lanes`), each a mixture by itself, and need few episodes at a time:
 
     pass k        clips (at most MAX_CLIP neighbours of an episode) in a shuffled order, cut into LANES equal parts
     lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
     sample g      the next one of lane g mod LANES
 
-Files that are fetched from the Hub are shuffled and put into groups of FILES_PER_GROUP. The clips of each group are
-cut into LANES equal parts, and a lane goes through its part of one group after the other. The first groups of all are
-smaller, so that training need not wait for many files.
+Files that are fetched from the Hub are shuffled into groups of FILES_PER_GROUP. The clips of a group are cut into LANES
+equal parts, and a lane goes through its part of one group after the other. The first groups are smaller, to begin soon.
 
 Everything follows from (seed, k, l): no process needs to know what was drawn before, and where the number of processes
 divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
@@ -158,8 +156,7 @@ class Lanes:
         """Cut a lane's part of a pass into windows that end with a clip, but for the small ones that come first."""
         start, size = self._part(lane)
         _, ends = self._pass(number)
-        ramp = number == 0
-        borders, width = [0], min(FIRST_WINDOW, self.window_size) if ramp else self.window_size
+        borders, width = [0], min(FIRST_WINDOW, self.window_size) if number == 0 else self.window_size
         while borders[-1] < size:
             border = borders[-1] + width
             if width >= self.window_size:
@@ -260,8 +257,7 @@ class Batches:
     def _sample(self, draw: Draw) -> int:
         part = self.parts[draw.part]
         assert part is not None  # it has no weight
-        found = self._windows.get(draw[:2])
-        if found is None or draw.number not in found:
+        if (found := self._windows.get(draw[:2])) is None or draw.number not in found:
             found = self._windows[draw[:2]] = part.window(draw.lane, draw.number)
         return int(found.samples[draw.number - found.first])
 
@@ -285,9 +281,8 @@ def order_of(
 ) -> list[Order | None]:
     """Return the order of the samples of several parts, which are a mixture; None for a part without any. `window`: how
     many frames the shuffle window holds (None: all there are). Of larger data half of it are those that samples are
-    drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: so many times
-    samples are drawn from each part, through windows of their own. Raises `LattokError` where windows would be next to
-    nothing."""
+    drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: how often each
+    part is drawn from, through windows of their own. Raises `LattokError` where windows would be tiny."""
     frames = sum(len(part.reader) for part in dict.fromkeys(parts))
     sizes = None if window is None or frames <= window else window_sizes(parts, weights, window, streams)
     found: list[Order | None] = []

@@ -122,8 +122,7 @@ class PolicyWindows(Samples):
 
     def _confident(self, dataset: RobotDataset, key: str, share: float) -> tuple[Tensor, Tensor | None]:
         """Tell which actions were measured, bool [N], and which may teach; none where all may."""
-        found = confidences(dataset, key, self.episodes)
-        if not found:
+        if not (found := confidences(dataset, key, self.episodes)):
             return self.acted, None
         parts = [found.get(e.index, np.full(e.length, np.inf)) for e in self.episodes]
         sure = torch.from_numpy(np.concatenate(parts).astype(np.float64))

@@ -48,9 +48,8 @@ class FrameStream:
     draws a window later, or two, whatever the memory; the episodes of such samples are in `left_out`."""
 
     def __init__(self, parts: Sequence[Samples], draws: Sequence[Batches], memory: float | None = None):
-        """`parts` are numbered one after the other; a part that is there twice has one number. `memory`: bytes for
-        frames on this machine; None: `parts` keep theirs, and nothing is decoded here. Raises `LattokError` where
-        frames of not even one draw of each lane fit in."""
+        """`parts` are numbered one after the other, each once. `memory`: bytes for frames on this machine; None: parts
+        keep theirs, and nothing is decoded here. Raises `LattokError` where not even one draw of each lane fits in."""
         self.parts, self.draws, self.kept = list(parts), list(draws), memory is None
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
@@ -149,8 +148,7 @@ class FrameStream:
 
     def _sample(self, draw: Draw) -> tuple[int, DecodedWindow]:
         """Return the sample of a draw, or what stands in for it, and what was decoded with it."""
-        held = self._live.get(draw[:2])
-        if held is None or draw.number not in held.window:
+        if (held := self._live.get(draw[:2])) is None or draw.number not in held.window:
             held = self._live[draw[:2]] = self._ahead(self._first(draw))
             self._note(draw, held)
         tries = 0

@@ -82,8 +82,7 @@ class FramePairs(Samples):
 
     `frames` uint8 [F, V, h, w, 3], decoded when first asked for, holds every frame of `episodes` once. For each of the
     N pairs: rows `first` and `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`:
-    whether the action may supervise, and `task_of` [N]: the instruction as an index into `tasks` (the first one of an
-    episode with several).
+    whether the action may supervise, and `task_of` [N]: index into `tasks` (of several instructions the first).
     """
 
     # rows [...] of frames to their features [..., V*N, D]: where these are known, batches carry them
@@ -223,8 +222,7 @@ class MixedWindows(MixedSamples):
 
 class MixedPairs(MixedSamples):
     """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them. Actions are
-    normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are zeros.
-    `action_dim` is 0 where no dataset has any."""
+    normalised by their dataset's labelled pairs, zeros if it has none; `action_dim` is 0 where no dataset has any."""
 
     def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
         super().__init__(parts)
@@ -289,8 +287,7 @@ def draw_labelled(
         return chosen
     if not len(chosen):
         checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
-    frame = frame_of if unit == "pairs" else np.zeros_like(frame_of)
-    value = _hash(seed, episode_of, frame)
+    value = _hash(seed, episode_of, frame_of if unit == "pairs" else np.zeros_like(frame_of))
     names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
     different, place = np.unique(episode_of, return_inverse=True)
     task_of = np.array([names[tasks[e]] for e in different.tolist()], dtype=np.int64)[place]

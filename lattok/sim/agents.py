@@ -20,6 +20,7 @@ from lattok.vla import LatentVLA
 from lattok.vla.spaces import from_robot, robot_spaces, to_robot
 
 Observation = Mapping[str, Any]
+Processor = Callable[[Any], Any]  # of LeRobot
 SIZE = 128  # pixels of images for a function
 
 
@@ -105,8 +106,7 @@ class PolicyAgent(Agent):
         if self._from_robot is not None:
             key = self.policy.config.state_key
             seen[key] = torch.stack([self._from_robot(state) for state in seen[key]])
-        chunks = self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy()
-        return [*self._to_robot(chunks)]
+        return [*self._to_robot(self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy())]
 
     def describe(self) -> dict[str, Any]:
         spaces = {part: space.to_json() for part, space in self.robot.items()}
@@ -116,9 +116,7 @@ class PolicyAgent(Agent):
 class LeRobotAgent(Agent):
     """A policy of LeRobot that looks at one observation at a time, with its processors where it has any."""
 
-    def __init__(
-        self, policy: Any, before: Callable[[Any], Any] | None = None, after: Callable[[Any], Any] | None = None
-    ):
+    def __init__(self, policy: Any, before: Processor | None = None, after: Processor | None = None):
         """`before` and `after` are its pre- and post-processor: most policies of LeRobot need theirs."""
         self.policy, self.before, self.after = policy.eval(), before, after
         inputs, config = policy.config.input_features, policy.config

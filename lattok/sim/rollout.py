@@ -5,8 +5,7 @@
 
 Episode i of a task has seed `seed` + i, whoever acts. Environments stand side by side; those that need a plan get it in
 one batch, and carry it out without images. Rounds are in step, so that results do not depend on the number of
-processes. A neural network rounds otherwise in batches of another size, in the seventh digit; that apart, they do not
-depend on `batch` either.
+processes, nor on `batch`, except that a neural network rounds otherwise in other batches, in the seventh digit.
 """
 
 import os
@@ -55,8 +54,7 @@ def carry_out(env: SimEnv, seed: int, keys: Collection[str] | None, filmed: bool
         beyond += int(((action < low) | (action > high)).sum())
         if filmed:
             frames.append(_picture(env))
-        over = env.outcome.decided or env.steps >= env.max_steps
-        if over:
+        if over := env.outcome.decided or env.steps >= env.max_steps:
             break
     return Turn(None if over else env.observe(keys), frames, env.steps, beyond, env.outcome)
 
@@ -212,15 +210,13 @@ class _Plays:
             expected, hint = "own or blank where no other task shares the scene", "Take metaworld-pairs or ogbench."
             checks.fail("instruction", expected, f"swapped for {facts.name}", hint)
         self.agent.check(facts)
-        own = self.agent.fps
-        if own is not None and own != facts.fps:
+        if (own := self.agent.fps) is not None and own != facts.fps:
             text = f"{facts.name} takes {facts.fps:g} decisions a second, and the policy learned from {own:g}"
             if self.options["repeat"] is None:
                 way = f"repeat={facts.rate / own:g}" if facts.rate % own == 0 else "an explicit `repeat`"
                 raise LattokError(f"{text}. Give {way}.")
             self.notes.append(text)
-        text = self._text(facts)
-        if text and self.agent.instructions and text not in self.agent.instructions:
+        if (text := self._text(facts)) and self.agent.instructions and text not in self.agent.instructions:
             self.notes.append(f"the policy never saw the instruction {text!r} ({facts.name})")
 
     def _text(self, facts: TaskFacts) -> str:
@@ -250,13 +246,11 @@ class _Plays:
         chunk = np.atleast_2d(chunk).astype(np.float64)
         if chunk.ndim != 2 or chunk.shape[1] != len(names) or not len(chunk):
             raise LattokError(f"{where}: expected {expected}, got shape {list(chunk.shape)}.")
-        wrong = np.argwhere(~np.isfinite(chunk))
-        if len(wrong):
+        if len(wrong := np.argwhere(~np.isfinite(chunk))):
             step, dim = wrong[0]
             text = f"expected finite numbers, got {chunk[step, dim]} for {names[dim]} in step {step} of the chunk"
             raise LattokError(f"{where}: {text}.")
-        execute = self.options["execute"] or 1
-        if len(chunk) < execute:
+        if len(chunk) < (execute := self.options["execute"] or 1):
             checks.fail("execute", f"at most the {len(chunk)} actions of a chunk", execute)
         return chunk
 

@@ -102,10 +102,8 @@ class Rollouts:
         for name, score in [*((task, self.score(task)) for task in self.tasks), ("all", self.score())]:
             low, high = score.interval
             taken = "–" if score.decisions is None else f"{score.decisions:.1f}"
-            lines.append(
-                f"{name:<{width}}  {score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}  "
-                f"{taken:>9}  {score.beyond:>13.1%}"
-            )
+            shares = f"{score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}"
+            lines.append(f"{name:<{width}}  {shares}  {taken:>9}  {score.beyond:>13.1%}")
         return "\n".join([*lines, LEGEND])
 
     def save(self, folder: Path) -> None:

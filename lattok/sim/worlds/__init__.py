@@ -136,11 +136,9 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def features(self) -> dict[str, Feature]:
         """Features of the observations as datasets have them."""
         image = (self.cameras.size, self.cameras.size, 3)
-        return {
-            **{f"{IMAGES}{name}": Feature("video", image, None) for name in self.cameras.names},
-            STATE: Feature("float32", (len(self.state_names),), self.state_names),
-            OBJECTS: Feature("float32", self.objects().shape, None),
-        }
+        images = {f"{IMAGES}{name}": Feature("video", image, None) for name in self.cameras.names}
+        state = Feature("float32", (len(self.state_names),), self.state_names)
+        return images | {STATE: state, OBJECTS: Feature("float32", self.objects().shape, None)}
 
     @property
     def facts(self) -> TaskFacts:
@@ -152,8 +150,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """Spaces of `features`."""
         spaces: dict[str, gymnasium.Space[Any]] = {}
         for key, feature in self.features.items():
-            image = feature.dtype == "video"
-            low, high, dtype = (0, 255, np.uint8) if image else (-np.inf, np.inf, np.float32)
+            low, high, dtype = (0, 255, np.uint8) if feature.dtype == "video" else (-np.inf, np.inf, np.float32)
             spaces[key] = gymnasium.spaces.Box(low, high, feature.shape, dtype)  # type: ignore[arg-type]
         return gymnasium.spaces.Dict(spaces)
 
@@ -200,8 +197,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Carry out one decision: `info` has "success" and "failure", either of which ends the episode."""
         outcome = self.act(action)
-        cut = self.steps >= self.max_steps
-        return self.observe(), float(outcome.success), outcome.decided, cut, outcome._asdict()
+        return self.observe(), float(outcome.success), outcome.decided, self.steps >= self.max_steps, outcome._asdict()
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """Return the image of the first camera, uint8 [H, W, 3]."""

@@ -184,7 +184,6 @@ class PairedScenes(MetaWorld):
         middle = 0.5 + rng.uniform(-JITTER, JITTER)
         qpos[JOINT], qvel[JOINT] = self._low + middle * (self._high - self._low), 0
         self._env.set_state(qpos, qvel)
-        self._seen = np.zeros(39)
         self._look(first=True)
 
     def _act(self, action: np.ndarray) -> EpisodeOutcome:
