@@ -18,7 +18,7 @@ from lattok.nn.blocks import onto
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
-SAMPLES_PER_BLOCK = 4  # samples that are changed at once
+SAMPLES_PER_BLOCK = 4  # samples that are changed at once, in the processor's cache: twice as fast
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
 
 
@@ -119,8 +119,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
     if not given:
         return images
-    starts = range(0, len(images), SAMPLES_PER_BLOCK)  # in the processor's cache: twice as fast
-    parts = [slice(i, i + SAMPLES_PER_BLOCK) for i in starts]
+    parts = [slice(i, i + SAMPLES_PER_BLOCK) for i in range(0, len(images), SAMPLES_PER_BLOCK)]
     return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images
 
 
