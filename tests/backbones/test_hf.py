@@ -121,7 +121,7 @@ def test_placeholders_see_what_is_before_them_only(load: Load, family: str, trai
         assert difference[:, first:].min() > 1e-6
 
 
-@every_family
+@pytest.mark.parametrize("family", SOME)
 def test_layers_are_the_same_where_transformers_cannot_select_them(
     load: Load, family: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -252,7 +252,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
 
 def test_the_same_command_again_says_how_to_continue(dataset, tmp_path, capsys):
     """As after a power cut; scripts/kill_runs.py does what it says."""
-    words = ["train", "action-vq", dataset, "--out", str(tmp_path / "out"), *QUICK]
+    words = ["train", "action-vq", dataset, "--out", str(tmp_path / "out"), *QUICK, "--steps", "2"]
     assert main(words) == 0
     assert main(words) == 2
     said = capsys.readouterr().err
