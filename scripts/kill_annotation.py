@@ -162,9 +162,8 @@ def kill_study(folder: Path, mode: str, kills: int, seed: int) -> dict:
         whole = trial.result.exists()
         if not whole or trial.left_over():
             code = in_child(trial.run)
-            assert (
-                code == 0 or whole
-            )  # killed when all was done but an empty folder: refused, as after a run that ended
+            # killed when all was done but an empty folder: refused, as after a run that ended
+            assert code == 0 or whole
         outcome["identical"] += tree(trial.result) == expected
         outcome["left_over"] += bool(trial.left_over())
     return outcome | {"seconds_undisturbed": round(seconds, 2)}

@@ -235,7 +235,7 @@ def memory(device: torch.device, quick: bool, folder: Path) -> dict[str, Any]:
     from benchmarks.speed.memory_bases import opener
     from benchmarks.speed.vla_models import DEPTH, TOWER
 
-    found, opened, module = dict[str, Any](), opener(folder), module_of(device)
+    found, opened, module, table = dict[str, Any](), opener(folder), module_of(device), json.loads(COUNTED.read_text())
     for name in ("idm/tiny", "vla/scratch") if quick else PRESETS:
         kind, _, preset = name.partition("/")
         if kind in FAMILIES:
@@ -249,18 +249,13 @@ def memory(device: torch.device, quick: bool, folder: Path) -> dict[str, Any]:
         for _ in range(3):  # the first makes the state of the optimiser
             module.reset_peak_memory_stats(device)
             step(model, batch, made[2], optimizer, "bf16", device.type)
-        entry, reserved = memory_of(name)["bf16"], getattr(module, "max_memory_reserved", module.max_memory_allocated)
+        entry, reserved = table[name]["bf16"], getattr(module, "max_memory_reserved", module.max_memory_allocated)
         counted, measured = entry["fixed"] + samples * entry["sample"], module.max_memory_allocated(device)
         found[name] = {"samples": samples, "counted_gb": counted / 1e9, "allocated_gb": measured / 1e9}
         found[name] |= {"reserved_gb": reserved(device) / 1e9, "allocated_of_counted": measured / counted}
         del model, optimizer, batch, made
         gc.collect()
     return found
-
-
-def memory_of(name: str) -> dict[str, Any]:
-    """What was counted for a preset."""
-    return json.loads(COUNTED.read_text())[name]
 
 
 def sentence(results: dict[str, Any]) -> str:

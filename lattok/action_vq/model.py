@@ -260,7 +260,7 @@ class P2TActionVQ(TrainedTokenizer):
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
         latents = self.encoder(actions)
-        codes = self.quantizer(latents).codes
+        codes = self.quantizer.codes_of(latents)
         return LatentActions(codes, latents, self.quantizer.lookup(codes))
 
     def _terms(self, actions: Tensor, valid: Tensor, masked: Tensor | None = None) -> LossTerms:

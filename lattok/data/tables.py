@@ -201,8 +201,11 @@ class ColumnReader:
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
-    def __reduce__(self) -> tuple[type, tuple[LocalFiles]]:
-        return ColumnReader, (self._at,)
+    def __getstate__(self) -> dict[str, LocalFiles]:
+        return {"files": self._at}
+
+    def __setstate__(self, state: dict[str, LocalFiles]) -> None:
+        self.__init__(**state)
 
     def file(self, path: Path) -> DataFile:
         with self._lock:

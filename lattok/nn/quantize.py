@@ -324,7 +324,7 @@ class VectorQuantizer(CodeUsage):
     @torch.no_grad()
     def codes_of(self, latents: Tensor) -> Tensor:
         """Return the codes of latents [..., d] alone, as in evaluation mode."""
-        return self._assign(latents, False, None)[0]
+        return self._assign(latents.float(), False, None)[0]
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors that codes stand for, summed over levels."""

@@ -75,8 +75,9 @@ def collect(
     `variation` as in `make`. `workers` processes, by default one for each core, do not change the outcome. After an
     interruption the same call continues. `progress(episodes done, episodes in all)` is called after each.
 
-    Columns: those of `SimEnv.features`, `action` (executed), `expert_action` (without noise), `next.reward` (1 with
-    success), `next.success`, `next.done`. meta/simulation.json has what makes each episode again, and success rates.
+    Columns: those of `SimEnv.features`, `action` (executed), `expert_action` (what the expert would have done without
+    noise), `next.reward` (1 with success), `next.success`, `next.done`. meta/simulation.json says how to make each
+    episode again, and how often experts succeeded.
     """
     checks.counts(1, 10**9, episodes=episodes, size=size, **({} if workers is None else {"workers": workers}))
     checks.counts(0, checks.WIDEST - episodes * (MAX_FAILURES + 1), seed=seed)  # with all that may fail
