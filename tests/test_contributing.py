@@ -232,10 +232,8 @@ def test_the_map_and_the_pages_at_the_root_name_files_that_are_there():
     where = text.partition("## Where things go")[2].partition("\n## ")[0]
     named = re.findall(r"`([a-z0-9_]+(?:/[a-z0-9_]+)*(?:\.py|/))`", where)
     assert len(named) > 40
-    places = [
-        ROOT / "integrations",
-        *(path for name in ("lattok", "integrations") for path in (ROOT / name).rglob("*")),
-    ]
+    roots = [ROOT / name for name in ("lattok", "integrations", "benchmarks", "docs", "scripts")]
+    places = [*roots, *(path for root in roots for path in root.rglob("*"))]
     everywhere = {str(path.relative_to(ROOT)) + "/" * path.is_dir() for path in places}
     assert not [name for name in named if not any(f"/{each}".endswith(f"/{name}") for each in everywhere)]
     for page in ROOT.glob("*.md"):

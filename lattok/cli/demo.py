@@ -136,7 +136,7 @@ def _summary(reports: list[Any], out: Path, annotated: Path) -> None:
 
 def _what_next(features: str) -> None:
     """Print commands that run on this machine as they stand, but for the dataset."""
-    size = [] if len(devices()) > 1 else ["--preset", "tiny+robust", "--features", features]
+    size = [] if len(devices()) > 1 else ["--preset", "tiny+robust+flow", "--features", features]
     print("\nType next, with your own dataset in place of DATASET:\n")
     for words in (
         ["inspect", "DATASET"],

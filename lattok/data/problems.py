@@ -18,7 +18,7 @@ NO_ACTIONS = note(
     "There are no actions in this dataset.",
     "Latent action models of video can be trained on it, without labels, and label it; action tokenizers cannot. Train "
     "a small one (with a GPU, leave out --preset and --features): lattok train image-lam {dataset} --out {out} "
-    "--preset tiny+robust --features pixels --labelled-fraction 0",
+    "--preset tiny+robust+flow --features pixels --labelled-fraction 0",
 )
 IN_PARTS = note("There is no {missing}, but columns that may be parts of it.", "{joined}")
 NO_CAMERAS = note(

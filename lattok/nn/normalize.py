@@ -283,7 +283,8 @@ def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
         return 0.0, 1.0
     if kind == "mean_std":
         return column.mean(), column.std()
-    return _centre_and_half(*np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0)))
+    edges = {"quantile": (0.01, 0.99), "min_max": (0.0, 1.0), "bounded": (0.0, 1.0)}[kind]
+    return _centre_and_half(*np.quantile(column, edges))
 
 
 def _centre_and_half(low: Any, high: Any) -> tuple[Any, Any]:

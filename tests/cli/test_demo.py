@@ -45,7 +45,7 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, whole):
     out, printed = whole
     for path in ("tokenizer-report/report.html", "lam-report/report.html", "tokenizer/config.json", "lam/config.json"):
         assert (out / path).is_file()
-    assert "lattok train image-lam DATASET --out my-lam --preset tiny+robust --features pixels" in printed
+    assert "lattok train image-lam DATASET --out my-lam --preset tiny+robust+flow --features pixels" in printed
     assert printed.count("a trial run of 6 steps") == 2
     assert "No film of a robot: " in printed
     said = printed.replace(str(out.parent), "").replace(", toy", "")  # a world of other tests

@@ -464,7 +464,7 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
         "held out  0 of 1 episodes judge, all train\n            to judge, record more, or cut the video:" in inspected
     )
     train = re.findall("(lattok train .*)", inspected)[0]
-    assert shlex.split(train)[-5:] == ["tiny+robust", "--features", "pixels", "--labelled-fraction", "0"]
+    assert shlex.split(train)[-5:] == ["tiny+robust+flow", "--features", "pixels", "--labelled-fraction", "0"]
     trained = said([*shlex.split(train), "--steps", "6"])
     assert "No episode is held out to judge it by: record more, or cut the video:" in trained
     assert "lattok evaluate" not in trained
