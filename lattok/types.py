@@ -236,6 +236,7 @@ class PolicyBatch(NamedTuple):
     draws: FlowDraws | None = None  # none: a head that needs some draws them itself
     pairs: PairIndex | None = None  # those of `later` that are there; beyond the episode its last frame stands in
     subtasks: Sequence[str] | None = None  # B texts, "" where there is none; none: not asked for, or the data has none
+    subtask_tokens: Sequence[Sequence[int]] | None = None  # of the backbone, where they were found ahead
     with_subtask: Tensor | None = None  # 0-d: samples with a sub-task in an average share, where a batch is shared out
     known: Tensor | None = None  # [B, m] bool: action dimensions that the robot of each sample has; none: all
     tokens: Tensor | None = None  # [B, P] int64: codes of the chunks, for a head that predicts them; -1 after the end

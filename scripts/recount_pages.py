@@ -336,13 +336,13 @@ def first_page(f):
     """Yield what README says."""
     whole, base, own = (middle(v, 2) for v in (f.before_of("baseline"), f.won(FREE, "baseline"), f.won(FREE, "idm")))
     yield f"falls from {whole} to {base}."
-    yield f"it is {own}. This gain is {pm(f.over(FREE, 'idm', 'baseline'), digits=2)} (eight seeds, p < .001,"
+    yield f"success is {own}. This gain is {pm(f.over(FREE, 'idm', 'baseline'), digits=2)} (eight seeds, p < .001,"
     world, proprio = (pm(f.over(WORLD, row, "baseline"), digits=2) for row in ("idm", "idm-proprio"))
-    yield f"In a second world the gain is {world}, or {proprio} if the model also reads proprioception."
+    yield f"In a second simulated world the gain is {world}, or {proprio} if the model also reads the robot's state."
     yield f"With actions from a latent action model, success is {middle(f.won(FREE, 'decoded'), 2)}."
     yield f"gains {pm(f.over(FREE, 'la_align-idm', 'baseline'), digits=2)}, but"
     low, high = middle(f.won(FOUR, "idm", OTHER), 2), pm(f.won(FOUR, "idm-known_video", OTHER), digits=2)
-    yield f"raises success from {low} to {high}."
+    yield f"raises success in the others from {low} to {high} ("
 
 
 PAGES = {

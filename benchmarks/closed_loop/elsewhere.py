@@ -23,7 +23,7 @@ from benchmarks.closed_loop.comparisons import success
 from benchmarks.closed_loop.inferred import figures
 from benchmarks.closed_loop.labels import ACTION, EXECUTED, hide
 from benchmarks.closed_loop.plan import NOISE, POLICY, REGIMES, STARTS, WORLD
-from benchmarks.closed_loop.statistics import Interval, holm, paired
+from benchmarks.closed_loop.statistics import Interval, by_family, paired
 from benchmarks.closed_loop.tables import p_text
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
@@ -107,9 +107,10 @@ def page(runs: Mapping[str, Mapping[str, Any]]) -> str:
     lines += ["", "| row | against | figure | difference | p | after Holm |", "|---|---|---|---|---|---|"]
     for family, value in ((pairs, lambda run: run["all"]["r2_xyz"]), (gains, success)):
         found = {pair: Interval.of(both) for pair in family if (both := paired(*(of(row, value) for row in pair)))}
-        corrected = holm({pair: each.p for pair, each in found.items()})
+        corrected = by_family({pair: each.p for pair, each in found.items()}, lambda pair: None)
         for pair, each in found.items():
-            cells = [*pair, family[pair], each.text(signed=True), p_text(each.p), p_text(corrected[pair])]
+            p = "" if pair not in corrected else p_text(corrected[pair].p)
+            cells = [*pair, family[pair], each.text(signed=True), p_text(each.p), p]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

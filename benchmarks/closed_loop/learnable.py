@@ -37,7 +37,8 @@ def main() -> None:
                 model = label_model(args.folder, data, source, regime, seed)
                 figures = lattok.evaluate(model, data, action_key=ACTION, seed=seed).figures
                 own = {key: value for key, value in figures.items() if "/" not in key or key in POLICIES}
-                results["runs"][name] = {"commit": environment()["commit"], "all": own}
+                made = lattok.load(model).describe()["weights_sha256"]  # that of the policy's, see predicts.py
+                results["runs"][name] = {"commit": environment()["commit"], "model": made, "all": own}
                 results["environment"] = environment()
                 write_results(args.out, results)
             found = results["runs"][name]["all"]

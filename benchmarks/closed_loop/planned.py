@@ -20,7 +20,7 @@ from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read,
 from benchmarks.closed_loop.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
 from benchmarks.closed_loop.statistics import Interval, holm, paired, smallest_seen
 from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
-from benchmarks.common import write_results
+from benchmarks.common import unnamed, write_results
 
 RESULTS = Path("benchmarks/results")
 BASE, OWN = "baseline", "idm"
@@ -31,11 +31,12 @@ FOUND_BEFORE = 0.858  # the Baseline with the actions of all demonstrations, fiv
 
 
 class Family(NamedTuple):
-    """Comparisons that are corrected together, of a regime."""
+    """Comparisons that are corrected together, of a regime. `margin`: they ask whether a row loses more than that."""
 
     title: str
     regime: str
     pairs: tuple[tuple[str, str], ...]
+    margin: float | None = None
 
 
 class Study(NamedTuple):
@@ -101,7 +102,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
         "acting_by_tokens": Study(
             {"plentiful": dict.fromkeys((BASE, "flow", *ACTS), 5)},
             (
-                Family("Primary", "plentiful", (("acts-rvq", BASE),)),
+                Family("Primary", "plentiful", (("acts-rvq", BASE),), margin=0.03),
                 Family(
                     "Against others",
                     "plentiful",
@@ -166,7 +167,7 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
         for pair, p in holm({pair: each["difference"].p for pair, each in compared.items()}).items():
             each, (_, half, _, seeds) = compared[pair], compared[pair]["difference"]
             least = [smallest_seen(half, seeds, tests) for tests in dict.fromkeys((1, len(compared)))]
-            each |= {"holm": p, "tests": len(compared), "seen": least, "family": family.title}
+            each |= {"holm": p, "tests": len(compared), "seen": least, "family": family.title, "margin": family.margin}
             found[pair[0]]["over"][pair[1]] = each
     return found
 
@@ -211,6 +212,13 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
     return "\n".join(lines)
 
 
+def lost(difference: Interval, margin: float) -> str:
+    """Say whether a row loses more than a margin: the whole interval must lie on one side of it."""
+    low, high = difference.mean - difference.half, difference.mean + difference.half
+    said = "loses" if high < -margin else "does not lose" if low > -margin else "open whether it loses"
+    return f"{said} more than {margin:g}"
+
+
 def family_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the planned comparisons of a regime in Markdown."""
     lines = ["| family | row | against | difference | p | after Holm | what that says | seen with 80 % power |"]
@@ -218,7 +226,8 @@ def family_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for figure in found.values():
         for other, each in figure["over"].items():
             cells = [each["family"], figure["title"], found[other]["title"], each["difference"].text(signed=True)]
-            cells += [p_text(each["difference"].p), p_text(each["holm"]), verdict(each), seen(each)]
+            said = verdict(each) if each["margin"] is None else lost(each["difference"], each["margin"])
+            cells += [p_text(each["difference"].p), p_text(each["holm"]), said, seen(each)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
@@ -240,12 +249,18 @@ def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
     return f"Seeds still to run: {', '.join(left)}." if left else ""
 
 
+def check_commit(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> None:
+    """Stop where a plan asks for runs of one commit and these are of several, or of code that no commit holds."""
+    runs = [run for rows in results.values() for of_row in rows.values() for run in of_row.values()]
+    commits = {run["environment"]["commit"] for run in runs} if study.one_commit else set[str]()
+    if len({name[:7] for name in commits}) > 1 or any(unnamed(name) for name in commits):  # git may say more digits
+        raise SystemExit(f"the plan asks for runs of one commit, and these are of {', '.join(sorted(commits))}")
+
+
 def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, dict[str, Any]]:
     """Return what was found in Markdown, and its figures."""
     parts, everything = list[str](), dict[str, Any]()
-    commits = {r["environment"]["commit"] for rows in results.values() for runs in rows.values() for r in runs.values()}
-    if study.one_commit and len(commits) > 1:
-        raise SystemExit(f"the plan asks for runs of one commit, and these are of {', '.join(sorted(commits))}")
+    check_commit(study, results)
     for regime, planned in study.seeds.items():
         rows = results.get(regime, {})
         found = everything[regime] = figures_of(study, regime, rows)

@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.closed_loop import inferred, learnable
 from benchmarks.closed_loop.comparisons import read, success
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
-from benchmarks.closed_loop.planned import BASE, RESULTS, STUDIES, Study, whole
-from benchmarks.common import environment, write_results
+from benchmarks.closed_loop.planned import BASE, RESULTS, STUDIES, Study, check_commit, whole
+from benchmarks.common import environment, unnamed, write_results
 
 INFERRED = {  # +1: more is better
     "r2_xyz": ("R² of the expert's action", 1),
@@ -46,12 +46,13 @@ WITHOUT = "Without ceilings, and controls that are wrong on purpose"
 
 class Question(NamedTuple):
     """Where figures are, what they are called and whether more is better, which rows are sources, and which of these
-    are ceilings or wrong on purpose."""
+    are ceilings or wrong on purpose. `whole`: the plan has all rows in the answer, or none."""
 
     file: Path
     figures: Mapping[str, tuple[str, int]]
     rows: tuple[str, ...]
     extremes: tuple[str, ...] = ()
+    whole: bool = False
 
 
 QUESTIONS = {
@@ -61,7 +62,9 @@ QUESTIONS = {
         tuple(name for name, row in ROWS.items() if row.filled and row.strategy == BASE and not row.options),
         ("executed", "idm-shuffled"),
     ),
-    "acting_by_tokens": Question(learnable.OUT, TOKENS, tuple(row for row in ACTS if ROWS[row].options == IN_TURN)),
+    "acting_by_tokens": Question(
+        learnable.OUT, TOKENS, tuple(row for row in ACTS if ROWS[row].options == IN_TURN), whole=True
+    ),
 }
 
 
@@ -94,6 +97,24 @@ def points(results: Path, study: Study, rows: Sequence[str], runs: Mapping[str, 
     return found
 
 
+def check_whole(question: Question, study: Study, folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Stop where a row lacks seeds or figures, where figures are of several commits, or of other models than the rows
+    acted by."""
+    played, names = read(folder), dict[str, Mapping[str, Any]]()
+    for regime, seeds in study.seeds.items():
+        there = whole(seeds, played.get(regime, {}))
+        if missing := [row for row in (BASE, *question.rows) if row not in there]:
+            raise SystemExit(f"not all seeds are there of {', '.join(missing)}")
+        for row in question.rows:
+            for seed, cell in there[row].items():
+                name = f"{regime}.{ROWS[row].labels}.{seed}"
+                if name not in runs or runs[name]["model"] != cell["label_model"]["weights_sha256"]:
+                    raise SystemExit(f"there are no figures of the tokenizer that {row} acts by in seed {seed}")
+                names[name] = runs[name]
+    if len(commits := {run["commit"] for run in names.values()}) > 1 or any(map(unnamed, commits)):
+        raise SystemExit(f"figures must be of one commit, and are of {', '.join(sorted(commits))}")
+
+
 def regimes_of(found: Sequence[Point]) -> list[str]:
     """Return the regimes of some sources, in their order."""
     return list(dict.fromkeys(point.regime for point in found))
@@ -121,8 +142,11 @@ def within(found: Sequence[Point], seeds: Sequence[Sequence[int]], name: str) ->
     """Return the mean, over regimes and seeds, of the rank correlation over the sources of one regime and seed."""
     each = []
     for regime in regimes_of(found):
-        here = [(point, set(own)) for point, own in zip(found, seeds, strict=True) if point.regime == regime]
-        for seed in sorted(set.union(*(own for _, own in here))):
+        here = [(point, own) for point, own in zip(found, seeds, strict=True) if point.regime == regime]
+        drawn = Counter[int]()  # a seed counts as often as it was drawn, the same for all sources that have it
+        for _, own in here:
+            drawn |= Counter(own)
+        for seed in sorted(drawn.elements()):
             there = [point for point, own in here if seed in own]
             each.append(rank([point.mean(name, [seed]) for point in there], [point.gains[seed] for point in there]))
     return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
@@ -224,6 +248,9 @@ def main() -> None:
     args = parser.parse_args()
     question = QUESTIONS[args.study]
     runs = json.loads((args.results / question.file.name).read_text())["runs"]
+    if question.whole:
+        check_commit(STUDIES[args.study], read(args.results / args.study))
+        check_whole(question, STUDIES[args.study], args.results / args.study, runs)
     found = points(args.results / args.study, STUDIES[args.study], question.rows, runs)
     if len(found) < 3:
         raise SystemExit(f"{len(found)} sources have runs and figures: nothing can be ranked")

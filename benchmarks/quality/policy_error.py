@@ -113,6 +113,13 @@ def measure(tokenizer: ActionTokenizer | None, place: Place, seed: int) -> dict[
     return figures | {"mean_of_draws": float(chunk_errors(place.scale, chunks, judged).mean())}
 
 
+def share_of_oat(runs: dict[str, Any], name: str, part: str) -> float:
+    """Return the error of a row over OAT's, each the mean over the seeds that both have: seeds differ by more."""
+    own, other = runs[name][part], runs[OAT][part]
+    both = own.keys() & other.keys()
+    return sum(own[seed]["error"] for seed in both) / sum(other[seed]["error"] for seed in both)
+
+
 def table(results: dict[str, Any]) -> str:
     """All rows in Markdown, the least mean error first."""
     lines = [
@@ -127,7 +134,7 @@ def table(results: dict[str, Any]) -> str:
         for part in parts:
             error = row[part]["error"]
             cells.append(f"{error['mean']:.3f} ({error['min']:.3f} to {error['max']:.3f})")
-            cells.append(f"{error['mean'] / rows[OAT][part]['error']['mean']:.2f}" if OAT in rows else "")
+            cells.append(f"{share_of_oat(results['runs'], name, part):.2f}" if OAT in rows else "")
         for key, digits in (("mean_of_draws", 3), ("reconstruction", 4)):
             cells.append(" / ".join(f"{row[part][key]['mean']:.{digits}f}" for part in parts if key in row[part]))
         lines.append(f"| {' | '.join([*cells, str(len(results['runs'][name]['sample']))])} |")

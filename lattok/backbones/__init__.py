@@ -114,8 +114,12 @@ class Backbone(Protocol):
         """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
         ...
 
-    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "" has none."""
+    def tokens_of(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the tokens of texts; "" has none. As `prepare`, it is called by the thread that makes batches."""
+        ...
+
+    def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return -log p of B rows of tokens after their prompts, and of the end after each [B, T], and which count."""
         ...
 
     def saved_tensors(self) -> dict[str, Tensor]:

@@ -115,15 +115,17 @@ class HFBackbone(nn.Module):
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 
-    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return -log p(w_{i+1} | w_{<=i}, prompt) of the tokens of B texts, their end too [B, T], and a mask.
+    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TEXT_TOKENS] for text in texts]
 
-        The texts follow the prompts in place of queries; of "" nothing counts.
+    def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return -log p(w_{i+1} | w_{<=i}, prompt) of B rows of tokens, their end too [B, T], and a mask.
+
+        The tokens follow the prompts in place of queries; of a row without any nothing counts.
         """
         end = self._tokenizer.eos_token_id
-        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TEXT_TOKENS] for text in texts]
         longest = 1 + max(1, *map(len, rows))
-        ids = torch.tensor([row + [end] * (longest - len(row)) for row in rows], device=self.model.device)
+        ids = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows], device=self.model.device)
         lengths = torch.tensor([len(row) + 1 if row else 0 for row in rows], device=ids.device)
         valid = torch.arange(longest, device=ids.device) < lengths[:, None]
         words = self.model.get_input_embeddings()(ids[:, :-1])

@@ -221,7 +221,10 @@ class ScratchBackbone(nn.Module):
         """Do nothing: everything is trained."""
         checks.one_of("backbone_train", train, ("full",))
 
-    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        return [_numbers(text) for text in texts]
+
+    def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         raise checks.LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def saved_tensors(self) -> dict[str, Tensor]:

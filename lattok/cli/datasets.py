@@ -61,7 +61,8 @@ def inspect(
         key = ["--action-key", action_key] if action_key else []
         chosen = {episode.index for episode in select_episodes(opened, episodes)}
         unknown = unmeasured(opened, acts, chosen)
-        video = ["--preset", "tiny+robust+flow", "--features", "pixels", *["--labelled-fraction", "0"] * (unknown == chosen)]
+        video = ["--preset", "tiny+robust+flow", "--features", "pixels"]
+        video += ["--labelled-fraction", "0"] * (unknown == chosen)
         kind, small, said = ("image-lam", video, SMALL) if opened.cameras else ("action-vq", [], TOKENIZER)
         if opened.cameras and unknown and unknown != chosen:
             kind, small, said = "idm", ["--preset", "tiny"], INFERS

@@ -192,8 +192,8 @@ def _report(candidates: Sequence[Candidate], options: EvalOptions, provenance: d
         return shlex.join(["lattok", "compare", where, "--models", *addresses, *stride, *options.flags])
 
     few = ranked[0].bootstrap.count < FEW_HELD_OUT
-    answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else "")
     strides = sorted({each.facts["stride_frames"] for each in candidates})
+    answer = _answer(ranked, hold_out_more([each.case for each in candidates], judge) if few else "", strides)
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -243,7 +243,7 @@ def _reading(ranked: Sequence[Candidate]) -> str:
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
-def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
+def _answer(ranked: Sequence[Candidate], hold_out: str, strides: Sequence[int]) -> Answer:
     best, value = ranked[0], ranked[0].r2
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
@@ -259,9 +259,12 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
         return Answer(QUESTION, False, f"{text} {shown}")
     if len(ranked) == 1:
         return Answer(QUESTION, against, f"{says} most about the action {shown}")
+    if len(strides) > 1 or len({each.bootstrap.count for each in ranked}) > 1:
+        text = "That cannot be told: the models are asked about different strides or episodes. Give a stride"
+        return Answer(QUESTION, None, f"{text} to ask all about the same. By its own, {says} most {shown}")
     near = ranked[1]
     gain = value - (near.r2 or 0.0)
-    span = best.bootstrap.interval(best.draws - near.draws) if count == near.bootstrap.count else None
+    span = best.bootstrap.interval(best.draws - near.draws)
     holds = above_zero(gain, span)
     between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
     numbers = f"R² {printed(value, '.2f')} against {printed(near.r2 or 0.0, '.2f')}{between}"

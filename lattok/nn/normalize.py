@@ -63,8 +63,7 @@ class Normalizer(nn.Module):
         for dim, one in enumerate(kinds):
             checks.one_of("kind", one, KINDS)
             column = values[:, dim] if valid is None else values[valid[:, dim], dim]
-            if not torch.isfinite(column).all():
-                checks.fail("values", "finite numbers", "NaN or infinity")
+            checks.finite("values", column)
             maps.append(_map(column.cpu().double().numpy(), one))
         return self._set(*np.array(maps).T)
 

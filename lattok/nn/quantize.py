@@ -312,7 +312,10 @@ class VectorQuantizer(CodeUsage):
         continuous = self.training and not self.started  # after the count: so all passes of a step do the same
         codes, rows, coarser = self._assign(latents, learning and not continuous, valid)
         if continuous:
-            return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
+            losses = {"commitment": latents.new_zeros(())}
+            if self.config.update == "gradient":  # every step has the same terms, and a gradient of every parameter
+                losses["codebook"] = 0.0 * torch.stack(self.codebook_vectors).sum()
+            return Quantized(latents, codes, losses)
         if learning:
             self._remember(codes if codes.ndim > 1 else codes[:, None], valid)
         pulled = F.mse_loss(latents, rows)  # the encoder towards its code

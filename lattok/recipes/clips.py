@@ -26,7 +26,7 @@ from lattok.recipes.common import ADAMW, FROM_NOTHING, LATBOT_RATE, QUANTILES, I
 from lattok.recipes.policy_data import ActedOptions, policy_batches, windows_of
 from lattok.recipes.run_folder import finish
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
-from lattok.training import fit
+from lattok.training import CHECKPOINT, RUN, fit
 from lattok.utils import checks
 from lattok.utils.output import unused
 
@@ -87,7 +87,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         inputs = {"backbone": revision} if revision else {}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             model.features.load()
-            if isinstance(model.decoder, SanaDecoder) and not resume:
+            if isinstance(model.decoder, SanaDecoder) and not (resume and (out / RUN / CHECKPOINT).is_file()):
                 model.decoder.load(model.config.decoder.name)
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             batches = policy_batches(self, samples, prepared=model.prepared, flows=True)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torch import nn
-
 from lattok import hub
 from lattok.backbones.model import with_backbone, with_base
 from lattok.data.episodes import check_strides_in
@@ -28,7 +26,6 @@ from lattok.recipes.policy_data import PolicySource, policy_config
 from lattok.recipes.run_folder import broadcast_buffers, first_process
 from lattok.recipes.vla import FREE, Learner, PolicyOptions, VLARecipe
 from lattok.samples.policy import PolicyWindows
-from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.utils import checks
 from lattok.utils.options import check_choices, flat
@@ -156,16 +153,8 @@ class LARARecipe(VLARecipe):
 
         for dataset in (source.dataset for source in found):
             check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
-        return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
-
-    def _groups(self, joint: nn.Module) -> list[ParameterGroup]:
-        """Put the latent action model and the backbone into groups of their own; what stays as it is in none."""
-        assert isinstance(joint, JointLARA)
-        lam, backbone = list(joint.lam.parameters()), list(joint.policy.backbone.parameters())
-        apart = {id(p) for p in (*lam, *backbone)}
-        rest = [p for p in joint.parameters() if id(p) not in apart]
-        rates = self.data.lam_rate, self.data.backbone_rate
-        return [ParameterGroup(lam, rates[0]), ParameterGroup(backbone, rates[1]), ParameterGroup(rest)]
+        rates = {"lam.": data.lam_rate, "policy.backbone.": data.backbone_rate}
+        return Learner(policy, joint, weights, rates, gaps, data.init is not None, inputs)
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, hub.HubModel]:
         """Return the policy, without the latent action model, and that model if it was trained."""

@@ -8,7 +8,6 @@ run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +17,7 @@ from lattok.hub import EVALUATION, WEIGHTS, HubModel
 from lattok.hub.records import PICTURE, EvaluationRecord, read_picture, read_record
 from lattok.hub.weights import read_tensors, weights_hash
 from lattok.training import RECIPE, RUN
+from lattok.training.distributed import PATIENCE
 from lattok.training.runlog import BOARD, METRICS
 from lattok.utils import checks, files
 
@@ -86,7 +86,7 @@ def first_process() -> bool:
 def wait_for_all() -> None:
     """Wait for all processes that torchrun started."""
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
+        dist.init_process_group("gloo", timeout=PATIENCE)
     if dist.is_initialized():
         dist.barrier()
 

@@ -23,8 +23,7 @@ from lattok.recipes.common import ADAMW, EXTREMES, FROM_NOTHING, QUANTILES, Reci
 from lattok.recipes.policy_data import ActedOptions, PolicySource, held_out_episodes, read_windows
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
-from lattok.training import ParameterGroup, fit
-from lattok.training.loop import one_group
+from lattok.training import fit
 from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
@@ -108,7 +107,7 @@ class Learner:
     policy: LatentVLA
     module: nn.Module
     loss_weights: Mapping[str, float]
-    groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group
+    rates: Mapping[str, float] = field(default_factory=dict)  # of parts by the names of their parameters: see `fit`
     gaps: Callable[[float], Sequence[int]] = lambda fps: ()  # frames ahead that batches look too, at a rate
     fitted: bool = False  # the policy has its normalisers already
     inputs: Mapping[str, str] = field(default_factory=dict)  # hashes of the models that it begins with
@@ -166,7 +165,7 @@ class VLARecipe(Recipe[LatentVLA]):
             if given[name] != own[name]:
                 expected = f"{own[name]!r}, as the policy in {cls.goes_on} has"
                 checks.fail(name, expected, repr(given[name]), "Leave it out.")
-        return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
+        return super().combined(preset, {**own, **given})
 
     @classmethod
     def _earlier_config(cls, options: Mapping[str, Any]) -> VLAConfig | None:
@@ -206,7 +205,7 @@ class VLARecipe(Recipe[LatentVLA]):
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             batches = policy_data.policy_batches(self, samples, prepared=policy.prepared, encoded=policy.with_tokens)
-            options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
+            options: dict[str, Any] = {"loss_weights": learner.loss_weights, "rates": learner.rates}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
             if policy.datasets:

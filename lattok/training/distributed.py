@@ -3,18 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    parse_flag_from_env,
+)
 from accelerate.utils.environment import patch_environment
 from torch import Tensor, nn
 
 from lattok.nn.quantize import VectorQuantizer
 from lattok.utils import checks
 from lattok.utils.devices import device_called, module_of
+
+PATIENCE = timedelta(days=1)  # for which processes wait for one that judges, writes or reads alone
 
 
 @contextmanager
@@ -35,7 +43,7 @@ def init_process_group(device: str) -> None:
     """Connect the processes that torchrun started, before `fit` does, in its way."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState(cpu=device == "cpu")
+        PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -43,6 +51,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
+    handlers.append(InitProcessGroupKwargs(timeout=PATIENCE))
     name = "ACCELERATE_TORCH_DEVICE"  # accelerate itself knows neither numbers nor all kinds of devices
     chosen = {name, "LOCAL_RANK"} & os.environ.keys() or parse_flag_from_env("ACCELERATE_USE_CPU")
     with patch_environment(**({} if chosen else {name: str(device_called(device))})):

@@ -11,11 +11,12 @@ import copy
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -128,21 +129,6 @@ class LoopOptions:
         return int(os.environ.get("WORLD_SIZE", "1")) * self.accumulate
 
 
-class ParameterGroup(NamedTuple):
-    """Parameters that learn at a rate of their own."""
-
-    parameters: Sequence[nn.Parameter]
-    rate: float = 1.0  # times the learning rate of the loop
-
-
-Grouping = Callable[[nn.Module], Sequence[ParameterGroup]]
-
-
-def one_group(model: nn.Module) -> list[ParameterGroup]:
-    """Put all parameters into one group, at the learning rate of the loop."""
-    return [ParameterGroup(list(model.parameters()))]
-
-
 def learning_rate(options: LoopOptions, step: int) -> float:
     """Return the learning rate of step `step`, counted from 0."""
     if options.schedule == "constant":
@@ -168,7 +154,7 @@ def fit(
     out: Path,
     *,
     loss_weights: Mapping[str, float],
-    groups: Grouping = one_group,
+    rates: Mapping[str, float] = MappingProxyType({}),
     resume: bool = False,
     resume_command: str = "",
 ) -> dict[str, float]:
@@ -176,15 +162,15 @@ def fit(
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors and other
     values, such as texts; accumulated parts count as further processes. A thread calls it ahead of the steps, see
-    `Feed`. `model(batch)` gives loss terms: those with a weight are summed, the others only logged. `groups(model)`
-    says which parameters learn at another rate. With `ema` the model ends with averages of the trained weights; its
-    buffers are the last ones. State goes to `out/run/`; `resume` continues from its checkpoint, or from the start where
-    there is none yet. Raises `LattokError` where the loss is no longer finite, at the next step that is logged or saved
-    and before either, or memory is full; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP; all with the last good state
-    saved.
+    `Feed`. `model(batch)` gives loss terms: those with a weight are summed, the others only logged. `rates`: parameters
+    whose names begin so learn at so many times the learning rate. With `ema` the model ends with averages of the
+    trained weights; its buffers are the last ones. State goes to `out/run/`; `resume` continues from its checkpoint, or
+    from the start where there is none yet. Raises `LattokError` where loss or gradient are no longer finite, at the
+    next step that is logged or saved and before either, or memory is full; `Interrupted` after Ctrl-C, SIGTERM or
+    SIGHUP; all with the last good state saved.
     """
     check_tracker(options.tracker)
-    trainer = Trainer.prepared(model, groups, options, loss_weights, out)
+    trainer = Trainer.prepared(model, rates, options, loss_weights, out)
     first, saved = 0, out / RUN / CHECKPOINT
     if resume and saved.is_file():
         first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
@@ -200,7 +186,10 @@ def fit(
             count = torch.get_num_threads()
             where = f"the CPU with {count} thread{'s' * (count > 1)} of torch" if device.type == "cpu" else str(device)
             print(f"{out.name}: {options.steps - first} steps on {where}", file=sys.stderr)
-        last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
+        try:
+            last = trainer.run(first, feed, log, asked, resume_command or AGAIN)
+        finally:  # the model of the caller computes in its own precision again
+            trainer.accelerator.unwrap_model(trainer.wrapped, keep_fp32_wrapper=False)
     checkpoints.fill(trainer.module, trainer.average.items())
     if trainer.module is not model:
         state = checkpoints.state_of(trainer.module)  # of a copy whose parts are put together one after the other
@@ -224,7 +213,12 @@ class Trainer:
 
     @classmethod
     def prepared(
-        cls, model: nn.Module, groups: Grouping, options: LoopOptions, loss_weights: Mapping[str, float], out: Path
+        cls,
+        model: nn.Module,
+        rates: Mapping[str, float],
+        options: LoopOptions,
+        loss_weights: Mapping[str, float],
+        out: Path,
     ) -> "Trainer":
         """Let accelerate prepare a model and an optimiser of its parameters."""
         accelerator = make_accelerator(options.device, options.precision)
@@ -233,7 +227,7 @@ class Trainer:
             each = f"{processes} processes" + f" x {parts} parts" * (parts > 1)
             checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
         module = copy.deepcopy(model) if shards(accelerator) else model  # sharding in place would not come off again
-        made = _optimizer(groups(module), module, options, fused=accelerator.device.type in FUSED)
+        made = _optimizer(module, rates, options, fused=accelerator.device.type in FUSED)
         wrapped, optimizer = accelerator.prepare(module.train(), made)
         average = checkpoints.weights_of(module) if options.ema else {}
         return cls(options, loss_weights, out, accelerator, module, wrapped, optimizer, average)
@@ -327,16 +321,17 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
 
 def _optimizer(
-    groups: Sequence[ParameterGroup], model: nn.Module, options: LoopOptions, fused: bool
+    model: nn.Module, rates: Mapping[str, float], options: LoopOptions, fused: bool
 ) -> torch.optim.Optimizer:
+    """Group parameters by their rate: that of the first of `rates` with which their names begin, else 1."""
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    checks.at_least_zero(**{f"rate of group {number}": group.rate for number, group in enumerate(groups)})
-    trained = [{"params": [p for p in g.parameters if p.requires_grad], "rate": g.rate} for g in groups]
-    trained = [group for group in trained if group["params"]]
-    grouped = [id(p) for group in trained for p in group["params"]]
-    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
-        raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
+    checks.at_least_zero(**{f"rate of {prefix}": rate for prefix, rate in rates.items()})
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
+            groups.setdefault(rate, []).append(parameter)
+    trained = [{"params": own, "rate": rate} for rate, own in groups.items()]
     return kind(trained, lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=fused)
 
 
@@ -363,24 +358,26 @@ def _summed(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[
 
 
 class FiniteLoss:
-    """The first step whose loss was not finite, and which terms were not, on the device until `check` reads them."""
+    """The first step whose loss or gradient was not finite, and which terms were not, on the device until `check` reads
+    them. The gradient is that of all processes, so that each hears of a loss that was not finite in another one."""
 
     def __init__(self, out: Path):
         self._out, self._names = out, []
-        self._steps: Tensor | None = None  # for the loss and each term: that step, counted from 1; 0: it was finite
+        self._steps: Tensor | None = None  # for gradient, loss, terms: that step, counted from 1; 0: it was finite
 
     def see(self, values: Mapping[str, Tensor], done: int) -> None:
-        """Remember step `done`, counted from 1, where its loss is the first that is not finite."""
-        self._names = ["loss", *(name for name in values if name.startswith("loss/"))]
+        """Remember step `done`, counted from 1, where its loss or gradient is the first that is not finite."""
+        self._names = ["grad_norm", "loss", *(name for name in values if name.startswith("loss/"))]
         bad = ~torch.stack([values[name] for name in self._names]).isfinite()
         before = torch.zeros_like(bad, dtype=torch.long) if self._steps is None else self._steps
-        self._steps = torch.where(bad[0] & (before[0] == 0), done * bad, before)
+        self._steps = torch.where(bad.any() & ~before.any(), done * bad, before)
 
     def check(self) -> None:
         """Raise `LattokError` with that step and those terms, where there was one."""
-        step, *steps = [0] if self._steps is None else self._steps.tolist()
-        if not step:
+        steps = [] if self._steps is None else self._steps.tolist()
+        if not any(steps):
             return
-        bad = [name for name, wrong in zip(self._names[1:], steps, strict=True) if wrong]
-        names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
+        step, bad = max(steps), [name for name, wrong in zip(self._names, steps, strict=True) if wrong]
+        terms = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
+        names = ", ".join(terms) or ("the sum" if "loss" in bad else "the gradient")
         checks.fail("loss", "a finite number", f"{names} not finite at step {step} in {self._out}", "Lower lr.")

@@ -146,6 +146,12 @@ def rank(name: str, array: Any, dims: str) -> None:
         fail(name, f"shape [{', '.join(dims.split())}]", f"shape {list(got)}")
 
 
+def finite(name: str, values: Any, hint: str = "") -> None:
+    """All of a tensor must be numbers."""
+    if not bool(values.isfinite().all()):
+        fail(name, "finite numbers", "NaN or infinity", hint)
+
+
 def tensor(name: str, value: Any) -> None:
     if not hasattr(value, "requires_grad"):  # torch is not imported for a check
         fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")

@@ -244,7 +244,8 @@ class LatentVLA(BackboneModel):
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with everything that needs no trained weights: inputs of the backbone, and tokens."""
-        return self.with_tokens(batch._replace(inputs=self._inputs(batch)))
+        batch = batch._replace(inputs=self._inputs(batch), subtask_tokens=self._subtask_tokens(batch))
+        return self.with_tokens(batch)
 
     def with_tokens(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with the codes that the head learns, computed on the CPU."""
@@ -263,9 +264,14 @@ class LatentVLA(BackboneModel):
             return batch.inputs
         return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
 
+    def _subtask_tokens(self, batch: PolicyBatch) -> Sequence[Sequence[int]] | None:
+        if batch.subtasks is None or batch.subtask_tokens is not None:
+            return batch.subtask_tokens
+        return self.backbone.tokens_of(batch.subtasks)
+
     def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
-        return self.backbone.text_errors(self._inputs(batch), batch.subtasks or [""] * len(batch.texts))
+        return self.backbone.text_errors(self._inputs(batch), self._subtask_tokens(batch) or [[]] * len(batch.texts))
 
     def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""

@@ -538,7 +538,7 @@ def test_errors_of_a_text_are_those_of_the_whole_model(family, tiny):
     images = torch.randint(0, 256, (3, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     prompts, texts = ["lift it:", "close the drawer:", "push:"], ["reach the cup", "", "grasp"]
     with torch.no_grad():
-        found, valid = backbone.text_errors(backbone.prepare(images, prompts), texts)
+        found, valid = backbone.text_errors(backbone.prepare(images, prompts), backbone.tokens_of(texts))
         assert not valid[1].any()
         for row in (0, 2):
             inputs = dict(backbone.prepare(images[row : row + 1], prompts[row : row + 1]))

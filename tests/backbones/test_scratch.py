@@ -87,6 +87,6 @@ def test_what_it_cannot_do_is_one_line():
     with pytest.raises(LattokError, match="`backbone_train`: expected one of full, got 'lora'"):
         backbone().adapt("lora", LoraSpec())
     with pytest.raises(LattokError, match="the scratch backbone predicts no text"):
-        backbone().text_errors({}, ["a"])
+        backbone().text_errors({}, [[1]])
     with pytest.raises(LattokError, match="`patch_size`: expected a power of 2 from 4 on that divides"):
         ScratchBackbone(CONFIG, cameras=1, image_size=20)

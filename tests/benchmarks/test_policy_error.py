@@ -60,7 +60,11 @@ def test_the_table_begins_with_the_least_error_and_compares_with_oat():
 
     rows = {OAT: row(0.5, bits=64.0, reconstruction=0.01), "regression": row(0.3)}
     rows["ours"] = row(0.4, bits=64.0, mean_of_draws=0.3, reconstruction=0.02)
-    runs = {name: {part: {"0": {}} for part in PARTS} for name in rows}
+    runs = {
+        name: {part: {"0": {"error": each[part]["error"]["mean"]}} for part in PARTS} for name, each in rows.items()
+    }
+    for part in PARTS:
+        runs[OAT][part]["1"] = {"error": 0.9}  # of a seed that no other row has: it compares with none
     lines = table({"rows": rows, "runs": runs}).strip().splitlines()[4:]
     assert [line.split("|")[1].strip() for line in lines] == ["*control:* regression", "ours", OAT]
     assert lines[1].split("|")[2:9] == [

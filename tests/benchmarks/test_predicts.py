@@ -1,13 +1,12 @@
 """Which figure predicts, on sources whose answer is known."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.closed_loop import inferred, learnable, predicts
+from benchmarks.closed_loop import predicts
 from benchmarks.closed_loop.inferred import from_scene
 from benchmarks.closed_loop.plan import LABELS, ROWS
 from benchmarks.closed_loop.predicts import (
@@ -117,60 +116,82 @@ def test_what_the_scene_says_is_the_mean_of_near_scenes_in_other_episodes():
         np.testing.assert_allclose(guess[row], values[near].mean(0))
 
 
-def test_tokenizers_are_ranked_by_what_is_said_of_them(tmp_path, monkeypatch, capsys):
-    """Of three tokenizers: the small policy's error ranks them as the closed loop does; a row lacks a seed."""
-    errors = {"bins": 0.3, "fast": 0.5, "rvq": 0.1}
-    runs: dict[str, dict] = {}
-    (tmp_path / "acting_by_tokens").mkdir()
-    for seed in range(5):
-        for row, wins in {
-            "baseline": 30,
-            "acts-bins": 20,
-            "acts-fast": 10,
-            "acts-rvq": 25,
-            "acts-p2t": 40,
-            "acts-oat": 1,
-        }.items():
-            if (row, seed) == ("acts-oat", 4):
-                continue  # has not run yet
-            cell = {"cell": {"regime": "plentiful", "row": row, "seed": seed}, "own": {"task": [wins, 0, 40]}}
-            (tmp_path / f"acting_by_tokens/plentiful.{row}.{seed}.json").write_text(json.dumps(cell))
-        for name, error in {**errors, "oat": 0.2}.items():
-            runs[f"plentiful.{name}.{seed}"] = {"all": {"policy_error": error, "normalised_mse": 0.2 + 0.1 * seed}}
-    (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": runs}))
+def answer(tmp_path, monkeypatch):
+    """Rank tokenizers by results in a folder."""
     monkeypatch.setattr("sys.argv", ["predicts", "acting_by_tokens", "--results", str(tmp_path)])
     monkeypatch.setattr(predicts, "DRAWS", 20)
     predicts.main()
-    found = json.loads((tmp_path / "acting_by_tokens_predicts.json").read_text())
-    assert len(found["points"]) == 3 == found["sources"]  # P2T's figures are missing
+    return json.loads((tmp_path / "acting_by_tokens_predicts.json").read_text())
+
+
+@pytest.fixture
+def played(tmp_path):
+    """A study whose rows win the less, the more the small policy errs; returns figures, and how to write a cell."""
+    runs: dict[str, dict] = {}
+    (tmp_path / "acting_by_tokens").mkdir()
+
+    def write(row, seed, wins, **changes):
+        cell = {"cell": {"regime": "plentiful", "row": row, "seed": seed}, "own": {"task": [wins, 0, 40]}}
+        cell |= {"environment": {"commit": "abcdef1"}, "label_model": {"weights_sha256": f"{row}.{seed}"}, **changes}
+        (tmp_path / f"acting_by_tokens/plentiful.{row}.{seed}.json").write_text(json.dumps(cell))
+
+    for seed in range(5):
+        write("baseline", seed, 30)
+        for number, row in enumerate(QUESTIONS["acting_by_tokens"].rows):
+            write(row, seed, 29 - number)
+            figures = {"policy_error": 0.1 + 0.02 * number, "normalised_mse": 0.2 + 0.1 * seed}
+            made = {"commit": "1234567", "model": f"{row}.{seed}", "all": figures}
+            runs[f"plentiful.{ROWS[row].labels}.{seed}"] = made
+    (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": runs}))
+    return runs, write
+
+
+def test_tokenizers_are_ranked_by_what_is_said_of_them(played, tmp_path, monkeypatch, capsys):
+    """The small policy's error ranks twelve tokenizers as the closed loop does."""
+    found = answer(tmp_path, monkeypatch)
+    assert len(found["points"]) == 12 == found["sources"]
     assert found["without_extremes"] == {}
     assert found["correlations"]["policy_error"]["sources"][0] == 1
     assert np.isnan(found["correlations"]["normalised_mse"]["sources"][0])  # the same for all
-    text = capsys.readouterr().out
-    assert "| 19 demonstrations a task | residual VQ | 5 | -0.125 | 0.10 |" in text
-    assert "| error of the small policy that acts by codes | +1.00" in text
+    title = LABELS[str(ROWS[QUESTIONS["acting_by_tokens"].rows[0]].labels)].title
+    assert f"| 19 demonstrations a task | {title} | 5 | -0.025 | 0.10 |" in capsys.readouterr().out
 
 
-def test_of_what_is_said_of_a_tokenizer_its_own_figures_are_kept_and_both_ways_to_act(tmp_path, monkeypatch):
-    said = {"policy_error": 0.4, "policy_error/draws": 0.3, "policy_error/regression": 0.2, "policy_error/mean": 1.0}
-    said |= {"normalised_mse": 0.01, "normalised_mse/kmeans": 0.02}
-    monkeypatch.setattr(learnable, "label_model", lambda folder, data, source, regime, seed: (source, seed))
-    monkeypatch.setattr(
-        learnable.lattok, "evaluate", lambda model, *args, **options: SimpleNamespace(figures=said | {"of": model[1]})
-    )
-    out = tmp_path / "figures.json"
-    given = ["--folder", str(tmp_path), "--out", str(out), "--seeds", "0", "1", "--sources", "rvq", "oat"]
-    monkeypatch.setattr("sys.argv", ["learnable", *given])
-    learnable.main()
-    runs = json.loads(out.read_text())["runs"]
-    assert set(runs) == {f"plentiful.{name}.{seed}" for name in ("rvq", "oat") for seed in (0, 1)}
-    kept = {key: said[key] for key in said if key not in ("policy_error/mean", "normalised_mse/kmeans")}
-    assert runs["plentiful.oat.1"]["all"] == kept | {"of": 1}
-    assert predicts.TOKENS.keys() & said.keys() == {"policy_error", "policy_error/draws", "normalised_mse"}
+def test_nothing_is_ranked_before_all_rows_have_their_runs_and_their_own_figures(played, tmp_path, monkeypatch):
+    """Three rows of other commits, with figures of other models, had a rank correlation of 1 (1 to 1)."""
+    runs, write = played
+    row = QUESTIONS["acting_by_tokens"].rows[3]
+    name = f"plentiful.{ROWS[row].labels}.4"
+
+    def refused(said):
+        with pytest.raises(SystemExit, match=said):
+            answer(tmp_path, monkeypatch)
+        write(row, 4, 26)
+        (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": runs}))
+
+    (tmp_path / f"acting_by_tokens/plentiful.{row}.4.json").unlink()
+    refused(f"not all seeds are there of {row}")
+    write(row, 4, 26, environment={"commit": "abcdef2"})
+    refused("the plan asks for runs of one commit, and these are of abcdef1, abcdef2")
+    write(row, 4, 26, environment={"commit": "abcdef1+"})
+    refused("the plan asks for runs of one commit")
+    write(row, 4, 26, label_model={"weights_sha256": "another"})
+    refused(f"there are no figures of the tokenizer that {row} acts by in seed 4")
+    for changed in (
+        {key: each for key, each in runs.items() if key != name},
+        runs | {name: runs[name] | {"commit": "1"}},
+    ):
+        (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": changed}))
+        refused("there are no figures of the tokenizer" if name not in changed else "figures must be of one commit")
+    write("baseline", 0, 30, environment={"commit": "abcdef10"})  # which git has said in more digits
+    assert answer(tmp_path, monkeypatch)["sources"] == 12
 
 
-def test_rows_of_a_question_have_labels_that_have_figures():
-    for question in QUESTIONS.values():
-        assert all(ROWS[row].labels in LABELS for row in question.rows)
-    assert {ROWS[row].labels for row in QUESTIONS["acting_by_tokens"].rows} == set(learnable.SOURCES)
-    assert {ROWS[row].labels for row in QUESTIONS["few_actions"].rows} == {*inferred.SOURCES}
+def test_a_seed_that_is_drawn_twice_counts_twice():
+    found = sources()[:4]
+    found[1] = found[1]._replace(gains={**found[1].gains, 0: -1.0})  # which turns the order of seed 0
+    once, twice = (within(found, 4 * [seeds], "systematic") for seeds in ([0, 1], [0, 1, 1]))
+    first, second = (within(found, 4 * [[seed]], "systematic") for seed in (0, 1))
+    assert first != second
+    assert once == pytest.approx((first + second) / 2)
+    assert twice == pytest.approx((first + 2 * second) / 3)

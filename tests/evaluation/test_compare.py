@@ -83,8 +83,12 @@ def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
     compare(world, [models["oracle"]], **CHOSEN)
     alone, world.reads = world.reads, 0
     later = tiny_lam(stride=str(STRIDE + 1))
-    compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
+    report = compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
     assert world.reads == alone > 0
+    assert answer_of(report).holds is None  # they are asked about different actions
+    assert answer_of(report).text.startswith(
+        "That cannot be told: the models are asked about different strides or epis"
+    )
 
 
 def test_the_model_that_knows_the_action_is_named(found):

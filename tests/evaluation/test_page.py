@@ -71,6 +71,14 @@ def test_pictures_are_whole_even_for_odd_numbers(picture: str):
     assert "inf" not in picture
 
 
+def test_bars_that_are_all_below_zero_are_as_long_as_their_values():
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="20"', svg.bars("t", LOW, ".2f"))]
+    assert widths[0] == pytest.approx(widths[1] / 50, rel=0.1)
+
+
+LOW = [("a", "model", -0.1), ("b", "control", -5.0)]
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 0.1), (1e-9, 2e-9), (5, 5), (0, 0), (-1e6, 1e6)])
 def test_ticks_are_at_least_two_and_rise(low: float, high: float):
     found = svg.ticks(low, high)

@@ -91,6 +91,16 @@ def test_codebook_starts_from_data_and_uses_every_code():
     assert torch.cdist(centres, quantizer.codebook_vectors[0]).amin(1).max() < 0.05
 
 
+def test_a_codebook_that_learns_by_gradients_has_the_same_terms_before_it_starts():
+    """The loop, and the processes of a run, need the same terms and gradients of the same parameters in every step."""
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=3, update="gradient", continuous_steps=2)).train()
+    losses = [quantizer(torch.randn(16, 4, requires_grad=True)).losses for _ in range(4)]
+    assert [list(each) for each in losses] == 4 * [["commitment", "codebook"]]
+    losses[0]["codebook"].backward()
+    assert torch.equal(quantizer.codebook_vectors[0].grad, torch.zeros(3, 4))
+    assert [float(each["codebook"].detach()) > 0 for each in losses] == [False, False, True, True]
+
+
 def test_continuous_steps_pass_latents_through_then_start():
     torch.manual_seed(0)
     quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, continuous_steps=3)).train()

@@ -187,6 +187,7 @@ def test_a_policy_is_fine_tuned_with_the_numbers_of_the_paper(tmp_path):
         assert (tuned.loop.steps, tuned.loop.batch_size, tuned.preset) == (60_000, 64, "libero+latbot+latbot_finetune")
         assert (tuned.model.action_loss, tuned.options()["backbone_width"]) == ("l2_bce", 32)
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=9, **student).loop.steps == 9
+    assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=900, **student).loop.warmup_steps == 300
     run, header = tmp_path / "p/run", {"kind": "latbot", "dataset": "d", "preset": tuned.preset, "inputs": {}}
     run.mkdir(parents=True)
     (run / "recipe.json").write_text(json.dumps({**header, "options": tuned.options()}))

@@ -19,7 +19,7 @@ from lattok.nn import losses as of_acting
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.training import CHECKPOINT, RUN, LoopOptions, fit
-from lattok.training.loop import FUSED, _optimizer, one_group
+from lattok.training.loop import FUSED, _optimizer
 from lattok.types import ActionBatch, PairBatch
 from lattok.vla import STRATEGIES
 from lattok.vla import supervision as of_policies
@@ -145,8 +145,32 @@ def test_cuda_has_the_fused_optimiser():
     assert "cuda" in FUSED
     model = torch.nn.Linear(2, 2)
     for kind in ("adam", "adamw"):
-        made = _optimizer(one_group(model), model, LoopOptions(optimizer=kind), fused=True)
+        made = _optimizer(model, {}, LoopOptions(optimizer=kind), fused=True)
         assert made.defaults["fused"]
+
+
+def test_a_model_computes_in_its_own_precision_again_after_a_run_in_bf16(tmp_path):
+    """Accelerate wraps its `forward`: a second run without mixed precision, and every call, stayed in bfloat16."""
+    seen = []
+
+    class Linear(torch.nn.Linear):
+        def forward(self, batch):
+            made = super().forward(batch[0])
+            seen.append(made.dtype)
+            return {"error": made.float().square().mean()}
+
+    model, options = Linear(2, 2), {"steps": 1, "batch_size": 4, "device": "cpu"}
+
+    def trained(out, precision):
+        fit(model, rows, LoopOptions(**options, precision=precision), out, loss_weights={"error": 1.0})
+
+    def rows(step, process, processes):
+        return (torch.ones(4, 2),)
+
+    trained(tmp_path / "bf16", "bf16")
+    model(rows(0, 0, 1))
+    trained(tmp_path / "float32", "no")
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
 def test_a_label_does_not_depend_on_autocast(tmp_path):

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from itertools import count
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,10 +23,9 @@ from torch import nn
 from lattok.cli import _of_system
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import Batches, Passes
-from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, checkpoints, fit, learning_rate
+from lattok.training import CHECKPOINT, RUN, LoopOptions, checkpoints, fit, learning_rate
 from lattok.training.distributed import AnySignal
 from lattok.training.feed import BatchSource
-from lattok.training.loop import one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
 from lattok.utils import signals
 from lattok.utils.checks import LattokError
@@ -55,7 +54,7 @@ WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25}
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 
 
-def run(out, steps=20, interrupt_at=None, model=None, resume=False, groups=one_group, **options):
+def run(out, steps=20, interrupt_at=None, model=None, resume=False, rates=MappingProxyType({}), **options):
     options = LoopOptions(**{"steps": steps, "batch_size": 16, "lr": 1e-2, "device": "cpu", "log_every": 5, **options})
     draw = Batches([Passes(len(DATA), options.seed)], options.batch_size)
     model = model or Toy()
@@ -70,7 +69,7 @@ def run(out, steps=20, interrupt_at=None, model=None, resume=False, groups=one_g
             os.kill(os.getpid(), signal.SIGINT)
 
     hook = model.register_forward_pre_hook(asked)
-    fit(model, batches, options, out, loss_weights=WEIGHTS, groups=groups, resume=resume, resume_command="go on")
+    fit(model, batches, options, out, loss_weights=WEIGHTS, rates=rates, resume=resume, resume_command="go on")
     hook.remove()
     return model
 
@@ -165,34 +164,28 @@ def test_a_decay_is_below_one_and_averages_that_are_missing_are_an_error(tmp_pat
 
 
 def decoder_at(rate):
-    """Groups of a toy: all at the learning rate of the loop, but for the decoder."""
-    return lambda toy: [
-        ParameterGroup(list(toy.encode.parameters())),
-        ParameterGroup(list(toy.decode.parameters()), rate),
-    ]
+    """Rates of a toy: that of the loop, but for the decoder."""
+    return {"decode.": rate}
 
 
-def test_groups_learn_at_rates_of_their_own(tmp_path):
+def test_parts_learn_at_rates_of_their_own(tmp_path):
     before, moved = tensors(Toy()), {}
     for rate in (1.0, 0.1, 0.0):
-        after = tensors(run(tmp_path / str(rate), steps=1, groups=decoder_at(rate)))
+        after = tensors(run(tmp_path / str(rate), steps=1, rates=decoder_at(rate)))
         moved[rate] = {name: (after[name] - before[name]).abs() for name in ("encode.0.weight", "decode.weight")}
         # the first step of Adam is the learning rate, whatever the gradient
         torch.testing.assert_close(moved[rate]["encode.0.weight"], torch.full((8, 3), 1e-2), rtol=1e-3, atol=0)
         torch.testing.assert_close(moved[rate]["decode.weight"], torch.full((3, 8), rate * 1e-2), rtol=1e-3, atol=0)
-    assert_same(run(tmp_path / "one group"), run(tmp_path / "two alike", groups=decoder_at(1.0)))
+    assert_same(run(tmp_path / "one rate"), run(tmp_path / "two alike", rates=decoder_at(1.0)))
 
 
-def test_groups_resume_exactly_and_hold_every_parameter_once(tmp_path):
-    whole = run(tmp_path / "whole", groups=decoder_at(0.3))
+def test_parts_with_rates_of_their_own_resume_exactly(tmp_path):
+    whole = run(tmp_path / "whole", rates=decoder_at(0.3))
     with pytest.raises(Interrupted):
-        run(tmp_path / "parts", interrupt_at=7, groups=decoder_at(0.3))
-    assert_same(whole, run(tmp_path / "parts", resume=True, groups=decoder_at(0.3)))
-    for groups in (lambda toy: decoder_at(1.0)(toy)[:1], lambda toy: 2 * decoder_at(1.0)(toy)):
-        with pytest.raises(LattokError, match=r"`groups`: each parameter .* (encode|decode)\."):
-            run(tmp_path / "wrong", groups=groups)
-    with pytest.raises(LattokError, match="rate of group 1"):
-        run(tmp_path / "wrong", groups=decoder_at(-1.0))
+        run(tmp_path / "parts", interrupt_at=7, rates=decoder_at(0.3))
+    assert_same(whole, run(tmp_path / "parts", resume=True, rates=decoder_at(0.3)))
+    with pytest.raises(LattokError, match=r"`rate of decode\.`"):
+        run(tmp_path / "wrong", rates=decoder_at(-1.0))
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
@@ -588,6 +581,28 @@ def test_a_run_that_diverges_names_the_step_and_keeps_the_state_before_it(tmp_pa
     assert steps_of(tmp_path) == [5]
     whole = run(tmp_path / "whole")
     assert_same(whole, run(tmp_path, resume=True))
+
+
+class Corner(torch.nn.Module):
+    """A loss that is finite where its gradient is not."""
+
+    def __init__(self, at: float):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((3,), at))
+
+    def forward(self, batch):
+        return {"reconstruction": self.weight.abs().sqrt().sum()}
+
+
+def test_a_gradient_that_is_not_finite_stops_before_weights_are_saved(tmp_path):
+    """Such weights were saved over the last good ones, and a run of one step ended as if nothing was wrong."""
+    for steps in (1, 2):
+        with pytest.raises(
+            LattokError, match="`loss`: expected a finite number, got the gradient not finite at step 1"
+        ):
+            run(tmp_path / str(steps), steps=steps, model=Corner(0.0), save_every=1)
+        assert not (tmp_path / str(steps) / RUN / CHECKPOINT).exists()
+    run(tmp_path / "off the corner", steps=2, model=Corner(1.0))
 
 
 def test_an_error_that_follows_from_a_loss_not_finite_names_the_loss(tmp_path):

@@ -81,7 +81,7 @@ class ActionEvidence:
         fitted = train.actions.double()
         bootstrap = Bootstrap(judged.episode_of, case.options.seed)
         judge = partial(Score.of, bootstrap=bootstrap, space=space_dims(judged.action_names))
-        own = score(torch.cat(actions).double(), judged.actions.double(), fitted.mean(0))
+        own = score(torch.cat(actions).double(), judged.actions.double(), fitted)
         rows = [
             ProbeRow("model", "inferred actions", {"linear": judge(own)}, control=False),
             _without_later(case, source, held_out, episodes, judge),
@@ -222,8 +222,8 @@ def _without_later(
         return {"actions": torch.cat([torch.as_tensor(each.actions) for each in found])}
 
     actions = training.result(NO_LATER, model, [*map(len, numbers)], make, known=numbers)["actions"]
-    wanted, mean = (_vectors(source, each).actions.double() for each in (held_out, known))
-    return row._replace(scores={"linear": judge(score(actions.double(), wanted, mean.mean(0)))})
+    wanted, fitted = (_vectors(source, each).actions.double() for each in (held_out, known))
+    return row._replace(scores={"linear": judge(score(actions.double(), wanted, fitted))})
 
 
 def _trained(model: Any, source: PairSource, known: list[Episode], training: ControlTraining) -> InverseDynamics:

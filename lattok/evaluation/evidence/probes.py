@@ -5,8 +5,10 @@ y^ = ridge(x) + W2 relu(W1 x + b1) + b2        W2 = 0 at the start, so that an M
 R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimension, on held-out rows
 R^2* = 1 - sum_e w_e SSE_e / sum_e w_e SST_e        w: how often each of E episodes is drawn in E draws
 
-Pairs of one episode resemble one another, so intervals draw whole episodes. Ridge, and width and weight decay of MLPs,
-"no hidden layer" among the choices, are chosen on training episodes left out.
+Pairs of one episode resemble one another, so intervals draw whole episodes. Percentiles of so few draws are too near
+(for the mean of 5 normal numbers they hold it in 84 % of cases, of 20 in 93 %), so they are moved apart, around the
+median, by t(E - 1) / z * sqrt(E / (E - 1)): to where Student's interval of a mean has them. Ridge, and width and weight
+decay of MLPs, "no hidden layer" among the choices, are chosen on training episodes left out.
 """
 
 import math
@@ -22,11 +24,13 @@ from torch import Tensor
 from lattok.data.episodes import FEW_HELD_OUT
 from lattok.evaluation.report import Interval
 from lattok.samples.policy import PolicyWindows
+from lattok.utils import checks
 
 RIDGES = tuple(10.0**i for i in range(-6, 3))
 COLUMNS = 4096
 LEAVE_OUT_EVERY = 4  # every fourth training episode chooses the regularisation
 DRAWS = 1000  # of episodes, for intervals
+Z = 1.959964  # 97.5 % of a normal number is below
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # of an MLP: hidden units, weight decay
 STEPS, BATCH, LR = 300, 256, 0.01
 T = TypeVar("T")
@@ -65,11 +69,18 @@ class Components(NamedTuple):
         return rows @ self.basis - self.mean @ self.basis
 
 
-def score(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action. A
-    probe that only knows the training mean scores exactly 0, and one that is worse scores below."""
+def score(predicted: Tensor, actual: Tensor, train: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
+    """Compare a probe's predictions [N, m] with what they should have been; `train` [n, m]: training actions. A probe
+    that only knows the training mean scores exactly 0, and one that is worse scores below. There is nothing to explain
+    where held-out actions leave that mean by less than a hundredth of the training deviation.
+
+    Raises `LattokError` where predictions are not finite, as those from labels with NaN.
+    """
+    checks.finite("predictions of the actions", predicted, "Its labels may have NaN or infinity.")
+    reference = train.double().mean(0)
     errors, squared = ((each - actual).double().square() for each in (predicted, reference))
-    constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
+    least = 1e-12 * (1 + reference.square()) + 1e-4 * train.double().var(0, unbiased=False)
+    constant = squared.mean(0) <= least
     return Probe(predicted, errors, torch.where(constant, torch.nan, squared), ridge, validation)
 
 
@@ -106,12 +117,12 @@ def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_tes
     scores = [validation_score(p, y[left], y[~left]) for p in ridge_predictions(x[~left], y[~left], x[left], RIDGES)]
     best = max(range(len(RIDGES)), key=lambda i: (scores[i], i))  # of equals the strongest
     predicted = ridge_predictions(x, y, x_test, RIDGES[best : best + 1])[0]
-    return score(predicted, y_test, y.mean(0), RIDGES[best], scores[best])
+    return score(predicted, y_test, y, RIDGES[best], scores[best])
 
 
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
     """Average R^2 over dimensions, of predictions for rows that were left out of `train` [n, m]."""
-    return float(score(predicted, actual, train.mean(0)).r2.nan_to_num(0.0).mean())
+    return float(score(predicted, actual, train).r2.nan_to_num(0.0).mean())
 
 
 def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
@@ -198,12 +209,19 @@ class Bootstrap:
         return (self.sums(values[:, None]) / self.sums(torch.ones(len(values), 1, dtype=torch.float64)))[:, 0]
 
     def interval(self, values: Tensor) -> Interval | None:
-        """Compute the percentile interval of one value per draw, [draws]; None where fewer than five judge."""
+        """Compute the interval of one value per draw, [draws]; None where fewer than five judge."""
         values = values[values.isfinite()]
         if self.count < FEW_HELD_OUT or not len(values):
             return None
-        low, high = torch.quantile(values, torch.tensor((0.025, 0.975), dtype=values.dtype)).tolist()
-        return low, high
+        low, middle, high = torch.quantile(values, torch.tensor((0.025, 0.5, 0.975), dtype=values.dtype)).tolist()
+        apart = student(self.count - 1) / Z * math.sqrt(self.count / (self.count - 1))
+        return middle + apart * (low - middle), middle + apart * (high - middle)
+
+
+def student(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t, within .3 % from 4 degrees of freedom on (Abramowitz & Stegun 26.7.5)."""
+    terms = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
+    return Z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
 
 
 def above_zero(gain: float, interval: Interval | None) -> bool | None:
@@ -229,7 +247,7 @@ def mlp_probe(
     scores = [validation_score(p, y[left], y[~left]) for p in predictions(x[~left], y[~left], x[left], CHOICES)]
     best = scores.index(max(scores))  # of equals the simplest
     predicted = predictions(x, y, x_test, CHOICES[best - 1 : best] if best else ())[-1]
-    return score(predicted, y_test, y.mean(0), linear.ridge, scores[best])
+    return score(predicted, y_test, y, linear.ridge, scores[best])
 
 
 @torch.enable_grad()

@@ -34,7 +34,8 @@ class Errors:
 
     mse: Tensor  # physical units squared
     normalised: Tensor  # MSE in units of the training split's standard deviation, squared
-    normalised_l1: float  # mean over dimensions
+    error: float  # mean of `normalised` over dimensions that move
+    normalised_l1: float  # mean over these dimensions
     gripper: float | None  # share of steps on the right side of the gripper's midpoint
 
 
@@ -71,16 +72,25 @@ class Scale:
     gripper: list[int]  # dimensions
     low: Tensor  # [m] 1st percentile
     high: Tensor  # [m] 99th percentile
+    moving: Tensor  # dimensions that are not always the same, int64: others would water errors down; all, if none moves
 
     @classmethod
     def fit(cls, actions: Tensor, names: tuple[str, ...]) -> "Scale":
         """Measure actions [F, m]."""
         low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
-        return cls(Normalizer(actions.shape[1]).fit(actions), gripper_dims(names), low, high)
+        normalizer = Normalizer(actions.shape[1]).fit(actions)
+        assert normalizer.still is not None
+        moving = (~normalizer.still | normalizer.still.all()).nonzero()[:, 0]
+        return cls(normalizer, gripper_dims(names), low, high, moving)
+
+    def gaps(self, predicted: Tensor, actual: Tensor) -> Tensor:
+        """Compare values [..., m] in units of the deviation, of the dimensions that move."""
+        return ((predicted - actual) / self.normalizer.scale)[..., self.moving]
 
     def binned(self, steps: Tensor, size: int) -> Tensor:
         """Move steps [S, m] to the middle of equal bins between the percentiles, of which there are at most `size`."""
-        levels, room = torch.tensor(level_allocation(steps.shape[1], size)), self.high - self.low
+        levels, room = torch.ones(steps.shape[1], dtype=torch.int64), self.high - self.low
+        levels[self.moving] = torch.tensor(level_allocation(len(self.moving), size))
         share = (steps.double() - self.low) / room.clamp_min(1e-12)
         bins = torch.minimum((share * levels).floor().long().clamp_min(0), levels - 1)
         return (self.low + (bins + 0.5) * room / levels).float()
@@ -89,11 +99,13 @@ class Scale:
         """Compare steps [S, m]."""
         gap = (predicted - actual).double()
         scaled = gap / self.normalizer.scale.double()
+        normalised = scaled.square().mean(0)
         sides = [(x > (self.low + self.high) / 2)[:, self.gripper] for x in (predicted, actual)]
         return Errors(
             mse=gap.square().mean(0),
-            normalised=scaled.square().mean(0),
-            normalised_l1=float(scaled.abs().mean()),
+            normalised=normalised,
+            error=float(normalised[self.moving].mean()),
+            normalised_l1=float(scaled[:, self.moving].abs().mean()),
             gripper=float((sides[0] == sides[1]).double().mean()) if self.gripper else None,
         )
 
@@ -207,7 +219,9 @@ def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
 def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Tensor, Tensor]:
     """Encode all windows to codes [N, P] and decode these to chunks [N, H, m]."""
     codes = encode_all(tokenizer, windows)
-    return codes, torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
+    decoded = torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
+    checks.finite("what the tokenizer decodes", decoded)
+    return codes, decoded
 
 
 def _kmeans_control(

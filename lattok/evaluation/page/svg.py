@@ -23,7 +23,8 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str)
     """Draw horizontal bars, one per (name, class, value); negative values grow to the left of zero."""
     values = [value for _, _, value in rows if value is not None and math.isfinite(value)]
     low, high = min([0.0, *values]), max([1e-12, *values])
-    low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
+    if any(value > 0 for value in values):
+        low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
     room = WIDTH - LABEL - 48
     zero = LABEL + room * -low / (high - low)
     parts, said = [_text(0, 14, title, "t")], []

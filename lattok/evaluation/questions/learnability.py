@@ -1,6 +1,7 @@
 """How well can a policy act by the codes of an action tokenizer?
 
-    policy error = mean over valid steps and dimensions of ((decode(c^) - a) / σ)^2     c^: codes that a policy chose
+    policy error = mean over chunks, of each over its valid steps and its dimensions, of ((decode(c^) - a) / σ)^2
+                                                                                c^: codes that a policy chose
 
 The policy is small, sees state and instruction alone, and learns for the same number of steps whatever the tokenizer,
 with the head that policies have (`lattok.vla.tokens`, code by code); its control regresses the chunk. The better of its
@@ -16,6 +17,7 @@ words, where these are all that is published).
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -28,10 +30,12 @@ from lattok.evaluation.evidence.tokenizer_evidence import Scale, TokenizerEviden
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.reconstruction import codec_decision, codec_figures, codec_loss
 from lattok.evaluation.report import Criterion, Decision, Interval, Outcome, Section, Table, TableRow, Verdict
+from lattok.evaluation.wording import FEW_EPISODES
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows
 from lattok.samples.policy import PolicyWindows
 from lattok.types import ActionTokenizer
+from lattok.utils import checks
 from lattok.vla.config import HeadConfig, TokenSpec, VLAConfig
 from lattok.vla.head import LayerStates
 from lattok.vla.model import HEADS
@@ -193,7 +197,8 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     own, other = figures["policy_error"], figures["policy_error/regression"]
     text = f"A policy that acts by its codes errs by {own:.3g}, one that regresses actions by {other:.3g}"
     verdict = Verdict(text, above_zero(other - own, gain), ACTED_BY)
-    decision = _decision(codec_figures(evidence.methods, evidence.rate), figures)
+    worth = bootstrap.interval(bootstrap.mean(found["/mean"] - found["/regression"]))
+    decision = _decision(codec_figures(evidence.methods, evidence.rate), figures, worth)
     return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
 
 
@@ -209,7 +214,8 @@ def _too_large(tokenizer: ActionTokenizer, known: Tensor) -> str:
 def chunk_errors(scale: Scale, chunks: Tensor, seen: Inputs) -> Tensor:
     """Return the error of each chunk [n, H, m], float64 [n]."""
     truth, valid = seen.windows.batch(seen.rows)
-    gaps = ((chunks - truth) / scale.normalizer.scale).square().mean(-1) * valid
+    checks.finite("the policy's actions", chunks)
+    gaps = scale.gaps(chunks, truth).square().mean(-1) * valid
     return (gaps.sum(1) / valid.sum(1).clamp_min(1)).double()
 
 
@@ -243,24 +249,26 @@ def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[st
         others = others + (others >= codes[there, place, None])  # any but its own
         changed = codes[there].repeat_interleave(CANDIDATES, 0)
         changed[:, place] = others.flatten()
-        gaps = tokenizer.decode(changed, repair=True).cpu() - before[there].repeat_interleave(CANDIDATES, 0)
-        errors = (gaps / scale.normalizer.scale).square().flatten(1).mean(1).view(-1, CANDIDATES)
+        gaps = scale.gaps(tokenizer.decode(changed, repair=True).cpu(), before[there].repeat_interleave(CANDIDATES, 0))
+        errors = gaps.square().flatten(1).mean(1).view(-1, CANDIDATES)
         nearest.append(errors.amin(1))
         others_too.append(errors.mean(1))
     return {"neighbour_error": float(torch.cat(nearest).mean()), "other_error": float(torch.cat(others_too).mean())}
 
 
 def rank_consistency(chunks: Tensor, decoded: Tensor, scale: Scale) -> float:
-    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding. 0
-    where all decode to the same."""
+    """Return the rank correlation, over the nearest of each chunk [n, H, m], of distances before and after coding. A
+    chunk whose nearest are all equally far has no ranks to keep; 0 where all decode to the same."""
     rows = torch.linspace(0, len(chunks) - 1, min(RANKED, len(chunks))).long()
     sizes = scale.normalizer.scale
-    before, after = (torch.cdist(each, each) for each in ((x[rows] / sizes).flatten(1) for x in (chunks, decoded)))
+    exact = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # equal chunks have no distance
+    before, after = (exact(each, each) for each in ((x[rows] / sizes).flatten(1) for x in (chunks, decoded)))
     near = before.topk(min(NEIGHBOURS + 1, len(before)), largest=False).indices[:, 1:]
     there = [each.gather(1, near) for each in (before, after)]
     ranks = [torch.sign(each[:, :, None] - each[:, None]).sum(2).double() for each in there]  # of equals the mean one
+    ranks = [each[ranks[0].any(1)] for each in ranks]
     spread = ranks[0].norm(dim=1) * ranks[1].norm(dim=1)
-    return float(((ranks[0] * ranks[1]).sum(1) / spread.clamp_min(1e-12)).mean())
+    return float(((ranks[0] * ranks[1]).sum(1) / spread.clamp_min(1e-12)).mean().nan_to_num(0.0))
 
 
 def _section(figures: dict[str, float], gain: Interval | None) -> Section:
@@ -281,14 +289,18 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
     return Section(TITLE, f"{ABOUT}{said}", (errors, more))
 
 
-def _decision(codec: Mapping[str, float], figures: Mapping[str, float]) -> Decision:
-    """Judge by what acting by the codes keeps of the gain over the mean action; what the `codec` loses is said last."""
+def _decision(codec: Mapping[str, float], figures: Mapping[str, float], worth: Interval | None) -> Decision:
+    """Judge by what acting by the codes keeps of the gain over the mean action, which must be `worth` something; what
+    the `codec` loses is said last."""
     likeliest, drawn, other, mean = (figures[f"policy_error{of}"] for of in ("", "/draws", "/regression", "/mean"))
     if codec["normalised_mse"] >= codec["normalised_mse/mean"]:
         return replace(codec_decision(codec), weight=25)
-    if other >= mean:
-        text = f"That cannot be told: even without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}."
-        return Decision(25, None, f"{text} There is too little to learn from.", caveats=False)
+    said = f"Without codes a policy errs by {other:.3g}, the mean action by {mean:.3g}"
+    if worth is None:
+        return Decision(25, None, f"That cannot be told: {FEW_EPISODES}. {said}, with codes by {likeliest:.3g}.")
+    if above_zero(mean - other, worth) is not True:
+        text = f"That cannot be told: there is too little to learn from. {said}."
+        return Decision(25, None, text, caveats=False)
     if (own := min(likeliest, drawn)) >= mean:
         text = f"No: a policy that acts by its codes errs by {own:.3g} of the variance of actions, the mean action by"
         return Decision(25, False, f"{text} {mean:.3g}.", caveats=False)
@@ -297,7 +309,9 @@ def _decision(codec: Mapping[str, float], figures: Mapping[str, float]) -> Decis
     if kept < LEAST_KEPT:
         share = f"keeps only {math.floor(100 * kept)} % of what a policy without codes gains over the mean action"
         said = f"No: {policy.lower()} {share}. It"
-    by_mean = f"{drawn:.3g} by the mean of {BY_MEAN['draws']} drawn chunks"
-    errs = f"will err by {likeliest:.3g} of the variance of actions ({by_mean}), one that regresses them by {other:.3g}"
+    ways = {"the likeliest codes": likeliest, f"the mean of {BY_MEAN['draws']} drawn chunks": drawn}
+    (better, _), (second, worse) = sorted(ways.items(), key=lambda each: each[1])
+    errs = f"will err by {own:.3g} of the variance of actions if it acts by {better} ({worse:.3g} by {second}), "
+    errs += f"one that regresses them by {other:.3g}"
     text = f"{said} {errs}, the mean action by {mean:.3g}. Decoding the right codes {codec_loss(codec)}"
     return Decision(25, kept >= LEAST_KEPT, text)

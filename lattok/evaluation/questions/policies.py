@@ -128,6 +128,7 @@ def policy_errors(
         if progress is not None:
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
     predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
+    checks.finite("the policy's actions", predicted[valid])
     names = [held_out.action_names[dim] for dim in there.tolist()]
     wanted, predicted = (units(part[..., there]) for part in (wanted, predicted))
 

@@ -72,10 +72,12 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         rows = []
         for method in methods:
             each = getattr(method.errors, field).tolist() if method.errors else []
-            rows.append(_row(method, (float(np.mean(each)) if each else 0.0, *each)))
+            total = method.errors.error if field == "normalised" and method.errors else float(np.mean(each or [0.0]))
+            rows.append(_row(method, (total, *each)))
         return Table(title, ("mean", *names), tuple(rows), better="lower", note=note)
 
-    note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare."
+    note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare. "
+    note += "Dimensions that never move do not count in the mean."
     tables = [per_dimension("Normalised squared error", "normalised", note)]
     tables.append(per_dimension("Squared error, physical units", "mse"))
     if methods[0].errors and methods[0].errors.gripper is not None:
@@ -90,7 +92,7 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
         "codec, and ResidualVQ, FSQ or FAST are what to store or replay actions with."
     )
     compared = [method for method in methods if method.key != "mean"]  # whose bar would flatten all others
-    overall = [(NAMES[m.key], KINDS[m.key], float(m.errors.normalised.mean()) if m.errors else None) for m in compared]
+    overall = [(NAMES[m.key], KINDS[m.key], m.errors.error if m.errors else None) for m in compared]
     caption = "Held-out error; shorter is better, 1 is the variance of training actions. All spend the same bits."
     chart = Pictures(caption, (svg.bars("error of decoded actions", overall, ".3g"),), wide=True, top=True)
     return Section("Reconstruction", text, tuple(tables), (chart, *shown))
@@ -131,7 +133,7 @@ def codec_figures(methods: list[Method], rate: Rate) -> dict[str, float]:
     for method in methods:
         suffix = "" if method.key == "model" else f"/{method.key}"
         if method.errors:
-            figures[f"normalised_mse{suffix}"] = float(method.errors.normalised.mean())
+            figures[f"normalised_mse{suffix}"] = method.errors.error
             figures[f"normalised_l1{suffix}"] = method.errors.normalised_l1
             if method.errors.gripper is not None:
                 figures[f"gripper_accuracy{suffix}"] = method.errors.gripper

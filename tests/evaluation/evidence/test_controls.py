@@ -64,6 +64,23 @@ def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
     torch.testing.assert_close(centres, torch.tensor([13.25, 13.25, 13.25, 37.75, 86.75, 86.75]))
 
 
+def test_dimensions_that_never_move_water_down_no_error_and_take_no_bins():
+    """As the unused joints of many datasets: the mean action errs by 1, and all bins are those of what moves."""
+    actions = torch.zeros(500, 8)
+    actions[:, [2, 5]] = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    scale, alone = (Scale.fit(each, tuple(map(str, range(each.shape[1])))) for each in (actions, actions[:, [2, 5]]))
+    mean = scale.errors(actions.mean(0).expand_as(actions), actions)
+    assert mean.error == pytest.approx(1, abs=1e-5)
+    assert mean.normalised_l1 == pytest.approx(
+        float((actions / actions.std(0, False)).nan_to_num(0.0).abs().sum() / 1000), abs=0.02
+    )
+    bins, own = scale.binned(actions, 256), alone.binned(actions[:, [2, 5]], 256)
+    torch.testing.assert_close(bins[:, [2, 5]], own)
+    assert scale.errors(bins, actions).error == pytest.approx(alone.errors(own, actions[:, [2, 5]]).error)
+    still = Scale.fit(torch.ones(9, 2), ("x", "y"))
+    assert still.errors(torch.ones(9, 2), torch.ones(9, 2)).error == 0
+
+
 def test_padding_is_not_a_code():
     codes = torch.tensor([[0, 1, -1], [2, -1, -1]])
     usage = Usage.measure(codes, codes, 8)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from lattok.evaluation.evidence.probes import (
@@ -16,8 +17,17 @@ from lattok.evaluation.evidence.probes import (
     pca,
     ridge_weights,
     score,
+    student,
     validation_rows,
 )
+from lattok.utils.checks import LattokError
+
+CENTRED = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)  # training actions, whose mean is 0
+
+
+def bootstraps(count: int) -> list[Bootstrap]:
+    """Draws of so many episodes with a row each, of ten seeds."""
+    return [Bootstrap(np.arange(count), seed) for seed in range(10)]
 
 
 @pytest.mark.parametrize("shape", [(50, 6), (20, 40)])  # more rows than columns, and fewer
@@ -36,11 +46,29 @@ def test_ridge_without_regularisation_is_least_squares(rng: np.random.Generator)
 
 
 def test_r_squared_is_about_the_training_mean():
-    actual, reference = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0])
-    assert float(score(torch.zeros(3, 1), actual, reference).r2) == 0  # knowing the training mean is worth nothing
-    assert float(score(actual, actual, reference).r2) == 1
-    assert float(score(torch.full((3, 1), 2.0), actual, reference).r2) == pytest.approx(1 - 2 / 14)
-    assert torch.isnan(score(torch.zeros(3, 1), torch.zeros(3, 1), reference).r2).all()  # nothing to explain
+    actual, train = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [1.0]])
+    assert float(score(torch.zeros(3, 1), actual, train).r2) == 0  # knowing the training mean is worth nothing
+    assert float(score(actual, actual, train).r2) == 1
+    assert float(score(torch.full((3, 1), 2.0), actual, train).r2) == pytest.approx(1 - 2 / 14)
+    assert torch.isnan(score(torch.zeros(3, 1), torch.zeros(3, 1), train).r2).all()  # nothing to explain
+
+
+def test_a_dimension_that_stands_all_but_still_where_it_is_judged_decides_nothing():
+    """It stands .003 deviations from the training mean: a probe that is off by .1 would have R² of -1,000 there."""
+    train = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    actual = torch.tensor([[1.0, 0.003], [2.0, 0.003], [3.0, 0.003]])
+    found = score(actual + 0.1, actual, train).r2
+    assert float(found[0]) == pytest.approx(1 - 0.03 / 14)
+    assert torch.isnan(found[1])
+    assert float(score(actual + 0.1, actual * torch.tensor([1, 10]), train).r2[1]) < 0  # three hundredths count
+
+
+def test_predictions_that_are_no_numbers_are_refused():
+    """A dimension with NaN would leave the mean, and the others would look better for it."""
+    actual = torch.tensor([[1.0, 5.0], [2.0, -5.0]])
+    predicted = torch.tensor([[1.0, torch.nan], [2.0, 0.0]])
+    with pytest.raises(LattokError, match="predictions of the actions.*expected finite numbers, got NaN"):
+        score(predicted, actual, actual)
 
 
 def test_probe_finds_a_linear_map_and_nothing_in_noise(rng: np.random.Generator):
@@ -90,7 +118,7 @@ def test_components_of_rows_that_hardly_vary_are_finite():
 def test_draws_equal_r_squared_over_the_drawn_rows(rng: np.random.Generator):
     groups = np.array([4, 4, 4, 7, 7, 9])
     actual, predicted = torch.from_numpy(rng.standard_normal((2, 6, 2)))
-    found = score(predicted, actual, torch.zeros(2))
+    found = score(predicted, actual, CENTRED.repeat(1, 2))
     bootstrap = Bootstrap(groups, seed=0)
     draws = bootstrap.r2(found)
     for draw in (0, 1, 500):
@@ -108,7 +136,7 @@ def test_the_same_seed_draws_the_same_episodes():
 
 def test_a_single_episode_has_no_interval(rng: np.random.Generator):
     bootstrap = Bootstrap(np.zeros(5), 0)
-    found = score(*torch.from_numpy(rng.standard_normal((2, 5, 1))), torch.zeros(1))
+    found = score(*torch.from_numpy(rng.standard_normal((2, 5, 1))), CENTRED)
     assert bootstrap.interval(bootstrap.r2(found)[:, 0]) is None
 
 
@@ -119,11 +147,23 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Gen
         level = np.repeat(np.exp(0.5 * rng.standard_normal(20)), 10)[:, None]
         actual = np.sqrt(2) * level * rng.standard_normal((200, 1))
         error = level * rng.standard_normal((200, 1))
-        found = score(torch.from_numpy(actual + error), torch.from_numpy(actual), torch.zeros(1))
+        found = score(torch.from_numpy(actual + error), torch.from_numpy(actual), CENTRED)
         bootstrap = Bootstrap(groups, trial)
         low, high = bootstrap.interval(bootstrap.r2(found)[:, 0]) or (0.0, 0.0)
         covered += low <= truth <= high
     assert 0.86 <= covered / trials <= 0.99
+
+
+@pytest.mark.parametrize("count", [5, 8, 20])
+def test_the_interval_of_a_mean_over_episodes_is_students(count: int):
+    """Percentiles alone hold the mean of five normal numbers in 84 % of cases."""
+    values = stats.norm.ppf((np.arange(count) + 0.5) / count)  # as even as chance can be
+    assert student(count - 1) == pytest.approx(stats.t.ppf(0.975, count - 1), rel=3e-3)
+    spans = [bootstrap.interval(bootstrap.mean(torch.from_numpy(values))) for bootstrap in bootstraps(count)]
+    expected = stats.sem(values) * stats.t.ppf(0.975, count - 1)
+    low, high = np.mean(spans, 0)
+    assert -low == pytest.approx(expected, rel=0.06)
+    assert high == pytest.approx(expected, rel=0.06)
 
 
 ROWS, JUDGED = 600, 200

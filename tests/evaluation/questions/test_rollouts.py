@@ -4,11 +4,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import lattok
-from lattok.evaluation.questions.policies import rollouts_outcome
+from lattok.evaluation.questions.policies import BATCH, policy_errors, rollouts_outcome
 from lattok.evaluation.report import Outcome
+from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
+from tests.evaluation.worlds import World
 from tests.vla.fakes import policy
 
 SCORE = {"episodes": 10, "success": 0.8, "interval": [0.49, 0.94], "failure": 0.1, "decisions": 20.5, "beyond": 0.04}
@@ -65,3 +68,17 @@ def test_they_answer_for_a_policy_and_for_nothing_else(make_dataset, tmp_path) -
         lattok.evaluate(policy(**sizes, action_dim=4), data)
     with pytest.raises(LattokError, match=r"`dataset`: expected images of \(\(24, 32\), \(16, 16\)\)"):
         lattok.evaluate(policy(**sizes | {"camera_sizes": ((24, 32), (16, 16))}), data)
+
+
+def test_a_policy_that_predicts_no_numbers_is_not_called_exact():
+    """NaN was left out of the mean, as steps beyond the end of an episode are."""
+    world = World(episodes=3, length=100)
+    train, judged = (
+        PolicyWindows(world, 4, cameras=(), size=1, action_key="action", episodes=each) for each in ([0, 1], [2])
+    )
+    wanted = iter(judged.targets("action").split(BATCH))
+    exact = policy_errors(lambda batch: next(wanted), train, judged, "action")
+    assert (exact.error, exact.gain) == (0.0, 1.0)
+    wanted = iter((judged.targets("action") / torch.tensor([1.0, 1.0, 0.0])).split(BATCH))
+    with pytest.raises(LattokError, match="the policy's actions.*expected finite numbers, got NaN or infinity"):
+        policy_errors(lambda batch: next(wanted), train, judged, "action")

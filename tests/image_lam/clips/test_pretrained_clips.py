@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def taught(terms: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("family", ["internvl", "paligemma"])
 def test_teacher_and_student_learn_by_queries_adapters_and_heads(
-    family: str, tiny: Callable[[str], Path], tmp_path: Path
+    family: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     torch.manual_seed(0)
     made = config(backbone=str(tiny(family)), prompt="{task}:", backbone_lora_vision=False, **OVER)
@@ -68,6 +69,11 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     assert taught({"text": told["text"]}, student) == {"backbone"}
     with torch.no_grad():
         errors, valid = student.text_errors(small._replace(subtasks=["grasp it", "reach"]))
+        ahead = student.prepared(small._replace(subtasks=["grasp it", "reach"]))
+        end = student.backbone._tokenizer.eos_token_id
+        with monkeypatch.context() as patch:  # a thread that prepares the next batch has the tokenizer now
+            patch.setattr(student.backbone, "_tokenizer", SimpleNamespace(eos_token_id=end))
+            torch.testing.assert_close(student.text_errors(ahead)[0], errors)
     assert float(told["text"].detach()) == pytest.approx(float(errors[0][valid[0]].mean()), rel=1e-4)
     half = module(small._replace(subtasks=["grasp it", ""], with_subtask=torch.tensor(2.0)))["text"]
     assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)

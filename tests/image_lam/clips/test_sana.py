@@ -100,6 +100,25 @@ def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch)
     assert again.features.pixels_of(frame.unflatten(1, (2, 16)).flatten(0, 1)).shape == (4, 16, 16, 3)
 
 
+def test_a_run_that_is_resumed_before_its_first_checkpoint_begins_with_the_pretrained_weights(pipeline, tmp_path):
+    """It began with random ones, and said nothing."""
+    data, began = write_dataset(tmp_path / "data", [12, 9]), []
+    recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline))
+    pretrained = diffusers.SanaTransformer2DModel.from_pretrained(pipeline / "transformer").state_dict()
+
+    def stopped(model, *_, **named):
+        ours = model.decoder.transformer.state_dict()
+        began.append((named["resume"], all(torch.equal(ours[name], tensor) for name, tensor in pretrained.items())))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lattok.recipes.clips.fit", stopped)
+        for resume in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                recipe.train(resume=resume)
+    assert began == [(False, True), (True, True)]
+
+
 @pytest.mark.parametrize(("sees", "exchange"), [(False, False), (False, True), (True, False)])
 def test_what_streams_hear_of_each_other_and_of_the_first_frame(sees: bool, exchange: bool, pipeline):
     told = {"decoder": f"sana:{pipeline}", "decoder_output": "velocity", "decoder_sees_now": sees}
