@@ -110,7 +110,8 @@ def label(
     """Label as `annotate` does, from its arguments as one value; return what could not be labelled."""
     given = by_prefix(work.models)  # which checks that they label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
-    source, target = work.dataset.root.resolve(), Path(out).resolve()
+    out = Path(out).expanduser()
+    source, target = work.dataset.root.resolve(), out.resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
     engine = engine or LocalEngine()

@@ -46,7 +46,7 @@ def inspect(
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data.episodes import select_episodes, unmeasured
-    from lattok.data.schema import vector_key
+    from lattok.data.schema import own_vectors, vector_key
 
     opened = lattok.open_dataset(dataset)
     for argument, key in {"action_key": action_key, "state_key": state_key}.items():
@@ -57,7 +57,7 @@ def inspect(
     print(checks.printable(found.render()))
     if any(finding.severity == "error" for finding in found.findings):
         return 1
-    if (acts := action_key or "action") in opened.features:  # without actions, a finding says what to do
+    if (acts := action_key or "action") in own_vectors(opened):  # without actions, a finding says what to do
         key = ["--action-key", action_key] if action_key else []
         chosen = {episode.index for episode in select_episodes(opened, episodes)}
         unknown = unmeasured(opened, acts, chosen)
@@ -330,7 +330,7 @@ def export(
     with ProgressBar("export") as progress:
         done = lattok.export(source, out, **options, size=size, skip_damaged=skip_damaged, progress=progress)
     for damage in done.left_out:
-        print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)
+        print(checks.printable(f"left out: episode {damage.episode_index}: {damage.reason}"), file=sys.stderr)
     print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
 
 

@@ -284,7 +284,7 @@ def _check_camera(
         scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
-    damaged: list[Finding] = []
+    damaged = list(_short_videos(dataset, chosen, key))
     blank, looked_at = 0, 0
     for path in paths:
         try:
@@ -305,6 +305,14 @@ def _check_camera(
         shown = ", ".join(f"{w}x{h}" for w, h in list(sizes)[:4])
         findings.append(problems.FRAME_SIZES.finding(camera=key, count=len(sizes), sizes=shown))
     return next(iter(sizes.values()), None)
+
+
+def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
+    """Find episodes of which a video shows less than they have rows."""
+    for episode in chosen if dataset.kind == "lerobot" and dataset.features[key].dtype == "video" else ():
+        span, last = dataset.video_span(episode.index, key), (episode.length - 1) / dataset.fps
+        if span is not None and last > (shown := span[2] - span[1]) - 0.5 / dataset.fps:
+            yield problems.SPAN.finding(episode=episode.index, camera=key, rows=last, video=shown)
 
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:

@@ -85,6 +85,11 @@ CAMERA_SIZES = note("The cameras have different sizes.", "Choose one camera (`ca
 VIDEO_RATE = error(
     "{file} runs at {rate:g} fps, the dataset at {fps:g}.", "Correct fps in meta/info.json, or encode the video again."
 )
+SPAN = error(
+    "Episode {episode} has rows up to {rows:g} s, and {camera} shows {video:g} s of it. Later episodes of the file may "
+    "show other moments than their rows say.",
+    "Write the dataset again from its source, or leave these episodes out (`episodes`).",
+)
 BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",
     "Leave this camera out (`cameras`): it only costs time.",

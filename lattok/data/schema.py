@@ -253,6 +253,8 @@ class RobotDataset(ABC):
         return f"{type(self).__name__}({self.name!r}, {count} episodes, {frames} frames, {self.fps:g} fps)"
 
 
+NUMBERS = ("float", "int")  # kinds of columns that are vectors
+PARTS = (*NUMBERS, "uint", "bool")  # that can be joined to one
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats")
 
 
@@ -294,10 +296,12 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
     return found[0]
 
 
-def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -> Feature:
+def vector_key(
+    dataset: RobotDataset, argument: str, key: str, hint: str = "", kinds: tuple[str, ...] = NUMBERS
+) -> Feature:
     """The feature `key`, which must be a numeric scalar or vector; otherwise an error that lists the candidates."""
-    if key not in _vectors(dataset):
-        if not (own := own_vectors(dataset)):
+    if key not in _vectors(dataset, kinds):
+        if not (own := own_vectors(dataset, kinds)):
             what = f"{dataset.name} has no {key!r:.200}, nor any other vector"
             raise LattokError(f"`{argument}`: {what}. {hint or WITHOUT}")
         way_out = how_to_join(dataset) if key in parts_of(dataset) else checks.did_you_mean(key, own)
@@ -307,9 +311,16 @@ def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -
 
 def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
     """Return the columns that become `action` and `observation.state`, where these are missing."""
-    names = [name for name in own_vectors(dataset) if name not in dataset.joined]
-    missing = [key for key in ("action", "observation.state") if key not in dataset.features]
-    found = {key: [name for name in names if name.startswith(key.partition(".")[0])] for key in missing}
+    missing = {"action": PARTS, "observation.state": NUMBERS}  # of an action, an open gripper may be true
+    found = {
+        key: [
+            name
+            for name in own_vectors(dataset, kinds)
+            if name not in dataset.joined and name.startswith(key.partition(".")[0])
+        ]
+        for key, kinds in missing.items()
+        if key not in dataset.features
+    }
     return {key: parts for key, parts in found.items() if len(parts) > 1}
 
 
@@ -325,14 +336,14 @@ def how_to_join(dataset: RobotDataset) -> str:
     return f"To join them, write a file{where}, such as {Path(target).stem}.json, and name it instead: {entry}"
 
 
-def own_vectors(dataset: RobotDataset) -> list[str]:
+def own_vectors(dataset: RobotDataset, kinds: tuple[str, ...] = NUMBERS) -> list[str]:
     """Return the numeric columns that are no labels; none of video without actions."""
-    return [name for name in _vectors(dataset) if f"{name.rpartition('.')[0]}.valid" not in dataset.features]
+    return [name for name in _vectors(dataset, kinds) if f"{name.rpartition('.')[0]}.valid" not in dataset.features]
 
 
-def _vectors(dataset: RobotDataset) -> list[str]:
+def _vectors(dataset: RobotDataset, kinds: tuple[str, ...]) -> list[str]:
     flat = [(name, feature.dtype) for name, feature in dataset.features.items() if len(feature.shape) == 1]
-    return [name for name, dtype in flat if dtype.startswith(("float", "int")) and name not in INDEX_KEYS]
+    return [name for name, dtype in flat if dtype.startswith(kinds) and name not in INDEX_KEYS]
 
 
 def dimension_names(feature: Feature) -> tuple[str, ...]:

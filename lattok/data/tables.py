@@ -132,7 +132,8 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
 
 def to_arrow(values: np.ndarray) -> pa.Array:
     """[T, ...] as a column: scalars where a row holds one value (LeRobot's shape (1,)), else fixed-size lists."""
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    kind = pa.string() if values.dtype == object else None  # of texts that may all be missing
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind)
     width = int(np.prod(values.shape[1:]))
     return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
 

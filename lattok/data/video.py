@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -174,12 +174,13 @@ def _ends_empty(path: Path) -> bool:
     """Tell whether the last 64 MB are zeros, judged by one page of every MB."""
     if (size := path.stat().st_size) < EMPTY_END:
         return False
-    with path.open("rb", buffering=0) as file:
+    with suppress(OSError), path.open("rb", buffering=0) as file:  # opening it says what is wrong
         for back in range(2**20, EMPTY_END + 1, 2**20):
             file.seek(size - back)
             if file.read(4096).strip(b"\0"):
                 return False
-    return True
+        return True
+    return False
 
 
 @contextmanager
@@ -221,6 +222,11 @@ def check_codec(codec: str, size: tuple[int, ...]) -> None:
         checks.fail("video_codec", f"h264 for frames below {SMALLEST_AV1} pixels a side, or PyAV 17", got)
 
 
+def exact_rate(fps: float) -> Fraction:
+    """Return frames per second as the fraction that is meant, as 30000/1001 for 29.97."""
+    return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / exact_rate(1 / fps)
+
+
 class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
@@ -234,8 +240,8 @@ class VideoWriter:
         if threads is not None:
             options |= {"svtav1-params": f"lp={threads}"} if codec == "libsvtav1" else {"threads": str(threads)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(path), "w", format="mp4")
-        rate = Fraction(fps).limit_denominator(1001)
+        self._container = av.open(f"file:{path}", "w", format="mp4")  # as when reading: "run-12:30" is no protocol
+        rate = exact_rate(fps)
         self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size
         # the AV1 encoder makes whoever opens it as root real-time, which starves other processes
@@ -273,8 +279,8 @@ class VideoJoiner:
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str):
         self._kind = (*size, CODEC_OF[codec])
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(path), "w")
-        self._frame = 1 / Fraction(fps).limit_denominator(1001)
+        self._container = av.open(f"file:{path}", "w", format="mp4")
+        self._frame = 1 / exact_rate(fps)
         self._stream: VideoStream | None = None
         self.frames = 0  # frames written
         self.bytes = 0  # their size

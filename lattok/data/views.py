@@ -20,7 +20,7 @@ import numpy as np
 
 from lattok.data.actions.convert import Space, convert_actions, known_dimensions, of_arm, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.schema import Feature, ManyColumns, RobotDataset, camera_keys, vector_key
+from lattok.data.schema import PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
@@ -242,7 +242,7 @@ class _JoinedColumns(ColumnsView):
 
 
 def _dimensions(dataset: RobotDataset, column: str) -> Sequence[str]:
-    feature, short = vector_key(dataset, "columns", column), column.rpartition(".")[2]
+    feature, short = vector_key(dataset, "columns", column, kinds=PARTS), column.rpartition(".")[2]
     return feature.names or [f"{short}_{i}" for i in range(feature.shape[0])]
 
 

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,7 @@ class LeRobotWriter:
         closed once it is larger than its limit; `chunk_files` files per folder. `kept` has the Arrow types of columns
         that are neither numbers nor text, such as "language": they are stored as they come (`pyarrow.ChunkedArray`).
         """
-        root = Path(root)
+        root = Path(root).expanduser()
         checks.frame_rate(fps=fps)
         checks.positive(chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
         checks.one_of("video_codec", video_codec, CODECS)
@@ -129,6 +129,7 @@ class LeRobotWriter:
         one instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
+        columns = {key: self._declared(key, given) for key, given in columns.items()}
         tasks = [task] * length if isinstance(task, str) else list(task or ())
         if not all(isinstance(text, str) for text in tasks) or not tasks:
             checks.fail("task", 'an instruction, "" where there is none', repr(task))
@@ -218,15 +219,33 @@ class LeRobotWriter:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
+    def _declared(self, key: str, given: Column) -> Any:
+        """Return a column in its declared type; refuse what that cannot hold. Fractions may be rounded."""
+        dtype = self._features[key].dtype
+        if key in self._kept:
+            return given
+        if dtype == "string":
+            values = np.asarray(given, dtype=object)
+            if not all(each is None or isinstance(each, str) for each in values.flat):
+                checks.fail(key, "texts, or None", "something else")
+            return values
+        try:
+            values = np.asarray(given)
+            with np.errstate(all="ignore"):
+                made = values.astype(dtype)
+                kept = np.isfinite(made) == np.isfinite(values) if made.dtype.kind == "f" else made == values
+        except (TypeError, ValueError, OverflowError):
+            checks.fail(key, f"numbers that are {dtype}", f"{np.asarray(given, dtype=object).flat[0]!r:.40}")
+        if not np.all(kept):
+            odd = values[~np.broadcast_to(kept, values.shape)].flat[0]
+            checks.fail(key, f"numbers that {dtype} can hold", f"{odd}", "Declare the column with another dtype.")
+        return made
+
     def _values(self, columns: Mapping[str, Column], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
-        """Return the given columns in their declared types, and LeRobot's index columns."""
+        """Return the columns of numbers and texts, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
-        for key, given in columns.items():
-            if key not in self._kept:
-                dtype = self._features[key].dtype
-                values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
-        return values
+        return values | {key: cast(np.ndarray, given) for key, given in columns.items() if key not in self._kept}
 
     def _table(
         self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array], kept: Mapping[str, pa.ChunkedArray]

@@ -88,7 +88,7 @@ def collect(
     names = find_tasks(tasks)
     settings = {"noise": noise, "size": size, "repeat": repeat, "variation": asdict(variation), "codec": codec}
     request = {"tasks": names, "episodes": episodes, "seed": seed, **settings}
-    run = _Collection(Path(os.path.abspath(out)), request, settings)
+    run = _Collection(Path(os.path.abspath(Path(out).expanduser())), request, settings)
     with run.alone() as finished:
         if not finished:
             run.check_absent()

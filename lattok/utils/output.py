@@ -60,7 +60,7 @@ class Output:
     """The file or folder `place`, which errors call `argument`; .NAME.`kind` next to it is its hidden folder."""
 
     def __init__(self, place: str | Path, argument: str = "out", kind: str = "partial"):
-        self.place, self.argument = Path(place), argument
+        self.place, self.argument = Path(place).expanduser(), argument  # "--out=~/x", which a shell may leave as it is
         named = self.place if self.place.name not in ("", "..") else self.place.resolve()  # "." has no name
         self.work = named.with_name(f".{named.name}.{kind}") if named.name else named / f".{kind}"
         self.made = self.work / "dataset"  # takes the place when it is finished

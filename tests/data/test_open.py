@@ -99,7 +99,11 @@ def test_instructions_may_be_called_task(make_dataset):
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [("v2.1", "convert_dataset_v21_to_v30 --repo-id="), ("v4.0", "A newer lattok may read it")],
+    [
+        ("v2.1", "convert_dataset_v21_to_v30 --repo-id=ORG/NAME --root=.* --push-to-hub=false"),
+        ("v2.0", "Convert it to v2.1 by an older LeRobot"),
+        ("v4.0", "A newer lattok may read it"),
+    ],
 )
 def test_other_format_versions(make_dataset, version, says):
     root = make_dataset([4], cameras=False).root

@@ -287,6 +287,58 @@ def test_episodes_that_do_not_fit(tmp_path, rng, change, says):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "given", "says"),
+    [
+        ("int64", [1.0, 1.9], "`a`: expected numbers that int64 can hold, got 1.9"),
+        ("int64", [1.0, np.nan], "`a`: expected numbers that int64 can hold, got nan"),
+        ("uint8", [3, 300], "`a`: expected numbers that uint8 can hold, got 300"),
+        ("bool", [1, 0.4], "`a`: expected numbers that bool can hold, got 0.4"),
+        ("float32", [1e300, 0], r"`a`: expected numbers that float32 can hold, got 1e\+300"),
+        ("float32", ["far", "near"], "`a`: expected numbers that are float32, got 'far'"),
+        ("string", [1, 2], "`a`: expected texts, or None, got something else"),
+    ],
+)
+def test_numbers_that_a_column_cannot_hold_are_refused_before_anything_is_written(tmp_path, dtype, given, says):
+    """They were cut off, wrapped around or made infinite, and nothing was said."""
+    writer = LeRobotWriter.create(tmp_path / "d", 10, {"a": Feature(dtype, (1,), None)})
+    with pytest.raises(LattokError, match=says):
+        writer.add_episode({"a": np.array(given)}, {}, "push")
+    writer.add_episode({"a": np.array(["x", None], dtype=object) if dtype == "string" else np.ones(2)}, {}, "push")
+    assert len(open_dataset(writer.finalize()).episodes) == 1
+
+
+def test_texts_that_are_missing_in_the_first_episode(tmp_path):
+    with LeRobotWriter.create(tmp_path / "d", 10, {"note": Feature("string", (1,), None)}) as writer:
+        for texts in ([None, None], ["a", None]):
+            writer.add_episode({"note": np.array(texts, dtype=object)}, {}, "push")
+    dataset = open_dataset(tmp_path / "d")
+    assert [dataset.columns(i, ["note"])["note"].tolist() for i in (0, 1)] == [[None, None], ["a", None]]
+
+
+def test_a_folder_whose_name_looks_like_a_protocol_of_ffmpeg(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with create("run-12:30") as writer:
+        writer.add_episode(*episode(rng), "push")
+    assert open_dataset("run-12:30").frames(0).shape == (6, 1, 16, 24, 3)
+
+
+def test_a_place_in_the_home_folder(tmp_path, rng, monkeypatch):
+    """A shell leaves `--out=~/x` as it is; the folder was called `~`, or was not found again."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with create("~/d") as writer:
+        writer.add_episode(*episode(rng), "push")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("fps", [1 / 3600, 0.3, 29.97])
+def test_frames_are_found_again_at_any_rate(tmp_path, rng, fps):
+    with LeRobotWriter.create(tmp_path / "d", fps, {"camera": FEATURES["camera"]}, video_codec="h264") as writer:
+        writer.add_episode({}, {"camera": rng.integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)}, "push")
+    assert open_dataset(tmp_path / "d").frames(0).shape == (3, 1, 16, 24, 3)
+
+
+@pytest.mark.parametrize(
     ("features", "says"),
     [
         ({"a/b": Feature("float32", (1,), None)}, "`features`: expected keys without '/'"),

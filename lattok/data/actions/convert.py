@@ -191,7 +191,10 @@ def _rotation(numbers: np.ndarray, before: Rotation, after: Rotation, start: _St
         given = to_matrix(numbers * before.scale, before.form)
         new = given if before.mode == "absolute" else given @ old if before.frame == "base" else old @ given
     if after.mode == "increment":
-        return wrapped(from_matrix(new, "euler_xyz") - _euler(after, start, why)) / after.scale
+        found, before_it = from_matrix(new, "euler_xyz"), _euler(after, start, why)
+        ways = [wrapped(angles - before_it) for angles in (found, found * [1, -1, 1] + np.pi)]  # both are this rotation
+        nearer = np.abs(ways[1]).sum(-1, keepdims=True) < np.abs(ways[0]).sum(-1, keepdims=True)
+        return np.where(nearer, ways[1], ways[0]) / after.scale
     back = np.swapaxes(old, 1, 2)
     turned = new if after.mode == "absolute" else new @ back if after.frame == "base" else back @ new
     return from_matrix(turned, after.form) / after.scale

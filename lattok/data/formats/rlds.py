@@ -285,7 +285,9 @@ class RLDSWriter:
         values: dict[str, list[bytes] | np.ndarray] = {}
         for key, column in columns.items():
             text = self._features[key].dtype == "string"
-            values[self._paths[key]] = [str(each).encode() for each in column] if text else np.asarray(column)
+            values[self._paths[key]] = (
+                [b"" if each is None else str(each).encode() for each in column] if text else np.asarray(column)
+            )
         for key, given in frames.items():
             values[self._paths[key]] = EpisodeFrames(key, self._features[key].shape, given, length).images()
         steps = np.arange(length)

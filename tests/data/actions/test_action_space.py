@@ -127,6 +127,21 @@ def test_deltas_of_both_frames_and_absolute_poses_by_hand(rng):
                 convert_actions(actions, source, space)
 
 
+def test_increments_begin_at_the_angles_that_the_state_has(rng):
+    """A pitch beyond 90 degrees has a second name; a turn by nothing was one by pi, twice."""
+    angles = np.array([[0.0, 2.0, 0.0], [0.1, -2.5, 3.0], [0.0, 1.0, 0.0]])
+    small = rng.uniform(-0.1, 0.1, (3, 3))
+    given = {"state": angles, "state_space": [Rotation("euler_xyz", "absolute")]}
+    increments = [Rotation("euler_xyz", "increment")]
+    still = convert_actions(np.zeros((3, 3)), [Rotation("axis_angle")], increments, **given)
+    np.testing.assert_allclose(still, 0, atol=1e-6)
+    for source, values in (("euler_xyz", angles + small), ("matrix", None)):
+        if values is None:
+            values = Scipy.from_euler("xyz", angles + small).as_matrix().reshape(3, 9)
+        found = convert_actions(values, [Rotation(source, "absolute")], increments, **given)
+        np.testing.assert_allclose(found, small, atol=1e-6)
+
+
 def test_increments_are_added_to_angles_and_are_no_rotation(rng):
     angles = rng.uniform(-1, 1, (20, 3))
     grown = rng.uniform(-0.5, 0.5, (20, 3))

@@ -491,3 +491,12 @@ def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
     inspection = inspect_dataset(dataset)
     assert {dimension.key for dimension in inspection.dimensions} == {"action", "observation.state"}
     assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []
+
+
+def test_numbers_whose_name_a_camera_has_are_said_to_be_left_out(tmp_path: Path):
+    with h5py.File(write_robomimic(tmp_path / "a.hdf5", demos=2), "a") as file:
+        for demo in file["data"].values():
+            demo["obs/images.agentview_image"] = np.zeros((demo.attrs["num_samples"], 2))
+    dataset = open_dataset(tmp_path / "a.hdf5")
+    assert dataset.features["observation.images.agentview_image"].dtype == "image"
+    assert dataset.left_out["obs/images.agentview_image"] == "a camera has its name"

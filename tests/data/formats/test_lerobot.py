@@ -1,6 +1,8 @@
 """LeRobot datasets at scale and in other processes; what metadata may be and what is refused."""
 
+import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.data import LeRobotV3, open_dataset, tables
+from lattok.data import Feature, LeRobotV3, LeRobotWriter, inspect_dataset, open_dataset, tables
 from lattok.data.formats.lerobot_meta import EpisodeTable
 from lattok.data.tables import DataFile
 from lattok.types import Episode
@@ -128,6 +130,38 @@ def test_timestamps_that_cannot_be_places_in_a_video(make_dataset):
     assert len(again.frames(0)) == 12
     with pytest.raises(LattokError, match="`timestamp` of episode 1: expected seconds that increase"):
         again.frames(1)
+
+
+def test_a_video_that_shows_less_than_an_episode_has_rows(make_dataset):
+    """As a conversion makes them that goes by durations: the last rows were shown with frames of the next episode."""
+    dataset = make_dataset([12, 15])
+    key = dataset.cameras[0]
+
+    def change(rows):
+        rows[0][f"videos/{key}/to_timestamp"] -= 0.5
+        rows[1][f"videos/{key}/from_timestamp"] -= 0.5
+        return rows
+
+    edit_episodes(dataset, change)
+    again = open_dataset(dataset.root)
+    said = f"Episode 0 has rows up to 1.1 s, and {key} shows 0.7 s of it. Later episodes of the file may show other"
+    with pytest.raises(LattokError, match=re.escape(said)):
+        again.frames(0)
+    assert [each for each in inspect_dataset(again).findings if each.severity == "error" and said in each.what]
+    again.frames(0, [dataset.cameras[1]])
+
+
+def test_parts_of_an_action_that_are_true_or_false_are_joined_too(tmp_path):
+    """As `open_gripper` of a dataset of Open X: what was advised had no gripper."""
+    parts = {"action.move": Feature("float32", (2,), None), "action.open": Feature("bool", (1,), None)}
+    with LeRobotWriter.create(tmp_path / "d", 10, parts) as writer:
+        moves = np.arange(8, dtype=np.float32).reshape(4, 2)
+        writer.add_episode({"action.move": moves, "action.open": np.array([0, 1, 1, 0])}, {}, "push")
+    dataset = open_dataset(tmp_path / "d")
+    said = '{"action": ["action.move", "action.open"]}'
+    assert [each for each in inspect_dataset(dataset).findings if said in each.advice]
+    joined = open_dataset(tmp_path / "d", columns=json.loads(said))
+    assert joined.columns(0, ["action"])["action"].tolist() == [[0, 1, 0], [2, 3, 1], [4, 5, 1], [6, 7, 0]]
 
 
 def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
