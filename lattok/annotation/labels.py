@@ -20,6 +20,7 @@ import torch
 
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data.episodes import check_stride, select_episodes
+from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.views import View, check_trained_space, unwrap
 from lattok.labels.spec import Options, fillers
@@ -80,16 +81,25 @@ def check_models(work: Work) -> None:
     checks.counts(1, checks.MOST_THREADS, threads=options.threads)
     if options.fill:
         _check_fills(work)
+    present = [*dataset.features, *_undeclared(dataset)]
     for prefix, model in models.items():
         if not PREFIX.fullmatch(prefix) or prefix.startswith(("action", "observation")):
             hint = "LeRobot would take a key that starts with action or observation for one of the policy's own."
             checks.fail("prefix", "lower-case letters, digits, _ and .", repr(prefix), hint)
-        if taken := [key for key in dataset.features if key.startswith(prefix + ".")]:
+        if taken := [key for key in present if key.startswith(prefix + ".")]:
             got = f"{prefix!r} ({taken[0]} is there)"
             checks.fail("prefix", "one that the dataset does not use", got, f"Choose another, such as {prefix}2.")
         if any(other.startswith(prefix + ".") for other in models):
             checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
         check_model(work, prefix, model)
+
+
+def _undeclared(dataset: RobotDataset) -> list[str]:
+    """Return columns that data files of LeRobot have, whatever info.json says; all files have the same."""
+    source = unwrap(dataset)
+    if not isinstance(source, LeRobotV3) or not source.episodes:
+        return []
+    return [name for schema in source.schemas([source.episodes[0].index]).values() for name in schema.names]
 
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:

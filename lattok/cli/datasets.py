@@ -45,7 +45,7 @@ def inspect(
         stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
         horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
-    from lattok.data.episodes import select_episodes, unmeasured
+    from lattok.data.episodes import unmeasured
     from lattok.data.schema import own_vectors, vector_key
 
     opened = lattok.open_dataset(dataset)
@@ -59,7 +59,7 @@ def inspect(
         return 1
     if (acts := action_key or "action") in own_vectors(opened):  # without actions, a finding says what to do
         key = ["--action-key", action_key] if action_key else []
-        chosen = {episode.index for episode in select_episodes(opened, episodes)}
+        chosen = set(found.read)  # of a large dataset some
         unknown = unmeasured(opened, acts, chosen)
         video = ["--preset", "tiny+robust+flow", "--features", "pixels"]
         video += ["--labelled-fraction", "0"] * (unknown == chosen)
@@ -69,7 +69,8 @@ def inspect(
         elif not opened.cameras and unknown:
             if unknown == chosen:
                 return 0
-            small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
+            if len(chosen) == len(found.lengths):
+                small = ["--episodes", ",".join(map(str, sorted(chosen - unknown)))]
         words = ["lattok", "train", kind, dataset, "--out", unused("my-model"), *key, *small]
         print(f"\n{said}\n  {shlex.join(words)}")
     return 0

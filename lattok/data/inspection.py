@@ -54,6 +54,7 @@ class Inspection:
     scope: str = ""  # what was looked at, where that is not everything
     spaces: tuple[tuple[str, str], ...] = ()  # action spaces that are declared, by column
     split: str = ""  # which episodes are held out
+    read: tuple[int, ...] = ()  # episodes whose numbers were looked at
 
     def render(self) -> str:
         """Return plain text, at most 88 columns wide."""
@@ -127,7 +128,8 @@ def inspect_dataset(
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
     scope: list[str] = []
-    dimensions = _check_values(dataset, chosen, findings, scope)
+    looked_at = _looked_at(dataset, chosen, scope)
+    dimensions = _check_values(dataset, looked_at, findings)
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
@@ -150,6 +152,7 @@ def inspect_dataset(
         scope="; ".join(dict.fromkeys(scope)),
         spaces=tuple((key, ", ".join(f"{p.kind} ({p.size})" for p in space.parts)) for key, space in spaces.items()),
         split=split_text(dataset),
+        read=tuple(episode.index for episode in looked_at),
     )
 
 
@@ -227,20 +230,28 @@ def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, ho
         yield problems.PADDED.finding(horizon=horizon, share=padded)
 
 
-def _check_values(
-    dataset: RobotDataset, chosen: list[Episode], findings: list[Finding], scope: list[str]
-) -> list[Dimension]:
-    """Read the vectors and timestamps of episodes, of large datasets of some, and sum up each dimension."""
+def _vectors(dataset: RobotDataset) -> dict[str, tuple[str, ...]]:
+    """Return the columns whose numbers are looked at, with the names of their dimensions."""
     flat = {key: f for key, f in dataset.features.items() if f.dtype.startswith("float") and len(f.shape) == 1}
     narrow = {key: f for key, f in flat.items() if key not in INDEX_KEYS and f.shape[0] <= MAX_DIMENSIONS}
-    columns = {key: dimension_names(feature) for key, feature in narrow.items()}
+    return {key: dimension_names(feature) for key, feature in narrow.items()}
+
+
+def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -> list[Episode]:
+    """Choose the episodes whose numbers are looked at, of large datasets some."""
+    most = ALL_NUMBERS // (1 + sum(map(len, _vectors(dataset).values())))
+    found = _spread(chosen, most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW))
+    if len(found) < len(chosen):
+        runs = f"runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
+        scope.append(f"from {len(found):,} episodes, {runs}")
+    return found
+
+
+def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: list[Finding]) -> list[Dimension]:
+    """Read the vectors and timestamps of episodes, and sum up each dimension."""
+    columns = _vectors(dataset)
     if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else [])]):
         return []
-    most = ALL_NUMBERS // (1 + sum(map(len, columns.values())))
-    looked_at = _spread(chosen, most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW))
-    if len(looked_at) < len(chosen):
-        runs = f"runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
-        scope.append(f"from {len(looked_at):,} episodes, {runs}")
     rows, unreadable = _read(dataset, looked_at, keys)
     findings += some_of(unreadable, "unreadable episodes")
     if rows is None:

@@ -474,6 +474,13 @@ def test_prefixes_that_collide(source, tmp_path):
     out = annotate(source, {"latent": FakeLAM()}, tmp_path / "out")
     with pytest.raises(LattokError, match=r"`prefix`: expected one that the dataset does not use, got 'latent'"):
         annotate(open_dataset(out), {"latent": FakeLAM()}, tmp_path / "more")
+    info = json.loads(
+        (out / "meta/info.json").read_text()
+    )  # the columns stay in the data files, and would be there twice
+    info["features"] = {key: feature for key, feature in info["features"].items() if not key.startswith("latent.")}
+    (out / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(LattokError, match=r"got 'latent' \(latent\.\w+ is there\)"):
+        annotate(open_dataset(out), {"latent": FakeLAM()}, tmp_path / "more")
     with pytest.raises(LattokError, match="prefixes that do not contain each other"):
         annotate(source, {"latent": FakeLAM(), "latent.env": FakeLAM()}, tmp_path / "more")
     with pytest.raises(LattokError, match="`models`: expected at least one model"):

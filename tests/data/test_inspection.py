@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lattok.cli import main
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import Damage
@@ -350,3 +351,19 @@ def test_a_camera_that_shows_nothing_is_noticed():
     text = " ".join(inspect_dataset(source).render().split())
     assert text.count("shows nothing") == 1
     assert f"`{blank}` shows nothing: every frame that was looked at (1) is of one colour." in text
+
+
+def test_the_next_command_is_found_without_reading_what_was_not_looked_at(make_dataset, monkeypatch, capsys):
+    """Of a dataset on the Hub each file that is read is fetched first."""
+    monkeypatch.setattr("lattok.data.inspection.ALL_NUMBERS", 40)
+    monkeypatch.setattr("lattok.data.inspection.EPISODES_PER_RUN", 1)
+    dataset, read, columns_of = make_dataset([12] * 8, cameras=False), [], LeRobotV3.columns_of
+
+    def counted(self, episodes, *given, **named):
+        read.extend(episode.index for episode in episodes)
+        return columns_of(self, episodes, *given, **named)
+
+    monkeypatch.setattr(LeRobotV3, "columns_of", counted)
+    assert main(["inspect", str(dataset.root)]) == 0
+    assert "lattok train action-vq" in capsys.readouterr().out
+    assert 0 < len(set(read)) < 4
