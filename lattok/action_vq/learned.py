@@ -126,9 +126,12 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
 
 def near_codes(codes: Tensor, book: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw for each of codes [...] one of the rows nearest to its own in a codebook [K, d]."""
-    apart = torch.cdist(book, book).fill_diagonal_(torch.inf)
-    near = apart.topk(min(NEAR, len(book) - 1), largest=False).indices.to(codes.device)  # K n
-    return near[codes, torch.randint(near.shape[1], codes.shape, device=codes.device, generator=generator)]
+    few = codes.numel() < len(book)  # of a large codebook, without the distances that nobody asks for
+    own = codes.flatten() if few else torch.arange(len(book), device=codes.device)
+    apart = torch.cdist(book[own], book).scatter_(1, own[:, None], torch.inf)
+    near = apart.topk(min(NEAR, len(book) - 1), largest=False).indices  # of each of `own`, n
+    places = torch.arange(len(own), device=codes.device).view_as(codes) if few else codes
+    return near[places, torch.randint(near.shape[1], codes.shape, device=codes.device, generator=generator)]
 
 
 def near_levels(levels: Tensor, top: Tensor) -> Tensor:
@@ -152,7 +155,8 @@ def balanced(model: nn.Module, share: float) -> Iterator[None]:
 def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     assert isinstance(layer, nn.Linear)
     rows = inputs[0].detach().flatten(0, -2).float()
-    moments = rows.T @ rows / max(1, len(rows))
+    with torch.autocast(rows.device.type, enabled=False):  # rounded moments may have directions of ascent
+        moments = rows.T @ rows / max(1, len(rows))
     size = moments.diagonal().mean().clamp_min(torch.finfo(moments.dtype).tiny)
     mixed = torch.eye(len(moments), device=rows.device) * (1 - share) + moments * (share / size)
     weight = layer.weight.view_as(layer.weight)  # no leaf: its gradient goes on to the layer's

@@ -27,7 +27,7 @@ from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
 from lattok.hub import checkpoint
 from lattok.nn.blocks import PostNormBlock, upcast
 from lattok.nn.normalize import read_statistics
-from lattok.nn.quantize import QuantizerConfig, Start, VectorQuantizer
+from lattok.nn.quantize import MOST_CODES, QuantizerConfig, Start, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
 
@@ -95,7 +95,7 @@ class ActionVQConfig(TrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(dim=self.dim, hidden=self.hidden, depth=self.depth, heads=self.heads)
-        checks.counts(2, codebook_size=self.codebook_size)
+        checks.counts(2, MOST_CODES, codebook_size=self.codebook_size)
         checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
@@ -289,7 +289,9 @@ class P2TActionVQ(TrainedTokenizer):
             terms["mask"] = masked_consistency(again, target, masked, config.loss_reduction)
         if config.perturb:
             book = self.quantizer.codebook_vectors[0]
-            moved = quantized.vectors + self._shift(book[quantized.codes], book[near_codes(quantized.codes, book)])
+            moved = quantized.vectors
+            if self.quantizer.started:
+                moved = moved + self._shift(book[quantized.codes], book[near_codes(quantized.codes, book)])
             terms["perturbed"] = reconstruction(self.decoder(moved), actions, valid, config.loss_reduction)
         return terms
 

@@ -21,7 +21,7 @@ from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
-from lattok.types import LossTerms
+from lattok.types import LatentActions, LossTerms
 from lattok.utils import checks
 
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "limits.low", "limits.high", "quantizer.steps")
@@ -103,6 +103,11 @@ class VQBeT(TrainedTokenizer, CoarseToFine):
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self.quantizer.codes_of(self.encoder(actions.flatten(1))).view(len(actions), self.config.tokens)
+
+    def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
+        latents = self.encoder(actions.flatten(1))
+        codes = self.quantizer.codes_of(latents).view(len(actions), self.config.tokens)
+        return LatentActions(codes, latents[:, None], self._vectors(codes)[:, None])
 
     def _decode(self, codes: Tensor) -> Tensor:
         return self.limits(self.decoder(self._vectors(codes)).view(-1, self.horizon, self.action_dim))

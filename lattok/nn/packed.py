@@ -1,4 +1,4 @@
-"""Linear layers and short convolutions with matrices in the order of oneDNN's kernels, for inference on a CPU.
+"""Linear layers with matrices in the order of oneDNN's kernels, for inference on a CPU.
 
 On CPUs of AMD torch multiplies float32 matrices by MKL, which uses half of their vector units; oneDNN uses all of
 them. The numbers are the same but for rounding.
@@ -39,30 +39,6 @@ class PackedLinear(nn.Linear):
         self._pack()
 
 
-class PackedConvolution(nn.Conv1d):
-    """A convolution [B, d, h] to [B, o, h] that reads as many steps before as after: one product over all its taps."""
-
-    def __init__(self, conv: nn.Conv1d):
-        nn.Module.__init__(self)
-        self.weight, self.bias, self.reach = conv.weight, conv.bias, conv.dilation[0]
-        taps = PackedLinear(conv.weight.detach().transpose(1, 2).flatten(1), conv.bias)  # o (tap d)
-        self._taps = (taps,)  # hidden: the tensors of a model have the names that they had
-
-    @classmethod
-    def understands(cls, layer: nn.Module) -> bool:
-        """Tell whether a layer is such a convolution."""
-        if type(layer) is not nn.Conv1d or layer.kernel_size[0] % 2 == 0 or layer.padding_mode != "zeros":
-            return False
-        around = layer.kernel_size[0] // 2 * layer.dilation[0]
-        return layer.stride == (1,) and layer.groups == 1 and layer.padding == (around,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        steps, count = x.shape[2], self.weight.shape[2]
-        wide = F.pad(x.transpose(1, 2), (0, 0, count // 2 * self.reach, count // 2 * self.reach))  # b h d
-        seen = [wide[:, i * self.reach :][:, :steps] for i in range(count)]
-        return self._taps[0](torch.cat(seen, -1)).transpose(1, 2)
-
-
 def packed(model: nn.Module) -> nn.Module:
     """Replace the layers inside `model`, on a CPU that has oneDNN; returns it."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -70,8 +46,6 @@ def packed(model: nn.Module) -> nn.Module:
     for name, layer in model.named_children():
         if type(layer) is nn.Linear:
             setattr(model, name, PackedLinear(layer.weight, layer.bias))
-        elif PackedConvolution.understands(layer):
-            setattr(model, name, PackedConvolution(layer))  # pyright: ignore[reportArgumentType]
         else:
             packed(layer)
     return model

@@ -49,6 +49,8 @@ class QuantizerConfig:
         checks.at_least_zero(revive_below=self.revive_below)
         check_choices(self)
         checks.below_one(decay=self.decay)
+        if self.restart_every and self.update != "gradient":
+            checks.fail("restart_every", "0 unless update is 'gradient'", self.restart_every)
         if self.levels > 1 and self.update != "ema":
             checks.fail("levels", "1 unless update is 'ema'", self.levels)
 

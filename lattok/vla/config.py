@@ -28,6 +28,7 @@ BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_DRAWS = 256
 OF_ONE_HEAD = dict.fromkeys(("codes", "draws", "temperature", "order"), "tokens") | {"flow_steps": "flow"}  # options
+LEAST_TEMPERATURE = 1e-38  # float32 has no smaller number at its full precision
 MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
@@ -85,6 +86,8 @@ class HeadConfig:
     def __post_init__(self) -> None:
         check_choices(self, "head")
         checks.at_least_zero(head_temperature=self.temperature)
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            checks.fail("head_temperature", f"0, or at least {LEAST_TEMPERATURE:g}", self.temperature)
         checks.counts(1, MOST_DRAWS, head_draws=self.draws)
         checks.whole(head_codes=self.codes)
         if self.draws > 1 and not self.temperature:
@@ -95,7 +98,7 @@ class HeadConfig:
         for option, head in OF_ONE_HEAD.items():
             if self.name != head and (value := getattr(self, option)) != (usual := getattr(HeadConfig, option)):
                 checks.fail(f"head_{option}", f'{usual} unless head="{head}"', value)
-        if not isinstance(self.layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in self.layers):
+        if not isinstance(self.layers, tuple) or not all(checks.is_int(k) and k >= 0 for k in self.layers):
             checks.fail("head_layers", "indices of hidden states", repr(self.layers))
         if list(self.layers) != sorted(set(self.layers)):
             checks.fail("head_layers", "different hidden states in ascending order", self.layers)

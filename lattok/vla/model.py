@@ -34,7 +34,7 @@ from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, FlowActionHead, LayerStates, States, TokenPositions, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision, hidden_index
-from lattok.vla.tokens import TOKENIZER, TokenHead, open_tokenizer
+from lattok.vla.tokens import TOKENIZER, TokenHead, check_tokenizer, open_tokenizer
 
 HEADS: Mapping[str, type[ActionHead]] = {"regression": ActionHead, "flow": FlowActionHead, "tokens": TokenHead}
 PAPERS = {"latbot": "2511.23034"}  # of strategies that are not of the P2T paper
@@ -79,6 +79,7 @@ class LatentVLA(BackboneModel):
         self.losses = {loss.name: hidden_index(loss.layer, backbone.num_layers) for loss in config.strategy.losses}
         # before all that strategies differ in: it starts the same
         self.head: ActionHead = HEADS[config.head.name](width, self.layers, config)
+        check_tokenizer(tokenizer, config)
         self._tokenizer = (tokenizer,)  # in a tuple it is no submodule: it stays where it is, and as it is
         self.segments = config.segments
         count = sum(segment.count for segment in self.segments.values())
@@ -244,7 +245,8 @@ class LatentVLA(BackboneModel):
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with everything that needs no trained weights: inputs of the backbone, and tokens."""
-        batch = batch._replace(inputs=self._inputs(batch), subtask_tokens=self._subtask_tokens(batch))
+        told = batch.subtasks and self.backbone.tokens_of(batch.subtasks)
+        batch = batch._replace(inputs=self._inputs(batch), subtask_tokens=told)
         return self.with_tokens(batch)
 
     def with_tokens(self, batch: PolicyBatch) -> PolicyBatch:
@@ -257,6 +259,8 @@ class LatentVLA(BackboneModel):
         rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
         if rows.any():
             tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows]))
+        if self.config.head.order == "autoregressive":  # with the end of the longest row
+            tokens = tokens[:, : int((tokens[rows] >= 0).sum(1).amax()) + 1 if rows.any() else 1]
         return batch._replace(tokens=tokens)
 
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
@@ -264,14 +268,10 @@ class LatentVLA(BackboneModel):
             return batch.inputs
         return self.backbone.prepare(batch.images, prompts(self.config, batch.texts))
 
-    def _subtask_tokens(self, batch: PolicyBatch) -> Sequence[Sequence[int]] | None:
-        if batch.subtasks is None or batch.subtask_tokens is not None:
-            return batch.subtask_tokens
-        return self.backbone.tokens_of(batch.subtasks)
-
     def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
-        return self.backbone.text_errors(self._inputs(batch), self._subtask_tokens(batch) or [[]] * len(batch.texts))
+        rows = batch.subtask_tokens or self.backbone.tokens_of(batch.subtasks or [""] * len(batch.texts))
+        return self.backbone.text_errors(self._inputs(batch), rows)
 
     def _run_backbone(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> ForwardOutput:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""

@@ -16,6 +16,7 @@ from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
 from lattok.utils import checks
+from lattok.utils.arrays import as_tensor
 from lattok.utils.untrusted import plain_format
 from lattok.vla.config import VLAConfig
 
@@ -66,9 +67,10 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
         actions = _required(batch, config.action_key, "the actions")
     else:
         actions = torch.zeros(len(images), config.horizon, config.action_dim, device=images.device)
-    padded = batch.get(f"{config.action_key}_is_pad") if learning else None
-    if padded is not None and getattr(padded, "dtype", None) != torch.bool:
-        checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", getattr(padded, "dtype", type(padded).__name__))
+    padded, name = batch.get(f"{config.action_key}_is_pad") if learning else None, f"{config.action_key}_is_pad"
+    padded = None if padded is None else as_tensor(name, padded)
+    if padded is not None and (padded.dtype != torch.bool or padded.shape != actions.shape[:2]):
+        checks.fail(name, f"bool {list(actions.shape[:2])}", f"{padded.dtype} {list(padded.shape)}")
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     found = PolicyBatch(images, texts, proprio, actions.float(), valid)
     _check(config, found, learning, config.state_key, config.action_key)
@@ -111,6 +113,12 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
         checks.size(action, "samples, as there are images", len(actions), count)
         checks.size(action, "steps (horizon)", actions.shape[1], config.horizon)
         checks.size(action, "dimensions", actions.shape[2], config.action_dim)
+        for name, mask, shape in (
+            ("valid", batch.valid, actions.shape[:2]),
+            ("known", batch.known, actions.shape[::2]),
+        ):
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
+                checks.fail(name, f"bool {list(shape)}", f"{mask.dtype} {list(mask.shape)}")
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:

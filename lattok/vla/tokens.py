@@ -12,6 +12,7 @@ own. The tokenizer learns nothing here and lies in the artefact, in `parts/token
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,14 +48,22 @@ class Classifier(nn.Module):
         return torch.einsum("bpd,pkd->bpk", states, self.weight[here]) + self.bias[here]
 
 
+def _acting(name: str) -> Any:
+    """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
+
+    def change(head: "TokenHead", value: Any) -> None:
+        head.config = replace(head.config, head=replace(head.config.head, **{name: value}))
+
+    return property(lambda head: getattr(head.config.head, name), change)
+
+
 class TokenHead(ActionHead):
     """Hidden states, image tokens and proprio to codes [B, P]; where their number varies, an end and then -1."""
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__(hidden_size, layers, config)
         spec, dim = cast(TokenSpec, config.tokens), config.head.dim
-        self.spec, self.classes = spec, spec.codes + (not spec.fixed)
-        self.temperature, self.draws, self.codes = config.head.temperature, config.head.draws, config.head.codes
+        self.config, self.spec, self.classes = config, spec, spec.codes + (not spec.fixed)
         self.own = not spec.shared  # positions have codebooks of their own
         self.before: nn.Embedding | None = None
         if config.head.order == "autoregressive":
@@ -62,11 +71,13 @@ class TokenHead(ActionHead):
         if self.own:
             self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
 
+    temperature, draws, codes = (_acting(name) for name in ("temperature", "draws", "codes"))
+
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
         """Return "action", the cross-entropy of codes [B, P] of samples that are `coded`, and the share of codes that
-        are met, "action_accuracy"."""
+        are met, "action_accuracy". Codes that are predicted one after another may end with the longest row's end."""
         wanted = self._with_end(target).masked_fill(~coded(valid)[:, None], IGNORED)
         logits = self.logits(wanted.clamp_min(0), states, proprio).float()
         there = wanted != IGNORED
@@ -87,6 +98,7 @@ class TokenHead(ActionHead):
         """Return logits [B, P, K] of codes [B, P], each from the ones before it where the head is autoregressive."""
         x = self.queries.expand(len(codes), -1, -1)
         if self.before is not None:
+            x = x[:, : codes.shape[1]]  # as many as the longest row has
             x = torch.cat([x[:, :1], x[:, 1:] + self._embedded(codes[:, :-1])], 1)
         return self.out(self.norm(self.run_blocks(x, states, proprio, causal=self.before is not None)[-1]))
 
@@ -143,6 +155,16 @@ class TokenHead(ActionHead):
             if not self.spec.fixed and bool((codes >= self.spec.codes).any(1).all()):
                 break
         return F.pad(codes, (0, self.spec.tokens - codes.shape[1]), value=self.spec.codes)  # more ends
+
+
+def check_tokenizer(tokenizer: Any, config: VLAConfig) -> None:
+    """Require the tokenizer that a policy's configuration names, with chunks of its shape; or none."""
+    if tokenizer is None or config.tokens is None:
+        return
+    checks.size("tokenizer", "steps of a chunk (horizon)", tokenizer.horizon, config.horizon)
+    checks.size("tokenizer", "action dimensions", tokenizer.action_dim, config.action_dim)
+    if TokenSpec.of(tokenizer) != config.tokens:
+        checks.fail("tokenizer", "the one that the configuration names", "another one")
 
 
 def open_tokenizer(folder: Path, spec: TokenSpec) -> ActionTokenizer:

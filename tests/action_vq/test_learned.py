@@ -34,6 +34,14 @@ def test_near_codes_are_the_nearest_rows_and_each_is_drawn():
     assert near_codes(torch.tensor([0, 1]), book[:2]).tolist() == [1, 0]
 
 
+def test_near_codes_of_a_large_codebook_are_those_of_the_whole_table():
+    book, few = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([[4, 9], [400, 4]])
+    nearest = torch.cdist(book, book).fill_diagonal_(torch.inf).topk(NEAR, largest=False).indices
+    drawn = torch.stack([near_codes(few, book, torch.Generator().manual_seed(seed)) for seed in range(200)])
+    for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert set(drawn[:, place[0], place[1]].tolist()) == set(nearest[few[place]].tolist())
+
+
 def test_near_levels_are_those_above_and_below():
     torch.manual_seed(0)
     top = torch.tensor([1.0, 2.0, 6.0])
@@ -124,6 +132,16 @@ def test_rows_are_refitted_to_near_codes_as_to_any_others():
     valid, codes = torch.ones(50, 4, dtype=torch.bool), search(samples, books, 8)[0][:, 0]
     both = [torch.cat(pair) for pair in ((samples, samples), (valid, valid), (codes, 1 - codes))]
     torch.testing.assert_close(refit(samples, valid, books, ALL), least_squares(*both, books, 20.0))
+
+
+def test_balance_is_computed_in_float32_under_autocast(monkeypatch):
+    """Rounded moments of inputs with a common mean had directions in which the gradient pointed uphill."""
+    torch.manual_seed(0)
+    layer, x, solve, seen = nn.Linear(256, 4, bias=False), torch.randn(300, 256) * 0.1 + 3, torch.linalg.solve_ex, []
+    monkeypatch.setattr(torch.linalg, "solve_ex", lambda mixed, wanted: seen.append(mixed) or solve(mixed, wanted))
+    with torch.autocast("cpu", torch.bfloat16), balanced(layer, 0.95):
+        layer(x).float().sum().backward()
+    assert float(torch.linalg.eigvalsh(seen[0].double()).min()) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_gradients_are_evened_out_as_written():

@@ -85,6 +85,17 @@ def test_codes_are_the_nearest_row_level_by_level(vqbet):
         torch.testing.assert_close(vqbet.decode(codes[:, :count]), expected.detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_latents_are_the_encoders_and_vectors_the_sums_of_rows(vqbet):
+    """They were the chunk itself, which `annotate` wrote as embeddings."""
+    chunks = saturating(9, seed=3)
+    latents = vqbet.encoder(vqbet.normalizer(chunks).flatten(1))
+    codes, lefts = plain_codes(vqbet, latents)
+    found = vqbet.latent_actions(chunks)
+    assert torch.equal(found.codes, codes)
+    torch.testing.assert_close(found.latents, latents[:, None].detach())
+    torch.testing.assert_close(found.quantized, (latents - lefts[-1])[:, None].detach())
+
+
 def test_the_losses_and_whom_they_move():
     """Straight through every level on its own, as the published class is written."""
     torch.manual_seed(1)

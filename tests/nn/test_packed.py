@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lattok.nn.packed import FEW_ROWS, PackedConvolution, PackedLinear, packed
+from lattok.nn.packed import FEW_ROWS, PackedLinear, packed
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (3, 6), (FEW_ROWS + 1, 6), (20, 10, 6)])
@@ -24,25 +24,6 @@ def test_a_linear_layer_is_one(shape, bias):
     assert fast.state_dict().keys() == layer.state_dict().keys()
     turned = torch.randn(6, FEW_ROWS + 1).T
     torch.testing.assert_close(fast(turned), layer(turned), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("taps", "reach"), [(3, 1), (3, 4), (5, 2), (1, 1)])
-@pytest.mark.parametrize("rows", [1, 50])
-def test_a_convolution_is_one(taps, reach, rows):
-    torch.manual_seed(0)
-    conv, x = nn.Conv1d(4, 7, taps, padding=taps // 2 * reach, dilation=reach), torch.randn(rows, 4, 6)
-    (fast,) = packed(nn.Sequential(copy.deepcopy(conv)))
-    assert isinstance(fast, PackedConvolution)
-    torch.testing.assert_close(fast(x), conv(x), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"stride": 2, "padding": 1}, {}, {"padding": 1, "groups": 2}, {"padding": 1, "padding_mode": "circular"}],
-)
-def test_other_convolutions_stay(options):
-    conv = nn.Conv1d(4, 4, 3, **options)
-    assert packed(nn.Sequential(conv))[0] is conv
 
 
 def test_a_machine_without_these_kernels_keeps_its_layers(monkeypatch):

@@ -222,6 +222,16 @@ def test_numbers_and_padding_of_batches_are_checked():
     found |= {"observation.state": data.proprio, "action": data.actions, "task": data.texts}
     with pytest.raises(LattokError, match="`action_is_pad`: expected bool"):
         model(found | {"action_is_pad": (~data.valid).int()})
+    for shape in ((len(data.valid), 1), (len(data.valid),)):  # which would be broadcast
+        with pytest.raises(LattokError, match=r"`action_is_pad`: expected bool \[\d+, \d+\], got torch.bool \["):
+            model(found | {"action_is_pad": torch.zeros(shape, dtype=torch.bool)})
+    torch.testing.assert_close(
+        model(found | {"action_is_pad": (~data.valid).numpy()})["action"],
+        model(found | {"action_is_pad": ~data.valid})["action"],
+    )
+    for name, wrong in {"valid": data.valid[:1], "known": torch.ones(len(data.valid), 1, dtype=torch.bool)}.items():
+        with pytest.raises(LattokError, match=f"`{name}`: expected bool"):
+            model(data._replace(**{name: wrong}))
 
 
 class Planner:

@@ -255,10 +255,41 @@ def test_how_a_trained_policy_draws_is_saved_with_it(tmp_path):
     loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
     assert (loaded.head.temperature, loaded.config.head.draws) == (0.7, 4)
     assert torch.equal(loaded.predict_chunk(data), model.predict_chunk(data))
-    model.head.temperature = 0.0
-    with pytest.raises(LattokError, match="`head_draws`: expected 1 where head_temperature is 0"):
-        model.save_pretrained(tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("codes", -2, "`head_codes`"),
+        ("codes", 5, "`head_codes`: expected 0 with a tokenizer whose first codes do not decode on their own"),
+        ("codes", 50, "`head_codes`"),
+        ("draws", 0, "`head_draws`"),
+        ("draws", 4, "`head_draws`: expected 1 where head_temperature is 0"),
+        ("temperature", -1.0, "`head_temperature`"),
+        ("temperature", 1e-46, "`head_temperature`: expected 0, or at least 1e-38, got 1e-46"),
+    ],
+)
+def test_how_a_trained_policy_draws_is_checked_before_it_moves(name, value, text):
+    """Codes of -2 were the mean action, 5 of 12 were held, and a negative temperature drew what is unlikely."""
+    model, data = policy("bins").eval(), batch(config())
+    before = model.predict_chunk(data)
+    with pytest.raises(LattokError, match=text):
+        setattr(model.head, name, value)
+    assert torch.equal(model.predict_chunk(data), before)
+
+
+def test_rows_of_varying_length_are_learned_up_to_the_end_of_the_longest():
+    """A row may take one code for each byte of its coefficients, and hardly any does."""
+    model, data = policy("fast").eval(), batch(config())
+    coded = model.prepared(data)
+    lengths = (coded.tokens >= 0).sum(1)
+    assert coded.tokens.shape[1] == int(lengths.max()) + 1 < model.config.predicted
+    wide = torch.nn.functional.pad(coded.tokens, (0, model.config.predicted - coded.tokens.shape[1]), value=-1)
+    torch.testing.assert_close(model(coded)["action"], model(coded._replace(tokens=wide))["action"])
+    parallel = policy("fast", "parallel").prepared(data)
+    assert (
+        parallel.tokens.shape[1] == model.config.predicted
+    )  # where each position has to say that it is behind the end
 
 
 def test_without_a_sample_nothing_is_predicted():
@@ -365,6 +396,10 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     with pytest.raises(LattokError, match="`head_order`"):
         config(head="tokens", tokens=spec, head_order="backwards")
     made = config(head="tokens", tokens=spec)
+    with pytest.raises(LattokError, match="`tokenizer`: expected the one that the configuration names, got another"):
+        LatentVLA(made, open_backbone(made), UniformBins.fit(torch.randn(50, H, M), bins=16))
+    with pytest.raises(LattokError, match=r"`tokenizer`: expected 4 steps of a chunk \(horizon\), got 8"):
+        LatentVLA(made, open_backbone(made), UniformBins.fit(torch.randn(50, 8, M), bins=16))
     bare = LatentVLA(made, open_backbone(made)).eval()
     with pytest.raises(LattokError, match="`policy`: expected one with a head of tokens, and their tokenizer"):
         bare.predict_chunk(batch(made))
