@@ -192,7 +192,10 @@ def test_the_first_loss_that_is_not_finite_is_told_later(tmp_path):
     good = {"loss": one, "loss/a": one, "grad_norm": one}
     bad = good | {"loss": one * torch.nan, "loss/a": one * torch.inf}
     finite.check()
-    for done, values in enumerate([good, good | {"grad_norm": one * torch.nan}, bad, good, bad], 1):
-        finite.see(values, done)
-    with pytest.raises(LattokError, match="got a not finite at step 3 in"):
-        finite.check()
+    lost = good | {"grad_norm": one * torch.nan}
+    for first, name in ((bad, "a"), (lost, "the gradient")):
+        finite = FiniteLoss(tmp_path)
+        for done, values in enumerate([good, good, first, bad, good, lost], 1):
+            finite.see(values, done)
+        with pytest.raises(LattokError, match=f"got {name} not finite at step 3 in"):
+            finite.check()

@@ -20,7 +20,10 @@ from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, saf
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
 _AGAIN = "Copy the dataset again."
-CONVERTER = "convert_dataset_v21_to_v30"
+CONVERT = (
+    "Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=ORG/NAME --root={} --push-to-hub=false."
+    " In older LeRobot: lerobot.datasets.v30.convert_dataset_v21_to_v30"
+)
 MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
 
@@ -53,8 +56,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if not version.startswith("v3."):
         way_out = "A newer lattok may read it."
         if version.startswith("v2.1"):
-            way_out = f"Convert it: python -m lerobot.scripts.{CONVERTER} --repo-id=ORG/NAME --root={root} "
-            way_out += f"--push-to-hub=false. In older LeRobot: lerobot.datasets.v30.{CONVERTER}"
+            way_out = CONVERT.format(root)
         elif version.startswith(("v1.", "v2.")):
             way_out = "Convert it to v2.1 by an older LeRobot, then to v3 by a newer one."
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
