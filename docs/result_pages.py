@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 GROUPS = {
     "Installation": ("extras",),
-    "Tokenizers": ("tokenizers", "policy_error", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
+    "Tokenizers": (
+        "tokenizers",
+        "policy_error",
+        "collapse",
+        "mask_loss",
+        "action_tokenizer_speed",
+        "published_speed",
+        "fast_speed",
+    ),
     "Latent action models": (
         "lam_labels",
         "lam_robust",
