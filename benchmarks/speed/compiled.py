@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._dynamo.utils import counters
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.gpu import learners
@@ -57,7 +57,7 @@ def compared(plain: Callable[[], Any], fast: Callable[[], Any], device: torch.de
 def training(kind: str, quick: bool, device: torch.device) -> dict[str, float]:
     """A step of a family."""
     module, batch, weights = learners(quick)[kind]
-    module, batch = module.to(device), tree_map(lambda x: x.to(device), batch)
+    module, batch = module.to(device), tree_map_only(torch.Tensor, lambda x: x.to(device), batch)
 
     def step(model: Any) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
