@@ -57,7 +57,7 @@ GROUPS = {
         "streaming_rate",
         "streaming_wait",
     ),
-    "On a GPU": ("gpu",),
+    "On a GPU": ("gpu", "compiled_gpu"),
     "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
