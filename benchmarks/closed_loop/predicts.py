@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.closed_loop import inferred, learnable
-from benchmarks.closed_loop.comparisons import read, success
+from benchmarks.closed_loop.comparisons import Runs, read, success
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.planned import BASE, RESULTS, STUDIES, Study, check_commit, whole
 from benchmarks.common import environment, unnamed, write_results
@@ -41,6 +41,7 @@ TOKENS = {
     "rank_consistency": ("ranks kept", 1),
 }
 DRAWS = 2000
+Results = Mapping[str, Mapping[str, Runs]]  # by regime and row
 WITHOUT = "Without ceilings, and controls that are wrong on purpose"
 
 
@@ -81,10 +82,10 @@ class Point(NamedTuple):
         return sum(self.figures[seed].get(name, np.nan) for seed in seeds) / len(seeds)
 
 
-def points(results: Path, study: Study, rows: Sequence[str], runs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
+def points(results: Results, study: Study, rows: Sequence[str], runs: Mapping[str, Any]) -> list[Point]:
     """Return the sources of a study, of these rows, once they have all their seeds, with those that have figures."""
     found = []
-    for regime, every in read(results).items():
+    for regime, every in results.items():
         played = whole(study.seeds.get(regime, {}), every)
         for row in rows:
             by_seed = played.get(row, {})
@@ -97,12 +98,12 @@ def points(results: Path, study: Study, rows: Sequence[str], runs: Mapping[str, 
     return found
 
 
-def check_whole(question: Question, study: Study, folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+def check_whole(question: Question, study: Study, results: Results, runs: Mapping[str, Mapping[str, Any]]) -> None:
     """Stop where a row lacks seeds or figures, where figures are of several commits, or of other models than the rows
     acted by."""
-    played, names = read(folder), dict[str, Mapping[str, Any]]()
+    commits = set[str]()
     for regime, seeds in study.seeds.items():
-        there = whole(seeds, played.get(regime, {}))
+        there = whole(seeds, results.get(regime, {}))
         if missing := [row for row in (BASE, *question.rows) if row not in there]:
             raise SystemExit(f"not all seeds are there of {', '.join(missing)}")
         for row in question.rows:
@@ -110,8 +111,8 @@ def check_whole(question: Question, study: Study, folder: Path, runs: Mapping[st
                 name = f"{regime}.{ROWS[row].labels}.{seed}"
                 if name not in runs or runs[name]["model"] != cell["label_model"]["weights_sha256"]:
                     raise SystemExit(f"there are no figures of the tokenizer that {row} acts by in seed {seed}")
-                names[name] = runs[name]
-    if len(commits := {run["commit"] for run in names.values()}) > 1 or any(map(unnamed, commits)):
+                commits.add(runs[name]["commit"])
+    if len(commits) > 1 or any(map(unnamed, commits)):
         raise SystemExit(f"figures must be of one commit, and are of {', '.join(sorted(commits))}")
 
 
@@ -248,10 +249,11 @@ def main() -> None:
     args = parser.parse_args()
     question = QUESTIONS[args.study]
     runs = json.loads((args.results / question.file.name).read_text())["runs"]
+    study, results = STUDIES[args.study], read(args.results / args.study)
     if question.whole:
-        check_commit(STUDIES[args.study], read(args.results / args.study))
-        check_whole(question, STUDIES[args.study], args.results / args.study, runs)
-    found = points(args.results / args.study, STUDIES[args.study], question.rows, runs)
+        check_commit(study, results)
+        check_whole(question, study, results, runs)
+    found = points(results, study, question.rows, runs)
     if len(found) < 3:
         raise SystemExit(f"{len(found)} sources have runs and figures: nothing can be ranked")
     parts = parts_of(found, question)

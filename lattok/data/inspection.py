@@ -322,8 +322,8 @@ def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) ->
     """Find episodes of which a video shows less than they have rows."""
     for episode in chosen if dataset.kind == "lerobot" and dataset.features[key].dtype == "video" else ():
         span, last = dataset.video_span(episode.index, key), (episode.length - 1) / dataset.fps
-        if span is not None and last > (shown := span[2] - span[1]) - 0.5 / dataset.fps:
-            yield problems.SPAN.finding(episode=episode.index, camera=key, rows=last, video=shown)
+        if span and (found := problems.short_video(episode.index, key, last, span[2] - span[1], dataset.fps)):
+            yield found
 
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:

@@ -131,6 +131,11 @@ class Dimension(NamedTuple):
     maximum: float
 
 
+def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:
+    """Find that rows go on, in seconds, for more than half a frame after the last one that a video shows."""
+    return SPAN.finding(episode=episode, camera=camera, rows=rows, video=video) if rows > video - 0.5 / fps else None
+
+
 def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:
     """Sum up the dimensions of a column that hold any finite value, and report what is odd in them."""
     values = rows.columns[key].reshape(len(rows.frames), -1)

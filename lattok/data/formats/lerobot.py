@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
-from lattok.data.problems import SPAN
+from lattok.data.problems import short_video
 from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
@@ -245,8 +245,8 @@ class LeRobotV3(RobotDataset):
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
-        if times[-1] > stop - start - 0.5 / self.fps:  # what follows in the file are frames of the next episode
-            problem = SPAN.finding(episode=episode_index, camera=camera, rows=times[-1], video=stop - start)
+        # what follows in the file are frames of the next episode
+        if problem := short_video(episode_index, camera, times[-1], stop - start, self.fps):
             raise LattokError(f"{problem.what} {problem.advice}")
         with self.files.at_hand(path) as place:
             yield from decode_at(place, start + times[indices], self.fps)
