@@ -122,3 +122,45 @@ def test_a_batch_without_motion_has_no_infinite_share():
     still = torch.zeros(5, 6)
     assert losses.flow(still, still) == 0
     assert losses.flow(still + 1, still).isfinite()
+
+
+def test_block_flow_finds_a_planted_shift():
+    torch.manual_seed(0)
+    scene = torch.nn.functional.interpolate(torch.rand(1, 1, 40, 40).round(), 80, mode="bilinear")[0, 0] * 255
+    shifts = [(0, 0), (2, 0), (-3, 1), (0, -2)]  # right and down, of the scene
+
+    def view(x, y):
+        return scene[8 - y : 40 - y, 8 - x : 40 - x, None].round().to(torch.uint8).expand(-1, -1, 3)
+
+    pairs = torch.stack([torch.stack([view(0, 0), view(*shift)]) for shift in shifts])  # b 2 h w 3
+    both = torch.stack([pairs, pairs.flip(1)], 2)  # the second camera sees it backwards
+    flow = losses.block_flow(both).reshape(4, 2, 2, 8, 8)
+    inner = flow[..., 2:6, 2:6].mean((-1, -2))
+    torch.testing.assert_close(inner[:, 0], torch.tensor(shifts).float(), atol=0.35, rtol=0)
+    torch.testing.assert_close(inner[:, 1], -torch.tensor(shifts).float(), atol=0.35, rtol=0)
+    grey = torch.full((1, 2, 1, 48, 48, 3), 128, dtype=torch.uint8)
+    assert losses.block_flow(grey).abs().max() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):  # mixed precision does not blur the target
+        assert torch.equal(losses.block_flow(both).reshape(flow.shape), flow)
+
+
+def test_block_flow_is_the_softmax_of_plain_block_costs():
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (2, 2, 1, 32, 32, 3), dtype=torch.uint8)
+    flow = losses.block_flow(frames).reshape(2, 2, 8, 8)
+    now, later = frames[:, :, 0].double().mean(-1).numpy().swapaxes(0, 1) / 255
+    padded = np.pad(later, [(0, 0), (4, 4), (4, 4)], mode="edge")
+    for y, x in [(0, 0), (3, 5), (7, 7)]:
+        cell = now[:, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        shifts = [(dx, dy) for dy in range(-4, 5) for dx in range(-4, 5)]
+        cost = np.stack(
+            [
+                ((padded[:, 4 * y + 4 + dy :, 4 * x + 4 + dx :][:, :4, :4] - cell) ** 2).mean((1, 2))
+                + (dx**2 + dy**2) * 1e-4 / 3
+                for dx, dy in shifts
+            ],
+            1,
+        )
+        weight = np.exp(-(cost - cost.min(1, keepdims=True)) / (0.01 / 3))
+        expected = weight / weight.sum(1, keepdims=True) @ np.array(shifts)
+        np.testing.assert_allclose(flow[:, :, y, x], expected, atol=1e-4)
