@@ -217,6 +217,15 @@ def test_outliers_are_clipped_to_the_range():
     assert clipped.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_the_share_that_is_clipped_is_of_what_counts():
+    x = torch.tensor([[0.0, 5.0], [1.0, -5.0], [1.5, 0.0], [-0.5, 0.9]])
+    valid = torch.tensor([[True, False], [True, True], [True, True], [False, True]])
+    clipped = Normalizer(2, [True, True])._set(np.array([0.5, 0.0]), np.array([0.5, 1.0]))
+    assert clipped.clipped(x, valid) == pytest.approx(2 / 6)  # 1.5 and -5; what is not valid, or at an end, is not
+    assert clipped.clipped(x, torch.zeros_like(valid)) == 0
+    assert Normalizer(2)._set(np.array([0.5, 0.0]), np.array([0.5, 1.0])).clipped(x, valid) == 0
+
+
 def test_only_the_named_dimensions_are_clipped():
     x = torch.randn(500, 3) * 100
     norm = Normalizer(3, [True, False, True]).fit(x, ["quantile", "mean_std", "min_max"])

@@ -1,4 +1,5 @@
-"""The losses of Eq. 4 to 10 against loops in numpy, their masks, and what an average over shares of a batch gives."""
+"""The losses of Eq. 4 to 10, and LatBot's KL, against loops in numpy, their masks, and what an average over shares of
+a batch gives."""
 
 import math
 
@@ -67,16 +68,27 @@ def cases(rng):
     def regression(b, s):
         return sum((float(predicted[b, s, k, i]) - float(vectors[b, s, k, i])) ** 2 for k in range(P) for i in range(D))
 
+    def divergence(b, s):
+        own, teacher = (x[b, s].double().softmax(-1).numpy() for x in (predicted, vectors))
+        return sum(own[k, i] * math.log(own[k, i] / teacher[k, i]) for k in range(P) for i in range(D))
+
     return {
         "eq4": (lambda x, t, v, r: means.action_loss(x, t, v, "l2", r), chunks, actions, squared, D),
         "l1": (lambda x, t, v, r: means.action_loss(x, t, v, "l1", r), chunks, actions, absolute, D),
         "eq5": (losses.alignment, vectors, states, cosine, 1),
         "eq7": (losses.code_cross_entropy, codes, logits, nll, P),
         "continuous": (losses.regression, vectors, predicted, regression, P * D),
+        "kl": (
+            lambda *given: losses.distillation(*given) - losses.regression(*given),
+            vectors,
+            predicted,
+            divergence,
+            P,
+        ),
     }
 
 
-NAMES = ("eq4", "l1", "eq5", "eq7", "continuous")
+NAMES = ("eq4", "l1", "eq5", "eq7", "continuous", "kl")
 
 
 @pytest.mark.parametrize("reduction", means.REDUCTIONS)

@@ -85,7 +85,11 @@ def test_vectors_are_predicted_from_their_own_states():
     target, states = make_target(), torch.randn(B, S, P, WIDTH)
     own = RegressionLoss(WIDTH, D, P, states_per_step=P)
     expected = losses.regression(own.head(states), target.embedding, target.valid)
-    torch.testing.assert_close(own(states.flatten(1, 2), target)["latent"], expected)
+    terms = own(states.flatten(1, 2), target)
+    torch.testing.assert_close(terms["latent"], expected)
+    cosine = torch.nn.functional.cosine_similarity(own.head(states), target.embedding, dim=-1)  # b s p
+    each = [cosine[b][target.valid[b]].mean() for b in range(B) if target.valid[b].any()]
+    torch.testing.assert_close(terms["latent_cosine"], torch.stack(each).mean())
     residual, one = RegressionLoss(WIDTH, D, 1, states_per_step=P), make_target(vectors=1)
     expected = losses.regression(residual.head(states.mean(2, keepdim=True)), one.embedding, one.valid)
     torch.testing.assert_close(residual(states.flatten(1, 2), one)["latent"], expected)
