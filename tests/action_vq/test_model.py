@@ -27,6 +27,15 @@ def batch(size=32, horizon=6):
     return ActionBatch(torch.randn(size, horizon, 3), torch.ones(size, horizon, dtype=torch.bool))
 
 
+def test_a_code_is_decoded_alone_or_in_context(tokenizer):
+    codes = torch.zeros(8, 6, dtype=torch.int64)
+    codes[:, 2] = torch.arange(8)
+    actions = tokenizer.decode(codes)
+    moved = (actions != actions[0]).any(0).any(-1)
+    alone = [False, False, True, False, False, False]
+    assert moved.tolist() == (alone if tokenizer.config.decoder == "step" else [True] * 6)
+
+
 def test_spectrum_equals_numpy_fft():
     actions = np.random.default_rng(0).standard_normal((3, 8, 7)).astype("float32")
     expected = np.fft.fft(actions, axis=1)
