@@ -101,6 +101,7 @@ TESTS = {  # where not the mirror alone
         "tests/annotation/test_fill.py::test_policies_learn_from_the_most_confident_and_draw_measured_ones_more_often",
     ),
     "benchmarks/closed_loop/comparisons.py": ("tests/benchmarks/test_tables.py", "tests/benchmarks/test_planned.py"),
+    "lattok/samples/windows.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
