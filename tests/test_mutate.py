@@ -47,7 +47,8 @@ def test_a_mutant_ends_by_a_failure_or_a_hang_and_survives_what_nobody_looks_at(
     fates = {"Gt -> GtE": False, "Sub -> Add": False, "7 -> 6": True}
     begun = time.perf_counter()
     for what, survives in fates.items():
-        assert mutate.survives(found[what], ["test_adding.py"], str(tmp_path / "own"), 1.0) == survives, what
+        seconds = 1.0 if what == "Sub -> Add" else 60.0  # that one hangs; the others may be slow on a busy machine
+        assert mutate.survives(found[what], ["test_adding.py"], str(tmp_path / "own"), seconds) == survives, what
     assert time.perf_counter() - begun < 300  # a hang is ended; how soon says how busy the machine is
     assert not list((tmp_path / "own").iterdir())
 
