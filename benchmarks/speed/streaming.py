@@ -79,16 +79,16 @@ def pairs(root: Path) -> PairBatches:
 
 def first_step(root: Path, memory_gb: float) -> dict[str, float]:
     """Train one step and tell how long it took until it was over."""
-    from lattok.image_lam import ImageLAM
+    from lattok.image_lam import PairLearner
 
-    forward, ends = ImageLAM.forward, []
+    forward, ends = PairLearner.forward, []
 
     def timed(self: Any, batch: Any) -> Any:
         terms = forward(self, batch)
         ends.append(time.monotonic())
         return terms
 
-    ImageLAM.forward = timed  # type: ignore[method-assign]
+    PairLearner.forward = timed  # type: ignore[method-assign]
     window = int(memory_gb * 1e9 // (3 * 64**2))
     options: dict[str, Any] = {"features": "pixels", "steps": 1, "memory_gb": memory_gb, "device": "cpu"}
     options["shuffle_window"] = window
