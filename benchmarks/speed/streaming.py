@@ -79,6 +79,7 @@ def pairs(root: Path) -> PairBatches:
 
 def first_step(root: Path, memory_gb: float) -> dict[str, float]:
     """Train one step and tell how long it took until it was over."""
+    importlib.import_module("torchvision")  # as resizing does when it is needed
     from lattok.image_lam import PairLearner
 
     forward, ends = PairLearner.forward, []
