@@ -11,12 +11,14 @@ then also a file outside that was read or run. Whoever is asked something hears 
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ["OMP_NUM_THREADS"] = "1"  # threads of OpenMP do not survive a fork: children would wait for them for ever
 
 from tests import fuzz_artefacts as fuzz
 
