@@ -42,6 +42,7 @@ from lattok.samples.batches import PairBatches, PolicyBatches
 from lattok.training.feed import DEPTH, BatchSource, Feed
 from lattok.training.runlog import peak_memory
 from lattok.types import PolicyBatch
+from lattok.utils.checks import first_line
 
 SIZE, DELTA, HORIZON, BATCH, WORKERS = 224, 32, 8, 64, 2
 STEP_S, STEPS = 0.05, 600
@@ -179,7 +180,7 @@ def rate(folder: Path, frames: int, count: int) -> dict[str, Any]:
                 few = (count, WARM) if name == "lattok" else (max(8, count // 6),)
                 told = measured(make(), *few)
             except Exception as error:  # what one of them cannot do is a result too
-                told = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+                told = {"error": f"{type(error).__name__}: {first_line(error)}"}  # no traceback: it holds paths
             found.setdefault(f"{wanted}, key frames {g} apart", {})[name] = told
             print(g, wanted, name, told, flush=True)
     for each in found.values():
