@@ -1,6 +1,7 @@
 """Every stored result names a commit of this repository, which holds the code that made it, or is known not to."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_every_result_names_a_commit_without_changes():
     named = {name for name in STORED if list(commits(results(name)))}
     assert named | SUMS == set(STORED)
     assert [entry for entry in entries() if entry[1].endswith("+")] == []
+
+
+def test_no_result_holds_paths_of_a_machine():
+    path = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){4,}")  # longer than the disks that kill_annotation.py makes
+    held = {name: path.findall((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in STORED}
+    assert {name: paths for name, paths in held.items() if paths} == {}
 
 
 def test_every_commit_of_a_result_is_here_and_has_the_script(history):
