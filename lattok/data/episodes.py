@@ -237,11 +237,8 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
     def pairs(gap: int) -> int:
         return int(np.maximum(lengths - min(gap, total), 0).sum())
 
-    def too_long(gap: int) -> bool:
-        return 2 * pairs(gap) < total
-
-    if too_long(stride):
-        usable = bisect_left(range(1, min(stride, total)), True, key=too_long)
+    if 2 * pairs(stride) < total:
+        usable = bisect_left(range(1, min(stride, total)), True, key=lambda gap: 2 * pairs(gap) < total)
         largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
         hint = largest if usable else "The episodes are too short for pairs."
         got = f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"

@@ -1,8 +1,7 @@
 """Any dataset written as LeRobot v3 or RLDS: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
 
-Images that the source stores as JPEG or PNG keep their bytes; everything else is encoded as video, or without loss as
-PNG on request. Episodes are numbered again; meta/export.json says which they were. One episode's columns and one block
-of frames are in memory at a time, nothing is published before all is written, and the same call writes the same bytes.
+Episodes are numbered again; meta/export.json says which they were. One episode's columns and one block of frames are in
+memory at a time, nothing is published before all is written, and the same call writes the same bytes.
 """
 
 import os
@@ -21,7 +20,7 @@ from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
-from lattok.data.views import DECLARATION, action_spaces
+from lattok.data.views import DECLARATION, action_spaces, unwrap
 from lattok.data.writer import DTYPES, LeRobotWriter
 from lattok.types import Episode
 from lattok.utils import checks
@@ -110,7 +109,7 @@ def export(
     kept, records = _types(plan, chosen), [*_records(plan, chosen)]
     try:
         with (
-            RLDSWriter(out, dataset.fps, features)
+            RLDSWriter.create(out, dataset.fps, features)
             if format == "rlds"
             else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
         ) as writer:
@@ -168,10 +167,10 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     """Return Arrow types of the columns that are kept as they are; warn of those that nothing declares."""
     if plan.dataset.kind != "lerobot":
         return {}
-    source = cast(LeRobotV3, plan.dataset)
+    source = cast(LeRobotV3, unwrap(plan.dataset))  # views hide or add features
     schemas = source.schemas([episode.index for episode in chosen])
     names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-    if lost := [name for name in names if name not in (*source.own_features, *INDEX_KEYS)]:
+    if lost := [name for name in names if name not in (*source.features, *INDEX_KEYS)]:
         what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
         checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
     return {key: common_types(key, schemas) for key in plan.kept}

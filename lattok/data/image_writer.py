@@ -89,6 +89,7 @@ class EpisodeFrames:
     def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
         self.key, self.size = key, (shape[0], shape[1])
         self.encoded = not isinstance(frames, np.ndarray | Iterator)
+        self.clip = frames if isinstance(frames, Clip) else None  # encoded as a video
         self._frames, self._length, self._seen = frames, length, 0
         self._stats = ImageStats(length)
 
@@ -112,11 +113,6 @@ class EpisodeFrames:
             self._see(decode_image(data, f"`{self.key}`, frame {number}")[None])
         checks.size(self.key, "frames", self._seen, self._length)
         return list(self._frames)  # type: ignore[arg-type]
-
-    @property
-    def clip(self) -> Clip | None:
-        """The frames, if they are encoded as a video."""
-        return self._frames if isinstance(self._frames, Clip) else None
 
     def stats(self) -> Stats:
         return self.clip.stats if self.clip else self._stats.result()

@@ -156,18 +156,6 @@ def inspect_dataset(
     )
 
 
-def _spread(chosen: list[Episode], most: int) -> list[Episode]:
-    """Choose all episodes, or evenly spread runs of neighbours with about `most` frames: neighbours share files."""
-    frames = sum(episode.length for episode in chosen)
-    if frames <= most:
-        return chosen
-    runs = -(-len(chosen) // EPISODES_PER_RUN)
-    kept = np.unique(np.linspace(0, runs - 1, max(1, runs * most // frames)).round().astype(int)).tolist()
-    found = [episode for run in kept for episode in chosen[run * EPISODES_PER_RUN : (run + 1) * EPISODES_PER_RUN]]
-    ends = accumulate(episode.length for episode in found)
-    return [episode for i, (episode, end) in enumerate(zip(found, ends, strict=True)) if end <= most or not i]
-
-
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     """Report episodes that could not be listed, features that a source leaves out, and what is not there at all."""
     reasons = (problems.DAMAGED.finding(episode=d.episode_index, reason=d.reason) for d in dataset.damaged)
@@ -238,12 +226,19 @@ def _vectors(dataset: RobotDataset) -> dict[str, tuple[str, ...]]:
 
 
 def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -> list[Episode]:
-    """Choose the episodes whose numbers are looked at, of large datasets some."""
+    """Choose the episodes whose numbers are looked at; of large datasets, spread runs: neighbours share files."""
     most = ALL_NUMBERS // (1 + sum(map(len, _vectors(dataset).values())))
-    found = _spread(chosen, most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW))
+    most = most if dataset.columns_apart else min(most, ALL_FRAMES_BY_ROW)
+    frames = sum(episode.length for episode in chosen)
+    if frames <= most:
+        return chosen
+    runs = -(-len(chosen) // EPISODES_PER_RUN)
+    kept = np.unique(np.linspace(0, runs - 1, max(1, runs * most // frames)).round().astype(int)).tolist()
+    near = [episode for run in kept for episode in chosen[run * EPISODES_PER_RUN : (run + 1) * EPISODES_PER_RUN]]
+    ends = accumulate(episode.length for episode in near)
+    found = [episode for i, (episode, end) in enumerate(zip(near, ends, strict=True)) if end <= most or not i]
     if len(found) < len(chosen):
-        runs = f"runs of {EPISODES_PER_RUN} evenly spread; lengths from all"
-        scope.append(f"from {len(found):,} episodes, {runs}")
+        scope.append(f"from {len(found):,} episodes, runs of {EPISODES_PER_RUN} evenly spread; lengths from all")
     return found
 
 

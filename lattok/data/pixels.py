@@ -63,14 +63,13 @@ def check_pixels(frames: Tensor) -> None:
     if frames.dtype != torch.uint8:
         hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
         checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
-    if frames.ndim >= 3 and frames.shape[-1] == 3 and min(frames.shape[-3:-1]) > 0:
-        return
-    hints = {
-        1: "Grey frames: frames.expand(*frames.shape[:-1], 3).",
-        4: "RGBA frames: frames[..., :3] drops the transparency.",
-    }
-    hint = hints.get(frames.shape[-1], "") if frames.ndim >= 3 else ""
-    checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}", hint)
+    if frames.ndim < 3 or frames.shape[-1] != 3 or min(frames.shape[-3:-1]) == 0:
+        hints = {
+            1: "Grey frames: frames.expand(*frames.shape[:-1], 3).",
+            4: "RGBA frames: frames[..., :3] drops the transparency.",
+        }
+        hint = hints.get(frames.shape[-1], "") if frames.ndim >= 3 else ""
+        checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}", hint)
 
 
 def frames_from_lerobot(batch: Mapping[str, Tensor], cameras: Sequence[str]) -> Tensor:

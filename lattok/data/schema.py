@@ -311,17 +311,13 @@ def vector_key(
 
 def parts_of(dataset: RobotDataset) -> dict[str, list[str]]:
     """Return the columns that become `action` and `observation.state`, where these are missing."""
-    missing = {"action": PARTS, "observation.state": NUMBERS}  # of an action, an open gripper may be true
-    found = {
-        key: [
-            name
-            for name in own_vectors(dataset, kinds)
-            if name not in dataset.joined and name.startswith(key.partition(".")[0])
-        ]
-        for key, kinds in missing.items()
-        if key not in dataset.features
-    }
-    return {key: parts for key, parts in found.items() if len(parts) > 1}
+    found = {}
+    for key, kinds in (("action", PARTS), ("observation.state", NUMBERS)):  # of an action, an open gripper may be true
+        alone = [name for name in own_vectors(dataset, kinds) if name not in dataset.joined]
+        parts = [name for name in alone if name.startswith(key.partition(".")[0])]
+        if key not in dataset.features and len(parts) > 1:
+            found[key] = parts
+    return found
 
 
 def how_to_join(dataset: RobotDataset) -> str:

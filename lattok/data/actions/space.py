@@ -61,7 +61,7 @@ class Part:
         return tuple(f"{arm}_{name}" if arm else name for name in self.own_names())
 
     def own_names(self) -> Iterable[str]:
-        raise NotImplementedError
+        return (self.kind,)
 
     @property
     def text(self) -> str:
@@ -155,9 +155,6 @@ class Gripper(Part):
     convention: Literal["open_is_1", "closed_is_1", "open_is_plus_1", "closed_is_plus_1", "width"]
     arm: str = ""
     kind: ClassVar[str] = "gripper"
-
-    def own_names(self) -> Iterable[str]:
-        return ("gripper",)
 
 
 @dataclass(frozen=True)

@@ -272,12 +272,12 @@ class RobomimicHDF5(RobotDataset):
                 what = f"{file} differs from {first_file} in {_difference(first.layout, content.layout)}"
                 raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
         self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
-        self.robot, self.left_out = first.robot, first.left_out
+        self.robot = first.robot
         self.findings = (problems.UPSIDE_DOWN.finding(),) if first.upside_down else ()
         features, self._parts = _columns(first.layout)
         used = {stored.path for parts in self._parts.values() for stored in parts}
         gone = [stored.path for stored in first.layout if stored.path not in used]
-        self.left_out = self.left_out | dict.fromkeys(gone, "a camera has its name")
+        self.left_out = first.left_out | dict.fromkeys(gone, "a camera has its name")
         self.features = features | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 

@@ -50,7 +50,6 @@ class LeRobotV3(RobotDataset):
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
         self.features = read_features(root, self.info)
-        self.own_features = tuple(self.features)  # also where a view hides some
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
         self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
         if self.videos and not self.info.get("video_path"):

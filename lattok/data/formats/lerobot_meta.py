@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -144,11 +144,7 @@ class EpisodeTable(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, row: int) -> Episode: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[Episode, ...]: ...
-    def __getitem__(self, row: int | slice) -> Episode | tuple[Episode, ...]:
+    def __getitem__(self, row: int | slice) -> Any:  # as of a tuple
         if isinstance(row, slice):
             return tuple(self[i] for i in range(len(self))[row])
         return Episode(int(self.indices[row]), int(self.lengths[row]), self._kinds[self._kind_of[row]])
@@ -200,8 +196,6 @@ def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str,
     if counts.null_count or flat.null_count:
         raise LattokError(f"{where}: `tasks`: expected lists of text, got empty cells. {_AGAIN}")
     encoded = flat.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
     with damaged_values(where):
         words, codes, sizes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), counts.to_numpy()
     if (sizes == 1).all():

@@ -6,7 +6,7 @@ An episode is one `tf.train.Example` in a TFRecord file, the features of its ste
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -253,30 +253,26 @@ class RLDSWriter:
     Cameras are stored as encoded images. What RLDS has no place for, the frame rate above all, is in lattok.json."""
 
     def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
-        self.root = Path(root)
+        """Use `create`, which makes the folder."""
         checks.frame_rate(fps=fps)
         for key, feature in features.items():
             if feature.dtype not in (*meta.WHOLE_NUMBERS, *meta.REALS, "string", "image"):
                 checks.fail(key, "numbers, text or images", feature.dtype)
-        self.name = re.sub(r"\W", "_", self.root.name, flags=re.ASCII).lower()  # as TFDS names datasets
+        self.name = re.sub(r"\W", "_", Path(root).name, flags=re.ASCII).lower()  # as TFDS names datasets
         self._features, self._paths = dict(features), meta.record_names(features)
         self._facts: dict[str, Any] = {"fps": fps}
         self._shards: list[list[int]] = []  # of each file: episodes, bytes
-        self._folder = self.root / VERSION
+        self._folder = Path(root) / VERSION
 
-    def __enter__(self) -> "RLDSWriter":
-        with ExitStack() as stack:
-            stack.enter_context(Output(self.root).filled((VERSION,)))
-            self._folder.mkdir()
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, *more)
-            return
-        with self._stack:
-            self._finish()
+    @classmethod
+    @contextmanager
+    def create(cls, root: str | Path, fps: float, features: Mapping[str, Feature]) -> Iterator["RLDSWriter"]:
+        """Write at `root` as long as the `with` lasts; an error removes all of it."""
+        writer = cls(root, fps, features)
+        with Output(root).filled((VERSION,)):
+            writer._folder.mkdir()
+            yield writer
+            writer._finish()
 
     def add_episode(
         self, columns: Mapping[str, Any], frames: Mapping[str, Frames], task: str | Sequence[str], length: int
@@ -284,10 +280,9 @@ class RLDSWriter:
         """Append an episode of T steps: columns [T, *shape], frames as `LeRobotWriter.add_episode` takes images."""
         values: dict[str, list[bytes] | np.ndarray] = {}
         for key, column in columns.items():
-            text = self._features[key].dtype == "string"
-            values[self._paths[key]] = (
-                [b"" if each is None else str(each).encode() for each in column] if text else np.asarray(column)
-            )
+            values[self._paths[key]] = np.asarray(column)
+            if self._features[key].dtype == "string":
+                values[self._paths[key]] = [b"" if each is None else str(each).encode() for each in column]
         for key, given in frames.items():
             values[self._paths[key]] = EpisodeFrames(key, self._features[key].shape, given, length).images()
         steps = np.arange(length)

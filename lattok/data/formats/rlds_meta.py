@@ -25,7 +25,6 @@ INSTRUCTION = LANGUAGE[0]  # where lattok writes it
 PLAIN = {"text": ("string", ()), "classLabel": ("int64", ()), "boundingBox": ("float32", (4,))}
 MARKS = ("is_first", "is_last", "is_terminal")
 CLASSES = "tensorflow_datasets.core.features."
-_CAPITAL = re.compile(r"[A-Z]")
 MAX_SHARDS = 99_999  # their numbers have five digits
 MAX_AXES, MAX_VALUES_PER_STEP = 8, 2**27  # of a feature in one step: more than the largest picture
 _SHOWN = 5  # missing files that an error lists
@@ -169,7 +168,7 @@ def _part(node: Any, name: str) -> Any:
     """Return a member of a JSON object, by its name in camelCase or in snake_case; None where there is none."""
     if not isinstance(node, dict):
         return None
-    snake = _CAPITAL.sub(lambda match: "_" + match[0].lower(), name)
+    snake = re.sub("[A-Z]", lambda match: "_" + match[0].lower(), name)
     return node.get(name, node.get(snake))
 
 

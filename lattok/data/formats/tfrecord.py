@@ -149,14 +149,14 @@ class Example:
     def _walk(self, start: int, stop: int) -> dict[str, Place]:
         """Walk through Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}."""
         places: dict[str, Place] = {}
-        for _, features in self._messages(start, stop, (1,)):
-            for _, entry in self._messages(*features, (1,)):
-                pieces = self._messages(*entry, (1, 2))
+        for _, features in self._parts((start, stop), (1,)):
+            for _, entry in self._parts(features, (1,)):
+                pieces = self._parts(entry, (1, 2))
                 parts = dict(pieces)
                 if len(parts) < len(pieces) or 1 not in parts:
                     self.fail(f"byte {entry[0]}: a feature has no name, or two")
                 name = self._name(*parts[1])
-                lists = self._messages(*parts.get(2, (0, 0)), KINDS)
+                lists = self._parts(parts.get(2, (0, 0)), KINDS)
                 if name in places or len(lists) > 1:
                     self.fail(f"`{name}` is there twice")
                 places[name] = (KINDS[lists[0][0]], lists[0][1]) if lists else ("", (0, 0))
@@ -170,25 +170,22 @@ class Example:
         except UnicodeDecodeError:
             self.fail(f"byte {start}: the name of a feature is no UTF-8")
 
-    def _messages(self, start: int, stop: int, known: Collection[int]) -> list[tuple[int, Span]]:
-        """List fields of a message that are messages or text themselves, with where they lie."""
+    def _parts(
+        self, span: Span, known: Collection[int], wires: Collection[int] = (SIZED,), whole: str = "a tf.train.Example"
+    ) -> list[tuple[int, Span]]:
+        """List the fields of a message, with where their values lie; other fields or wire types are damage."""
         found = []
-        for field, wire, a, b in self._fields(start, stop):
-            if field not in known or wire != SIZED:
-                self.fail(f"byte {a}: field {field} of type {wire} is no part of a tf.train.Example")
+        for field, wire, a, b in self._fields(*span):
+            if field not in known or wire not in wires:
+                self.fail(f"byte {a}: field {field} of type {wire} is no part of {whole}")
             found.append((field, (a, b)))
         return found
 
     def _spans(self, name: str, single: int) -> list[Span]:
         """Tell where the values of a list lie: packed, or one by one with wire type `single`."""
-        _, (start, stop) = self._place(name)
+        _, place = self._place(name)
         if name not in self._known:
-            spans = []
-            for field, wire, a, b in self._fields(start, stop):
-                if field != 1 or wire not in (SIZED, single):
-                    self.fail(f"byte {a}: field {field} of type {wire} is no part of `{name}`")
-                spans.append((a, b))
-            self._known[name] = spans
+            self._known[name] = [span for _, span in self._parts(place, (1,), (SIZED, single), f"`{name}`")]
         return self._known[name]
 
     def _packed(self, name: str, single: int) -> np.ndarray:

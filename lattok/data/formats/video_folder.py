@@ -2,7 +2,6 @@
 
 When the frames of a file are shown is told from its packets: see `video_times`. Headers cannot be trusted with this:
 Matroska and WebM have no frame count, recorders write no duration, and a variable frame rate has no header at all.
-Captions are JSON Lines, JSON, CSV or TSV with one row per video.
 """
 
 import csv
@@ -173,8 +172,7 @@ class VideoFolder(RobotDataset):
     in the folder. `findings` has what inspection should say.
 
     The frame rate is `fps`, else the most common one of the files. A video that keeps to it is read frame by frame. Any
-    other, of another or of a variable rate, is resampled: frame i is the one shown nearest to i / fps after the first
-    (see `schedule`). Frame counts come from the packets of the files, read once here, without decoding. Rotated videos
+    other is resampled: frame i is the one shown nearest to i / fps after the first (see `schedule`). Rotated videos
     come upright. `frames` has each video's own size, `features` that of the first of the most common coded size.
     """
 
@@ -225,19 +223,15 @@ class VideoFolder(RobotDataset):
     def guess(cls, folder: Path) -> bool:
         return any(_is_video(path) for path in folder.glob("*/*/*"))
 
-    @property
-    def features(self) -> dict[str, Feature]:
-        return {CAMERA: Feature("video", (*self._size, 3), None)} | INDEX_FEATURES
-
     @cached_property
-    def _size(self) -> tuple[int, int]:
-        """Height and width; only a decoded frame says whether it is rotated, so the first use decodes one."""
-        common = _common(list(self._sizes.values()))
+    def features(self) -> dict[str, Feature]:
+        """Only a decoded frame says whether it is rotated, so the first use decodes one."""
+        size = common = _common(list(self._sizes.values()))
         for index in (index for index, coded in self._sizes.items() if coded == common):
             with suppress(LattokError):
-                height, width = self.frames(index, indices=[0]).shape[2:4]
-                return height, width
-        return common
+                size = self.frames(index, indices=[0]).shape[2:4]
+                break
+        return {CAMERA: Feature("video", (*size, 3), None)} | INDEX_FEATURES
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         self._plan(episode_index)

@@ -130,10 +130,10 @@ def test_what_is_begun_is_whole_or_not_there(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export(source, out, format="rlds", progress=stop)
     assert not out.exists()
-    with pytest.raises(LattokError, match="nothing to write"), rlds.RLDSWriter(out, 10, {}):
+    with pytest.raises(LattokError, match="nothing to write"), rlds.RLDSWriter.create(out, 10, {}):
         pass
     assert not out.exists()
-    writer = rlds.RLDSWriter(out, 10, {})
+    writer = rlds.RLDSWriter.create(out, 10, {})
     writer.__enter__()  # and killed
     (out / "1.0.0" / "0").write_bytes(b"half")
     export(source, out, format="rlds")
