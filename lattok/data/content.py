@@ -143,8 +143,7 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
 
 
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
-    """Columns of every episode, in any order, unchecked where a check reads the pictures; none where they are damaged,
-    which is for those to say who learn from them."""
+    """Columns of every episode, in any order; none where they are damaged, which those say who learn from them."""
     if not keys:
         return ((episode.index, {}) for episode in episodes)
     found = source.columns_of(episodes, keys, checked=False)

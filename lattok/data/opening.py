@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, cast, get_type_hints
 
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.video import SUFFIXES as VIDEOS
@@ -166,9 +166,8 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
     if (fps := options.get("fps")) is not None:
         checks.frame_rate(fps=fps)
     format_.check_needs()
-    make: Any = format_
     where = () if files is None or not format_.opens_with else (files,)
-    dataset: RobotDataset = make(place, name, *where, **options)
+    dataset: RobotDataset = cast(Any, format_)(place, name, *where, **options)
     for option, view in _VIEWS.items():
         dataset = view(dataset, asked[option]) if option in asked else dataset
     return dataset

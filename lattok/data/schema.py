@@ -199,10 +199,7 @@ class RobotDataset(ABC):
         return self.columns(episode_index, keys)
 
     def columns_of(self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True) -> ManyColumns:
-        """Columns of many episodes by index, in any order; for an episode that cannot be read, its error.
-
-        Where they are not `checked`, see `unchecked_columns`.
-        """
+        """Columns of many episodes by index, in any order, or the error; not `checked`: as `unchecked_columns`."""
         read = self.columns if checked else self.unchecked_columns
         for episode in episodes:
             try:
@@ -264,10 +261,7 @@ def same_split(one: str | None, other: str | None) -> bool:
 
 
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Full keys of the cameras called `names`, in that order; all cameras by default.
-
-    A short name is the end of a key after a dot: "corner2" is "observation.images.corner2".
-    """
+    """Full keys of the cameras `names`, in that order; "corner2" is "observation.images.corner2". By default all."""
     if not dataset.cameras:
         raise LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
     if names is None:

@@ -73,10 +73,7 @@ def unwrap(dataset: RobotDataset) -> RobotDataset:
 
 
 def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
-    """Return the dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
-
-    Short names are allowed, as everywhere. A view: nothing is copied, and all else is the dataset's own.
-    """
+    """Return the dataset with only these cameras, in this order; a mapping {"front": "image_0"} gives new names."""
     return _Cameras(dataset, cameras)
 
 

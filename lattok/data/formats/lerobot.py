@@ -55,8 +55,7 @@ class LeRobotV3(RobotDataset):
         if self.videos and not self.info.get("video_path"):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
         self.tasks = read_tasks(root)
-        self._table = EpisodeTable(root, self.info, self.videos)
-        self.episodes = self._table
+        self.episodes = self._table = EpisodeTable(root, self.info, self.videos)
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._check_files()
         self._reader = ColumnReader(self.files)
@@ -87,7 +86,8 @@ class LeRobotV3(RobotDataset):
 
     def data_file(self, episode_index: int) -> Path:
         """Return the Parquet file that holds the rows of an episode."""
-        return self._place(self._episode_row(episode_index))
+        row = self._episode_row(episode_index)
+        return self._file("data_path", *(self._table.value(row, f"data/{name}") for name in PLACE))
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
@@ -97,10 +97,6 @@ class LeRobotV3(RobotDataset):
         names = (*PLACE, "from_timestamp", "to_timestamp")
         chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
         return self._file("video_path", chunk, file, camera), start, stop
-
-    def _place(self, row: int) -> Path:
-        chunk, file = (self._table.value(row, f"data/{name}") for name in PLACE)
-        return self._file("data_path", chunk, file)
 
     def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:
         known = (field, chunk, file, camera or "")
@@ -189,8 +185,7 @@ class LeRobotV3(RobotDataset):
 
     def _rows(self, episode_index: int) -> tuple[Path, int, int]:
         """Find the data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
-        row = self._episode_row(episode_index)
-        path, length = self._place(row), self._table.value(row, "length")
+        path, length = self.data_file(episode_index), self._table.value(self._episode_row(episode_index), "length")
         first, last = self._reader.rows(path).get(episode_index, (0, 0))
         if last - first != length:
             reason = "The file is not the one that meta/episodes describes: copy the dataset again."

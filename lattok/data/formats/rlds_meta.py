@@ -132,9 +132,8 @@ def read_layout(root: Path) -> tuple[tuple[Field, ...], tuple[str, ...], dict[st
     features, and by name in the records the instructions, the best first, and what is left out, with the reason."""
     path = root / "features.json"
     top = _part(read_json(safe_path(root, path, str(path))), "featuresDict")
-    steps = _part(_part(top, "features"), "steps")
-    inner = _part(_part(steps, "sequence"), "feature")
-    if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):
+    inner = _part(top, "features", "steps", "sequence", "feature")
+    if not isinstance(_part(inner, "featuresDict", "features"), dict):
         others = "Other datasets of TFDS hold no episodes; features.json from TFDS before 4.6 must be written again."
         raise LattokError(f"{path}: expected a FeaturesDict with the sequence `steps`, as RLDS has it. {others}")
     fields: dict[str, Field] = {}
@@ -164,17 +163,17 @@ def _rank(name: str) -> int:
     return 1 + LANGUAGE.index(match[1]) + len(LANGUAGE) * int(match[2] or 0)
 
 
-def _part(node: Any, name: str) -> Any:
-    """Return a member of a JSON object, by its name in camelCase or in snake_case; None where there is none."""
-    if not isinstance(node, dict):
-        return None
-    snake = re.sub("[A-Z]", lambda match: "_" + match[0].lower(), name)
-    return node.get(name, node.get(snake))
+def _part(node: Any, *names: str) -> Any:
+    """Return what nested JSON objects hold, by names in camelCase or in snake_case; None where there is nothing."""
+    for name in names:
+        snake = re.sub("[A-Z]", lambda match: "_" + match[0].lower(), name)
+        node = node.get(name, node.get(snake)) if isinstance(node, dict) else None
+    return node
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield features that hold values, with their names in the records."""
-    children = _part(_part(node, "featuresDict"), "features")
+    children = _part(node, "featuresDict", "features")
     if not isinstance(children, dict):
         yield path, node
         return
@@ -221,7 +220,7 @@ def _image(file: Path, path: str, image: Any) -> Field | str:
 
 def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
     """Read the sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
-    sizes = _part(_part(node, "shape") or {}, "dimensions") or []
+    sizes = _part(node, "shape", "dimensions") or []
     fit = isinstance(sizes, list) and len(sizes) <= MAX_AXES
     fit = fit and all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes)
     if not fit or math.prod(max(1, int(size)) for size in sizes) > MAX_VALUES_PER_STEP:

@@ -40,7 +40,7 @@ def find_captions(folder: Path) -> Path | None:
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         checks.fail("captions", f"one captions file in {folder}", names, "Name the right one with `captions`.")
-    return found[0] if found else None
+    return safe_path(folder, found[0], str(found[0])) if found else None
 
 
 def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
@@ -188,8 +188,6 @@ class VideoFolder(RobotDataset):
         self.name = name or self.root.resolve().name
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
-        if captions is None and source is not None:
-            safe_path(self.root, source, str(source))
         written = {} if source is None else captions_of(self._files, source)
         instructions = [written.get(file, readable(Path(file).parent.name)) for file in self._files]  # or the class
         self.tasks = tuple(dict.fromkeys(instructions))
