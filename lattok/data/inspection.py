@@ -130,7 +130,7 @@ def inspect_dataset(
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
     dimensions = _check_values(dataset, looked_at, findings)
-    keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
+    keys = camera_keys(dataset, cameras) if dataset.cameras and chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
         findings.append(problems.CAMERA_SIZES.finding())
