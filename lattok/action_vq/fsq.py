@@ -58,8 +58,7 @@ class FSQConfig(TrainedConfig):
             used = sorted(set(self.bits))
             if used != list(range(len(used))) or len(used) > width:
                 checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{used}"[:60])
-            most = max(Counter(self.bits).values())
-            if most > MAX_BITS:
+            if (most := max(Counter(self.bits).values())) > MAX_BITS:
                 checks.fail("bits", f"at most {MAX_BITS} for each component", most)
 
     @property
@@ -191,8 +190,7 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         bits = (codes[..., None] // self._places % 2).float()
         bits = torch.where(codes[..., None] < 0, 0.5, bits).flatten(1)  # unknown: the middle of what is known
         levels = bits.new_zeros(len(bits), len(self.top)).index_add_(1, self.component, bits * 2**self.shift)
-        chunks = self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim)
-        return self.limits(chunks)
+        return self.limits(self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim))
 
     @property
     def _places(self) -> Tensor:
