@@ -160,8 +160,8 @@ def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: 
     mixed = torch.eye(len(moments), device=rows.device) * (1 - share) + moments * (share / size)
     weight = layer.weight.view_as(layer.weight)  # no leaf: its gradient goes on to the layer's
     if weight.requires_grad:
-        solved = lambda wanted: torch.linalg.solve_ex(mixed, wanted)[0]  # noqa: E731  without waiting for an error
-        weight.register_hook(lambda gradient: solved(gradient.float().T).T.to(gradient.dtype))
+        # solve_ex does not wait for an error
+        weight.register_hook(lambda wanted: torch.linalg.solve_ex(mixed, wanted.float().T)[0].T.to(wanted.dtype))
     return F.linear(inputs[0], weight, layer.bias)
 
 
@@ -240,7 +240,6 @@ def causal_mask(steps: int) -> Tensor:
 class LevelTokenizer(TrainedTokenizer, ABC):
     """Base of both: latents [B, P, d] of a chunk, rounded to `config.levels`, and what a decoder makes of them."""
 
-    config: Any
     fit_options = LevelsFit
     loss: ClassVar[str] = "l2"  # between normalised actions
 

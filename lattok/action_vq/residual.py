@@ -9,8 +9,7 @@ Entries that a mask leaves out count neither in the search nor in refits.
 
 Shared are prefixes that decode, limits, and more chunks to fit to. Windows of a small dataset overlap and repeat:
 codebooks fitted to them alone know its tasks by heart and fail on others. So each dimension of a synthetic chunk comes
-from another window, some are mirrored, all are stretched, and some break off into another chunk, as motions do where a
-task enters its next phase.
+from another window, some are mirrored, all are stretched, and some break off into another, as at a new phase of a task.
 """
 
 from abc import ABC

@@ -62,6 +62,7 @@ class CoefficientSubwords(ABC):
     def __init__(self, text: str, min_token: int, max_token: int | None = None):
         self.min_token = min_token
         self._tokenizer, self.token_bytes, self.known = self._read(text)
+        self.vocab_size = len(self.token_bytes)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.known[max(0, LAST_CHARACTER if max_token is None else max_token - min_token) + 1 :] = False
@@ -90,10 +91,6 @@ class CoefficientSubwords(ABC):
     @abstractmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         """Make a tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) that it has."""
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.token_bytes)
 
     def encode(self, numbers: np.ndarray) -> list[list[int]]:
         """Turn whole numbers [B, n] into ids, a list per row."""
