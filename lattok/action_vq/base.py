@@ -44,8 +44,7 @@ ActionKind = Literal["unspecified", "relative", "absolute"]
 class ChunkConfig(NormalizedActions):
     """What every family of action tokenizers knows about its chunks.
 
-    A recipe has one before it has opened the dataset, with `action_dim=0`: checks that compare with it wait until
-    `lattok.utils.options.knows_data`.
+    Until a recipe has opened the dataset, `action_dim` is 0, and checks of it wait: `lattok.utils.options.knows_data`.
 
     Attributes:
         horizon: steps of a chunk

@@ -73,8 +73,7 @@ class UniformBins(ChunkTokenizer):
             self.normalizer.shift -= self.normalizer.still / self.config.bins
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
-        bins = ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1)
-        return bins.long().flatten(1)
+        return ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1).long().flatten(1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         centres = (codes + 0.5) / self.config.bins * 2 - 1
@@ -83,8 +82,7 @@ class UniformBins(ChunkTokenizer):
     def _repair(self, codes: Tensor) -> Repair:
         """Hold a code that is missing or outside the bins: its dimension keeps its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        missing = bad.view(-1, self.horizon, self.action_dim)
-        return Repair(codes.clamp(0, self.vocab_size - 1), missing, notes)
+        return Repair(codes.clamp(0, self.vocab_size - 1), bad.view(-1, self.horizon, self.action_dim), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return share_of(actions.abs() > 1 + 1e-6, valid)

@@ -234,7 +234,6 @@ def compare(
         drift[list(relative)] = gap.cumsum(1).abs().amax((0, 1))[list(relative)]
     flat = size.flatten(0, 1)
     at = flat.argmax(0).tolist() if len(flat) else [0] * len(names)
-    steps = max(1, gap.shape[1])
     known = [flat[valid.flatten(0, 1)[:, i], i] for i in range(len(names))]
     # torch.quantile refuses large inputs
     p99 = [x.kthvalue(max(1, round(0.99 * len(x))))[0] if len(x) else x.new_tensor(torch.nan) for x in known]
@@ -244,7 +243,7 @@ def compare(
         l1=size.sum((0, 1)) / count,
         p99=torch.stack(p99),
         worst=torch.where(count > 0, flat.amax(0), torch.nan) if len(flat) else torch.full_like(count, torch.nan),
-        worst_at=tuple(divmod(index, steps) for index in at),
+        worst_at=tuple(divmod(index, max(1, gap.shape[1])) for index in at),
         drift=drift,
         clipped=clipped,
     )

@@ -235,8 +235,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             return Repair(numbers, codes, [])
         known = np.array([len(doubtful[i].coefficients) if i in broken else size for i in range(len(rows))])
         missing = ~self._per_dimension(np.arange(size) < known[:, None]).any(1, keepdims=True)
-        notes = [broken.get(i, "") for i in range(len(rows))]
-        return Repair(numbers, torch.from_numpy(missing), notes)
+        return Repair(numbers, torch.from_numpy(missing), [broken.get(i, "") for i in range(len(rows))])
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Count coefficients; a dimension that a chunk does not have has none."""

@@ -58,8 +58,7 @@ class FSQConfig(TrainedConfig):
             used = sorted(set(self.bits))
             if used != list(range(len(used))) or len(used) > width:
                 checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{used}"[:60])
-            most = max(Counter(self.bits).values())
-            if most > MAX_BITS:
+            if (most := max(Counter(self.bits).values())) > MAX_BITS:
                 checks.fail("bits", f"at most {MAX_BITS} for each component", most)
 
     @property
@@ -145,11 +144,13 @@ class FSQ(TrainedTokenizer, CoarseToFine):
             left[c] -= 1
             shift.append(left[c])  # as many bits of its component follow
         tables = {"component": torch.tensor(bits), "shift": torch.tensor(shift), "top": torch.tensor(levels) - 1.0}
+        tables["places"] = 2 ** torch.arange(config.bits_per_token - 1, -1, -1)
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self.component: Tensor  # of each bit
         self.shift: Tensor  # its place in the level
         self.top: Tensor  # the highest level of each component
+        self.places: Tensor  # what each bit of a code counts, the most significant first
 
     @classmethod
     def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
@@ -185,19 +186,13 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
         bits = (self._numbers(levels).long()[:, self.component] >> self.shift) & 1
-        return (bits.view(-1, self.config.tokens, self.config.bits_per_token) * self._places).sum(-1)
+        return (bits.view(-1, self.config.tokens, self.config.bits_per_token) * self.places).sum(-1)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        bits = (codes[..., None] // self._places % 2).float()
+        bits = (codes[..., None] // self.places % 2).float()
         bits = torch.where(codes[..., None] < 0, 0.5, bits).flatten(1)  # unknown: the middle of what is known
         levels = bits.new_zeros(len(bits), len(self.top)).index_add_(1, self.component, bits * 2**self.shift)
-        chunks = self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim)
-        return self.limits(chunks)
-
-    @property
-    def _places(self) -> Tensor:
-        """Return the place values of the bits in a code, the most significant first."""
-        return 2 ** torch.arange(self.config.bits_per_token - 1, -1, -1, device=self.top.device)
+        return self.limits(self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim))
 
 
 def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

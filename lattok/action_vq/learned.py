@@ -83,9 +83,8 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
         """Train on all of `batch` with the one training loop. Nothing is left on disk."""
-        own = {name: getattr(how, name) for name in ("seed", "lr", "batch_size", "device")}
-        shape = {"log_every": how.steps, "schedule": "one_cycle", "threads": 1}
-        loop = LoopOptions(steps=how.steps, **shape, **own, **self.loop_options)
+        own = {name: getattr(how, name) for name in ("seed", "steps", "lr", "batch_size", "device")}
+        loop = LoopOptions(log_every=how.steps, schedule="one_cycle", threads=1, **own, **self.loop_options)
         draw = Batches([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:
@@ -161,8 +160,8 @@ def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: 
     mixed = torch.eye(len(moments), device=rows.device) * (1 - share) + moments * (share / size)
     weight = layer.weight.view_as(layer.weight)  # no leaf: its gradient goes on to the layer's
     if weight.requires_grad:
-        solved = lambda wanted: torch.linalg.solve_ex(mixed, wanted)[0]  # noqa: E731  without waiting for an error
-        weight.register_hook(lambda gradient: solved(gradient.float().T).T.to(gradient.dtype))
+        # solve_ex does not wait for an error
+        weight.register_hook(lambda wanted: torch.linalg.solve_ex(mixed, wanted.float().T)[0].T.to(wanted.dtype))
     return F.linear(inputs[0], weight, layer.bias)
 
 
@@ -220,8 +219,7 @@ class ActionDecoder(nn.Module):
     def __init__(self, config: LevelsConfig, heads: int, places: Tensor):
         super().__init__()
         sizes = config.dim, heads, 4 * config.dim, config.dropout
-        layers = (nn.TransformerDecoderLayer(*sizes, **LAYER) for _ in range(config.decoder_depth))
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(nn.TransformerDecoderLayer(*sizes, **LAYER) for _ in range(config.decoder_depth))
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("mask", causal_mask(config.horizon) if config.causal_decoder else None, persistent=False)
         self.places: Tensor
@@ -242,7 +240,6 @@ def causal_mask(steps: int) -> Tensor:
 class LevelTokenizer(TrainedTokenizer, ABC):
     """Base of both: latents [B, P, d] of a chunk, rounded to `config.levels`, and what a decoder makes of them."""
 
-    config: Any
     fit_options = LevelsFit
     loss: ClassVar[str] = "l2"  # between normalised actions
 

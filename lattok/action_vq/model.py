@@ -140,8 +140,7 @@ def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:
 def draw_mask(valid: Tensor, ratio: float) -> Tensor:
     """Mask `ratio` of the valid steps of each sample, bool [B, H]: every one of them with that probability.
 
-    Of n valid steps either ⌊n ratio⌋ or one more are masked, so that their mean is n ratio; hence at least one where
-    n ratio is 1 or more.
+    Of n valid steps either ⌊n ratio⌋ or one more are masked, so that their mean is n ratio.
     """
     wanted = (valid.sum(1) * ratio + torch.rand(len(valid), device=valid.device)).floor()  # b
     order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(1)
@@ -279,8 +278,7 @@ class P2TActionVQ(TrainedTokenizer):
         if not one_pass and (masked is not None or config.mask_weight > 0):
             masked = draw_mask(steps, config.mask_ratio) if masked is None else masked
             # The masked pass asks for robust latents; it must not move the codebook.
-            damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
-            predicted = self.decoder(damaged)
+            predicted = self.decoder(self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors)
         if masked is not None:
             # What is not there is padding on both sides: the decoder never learns it.
             again = self.encoder(torch.where(valid, predicted, actions))

@@ -139,8 +139,7 @@ class OAT(LevelTokenizer, CoarseToFine):
         return self.head(norm(self.decoder(memory)))
 
     def _decode_block(self, codes: Tensor) -> Tensor:
-        quantized = self.grid.indices_to_codes(codes.clamp_min(0))
-        return self.limits(self._actions(quantized, (codes >= 0).sum(1)))
+        return self.limits(self._actions(self.grid.indices_to_codes(codes.clamp_min(0)), (codes >= 0).sum(1)))
 
 
 @checkpoint.importer("oat", sign=r"nested_dropout\.dropout_mask_token$")
@@ -188,8 +187,7 @@ def oat(
         dropout=setting(settings, "decoder.pdropout", float, OATConfig.dropout),
     )
     unused = [name for name in foreign if name == "_dummy_variable" or "input_stats" in name or "posembs" in name]
-    ours = ("limits.low", "limits.high")
-    model = checkpoint.converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=ours)
+    model = checkpoint.converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=("low", "high"))
     tables = {"encoder.pos_emb": model.places, "decoder.sample_pos_emb": model.places}
     for name, table in (tables | {"decoder.latent_pos_emb": model.token_places}).items():
         stored = foreign.get(f"{name}.posembs", table.T[None])

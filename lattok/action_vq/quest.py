@@ -111,8 +111,7 @@ class QueST(LevelTokenizer):
         self.embed = nn.Linear(config.action_dim, dim)
         self.convolutions = nn.ModuleList(ConvBlock(config, *sizes) for sizes in config.convolutions)
         sizes = dim, config.heads, 4 * dim, config.dropout
-        layers = (nn.TransformerEncoderLayer(*sizes, **LAYER) for _ in range(config.encoder_depth))
-        self.encoder = nn.ModuleList(layers)
+        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(*sizes, **LAYER) for _ in range(config.encoder_depth))
         self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
         self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
         self.head = nn.Linear(dim, config.action_dim)
@@ -198,8 +197,7 @@ def quest(
         published=True,
     )
     unused = [name for name in foreign if name.endswith("inv_freq")]
-    ours = ("normalizer.shift", "normalizer.scale")
-    return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=ours)
+    return checkpoint.converted(lambda: QueST(made), foreign, key_map(made), str(path), unused, kept=("shift", "scale"))
 
 
 def key_map(config: QueSTConfig) -> checkpoint.KeyMap:

@@ -9,8 +9,7 @@ Entries that a mask leaves out count neither in the search nor in refits.
 
 Shared are prefixes that decode, limits, and more chunks to fit to. Windows of a small dataset overlap and repeat:
 codebooks fitted to them alone know its tasks by heart and fail on others. So each dimension of a synthetic chunk comes
-from another window, some are mirrored, all are stretched, and some break off into another chunk, as motions do where a
-task enters its next phase.
+from another window, some are mirrored, all are stretched, and some break off into another, as at a new phase of a task.
 """
 
 from abc import ABC
@@ -126,8 +125,7 @@ def with_synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.
     """Sample normalised actions and mask [N, H, m], and add `count` synthetic chunks: both [n, H, m]."""
     rows = torch.randperm(len(actions), generator=generator)[:REAL_ROWS].sort()[0]
     made = synthetic(actions, valid, count, generator)
-    made_valid = valid.any(1).any(0).expand(made.shape)
-    return torch.cat([actions[rows], made]), torch.cat([valid[rows], made_valid])
+    return torch.cat([actions[rows], made]), torch.cat([valid[rows], valid.any(1).any(0).expand(made.shape)])
 
 
 def synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -138,8 +136,7 @@ def synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Gener
     steps, dims = actions.shape[1:]
     new = actions.new_zeros(count, steps, dims)
     for i in range(dims):
-        rows = valid[:, 0, i].nonzero()[:, 0]  # chunks of robots that have this dimension
-        if len(rows):
+        if len(rows := valid[:, 0, i].nonzero()[:, 0]):  # chunks of robots that have this dimension
             new[..., i] = actions[rows[torch.randint(len(rows), (count,), generator=generator)], :, i]
     low, high = value_range(actions, valid)
     mirrored = torch.rand(count, 1, dims, generator=generator) < MIRRORED
@@ -275,8 +272,7 @@ def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
 def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
     """Find codes [B, n, P] for targets [B, d] with codebooks [P, K, d], nearest first, and their sums [B, n, d].
 
-    After each level the `beams` sums nearest to the target go on; one beam is greedy residual coding, K^(P-1) beams try
-    everything.
+    After each level the `beams` sums nearest to the target go on; one beam is greedy, K^(P-1) beams try everything.
     """
     size = books.shape[1]
     left, distance = targets[:, None], targets.square().sum(-1)[:, None]  # b n d, b n

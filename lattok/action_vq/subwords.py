@@ -62,11 +62,11 @@ class CoefficientSubwords(ABC):
     def __init__(self, text: str, min_token: int, max_token: int | None = None):
         self.min_token = min_token
         self._tokenizer, self.token_bytes, self.known = self._read(text)
+        self.vocab_size = len(self.token_bytes)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.known[max(0, LAST_CHARACTER if max_token is None else max_token - min_token) + 1 :] = False
-        points = np.flatnonzero(self.known)
-        if not len(points):
+        if not len(points := np.flatnonzero(self.known)):
             checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "one that cannot", self.needs)
         first, last = int(points[0]), int(points[-1])
         self.bytes_per_number = len(chr(last).encode())  # the most bytes, and so tokens, that one number can take
@@ -92,14 +92,9 @@ class CoefficientSubwords(ABC):
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         """Make a tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) that it has."""
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.token_bytes)
-
     def encode(self, numbers: np.ndarray) -> list[list[int]]:
         """Turn whole numbers [B, n] into ids, a list per row."""
-        rows = self._texts(numbers)
-        return [row.ids for row in self._tokenizer.encode_batch_fast(rows, add_special_tokens=False)]
+        return [row.ids for row in self._tokenizer.encode_batch_fast(self._texts(numbers), add_special_tokens=False)]
 
     def clipped(self, numbers: np.ndarray) -> np.ndarray:
         """Tell which whole numbers [B, n] the vocabulary cannot write."""
@@ -158,8 +153,7 @@ class Corpus(NamedTuple):
     def of(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> "Corpus":
         """Write rows of whole numbers [N, n] as characters of two bytes.
 
-        The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped, as it is
-        in encoding.
+        The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped.
         """
         beyond = float((np.abs(numbers) > MAX_ABS).mean())
         if beyond > MAX_CLIPPED_SHARE:
@@ -170,8 +164,7 @@ class Corpus(NamedTuple):
         reach = min(MAX_ABS, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
         min_token = -reach - 128
         alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
-        free = vocab_size - len(alphabet)
-        if free < 8:
+        if (free := vocab_size - len(alphabet)) < 8:
             hint = f"{len(alphabet)} bytes must be in the vocabulary."
             checks.fail("vocab_size", f"at least {len(alphabet) + 8}", vocab_size, hint)
         values, counts = np.unique(numbers, return_counts=True)
@@ -280,14 +273,10 @@ class CoefficientUnigram(CoefficientSubwords):
         way, end, ids = int(draw.choice(len(chances), p=chances / chances.sum())), len(text), list[int]()
         while end:
             start, way = back[end][way].tolist()
-            ids[:0] = self._ids(text[start:end])
-            end = start
+            piece, end = text[start:end], start
+            written = [piece] if piece in self._pieces else [f"<0x{byte:02X}>" for byte in piece.encode()]
+            ids[:0] = [self._pieces[each][0] for each in written]
         return ids
-
-    def _ids(self, piece: str) -> list[int]:
-        if piece in self._pieces:
-            return [self._pieces[piece][0]]
-        return [self._pieces[f"<0x{byte:02X}>"][0] for byte in piece.encode()]
 
     @classmethod
     def _read(cls, text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
@@ -317,10 +306,8 @@ class CoefficientUnigram(CoefficientSubwords):
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
         corpus = Corpus.of(numbers, vocab_size - 1, expected)
-        asked, alphabet = round(SPARE * corpus.free), corpus.characters
-        trainer = trainers.UnigramTrainer(
-            vocab_size=asked, show_progress=False, initial_alphabet=alphabet, special_tokens=[]
-        )
+        size, alphabet = round(SPARE * corpus.free), corpus.characters
+        trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
         found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
         always = [(UNKNOWN, 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in corpus.alphabet)]
         pieces = [*always, *sorted(found, key=lambda each: (-each[1], each[0]))]

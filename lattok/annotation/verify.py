@@ -12,6 +12,7 @@ from lattok.annotation.labels import Work, check_model, identities_of, label_epi
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
+from lattok.hub import parse_config
 from lattok.labels.spec import LatentSpec, Options, provenance_of, undescribed_prefixes
 from lattok.loading import by_prefix
 from lattok.nn.blocks import torch_threads
@@ -105,7 +106,7 @@ def _verify_one(
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry, prefix)
-    options = Options.from_json(entry["options"], where)
+    options = parse_config(Options, entry["options"], where)
     key = options.action_key
     if model.label_source == "actions" and entry.get("actions_as") != dataset.actions_as.get(key):
         yield f"- `{key}` was converted to another action space: open the dataset as it was labelled"

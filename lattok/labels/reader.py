@@ -29,11 +29,10 @@ READ_AS: dict[str, tuple[Any, str, str]] = {  # dtype of each part, and the kind
     "valid": (np.bool_, "true or false", "biu"),
 }
 AGAIN = "Annotate again."
+VARYING = "Rows padded with -1 come from a tokenizer whose number of tokens varies, which cannot supervise."
 ANNOTATE = "`lattok annotate DATASET --model MODEL --out OUT` writes them."
 _WINDOW = "Name the key in `delta_timestamps`, with a time for every step."
-_PREPROCESSOR = (
-    "LeRobot's preprocessors drop keys that they do not know: `lattok.vla.keep_labels(preprocessor)` keeps them."
-)
+_DROPPED = "LeRobot's preprocessors drop keys that they do not know: `lattok.vla.keep_labels(preprocessor)` keeps them."
 
 
 def target_of(spec: LatentSpec, rows: Mapping[str, Tensor], inside: Tensor | None = None) -> LatentTarget:
@@ -88,8 +87,11 @@ def read_rows(
             with np.errstate(over="ignore"):  # too large for a float32: refused below
                 rows[part][places[index]] = values
         valid = found[keys["valid"]].reshape(-1).astype(bool)
-        if "codes" in rows:
-            _check_codes(keys["codes"], found[keys["codes"]][valid], spec)
+        if "codes" in rows and len(codes := found[keys["codes"]][valid]):
+            low, high = int(codes.min()), int(codes.max())
+            if low < 0 or high >= spec.codebook_size:
+                way_out = VARYING if low < 0 else "Is codebook_size right?"
+                checks.fail(keys["codes"], f"codes from 0 to {spec.codebook_size - 1}", f"{low} to {high}", way_out)
         if "embedding" in rows and not np.isfinite(rows["embedding"][places[index]][valid]).all():
             checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", AGAIN)
     return {part: torch.from_numpy(values) for part, values in rows.items()}
@@ -128,7 +130,7 @@ def _labels(batch: Mapping[str, Any], spec: LatentSpec, parts: Sequence[str]) ->
     if missing:
         labels = [key for key in map(str, batch) if key.endswith(tuple(f".{part}" for part in (*PARTS, "valid")))]
         got = f"only {', '.join(labels)}" if labels else "no labels"
-        checks.fail("batch", " and ".join(missing), got, f"{ANNOTATE} {_PREPROCESSOR}")
+        checks.fail("batch", " and ".join(missing), got, f"{ANNOTATE} {_DROPPED}")
     if given["valid"].dtype != torch.bool:
         checks.fail(keys["valid"], "bool", str(given["valid"].dtype).removeprefix("torch."))
     return given
@@ -176,13 +178,3 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
     if width != known if all(sizes.values()) else width % known:
         expected = " x ".join(f"{size or 'any'} {what}" for what, size in sizes.items())
         checks.fail(column, f"{expected} in each row", f"{width} numbers", "Another model made these labels.")
-
-
-def _check_codes(column: str, codes: np.ndarray, spec: LatentSpec) -> None:
-    if not len(codes):
-        return
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= spec.codebook_size:
-        hint = "Rows padded with -1 come from a tokenizer whose number of tokens varies, which cannot supervise."
-        expected = f"codes from 0 to {spec.codebook_size - 1}"
-        checks.fail(column, expected, f"{low} to {high}", hint if low < 0 else "Is codebook_size right?")

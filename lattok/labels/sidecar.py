@@ -49,16 +49,11 @@ class Sidecar:
             raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got}. Annotate again.")
         self._reader = ColumnReader()
         files = enumerate(self._reader.file(path).rows for path in self._files)
-        spans = [(index, number, *rows) for number, own in files for index, rows in own.items()]
-        # of each episode, in order, its index, the number of its file, and its rows [first, last) there
-        self.episodes, self._file, self._first, self._last = np.array(spans, dtype=np.int64).reshape(-1, 4).T
+        spans = [(index, number, first, end - first) for number, own in files for index, (first, end) in own.items()]
+        # of each episode, in order, its index, the number of its file, its first row there, and its frames
+        self.episodes, self._file, self._first, self.lengths = np.array(spans, dtype=np.int64).reshape(-1, 4).T
         if not len(spans) or (np.diff(self.episodes) <= 0).any():
             raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Frames of each of `episodes`."""
-        return self._last - self._first
 
     def file_of(self, episode_index: int) -> Path:
         """Return the file that holds the labels of an episode."""
@@ -67,11 +62,11 @@ class Sidecar:
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Labels of one episode: [T] for scalars (shape (1,)), else [T, n]."""
         row = self._row(episode_index)
-        path, first, last = self._files[self._file[row]], int(self._first[row]), int(self._last[row])
+        path, first, length = self._files[self._file[row]], int(self._first[row]), int(self.lengths[row])
         features = {"frame_index": LEROBOT_INDEX["frame_index"]} | {key: self.features[key] for key in keys}
-        read = {key: self._reader.read(path, key, first, last) for key in features}
+        read = {key: self._reader.read(path, key, first, first + length) for key in features}
         values = {key: column_to_numpy(read[key], feature, f"{path}: `{key}`") for key, feature in features.items()}
-        if not np.array_equal(values.pop("frame_index"), np.arange(last - first)):
+        if not np.array_equal(values.pop("frame_index"), np.arange(length)):
             raise LattokError(f"{path}: the frames of episode {episode_index} are not in order. Annotate again.")
         return values
 

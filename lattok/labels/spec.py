@@ -131,11 +131,6 @@ class Options:
     threads: Annotated[int, Rule(f"a whole number from 1 to {MOST_THREADS}", lambda it: 0 < it <= MOST_THREADS)] = 1
     fill: bool = False
 
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any], where: str) -> "Options":
-        """Return the options of an entry; errors say `where` it was read."""
-        return parse_config(cls, facts, where)
-
 
 class SourceRecord(TypedDict, total=False):  # the dataset that labels were made from
     name: str

@@ -82,8 +82,7 @@ class CrossAttention(nn.Module):
             before = torch.ones(x.shape[1], k.shape[2], dtype=torch.bool, device=x.device)
             before[:, : x.shape[1]].tril_()
             valid = before if valid is None else valid & before
-        mixed = F.scaled_dot_product_attention(q, k, v, valid)
-        return self.out(rearrange(mixed, "b h q d -> b q (h d)"))
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v, valid), "b h q d -> b q (h d)"))
 
 
 def feed_forward(dim: int, hidden: int, activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:

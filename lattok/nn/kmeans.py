@@ -34,9 +34,7 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
     return centres
 
 
-def residual_kmeans(
-    vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None = None
-) -> Tensor:
+def residual_kmeans(vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None) -> Tensor:
     """Find codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
     left, books = vectors, []
     for _ in range(levels):

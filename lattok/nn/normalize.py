@@ -80,8 +80,7 @@ class Normalizer(nn.Module):
     def set(self, statistics: Mapping[str, Sequence[float]]) -> "Normalizer":
         """Set the map from known statistics, one number per dimension: mean and std, q01 and q99, or min and max.
 
-        Other entries are ignored if one of these pairs exists (LeRobot's stats.json has several: the first
-        pair counts).
+        Of several pairs, as LeRobot's stats.json has them, the first counts; other entries are ignored.
         """
         kind = _kinds(statistics)[0]
         names = PAIRS[kind]
@@ -133,8 +132,7 @@ class Normalizer(nn.Module):
 def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], dim: int) -> list[str]:
     """Return the kind of normalisation of each of `dim` dimensions: `normalize` but for exceptions, "gripper=identity".
 
-    An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", for all names that it
-    fits, if there are any.
+    An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", that may fit any names.
     """
     checks.one_of("normalize", normalize, KINDS)
     kinds = [normalize] * dim
@@ -271,8 +269,7 @@ def _numbers(name: str, values: Sequence[float], dim: int) -> np.ndarray:
     except (TypeError, ValueError):
         checks.fail(f"statistics[{name!r}]", "numbers", f"{values!r:.60}")
     checks.size(f"statistics[{name!r}]", "numbers", len(numbers), dim)
-    if not np.isfinite(numbers).all():
-        checks.fail(f"statistics[{name!r}]", "finite numbers", "NaN or infinity")
+    checks.finite(f"statistics[{name!r}]", torch.from_numpy(numbers))
     return numbers
 
 

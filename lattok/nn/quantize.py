@@ -175,8 +175,7 @@ class Codebook(nn.Module):
     def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator, valid: Tensor | None = None) -> None:
         """Take a moving-average step from inputs [N, d] and their codes [N], then revive dead codes.
 
-        Only rows where `valid` [N] holds count. With `restart_every` the cluster sizes are no averages: they count
-        uses since the last restart.
+        Only rows where `valid` [N] holds count. With `restart_every` cluster sizes count uses since the last restart.
         """
         decay, eps = self.config.decay, 1e-5
         counts, sums = assignments(codes, inputs, self.config.size, valid)
@@ -221,8 +220,7 @@ class Codebook(nn.Module):
         self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
         self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
         if self.config.update == "ema":
-            held = fresh * self.cluster_size[:, None]
-            self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
+            self.cluster_sum.copy_(torch.where(dead[:, None], fresh * self.cluster_size[:, None], self.cluster_sum))
 
 
 class CodeUsage(nn.Module):
