@@ -51,7 +51,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
-    text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
+    text = f"{inspect.getdoc(recipe_class)}\n\n{presets}Example: {example}"
     return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
 
 
@@ -79,9 +79,9 @@ def _train(
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
-    stored = read_options(config, recipe_class.kind)
-    preset, options = preset or stored.preset, recipe_class.over(stored.options, given)
-    dataset = dataset or (None if given.get("mix") else stored.dataset)
+    options, own_preset, own_dataset = read_options(config, recipe_class.kind)
+    preset, options = preset or own_preset, recipe_class.over(options, given)
+    dataset = dataset or (None if given.get("mix") else own_dataset)
     if resume:
         recipe = recipe_class.resumed(dataset, out, preset, options)
     else:
@@ -127,7 +127,7 @@ def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) ->
     recipe_class = recipe_of(kind.replace("_", "-"))
     if recipe_class is None:
         raise LattokError(f"nothing is called `{kind}`. {did_you_mean(kind, kinds()) or 'See lattok presets.'}")
-    print(f"{recipe_class.about()}\n")
+    print(f"{inspect.getdoc(recipe_class)}\n")
     for name, options in _different(recipe_class).items():
         default = " (default)" if recipe_class.default_preset in name.split(" = ") else ""
         print(f"{name}{default}")
