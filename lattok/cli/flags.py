@@ -108,8 +108,7 @@ def words_of(verb: Any) -> Iterator[Word]:
 
 
 def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
-    """Return what is typed for one argument, with what stands for its value, and its default where there is one to
-    show."""
+    """Return what is typed for one argument, what stands for its value, and its default if there is one to show."""
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     mark = next((each for each in marks if isinstance(each, Arg)), Arg())
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -168,8 +167,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 
 def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `words` give, by name. Refused are flags that there are not, values of another kind, and
-    what is missing or too much."""
+    """Return the values that `words` give, by name; refuse unknown flags, values of other kinds, too many and too few."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
     values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
     taken = ""
