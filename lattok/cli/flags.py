@@ -167,7 +167,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 
 def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `words` give, by name; refuse unknown flags, values of other kinds, too many and too few."""
+    """Return the values that `words` give, by name; refuse unknown flags, wrong values, and too many or few words."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
     values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
     taken = ""
