@@ -75,13 +75,15 @@ def _first_line(name: str) -> str:
 
 def as_labeller(model: Any) -> Any:
     """Return a model as it is; for a path or a Hub id the tokenizer or latent action model saved there."""
-    if not isinstance(model, str | os.PathLike):
-        return model
-    place = hub.resolve(model)
-    family = hub.family_of(place.folder)
-    if family.label_source is None:
-        checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
-    return family.from_place(place)
+    if isinstance(model, str | os.PathLike):
+        place = hub.resolve(model)
+        family = hub.family_of(place.folder)
+        if family.label_source is None:
+            checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
+        return family.from_place(place)
+    if not isinstance(model, Labeller):
+        checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
+    return model
 
 
 def by_prefix(models: Any) -> dict[str, Any]:
@@ -93,8 +95,4 @@ def by_prefix(models: Any) -> dict[str, Any]:
         models = {PREFIX: models}
     if not models:
         checks.fail("models", "at least one model, by prefix", "none")
-    found = {prefix: as_labeller(model) for prefix, model in models.items()}
-    for model in found.values():
-        if not isinstance(model, Labeller):
-            checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
-    return found
+    return {prefix: as_labeller(model) for prefix, model in models.items()}

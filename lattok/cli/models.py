@@ -8,7 +8,7 @@ file over the preset.
 import inspect
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,16 +146,14 @@ def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
-    """Return the words of each option as they are typed."""
-    found = []
+def as_flags(options: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the words of each option as they are typed."""
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            found.append([f"--{flag}" if value else f"--no-{flag}"])
+            yield [f"--{flag}" if value else f"--no-{flag}"]
         else:
-            found.append([f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))])
-    return found
+            yield [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))]
 
 
 def convert_verb(name: str) -> Verb | None:

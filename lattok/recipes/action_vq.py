@@ -146,7 +146,7 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
 
     said = inspect.getdoc(family) or "a tokenizer of actions."
     FamilyRecipe.__doc__ = f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
-    FamilyRecipe.__name__ = FamilyRecipe.__qualname__ = f"{family.__name__}Recipe"  # where pickle finds ours
+    FamilyRecipe.__name__ = f"{family.__name__}Recipe"
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place
     own = (each.name for each in fields(family.config_class) if each.name not in shared)
@@ -159,6 +159,8 @@ TOASTRecipe: type[FitRecipe[TOAST]] = recipe_for(TOAST)
 FSQRecipe: type[FitRecipe[FSQ]] = recipe_for(FSQ)
 ResidualVQRecipe: type[FitRecipe[ResidualVQ]] = recipe_for(ResidualVQ)
 UniformBinsRecipe: type[FitRecipe[UniformBins]] = recipe_for(UniformBins)
+for _made in (FASTRecipe, TOASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe):
+    _made.__qualname__ = _made.__name__  # where pickle finds it
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:

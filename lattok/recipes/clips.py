@@ -30,7 +30,6 @@ from lattok.training import CHECKPOINT, RUN, fit
 from lattok.utils import checks
 from lattok.utils.output import unused
 
-PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
 FULL: dict[str, Any] = {**QUANTILES, **LATBOT_RATE, **ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100}
 FULL |= {"backbone_train": "all_but_vision", "backbone_lora_projector": True}  # the latter with backbone_train=lora
 TINY: dict[str, Any] = {**FROM_NOTHING, "frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4}
@@ -223,7 +222,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks[:1]}))
         mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)
         if chosen.features == "pixels":
-            mean, std = PLAIN
+            mean, std = (0.5,) * 3, (1.0,) * 3  # changes of brightness are small numbers, as differences are
         return self.config(**known, features=from_anywhere(chosen.features), mean=mean, std=std)
 
     def _windows(self, model: InverseDynamics, dataset: RobotDataset) -> PolicyWindows:

@@ -255,12 +255,11 @@ class Recipe(ABC, Generic[Model]):
 
     def _content(self, dataset: RobotDataset) -> Content:
         """Hash all that this run reads from a dataset."""
-        named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
-        keys = {key for key in named if key is not None}
-        looks, chosen = hasattr(self.data, "cameras"), getattr(self.data, "cameras", None)
-        asked = None if chosen is None else set(map(short_name, chosen))
-        found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
-        cameras = (found or dataset.cameras) if looks and asked != set() else ()
+        keys = {*filter(None, (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")))}
+        chosen = getattr(self.data, "cameras", ())  # None: all
+        asked = set(map(short_name, dataset.cameras if chosen is None else chosen))
+        found = [key for key in dataset.cameras if short_name(key) in asked]
+        cameras = (found or dataset.cameras) if asked else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:

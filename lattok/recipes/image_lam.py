@@ -109,7 +109,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         stage, init, codebook = (given.get(name) for name in ("stage", "init", "env_codebook"))
         if stage is not None:
             checks.one_of("stage", stage, STAGES)
-        implied = STAGES.get(stage, {})
+        implied = {} if stage is None else STAGES[stage]
         if stage is not None and given.get("streams", implied["streams"]) != implied["streams"]:
             checks.fail("streams", f"{implied['streams']!r} in stage {stage}", repr(given["streams"]))
         if init is not None and codebook is not None:
