@@ -221,7 +221,6 @@ def commands() -> dict[str, str]:
             page, level = (f"train-{below}", "#") if name == "train" else (f"commands-{name}", "##")
             parts = found.setdefault(page, [] if name == "train" else [f"# {name}", verb.text])
             made = verb.find(below, ["--help"])
-            assert made is not None
             parts += [f"{level} {name} {below}", *_command(f"lattok {name} {below}", made)]
             links.append(f"[{below}]({page}.md{'' if name == 'train' else f'#{name}-{below}'})")
         found["commands"].append(", ".join(links) + ".")

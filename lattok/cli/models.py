@@ -23,14 +23,12 @@ from lattok.utils.output import Output
 WIDTH = 100
 
 
-def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
-    """Return the verb `lattok train KIND`, if there is one; its help shows what the preset among `words` sets."""
+def train_verb(kind: str, words: Sequence[str]) -> Verb:
+    """Return the verb `lattok train KIND`; its help shows what the preset among `words` sets."""
     from lattok.image_lam.base.bottlenecks import BOTTLENECKS
     from lattok.recipes import recipe_of
 
-    recipe_class = recipe_of(kind)
-    if recipe_class is None:
-        return None
+    recipe_class: Any = recipe_of(kind)
     shown = _defaults(recipe_class, flags.plain_words(words))
     groups, first = recipe_class.option_groups(), recipe_class.common
     every = {name: option for known in groups.values() for name, option in known.items()}
@@ -156,12 +154,10 @@ def as_flags(options: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))]
 
 
-def convert_verb(name: str) -> Verb | None:
-    """Return the verb `lattok convert NAME`, if there is one: its options are the keywords of the importer."""
+def convert_verb(name: str) -> Verb:
+    """Return the verb `lattok convert NAME`: its options are the keywords of the importer."""
     from lattok.hub.checkpoint import IMPORTERS
 
-    if name not in IMPORTERS:
-        return None
     importer = IMPORTERS[name]
     about = (inspect.getdoc(importer.read) or "").partition("\n")[0]
     _, *listed = flags.words_of(_convert)
