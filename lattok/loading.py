@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
 
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | MotoLAM | PublishedLAM | LatentVLA
 
-PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or a latent action model"
 
 
@@ -92,7 +91,7 @@ def by_prefix(models: Any) -> dict[str, Any]:
         hint = 'Say how the columns of each shall be called: {"latent": lam, "tokens": tokenizer}.'
         checks.fail("models", "one model, or several by prefix", f"a {type(models).__name__}", hint)
     if not isinstance(models, Mapping):
-        models = {PREFIX: models}
+        models = {"latent": models}
     if not models:
         checks.fail("models", "at least one model, by prefix", "none")
     return {prefix: as_labeller(model) for prefix, model in models.items()}

@@ -27,10 +27,8 @@ from lattok.utils.checks import LattokError, did_you_mean, one_of
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
 HELP = ("--help", "-h", HELP_ALL)
-METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
-MANY = (tuple, list, Sequence)  # of these, a flag takes all words that follow
 NONE = "none"  # what is typed for a column that is not to be read
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
@@ -115,7 +113,7 @@ def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str
     words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)] or [*choices]
     several = _several(kind)
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
-    metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
+    metavar = "{" + ",".join(words) + "}" if words else {int: "N", float: "X"}.get(inner, "TEXT")
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
@@ -228,8 +226,8 @@ def _is_switch(kind: Any) -> bool:
 
 
 def _several(kind: Any) -> Any:
-    """Return the part of a type that stands for several words, if there is one."""
-    return next((part for part in (kind, *get_args(kind)) if get_origin(part) in MANY), None)
+    """Return the part of a type for which a flag takes several words, if there is one."""
+    return next((part for part in (kind, *get_args(kind)) if get_origin(part) in (tuple, list, Sequence)), None)
 
 
 def _most_words(kind: Any) -> int:
