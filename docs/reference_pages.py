@@ -188,7 +188,7 @@ def presets() -> str:
         recipe: Any = recipe_of(kind)
         names = [*recipe.presets]
         options = list(dict.fromkeys(option for name in names for option in recipe.presets[name]))
-        parts += [f"## {kind}", recipe.about(), f"Default: `{recipe.default_preset}`."]
+        parts += [f"## {kind}", inspect.getdoc(recipe) or "", f"Default: `{recipe.default_preset}`."]
         if options:
             rows = [f"| option | {' | '.join(map(code, names))} |", "|---" * (len(names) + 1) + "|"]
             rows += [f"| `{o}` | {' | '.join(_value(recipe.presets[n], o) for n in names)} |" for o in options]
@@ -221,7 +221,6 @@ def commands() -> dict[str, str]:
             page, level = (f"train-{below}", "#") if name == "train" else (f"commands-{name}", "##")
             parts = found.setdefault(page, [] if name == "train" else [f"# {name}", verb.text])
             made = verb.find(below, ["--help"])
-            assert made is not None
             parts += [f"{level} {name} {below}", *_command(f"lattok {name} {below}", made)]
             links.append(f"[{below}]({page}.md{'' if name == 'train' else f'#{name}-{below}'})")
         found["commands"].append(", ".join(links) + ".")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
 
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | MotoLAM | PublishedLAM | LatentVLA
 
-PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or a latent action model"
 
 
@@ -75,13 +74,15 @@ def _first_line(name: str) -> str:
 
 def as_labeller(model: Any) -> Any:
     """Return a model as it is; for a path or a Hub id the tokenizer or latent action model saved there."""
-    if not isinstance(model, str | os.PathLike):
-        return model
-    place = hub.resolve(model)
-    family = hub.family_of(place.folder)
-    if family.label_source is None:
-        checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
-    return family.from_place(place)
+    if isinstance(model, str | os.PathLike):
+        place = hub.resolve(model)
+        family = hub.family_of(place.folder)
+        if family.label_source is None:
+            checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
+        return family.from_place(place)
+    if not isinstance(model, Labeller):
+        checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
+    return model
 
 
 def by_prefix(models: Any) -> dict[str, Any]:
@@ -90,11 +91,7 @@ def by_prefix(models: Any) -> dict[str, Any]:
         hint = 'Say how the columns of each shall be called: {"latent": lam, "tokens": tokenizer}.'
         checks.fail("models", "one model, or several by prefix", f"a {type(models).__name__}", hint)
     if not isinstance(models, Mapping):
-        models = {PREFIX: models}
+        models = {"latent": models}
     if not models:
         checks.fail("models", "at least one model, by prefix", "none")
-    found = {prefix: as_labeller(model) for prefix, model in models.items()}
-    for model in found.values():
-        if not isinstance(model, Labeller):
-            checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
-    return found
+    return {prefix: as_labeller(model) for prefix, model in models.items()}

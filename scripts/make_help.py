@@ -12,9 +12,9 @@ def text() -> str:
     row_of: dict[tuple[str, str], int] = {}
     pages = {}
     for kind in kinds():
-        if (verb := train_verb(kind, [])) is not None:
-            rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in verb.words]
-            pages[kind] = [verb.about, rows]
+        verb = train_verb(kind, [])
+        rows = [[row_of.setdefault(word[:2], len(row_of)), *word[2:5]] for word in verb.words]
+        pages[kind] = [verb.about, rows]
     options = ",\n".join(f"  {json.dumps(each)}" for each in row_of)
     lines = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(page)}" for kind, page in pages.items())
     return f'{{"options": [\n{options}\n],\n"kinds": {{\n{lines}\n}}}}\n'

@@ -97,8 +97,7 @@ def annotate(
         embedding=embedding, quantized=quantized, action_key=action_key, cameras=asked, threads=threads, fill=fill
     )
     given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
-    work = Work(as_dataset(dataset), by_prefix(given), options)
-    result = label(work, out, engine=engine, progress=progress)
+    result = label(Work(as_dataset(dataset), given, options), out, engine=engine, progress=progress)
     if not result.complete:
         checks.warn(result.report(), stacklevel=2)
     return result.path
@@ -108,8 +107,8 @@ def label(
     work: Work, out: str | os.PathLike[str], *, engine: Engine | None = None, progress: Progress | None = None
 ) -> AnnotationResult:
     """Label as `annotate` does, from its arguments as one value; return what could not be labelled."""
-    given = by_prefix(work.models)  # which checks that they label
-    work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
+    given = by_prefix(work.models).items()  # which opens paths, and checks that all of them label
+    work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given})
     out = Path(out).expanduser()
     source, target = work.dataset.root.resolve(), out.resolve()
     if target == source or source in target.parents:

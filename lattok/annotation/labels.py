@@ -81,7 +81,10 @@ def check_models(work: Work) -> None:
     checks.counts(1, checks.MOST_THREADS, threads=options.threads)
     if options.fill:
         _check_fills(work)
-    present = [*dataset.features, *_undeclared(dataset)]
+    present, source = [*dataset.features], unwrap(dataset)
+    if isinstance(source, LeRobotV3) and source.episodes:  # its files may have columns that info.json does not name
+        schemas = source.schemas([source.episodes[0].index])  # of one episode: all files have the same
+        present += [name for schema in schemas.values() for name in schema.names]
     for prefix, model in models.items():
         if not PREFIX.fullmatch(prefix) or prefix.startswith(("action", "observation")):
             hint = "LeRobot would take a key that starts with action or observation for one of the policy's own."
@@ -92,14 +95,6 @@ def check_models(work: Work) -> None:
         if any(other.startswith(prefix + ".") for other in models):
             checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
         check_model(work, prefix, model)
-
-
-def _undeclared(dataset: RobotDataset) -> list[str]:
-    """Return columns that data files of LeRobot have, whatever info.json says; all files have the same."""
-    source = unwrap(dataset)
-    if not isinstance(source, LeRobotV3) or not source.episodes:
-        return []
-    return [name for schema in source.schemas([source.episodes[0].index]).values() for name in schema.names]
 
 
 def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:

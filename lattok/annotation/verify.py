@@ -181,9 +181,7 @@ def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: 
             checks.fail("episodes", "episodes with labels", min(unknown))
         return [e for e in candidates if e.index in set(episodes)]
     checks.counts(episodes=episodes)
-    if episodes >= len(candidates):
-        return list(candidates)
-    drawn = np.random.default_rng(seed).choice(len(candidates), episodes, replace=False)
+    drawn = np.random.default_rng(seed).choice(len(candidates), min(episodes, len(candidates)), replace=False)
     return [candidates[i] for i in sorted(drawn.tolist())]
 
 

@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
     text: str
     names: Callable[[], Sequence[str]]
-    find: Callable[[str, Sequence[str]], Verb | None]  # by name, for the words that follow it
+    find: Callable[[str, Sequence[str]], Verb]  # by one of these names, for the words that follow it
 
 
 VERBS: Mapping[str, Verb | Group] = {
@@ -106,8 +106,8 @@ def run_words(words: Sequence[str]) -> int | None:
     if not words or words[0] in (*HELP, "help"):
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
         title += "\nIncluded: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
-        texts = {name: verb.text if isinstance(verb, Group) else _summary(verb) for name, verb in VERBS.items()}
-        return _list("lattok", title, texts)
+        abouts = {name: verb.text if isinstance(verb, Group) else verb.about for name, verb in VERBS.items()}
+        return _list("lattok", title, abouts)
     name, rest = words[0], words[1:]
     if name not in VERBS:
         unknown_verb("lattok", name, list(VERBS))
@@ -116,7 +116,7 @@ def run_words(words: Sequence[str]) -> int | None:
         return _call(command, verb, rest)
     pages = flags.stored() if name == "train" and not (asked and "--preset" in " ".join(rest)) else {}
     if pages and rest[:1] and rest[0] in HELP:
-        return _list(command, verb.text, {kind: about.partition("\n")[0] for kind, (about, _) in pages.items()})
+        return _list(command, verb.text, {kind: about for kind, (about, _) in pages.items()})
     below = rest[0].replace("_", "-") if rest else ""
     if below in pages and asked:
         print(flags.page(f"{command} {below}", *pages[below], HELP_ALL in rest))
@@ -126,14 +126,13 @@ def run_words(words: Sequence[str]) -> int | None:
     if below in pages or not pages:
         _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
-        return _list(command, verb.text, {below: _summary_below(verb, below) for below in verb.names()})
+        return _list(command, verb.text, {below: _about(verb, below) for below in verb.names()})
     names = [*pages] or verb.names()
     if not rest or rest[0].startswith("-"):
         flags.refuse(command, f" needs one of {', '.join(names)} right behind it.")
-    found = verb.find(below, rest[1:]) if below in names else None
-    if found is None:
+    if below not in names:
         unknown_verb(command, rest[0], names)
-    return _call(f"{command} {below}", found, rest[1:])
+    return _call(f"{command} {below}", verb.find(below, rest[1:]), rest[1:])
 
 
 def run_verb(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
@@ -155,23 +154,19 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
         raise
 
 
-def _summary_below(group: Group, name: str) -> str:
+def _about(group: Group, name: str) -> str:
     try:
-        return _summary(group.find(name, ()))
+        return group.find(name, ()).about
     except checks.LattokError as error:  # of a package that fails
         return str(error)
 
 
-def _summary(verb: Verb | None) -> str:
-    return "" if verb is None else verb.about.partition("\n")[0]
-
-
-def _list(command: str, title: str, texts: Mapping[str, str]) -> None:
-    width = max(map(len, texts)) + 2
+def _list(command: str, title: str, abouts: Mapping[str, str]) -> None:
+    width = max(map(len, abouts)) + 2
     print(f"usage: {command} {'VERB' if command == 'lattok' else 'KIND'} ...\n\n{title}\n")
-    for name, text in texts.items():
-        print(f"  {name:<{width}}{text}")
-    print(f"\nEach has a help with an example: {command} {next(iter(texts))} --help")
+    for name, about in abouts.items():
+        print(f"  {name:<{width}}" + about.partition("\n")[0])
+    print(f"\nEach has a help with an example: {command} {next(iter(abouts))} --help")
 
 
 def _load(module: str) -> None:

@@ -27,10 +27,8 @@ from lattok.utils.checks import LattokError, did_you_mean, one_of
 ON, OFF = ("true", "yes", "on", "1"), ("none", "false", "no", "off", "0")  # what people type behind a switch
 HELP_ALL = "--help-all"
 HELP = ("--help", "-h", HELP_ALL)
-METAVARS = {int: "N", float: "X"}
 STORED = Path(__file__).parents[1] / "assets" / "help.json"
 LEFT, MOST, LEAST = 24, 100, 60  # columns of flags, and of a line
-MANY = (tuple, list, Sequence)  # of these, a flag takes all words that follow
 NONE = "none"  # what is typed for a column that is not to be read
 MISSING = inspect.Parameter.empty  # the default of what must be given
 
@@ -108,15 +106,14 @@ def words_of(verb: Any) -> Iterator[Word]:
 
 
 def word_of(name: str, hint: Any, said: str, default: Any, choices: Iterable[str] = ()) -> Word:
-    """Return what is typed for one argument, with what stands for its value, and its default where there is one to
-    show."""
+    """Return what is typed for one argument, what stands for its value, and its default if there is one to show."""
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     mark = next((each for each in marks if isinstance(each, Arg)), Arg())
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     words = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)] or [*choices]
     several = _several(kind)
     inner = float if float in parts else parts[0] if several is None else get_args(several)[0]
-    metavar = "{" + ",".join(words) + "}" if words else METAVARS.get(inner, "TEXT")
+    metavar = "{" + ",".join(words) + "}" if words else {int: "N", float: "X"}.get(inner, "TEXT")
     metavar = mark.metavar or ("" if bool in parts else metavar + " ..." * (several is not None))
     text = (mark.said or said).strip()
     text = text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))
@@ -168,8 +165,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 
 def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `words` give, by name. Refused are flags that there are not, values of another kind, and
-    what is missing or too much."""
+    """Return the values that `words` give, by name; refuse unknown flags, wrong values, and too many or few words."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
     values, alone, rest = dict[str, Any](), list[str](), list(words)  # alone: words without a flag
     taken = ""
@@ -230,8 +226,8 @@ def _is_switch(kind: Any) -> bool:
 
 
 def _several(kind: Any) -> Any:
-    """Return the part of a type that stands for several words, if there is one."""
-    return next((part for part in (kind, *get_args(kind)) if get_origin(part) in MANY), None)
+    """Return the part of a type for which a flag takes several words, if there is one."""
+    return next((part for part in (kind, *get_args(kind)) if get_origin(part) in (tuple, list, Sequence)), None)
 
 
 def _most_words(kind: Any) -> int:

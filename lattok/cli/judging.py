@@ -15,8 +15,6 @@ from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
 
-Tasks = Annotated[tuple[str, ...], Arg("TASK ...")]
-
 
 @dataclass(frozen=True)
 class EvalFlags:
@@ -150,7 +148,7 @@ def _own(out: Path, folder: Path | None) -> bool:
 
 def rollout(
     model: Model,
-    env: Tasks = (),
+    env: Annotated[tuple[str, ...], Arg("TASK ...")] = (),
     episodes: int = 10,
     out: MaybeFolder = None,
     seed: int = 1_000_000,

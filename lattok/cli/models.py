@@ -8,7 +8,7 @@ file over the preset.
 import inspect
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,14 +23,12 @@ from lattok.utils.output import Output
 WIDTH = 100
 
 
-def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
-    """Return the verb `lattok train KIND`, if there is one; its help shows what the preset among `words` sets."""
+def train_verb(kind: str, words: Sequence[str]) -> Verb:
+    """Return the verb `lattok train KIND`; its help shows what the preset among `words` sets."""
     from lattok.image_lam.base.bottlenecks import BOTTLENECKS
     from lattok.recipes import recipe_of
 
-    recipe_class = recipe_of(kind)
-    if recipe_class is None:
-        return None
+    recipe_class: Any = recipe_of(kind)
     shown = _defaults(recipe_class, flags.plain_words(words))
     groups, first = recipe_class.option_groups(), recipe_class.common
     every = {name: option for known in groups.values() for name, option in known.items()}
@@ -51,7 +49,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb | None:
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
-    text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
+    text = f"{inspect.getdoc(recipe_class)}\n\n{presets}Example: {example}"
     return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
 
 
@@ -79,9 +77,9 @@ def _train(
     from lattok.hub.weights import trust_hint
     from lattok.recipes.run_folder import leave_others, read_options
 
-    stored = read_options(config, recipe_class.kind)
-    preset, options = preset or stored.preset, recipe_class.over(stored.options, given)
-    dataset = dataset or (None if given.get("mix") else stored.dataset)
+    options, own_preset, own_dataset = read_options(config, recipe_class.kind)
+    preset, options = preset or own_preset, recipe_class.over(options, given)
+    dataset = dataset or (None if given.get("mix") else own_dataset)
     if resume:
         recipe = recipe_class.resumed(dataset, out, preset, options)
     else:
@@ -127,7 +125,7 @@ def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) ->
     recipe_class = recipe_of(kind.replace("_", "-"))
     if recipe_class is None:
         raise LattokError(f"nothing is called `{kind}`. {did_you_mean(kind, kinds()) or 'See lattok presets.'}")
-    print(f"{recipe_class.about()}\n")
+    print(f"{inspect.getdoc(recipe_class)}\n")
     for name, options in _different(recipe_class).items():
         default = " (default)" if recipe_class.default_preset in name.split(" = ") else ""
         print(f"{name}{default}")
@@ -146,24 +144,20 @@ def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
-    """Return the words of each option as they are typed."""
-    found = []
+def as_flags(options: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the words of each option as they are typed."""
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            found.append([f"--{flag}" if value else f"--no-{flag}"])
+            yield [f"--{flag}" if value else f"--no-{flag}"]
         else:
-            found.append([f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))])
-    return found
+            yield [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))]
 
 
-def convert_verb(name: str) -> Verb | None:
-    """Return the verb `lattok convert NAME`, if there is one: its options are the keywords of the importer."""
+def convert_verb(name: str) -> Verb:
+    """Return the verb `lattok convert NAME`: its options are the keywords of the importer."""
     from lattok.hub.checkpoint import IMPORTERS
 
-    if name not in IMPORTERS:
-        return None
     importer = IMPORTERS[name]
     about = (inspect.getdoc(importer.read) or "").partition("\n")[0]
     _, *listed = flags.words_of(_convert)

@@ -66,8 +66,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
 
     def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
         """Train as every recipe does. In a mixture each dataset's chunks are normalised in the batch, by its own
-        normaliser; the model's is the identity meanwhile.
-        """
+        normaliser; the model's is the identity meanwhile."""
         out, sources, horizon = self.folder(resume), self.open(), self.model.horizon
         datasets = [source.dataset for source in sources]
         names = same_actions(datasets, self.data.action_key)
@@ -145,16 +144,13 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
         loop: Any = field(default_factory=family.fit_options)
         model: Any = field(default_factory=family.config_class)
 
-        @classmethod
-        def about(cls) -> str:
-            said = inspect.getdoc(family) or "a tokenizer of actions."
-            return f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
-
+    said = inspect.getdoc(family) or "a tokenizer of actions."
+    FamilyRecipe.__doc__ = f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
     FamilyRecipe.__name__ = f"{family.__name__}Recipe"
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place
-    FamilyRecipe.common = ("horizon", *(f.name for f in fields(family.config_class) if f.name not in shared))
-    FamilyRecipe.common += Recipe.common
+    own = (each.name for each in fields(family.config_class) if each.name not in shared)
+    FamilyRecipe.common = ("horizon", *own, *Recipe.common)
     return FamilyRecipe
 
 
@@ -168,8 +164,7 @@ for _made in (FASTRecipe, TOASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsR
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:
-    """Say how many tokens a chunk takes, and how well some of those that it was fitted to come back: in all, and of
-    each dimension in its own units."""
+    """Say how many tokens a training chunk takes, and how large the error is: in all, and by dimension in its units."""
     rows = torch.linspace(0, len(windows) - 1, min(SUMMARY_CHUNKS, len(windows))).long()
     chunks, valid = windows.batch(rows)
     codes = model.encode(chunks, valid, repair=True)

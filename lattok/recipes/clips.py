@@ -30,16 +30,14 @@ from lattok.training import CHECKPOINT, RUN, fit
 from lattok.utils import checks
 from lattok.utils.output import unused
 
-PLAIN = (0.5,) * 3, (1.0,) * 3  # of pixels: changes of brightness are small numbers, as differences are
 FULL: dict[str, Any] = {**QUANTILES, **LATBOT_RATE, **ADAMW, "steps": 100_000, "batch_size": 512, "log_every": 100}
-FULL |= {"backbone_train": "all_but_vision"}
-FULL |= {"backbone_lora_projector": True}  # where backbone_train=lora is chosen
+FULL |= {"backbone_train": "all_but_vision", "backbone_lora_projector": True}  # the latter with backbone_train=lora
 TINY: dict[str, Any] = {**FROM_NOTHING, "frames": 4, "stride": "0.2s", "scene_tokens": 4, "motion_tokens": 4}
 TINY |= {"latent_dim": 32, "features_size": 64, "decoder_width": 128, "decoder_depth": 3, "decoder_heads": 4}
 TINY |= {"separation_weight": 0.02}  # 0.1 drives where objects are out of the scene as well
 TINY |= {"steps": 1500, "batch_size": 32, "lr": 1e-3}
-SHIFTED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2}
-SHARED = {**SHIFTED, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
+SHARED: dict[str, Any] = {"shift": 0.125, "brightness": 0.2, "contrast": 0.2, "optimizer": "adamw"}
+SHARED |= {"weight_decay": 0.02, "schedule": "one_cycle", "log_every": 100}
 SINGLE_PIXELS = {"features": "pixels", "image_size": 64, "threads": 1}
 
 
@@ -224,7 +222,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks[:1]}))
         mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)
         if chosen.features == "pixels":
-            mean, std = PLAIN
+            mean, std = (0.5,) * 3, (1.0,) * 3  # changes of brightness are small numbers, as differences are
         return self.config(**known, features=from_anywhere(chosen.features), mean=mean, std=std)
 
     def _windows(self, model: InverseDynamics, dataset: RobotDataset) -> PolicyWindows:

@@ -1,6 +1,5 @@
 """What every recipe is made of: options of the data, the loop and the model, typed; presets, and options over them."""
 
-import inspect
 import re
 import shlex
 import sys
@@ -105,10 +104,10 @@ class MixOptions(DataOptions):
 class Recipe(ABC, Generic[Model]):
     """A reproducible training run: its dataset, its folder, and the options of the data, the loop and the model.
 
-    A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does. The
-    classes of `data`, `loop` and `model` are those of its defaults. All options have flat names
-    (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
-    the dataset (`FROM_DATA`) are not options.
+    A subclass is found by its `kind`, the word that follows `lattok train`, whose help is the docstring. The classes of
+    `data`, `loop` and `model` are those of its defaults. All options have flat names (`lattok.utils.options`), each in
+    the first group that has it; fields of the model's configuration that come from the dataset (`FROM_DATA`) are not
+    options.
 
     `train` goes the same way in all of them: `folder` checks the run's folder, `open` opens the data, `begin` locks the
     folder and records what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
@@ -139,9 +138,8 @@ class Recipe(ABC, Generic[Model]):
 
     @abstractmethod
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
-        """Train as the options say and save the model into `out`. `resume` continues an interrupted run;
-        `resume_command` is the command that an interrupted run prints.
-        """
+        """Train as the options say and save the model into `out`. `resume` continues an interrupted run, which prints
+        `resume_command`."""
 
     @classmethod
     def from_preset(
@@ -215,11 +213,6 @@ class Recipe(ABC, Generic[Model]):
         """Return the type of every option, by name."""
         return {name: option.kind for group in cls.option_groups().values() for name, option in group.items()}
 
-    @classmethod
-    def about(cls) -> str:
-        """Return what the recipe does, in its first line, and its presets."""
-        return inspect.getdoc(cls) or ""
-
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
         return replaced(self.model, **known)
@@ -262,12 +255,11 @@ class Recipe(ABC, Generic[Model]):
 
     def _content(self, dataset: RobotDataset) -> Content:
         """Hash all that this run reads from a dataset."""
-        named = (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key"))
-        keys = {key for key in named if key is not None}
-        looks, chosen = hasattr(self.data, "cameras"), getattr(self.data, "cameras", None)
-        asked = None if chosen is None else set(map(short_name, chosen))
-        found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
-        cameras = (found or dataset.cameras) if looks and asked != set() else ()
+        keys = {*filter(None, (getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")))}
+        chosen = getattr(self.data, "cameras", ())  # None: all
+        asked = set(map(short_name, dataset.cameras if chosen is None else chosen))
+        found = [key for key in dataset.cameras if short_name(key) in asked]
+        cameras = (found or dataset.cameras) if asked else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:

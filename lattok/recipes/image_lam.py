@@ -110,9 +110,8 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         if stage is not None:
             checks.one_of("stage", stage, STAGES)
         implied = {} if stage is None else STAGES[stage]
-        for name in implied.keys() & {"streams"} & given.keys():
-            if given[name] != implied[name]:
-                checks.fail(name, f"{implied[name]!r} in stage {stage}", repr(given[name]))
+        if stage is not None and given.get("streams", implied["streams"]) != implied["streams"]:
+            checks.fail("streams", f"{implied['streams']!r} in stage {stage}", repr(given["streams"]))
         if init is not None and codebook is not None:
             raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
         options = super().combined({**preset, **implied}, given)
@@ -122,23 +121,21 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             checks.fail("language", "a text encoder in stage 1", "none", "t5:MODEL, or precomputed with text_features.")
         return options
 
-    def words(self, datasets: Sequence[RobotDataset], before: ImageLAM | None) -> Instructions | None:
+    def words(
+        self, datasets: Sequence[RobotDataset], before: ImageLAM | None
+    ) -> tuple[Instructions | None, dict[str, int]]:
         language = self.model.language
+        known = {} if before is None or self.data.init is None else {"language_dim": before.config.language_dim}
         if language is None:
             if self.data.text_features is not None:
                 raise LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
-            return None
+            return None, known
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         words = embed(language, self.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
+        width = words.vectors.shape[2]
         if before is not None:
-            known = before.config.language_dim
-            checks.size("language", "numbers per word, as in the model to continue", words.vectors.shape[2], known)
-        return words
-
-    def widths(self, before: ImageLAM | None, words: Instructions | None) -> dict[str, int]:
-        if words is not None:
-            return {"language_dim": words.vectors.shape[2]}
-        return {} if before is None or self.data.init is None else {"language_dim": before.config.language_dim}
+            checks.size("language", "numbers per word, as in the model to continue", width, before.config.language_dim)
+        return words, {"language_dim": width}
 
     def inputs(self, before: ImageLAM | None) -> dict[str, str]:
         found, name = super().inputs(before), self.data.text_features

@@ -37,7 +37,6 @@ from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
 TUNED = "latbot_finetune"
-Phase = Literal["distill", "finetune"]
 FLOW = {"head": "flow"}  # what LARA aligns with is inside it
 # stage 2 of the released code, which aligns after block 14 of 16
 PUBLISHED: dict[str, Any] = {"horizon": 16, "backbone_train": "frozen", "gaps": ("15",), "align_layer": 0.875}
@@ -233,7 +232,7 @@ class LatBotOptions(PolicyOptions):
         student: policy of phase distill that phase finetune trains further, a folder or a Hub id
     """
 
-    phase: Phase = "distill"
+    phase: Literal["distill", "finetune"] = "distill"
     teacher: str | None = None
     whole_clips: bool = False
     text_weight: float = 0.5

@@ -148,7 +148,7 @@ class PairRecipe(Recipe[Model]):
         datasets = [source.dataset for source in sources]
         built_on = data.init or getattr(data, "env_codebook", None)
         before: Any = None if built_on is None else self.lam.from_pretrained(built_on)
-        words = self.words(datasets, before)
+        words, known = self.words(datasets, before)
         cameras = self._cameras(datasets[0], before)
         torch.manual_seed(self.loop.seed)
         config = self.config(cameras=cameras, features=from_anywhere(self.model.features))
@@ -156,7 +156,7 @@ class PairRecipe(Recipe[Model]):
             mean, std = known_scaling(config.features, config.image_size, config.features_revision)
         else:
             mean, std = before.config.mean, before.config.std
-        learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **self.widths(before, words))))
+        learner = PairLearner(self.lam(replace(config, mean=mean, std=std, **known)))
         model: Any = learner.lam
         if before is not None:
             model.features = before.features  # the same ones, loaded already
@@ -187,9 +187,9 @@ class PairRecipe(Recipe[Model]):
             broadcast_buffers(model)
             return finish({"": model}, out)[""]
 
-    def words(self, datasets: Sequence[RobotDataset], before: Any) -> Instructions | None:
-        """Return vectors of the datasets' instructions, where the model reads them."""
-        return None
+    def words(self, datasets: Sequence[RobotDataset], before: Any) -> tuple[Instructions | None, dict[str, int]]:
+        """Return vectors of the instructions, where the model reads them, and what they decide of its configuration."""
+        return None, {}
 
     def inputs(self, before: Any) -> dict[str, str]:
         """Hash what the run depends on besides dataset and options."""
@@ -209,10 +209,6 @@ class PairRecipe(Recipe[Model]):
             expected = f"{len(before.cameras)}, as many as the model in init has"
             checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
         return cameras
-
-    def widths(self, before: Any, words: Instructions | None) -> dict[str, int]:
-        """Return fields of the configuration that the instructions' vectors decide."""
-        return {}
 
     def _with_actions(self, datasets: Sequence[RobotDataset]) -> list[RobotDataset]:
         """Return the datasets whose actions may supervise, which have the same dimensions; of a mixture not all."""

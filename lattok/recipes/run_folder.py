@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -24,14 +24,13 @@ from lattok.utils import checks, files
 Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
-STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}  # in run/recipe.json
-STORED |= {"study": bool}  # which may be missing: no study
+STORED = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict, "study": bool}
 
 
 def read_recipe(out: Path) -> dict[str, Any]:
     """Read run/recipe.json of a run folder, checked: `STORED`, and the hashes in `inputs`."""
     path = out / RUN / RECIPE
-    value = {"study": False, **files.read_json(path)}
+    value = {"study": False, **files.read_json(path)}  # which may be missing
     for name, kind in STORED.items():
         if name not in value or not isinstance(value[name], kind):
             got = f"{value[name]!r:.60}" if name in value else "none"
@@ -51,31 +50,22 @@ def never_saved(out: Path) -> bool:
     return out.is_dir() and own >= found and (run / RECIPE in found or found <= {run / LOCK})
 
 
-class RunOptions(NamedTuple):
-    """Options of a run out of a file, and its preset and dataset where the file names them."""
-
-    options: dict[str, Any]
-    preset: str | None = None
-    dataset: str | None = None
-
-
-def read_options(path: str | None, kind: str | None = None) -> RunOptions:
-    """Read options from a JSON file: `{name: value}`, also of preset and dataset, or recipe.json of a run of this
-    `kind`, which names both."""
+def read_options(path: str | None, kind: str | None = None) -> tuple[dict[str, Any], str | None, str | None]:
+    """Read options, preset and dataset from a JSON file: `{name: value}`, where the last two may be missing, or
+    recipe.json of a run of this `kind`."""
     value = files.read_json(Path(path), 'Write {"steps": 1000, "lr": 0.001}.') if path is not None else {}
     if "options" in value and kind is not None and (found := value.get("kind", kind)) != kind:
         checks.fail(f"{path}", f"options of {kind}", f"those of a run of {found}", f"Use it with lattok train {found}.")
-    named = ("preset", "dataset")
-    plain = {"options": {name: each for name, each in value.items() if name not in named}}
-    known = value if "options" in value else value | plain
-    options, preset, dataset = (known.get(name) for name in RunOptions._fields)
+    preset, dataset = value.get("preset"), value.get("dataset")
+    plain = {name: each for name, each in value.items() if name not in ("preset", "dataset")}
+    options = value.get("options", plain)
     if not (isinstance(options, dict) and isinstance(preset, str | None) and isinstance(dataset, str | None)):
         checks.fail(f"{path}", '{"name": value, ...}, or a run/recipe.json', "entries of another kind")
     options = {name.replace("-", "_"): each for name, each in options.items()}
-    for name in ("out", *named):
+    for name in ("out", "preset", "dataset"):
         if name in options:
             checks.fail(f"{path}", "options of the model and its training", repr(name), "Type it.")
-    return RunOptions(options, preset, dataset)
+    return options, preset, dataset
 
 
 def first_process() -> bool:
