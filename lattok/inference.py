@@ -78,9 +78,12 @@ class FastImageLAM(VideoLabeller):
         if compile:  # for blocks of any length, so that labels do not depend on which came first
             self._encoder = VideoEncoder(*(torch.compile(part, dynamic=True) for part in self._encoder))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the encoder behind: workers make their own."""
-        return FastImageLAM, (self._lam, self._precision, self._compile)
+        return {"lam": self._lam, "precision": self._precision, "compile": self._compile}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def to(self, device: str) -> "FastImageLAM":
         """Return the same on another device, for workers."""

@@ -115,7 +115,7 @@ class VQBeT(TrainedTokenizer, CoarseToFine):
     def _vectors(self, codes: Tensor) -> Tensor:
         """Return the sums [B, d] of the rows of codes [B, P]; a negative one adds nothing."""
         if codes.is_cpu and codes.numel() and codes.numpy().min() >= 0:  # nearly always, in a third of the time
-            return self.quantizer.lookup(codes)
+            return self.quantizer.lookup(codes).flatten(1)  # one level keeps its axis
         books = enumerate(self.quantizer.codebook_vectors)
         rows = [F.embedding(codes[:, i].clamp_min(0), book) * (codes[:, i, None] >= 0) for i, book in books]
         return torch.stack(rows).sum(0)

@@ -237,7 +237,9 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
     """Return encoded images, or blocks of pixels as they are decoded."""
-    if camera.verbatim and (stored := plan.dataset.encoded_images(episode.index, camera.key)):
+    if camera.verbatim:
+        if (stored := plan.dataset.encoded_images(episode.index, camera.key)) is None:
+            raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
     blocks = plan.dataset.blocks(episode.index, camera.key, np.arange(episode.length))
     return (_fitted(plan, camera, block, episode) for block in blocks)

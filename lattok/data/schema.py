@@ -261,7 +261,10 @@ def same_split(one: str | None, other: str | None) -> bool:
 
 
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Full keys of the cameras `names`, in that order; "corner2" is "observation.images.corner2". By default all."""
+    """Full keys of the cameras called `names`, in that order; all cameras by default.
+
+    A short name is the end of a key after a dot: "corner2" is "observation.images.corner2".
+    """
     if not dataset.cameras:
         raise LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
     if names is None:

@@ -241,7 +241,8 @@ class VideoWriter:
             options |= {"svtav1-params": f"lp={threads}"} if codec == "libsvtav1" else {"threads": str(threads)}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(f"file:{path}", "w", format="mp4")  # as when reading: "run-12:30" is no protocol
-        self._stream = cast(VideoStream, self._container.add_stream(codec, exact_rate(fps), options=options))
+        rate = exact_rate(fps)
+        self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size
         # the AV1 encoder makes whoever opens it as root real-time, which starves other processes
         scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
@@ -250,10 +251,14 @@ class VideoWriter:
         finally:
             if scheduling is not None:
                 os.sched_setscheduler(0, *scheduling)
-        self.frames = self.bytes = 0  # that left the encoder so far
+        self._size = size
+        self.frames = 0  # frames written
+        self.bytes = 0  # bytes that left the encoder so far
 
     def add(self, frames: np.ndarray) -> None:
-        """Append frames uint8 [T, H, W, 3] of the size given at the beginning."""
+        """Append frames uint8 [T, H, W, 3]."""
+        if frames.shape[1:3] != self._size:
+            checks.fail("frames", f"size {self._size} as before", f"{frames.shape[1:3]}")
         for image in frames:
             self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             self.frames += 1
@@ -277,7 +282,8 @@ class VideoJoiner:
         self._container = av.open(f"file:{path}", "w", format="mp4")
         self._frame = 1 / exact_rate(fps)
         self._stream: VideoStream | None = None
-        self.frames = self.bytes = 0  # written so far
+        self.frames = 0  # frames written
+        self.bytes = 0  # their size
 
     def add(self, clip: Path) -> None:
         with open_video(clip) as source:

@@ -96,6 +96,15 @@ def test_latents_are_the_encoders_and_vectors_the_sums_of_rows(vqbet):
     torch.testing.assert_close(found.quantized, (latents - lefts[-1])[:, None].detach())
 
 
+def test_a_single_level_has_the_shapes_of_several():
+    """Its quantized latents had an axis too many."""
+    model = VQBeT(VQBeTConfig(3, 6, tokens=1, codebook_size=5, dim=8, hidden=16)).eval()
+    found = model.latent_actions(saturating(4))
+    assert found.codes.shape == (4, 1)
+    assert found.latents.shape == found.quantized.shape == (4, 1, 8)
+    torch.testing.assert_close(found.quantized[:, 0], model.quantizer.codebook_vectors[0][found.codes[:, 0]])
+
+
 def test_the_losses_and_whom_they_move():
     """Straight through every level on its own, as the published class is written."""
     torch.manual_seed(1)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -144,7 +144,11 @@ class EpisodeTable(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, row: int | slice) -> Any:  # as of a tuple
+    @overload
+    def __getitem__(self, row: int) -> Episode: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[Episode, ...]: ...
+    def __getitem__(self, row: int | slice) -> Episode | tuple[Episode, ...]:
         if isinstance(row, slice):
             return tuple(self[i] for i in range(len(self))[row])
         return Episode(int(self.indices[row]), int(self.lengths[row]), self._kinds[self._kind_of[row]])
