@@ -116,8 +116,7 @@ class PolicyEvidence:
 def policy_errors(
     predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
 ) -> PolicyErrors:
-    """Compare what is predicted with the chunks of the column `key`. Of more than 5,000 windows as many are taken,
-    evenly spaced."""
+    """Compare what is predicted with the chunks of the column `key`, of at most `MAX_WINDOWS` evenly spaced windows."""
     there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
     units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
