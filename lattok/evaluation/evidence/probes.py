@@ -69,12 +69,9 @@ class Components(NamedTuple):
 
 
 def score(predicted: Tensor, actual: Tensor, train: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been; `train` [n, m]: training actions. A probe
-    that only knows the training mean scores exactly 0, and one that is worse scores below. There is nothing to explain
-    where held-out actions leave that mean by less than a hundredth of the training deviation.
-
-    Raises `LattokError` where predictions are not finite, as those from labels with NaN.
-    """
+    """Compare predictions [N, m] with what they should have been; the mean of training actions `train` [n, m] scores 0.
+    There is nothing to explain where held-out actions leave that mean by less than a hundredth of the training
+    deviation. Raises `LattokError` where predictions are not finite, as those from labels with NaN."""
     checks.finite("predictions of the actions", predicted, "Its labels may have NaN or infinity.")
     reference = train.double().mean(0)
     errors, squared = ((each - actual).double().square() for each in (predicted, reference))

@@ -53,8 +53,7 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect. Where the mean action
-        makes no error, since held-out actions never differ from it, there is nothing to gain: 0."""
+        """Share by which the error is lower than the mean action's: 0 is as bad, or nothing to gain; 1 is perfect."""
         return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
 
     @property
