@@ -30,7 +30,7 @@ from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.options import ADDED
-from lattok.utils.progress import counted
+from lattok.utils.progress import ProgressBar
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8
@@ -231,11 +231,13 @@ class ResidualVQ(CoarseToFine):
 
         # The start counts padding, which repeats actions and so does little harm; refits do not.
         books = torch.empty(0)
-        for step in counted(self.type, 1 + how.steps):
-            if step == 0:
-                books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
-            else:
-                books = refit(*samples(), books, config.perturb, generator)
+        with ProgressBar(self.type) as progress:
+            for step in range(1 + how.steps):
+                if step == 0:
+                    books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
+                else:
+                    books = refit(*samples(), books, config.perturb, generator)
+                progress(step + 1, 1 + how.steps)
         self.table[:-1] = books.flatten(0, 1)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:

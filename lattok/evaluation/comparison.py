@@ -80,8 +80,7 @@ def _opened(model: Any, place: hub.Place | None, device: str | None) -> Any:
 
 
 def _named(models: Sequence[Any] | Mapping[str, Any]) -> tuple[dict[str, tuple[Any, hub.Place | None]], bool]:
-    """Name the models, loaded or by their place, and say whether they are action tokenizers. All are looked at before
-    any is loaded."""
+    """Name the models, loaded or by their place, and say whether they are action tokenizers; none is loaded here."""
     if isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence) or not models:
         checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
     found: dict[str, tuple[Any, hub.Place | None]] = {}

@@ -316,8 +316,7 @@ class HubModel(nn.Module):
         return dict(self.state_dict())
 
     def load_tensors(self, tensors: Tensors, where: str) -> None:
-        """Fill this model; tensors that are missing, unexpected, of another shape or dtype, or not finite are an error
-        that lists them all."""
+        """Fill this model; one error lists what is missing, unexpected, not finite, or of another shape or dtype."""
         self.check_fits({name: Size.of(tensor) for name, tensor in tensors.items()}, where)
         wanted = self.saved_tensors()
         with torch.no_grad():

@@ -151,9 +151,10 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
     written = config.get("lattok_version", "0")
-    if not isinstance(written, str) or not VERSION.match(written):
+    found = VERSION.match(written) if isinstance(written, str) else None
+    if found is None:
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
-    if _release(written) > _release(__version__):
+    if _release(found[0]) > _release(__version__):
         expected = f"a config written by lattok {__version__} or older"
         checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
     return config
@@ -161,8 +162,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
 
 def _release(version: str) -> tuple[int, ...]:
     """Return (major, minor): patch releases do not change the format."""
-    found = VERSION.match(version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
@@ -74,22 +75,15 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _numbers(expected: str, fits: Callable[[float], bool], values: dict[str, float]) -> None:
+def _numbers(expected: str, fits: Callable[[float], bool], /, **values: float) -> None:
     for name, value in values.items():
         if not is_number(value) or not math.isfinite(value) or not fits(value):
             fail(name, expected, f"{value!r:.60}")
 
 
-def positive(**values: float) -> None:
-    _numbers("a number greater than 0", lambda value: value > 0, values)
-
-
-def at_least_zero(**values: float) -> None:
-    _numbers("a number of at least 0", lambda value: value >= 0, values)
-
-
-def below_one(**values: float) -> None:
-    _numbers("a number in [0, 1)", lambda value: 0 <= value < 1, values)
+positive = partial(_numbers, "a number greater than 0", lambda value: value > 0)
+at_least_zero = partial(_numbers, "a number of at least 0", lambda value: value >= 0)
+below_one = partial(_numbers, "a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def is_frame_rate(value: Any) -> TypeGuard[int | float]:
@@ -113,9 +107,7 @@ def counts(least: int = 1, most: float = WIDEST, /, **values: int) -> None:
             fail(name, f"at most {most:,}", f"{value!r:.60}")
 
 
-def whole(**values: int) -> None:
-    """Require that every value is a whole number, zero or greater, as every seed is."""
-    counts(0, **values)
+whole = partial(counts, 0)  # zero or greater, as every seed is
 
 
 def named(count: int, **names: Sequence[str]) -> None:

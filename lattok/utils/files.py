@@ -23,8 +23,7 @@ _SWEPT: set[tuple[int, Path]] = set()  # folders that this process has looked th
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone.
 
-    Its name is new each time, so that two processes never write into one file; what killed ones left in the folder is
-    removed.
+    Its name is new each time, so that two processes never write into one file; what killed ones left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_in(path.parent) as place:
@@ -148,8 +147,7 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
 
 
 def read_json(path: Path, hint: str = COPY, *, nan: bool = False) -> dict[str, Any]:
-    """Read a JSON object; a missing, broken or hostile file is a `LattokError` that names it, with a `hint`. See
-    `parse_json`."""
+    """Read a JSON object; `LattokError` with `hint` for a missing, broken or hostile file (see `parse_json`)."""
     try:
         if path.exists() and not path.is_file():  # a folder, or a pipe or device that could be read without end
             raise OSError(errno.EINVAL, "it is not a file")

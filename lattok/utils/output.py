@@ -147,15 +147,12 @@ class Output:
     def held(self) -> bool:
         return self._release is not None
 
-    def release(self) -> None:
+    def release(self, *_: object) -> None:
         if self._release is not None:
             self._release()
             self._release = None
 
-    __enter__ = hold
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    __enter__, __exit__ = hold, release
 
     def publish(self) -> None:
         """Move `made` to its place; where something is there, let them change places. Survives a power cut."""

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 
 from tqdm.auto import tqdm
 
@@ -42,11 +41,3 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-
-
-def counted(title: str, total: int) -> Iterator[int]:
-    """Count 0 .. total - 1 with a `ProgressBar`."""
-    with ProgressBar(title) as progress:
-        for i in range(total):
-            yield i
-            progress(i + 1, total)

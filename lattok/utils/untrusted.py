@@ -221,10 +221,7 @@ def _check_parsed(value: Any, nan: bool, nul: bool) -> None:
 
 
 def read_yaml(path: Path, argument: str) -> Any:
-    """Read YAML of a stranger; what is no small plain file of it is a `LattokError` about `argument`.
-
-    That is aliases, nesting deeper than `JSON_DEPTH`, and more than `YAML_BYTES`.
-    """
+    """Read YAML of a stranger; aliases, deep nesting and large files are a `LattokError` about `argument`, too."""
     import yaml  # huggingface_hub brings it
 
     try:

@@ -69,8 +69,7 @@ class EvalOptions:
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any], *others: str) -> "EvalOptions":
-        """Return the options that a function got as keywords; raises `LattokError` for an unknown one. `others` are the
-        keywords that the function has besides."""
+        """Return the options among keywords; raises `LattokError` for one that is neither an option nor in `others`."""
         for name in keywords:
             checks.one_of("option", name, [*(field.name for field in fields(cls)), *others])
         return cls(**keywords)

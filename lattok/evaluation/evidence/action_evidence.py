@@ -27,7 +27,7 @@ from lattok.evaluation.evidence import Case, evenly, judged_episodes, measured, 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, ResidualKMeans, Target
 from lattok.evaluation.evidence.pair_set import BATCH, PairSource
 from lattok.evaluation.evidence.probe_rows import ProbeRow, Score
-from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, one_hot, one_hot_tasks, score, spread_of
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, one_hot, one_hot_tasks, score, spread_of
 from lattok.evaluation.evidence.trained_controls import NO_LATER, ControlTraining, changes_of
 from lattok.evaluation.wording import NEEDS_TRAINING, printed
 from lattok.image_lam.base.losses import block_flow
@@ -183,7 +183,7 @@ def _controls(
         return [one_hot(fitted.encode(each), CODES) for each in flow.first(width)]
 
     coded = {width: codes(width) for width in flow.sizes}
-    best = best_of(coded, lambda width: target.probe(*coded[width]))
+    best = max(coded, key=lambda width: target.probe(*coded[width]).validation)
 
     def row(key: str, name: str, inputs: Sequence[Tensor], reference: bool = False) -> ProbeRow:
         return ProbeRow(key, name, {"linear": judge(target.probe(*inputs))}, reference=reference)

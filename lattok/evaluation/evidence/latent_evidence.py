@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lattok.data import dimension_names
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
-from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, best_of, linear_probe, one_hot, pca
+from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, pooled_side, read_pair_set
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
 from lattok.nn.kmeans import nearest, residual_kmeans
@@ -99,7 +99,7 @@ class Coordinates:
         return self.train[:, :size], self.held_out[:, :size]
 
     def best_size(self, target: Target) -> int:
-        return best_of(self.sizes, lambda size: target.probe(*self.first(size)))
+        return max(self.sizes, key=lambda size: target.probe(*self.first(size)).validation)
 
 
 class CodeStream(NamedTuple):
@@ -220,8 +220,8 @@ class LatentEvidence:
             if (target := self.target) is None:
                 return self.kmeans(key, what, rows, rows.sizes[0])
             # the width is chosen on training episodes
-            streams = {width: self.kmeans(key, what, rows, width) for width in rows.sizes}
-            return streams[best_of(streams, lambda width: target.probe(*streams[width].one_hot))]
+            streams = [self.kmeans(key, what, rows, width) for width in rows.sizes]
+            return max(streams, key=lambda stream: target.probe(*stream.one_hot).validation)
 
         on_change = kmeans("residual_kmeans", "the frame change", self.change)
         on_flow = kmeans("flow_kmeans", "block flow", self.flow)
@@ -298,7 +298,7 @@ class LatentEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        full, side = self.model.features.side, self.train.side(self.model)
+        full, side = self.model.features.side, pooled_side(self.model, self.train.features.shape[1])
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
         frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}

@@ -12,9 +12,9 @@ decay of MLPs, "no hidden layer" among the choices, are chosen on training episo
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ DRAWS = 1000  # of episodes, for intervals
 Z = 1.959964  # 97.5 % of a normal number is below
 CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # of an MLP: hidden units, weight decay
 STEPS, BATCH, LR = 300, 256, 0.01
-T = TypeVar("T")
 
 
 class Probe(NamedTuple):
@@ -70,12 +69,9 @@ class Components(NamedTuple):
 
 
 def score(predicted: Tensor, actual: Tensor, train: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been; `train` [n, m]: training actions. A probe
-    that only knows the training mean scores exactly 0, and one that is worse scores below. There is nothing to explain
-    where held-out actions leave that mean by less than a hundredth of the training deviation.
-
-    Raises `LattokError` where predictions are not finite, as those from labels with NaN.
-    """
+    """Compare predictions [N, m] with what they should have been; the mean of training actions `train` [n, m] scores 0.
+    There is nothing to explain where held-out actions leave that mean by less than a hundredth of the training
+    deviation. Raises `LattokError` where predictions are not finite, as those from labels with NaN."""
     checks.finite("predictions of the actions", predicted, "Its labels may have NaN or infinity.")
     reference = train.double().mean(0)
     errors, squared = ((each - actual).double().square() for each in (predicted, reference))
@@ -136,11 +132,6 @@ def spread_of(x: Tensor) -> Tensor:
     """Compute the standard deviation [d]; 1 for columns that never change."""
     spread = x.std(0, unbiased=False)
     return torch.where(spread > 1e-9, spread, 1.0)
-
-
-def best_of(sizes: Iterable[T], fit: Callable[[T], Probe]) -> T:
-    """Choose the size whose probe does best on the training episodes left out."""
-    return max(sizes, key=lambda size: fit(size).validation)
 
 
 def pca(rows: Tensor, k: int) -> Components:

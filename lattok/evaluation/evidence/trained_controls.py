@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lattok.data import RobotDataset
+from lattok.data import RobotDataset, select_episodes
 from lattok.data.content import content_of
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import PairSet
@@ -56,8 +56,7 @@ class ControlTraining:
     def on(cls, case: Case, stride: int, cameras: tuple[str, ...], columns: Sequence[str | None]) -> "ControlTraining":
         """Train controls on the episodes and `columns` of a case, as long as it says, or as the model was trained."""
         dataset, split, folder = case.dataset, case.split, case.options.folder
-        chosen = {*split.train, *split.held_out}
-        episodes = [episode for episode in dataset.episodes if episode.index in chosen]
+        episodes = select_episodes(dataset, [*split.train, *split.held_out])
         keys = [key for key in columns if key is not None]
         loop, trained = case.control_loop, case.model.trained_on or {}
         identity = {"dataset": content_of(dataset, episodes, keys, cameras).digest, "lattok": __version__}

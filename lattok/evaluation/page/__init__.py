@@ -10,12 +10,13 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 from lattok.evaluation.page import svg
-from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow
+from lattok.evaluation.report import Pictures, Report, Section, Table, TableRow
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.utils.output import Output
@@ -57,10 +58,13 @@ def render(report: Report) -> str:
     """Turn a report into a page of HTML: answer, chart and film strip, what to do, verdicts; all else is folded."""
     kind = KINDS.get(report.kind, report.kind)
     tops = [each for section in report.sections for each in section.pictures if each.top]
-    steps = "".join(f"<li>{escape(step)}</li>" for step in report.steps)
+    steps, answer = "".join(f"<li>{escape(step)}</li>" for step in report.steps), ""
+    if (said := report.answer) is not None:
+        text = f"<b>{escape(said.question)}</b><p>{escape(said.text)}</p>"
+        answer = f'<div class="answer {GROUPS[said.holds][2]}-edge">{text}</div>'
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
-        f'{_answer(report.answer)}<p class="headline">{escape(report.headline)}</p></header>',
+        f'{answer}<p class="headline">{escape(report.headline)}</p></header>',
         f'<div class="top">{"".join(map(_pictures, tops))}</div>' * bool(tops),
         f"<h2>What to do next</h2><ul>{steps}</ul>" * bool(steps),
         *_verdicts(report),
@@ -109,13 +113,6 @@ def sheet(groups: Sequence[Pictures]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
     paper = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
     return f"{head}<style>{CHARTS}</style>{paper}{''.join(parts)}</svg>\n"
-
-
-def _answer(answer: Answer | None) -> str:
-    if answer is None:
-        return ""
-    text = f"<b>{escape(answer.question)}</b><p>{escape(answer.text)}</p>"
-    return f'<div class="answer {GROUPS[answer.holds][2]}-edge">{text}</div>'
 
 
 def _verdicts(report: Report) -> Iterator[str]:
@@ -242,10 +239,15 @@ def _subject_of_json(path: Path) -> str | None:
         return None
 
 
+def head_of(path: Path) -> bytes:
+    """Read the beginning of a page; nothing of what cannot be read."""
+    with suppress(OSError):
+        if path.is_file():  # a pipe would be waited for
+            with path.open("rb") as file:
+                return file.read(HEAD_BYTES)
+    return b""
+
+
 def _subject_of_page(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            found = _MARK.search(file.read(HEAD_BYTES))
-    except OSError:
-        return None
+    found = _MARK.search(head_of(path))
     return None if found is None else found[1].decode()

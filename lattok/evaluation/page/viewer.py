@@ -15,7 +15,7 @@ from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.schema import camera_keys, short_name
-from lattok.evaluation.page import document
+from lattok.evaluation.page import document, head_of
 from lattok.evaluation.report import Progress
 from lattok.types import Episode
 from lattok.utils import checks, files
@@ -159,7 +159,7 @@ def view(
         return None
     path = Path("view.html" if out is None else out)
     if path.suffix == ".html":
-        Output(path.parent).check_own({path.name: _is_page}, True, "page")
+        Output(path.parent).check_own({path.name: lambda own: MARK.encode() in head_of(own) or None}, True, "page")
         files.write_text(path, page(dataset, chosen, views, note))
     elif path.suffix == ".rrd":
         Output(path).check_absent("file")
@@ -235,14 +235,6 @@ def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> It
         yield EpisodeCodes(name, codes, valid)
 
 
-def _is_page(path: Path) -> bool | None:
-    """Tell whether a file is a page of `view`; None where it is not."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(4096) or None
-
-
 def to_rerun(
     dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str], path: Path | None, note: Progress
 ) -> None:
@@ -259,12 +251,10 @@ def to_rerun(
         recording.log(place, rerun.TextDocument(", ".join(episode.tasks)), static=True)
         labels = list(_labels(dataset, episode, names))
         for camera in cameras:
-            start = 0
-            for block in dataset.blocks(episode.index, camera, np.arange(episode.length)):
-                for t, image in enumerate(block, start):
-                    recording.set_time("frame", sequence=t)
-                    recording.log([*place, short_name(camera)], rerun.Image(image).compress(jpeg_quality=80))
-                start += len(block)
+            blocks = dataset.blocks(episode.index, camera, np.arange(episode.length))
+            for t, image in enumerate(chain.from_iterable(blocks)):
+                recording.set_time("frame", sequence=t)
+                recording.log([*place, short_name(camera)], rerun.Image(image).compress(jpeg_quality=80))
         for each in labels:
             for t in np.flatnonzero(each.valid).tolist():
                 recording.set_time("frame", sequence=t)

@@ -136,8 +136,7 @@ def with_advice(verdicts: Iterable[Verdict], case: Case) -> tuple[Verdict, ...]:
 
 
 def answer(question: str, decisions: Iterable[Decision], verdicts: Iterable[Verdict]) -> Answer | None:
-    """Answer by the heaviest decision, of equals the first; None where no question decides anything. Verdicts that fall
-    short are named beside it, as their caveats have it."""
+    """Answer by the heaviest decision, of equals the first, with caveats of what falls short; None without any."""
     decision = max(decisions, key=lambda each: each.weight, default=None)
     if decision is None:
         return None

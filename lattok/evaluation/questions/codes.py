@@ -182,9 +182,8 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
 
 @question("examples", of=("pairs", "clips"), place=88)
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
-    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame. Next to it is
-    its control, what is predicted with the latents of the next panel's pair; of a model with a stream of the
-    environment those of the motion alone."""
+    """Show a few held-out pairs with their codes and, where pixels are predicted, the predicted frame. Its control is
+    predicted with the latents of the next panel's pair (with a stream of the environment: those of the motion)."""
     model, held_out = evidence.model, evidence.held_out
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts

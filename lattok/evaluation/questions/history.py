@@ -88,9 +88,8 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """List all that a model has learned from, as its training.json says: `dataset`, `split` if it has any, `episodes`,
-    and `content`, by which they are known again. What the models before it had learned from (`earlier`) is part of
-    it."""
+    """List what a model and those before it (`earlier`) have learned from, as its training.json says: `dataset`,
+    `split` if it has any, `episodes`, and `content`, by which they are known again."""
     known = trained_on or {}
     entries = [*known.get("mixture", [known]), *known.get("earlier", ())]
     wanted = ("dataset", "split", "episodes", "content")

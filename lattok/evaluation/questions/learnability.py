@@ -101,8 +101,7 @@ def policy_inputs(case: Case, training: ActionWindows, held_out: ActionWindows) 
 
 
 class ReferencePolicy(nn.Module):
-    """Inputs [B, k] to chunks, by up to `tokens` codes of a tokenizer, or without one: the same network, data and
-    steps."""
+    """Inputs [B, k] to chunks, by up to `tokens` codes of a tokenizer or without one; all else is the same."""
 
     def __init__(self, inputs: int, action_dim: int, horizon: int, tokenizer: ActionTokenizer | None, tokens: int = 0):
         super().__init__()
@@ -234,9 +233,8 @@ def unseen(codes: Tensor, known: Tensor, part: str) -> float:
 
 
 def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[str, float]:
-    """Return by how much a chunk changes, in units of the variance, where one of its codes [n, P] is another one.
-    `neighbour_error`: the candidate that changes it least; `other_error`: the mean over candidates, drawn of all
-    codes."""
+    """Return by how much a chunk changes, in units of the variance, where one of its codes [n, P] is another one, drawn
+    of all codes. `neighbour_error`: by the candidate that changes it least; `other_error`: the mean of all."""
     generator = torch.Generator().manual_seed(0)
     nearest, others_too = list[Tensor](), list[Tensor]()
     codes = codes[torch.linspace(0, len(codes) - 1, min(CHUNKS, len(codes))).long()]
@@ -290,8 +288,7 @@ def _section(figures: dict[str, float], gain: Interval | None) -> Section:
 
 
 def _decision(codec: Mapping[str, float], figures: Mapping[str, float], worth: Interval | None) -> Decision:
-    """Judge by what acting by the codes keeps of the gain over the mean action, which must be `worth` something; what
-    the `codec` loses is said last."""
+    """Judge by what acting by the codes keeps of the gain over the mean action, which must be `worth` something."""
     likeliest, drawn, other, mean = (figures[f"policy_error{of}"] for of in ("", "/draws", "/regression", "/mean"))
     if codec["normalised_mse"] >= codec["normalised_mse/mean"]:
         return replace(codec_decision(codec), weight=25)

@@ -53,8 +53,7 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect. Where the mean action
-        makes no error, since held-out actions never differ from it, there is nothing to gain: 0."""
+        """Share by which the error is lower than the mean action's: 0 is as bad, or nothing to gain; 1 is perfect."""
         return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
 
     @property
@@ -116,8 +115,7 @@ class PolicyEvidence:
 def policy_errors(
     predict: Predictor, trained: PolicyWindows, held_out: PolicyWindows, key: str, progress: Progress | None = None
 ) -> PolicyErrors:
-    """Compare what is predicted with the chunks of the column `key`. Of more than 5,000 windows as many are taken,
-    evenly spaced."""
+    """Compare what is predicted with the chunks of the column `key`, of at most `MAX_WINDOWS` evenly spaced windows."""
     there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
     units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own

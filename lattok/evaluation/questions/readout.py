@@ -51,8 +51,7 @@ CRITERIA = {
             elsewhere="Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
         ),
         Criterion(
-            "latents_against_controls_xyz",
-            "{Label}; for continuous targets the raw frame change is a serious rival.",
+            "latents_against_controls_xyz", "{Label}; for continuous targets the raw frame change is a serious rival."
         ),
         Criterion(
             "latents_new_tasks",

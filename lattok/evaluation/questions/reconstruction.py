@@ -102,10 +102,9 @@ def _code_section(methods: list[Method], rate: Rate) -> Section:
     columns = ("used, held-out", "perplexity, held-out", "used, training", "perplexity, training", "codes")
     digits, rows = (".0f", ".1f", ".0f", ".1f", ".0f"), []
     for method in methods:
-        if method.usage is not None:
-            rows.append(_row(method, (*_least(method.usage).values(), float(method.usage.size))))
-        elif method.not_run:
-            rows.append(_row(method, ()))
+        used = () if method.usage is None else (*_least(method.usage).values(), float(method.usage.size))
+        if used or method.not_run:
+            rows.append(_row(method, used))
     note = "Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. "
     note += "Where each position has a codebook of its own, the least used and the least perplexity of all."
     usage = Table("Code usage", columns, tuple(rows), digits=digits, note=note)

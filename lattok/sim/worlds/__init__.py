@@ -254,8 +254,7 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
 
 
 class SimJob(NamedTuple):
-    """Call `function(env, seed, *arguments)` with an environment of `task`, as the last job has left it. Another
-    process finds the function by its name, so it stands in a module."""
+    """Call `function(env, seed, *arguments)`, which stands in a module, with an environment as the last job left it."""
 
     function: Callable[..., Any]
     task: str  # "metaworld/reach"
