@@ -84,7 +84,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def plan_module(build: Callable[[], Built], file: Sizes, where: str) -> Built:
-    """Return what `build` makes, without memory; `LattokError` as soon as it is far larger than the `file`."""
+    """Return what `build` makes, without memory: every tensor on the device "meta", no random numbers drawn.
+
+    `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
+    """
     sizes = [math.prod(size.shape) for size in file.values()]
     largest, most = SPARE_NUMBERS + max(sizes, default=0), SPARE_NUMBERS + 4 * sum(sizes)
     return _plan(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
