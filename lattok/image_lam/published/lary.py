@@ -34,7 +34,6 @@ class LaryConfig(LAQConfig):
 
     image_size: int = 224
     interpolation: str = ALIASED  # of its labels; "bilinear": of its training
-    pixels: str = "unit"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # not ImageNet's, in training and in the benchmark
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tokens: int = TOKENS

@@ -111,14 +111,6 @@ class QueryRead(nn.Module):
         return queries + self.ff(queries)
 
 
-class ReadingBlock(PreNormBlock):
-    """A block with ReLU."""
-
-    def __init__(self, width: int, heads: int, hidden: int):
-        super().__init__(width, heads, hidden=hidden, bias=True)
-        self.ff[1] = nn.ReLU()
-
-
 class GatedBlock(nn.Module):
     """x += gate * f(norm(x) * (1 + scale) + shift) for attention and feed-forward; a condition gives all six."""
 
@@ -154,17 +146,19 @@ class LawamLAM(PublishedLAM):
         halves = ((rows, width // 2), (columns, width // 2))
         self.register_buffer("decoder_places", added_sines(width, *halves).flatten(0, 1), persistent=False)
         self.places: Tensor
-        self.decoder_places: Tensor
         self.project_in = _linear_unless_equal(channels, width)
         self.read = QueryRead(config)
-        sizes = (width, config.heads, config.hidden)
-        self.encoder = nn.ModuleList(ReadingBlock(*sizes) for _ in range(config.encoder_depth))
+        heads, hidden = config.heads, config.hidden
+        blocks = [PreNormBlock(width, heads, hidden=hidden, bias=True) for _ in range(config.encoder_depth)]
+        for block in blocks:
+            block.ff[1] = nn.ReLU()
+        self.encoder = nn.ModuleList(blocks)
         self.project_out = _linear_unless_equal(width, config.latent_dim)
         self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else None
         self.mean_of = nn.Linear(config.latent_dim, config.latent_dim)
         self.decoder_in = _linear_unless_equal(channels, width)
         self.latent_up = nn.Linear(config.latent_dim, width)
-        self.decoder = nn.ModuleList(GatedBlock(*sizes) for _ in range(config.decoder_depth))
+        self.decoder = nn.ModuleList(GatedBlock(width, heads, hidden) for _ in range(config.decoder_depth))
         self.decoder_out = _linear_unless_equal(width, channels)
         self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
 
