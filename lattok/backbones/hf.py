@@ -26,7 +26,7 @@ from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
 IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the other
-IMAGE_COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
+IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
 
 
 class HFBackbone(nn.Module):
@@ -300,9 +300,8 @@ def _attend_at_once(
     if not alike.is_cpu or alike:
         rotated = sys.modules[type(part).__module__].apply_rotary_pos_emb_vision
         query, key, value = part.qkv(states).reshape(len(states), 3, part.num_heads, -1).unbind(1)
-        each = [
-            x.unflatten(0, (count, -1)).transpose(1, 2) for x in (*rotated(query, key, *position_embeddings), value)
-        ]
+        query, key = rotated(query, key, *position_embeddings)
+        each = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in (query, key, value)]
         mixed = F.scaled_dot_product_attention(*each, scale=part.scaling)
         unless = torch.where(alike, 0.0, torch.nan).to(states.dtype)
         return part.proj(mixed.transpose(1, 2).reshape(len(states), -1)) + unless

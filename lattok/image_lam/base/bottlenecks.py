@@ -152,7 +152,7 @@ def grid_levels(size: int) -> list[int]:
 
 
 def _codebook(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, levels: bool, **_: Any) -> nn.Module:
-    config = replace(codebook, start="normal", continuous_steps=0) if frozen else codebook
+    config = replace(codebook, start="normal", continuous_steps=0) if frozen else codebook  # given ones need no start
     quantizer = VectorQuantizer(QuantizerConfig(dim=dim, levels=tokens if levels else 1, **vars(config)))
     quantizer.frozen = frozen
     return quantizer

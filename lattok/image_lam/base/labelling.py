@@ -5,8 +5,6 @@
              their projection
     pairs    the rest, for query tokens of the later frame; in the last block only these go on
 
-Encoders are there in a form of their own, equal to the trained one up to rounding: a family's stands in its room.
-
 Frames are taken in blocks that begin at frame 0 of the episode and end with it, so that a label depends on neither the
 pieces the video came in nor other episodes.
 """
@@ -95,10 +93,8 @@ def attend(x: Tensor, qkv: Affine, heads: int, used: int | None = None) -> Tenso
 
 
 def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time.
-
-    A few frames at a time, so that the scores stay in the cache.
-    """
+    """Attend over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time."""
+    # a few frames at a time, so that the scores stay in the cache
     few = max(1, SCORES_IN_CACHE // (q.shape[1] * q.shape[2] * k.shape[2]))
     parts = zip((q * q.shape[-1] ** -0.5).split(few), k.split(few), v.split(few), strict=True)
     return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
@@ -110,7 +106,7 @@ def precise(tensor: Tensor) -> Tensor:
 
 
 class PairEncoder(ABC):
-    """An encoder for labels, bound to the weights as they are now, on their device."""
+    """A form of an encoder for labels, equal up to rounding, bound to the weights as they are now, on their device."""
 
     queries: Tensor  # [queries, width]
     places: Tensor  # [places, width], of the patches

@@ -44,10 +44,7 @@ def action(predicted: Tensor, actions: Tensor, labelled: Tensor, average: Tensor
 
 
 def decorrelation(latents: Tensor) -> Tensor:
-    """Correlate, squared, a channel with those of another token [B, P, d]: 0 where tokens share nothing, 1 if equal.
-
-    A channel that does not move in the batch is correlated with none.
-    """
+    """Correlate, squared, a channel with those of another token [B, P, d]: 0 where tokens share nothing, 1 if equal."""
     _, tokens, dim = latents.shape
     if tokens == 1:
         return latents.new_zeros(())

@@ -45,10 +45,7 @@ class EncodedStream:
 
 
 class LatentStream(nn.Module):
-    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
-
-    A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
-    """
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck."""
 
     def __init__(
         self, config: TrainedPairConfig, size: int, new_heads: Callable[[], Sequence[nn.Module]], frozen: bool = False
@@ -192,7 +189,6 @@ class TrainedPairModel(PairModel, ABC):
         return {}
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
-        """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
 
@@ -272,10 +268,7 @@ def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 
 class GapActionHead(nn.Module):
-    """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
-
-    As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.
-    """
+    """MLP to the actions of the gap (Eq. 14), from latents or codes (`action_head`); dropped at publication."""
 
     def __init__(self, config: TrainedPairConfig, action_dim: int):
         super().__init__()

@@ -22,7 +22,6 @@ from lattok.image_lam.moto.model import HELD, MotoLAM, MotoLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
-ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
 SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
 WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("config.json", "config.yaml")
 MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
@@ -82,7 +81,7 @@ def moto_lam(
     mean, std = SCALINGS[pixels]
     facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
     held = features is None and any(name.startswith("image_encoder.") for name in foreign)
-    facts |= {"features": HELD if held else features or f"hf:{ENCODER}", "features_revision": features_revision}
+    facts |= {"features": HELD if held else features or MotoLAMConfig.features, "features_revision": features_revision}
     facts |= _image_encoder(foreign, settings) if held else {}
     made = built(MotoLAMConfig, facts | sizes(foreign, settings))
     network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes

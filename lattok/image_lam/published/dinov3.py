@@ -12,12 +12,10 @@ from lattok.data.pixels import check_pixels, middle, resize_pixels
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.nn.blocks import feed_forward
 
-BASE = 100.0  # of the angles
-
 
 def patch_angles(rows: int, columns: int, width: int) -> Tensor:
     """Angles [rows * columns, width] by which DINOv3 turns queries and keys of patches, from their centres in ±1."""
-    frequencies = BASE ** -(torch.arange(width // 4) * (4 / width))
+    frequencies = 100.0 ** -(torch.arange(width // 4) * (4 / width))
     centres = [(torch.arange(count) + 0.5) / count * 2 - 1 for count in (rows, columns)]
     places = torch.cartesian_prod(*centres)  # n 2
     return (2 * math.pi * places[:, :, None] * frequencies).flatten(1).tile(2)

@@ -11,7 +11,6 @@ by frame; and the decoder's context mixes the channels of all codes of a pair. W
 """
 
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -23,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, Tensors, axis_of, layer_names, numbered
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -284,7 +283,7 @@ def lapa_laq(
     return checkpoint.converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 
 
-def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
+def lapa_config(foreign: Tensors, tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
     sizes = laq_sizes(foreign, tokens)
     width, inputs = (axis_of(foreign, "to_patch_emb_first_frame.2.weight", i, (1024, 3072)[i]) for i in range(2))
     patch = isqrt(inputs // 3)
@@ -305,7 +304,7 @@ def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
     return laq_names(config) | embed
 
 
-def laq_sizes(foreign: Mapping[str, Tensor], tokens: int | None) -> dict[str, int]:
+def laq_sizes(foreign: Tensors, tokens: int | None) -> dict[str, int]:
     """Find the config fields that shapes give, of the parts that models of pixels and of features share."""
     size, second = partial(axis_of, foreign), foreign.get("vq.cnn_encoder.2.weight")
     kernel = (0, 0) if second is None else tuple(second.shape[2:])
@@ -348,7 +347,7 @@ def laq_names(config: LAQConfig) -> dict[str, str | Join]:
     return names | layer_names(layers)
 
 
-def laq_unused(foreign: Mapping[str, Tensor]) -> list[str]:
+def laq_unused(foreign: Tensors) -> list[str]:
     """List tensors without effect: context norms and null keys, in attention of tokens to themselves."""
     own = ("1.context_norm.gamma", "1.context_norm.beta", "1.null_kv")
     return [name for name in foreign if "_transformer.layers." in name and name.endswith(own)]

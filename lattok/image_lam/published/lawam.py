@@ -29,8 +29,6 @@ from lattok.image_lam.published.published_lam import PublishedConfig, PublishedL
 from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoidal_positions
 from lattok.utils import checks
 
-NORMS = ("ln", "l2", "none")
-PREFIXES = ("model.policy_backend.lam.", "policy_backend.lam.", "lam.")
 HEAD_WIDTH = 64  # of every published DINOv3
 # what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
 PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
@@ -73,7 +71,7 @@ class LawamConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.one_of("feature_norm", self.feature_norm, NORMS)
+        checks.one_of("feature_norm", self.feature_norm, ("ln", "l2", "none"))
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
         checks.divides(self.width, f"the width {self.width}", heads=self.heads)
         checks.divides(self.vit_width, f"the width {self.vit_width}", vit_heads=self.vit_heads)
@@ -227,7 +225,7 @@ def lawam_lam(
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
     settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
-    foreign = read_published(path, "lawam-lam", PREFIXES)
+    foreign = read_published(path, "lawam-lam", ("model.policy_backend.lam.", "policy_backend.lam.", "lam."))
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
     return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)
