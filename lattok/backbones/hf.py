@@ -176,8 +176,7 @@ class HFBackbone(nn.Module):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return adapters by the name of their layer, or all trained weights; they share memory with the model."""
-        parameters = dict(self.model.named_parameters())
-        return {_stable(name): parameters[name] for name in self._trained}
+        return {_stable(name): self.model.get_parameter(name) for name in self._trained}
 
     def merge(self) -> None:
         """Add the adapters to the weights that they adapt, in place. The base model is then to be saved, not they."""
@@ -229,8 +228,7 @@ class HFBackbone(nn.Module):
         """Set training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
         weights = list(module.parameters())
         trained = any(weight.requires_grad for weight in weights) if weights else inherited
-        layer = self._checkpointing and hasattr(module, "gradient_checkpointing")
-        module.training = trained or layer
+        module.training = trained or (self._checkpointing and hasattr(module, "gradient_checkpointing"))
         for child in module.children():
             self._train_parts(child, trained)
 
@@ -279,11 +277,8 @@ class HFBackbone(nn.Module):
             calls.append(embedded.shape)
             return torch.cat([embedded[:, : embedded.shape[1] - count], queries.to(embedded)], 1)
 
-        hook = self.model.get_input_embeddings().register_forward_hook(replace)
-        try:
+        with self.model.get_input_embeddings().register_forward_hook(replace):
             yield
-        finally:
-            hook.remove()
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
 

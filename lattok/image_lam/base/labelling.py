@@ -70,8 +70,7 @@ class Layer:
 
     def space(self, x: Tensor, used: int | None) -> Tensor:
         """Add attention among the tokens, with `used` only to the first of them."""
-        mixed = attend(self.norms[0](x), self.qkv, self.heads, used)
-        return x[:, :used].add_(self.mix(mixed))
+        return x[:, :used].add_(self.mix(attend(self.norms[0](x), self.qkv, self.heads, used)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Add the MLP to [..., width]."""

@@ -1,7 +1,6 @@
 """What every latent action model shares that sees frames through frozen features, and what those of frame pairs share.
 
-A model of pairs says what its `features` are, how those of a pair become tokens, and what stands for these: codes or
-latents. Features are computed once per frame, and a video is labelled in blocks.
+Features are computed once per frame, and a video is labelled in blocks.
 """
 
 from abc import ABC, abstractmethod

@@ -280,8 +280,7 @@ class GapActionHead(nn.Module):
 
     def forward(self, encoded: EncodedStream) -> Tensor:
         """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
-        inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
-        actions = self.net(inputs)
+        actions = self.net(encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1))
         return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
 
 

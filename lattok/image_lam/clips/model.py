@@ -222,8 +222,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         with self.inference():
             now = self.frame_features(now)
             for step in range(steps):
-                times = y.new_full((len(y),), step / steps)
-                frame, chunk = self._velocity(x, y, times, now, latents)
+                frame, chunk = self._velocity(x, y, y.new_full((len(y),), step / steps), now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
         return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
 

@@ -322,9 +322,8 @@ class MotoLAM(TrainedPairModel):
 
     def __init__(self, config: MotoLAMConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
-        self.feature_decoder: PatchDecoder | None = None
-        if config.loss.features > 0:
-            self.feature_decoder = self._decoder(replace(config.decoder, **config.feature_decoder.own), self.features)
+        second = replace(config.decoder, **config.feature_decoder.own)
+        self.feature_decoder = self._decoder(second, self.features) if config.loss.features > 0 else None
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"
