@@ -167,10 +167,7 @@ def torch_encoder(features: Callable[[Tensor], Tensor], encoder: PairEncoder) ->
 
 
 def block_size(numbers: int, device: torch.device) -> int:
-    """Return how many frames, and pairs, to take at a time where a layer holds so many `numbers` per frame.
-
-    It depends on the model and the kind of its device, never on the video.
-    """
+    """Return how many frames, and pairs, to take at a time, by a layer's `numbers` per frame: never by the video."""
     return MAX_BLOCK if device.type != "cpu" else max(1, min(MAX_BLOCK, NUMBERS_IN_CACHE // numbers))
 
 

@@ -55,10 +55,7 @@ def decorrelation(latents: Tensor) -> Tensor:
 
 
 def separation(one: Tensor, other: Tensor) -> Tensor:
-    """Correlate, squared, channels of two streams [B, p, d] and [B, q, d]: the mean over all pairs of channels.
-
-    Streams that share nothing have that of chance, 1 / (B - 1).
-    """
+    """Correlate, squared, channels of streams [B, p, d] and [B, q, d]: their pairs' mean, 1 / (B - 1) by chance."""
     return _correlation(one, other).square().mean()
 
 

@@ -62,10 +62,7 @@ class LatentStream(nn.Module):
             self.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
     def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> EncodedStream:
-        """Encode query tokens; `update=False` leaves the codebook alone also in training.
-
-        A codebook that follows the latents sees those of samples that are `valid` [B].
-        """
+        """Encode query tokens; a codebook that follows latents sees `valid` [B] ones, and none with `update=False`."""
         latents = self.latents(tokens)
         seen = None if valid is None else valid[:, None].expand(latents.shape[:2])
         quantized = self.quantizer(latents, update, seen)

@@ -152,13 +152,13 @@ class LawamLAM(PublishedLAM):
             block.ff[1] = nn.ReLU()
         self.encoder = nn.ModuleList(blocks)
         self.project_out = _linear_unless_equal(width, config.latent_dim)
-        self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else None
+        self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else nn.Identity()
         self.mean_of = nn.Linear(config.latent_dim, config.latent_dim)
         self.decoder_in = _linear_unless_equal(channels, width)
         self.latent_up = nn.Linear(config.latent_dim, width)
         self.decoder = nn.ModuleList(GatedBlock(width, heads, hidden) for _ in range(config.decoder_depth))
         self.decoder_out = _linear_unless_equal(width, channels)
-        self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
+        self.last_norm = nn.LayerNorm(channels) if config.last_norm else nn.Identity()
 
     @classmethod
     def frozen_features(cls, config: LawamConfig) -> FrozenFeatures:
@@ -181,15 +181,13 @@ class LawamLAM(PublishedLAM):
             seen[:, :patches, patches:] = False
         for block in self.encoder:
             x = block(x, seen=seen)
-        latent = self.project_out(x[:, patches:]).mean(1, keepdim=True)
-        return self.mean_of(latent if self.norm is None else self.norm(latent))
+        return self.mean_of(self.norm(self.project_out(x[:, patches:]).mean(1, keepdim=True)))
 
     def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(vectors)
         for block in self.decoder:
             x = block(x, condition)
-        x = self.decoder_out(x)
-        return x if self.last_norm is None else self.last_norm(x)
+        return self.last_norm(self.decoder_out(x))
 
 
 def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
