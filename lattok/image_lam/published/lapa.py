@@ -125,9 +125,9 @@ class LapaBlock(nn.Module):
         self.widen = nn.Linear(config.width, 2 * inner, bias=False)
         self.narrow = nn.Linear(inner, config.width, bias=False)
 
-    def forward(self, x: Tensor, video: torch.Size, bias: Tensor | None, context: Tensor | None) -> Tensor:
-        """Transform x [b', n, width], whose numbers in their order are taken for those of a `video`'s shape."""
-        x = x + self.places(x.reshape(video)).reshape(x.shape)
+    def forward(self, x: Tensor, size: torch.Size, bias: Tensor | None, context: Tensor | None) -> Tensor:
+        """Transform x [b', n, width], whose numbers in their order are taken for those of a video of `size`."""
+        x = x + self.places(x.reshape(size)).reshape(x.shape)
         x = x + self.attention(x, bias)
         if self.cross is not None:
             x = x + self.cross(x, context=context)
@@ -141,11 +141,9 @@ class LapaTransformer(nn.Module):
         self.blocks = nn.ModuleList(LapaBlock(config, cross) for _ in range(depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(
-        self, x: Tensor, video: torch.Size, bias: Tensor | None = None, context: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, size: torch.Size, bias: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         for block in self.blocks:
-            x = block(x, video, bias, context)
+            x = block(x, size, bias, context)
         return self.norm(x)
 
 
