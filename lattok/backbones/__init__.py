@@ -1,6 +1,6 @@
 """What a policy asks of a vision-language model, whichever it is: `Backbone`. Those of Hugging Face need the extra vla.
 
-    encode(images, texts)                images and prompts to inputs, padded on the left
+    prepare(images, texts)               images and prompts to inputs, padded on the left
     backbone(inputs, queries, layers)    hidden states of some layers; queries come last, each sees what is before it
 
 Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is after the last norm.

@@ -26,7 +26,7 @@ from lattok.utils import checks
 
 MAX_TEXT_TOKENS = 256  # tokens of a text that is predicted
 IMAGE_ATTENTION = "Qwen3VLVisionAttention"  # it attends to one image after the other
-IMAGE_COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
+IMAGE_COUNTS = "image_counts"  # of `prepare`: fewest and most image tokens of a sample
 
 
 class HFBackbone(nn.Module):
@@ -62,10 +62,7 @@ class HFBackbone(nn.Module):
 
     @classmethod
     def load(cls, name: str, revision: str | None = None, *, dtype: str = "float32") -> "HFBackbone":
-        """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16".
-
-        `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it.
-        """
+        """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16"."""
         model, processor, family, found = pretrained.load(name, revision, dtype)
         return cls(model, processor, family, name, found)
 
@@ -176,8 +173,7 @@ class HFBackbone(nn.Module):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return adapters by the name of their layer, or all trained weights; they share memory with the model."""
-        parameters = dict(self.model.named_parameters())
-        return {_stable(name): parameters[name] for name in self._trained}
+        return {_stable(name): self.model.get_parameter(name) for name in self._trained}
 
     def merge(self) -> None:
         """Add the adapters to the weights that they adapt, in place. The base model is then to be saved, not they."""
@@ -229,8 +225,7 @@ class HFBackbone(nn.Module):
         """Set training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
         weights = list(module.parameters())
         trained = any(weight.requires_grad for weight in weights) if weights else inherited
-        layer = self._checkpointing and hasattr(module, "gradient_checkpointing")
-        module.training = trained or layer
+        module.training = trained or (self._checkpointing and hasattr(module, "gradient_checkpointing"))
         for child in module.children():
             self._train_parts(child, trained)
 
@@ -279,11 +274,8 @@ class HFBackbone(nn.Module):
             calls.append(embedded.shape)
             return torch.cat([embedded[:, : embedded.shape[1] - count], queries.to(embedded)], 1)
 
-        hook = self.model.get_input_embeddings().register_forward_hook(replace)
-        try:
+        with self.model.get_input_embeddings().register_forward_hook(replace):
             yield
-        finally:
-            hook.remove()
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
 
@@ -300,9 +292,8 @@ def _attend_at_once(
     if not alike.is_cpu or alike:
         rotated = sys.modules[type(part).__module__].apply_rotary_pos_emb_vision
         query, key, value = part.qkv(states).reshape(len(states), 3, part.num_heads, -1).unbind(1)
-        each = [
-            x.unflatten(0, (count, -1)).transpose(1, 2) for x in (*rotated(query, key, *position_embeddings), value)
-        ]
+        query, key = rotated(query, key, *position_embeddings)
+        each = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in (query, key, value)]
         mixed = F.scaled_dot_product_attention(*each, scale=part.scaling)
         unless = torch.where(alike, 0.0, torch.nan).to(states.dtype)
         return part.proj(mixed.transpose(1, 2).reshape(len(states), -1)) + unless

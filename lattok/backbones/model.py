@@ -42,10 +42,9 @@ class Outline(nn.Module):
         self.reads_images = getattr(backbone, "reads_images", True)
 
     def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
-        """Do nothing: shapes of adapters are not known."""
+        """Do nothing: shapes of adapters are not known, nor are they among the saved tensors."""
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return none: they are not known."""
         return {}
 
 

@@ -142,8 +142,7 @@ def _check_files(folder: Path) -> None:
 def _check_layers(folder: Path, config: Any, tensors: int) -> None:
     """Require a tensor for every layer: transformers makes lists, and copies of them, as long as config.json says."""
     for name, value in config.items() if isinstance(config, dict) else ():
-        counts = ("layers" in name or "depth" in name) and isinstance(value, int)
-        if counts and value > tensors:
+        if ("layers" in name or "depth" in name) and isinstance(value, int) and value > tensors:
             checks.fail(str(folder), f"at most a layer for each of its {tensors} tensors", f"{name}={value}")
         _check_layers(folder, value, tensors)
 

@@ -17,10 +17,8 @@ def check_view(cameras: Sequence[str], stride: str) -> None:
 
 
 def settings_near(config: Settings | None, near: Iterable[Path], inner: str) -> Mapping[str, Any]:
-    """Read published settings, by default the first file that is there of those `near` the weights; {} where none is.
-
-    Some files hold them under a name of their own, `inner`.
-    """
+    """Read published settings, which some files hold under the name `inner`; by default the first file that is there of
+    those `near` the weights, {} where none is."""
     if config is None:
         config = next((file for file in near if file.is_file()), {})
     settings = published_settings(config)

@@ -136,10 +136,7 @@ class FeatureReader(Reader):
         return values, sound, errors
 
     def compute(self, progress: Progress | None = None) -> None:
-        """Compute all that are missing, of frames decoded ahead; takes that another process is at come last.
-
-        Raises `OSError` where features cannot be kept.
-        """
+        """Compute all missing ones; takes that another process is at come last. `OSError` if they cannot be kept."""
         missing = [take for take, kept in self.places.items() if not kept.whole()]
         left, total = (sum(self.places[take].shape[0] for take in takes) for takes in (missing, self.places))
         pieces, busy = {take: self._pieces(take) for take in missing}, list[Take]()
@@ -209,10 +206,7 @@ class FeatureCache:
         checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
 
     def reader(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader:
-        """Return what reads features instead of `frames`, and computes missing ones on the device of `frozen`.
-
-        Raises `OSError` where the disk has no room for all.
-        """
+        """Return what reads features instead of `frames`, computing missing ones; `OSError` if the disk lacks room."""
         lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
         names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
         places = {

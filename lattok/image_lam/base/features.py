@@ -280,9 +280,7 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     return network
 
 
-def _transformers(
-    name: str, model: str, image_size: int, revision: str | None, pretrained: bool
-) -> StillVideo | OrderedMAE:
+def _transformers(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> nn.Module:
     try:
         from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:

@@ -5,8 +5,6 @@
              their projection
     pairs    the rest, for query tokens of the later frame; in the last block only these go on
 
-Encoders are there in a form of their own, equal to the trained one up to rounding: a family's stands in its room.
-
 Frames are taken in blocks that begin at frame 0 of the episode and end with it, so that a label depends on neither the
 pieces the video came in nor other episodes.
 """
@@ -72,8 +70,7 @@ class Layer:
 
     def space(self, x: Tensor, used: int | None) -> Tensor:
         """Add attention among the tokens, with `used` only to the first of them."""
-        mixed = attend(self.norms[0](x), self.qkv, self.heads, used)
-        return x[:, :used].add_(self.mix(mixed))
+        return x[:, :used].add_(self.mix(attend(self.norms[0](x), self.qkv, self.heads, used)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Add the MLP to [..., width]."""
@@ -95,10 +92,8 @@ def attend(x: Tensor, qkv: Affine, heads: int, used: int | None = None) -> Tenso
 
 
 def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time.
-
-    A few frames at a time, so that the scores stay in the cache.
-    """
+    """Attend over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time."""
+    # a few frames at a time, so that the scores stay in the cache
     few = max(1, SCORES_IN_CACHE // (q.shape[1] * q.shape[2] * k.shape[2]))
     parts = zip((q * q.shape[-1] ** -0.5).split(few), k.split(few), v.split(few), strict=True)
     return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
@@ -110,7 +105,7 @@ def precise(tensor: Tensor) -> Tensor:
 
 
 class PairEncoder(ABC):
-    """An encoder for labels, bound to the weights as they are now, on their device."""
+    """A form of an encoder for labels, equal up to rounding, bound to the weights as they are now, on their device."""
 
     queries: Tensor  # [queries, width]
     places: Tensor  # [places, width], of the patches
@@ -172,10 +167,7 @@ def torch_encoder(features: Callable[[Tensor], Tensor], encoder: PairEncoder) ->
 
 
 def block_size(numbers: int, device: torch.device) -> int:
-    """Return how many frames, and pairs, to take at a time where a layer holds so many `numbers` per frame.
-
-    It depends on the model and the kind of its device, never on the video.
-    """
+    """Return how many frames, and pairs, to take at a time, by a layer's `numbers` per frame: never by the video."""
     return MAX_BLOCK if device.type != "cpu" else max(1, min(MAX_BLOCK, NUMBERS_IN_CACHE // numbers))
 
 

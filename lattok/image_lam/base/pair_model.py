@@ -1,20 +1,19 @@
 """What every latent action model shares that sees frames through frozen features, and what those of frame pairs share.
 
-A model of pairs says what its `features` are, how those of a pair become tokens, and what stands for these: codes or
-latents. Features are computed once per frame, and a video is labelled in blocks.
+Features are computed once per frame, and a video is labelled in blocks.
 """
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lattok.hub import HubModel
-from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.features import PIXEL_PATCH, FrozenFeatures
 from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_cameras, query_tokens
 from lattok.types import Gap, LatentActions, VideoLabeller, join
 from lattok.utils import checks
@@ -29,14 +28,15 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
     label_source = "video"
     features: FrozenFeatures
     config: Any  # has `stride`
+    pixel_patch: ClassVar[int] = PIXEL_PATCH  # side of the patches of features "pixels"
 
     @classmethod
     def frozen_features(cls, config: Any) -> FrozenFeatures:
         """Build the frozen features that a configuration names, without their weights."""
-        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
+        return FrozenFeatures(config.features, *cls.sight(config), config.features_revision, patch=cls.pixel_patch)
 
     @staticmethod
-    def sight(config: Any) -> tuple[Any, ...]:
+    def sight(config: Any) -> tuple[Any, Any, Any, Any]:
         """Return the size and normalisation in which the model looks at frames."""
         return config.image_size, config.mean, config.std, config.interpolation
 
@@ -89,10 +89,9 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D], those of another network where one is given."""
         network = network or self.features
         checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
-        lead = frames.shape[:-4]
         frames = network.resize(frames).to(network.mean.device)
         patches = network(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
+        return patches.reshape(*frames.shape[:-4], len(self.cameras) * network.count, network.dim)
 
     def check_reads_video_alone(self) -> None:
         """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""

@@ -45,10 +45,7 @@ class EncodedStream:
 
 
 class LatentStream(nn.Module):
-    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
-
-    A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
-    """
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck."""
 
     def __init__(
         self, config: TrainedPairConfig, size: int, new_heads: Callable[[], Sequence[nn.Module]], frozen: bool = False
@@ -65,10 +62,7 @@ class LatentStream(nn.Module):
             self.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
     def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> EncodedStream:
-        """Encode query tokens; `update=False` leaves the codebook alone also in training.
-
-        A codebook that follows the latents sees those of samples that are `valid` [B].
-        """
+        """Encode query tokens; a codebook that follows latents sees `valid` [B] ones, and none with `update=False`."""
         latents = self.latents(tokens)
         seen = None if valid is None else valid[:, None].expand(latents.shape[:2])
         quantized = self.quantizer(latents, update, seen)
@@ -192,7 +186,6 @@ class TrainedPairModel(PairModel, ABC):
         return {}
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
-        """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
 
@@ -272,10 +265,7 @@ def of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 
 class GapActionHead(nn.Module):
-    """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
-
-    As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.
-    """
+    """MLP to the actions of the gap (Eq. 14), from latents or codes (`action_head`); dropped at publication."""
 
     def __init__(self, config: TrainedPairConfig, action_dim: int):
         super().__init__()
@@ -287,8 +277,7 @@ class GapActionHead(nn.Module):
 
     def forward(self, encoded: EncodedStream) -> Tensor:
         """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
-        inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
-        actions = self.net(inputs)
+        actions = self.net(encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1))
         return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
 
 

@@ -194,10 +194,7 @@ class ClipLAMConfig(NormalizedActions):
         return weights | ({"separation": self.separation_weight} if self.separation_weight > 0 else {})
 
     def gaps(self, stride: int, where: str = "") -> list[int]:
-        """Return how far the frames of a clip of `stride` frames are from the first one, that one included.
-
-        Errors name the dataset as `where`.
-        """
+        """Return how far the frames of a clip of `stride` frames are from its first; errors name the place `where`."""
         if stride < self.frames - 1:
             expected = f"at least {self.frames - 1} frames, since a clip has {self.frames} of them"
             hint = "Choose a longer one; a model that is yet to be trained may have fewer `frames`."

@@ -203,8 +203,7 @@ class SanaDecoder(ActionStream):
         self, frame: Tensor, actions: Tensor, times: Tensor, latents: Pair, now: Tensor, known: Tensor | None = None
     ) -> Pair:
         """See `UnifiedDecoder`; the frames of several cameras stand one below the other."""
-        when = self.when(times)
-        y, z_motion = self.embed(actions, when, known), self.motion_up(latents[1])
+        y, z_motion = self.embed(actions, self.when(times), known), self.motion_up(latents[1])
 
         def first(module: nn.Module, args: Any, x: Tensor) -> Tensor:
             return x if self.now is None else x + self.now(now)

@@ -22,7 +22,7 @@ from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, of_
 from lattok.image_lam.base.losses import separation
 from lattok.image_lam.base.pair_model import FrozenFeaturesModel
 from lattok.image_lam.clips.config import ClipLAMConfig
-from lattok.image_lam.clips.decoder import SanaDecoder, UnifiedDecoder
+from lattok.image_lam.clips.decoder import Pair, SanaDecoder, UnifiedDecoder
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss, draw_flow, numbers, of_share
 from lattok.nn.normalize import Normalizer
@@ -222,8 +222,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         with self.inference():
             now = self.frame_features(now)
             for step in range(steps):
-                times = y.new_full((len(y),), step / steps)
-                frame, chunk = self._velocity(x, y, times, now, latents)
+                frame, chunk = self._velocity(x, y, y.new_full((len(y),), step / steps), now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
         return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
 
@@ -265,9 +264,7 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
         actions = actions.masked_fill(~known.cpu(), 0.0)
         return patches.to(self.queries.device), actions.to(self.queries.device), known.to(self.queries.device)
 
-    def _velocity(
-        self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
-    ) -> tuple[Tensor, Tensor]:
+    def _velocity(self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions) -> Pair:
         pair = tuple(part.quantized.to(now.device) for part in (latents.env or latents, latents))
         known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
         return self.decoder(x, y, times, pair, now, known)

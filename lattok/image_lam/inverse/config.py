@@ -100,11 +100,8 @@ class InverseDynamicsConfig(NormalizedActions):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if knows_data(self):
-            self.check()
-
-    def check(self) -> None:
-        """Check that options fit each other, once the dataset is known."""
+        if not knows_data(self):
+            return
         if not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))

@@ -125,6 +125,7 @@ class InverseDynamics(FrozenFeaturesModel):
     config: InverseDynamicsConfig
     evidence = "actions"
     infers_actions = True
+    pixel_patch = 1
 
     def __init__(self, config: InverseDynamicsConfig, features: FrozenFeatures | None = None):
         super().__init__()
@@ -149,11 +150,6 @@ class InverseDynamics(FrozenFeaturesModel):
         self.register_buffer("high", torch.ones(config.action_dim))
         self.low: Tensor
         self.high: Tensor
-
-    @classmethod
-    def frozen_features(cls, config: InverseDynamicsConfig) -> FrozenFeatures:
-        """Build the frozen features that a configuration names, without their weights; "pixels" are single ones."""
-        return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision, patch=1)
 
     def summary(self) -> str:
         c = self.config

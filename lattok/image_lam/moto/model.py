@@ -277,11 +277,7 @@ class SequencePairEncoder(FlatPairEncoder):
 
 
 class PatchDecoder(nn.Module):
-    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's.
-
-    With `conditioning` "pool" one map of all latents is added to every patch; with "tokens" they stand before them.
-    With `mask_tokens` the patches are predicted in the place of so many learned tokens after those of the first frame.
-    """
+    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's."""
 
     def __init__(self, config: MotoLAMConfig, decoder: PatchDecoderConfig, streams: int, patch_dim: int, places: int):
         super().__init__()
@@ -326,9 +322,8 @@ class MotoLAM(TrainedPairModel):
 
     def __init__(self, config: MotoLAMConfig, features: FrozenFeatures | None = None):
         super().__init__(config, features)
-        self.feature_decoder: PatchDecoder | None = None
-        if config.loss.features > 0:
-            self.feature_decoder = self._decoder(replace(config.decoder, **config.feature_decoder.own), self.features)
+        second = replace(config.decoder, **config.feature_decoder.own)
+        self.feature_decoder = self._decoder(second, self.features) if config.loss.features > 0 else None
 
     def summary(self) -> str:
         return f"{super().summary()}, a decoder of width {self.config.decoder.width or self.config.width}"

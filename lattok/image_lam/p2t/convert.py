@@ -7,23 +7,20 @@ the environment's.
 """
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import FilePath, Join, KeyMap, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, KeyMap, Tensors, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names, check_view
 from lattok.image_lam.p2t.model import ImageLAM, ImageLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
-T5 = "t5:google-t5/t5-base"
 
 
 @checkpoint.importer(
@@ -45,7 +42,7 @@ def univla_lam(
     features: str = ImageLAMConfig.features,
     features_revision: str | None = None,
     image_size: int = ImageLAMConfig.image_size,
-    language: str = T5,
+    language: str = "t5:google-t5/t5-base",
 ) -> ImageLAM:
     """Read a latent action model of UniVLA or P2T, stage 1 or 2 (lam-stage-2.ckpt, last.ckpt or safetensors).
 
@@ -115,7 +112,7 @@ def key_map(config: ImageLAMConfig) -> KeyMap:
     return tensors | layer_names({ours: f"lam.{theirs}" for ours, theirs in layers.items()})
 
 
-def sizes(foreign: Mapping[str, Tensor], action_dim: int) -> dict[str, Any]:
+def sizes(foreign: Tensors, action_dim: int) -> dict[str, Any]:
     """Find the config fields that names and shapes give; published ones where a tensor is missing, said later."""
     size = partial(axis_of, foreign)
     of_stage_2 = re.compile(r"lam\.(action_latent_controllable|vq_action\.|\w+_uncontrol\.)")

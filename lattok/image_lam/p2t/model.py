@@ -283,9 +283,6 @@ class Decoder(nn.Module):
         return features + predicted if self.predict_change else predicted
 
 
-ENCODERS = {"spacetime": SpaceTimeEncoder, "fused": FusedEncoder}
-
-
 class ImageLAM(TrainedPairModel):
     """Latent actions of frame pairs: P codes that say what changed, as far as the current frame does not show it.
 
@@ -315,7 +312,8 @@ class ImageLAM(TrainedPairModel):
         return f"Learn stage 2 with its codebook: {command}"  # which needs instructions, and videos hold none
 
     def new_encoder(self, queries: int, places: int) -> nn.Module:
-        return ENCODERS[self.config.encoder.name](self.config, queries, self.features.dim, places)
+        kind = FusedEncoder if self.config.encoder.name == "fused" else SpaceTimeEncoder
+        return kind(self.config, queries, self.features.dim, places)
 
     def new_heads(self) -> list[nn.Module]:
         config = self.config

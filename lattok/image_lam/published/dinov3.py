@@ -12,12 +12,10 @@ from lattok.data.pixels import check_pixels, middle, resize_pixels
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.nn.blocks import feed_forward
 
-BASE = 100.0  # of the angles
-
 
 def patch_angles(rows: int, columns: int, width: int) -> Tensor:
     """Angles [rows * columns, width] by which DINOv3 turns queries and keys of patches, from their centres in ±1."""
-    frequencies = BASE ** -(torch.arange(width // 4) * (4 / width))
+    frequencies = 100.0 ** -(torch.arange(width // 4) * (4 / width))
     centres = [(torch.arange(count) + 0.5) / count * 2 - 1 for count in (rows, columns)]
     places = torch.cartesian_prod(*centres)  # n 2
     return (2 * math.pi * places[:, :, None] * frequencies).flatten(1).tile(2)
@@ -54,13 +52,12 @@ class HeldDINOv3(nn.Module):
     def __init__(self, config: Any):
         super().__init__()
         width, patch = config.vit_width, config.patch
-        self.num_prefix_tokens, self.num_features = 1 + config.vit_registers, width
+        self.num_prefix_tokens, self.num_features, self.patch_size = 1 + config.vit_registers, width, patch
         self.feature_norm = config.feature_norm
         self.prefix = nn.Parameter(torch.randn(self.num_prefix_tokens, width) * 0.02)  # class token, then registers
         self.patches = nn.Conv2d(3, width, patch, patch)
         rows, columns = (size // patch for size in (config.image_size, config.image_width))
         self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
-        self.angles: Tensor
         sizes = width, config.vit_heads, config.vit_hidden
         self.blocks = nn.ModuleList(DINOv3Block(*sizes) for _ in range(config.vit_depth))
         self.norm = nn.LayerNorm(width) if config.vit_last_norm else None
@@ -81,14 +78,11 @@ class HeldFeatures(FrozenFeatures):
     """Frames to features of a network that the model holds."""
 
     def __init__(self, config: Any):
-        super().__init__("pixels", config.patch, config.mean, config.std, config.interpolation, patch=config.patch)
-        self.name, self.image_size = "held", config.image_size
+        scaling = config.mean, config.std, config.interpolation
+        super().__init__("held", config.image_size, *scaling, network=HeldDINOv3(config))
         self.frame_size = config.image_size, config.image_width
         self.crops = config.wide_frames == "crop"
-        self.network, self.dim = HeldDINOv3(config), config.vit_width
-        self.side = config.image_size // config.patch
         self.count = math.prod(size // config.patch for size in self.frame_size)
-        self.requires_grad_(False)
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""

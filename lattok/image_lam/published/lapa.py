@@ -11,7 +11,6 @@ by frame; and the decoder's context mixes the channels of all codes of a pair. W
 """
 
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -23,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
+from lattok.hub.checkpoint import FilePath, Join, Tensors, axis_of, layer_names, numbered
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -126,9 +125,9 @@ class LapaBlock(nn.Module):
         self.widen = nn.Linear(config.width, 2 * inner, bias=False)
         self.narrow = nn.Linear(inner, config.width, bias=False)
 
-    def forward(self, x: Tensor, video: torch.Size, bias: Tensor | None, context: Tensor | None) -> Tensor:
-        """Transform x [b', n, width], whose numbers in their order are taken for those of a `video`'s shape."""
-        x = x + self.places(x.reshape(video)).reshape(x.shape)
+    def forward(self, x: Tensor, size: torch.Size, bias: Tensor | None, context: Tensor | None) -> Tensor:
+        """Transform x [b', n, width], whose numbers in their order are taken for those of a video of `size`."""
+        x = x + self.places(x.reshape(size)).reshape(x.shape)
         x = x + self.attention(x, bias)
         if self.cross is not None:
             x = x + self.cross(x, context=context)
@@ -142,11 +141,9 @@ class LapaTransformer(nn.Module):
         self.blocks = nn.ModuleList(LapaBlock(config, cross) for _ in range(depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(
-        self, x: Tensor, video: torch.Size, bias: Tensor | None = None, context: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, size: torch.Size, bias: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         for block in self.blocks:
-            x = block(x, video, bias, context)
+            x = block(x, size, bias, context)
         return self.norm(x)
 
 
@@ -284,7 +281,7 @@ def lapa_laq(
     return checkpoint.converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 
 
-def lapa_config(foreign: Mapping[str, Tensor], tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
+def lapa_config(foreign: Tensors, tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:
     sizes = laq_sizes(foreign, tokens)
     width, inputs = (axis_of(foreign, "to_patch_emb_first_frame.2.weight", i, (1024, 3072)[i]) for i in range(2))
     patch = isqrt(inputs // 3)
@@ -305,7 +302,7 @@ def lapa_names(config: LapaConfig) -> dict[str, str | Join]:
     return laq_names(config) | embed
 
 
-def laq_sizes(foreign: Mapping[str, Tensor], tokens: int | None) -> dict[str, int]:
+def laq_sizes(foreign: Tensors, tokens: int | None) -> dict[str, int]:
     """Find the config fields that shapes give, of the parts that models of pixels and of features share."""
     size, second = partial(axis_of, foreign), foreign.get("vq.cnn_encoder.2.weight")
     kernel = (0, 0) if second is None else tuple(second.shape[2:])
@@ -348,7 +345,7 @@ def laq_names(config: LAQConfig) -> dict[str, str | Join]:
     return names | layer_names(layers)
 
 
-def laq_unused(foreign: Mapping[str, Tensor]) -> list[str]:
+def laq_unused(foreign: Tensors) -> list[str]:
     """List tensors without effect: context norms and null keys, in attention of tokens to themselves."""
     own = ("1.context_norm.gamma", "1.context_norm.beta", "1.null_kv")
     return [name for name in foreign if "_transformer.layers." in name and name.endswith(own)]

@@ -8,15 +8,12 @@
 Left out: the noise in the vectors that the benchmark saves, as long as the quantization error and new at every call.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lattok.data.pixels import ALIASED
 from lattok.hub import checkpoint
-from lattok.hub.checkpoint import FilePath, axis_of
+from lattok.hub.checkpoint import FilePath, Tensors, axis_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import read_published
@@ -34,7 +31,6 @@ class LaryConfig(LAQConfig):
 
     image_size: int = 224
     interpolation: str = ALIASED  # of its labels; "bilinear": of its training
-    pixels: str = "unit"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # not ImageNet's, in training and in the benchmark
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tokens: int = TOKENS
@@ -114,9 +110,7 @@ def lary_laq(
     return checkpoint.converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
 
 
-def lary_config(
-    foreign: Mapping[str, Tensor], features: str | None = None, tokens: int = TOKENS, **facts: Any
-) -> LaryConfig:
+def lary_config(foreign: Tensors, features: str | None = None, tokens: int = TOKENS, **facts: Any) -> LaryConfig:
     held = [name for name in foreign if name.startswith(BACKBONE)]
     version = 2 if held and not any("register_tokens" in name for name in held) else 3
     width = axis_of(foreign, "vq.project_in.weight", 1, 1024)

@@ -29,8 +29,6 @@ from lattok.image_lam.published.published_lam import PublishedConfig, PublishedL
 from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoidal_positions
 from lattok.utils import checks
 
-NORMS = ("ln", "l2", "none")
-PREFIXES = ("model.policy_backend.lam.", "policy_backend.lam.", "lam.")
 HEAD_WIDTH = 64  # of every published DINOv3
 # what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
 PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
@@ -73,7 +71,7 @@ class LawamConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.one_of("feature_norm", self.feature_norm, NORMS)
+        checks.one_of("feature_norm", self.feature_norm, ("ln", "l2", "none"))
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
         checks.divides(self.width, f"the width {self.width}", heads=self.heads)
         checks.divides(self.vit_width, f"the width {self.vit_width}", vit_heads=self.vit_heads)
@@ -111,14 +109,6 @@ class QueryRead(nn.Module):
         return queries + self.ff(queries)
 
 
-class ReadingBlock(PreNormBlock):
-    """A block with ReLU."""
-
-    def __init__(self, width: int, heads: int, hidden: int):
-        super().__init__(width, heads, hidden=hidden, bias=True)
-        self.ff[1] = nn.ReLU()
-
-
 class GatedBlock(nn.Module):
     """x += gate * f(norm(x) * (1 + scale) + shift) for attention and feed-forward; a condition gives all six."""
 
@@ -154,19 +144,21 @@ class LawamLAM(PublishedLAM):
         halves = ((rows, width // 2), (columns, width // 2))
         self.register_buffer("decoder_places", added_sines(width, *halves).flatten(0, 1), persistent=False)
         self.places: Tensor
-        self.decoder_places: Tensor
         self.project_in = _linear_unless_equal(channels, width)
         self.read = QueryRead(config)
-        sizes = (width, config.heads, config.hidden)
-        self.encoder = nn.ModuleList(ReadingBlock(*sizes) for _ in range(config.encoder_depth))
+        heads, hidden = config.heads, config.hidden
+        blocks = [PreNormBlock(width, heads, hidden=hidden, bias=True) for _ in range(config.encoder_depth)]
+        for block in blocks:
+            block.ff[1] = nn.ReLU()
+        self.encoder = nn.ModuleList(blocks)
         self.project_out = _linear_unless_equal(width, config.latent_dim)
-        self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else None
+        self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else nn.Identity()
         self.mean_of = nn.Linear(config.latent_dim, config.latent_dim)
         self.decoder_in = _linear_unless_equal(channels, width)
         self.latent_up = nn.Linear(config.latent_dim, width)
-        self.decoder = nn.ModuleList(GatedBlock(*sizes) for _ in range(config.decoder_depth))
+        self.decoder = nn.ModuleList(GatedBlock(width, heads, hidden) for _ in range(config.decoder_depth))
         self.decoder_out = _linear_unless_equal(width, channels)
-        self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
+        self.last_norm = nn.LayerNorm(channels) if config.last_norm else nn.Identity()
 
     @classmethod
     def frozen_features(cls, config: LawamConfig) -> FrozenFeatures:
@@ -189,15 +181,13 @@ class LawamLAM(PublishedLAM):
             seen[:, :patches, patches:] = False
         for block in self.encoder:
             x = block(x, seen=seen)
-        latent = self.project_out(x[:, patches:]).mean(1, keepdim=True)
-        return self.mean_of(latent if self.norm is None else self.norm(latent))
+        return self.mean_of(self.norm(self.project_out(x[:, patches:]).mean(1, keepdim=True)))
 
     def _predict(self, features: Tensor, vectors: Tensor) -> Tensor:
         x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(vectors)
         for block in self.decoder:
             x = block(x, condition)
-        x = self.decoder_out(x)
-        return x if self.last_norm is None else self.last_norm(x)
+        return self.last_norm(self.decoder_out(x))
 
 
 def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
@@ -233,7 +223,7 @@ def lawam_lam(
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
     settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
-    foreign = read_published(path, "lawam-lam", PREFIXES)
+    foreign = read_published(path, "lawam-lam", ("model.policy_backend.lam.", "policy_backend.lam.", "lam."))
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
     return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)

@@ -1,8 +1,7 @@
 """What published latent action models share here: one camera, the pixels that they were trained on, codes or none.
 
-A system says what a frame contributes to its pairs (`of_frame`), what becomes of a pair (`of_pair`: latents before
-quantization) and what its decoder makes of a frame and vectors (`predict`). Features are patches of its own pixels,
-scaled as it wants them, or those of a frozen network. They are read for inference; lattok does not train them.
+Features are patches of a system's own pixels, scaled as it wants them, or those of a frozen network. Models are read
+for inference; lattok does not train them.
 """
 
 import math

@@ -174,14 +174,12 @@ class VillaXLAM(PublishedLAM):
         self.embed = nn.Linear(inputs, width)
         self.register_buffer("places", torch.zeros(places, width))  # sine tables, stored as published
         self.register_buffer("times", torch.zeros(2, width))
-        self.places: Tensor
         self.times: Tensor
         self.encoder = nn.ModuleList(VillaXBlock(config) for _ in range(config.depth))
         self.norm, self.pool = RootNorm(width), LatentPool(config)
         width = config.decoder_width
         self.decoder_embed = nn.Linear(inputs, width)
         self.register_buffer("decoder_places", torch.zeros(places, width))
-        self.decoder_places: Tensor
         self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
         self.decoder = nn.Sequential(*(VillaXDecoderBlock(config) for _ in range(config.decoder_depth)))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
