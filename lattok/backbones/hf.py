@@ -62,7 +62,10 @@ class HFBackbone(nn.Module):
 
     @classmethod
     def load(cls, name: str, revision: str | None = None, *, dtype: str = "float32") -> "HFBackbone":
-        """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16"."""
+        """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16".
+
+        `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it.
+        """
         model, processor, family, found = pretrained.load(name, revision, dtype)
         return cls(model, processor, family, name, found)
 

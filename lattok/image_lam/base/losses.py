@@ -44,7 +44,10 @@ def action(predicted: Tensor, actions: Tensor, labelled: Tensor, average: Tensor
 
 
 def decorrelation(latents: Tensor) -> Tensor:
-    """Correlate, squared, a channel with those of another token [B, P, d]: 0 where tokens share nothing, 1 if equal."""
+    """Correlate, squared, a channel with those of another token [B, P, d]: 0 where tokens share nothing, 1 if equal.
+
+    A channel that does not move in the batch is correlated with none.
+    """
     _, tokens, dim = latents.shape
     if tokens == 1:
         return latents.new_zeros(())
@@ -55,7 +58,10 @@ def decorrelation(latents: Tensor) -> Tensor:
 
 
 def separation(one: Tensor, other: Tensor) -> Tensor:
-    """Correlate, squared, channels of streams [B, p, d] and [B, q, d]: their pairs' mean, 1 / (B - 1) by chance."""
+    """Correlate, squared, channels of two streams [B, p, d] and [B, q, d]: the mean over all pairs of channels.
+
+    Streams that share nothing have that of chance, 1 / (B - 1).
+    """
     return _correlation(one, other).square().mean()
 
 

@@ -277,7 +277,11 @@ class SequencePairEncoder(FlatPairEncoder):
 
 
 class PatchDecoder(nn.Module):
-    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's."""
+    """Patches of the first frame [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's.
+
+    With `conditioning` "pool" one map of all latents is added to every patch; with "tokens" they stand before them.
+    With `mask_tokens` the patches are predicted in the place of so many learned tokens after those of the first frame.
+    """
 
     def __init__(self, config: MotoLAMConfig, decoder: PatchDecoderConfig, streams: int, patch_dim: int, places: int):
         super().__init__()
