@@ -62,12 +62,10 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
-    policy is what knows of actions."""
+    """A latent action model that looks at a policy's samples while both learn, without an action head of its own."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
-        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
-        but for the features."""
+        """`views`: places of its cameras in batches. A `frozen` one, a copy but for features, only gives latents."""
         lam.check_reads_video_alone()
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
