@@ -79,13 +79,9 @@ class Draws:
     resized: bool = True  # whether boxes are smaller than the image
 
     def __getitem__(self, rows: slice | Tensor) -> "Draws":
-        return self._each(lambda part: part[rows])
+        return self.each(lambda part: part[rows])
 
-    def repeated(self, count: int) -> "Draws":
-        """Return the draws of `count` frames of each sample, one after the other in the place of cameras."""
-        return self._each(lambda part: part.repeat(1, count, 1))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         boxes, colours = (None if part is None else change(part) for part in (self.boxes, self.colours))
         return Draws(boxes, colours, self.resized)
 
@@ -126,7 +122,8 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
 def augment_alike(frames: Tensor, draws: Draws) -> Tensor:
     """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
     count = frames.shape[1]
-    return augment(frames.flatten(1, 2), draws.repeated(count)).unflatten(1, (count, -1))
+    alike = draws.each(lambda part: part.repeat(1, count, 1))  # frames stand in the place of cameras
+    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
 
 
 def _changed(images: Tensor, draws: Draws) -> Tensor:

@@ -121,7 +121,10 @@ class PolicyBatches(FrameBatches):
         """
         self.windows, self.size, self.seed, self.window = samples, size, seed, window
         self._changes, self._flows, self._prepared, self._encoded = changes, flows, prepared, encoded
-        self._teaching = samples.coding if codes else samples.teaching
+        teaching = samples.coding if codes else samples.teaching
+        counted = {"labelled": samples.labelled, "with_subtask": samples.has_subtask}
+        counted |= {"acted": None if teaching.all() else teaching}
+        self._counted = {name: which for name, which in counted.items() if which is not None}
         parts, weights, chosen = samples.parts, samples.weights, None
         if acted_share:  # samples with measured actions, and the others of the same dataset
             parts, weights = [*parts, *parts], [acted_share, 1 - acted_share]
@@ -133,17 +136,12 @@ class PolicyBatches(FrameBatches):
         """Return samples of a step, and how many of an average share teach."""
         samples, rows = self.windows, self.stream.samples(step)
         own, frames = self.stream.take(step, share, shares)
-        batch = samples.batch(own, frames)
-        if samples.labelled is not None:
-            batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
-        if samples.has_subtask is not None:
-            batch = batch._replace(with_subtask=samples.has_subtask[rows].sum() / shares)
-        if not self._teaching.all():
-            batch = batch._replace(acted=self._teaching[rows].sum() / shares)
+        counts = {name: which[rows].sum() / shares for name, which in self._counted.items()}
+        batch = samples.batch(own, frames)._replace(**counts)
         if samples.reach.shape[1]:
             there = samples.reach[rows]
-            counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
-            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *counts))
+            pairs = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
+            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *pairs))
         if self._flows:  # for all samples, so that any number of processes learns from the same
             generator = torch.Generator().manual_seed(derive_seed(self.seed, step, 2))
             drawn = draw_flow((self.size, *batch.actions.shape[1:]), generator)

@@ -10,7 +10,7 @@ import secrets
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import accumulate
@@ -212,6 +212,12 @@ class Samples(SampleSet):
     cameras: tuple[str, ...]
     reader: Reader  # of their frames, or of what stands for them
     gaps: Sequence[int]  # how far from a sample's first frame each further one is
+    _all_frames: Callable[[], np.ndarray]
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Decode all frames, when they are first asked for."""
+        return self._all_frames()
 
     @abstractmethod
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:

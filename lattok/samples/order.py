@@ -48,13 +48,8 @@ class Window(NamedTuple):  # samples of a lane that are drawn in shuffled order,
     first: int  # number of its first draw in the lane, over all passes
     samples: np.ndarray  # int64 [n], in the order in which they are drawn
 
-    @property
-    def end(self) -> int:
-        """Number of the first draw after it."""
-        return self.first + len(self.samples)
-
     def __contains__(self, draw: object) -> bool:
-        return isinstance(draw, int) and self.first <= draw < self.end
+        return isinstance(draw, int) and 0 <= draw - self.first < len(self.samples)
 
 
 class Draw(NamedTuple):  # one sample of a step: draw number `number` of a lane of one dataset
@@ -209,6 +204,7 @@ class Batches:
         self.parts, self.batch_size, self.weights = list(parts), batch_size, list(weights)
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [part for part in parts if part is None or isinstance(part, Passes)]
+        self.in_passes = len(self._passes) == len(parts)  # one window holds all samples
         # decimal as written: 0.1 and 0.9 are 1
         self._shares = [Fraction(str(weight)) * bool(size) for weight, size in zip(weights, sizes, strict=True)]
         if not any(self._shares):
@@ -217,11 +213,6 @@ class Batches:
 
     def counts(self, n: int) -> list[int]:
         return _counts(n, self._shares)
-
-    @property
-    def in_passes(self) -> bool:
-        """Whether one window holds all samples."""
-        return len(self._passes) == len(self.parts)
 
     def __call__(self, step: int) -> Tensor:
         """Return samples [batch_size] of step `step`, counted from 0, numbered over all parts."""

@@ -63,15 +63,14 @@ class PolicyWindows(Samples):
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
-        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action
-        is known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
-        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch
-        looks again; with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
+        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action is
+        known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
+        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch looks again;
+        with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
         `extra_keys`: other columns like actions that `targets` gives. `subtasks`: batches have the text of each frame's
-        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns.
-        """
+        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns."""
         checks.counts(size=size)
-        self.horizon, self.size, self.interpolation, self.gaps = horizon, size, interpolation, tuple(gaps)
+        self.horizon, self.gaps = horizon, tuple(gaps)
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, episodes)
         unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
@@ -97,7 +96,8 @@ class PolicyWindows(Samples):
             self._labels = self._stored_labels(dataset, self.latent, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
-        self._progress = progress
+        empty = partial(np.empty, (len(self), 0, size, size, 3), np.uint8)
+        self._all_frames = partial(self.reader.all, progress=progress) if self.cameras else empty
 
     def _known_actions(self, dataset: RobotDataset, key: str, episodes: EpisodeSpec) -> Tensor:
         """Tell which samples have a known action that may teach, bool [N]; `episodes` may have some (None: all)."""
@@ -165,13 +165,6 @@ class PolicyWindows(Samples):
     def parts(self) -> "Sequence[PolicyWindows]":
         """These samples, as a mixture of one."""
         return [self]
-
-    @cached_property
-    def frames(self) -> np.ndarray:
-        """Decode all frames, when they are first asked for."""
-        if not self.cameras:
-            return np.empty((len(self), 0, self.size, self.size, 3), dtype=np.uint8)
-        return self.reader.all(progress=self._progress)
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""

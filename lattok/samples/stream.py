@@ -54,7 +54,7 @@ class FrameStream:
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
         self._firsts = [starts[part] for part in self.parts]
-        self._orders = [order for each in self.draws for order in each.parts]  # of all, one after the other
+        self._orders: list[Any] = [order for each in self.draws for order in each.parts]  # of all, one after the other
         self._together = {} if memory is None else self._count_together(memory)
         self._live: dict[tuple[int, int], DecodedWindow] = {}  # by number of the order and lane
         self._ahead: Callable[[Draw], DecodedWindow] = self._decode
@@ -153,7 +153,7 @@ class FrameStream:
             self._note(draw, held)
         tries = 0
         while not held.sound[draw.number - held.window.first]:
-            order = self._order(draw)
+            order = self._orders[draw.part]
             if (tries := tries + 1) > len(order):
                 raise next(reversed(held.errors.values()))
             draw = draw._replace(number=draw.number + len(order.window(draw.lane, draw.number).samples))
@@ -166,14 +166,9 @@ class FrameStream:
     def _first(self, draw: Draw) -> Draw:
         return draw._replace(number=self._window(draw).first)
 
-    def _order(self, draw: Draw) -> Order:
-        order = self._orders[draw.part]
-        assert order is not None  # nothing is drawn from it
-        return order
-
     def _window(self, draw: Draw) -> Window:
         """Return the draws that are decoded together with `draw`."""
-        window = self._order(draw).window(draw.lane, draw.number)
+        window = self._orders[draw.part].window(draw.lane, draw.number)
         count = self._together[draw.part]
         first = (draw.number - window.first) // count * count
         return Window(window.first + first, window.samples[first : first + count])

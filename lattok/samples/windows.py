@@ -5,7 +5,7 @@ Everything is indexed once and kept in memory, frames too unless batches bring t
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -168,9 +168,7 @@ class FramePairs(Samples):
 
     def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
-
-        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats.
-        """
+        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats."""
         chosen = np.asarray(indices)
         rows, features = self.frame_rows(chosen), None
         if frames is not None and frames.is_floating_point():
@@ -180,11 +178,6 @@ class FramePairs(Samples):
         frames = torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames
         actions, labelled = torch.from_numpy(self.actions_of(chosen)), torch.from_numpy(self.labelled[chosen])
         return PairBatch(frames, actions, labelled, features=features)
-
-    @cached_property
-    def frames(self) -> np.ndarray:
-        """Decode all frames, when they are first asked for."""
-        return self._all_frames()
 
     @property
     def actions(self) -> np.ndarray:

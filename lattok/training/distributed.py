@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    parse_flag_from_env,
-)
-from accelerate.utils.environment import patch_environment
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from accelerate.utils.environment import parse_flag_from_env, patch_environment
 from torch import Tensor, nn
 
 from lattok.nn.quantize import VectorQuantizer

@@ -179,14 +179,12 @@ class FlowActionHead(ActionHead):
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
     ) -> tuple[LossTerms, list[Tensor]]:
-        """Return the term "action", and what each block makes of the noised actions at the drawn times, [B, H, d].
-
-        The term is the squared error of the velocity at the draws of `batch`, or at others from torch's generator.
-        Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
+        """Return the term "action", and what each block makes of the noised actions at the drawn times, [B, H, d]. The
+        term is the squared error of the velocity at the draws of `batch`, or at others from torch's generator. Steps
+        that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
         Grippers with action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen. The noised
         actions of a sample without any valid step are noise alone, at time 0, where a rollout starts too: in all steps,
-        and in the dimensions that are known.
-        """
+        and in the dimensions that are known."""
         draws, known = (None, None) if batch is None else (batch.draws, batch.known)
         noise, times = draws or draw_flow(target.shape, device=target.device)
         steps = valid if valid.dim() == 2 else valid.any(-1)
@@ -271,12 +269,10 @@ class TokenPositions(NamedTuple):
         if out.image is not None:
             counts = out.image.sum(1)
             fewest, tokens = out.image_counts or tuple(int(end) for end in torch.aminmax(counts))
-            if tokens == 0:  # no cameras
-                return cls((places + rows).flatten(), None, None)
             image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i
             places = torch.cat([image, places], 1)
             valid = None if fewest == tokens else torch.arange(tokens, device=counts.device) < counts[:, None]
-        return cls((places + rows).flatten(), tokens, valid)
+        return cls((places + rows).flatten(), tokens or None, valid)  # none without cameras
 
     def take(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
         """Take from hidden states [B, L, D] those of image tokens [B, i, D] and of queries [B, T, D]."""

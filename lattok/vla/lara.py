@@ -62,12 +62,10 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
-    policy is what knows of actions."""
+    """A latent action model that looks at a policy's samples while both learn, without an action head of its own."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
-        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
-        but for the features."""
+        """`views`: places of its cameras in batches. A `frozen` one, a copy but for features, only gives latents."""
         lam.check_reads_video_alone()
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)
@@ -253,7 +251,7 @@ def _required(batch: Mapping[str, Any], key: str) -> Tensor:
     return found
 
 
-class KeepPairs(WrappedPreprocessor):
+class keep_pairs(WrappedPreprocessor):  # it is used as a function is
     """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
     The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
     the dataset has them, whatever the preprocessor makes of images."""
@@ -271,6 +269,3 @@ class KeepPairs(WrappedPreprocessor):
             pad = present.pop(f"{camera}_is_pad", None)
             inside = inside if pad is None else inside & ~pad.to(frames.device)
         return {**self.preprocessor(present), FRAMES: frames, VALID: inside[:, 1:]}
-
-
-keep_pairs = KeepPairs  # it is used as a function is

@@ -23,6 +23,7 @@ from lattok.utils import checks
 from lattok.vla import LatentVLA, Strategy, VLAConfig
 from lattok.vla.lara import FRAMES, Frames, FrameSupervision, paired_frames, paired_mask
 from lattok.vla.model import share_backbone
+from lattok.vla.observations import instructions_of
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import DistillationLoss
 
@@ -98,11 +99,8 @@ class LatBotLoss(FrameSupervision):
         return [gap / fps for gap in self.teacher.config.gaps(self.teacher.stride_frames(fps))]
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
-        texts, config = batch.get("task"), self.teacher.config
-        frames = paired_frames(batch, config.cameras)
-        checks.size(FRAMES, "frames of a clip", frames.shape[1], config.frames)
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
+        frames, texts = paired_frames(batch, self.teacher.config.cameras), instructions_of(batch)
+        checks.size(FRAMES, "frames of a clip", frames.shape[1], self.teacher.config.frames)
         checks.size("task", "instructions, one for each clip", len(texts), len(frames))
         whole = paired_mask(batch, frames).all(1, keepdim=True) if self.whole_clips else None
         return Frames(frames, torch.ones(len(frames), 1, dtype=torch.bool) if whole is None else whole, texts)

@@ -128,8 +128,7 @@ class LatentVLA(BackboneModel):
         if steps != (config.n_action_steps or config.horizon):
             config = replace(config, n_action_steps=steps if steps < config.horizon else None)
         if isinstance(self.head, TokenHead):
-            how = {name: getattr(self.head, name) for name in ("temperature", "draws", "codes")}
-            config = replace(config, head=replace(config.head, **how))
+            config = replace(config, head=self.head.config.head)
         return config
 
     @property
@@ -168,8 +167,7 @@ class LatentVLA(BackboneModel):
         return self.config.normalizers
 
     def for_dataset(self, name: str) -> Self:
-        """Return the policy of one of `datasets`, as if there were no others; all weights are shared. It can be saved,
-        and is then loaded without a choice."""
+        """Return the policy of one of `datasets` alone, with all weights shared; once saved, it needs no choice."""
         names = self.config.normalizers
         if name not in names:
             known = ", ".join(names) or "it has normalisers of one, and needs no choice"
@@ -286,17 +284,14 @@ class LatentVLA(BackboneModel):
         }
         last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(dtype)
         positions = TokenPositions.of(out)
-        # a layer's other positions are given up as soon as the head has what it needs
-        states = {layer: self._states(positions, out.hidden.pop(layer)) for layer in self.layers}
+        states = {}
+        for k in self.layers:  # its other positions are given up as soon as the head has what it needs
+            image, own = positions.take(out.hidden.pop(k), dtype)
+            pooled = [pool_codes(span.of(own), span.per_step, self.config.pool) for span in self.segments.values()]
+            states[k] = LayerStates(torch.cat(pooled, 1), image, positions.valid)
         given, normalizer = batch.proprio, self.proprio_normalizer
         proprio = None if normalizer is None or given is None else normalizer(given).to(dtype)
         return ForwardOutput(states, proprio, supervised, last)
-
-    def _states(self, positions: TokenPositions, hidden: Tensor) -> LayerStates:
-        """Return what the head gets of a layer: placeholders pooled over the codes of a step, and image tokens."""
-        image, queries = positions.take(hidden, self.placeholders.dtype)
-        pooled = [pool_codes(span.of(queries), span.per_step, self.config.pool) for span in self.segments.values()]
-        return LayerStates(torch.cat(pooled, 1), image, positions.valid)
 
     @torch.no_grad()
     def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any], seed: int = 0) -> Tensor:
@@ -336,10 +331,8 @@ class LatentVLA(BackboneModel):
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
-
         `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go. Of a single
-        observation the result is [m].
-        """
+        observation the result is [m]."""
         observation, single = as_batch(self.config, observation)
         actions = self.queues.select(observation, env_ids, self.predict_chunk)
         return actions[0] if single else actions

@@ -60,7 +60,7 @@ def policy_batch(config: VLAConfig, batch: PolicyBatch | Mapping[str, Any], lear
         return batch
     if not isinstance(batch, Mapping):
         checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
-    images, texts, proprio = _images(config, batch), _texts(batch), None
+    images, texts, proprio = _images(config, batch), instructions_of(batch), None
     if config.proprio_dim:
         proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with").float()
     if learning:
@@ -113,10 +113,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
         checks.size(action, "samples, as there are images", len(actions), count)
         checks.size(action, "steps (horizon)", actions.shape[1], config.horizon)
         checks.size(action, "dimensions", actions.shape[2], config.action_dim)
-        for name, mask, shape in (
-            ("valid", batch.valid, actions.shape[:2]),
-            ("known", batch.known, actions.shape[::2]),
-        ):
+        masks = {"valid": (batch.valid, actions.shape[:2]), "known": (batch.known, actions.shape[::2])}
+        for name, (mask, shape) in masks.items():
             if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
                 checks.fail(name, f"bool {list(shape)}", f"{mask.dtype} {list(mask.shape)}")
 
@@ -138,11 +136,12 @@ def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
         checks.size(key, "samples, as the other cameras have", len(images), len(views[0]) if views else len(images))
         views.append(frames_at(images, key, config.image_size, config.interpolation))
     if not views:
-        return torch.zeros(len(_texts(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
+        return torch.zeros(len(instructions_of(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
     return torch.stack(views, 1)
 
 
-def _texts(batch: Mapping[str, Any]) -> list[str]:
+def instructions_of(batch: Mapping[str, Any]) -> list[str]:
+    """Read the instruction of each sample of a batch."""
     texts = batch.get("task")
     listed = isinstance(texts, Sequence) and not isinstance(texts, str)
     if not listed or not texts or not all(isinstance(text, str) for text in texts):
@@ -184,7 +183,7 @@ class ActionQueues:
 
     def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner) -> Tensor:
         """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
-        count = len(_texts(observation))
+        count = len(instructions_of(observation))
         ids = list(range(count)) if env_ids is None else _ids(env_ids)
         if len(ids) != count or len(set(ids)) != count:
             checks.fail("env_ids", f"{count} different environments, one for each sample", ids)

@@ -144,11 +144,9 @@ class Supervised(nn.Module):
         self.loss.to(next((p.device for p in policy.parameters()), None))
 
     def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss.
-
-        With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
-        Raises `LattokError` where labels do not fit.
-        """
+        """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss. With
+        `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
+        Raises `LattokError` where labels do not fit."""
         target = self.loss.target_of(batch, self.labels)
         padded = batch.get("action_is_pad")
         with self.tap.on(self.policy) as recording:
@@ -213,7 +211,7 @@ class WrappedPreprocessor:
         return getattr(self.preprocessor, name)
 
 
-class KeepLabels(WrappedPreprocessor):
+class keep_labels(WrappedPreprocessor):  # it is used as a function is
     """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know."""
 
     def __init__(self, preprocessor: Preprocessor, prefix: str = "latent"):
@@ -223,6 +221,3 @@ class KeepLabels(WrappedPreprocessor):
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         labels = {key: value for key, value in batch.items() if key.startswith(f"{self.prefix}.")}
         return {**self.preprocessor(batch), **labels}
-
-
-keep_labels = KeepLabels  # it is used as a function is

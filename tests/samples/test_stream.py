@@ -135,7 +135,7 @@ def test_windows_are_small_at_first_and_then_hold_whole_clips():
     while first < 60_000 // LANES:
         window = lanes.window(5, first)
         sizes.append(len(window.samples))
-        first = window.end
+        first = window.first + len(window.samples)
     assert sizes[:3] == [FIRST_WINDOW, 2 * FIRST_WINDOW, 4 * FIRST_WINDOW]
     later = [lanes.window(5, 625 + draw).samples for draw in (0, 200, 400)]
     assert all(64 <= len(samples) <= 128 for samples in later)
@@ -456,7 +456,7 @@ def test_a_window_as_large_as_the_data_shuffles_all_of_it_and_a_smaller_one_its_
     (order,) = order_of([pairs], [1.0], frames - 1, 5)
     assert isinstance(order, Lanes)
     assert order.window_size == frames_in_lane(frames - 1)
-    first = max(order.window(0, 0).end, FIRST_WINDOW)
+    first = max(len(order.window(0, 0).samples), FIRST_WINDOW)
     later = order.window(0, first)
     runs = np.count_nonzero(np.diff(np.sort(later.samples)) > 1) + 1  # of neighbours: few clips
     assert runs <= 1 + -(-len(later.samples) // 37)
