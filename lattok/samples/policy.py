@@ -63,12 +63,13 @@ class PolicyWindows(Samples):
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
-        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action is
-        known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
-        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch looks again;
-        with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
+        episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action
+        is known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
+        `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch
+        looks again; with `states_around` its proprio is that of all these frames, [B, s * (1 + gaps)] in order of time.
         `extra_keys`: other columns like actions that `targets` gives. `subtasks`: batches have the text of each frame's
-        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns."""
+        sub-task, where there is one. Numbers that are not finite raise `LattokError`, as do missing columns.
+        """
         checks.counts(size=size)
         self.horizon, self.gaps = horizon, tuple(gaps)
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)

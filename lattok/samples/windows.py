@@ -168,7 +168,9 @@ class FramePairs(Samples):
 
     def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
-        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats."""
+
+        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats.
+        """
         chosen = np.asarray(indices)
         rows, features = self.frame_rows(chosen), None
         if frames is not None and frames.is_floating_point():

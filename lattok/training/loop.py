@@ -283,7 +283,8 @@ class Trainer:
         return last
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
-        """Take step `step`, counted from 0; return loss, terms and gradient norm, detached: means over its parts."""
+        """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
+        accumulated parts."""
         parts, own, rate = [], self.shares, learning_rate(self.options, step)
         for share in own:
             batch = feed(step, share)

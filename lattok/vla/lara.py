@@ -62,10 +62,12 @@ class LAMOutput(NamedTuple):
 
 
 class LiveLAM(PairLearner[TrainedPairModel]):
-    """A latent action model that looks at a policy's samples while both learn, without an action head of its own."""
+    """A latent action model `lam` as it looks at the samples of a policy while both learn. It has no action head: the
+    policy is what knows of actions."""
 
     def __init__(self, lam: TrainedPairModel, views: Sequence[int] | None = None, frozen: bool = False):
-        """`views`: places of its cameras in batches. A `frozen` one, a copy but for features, only gives latents."""
+        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents; it is a copy,
+        but for the features."""
         lam.check_reads_video_alone()
         if frozen:
             lam = copy.deepcopy(lam, {id(lam.features): lam.features}).requires_grad_(False)

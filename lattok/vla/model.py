@@ -167,7 +167,8 @@ class LatentVLA(BackboneModel):
         return self.config.normalizers
 
     def for_dataset(self, name: str) -> Self:
-        """Return the policy of one of `datasets` alone, with all weights shared; once saved, it needs no choice."""
+        """Return the policy of one of `datasets`, as if there were no others; all weights are shared. It can be saved,
+        and is then loaded without a choice."""
         names = self.config.normalizers
         if name not in names:
             known = ", ".join(names) or "it has normalisers of one, and needs no choice"
@@ -331,8 +332,10 @@ class LatentVLA(BackboneModel):
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
+
         `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go. Of a single
-        observation the result is [m]."""
+        observation the result is [m].
+        """
         observation, single = as_batch(self.config, observation)
         actions = self.queues.select(observation, env_ids, self.predict_chunk)
         return actions[0] if single else actions

@@ -103,8 +103,10 @@ class LatentLoss:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Placeholders and latent losses of a policy. JSON values only. Placeholders stand in the order of the spans: with
-    causal attention a span sees those before it, never the reverse."""
+    """Placeholders and latent losses of a policy. JSON values only.
+
+    Placeholders stand in the order of the spans: with causal attention a span sees those before it, never the reverse.
+    """
 
     name: str
     spans: tuple[Span, ...]
@@ -217,7 +219,8 @@ def build_supervision(
     strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
 ) -> dict[str, LatentSupervision]:
     """Return the losses of a strategy over states of width `dim`, by the names of their terms. `labels` says what the
-    latent actions are: for a dataset, what `lattok.labels.latent_spec` returns."""
+    latent actions are: for a dataset, what `lattok.labels.latent_spec` returns.
+    """
     strategy, labels = strategy_of(strategy), labels or LatentSpec()
     strategy.check_parts(labels)
     each = {span.name: span.count_per_step(labels) for span in strategy.spans}

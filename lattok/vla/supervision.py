@@ -104,10 +104,12 @@ class LatentSupervision(nn.Module, ABC):
     def forward(
         self, states: Tensor, target: LatentTarget, reduction: str = "mean", checked: bool = False
     ) -> LossTerms:
-        """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log. "latent" is
-        the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient. Raises `LattokError` where
-        the target does not fit; of one whose values were `checked`, as those that `lattok.samples` reads are, only
-        shapes are looked at, so that a GPU is not waited for."""
+        """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log.
+
+        "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
+        Raises `LattokError` where the target does not fit; of one whose values were `checked`, as those that
+        `lattok.samples` reads are, only shapes are looked at, so that a GPU is not waited for.
+        """
         checks.one_of("reduction", reduction, REDUCTIONS)
         self._check(states, target)
         target = target._replace(**{part: _part_of(target, part, self.labels) for part in self.parts})
@@ -165,8 +167,10 @@ class AlignLoss(LatentSupervision):
 
 
 class CodeCrossEntropy(LatentSupervision):
-    """LA-Direct, LA-Cond, LA-Tok (Eq. 6, 7, 10): a linear head with logits for the K codes alone, the same for each
-    code's state; where a step has one state, with K logits for each of its codes."""
+    """LA-Direct, LA-Cond, LA-Tok (Eq. 6, 7, 10): a linear head with a logit for each of the K codes alone.
+
+    One state per code: all go through one head of K logits. One per step: the head has K logits for each of its codes.
+    """
 
     kind = "codes"
     parts, sizes = ("codes",), ("codebook_size", "codes")
@@ -195,9 +199,11 @@ class CodeCrossEntropy(LatentSupervision):
 
 
 class RegressionLoss(LatentSupervision):
-    """LA-Direct(C), LA-Tok(C) (section 5.4): a two-layer MLP predicts the latent actions, squared error. With as many
-    states as vectors in a step each state predicts its own. Otherwise (a residual quantizer has several codes for one
-    vector) the mean of a step's states predicts all of its vectors."""
+    """LA-Direct(C), LA-Tok(C) (section 5.4): a two-layer MLP predicts the latent actions, squared error.
+
+    As many states as vectors in a step: each state predicts its own. Otherwise (a residual quantizer has several codes
+    for one vector) the mean of a step's states predicts all of its vectors.
+    """
 
     kind = "regress"
     parts, sizes = ("embedding",), ("latent_dim", "vectors")

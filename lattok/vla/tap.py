@@ -144,9 +144,11 @@ class Supervised(nn.Module):
         self.loss.to(next((p.device for p in policy.parameters()), None))
 
     def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss. With
-        `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
-        Raises `LattokError` where labels do not fit."""
+        """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss.
+
+        With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
+        Raises `LattokError` where labels do not fit.
+        """
         target = self.loss.target_of(batch, self.labels)
         padded = batch.get("action_is_pad")
         with self.tap.on(self.policy) as recording:
