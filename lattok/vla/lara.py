@@ -253,7 +253,7 @@ def _required(batch: Mapping[str, Any], key: str) -> Tensor:
     return found
 
 
-class keep_pairs(WrappedPreprocessor):  # it is used as a function is
+class KeepPairs(WrappedPreprocessor):
     """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
     The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
     the dataset has them, whatever the preprocessor makes of images."""
@@ -271,3 +271,6 @@ class keep_pairs(WrappedPreprocessor):  # it is used as a function is
             pad = present.pop(f"{camera}_is_pad", None)
             inside = inside if pad is None else inside & ~pad.to(frames.device)
         return {**self.preprocessor(present), FRAMES: frames, VALID: inside[:, 1:]}
+
+
+keep_pairs = KeepPairs  # it is used as a function is

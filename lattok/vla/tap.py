@@ -213,7 +213,7 @@ class WrappedPreprocessor:
         return getattr(self.preprocessor, name)
 
 
-class keep_labels(WrappedPreprocessor):  # it is used as a function is
+class KeepLabels(WrappedPreprocessor):
     """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know."""
 
     def __init__(self, preprocessor: Preprocessor, prefix: str = "latent"):
@@ -223,3 +223,6 @@ class keep_labels(WrappedPreprocessor):  # it is used as a function is
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         labels = {key: value for key, value in batch.items() if key.startswith(f"{self.prefix}.")}
         return {**self.preprocessor(batch), **labels}
+
+
+keep_labels = KeepLabels  # it is used as a function is
