@@ -147,6 +147,11 @@ def _noted(table):
     return table.append_column("note", pa.array(["x"] * len(table)))
 
 
+def _nested(table):
+    """The type of such a column says the names of its parts."""
+    return table.append_column("note", pa.array([{"a" * 3000: 1}] * len(table)))
+
+
 def _declared(facts):
     def declare(dataset, labels):
         path = labels / "meta/lattok.json"
@@ -179,6 +184,7 @@ def _declared(facts):
             for file in ("file-001.parquet", "file-002.parquet")
         ),
         (_rewritten(_noted), "file-000.parquet: `note`: expected numbers or lists of one length, got string"),
+        (_rewritten(_nested), r"`note`: expected numbers or lists of one length, got struct<a{53}\.$"),
         (
             lambda dataset, labels: (labels / "meta/lattok.json").write_text('{"latent": 5}'),
             "expected the columns that meta/lattok.json declares, got latent.c",

@@ -180,7 +180,7 @@ def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> 
     """Read a column of whole numbers from 0, int64 [E], or of seconds, float64 [E]."""
     column, what = table[name], "seconds" if seconds else "whole numbers"
     if not (pa.types.is_floating if seconds else pa.types.is_integer)(column.type) or column.null_count:
-        got = "empty cells" if column.null_count else str(column.type)
+        got = "empty cells" if column.null_count else str(column.type)[:60]
         raise LattokError(f"{where}: `{name}`: expected {what}, got {got}. {_AGAIN}")
     values = column.to_numpy().astype(np.float64 if seconds else np.int64)
     if seconds and not ((values >= 0) & (values < 1e9)).all():
@@ -195,7 +195,7 @@ def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str,
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not nested or not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
-        raise LattokError(f"{where}: `tasks`: expected lists of text, got {kind}. {_AGAIN}")
+        raise LattokError(f"{where}: `tasks`: expected lists of text, got {str(kind)[:60]}. {_AGAIN}")
     counts, flat = pc.list_value_length(column), pc.list_flatten(column)  # type: ignore[attr-defined]
     if counts.null_count or flat.null_count:
         raise LattokError(f"{where}: `tasks`: expected lists of text, got empty cells. {_AGAIN}")
