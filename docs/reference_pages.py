@@ -188,7 +188,7 @@ def presets() -> str:
         recipe: Any = recipe_of(kind)
         names = [*recipe.presets]
         options = list(dict.fromkeys(option for name in names for option in recipe.presets[name]))
-        parts += [f"## {kind}", inspect.getdoc(recipe) or "", f"Default: `{recipe.default_preset}`."]
+        parts += [f"## {kind}", recipe.about(), f"Default: `{recipe.default_preset}`."]
         if options:
             rows = [f"| option | {' | '.join(map(code, names))} |", "|---" * (len(names) + 1) + "|"]
             rows += [f"| `{o}` | {' | '.join(_value(recipe.presets[n], o) for n in names)} |" for o in options]

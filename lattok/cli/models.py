@@ -49,7 +49,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb:
     presets *= len(recipe_class.presets) > 1
     option_words = [word for each in as_flags(recipe_class.example) for word in each]
     example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
-    text = f"{inspect.getdoc(recipe_class)}\n\n{presets}Example: {example}"
+    text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
     return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
 
 
@@ -125,7 +125,7 @@ def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) ->
     recipe_class = recipe_of(kind.replace("_", "-"))
     if recipe_class is None:
         raise LattokError(f"nothing is called `{kind}`. {did_you_mean(kind, kinds()) or 'See lattok presets.'}")
-    print(f"{inspect.getdoc(recipe_class)}\n")
+    print(f"{recipe_class.about()}\n")
     for name, options in _different(recipe_class).items():
         default = " (default)" if recipe_class.default_preset in name.split(" = ") else ""
         print(f"{name}{default}")

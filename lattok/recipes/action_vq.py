@@ -144,8 +144,11 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
         loop: Any = field(default_factory=family.fit_options)
         model: Any = field(default_factory=family.config_class)
 
-    said = inspect.getdoc(family) or "a tokenizer of actions."
-    FamilyRecipe.__doc__ = f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
+        @classmethod
+        def about(cls) -> str:
+            said = inspect.getdoc(family) or "a tokenizer of actions."
+            return f"Fit {family.__name__}: {said.replace('Chunks [B, H, m]', 'chunks', 1)}"
+
     FamilyRecipe.__name__ = f"{family.__name__}Recipe"
     FamilyRecipe.family = family
     FamilyRecipe.kind = family.type  # not among RECIPES, where one that the family gets later has its place

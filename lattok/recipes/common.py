@@ -1,5 +1,6 @@
 """What every recipe is made of: options of the data, the loop and the model, typed; presets, and options over them."""
 
+import inspect
 import re
 import shlex
 import sys
@@ -104,10 +105,10 @@ class MixOptions(DataOptions):
 class Recipe(ABC, Generic[Model]):
     """A reproducible training run: its dataset, its folder, and the options of the data, the loop and the model.
 
-    A subclass is found by its `kind`, the word that follows `lattok train`, whose help is the docstring. The classes of
-    `data`, `loop` and `model` are those of its defaults. All options have flat names (`lattok.utils.options`), each in
-    the first group that has it; fields of the model's configuration that come from the dataset (`FROM_DATA`) are not
-    options.
+    A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does. The
+    classes of `data`, `loop` and `model` are those of its defaults. All options have flat names
+    (`lattok.utils.options`), each in the first group that has it; fields of the model's configuration that come from
+    the dataset (`FROM_DATA`) are not options.
 
     `train` goes the same way in all of them: `folder` checks the run's folder, `open` opens the data, `begin` locks the
     folder and records what the run is, `lattok.training.fit` trains, `run_folder.finish` saves the artefacts.
@@ -212,6 +213,11 @@ class Recipe(ABC, Generic[Model]):
     def option_types(cls) -> dict[str, Any]:
         """Return the type of every option, by name."""
         return {name: option.kind for group in cls.option_groups().values() for name, option in group.items()}
+
+    @classmethod
+    def about(cls) -> str:
+        """Return what the recipe does, in its first line, and its presets."""
+        return inspect.getdoc(cls) or ""
 
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
