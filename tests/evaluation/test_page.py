@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -175,6 +176,13 @@ def test_files_of_somebody_else_stay_even_in_the_models_own_folder(name, text, w
     assert f"{name} is not a report of lattok's" in capsys.readouterr().err
     assert (own / "report" / name).read_text() == text
     assert (own / "report" / f"{name}.tmp").read_text() == "thesis"
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_pipe_that_has_the_name_of_a_report_is_not_waited_for(name, world, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(LattokError, match=f"`out`: .*{name} is not a report of lattok's"):
+        _judge(world, tmp_path, overwrite=True)
 
 
 def test_the_report_in_a_models_folder_is_its_last_one(world, own, capsys):
