@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lattok.data import dimension_names
 from lattok.evaluation.evidence import Case
-from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, pooled_side, read_pair_set
+from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.image_lam import TrainedPairModel
@@ -298,7 +298,7 @@ class LatentEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        full, side = self.model.features.side, pooled_side(self.model, self.train.features.shape[1])
+        full, side = self.model.features.side, self.train.side(self.model)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
         frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}

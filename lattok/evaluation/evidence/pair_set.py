@@ -78,6 +78,10 @@ class PairSet:
         with torch.no_grad():
             return join([to_cpu(model.encode_features(model.frame_features(self.pictures(rows)))) for rows in parts])
 
+    def side(self, model: TrainedPairModel) -> int:
+        """Return the side of the grid over which the pooled features of a camera were averaged."""
+        return pooled_side(model, self.features.shape[1])
+
     @property
     def now(self) -> Tensor:
         """Pooled features of the first frames, [n, D]."""

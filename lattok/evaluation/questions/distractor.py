@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence import evenly
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, pooled_side, take_rows, to_cpu
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, pool, take_rows, to_cpu
 from lattok.evaluation.evidence.probes import Bootstrap, Probe, above_zero, mlp_probe
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -122,8 +122,8 @@ def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: in
     """Encode at most `most` pairs, evenly spaced, with the patch."""
     rows = evenly(len(pairs.rows), most)
     overlay = Overlay.random(len(rows), seed)
-    model, own, fresh, change = evidence.model, [], [], []
-    side = pooled_side(model, pairs.features.shape[1])  # the grid that the other controls see, too
+    model, side = evidence.model, pairs.side(evidence.model)  # the grid that the other controls see, too
+    own, fresh, change = [], [], []
     for part in torch.arange(len(rows)).split(BATCH):
         features = model.frame_features(overlay.draw(pairs.pictures(rows[part]), part))
         own.append(to_cpu(model.encode_features(features)))

@@ -94,6 +94,7 @@ class ScalarQuantizer(CodeUsage):
         super().__init__(size)
         from vector_quantize_pytorch import FSQ  # slow to import
 
+        self.dim = dim
         if size > MOST_CODES:
             checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
         with torch.device("cpu"):  # it looks at its own numbers
@@ -101,6 +102,7 @@ class ScalarQuantizer(CodeUsage):
 
     def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
         """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts those of `valid`."""
+        checks.size("latents", "channels", latents.shape[-1], self.dim)
         with torch.autocast(latents.device.type, enabled=False):
             vectors, codes = self.grid(latents.float())
         codes = codes.long()
@@ -152,7 +154,7 @@ def grid_levels(size: int) -> list[int]:
 
 
 def _codebook(dim: int, tokens: int, codebook: CodebookConfig, frozen: bool, levels: bool, **_: Any) -> nn.Module:
-    config = replace(codebook, start="normal", continuous_steps=0) if frozen else codebook  # given ones need no start
+    config = replace(codebook, start="normal", continuous_steps=0) if frozen else codebook
     quantizer = VectorQuantizer(QuantizerConfig(dim=dim, levels=tokens if levels else 1, **vars(config)))
     quantizer.frozen = frozen
     return quantizer

@@ -22,6 +22,7 @@ from lattok.image_lam.moto.model import HELD, MotoLAM, MotoLAMConfig
 from lattok.utils import checks
 from lattok.utils.options import built
 
+ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
 SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
 WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("config.json", "config.yaml")
 MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
@@ -81,7 +82,7 @@ def moto_lam(
     mean, std = SCALINGS[pixels]
     facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
     held = features is None and any(name.startswith("image_encoder.") for name in foreign)
-    facts |= {"features": HELD if held else features or MotoLAMConfig.features, "features_revision": features_revision}
+    facts |= {"features": HELD if held else features or f"hf:{ENCODER}", "features_revision": features_revision}
     facts |= _image_encoder(foreign, settings) if held else {}
     made = built(MotoLAMConfig, facts | sizes(foreign, settings))
     network = None if held else MotoLAM.frozen_features(made)  # of a known name, not of the file's sizes
@@ -124,7 +125,8 @@ def _number(value: Any) -> Any:
 def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
     """Return a number or a truth of a section, of the kind of its `default`."""
     value = _number(section.get(name, default))
-    if type(value) is not type(default) and not (isinstance(default, float) and checks.is_int(value)):
+    wanted = (bool,) if isinstance(default, bool) else (int,) if isinstance(default, int) else (int, float)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         checks.fail("config", f"{name} as a {type(default).__name__}", repr(value)[:60])
     return value
 
@@ -146,7 +148,7 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     if _setting(settings, "use_abs_recons_loss", False):
         checks.fail("config", "use_abs_recons_loss false", "true")
     return {
-        **{f"decoder_{name}": value for name, value in decoder.items()},
+        **_prefixed("decoder", decoder),
         "image_size": max(1, side) * patch,
         "encoder_frame_types": 1 if _setting(former, "legacy", True) else 2,
         "width": width,
@@ -164,6 +166,10 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     }
 
 
+def _prefixed(part: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}_{name}": value for name, value in fields.items()}
+
+
 def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Find depth, heads and the width inside the MLPs; as many heads as published where the settings do not say."""
     heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
@@ -178,8 +184,8 @@ def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -
     section = {"num_attention_heads": section["heads"], **section} if "heads" in section else section
     width = axis_of(foreign, f"{part}.embeddings.cls_token", 2, 1024)
     patch = axis_of(foreign, f"{part}.embeddings.patch_embeddings.projection.weight", 2, 16)
-    found = {**_transformer(foreign, f"{part}.encoder.layer.", section, width), "width": width, "patch": patch}
-    return {f"{part}_{name}": value for name, value in found.items()}
+    found = _transformer(foreign, f"{part}.encoder.layer.", section, width)
+    return _prefixed(part, {**found, "width": width, "patch": patch})
 
 
 def key_map(config: MotoLAMConfig) -> KeyMap:
