@@ -1,5 +1,6 @@
 """The benchmark of policies that act by tokenizers: what they learn from, and how its table reads."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,22 @@ def test_the_table_begins_with_the_least_error_and_compares_with_oat():
         " 0.300 / 0.300 ",
         " 0.0200 / 0.0200 ",
     ]
+
+
+def test_the_page_of_the_study_says_what_was_measured():
+    rows = json.loads((ROOT / "results/policy_error.json").read_text())["rows"].values()
+    measured = {
+        tuple(
+            f"{row[part][key]['mean']:.3f}".removeprefix("0") if key in row[part] else "–"
+            for key in ("error", "mean_of_draws", "reconstruction")
+            for part in PARTS
+        )
+        for row in rows
+    }
+    page = (ROOT.parent / "docs/acting_by_tokens.md").read_text()
+    shown = page.split("| reconstruction: sample | blind |")[1].split("\n\n")[0].splitlines()[2:]
+    assert {tuple(line.strip("| ").split(" | ")[1:]) for line in shown} == measured
+    assert len(shown) == len(rows)
 
 
 PARTS = ("sample", "blind")
