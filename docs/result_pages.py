@@ -41,6 +41,7 @@ GROUPS = {
         "inferred_actions",
         "known_elsewhere",
         "few_actions_predicts",
+        "acting_by_tokens",
         "vla_study",
         "vla_step",
         "joint_step",
@@ -67,6 +68,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "[What it says](closed_loop_details.md#which-figure-of-the-labels-goes-with-the-gain).",
     ),
     "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
+    "acting_by_tokens": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#results)."),
     "inferred_actions": (
         "benchmarks/closed_loop/inferred.py",
         "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
@@ -268,6 +270,12 @@ def closed_loop() -> str:
 def few_actions() -> str:
     """Return the tables of the study of few actions, of the rows that have all their seeds."""
     return (RESULTS / "few_actions.md").read_text(encoding="utf-8")
+
+
+@mark("acting by tokens")
+def acting_by_tokens() -> str:
+    """Return the tables of the study of tokens, of the rows that have all their seeds."""
+    return (RESULTS / "acting_by_tokens.md").read_text(encoding="utf-8")
 
 
 @mark("gpu memory")

@@ -1,0 +1,95 @@
+"""How surely policies that act by tokens predict the codes of chunks that they learned, and of chunks they never saw.
+
+python -m benchmarks.closed_loop.recited --folder study --out benchmarks/results/recited_codes.json
+
+Of every policy in the folder whose codes are predicted one by one: nats of a code, given the true ones before it, and
+the share of codes that are met, of the first code of a chunk and of the later ones; in a sixth of the episodes that the
+policy learned from, and in the held-out ones. Policies that are in the results are not measured again.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import lattok
+from benchmarks.closed_loop.plan import ACTS, IN_TURN, REGIMES, ROWS, Cell
+from benchmarks.closed_loop.run import study_parser
+from benchmarks.common import environment, write_results
+from lattok.data import select_episodes
+from lattok.samples.policy import PolicyWindows
+from lattok.vla.tokens import IGNORED
+
+EVERY, BATCH = 6, 64  # episodes that were learned; samples at once
+Rows = list[torch.Tensor]  # of a batch: nats and whether a code is met, [B, P, 2], NaN where there is none
+
+
+def policies(folder: Path) -> Iterator[Cell]:
+    """Yield the trained policies of a folder that act by codes, each predicted from those before it."""
+    for path in sorted(folder.glob("policies/*/config.json")):
+        cell = Cell.of(path.parent.name)
+        if cell.row in ACTS and ROWS[cell.row].options == IN_TURN:
+            yield cell
+
+
+@contextmanager
+def watched(head: Any) -> Iterator[Rows]:
+    """Keep what a head is asked to learn, code by code."""
+    found, learn = Rows(), head.learn
+
+    def learned(states: Any, proprio: Any, target: torch.Tensor, valid: torch.Tensor, batch: Any = None) -> Any:
+        wanted = head._with_end(target)
+        logits = head.logits(wanted.clamp_min(0), states, proprio).float()
+        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")
+        rows = torch.stack([nats, (logits.argmax(-1) == wanted).float()], -1)
+        found.append(rows.masked_fill((wanted == IGNORED)[..., None], torch.nan))
+        return learn(states, proprio, target, valid, batch)
+
+    head.learn = learned
+    try:
+        yield found
+    finally:
+        del head.learn
+
+
+def known(policy: lattok.LatentVLA, data: Path, episodes: list[int]) -> dict[str, float]:
+    """Return nats and share of codes that are met, of first and later codes of the chunks of some episodes."""
+    config = policy.config
+    given: dict[str, Any] = {"action_key": config.action_key, "state_key": config.state_key, "cameras": config.cameras}
+    given |= {"size": config.image_size, "interpolation": config.interpolation, "episodes": episodes}
+    windows = PolicyWindows(lattok.open_dataset(data), config.horizon, **given)
+    with watched(policy.head) as rows, torch.no_grad():
+        for indices in torch.arange(len(windows)).split(BATCH):
+            policy(windows.batch(indices))
+    first, later = (torch.cat([each[:, part].flatten(0, -2) for each in rows]) for part in (slice(1), slice(1, None)))
+    means = {"first": first.nanmean(0).tolist(), "later": later.nanmean(0).tolist()}
+    return {f"{what}_{name}": mean[k] for name, mean in means.items() for k, what in enumerate(("nats", "met"))}
+
+
+def main() -> None:
+    parser = study_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
+    for cell in policies(args.folder):
+        if cell.name in results["runs"]:
+            continue
+        data = REGIMES[cell.regime].dataset(args.folder)
+        policy = lattok.LatentVLA.from_pretrained(args.folder / "policies" / cell.name).eval()
+        seen, every = ({e.index for e in select_episodes(lattok.open_dataset(data), part)} for part in ("train", None))
+        found = {"learned": known(policy, data, sorted(seen)[::EVERY])}
+        found |= {"held_out": known(policy, data, sorted(every - seen))}
+        made = policy.describe()["weights_sha256"]
+        results["runs"][cell.name] = {"commit": environment()["commit"], "model": made, **found}
+        results["environment"] = environment()
+        write_results(args.out, results)
+        print(cell.name, found, flush=True)
+
+
+if __name__ == "__main__":
+    main()
