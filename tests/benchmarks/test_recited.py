@@ -14,7 +14,7 @@ def test_what_is_kept_code_by_code_is_what_the_policy_learns_in_all(kind):
     with watched(model.head) as rows, torch.no_grad():
         terms = model(batch(model.config))
     (kept,) = rows
-    assert kept[..., 0].nanmean(1).nanmean() == pytest.approx(terms["action"], abs=1e-6)  # of each sample, then of all
-    assert kept[..., 1].nanmean() == pytest.approx(terms["action_accuracy"], abs=1e-6)
+    assert float(kept[..., 0].nanmean(1).nanmean()) == pytest.approx(float(terms["action"]), abs=1e-6)  # of each sample, then of all
+    assert float(kept[..., 1].nanmean()) == pytest.approx(float(terms["action_accuracy"]), abs=1e-6)
     assert kept[:, 0].isfinite().any()
     assert "learn" not in vars(model.head)
