@@ -34,6 +34,7 @@ COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
+BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
@@ -242,6 +243,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         **{
             f"acts-{name}-first": Row(f"{title}, mean of first codes", "baseline", name, BY_FIRST, of=f"acts-{name}")
             for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"))
+        },
+        **{
+            f"acts-{name}-median": Row(f"{title}, median of draws", "baseline", name, BY_MEDIAN, of=f"acts-{name}")
+            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"), ("bins", "Uniform bins"), ("fast", "FAST"))
         },
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),

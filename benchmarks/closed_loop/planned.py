@@ -43,14 +43,14 @@ class Study(NamedTuple):
     """What was planned: seeds, from 0 on, by regime and row; and what is compared.
 
     `whole`, by regime: success with the actions of all demonstrations, or the regime whose Baseline has them.
-    `one_commit`: the plan says that all rows are from one commit, but for those that were `added`, with one of theirs.
+    `one_commit`: the plan says that all rows are from one commit, but for groups that were `added`, each of one.
     """
 
     seeds: Mapping[str, Mapping[str, int]]
     families: tuple[Family, ...]
     whole: Mapping[str, float | str] = MappingProxyType({})
     one_commit: bool = False
-    added: frozenset[str] = frozenset()
+    added: tuple[frozenset[str], ...] = ()
 
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
@@ -130,9 +130,20 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     "plentiful",
                     tuple(("acts-rvq-first", other) for other in ("acts-rvq-mean", "acts-rvq", "acts-oat-first", BASE)),
                 ),
+                Family(
+                    "Median of draws",
+                    "plentiful",
+                    tuple(
+                        ("acts-rvq-median", other)
+                        for other in (BASE, "acts-rvq-mean", *(f"acts-{n}-median" for n in ("fast", "bins", "oat")))
+                    ),
+                ),
             ),
             one_commit=True,
-            added=frozenset({"acts-rvq-first", "acts-oat-first"}),
+            added=(
+                frozenset({"acts-rvq-first", "acts-oat-first"}),
+                frozenset(f"acts-{name}-median" for name in ("rvq", "oat", "bins", "fast")),
+            ),
         ),
     }
 )
@@ -258,11 +269,12 @@ def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
 
 def check_commit(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> None:
     """Stop where a plan asks for runs of one commit and these are of several, or of code that no commit holds."""
-    commits: dict[bool, set[str]] = {False: set(), True: set()}
+    groups: dict[Any, set[str]] = {}
     for rows in results.values() if study.one_commit else ():
         for row, runs in rows.items():
-            commits[row in study.added] |= {run["environment"]["commit"] for run in runs.values()}
-    for found in commits.values():
+            group = next((added for added in study.added if row in added), None)
+            groups.setdefault(group, set()).update(run["environment"]["commit"] for run in runs.values())
+    for found in groups.values():
         if len({name[:7] for name in found}) > 1 or any(unnamed(name) for name in found):  # git may say more digits
             raise SystemExit(f"the plan asks for runs of one commit, and these are of {', '.join(sorted(found))}")
 

@@ -27,7 +27,8 @@ PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_DRAWS = 256
-OF_ONE_HEAD = dict.fromkeys(("codes", "draws", "temperature", "order"), "tokens") | {"flow_steps": "flow"}  # options
+OF_TOKENS = ("average", "codes", "draws", "temperature", "order")
+OF_ONE_HEAD = dict.fromkeys(OF_TOKENS, "tokens") | {"flow_steps": "flow"}  # options
 LEAST_TEMPERATURE = 1e-38  # float32 has no smaller number at its full precision
 MAX_CAMERA_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
@@ -68,7 +69,8 @@ class HeadConfig:
         flow_steps: Euler steps from noise to a chunk, of a flow head
         order: order of the codes of a tokens head: each from those before it, or all at once ("parallel")
         temperature: temperature at which a tokens head draws codes; 0: the likeliest
-        draws: chunks that a tokens head draws for a decision, which is their mean; more than 1 with a temperature
+        draws: chunks that a tokens head draws for a decision, which is their average; more than 1 with a temperature
+        average: of drawn chunks, of each number for itself: their mean, or their median
         codes: codes of a chunk that a tokens head predicts to act, the first ones, where the tokenizer's first codes
             decode on their own; 0: all
     """
@@ -82,6 +84,7 @@ class HeadConfig:
     temperature: float = field(default=0.0, metadata=ADDED)
     draws: int = field(default=1, metadata=ADDED)
     codes: int = field(default=0, metadata=ADDED)
+    average: Literal["mean", "median"] = field(default="mean", metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_choices(self, "head")

@@ -322,7 +322,7 @@ class LatentVLA(BackboneModel):
     def _sample(self, batch: PolicyBatch, out: ForwardOutput, seed: int = 0) -> Tensor:
         chunk = self.head.sample(out.states, out.proprio, batch, seed)
         if isinstance(self.head, TokenHead):
-            return self.head.mean_of_draws(self.tokenizer.decode(chunk.cpu(), repair=True)).to(chunk.device)
+            return self.head.average_of_draws(self.tokenizer.decode(chunk.cpu(), repair=True)).to(chunk.device)
         if self.decoder is not None:
             latents = self.latent_normalizer.inverse(chunk).unflatten(2, (self.decoder.config.members, -1))
             texts = [text for text in batch.texts for _ in range(chunk.shape[1])]

@@ -5,7 +5,7 @@
     L    = -log p(c_1 ... c_P | observation)       over the codes of the chunk, and its end where their number varies
     a    = decode(c)                               whatever was predicted
     a    = decode(c_1 ... c_Q)                     or of the first Q codes, with a tokenizer that decodes these
-    a    = 1/K sum_k decode(c^k)                   or the mean of K chunks that are drawn
+    a    = 1/K sum_k decode(c^k)                   or the mean of K chunks that are drawn, or their median
 
 Any family of action tokenizers fits: positions with codebooks of their own have classifiers and embeddings of their
 own. The tokenizer learns nothing here and lies in the artefact, in `parts/tokenizer`, as it was.
@@ -71,7 +71,7 @@ class TokenHead(ActionHead):
         if self.own:
             self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
 
-    temperature, draws, codes = (_acting(name) for name in ("temperature", "draws", "codes"))
+    temperature, draws, codes, average = (_acting(name) for name in ("temperature", "draws", "codes", "average"))
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
@@ -109,7 +109,7 @@ class TokenHead(ActionHead):
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return codes int64 [B * K, P]: the likeliest, or K rows for each sample that are drawn at the head's
-        temperature as `seed` and sample say; `mean_of_draws` takes the mean of what they decode to."""
+        temperature as `seed` and sample say; `average_of_draws` takes the mean or median of what they decode to."""
         chances, count = None, len(next(iter(states.values())).placeholders)
         if self.temperature:
             noise = onto(noise_of(batch, (self.draws, self.spec.tokens), seed), self.queries.device)
@@ -123,9 +123,13 @@ class TokenHead(ActionHead):
         gone[:, self.codes or self.spec.tokens :] = True
         return codes.masked_fill(gone, -1)
 
-    def mean_of_draws(self, chunks: Tensor) -> Tensor:
-        """Return the mean of the chunks [B * K, H, m] of each sample, [B, H, m]."""
-        return chunks.unflatten(0, (-1, self.draws)).mean(1)
+    def average_of_draws(self, chunks: Tensor) -> Tensor:
+        """Return the mean of the chunks [B * K, H, m] of each sample, or the median of each of their numbers: of an
+        even K, the mean of the middle two. [B, H, m]."""
+        chunks = chunks.unflatten(0, (-1, self.draws))
+        if self.average == "median":
+            chunks = chunks.sort(1).values[:, (self.draws - 1) // 2 : self.draws // 2 + 1]
+        return chunks.mean(1)
 
     def _chosen(self, logits: Tensor, chances: Tensor | None) -> Tensor:
         """Choose codes by logits [B, p, K]: the likeliest, or those at `chances` [B, p] between 0 and 1."""

@@ -55,8 +55,9 @@ def test_a_study_of_one_commit_is_not_reported_from_two(tmp_path: Path, capsys, 
     folder = fill(tmp_path, "acting_by_tokens")
     monkeypatch.setattr("sys.argv", ["planned", "acting_by_tokens", "--results", str(tmp_path)])
     planned.main()
-    for file in folder.glob("plentiful.acts-*-first.*.json"):  # added later, all of another commit
-        file.write_text(file.read_text().replace("abcdef1", "fedcba9"))
+    for added, commit in {"first": "fedcba9", "median": "fedcba8"}.items():  # later, each group of one commit
+        for file in folder.glob(f"plentiful.acts-*-{added}.*.json"):
+            file.write_text(file.read_text().replace("abcdef1", commit))
     planned.main()
     file = folder / "plentiful.flow.0.json"
     file.write_text(file.read_text().replace("abcdef1", "1234567"))

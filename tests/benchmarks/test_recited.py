@@ -13,8 +13,8 @@ def test_what_is_kept_code_by_code_is_what_the_policy_learns_in_all(kind):
     model = policy(kind).eval()
     with watched(model.head) as rows, torch.no_grad():
         terms = model(batch(model.config))
-    (kept,) = rows
-    assert float(kept[..., 0].nanmean(1).nanmean()) == pytest.approx(float(terms["action"]), abs=1e-6)  # of each sample, then of all
+    (kept,) = rows  # the policy's mean is that of samples
+    assert float(kept[..., 0].nanmean(1).nanmean()) == pytest.approx(float(terms["action"]), abs=1e-6)
     assert float(kept[..., 1].nanmean()) == pytest.approx(float(terms["action_accuracy"]), abs=1e-6)
     assert kept[:, 0].isfinite().any()
     assert "learn" not in vars(model.head)

@@ -5,6 +5,7 @@ import shutil
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -192,6 +193,20 @@ def test_drawn_codes_are_chosen_from_those_before_them():
         end = (logits / 2).softmax(-1).cumsum(-1).gather(2, chosen)[..., 0]
         width = (logits / 2).softmax(-1).gather(2, chosen)[..., 0]
         assert bool((chances[draw::4] <= end + 1e-5).all() and (chances[draw::4] >= end - width - 1e-5).all())
+
+
+@pytest.mark.parametrize("draws", [1, 4, 5])
+def test_drawn_chunks_are_averaged_number_by_number(draws):
+    model = policy("bins", head_temperature=2.0, head_draws=draws).eval()
+    chunks = torch.randn(B * draws, H, M, generator=seeded())
+    each = chunks.view(B, draws, H, M).numpy()
+    assert torch.allclose(model.head.average_of_draws(chunks), torch.from_numpy(each.mean(1)))
+    mean = model.predict_chunk(observation(model.config))
+    model.head.average = "median"
+    assert torch.allclose(model.head.average_of_draws(chunks), torch.from_numpy(np.median(each, 1)))
+    assert torch.equal(mean, model.predict_chunk(observation(model.config))) == (draws == 1)
+    with pytest.raises(LattokError, match="`head_average`"):
+        model.head.average = "mode"
 
 
 def test_several_draws_need_a_temperature():

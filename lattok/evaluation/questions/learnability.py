@@ -154,7 +154,7 @@ class ReferencePolicy(nn.Module):
                 chunks.append(normalizer.inverse(found))
                 continue
             decoded = tokenizer.decode(found, repair=True).float().cpu()
-            chunks.append(cast(TokenHead, self.head).mean_of_draws(decoded))
+            chunks.append(cast(TokenHead, self.head).average_of_draws(decoded))
             codes.append(found)
         return torch.cat(chunks), torch.cat(codes) if codes else None
 
