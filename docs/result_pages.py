@@ -42,6 +42,7 @@ GROUPS = {
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
+        "recited_codes",
         "vla_study",
         "vla_step",
         "joint_step",
