@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import lattok
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, REGIMES, ROWS, Cell
@@ -22,7 +21,6 @@ from benchmarks.closed_loop.run import study_parser
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
 from lattok.samples.policy import PolicyWindows
-from lattok.vla.tokens import IGNORED
 
 EVERY, BATCH = 6, 64  # episodes that were learned; samples at once
 Rows = list[torch.Tensor]  # of a batch: nats and whether a code is met, [B, P, 2], NaN where there is none
@@ -39,21 +37,18 @@ def policies(folder: Path) -> Iterator[Cell]:
 @contextmanager
 def watched(head: Any) -> Iterator[Rows]:
     """Keep what a head is asked to learn, code by code."""
-    found, learn = Rows(), head.learn
+    found, judged = Rows(), head.judged
 
-    def learned(states: Any, proprio: Any, target: torch.Tensor, valid: torch.Tensor, batch: Any = None) -> Any:
-        wanted = head._with_end(target)
-        logits = head.logits(wanted.clamp_min(0), states, proprio).float()
-        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")
-        rows = torch.stack([nats, (logits.argmax(-1) == wanted).float()], -1)
-        found.append(rows.masked_fill((wanted == IGNORED)[..., None], torch.nan))
-        return learn(states, proprio, target, valid, batch)
+    def kept(*given: Any) -> Any:
+        nats, met, there = judged(*given)
+        found.append(torch.stack([nats, met.float()], -1).masked_fill(~there[..., None], torch.nan))
+        return nats, met, there
 
-    head.learn = learned
+    head.judged = kept
     try:
         yield found
     finally:
-        del head.learn
+        del head.judged
 
 
 def known(policy: lattok.LatentVLA, data: Path, episodes: list[int]) -> dict[str, float]:

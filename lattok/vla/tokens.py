@@ -78,12 +78,16 @@ class TokenHead(ActionHead):
     ) -> tuple[LossTerms, list[Tensor]]:
         """Return "action", the cross-entropy of codes [B, P] of samples that are `coded`, and the share of codes that
         are met, "action_accuracy". Codes that are predicted one after another may end with the longest row's end."""
+        errors, met, there = self.judged(states, proprio, target, valid)
+        share = (met & there).sum() / there.sum().clamp_min(1)
+        return {"action": reduce_valid(errors, there, self.reduction, 1), "action_accuracy": share}, []
+
+    def judged(self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return the nats of each code [B, P] given those before it, whether it is met, and whether it counts."""
         wanted = self._with_end(target).masked_fill(~coded(valid)[:, None], IGNORED)
         logits = self.logits(wanted.clamp_min(0), states, proprio).float()
-        there = wanted != IGNORED
         errors = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")
-        met = ((logits.argmax(-1) == wanted) & there).sum() / there.sum().clamp_min(1)
-        return {"action": reduce_valid(errors, there, self.reduction, 1), "action_accuracy": met}, []
+        return errors, logits.argmax(-1) == wanted, wanted != IGNORED
 
     def _with_end(self, codes: Tensor) -> Tensor:
         """Return what is to be predicted, for codes with -1 behind their end: the end, after which nothing counts; but

@@ -17,4 +17,4 @@ def test_what_is_kept_code_by_code_is_what_the_policy_learns_in_all(kind):
     assert float(kept[..., 0].nanmean(1).nanmean()) == pytest.approx(float(terms["action"]), abs=1e-6)
     assert float(kept[..., 1].nanmean()) == pytest.approx(float(terms["action_accuracy"]), abs=1e-6)
     assert kept[:, 0].isfinite().any()
-    assert "learn" not in vars(model.head)
+    assert "judged" not in vars(model.head)
