@@ -11,6 +11,7 @@ All are computed in float32, also for training with precision=bf16, which withou
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -65,14 +66,21 @@ class FeatureFile(NamedTuple):
         """Name the file that is there while a process writes this one."""
         return self.path.with_suffix(".lock")
 
+    @property
+    def header(self) -> bytes:
+        """Return what the file begins with."""
+        facts, out = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}, io.BytesIO()
+        np.lib.format.write_array_header_1_0(out, facts)
+        return out.getvalue()
+
     def whole(self) -> bool:
-        """Tell whether all features [T, N, D] are there."""
+        """Tell whether all features [T, N, D] are there, and not those of another shape or a file that is cut short."""
+        header = self.header  # compared, not parsed: numpy parses it as Python, where threads of Python 3.11 may fail
         try:
-            values = np.lib.format.open_memmap(self.path, mode="r")
-        except (FileNotFoundError, ValueError, OverflowError):  # also of a file that is cut short or something else
+            with open(self.path, "rb", buffering=0) as file:
+                return file.read(len(header)) == header and file.seek(0, os.SEEK_END) == len(header) + self.size
+        except FileNotFoundError:
             return False
-        fits = (values.shape, values.dtype) == (self.shape, np.dtype(self.dtype))
-        return fits and values.offset + values.nbytes == self.path.stat().st_size
 
     def read(self, rows: Iterable[tuple[int, np.ndarray]]) -> None:
         """Read some rows, each into an array [N, D]. The file is open meanwhile only: of a large dataset there are more
@@ -90,8 +98,7 @@ class FeatureFile(NamedTuple):
     def write(self, parts: Iterable[np.ndarray]) -> None:
         """Keep features that come in runs of rows, only one of which need be in memory."""
         with whole_file(self.path) as temporary, open(temporary, "wb") as file:
-            facts = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, facts)
+            file.write(self.header)
             for part in parts:
                 file.write(np.ascontiguousarray(part, dtype=self.dtype).data)
         if not self.whole():

@@ -87,7 +87,8 @@ class LattokConfig(PreTrainedConfig):
     tokenizer: str | None = None  # of head=tokens: a folder or a Hub id; checkpoints hold it
     head_order: str = DEFAULTS["head_order"]  # of tokens: autoregressive, or parallel
     head_temperature: float = DEFAULTS["head_temperature"]  # of tokens that are drawn; 0: the likeliest
-    head_draws: int = DEFAULTS["head_draws"]  # of them for a decision, which is their mean
+    head_draws: int = DEFAULTS["head_draws"]  # of them for a decision, which is their average
+    head_average: str = DEFAULTS["head_average"]  # of drawn chunks: mean, or median
     head_codes: int = DEFAULTS["head_codes"]  # of a chunk, the first ones, where these decode alone; 0: all
     head_flow_steps: int = DEFAULTS["head_flow_steps"]
     align_projection: str | None = None  # of LA-Align: linear, or mlp

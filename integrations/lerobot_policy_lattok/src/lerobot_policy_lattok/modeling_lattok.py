@@ -32,7 +32,13 @@ from lerobot_policy_lattok.frame_labels import FrameLabels
 WEIGHTS = "model.safetensors"
 FETCHED = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 INSIDE = "model."  # the policy's name for its LatentVLA
-CHANGEABLE = ("n_action_steps", "head_temperature", "head_draws", "head_codes")  # on the model, after it was made
+CHANGEABLE = (  # on the model, after it was made
+    "n_action_steps",
+    "head_temperature",
+    "head_draws",
+    "head_average",
+    "head_codes",
+)
 
 
 class LattokPolicy(PreTrainedPolicy):
