@@ -17,6 +17,7 @@ GROUPS = {
     "Tokenizers": (
         "tokenizers",
         "policy_error",
+        "tokenizer_figures",
         "collapse",
         "mask_loss",
         "action_tokenizer_speed",
@@ -42,6 +43,7 @@ GROUPS = {
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
+        "acting_by_tokens_predicts",
         "recited_codes",
         "vla_study",
         "vla_step",
@@ -75,6 +77,8 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
         "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
     ),
     "few_actions_predicts": ("benchmarks/closed_loop/predicts.py", ""),
+    "acting_by_tokens_predicts": ("benchmarks/closed_loop/predicts.py", ""),
+    "tokenizer_figures": ("benchmarks/closed_loop/learnable.py", ""),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
