@@ -30,6 +30,9 @@ def main() -> None:
     regime = REGIMES[REGIME]
     data = regime.dataset(args.folder)
     results = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
+    here = environment()["commit"]
+    if others := {each["commit"] for each in results["runs"].values()} - {here}:
+        raise SystemExit(f"{args.out} has figures of commit {others.pop()}, and this is {here}: they would not compare")
     for seed in args.seeds:
         for source in args.sources:
             name = f"{REGIME}.{source}.{seed}"
@@ -38,7 +41,7 @@ def main() -> None:
                 figures = lattok.evaluate(model, data, action_key=ACTION, seed=seed).figures
                 own = {key: value for key, value in figures.items() if "/" not in key or key in POLICIES}
                 made = lattok.load(model).describe()["weights_sha256"]  # that of the policy's, see predicts.py
-                results["runs"][name] = {"commit": environment()["commit"], "model": made, "all": own}
+                results["runs"][name] = {"commit": here, "model": made, "all": own}
                 results["environment"] = environment()
                 write_results(args.out, results)
             found = results["runs"][name]["all"]

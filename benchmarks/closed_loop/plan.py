@@ -145,7 +145,7 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "idm-shuffled": Labels("inferred actions of another episode", "shuffled", of="idm"),
         "proprio": Labels("differences of proprio alone, ridge", "proprio"),
         "executed": Labels("what was executed", "executed"),
-        "tokens": Labels("action tokenizer", "action-vq", {"preset": "quick"}, "actions"),
+        "tokens": Labels("P2T, step decoder", "action-vq", {"preset": "quick"}, "actions"),
         "bins": Labels("uniform bins", "uniform-bins", source="actions"),
         # about 64 bits for a chunk of eight steps, but for FAST, TOAST and bins, which are as they come
         "fast": Labels("FAST", "fast", source="actions"),

@@ -173,7 +173,12 @@ def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str,
         if all("decision" in run for run in runs.values()):
             each = [run["decision"] for run in runs.values()]
             codes = None if each[0]["codes"] is None else float(np.mean([one["codes"] for one in each]))
-            found[row]["decision"] = {"cpu_ms": float(np.mean([one["cpu_ms"] for one in each])), "codes": codes}
+            waits = [one["cpu_ms"] for one in each]
+            found[row]["decision"] = {
+                "cpu_ms": float(np.mean(waits)),
+                "codes": codes,
+                "cpu_ms_range": [min(waits), max(waits)],
+            }
         if regime == "four-tasks":
             found[row] |= {name: Interval.of(list(part_of(runs, name).values())) for name in PARTS}
     for family in study.families:
@@ -224,7 +229,7 @@ def row_table(found: Mapping[str, Mapping[str, Any]], all_actions: float | None)
         cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text(), *parts, *back, cost]
         if timed:
-            numbers = figure.get("decision", {"cpu_ms": None, "codes": None}).values()
+            numbers = (figure.get("decision", {}).get(name) for name in ("cpu_ms", "codes"))
             cells += ["" if number is None else f"{number:.1f}" for number in numbers]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -298,20 +303,29 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
 
 
 def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the success of rows, with intervals, against how long a decision takes."""
+    """Draw the success of each row, with its interval, beside how long a decision takes, with the range over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-    for number, row in enumerate(found.values()):
-        (success, half, *_), when = row["success"], row["decision"]["cpu_ms"]
-        looks = {"fmt": "osv"[number // 10 % 3], "color": f"C{number}", "capsize": 3}
-        axis.errorbar(when, success, yerr=half, label=f"{row['title']}, {when:.3g} ms", **looks)
-    axis.set(xscale="log", xlabel="CPU milliseconds of a decision, one thread", ylabel="success")
-    figure.legend(loc="outside right center", fontsize="small")
-    axis.grid(alpha=0.3)
+    rows = sorted(found.values(), key=lambda row: row["success"].mean)
+    size = {"figsize": (9, 1 + 0.25 * len(rows)), "width_ratios": (3, 2)}
+    figure, (left, right) = plt.subplots(1, 2, sharey=True, layout="constrained", **size)
+    for place, row in enumerate(rows):
+        success, waits = row["success"], row["decision"]
+        color = "C1" if waits["codes"] is None else "C0"
+        left.errorbar(success.mean, place, xerr=success.half, fmt="o", color=color, capsize=3)
+        right.plot(waits["cpu_ms_range"], [place, place], color=color)
+        right.plot(waits["cpu_ms"], place, "o", color=color)
+    left.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    left.set_xlabel("success, 95 % interval")
+    right.set(xscale="log", xlabel="CPU ms of a decision, one thread")
+    right.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter("")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 

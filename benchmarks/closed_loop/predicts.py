@@ -42,6 +42,10 @@ TOKENS = {
 }
 DRAWS = 2000
 Results = Mapping[str, Mapping[str, Runs]]  # by regime and row
+SIGNS = (
+    "Gain: success minus that of the Baseline. Correlations of errors are turned round: +1 always means that a better "
+    "figure goes with a higher gain."
+)
 WITHOUT = "Without ceilings, and controls that are wrong on purpose"
 
 
@@ -99,8 +103,8 @@ def points(results: Results, study: Study, rows: Sequence[str], runs: Mapping[st
 
 
 def check_whole(question: Question, study: Study, results: Results, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Stop where a row lacks seeds or figures, where figures are of several commits, or of other models than the rows
-    acted by."""
+    """Stop where a row lacks seeds or one of its figures, where figures are of several commits, or of other models than
+    the rows acted by."""
     commits = set[str]()
     for regime, seeds in study.seeds.items():
         there = whole(seeds, results.get(regime, {}))
@@ -111,7 +115,10 @@ def check_whole(question: Question, study: Study, results: Results, runs: Mappin
                 name = f"{regime}.{ROWS[row].labels}.{seed}"
                 if name not in runs or runs[name]["model"] != cell["label_model"]["weights_sha256"]:
                     raise SystemExit(f"there are no figures of the tokenizer that {row} acts by in seed {seed}")
-                commits.add(runs[name]["commit"])
+                said = runs[name]["all"]
+                if lacking := [each for each in question.figures if not np.isfinite(said.get(each, np.nan))]:
+                    raise SystemExit(f"of the tokenizer that {row} acts by in seed {seed} there is no {lacking[0]}")
+                commits.add(runs[name]["commit"][:7])  # git may say more digits
     if len(commits) > 1 or any(map(unnamed, commits)):
         raise SystemExit(f"figures must be of one commit, and are of {', '.join(sorted(commits))}")
 
@@ -198,7 +205,7 @@ def source_table(found: Sequence[Point], figures: Mapping[str, tuple[str, int]])
         source, seeds = LABELS[str(ROWS[point.row].labels)].title, list(point.gains)
         cells = [REGIMES[point.regime].title, source, str(len(seeds)), f"{np.mean(list(point.gains.values())):+.3f}"]
         means = [point.mean(name, seeds) for name in figures]
-        lines.append(f"| {' | '.join(cells + ['' if np.isnan(mean) else f'{mean:.2f}' for mean in means])} |")
+        lines.append(f"| {' | '.join(cells + ['' if np.isnan(mean) else f'{mean:.3g}' for mean in means])} |")
     return lines
 
 
@@ -221,7 +228,7 @@ def size_text(sizes: Mapping[str, Sequence[int]]) -> str:
 
 def page(found: Sequence[Point], figures: Mapping[str, tuple[str, int]], parts: Mapping[str, Mapping[str, Any]]) -> str:
     """Return sources and correlations in Markdown; `parts`: by title, what `analysis` and `group_sizes` returned."""
-    lines = source_table(found, figures)
+    lines = [*source_table(found, figures), "", SIGNS]
     for title, part in parts.items():
         lines += ["", f"{title} ({part['sources']}):", "", *rank_table(figures, part["correlations"])]
         lines += ["", size_text(part["sizes"])]

@@ -12,6 +12,7 @@ from benchmarks.closed_loop.plan import LABELS, ROWS
 from benchmarks.closed_loop.predicts import (
     INFERRED,
     QUESTIONS,
+    TOKENS,
     Point,
     analysis,
     group_sizes,
@@ -139,7 +140,7 @@ def played(tmp_path):
         write("baseline", seed, 30)
         for number, row in enumerate(QUESTIONS["acting_by_tokens"].rows):
             write(row, seed, 29 - number)
-            figures = {"policy_error": 0.1 + 0.02 * number, "normalised_mse": 0.2 + 0.1 * seed}
+            figures = {**dict.fromkeys(TOKENS, 0.2 + 0.1 * seed), "policy_error": 0.1 + 0.02 * number}
             made = {"commit": "1234567", "model": f"{row}.{seed}", "all": figures}
             runs[f"plentiful.{ROWS[row].labels}.{seed}"] = made
     (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": runs}))
@@ -154,7 +155,7 @@ def test_tokenizers_are_ranked_by_what_is_said_of_them(played, tmp_path, monkeyp
     assert found["correlations"]["policy_error"]["sources"][0] == 1
     assert np.isnan(found["correlations"]["normalised_mse"]["sources"][0])  # the same for all
     title = LABELS[str(ROWS[QUESTIONS["acting_by_tokens"].rows[0]].labels)].title
-    assert f"| 19 demonstrations a task | {title} | 5 | -0.025 | 0.10 |" in capsys.readouterr().out
+    assert f"| 19 demonstrations a task | {title} | 5 | -0.025 | 0.1 |" in capsys.readouterr().out
 
 
 def test_nothing_is_ranked_before_all_rows_have_their_runs_and_their_own_figures(played, tmp_path, monkeypatch):
@@ -177,12 +178,17 @@ def test_nothing_is_ranked_before_all_rows_have_their_runs_and_their_own_figures
     refused("the plan asks for runs of one commit")
     write(row, 4, 26, label_model={"weights_sha256": "another"})
     refused(f"there are no figures of the tokenizer that {row} acts by in seed 4")
-    for changed in (
-        {key: each for key, each in runs.items() if key != name},
-        runs | {name: runs[name] | {"commit": "1"}},
+    figures = runs[name]["all"]
+    for changed, said in (
+        ({key: each for key, each in runs.items() if key != name}, "there are no figures of the tokenizer"),
+        (runs | {name: runs[name] | {"commit": "1"}}, "figures must be of one commit"),
+        (runs | {name: runs[name] | {"all": figures | {"policy_error": float("nan")}}}, "there is no policy_error"),
+        (runs | {name: runs[name] | {"all": {"policy_error": 0.2}}}, "there is no policy_error/draws"),
     ):
         (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": changed}))
-        refused("there are no figures of the tokenizer" if name not in changed else "figures must be of one commit")
+        refused(said)
+    longer = {key: each | {"commit": "123456789"} if key == name else each for key, each in runs.items()}
+    (tmp_path / "tokenizer_figures.json").write_text(json.dumps({"runs": longer}))
     write("baseline", 0, 30, environment={"commit": "abcdef10"})  # which git has said in more digits
     assert answer(tmp_path, monkeypatch)["sources"] == 12
 
