@@ -304,7 +304,7 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
 
 def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw the success of each row, with its interval, beside how long a decision takes, with the range over seeds."""
-    import matplotlib
+    import matplotlib.ticker
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

@@ -2,14 +2,16 @@
 
 python -m benchmarks.closed_loop.recited --folder study --out benchmarks/results/recited_codes.json
 
-Of every policy in the folder whose codes are predicted one by one: nats of a code, given the true ones before it, and
-the share of codes that are met, of the first code of a chunk and of the later ones; in a sixth of the episodes that the
-policy learned from, and in the held-out ones. Policies that are in the results are not measured again.
+Of every row of the study whose policies of all seeds are in the folder, and whose codes are predicted one by one: nats
+of a code, given the true ones before it, and the share of codes that are met, of the first code of a chunk and of the
+later ones. Of these, and of the Baseline: the squared error of the chunk that the policy acts by, in units of each
+dimension's variance. All in a sixth of the episodes that the policy learned from, and in the held-out ones. Policies
+that are in the results are not measured again.
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,24 @@ import torch
 
 import lattok
 from benchmarks.closed_loop.plan import ACTS, IN_TURN, REGIMES, ROWS, Cell
+from benchmarks.closed_loop.planned import BASE, STUDIES
 from benchmarks.closed_loop.run import study_parser
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
 from lattok.samples.policy import PolicyWindows
+from lattok.vla.tokens import TokenHead
 
+REGIME = "plentiful"
 EVERY, BATCH = 6, 64  # episodes that were learned; samples at once
 Rows = list[torch.Tensor]  # of a batch: nats and whether a code is met, [B, P, 2], NaN where there is none
 
 
 def policies(folder: Path) -> Iterator[Cell]:
-    """Yield the trained policies of a folder that act by codes, each predicted from those before it."""
-    for path in sorted(folder.glob("policies/*/config.json")):
-        cell = Cell.of(path.parent.name)
-        if cell.row in ACTS and ROWS[cell.row].options == IN_TURN:
-            yield cell
+    """Yield the trained policies of a folder, of the Baseline and of rows whose codes are predicted one by one."""
+    cells = [Cell.of(path.parent.name) for path in sorted(folder.glob("policies/*/config.json"))]
+    for row in (BASE, *(row for row in ACTS if ROWS[row].options == IN_TURN)):
+        own = [cell for cell in cells if cell.row == row]
+        yield from own if len(own) == STUDIES["acting_by_tokens"].seeds[REGIME][row] else ()
 
 
 @contextmanager
@@ -52,17 +57,26 @@ def watched(head: Any) -> Iterator[Rows]:
 
 
 def known(policy: lattok.LatentVLA, data: Path, episodes: list[int]) -> dict[str, float]:
-    """Return nats and share of codes that are met, of first and later codes of the chunks of some episodes."""
+    """Return the error of a policy's chunks in some episodes; and nats of codes and the share of codes that are met,
+    of first and later codes of chunks."""
     config = policy.config
     given: dict[str, Any] = {"action_key": config.action_key, "state_key": config.state_key, "cameras": config.cameras}
     given |= {"size": config.image_size, "interpolation": config.interpolation, "episodes": episodes}
     windows = PolicyWindows(lattok.open_dataset(data), config.horizon, **given)
-    with watched(policy.head) as rows, torch.no_grad():
+    tokens, pairs = isinstance(policy.head, TokenHead), list[torch.Tensor]()  # what the policy and the expert did
+    with watched(policy.head) if tokens else nullcontext(Rows()) as rows, torch.no_grad():
         for indices in torch.arange(len(windows)).split(BATCH):
-            policy(windows.batch(indices))
+            batch = windows.batch(indices)
+            pairs.append(torch.stack([policy.imitate(batch)[0], batch.actions])[:, batch.valid])
+            if tokens:
+                policy(batch)
+    done, wanted = torch.cat(pairs, 1)
+    error = {"error": float(((done - wanted).square().mean(0) / wanted.var(0, correction=0)).mean())}
+    if not tokens:
+        return error
     first, later = (torch.cat([each[:, part].flatten(0, -2) for each in rows]) for part in (slice(1), slice(1, None)))
     means = {"first": first.nanmean(0).tolist(), "later": later.nanmean(0).tolist()}
-    return {f"{what}_{name}": mean[k] for name, mean in means.items() for k, what in enumerate(("nats", "met"))}
+    return error | {f"{what}_{name}": mean[k] for name, mean in means.items() for k, what in enumerate(("nats", "met"))}
 
 
 def main() -> None:

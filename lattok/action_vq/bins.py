@@ -76,7 +76,7 @@ class UniformBins(ChunkTokenizer):
         return ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1).long().flatten(1)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        centres = (codes + 0.5) / self.config.bins * 2 - 1
+        centres = (codes.float() + 0.5) / self.config.bins * 2 - 1
         return centres.view(-1, self.horizon, self.action_dim)
 
     def _repair(self, codes: Tensor) -> Repair:
@@ -190,7 +190,7 @@ class BEAST(ChunkTokenizer):
         return (share.clamp(0, 1) * (self.vocab_size - 1)).round().long()
 
     def _values_of(self, codes: Tensor) -> Tensor:
-        return codes / (self.vocab_size - 1) * (self.high - self.low) + self.low
+        return codes.float() / (self.vocab_size - 1) * (self.high - self.low) + self.low
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self._bins_of(self._coefficients(actions))
@@ -242,7 +242,10 @@ def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: floa
     settings = BEASTConfig(dims, horizon, bases=bases, stepped=stepped, normalize="identity", **rest)
     foreign = checkpoint.read_checkpoint(path, parts=("state_dict",))  # Lightning's, with a whole policy
     checkpoint.check_kind(foreign, "beast", str(path))
-    found = {name.rpartition(".")[2]: foreign[name] for name in foreign if name.endswith(("w_min", "w_max"))}
+    bounds = [name for name in foreign if name.rpartition(".")[2] in ("w_min", "w_max")]
+    if len(groups := sorted({name.rpartition(".")[0] for name in bounds})) > 1:
+        checks.fail(str(path), "the bounds of one tokenizer", f"those of {checks.listed(groups)}")
+    found = {name.rpartition(".")[2]: foreign[name] for name in bounds}
     by_basis = partial(checkpoint.Join, make=lambda w: w.view(dims, bases).T.flatten())  # theirs: by dimension
     names = {"low": by_basis(("w_min",)), "high": by_basis(("w_max",))}
     return checkpoint.converted(lambda: BEAST(settings), found, names, str(path), kept=("shift", "scale"))

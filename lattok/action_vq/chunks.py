@@ -150,6 +150,7 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
     The result has the greatest horizon and number of dimensions of the parts, or more where asked for. Its mask is
     [N, H, m]: robots with fewer dimensions leave the last ones out.
     """
+    checks.counts(horizon=horizon, action_dim=action_dim)
     if isinstance(chunks, ActionBatch) or not isinstance(chunks, list | tuple) or _is_plain(chunks):
         chunks = [chunks]
     if valid is not None:
@@ -177,7 +178,7 @@ def _is_plain(values: Any) -> bool:
     """Tell whether these are numbers in nested lists: one array, where a list of arrays is several."""
     while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):
         values = values[0]
-    return isinstance(values, int | float)
+    return isinstance(values, int | float | np.number)
 
 
 def _part(part: Any, name: str) -> ActionBatch:
@@ -185,6 +186,8 @@ def _part(part: Any, name: str) -> ActionBatch:
     values, valid = part if isinstance(part, ActionBatch) else (part, None)
     values = as_tensor(name, values).float()
     checks.rank(name, values, "N H m")
+    if 0 in values.shape[1:]:
+        checks.fail(name, "at least one step and one dimension", f"shape {list(values.shape)}")
     return ActionBatch(values, full_mask(values, valid))
 
 

@@ -36,11 +36,10 @@ from lattok.types import ActionBatch
 from lattok.utils import checks, files
 from lattok.utils.arrays import Values, as_tensor, like
 from lattok.utils.options import FROM_DATA
-from lattok.utils.untrusted import JSON_BYTES
+from lattok.utils.untrusted import JSON_BYTES, MAX_VOCABULARY
 
 TOKENIZER, PROCESSOR, SUBFOLDER = "tokenizer.json", "processor_config.json", "bpe_tokenizer"
 MAX_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
-MAX_VOCABULARY = 1 << 24  # whose file would be larger than is read
 MAX_VALUE = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
@@ -64,7 +63,8 @@ class FASTConfig(ChunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(1, MAX_VOCABULARY, vocab_size=self.vocab_size)
-        checks.counts(-MAX_TOKEN, MAX_TOKEN, min_token=self.min_token, max_token=self.max_token or 0)
+        checks.counts(-MAX_TOKEN, MAX_TOKEN, min_token=self.min_token)
+        checks.counts(-MAX_TOKEN, MAX_TOKEN, max_token=0 if self.max_token is None else self.max_token)
         if not checks.is_number(self.scale) or not 1e-6 <= self.scale <= 1e6:  # so that what is decoded is finite
             checks.fail("scale", "a number from 1e-06 to 1e+06", repr(self.scale))
         if self.max_token is not None and self.max_token < self.min_token:
@@ -169,9 +169,10 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         """
         if time_horizon is None and action_dim is None:
             return super().decode(codes, return_info, repair=repair)
-        shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
-        checks.counts(**shape)
-        other = self.shaped(*shape.values())
+        asked, own = (time_horizon, action_dim), (self.horizon, self.action_dim)
+        shape = [mine if each is None else each for each, mine in zip(asked, own, strict=True)]
+        checks.counts(time_horizon=shape[0], action_dim=shape[1])
+        other = self.shaped(*shape)
         return like(np.empty(0), super(DCTTokenizer, other).decode(codes, return_info, repair=True))
 
     def _save(self, folder: Path, name: str | None) -> None:
@@ -283,8 +284,9 @@ class FAST(DCTTokenizer):
         folder, text, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
-        facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
-        facts |= options
+        facts |= {"action_dim": raw.get("action_dim"), "horizon": raw.get("time_horizon")}
+        sizes = {"action_dim": action_dim, "horizon": horizon}
+        facts |= {name: size for name, size in sizes.items() if size is not None} | options
         if missing := [name for name, value in facts.items() if value is None and name != "max_token"]:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):

@@ -191,8 +191,8 @@ class LevelsConfig(TrainedConfig):
         super().__post_init__()
         checks.counts(dim=self.dim, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         checks.below_one(dropout=self.dropout)
-        if not 1 <= len(self.levels) <= MOST_SCALARS:
-            checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
+        if not isinstance(self.levels, tuple | list) or not 1 <= len(self.levels) <= MOST_SCALARS:
+            checks.fail("levels", f"1 to {MOST_SCALARS} numbers", f"{self.levels!r:.60}")
         checks.counts(3, **{f"levels[{i}]": level for i, level in enumerate(self.levels)})
         if self.codebook_size > MOST_CODES:
             checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
@@ -282,11 +282,14 @@ class LevelTokenizer(TrainedTokenizer, ABC):
         return in_blocks(self._decode_block, codes)
 
     def _decode_block(self, codes: Tensor) -> Tensor:
-        return self._actions(self.grid.indices_to_codes(codes))
+        return self._actions(self._quantized(codes))
+
+    def _quantized(self, codes: Tensor) -> Tensor:
+        return self.grid.indices_to_codes(codes).float()  # whatever torch's default dtype is
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
-        latents = in_blocks(self._latents, actions)
-        quantized = self.grid.quantize(latents)
+        latents = in_blocks(self._latents, actions).nan_to_num(0.0)  # absurd actions have codes, too
+        quantized = self.grid.quantize(latents).float()
         return LatentActions(self.grid.codes_to_indices(quantized).long(), latents, quantized)
 
 

@@ -96,6 +96,8 @@ class ActionVQConfig(TrainedConfig):
         super().__post_init__()
         checks.counts(dim=self.dim, hidden=self.hidden, depth=self.depth, heads=self.heads)
         checks.counts(2, MOST_CODES, codebook_size=self.codebook_size)
+        if not isinstance(self.dilations, tuple | list):
+            checks.fail("dilations", "a number for each convolution", f"{self.dilations!r:.60}")
         checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("mask_passes", self.mask_passes, (1, 2))

@@ -21,7 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lattok.utils import checks
-from lattok.utils.untrusted import parse_json
+from lattok.utils.untrusted import MAX_VOCABULARY, parse_json
 
 LAST_CHARACTER = 0xD7FF  # the last character before the surrogates, which no text can hold
 MAX_ABS = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
@@ -150,8 +150,8 @@ class Corpus(NamedTuple):
     max_token: int
 
     @classmethod
-    def of(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> "Corpus":
-        """Write rows of whole numbers [N, n] as characters of two bytes.
+    def of(cls, numbers: np.ndarray, vocab_size: int, expected: float, other: int = 0) -> "Corpus":
+        """Write rows of whole numbers [N, n] as characters of two bytes; `other` tokens are for something else.
 
         The range is four times what was seen or is `expected`, and at most +-960; what is beyond is clipped.
         """
@@ -164,9 +164,9 @@ class Corpus(NamedTuple):
         reach = min(MAX_ABS, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
         min_token = -reach - 128
         alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
-        if (free := vocab_size - len(alphabet)) < 8:
+        if (free := vocab_size - other - len(alphabet)) < 8:
             hint = f"{len(alphabet)} bytes must be in the vocabulary."
-            checks.fail("vocab_size", f"at least {len(alphabet) + 8}", vocab_size, hint)
+            checks.fail("vocab_size", f"at least {len(alphabet) + other + 8}", vocab_size, hint)
         values, counts = np.unique(numbers, return_counts=True)
         # A rare value is written as two bytes: a token of its own would save less than a longer run does.
         common = values[np.argsort(-counts, kind="stable")[: free // 3]].astype(int)
@@ -305,7 +305,7 @@ class CoefficientUnigram(CoefficientSubwords):
 
     @classmethod
     def train(cls, numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-        corpus = Corpus.of(numbers, vocab_size - 1, expected)
+        corpus = Corpus.of(numbers, vocab_size, expected, other=1)
         size, alphabet = round(SPARE * corpus.free), corpus.characters
         trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
         found = corpus.scored({piece for piece, _ in corpus.taught(models.Unigram(), trainer)["vocab"]})
@@ -333,6 +333,7 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
         given = parse_json(text, "tokenizer.json", nan=True, nul=True)  # NUL is the token of a coefficient
+        _check_ids(given)
         # set aside: the library panics at damaged ones
         before = given.get("normalizer") if isinstance(given, dict) else None
         tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)
@@ -343,6 +344,17 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
             raise
         got = f"something else ({checks.first_line(error)[:200]})"
         return checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
+
+
+def _check_ids(given: Any) -> None:
+    """Refuse ids far beyond any vocabulary: the library takes memory for all below them, and ends the process."""
+    model = given.get("model") if isinstance(given, dict) else None
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    added = given.get("added_tokens") if isinstance(given, dict) else None
+    ids = [*vocab.values()] if isinstance(vocab, dict) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    if any(not checks.is_int(i) or not 0 <= i < MAX_VOCABULARY for i in ids):
+        raise ValueError(f"ids beyond {MAX_VOCABULARY:,}")
 
 
 def written_with(alphabet: Collection[int]) -> np.ndarray:

@@ -27,8 +27,9 @@ from lattok.utils.devices import moved
 
 QUESTION = "Which of these tokenizers should a policy act by?"
 ACTED = {  # columns, by the figure of `evaluate`
-    "policy_error": "a policy's error",
-    "policy_error/regression": "the same without codes",
+    "policy_error": "a policy's error, likeliest codes",
+    "policy_error/draws": "mean of draws",
+    "policy_error/regression": "without codes",
     "normalised_mse": "the codec's own error",
     "tokens_per_second": "codes a second",
     "bits_per_second": "bits a second",
@@ -122,28 +123,29 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     judged = {name: doubts(report.verdicts, models[name].trained_on) for name, report in reports.items()}
     verdicts = tuple(replace(each, text=f"{name}: {each.text}") for name in judged for each in judged[name])
     doubt = doubted(judged)
-    ranked = sorted(found, key=lambda name: found[name]["policy_error" if comparable else "normalised_mse"])
+    ranked = sorted(found, key=lambda name: _error(found[name]) if comparable else found[name]["normalised_mse"])
     rows, more = (
         tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
         for columns in (ACTED, BEHIND)
     )
     horizons = sorted({model.horizon for model in models.values()})
-    rows = tuple(replace(row, intervals=(_span(found[row.key]), *[None] * 4)) for row in rows)
-    errors = Table(
-        "Error and cost", tuple(ACTED.values()), rows, "lower", digits=("#.3g", "#.3g", "#.3g", ".0f", ",.0f")
-    )
+    rows = tuple(replace(row, intervals=(*_spans(found[row.key]), *[None] * 4)) for row in rows)
+    digits = ("#.3g", "#.3g", "#.3g", "#.3g", ".0f", ",.0f")
+    errors = Table("Error and cost", tuple(ACTED.values()), rows, "lower", digits=digits)
     points = []
     for name, each in found.items():
-        explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
-        points.append((name, "model", each["bits_per_second"], 1 - each.get("policy_error", 1), explained))
+        if comparable:
+            explained = None if (span := _span(each)) is None else (1 - span[1], 1 - span[0])
+            points.append((name, "model", each["bits_per_second"], 1 - _error(each), explained))
     caption = "How much of the variance of actions a policy that acts by the codes explains, against their cost."
     chart = svg.pareto("Bits and error", points, ("bits a second", "explained")) if comparable else ""
     drawn = (Pictures(caption, (chart,), wide=True, top=True),)
     section = Section(
         "How large is the error of a policy that acts by each?",
         "A small policy that sees state and instruction learns the codes of each for the same number of steps and acts "
-        "on held-out chunks; its error is divided by the variance of training actions, as the error of decoding the "
-        f"right codes is. What reconstructs best need not be what is learned best.{_apart(horizons)}",
+        "on held-out chunks, by the likeliest codes or by the mean of drawn chunks; the better way counts. Its error "
+        "is divided by the variance of training actions, as the error of decoding the right codes is. What "
+        f"reconstructs best need not be what is learned best.{_apart(horizons)}",
         (errors, Table("What may lie behind it", tuple(BEHIND.values()), more, folded=True)),
         drawn if comparable else (),
         open=True,
@@ -156,7 +158,7 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
         sections=(section,),
         provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
-        answer=Answer(QUESTION, None, doubt) if doubt else _answer(ranked, found, horizons),
+        answer=Answer(QUESTION, None, doubt) if doubt else _answer(ranked, found, horizons, reports[ranked[0]].answer),
     )
 
 
@@ -167,40 +169,47 @@ def _apart(horizons: Sequence[int]) -> str:
     return f" Horizons differ ({steps} steps): the first steps of a chunk are easier to predict than later ones."
 
 
+def _error(figures: Figures) -> float:
+    return figures[f"policy_error{learnability.better_way(figures)}"]
+
+
+def _spans(figures: Figures) -> list[Interval | None]:
+    """Return the interval of a policy's error in each of `learnability.WAYS`."""
+    names = [f"policy_error{way}" for way in learnability.WAYS]
+    return [(figures[f"{name}_low"], figures[f"{name}_high"]) if f"{name}_low" in figures else None for name in names]
+
+
 def _span(figures: Figures) -> Interval | None:
-    return (figures["policy_error_low"], figures["policy_error_high"]) if "policy_error_low" in figures else None
+    """Return the interval of a policy's error, in the way in which it errs less."""
+    return _spans(figures)[learnability.WAYS.index(learnability.better_way(figures))]
 
 
 def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
-    each = ", ".join(f"{found[name]['policy_error']:.3g} by {name}" for name in ranked)
+    each = ", ".join(f"{_error(found[name]):.3g} by {name}" for name in ranked)
     return f"Error of a policy that acts by codes, in units of the variance of actions: {each}."
 
 
-def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[int]) -> Answer:
-    """Name the tokenizer by which a policy errs least, unless the next one's interval reaches it."""
+def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[int], own: Answer | None) -> Answer:
+    """Name the tokenizer by which a policy errs least, if it may be used by its `own` answer, unless the next one's
+    interval reaches it."""
     best, others = ranked[0], ranked[1:]
-    if not all("policy_error" in each for each in found.values()):
+    if own is None or not all("policy_error" in each for each in found.values()):
         text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"
         least = f"{best} reconstructs best ({found[best]['normalised_mse']:.3g}), which says little about policies"
         return Answer(QUESTION, None, f"That cannot be told: {text}. {least}.")
-    error, other, mean = (found[best][f"policy_error{of}"] for of in ("", "/regression", "/mean"))
-    if min(error, other) >= mean:
-        text = f"That cannot be told: even a policy without codes errs by {other:.3g}, the mean action by {mean:.3g}."
-        return Answer(QUESTION, None, f"{text} There is too little to learn from.")
-    if error >= mean:
-        text = f"None of them: by {best}, the best, a policy errs by {error:.3g}, the mean action by {mean:.3g}."
-        return Answer(QUESTION, False, text)
+    error = _error(found[best])
     said = f"{best}: a policy that acts by it errs by {error:.3g} of the variance of actions"
-    if not others:
-        return Answer(QUESTION, True, f"{said}.")
-    near, spans = others[0], [_span(found[name]) for name in ranked[:2]]
-    against = f"{near} {found[near]['policy_error']:.3g}"
+    near = others[0] if others else best
+    against = f"{near} {_error(found[near]):.3g}"
     if len(horizons) > 1:
         return Answer(QUESTION, None, f"That cannot be told.{_apart(horizons)} {said}, by {against}.")
-    if spans[0] is None or spans[1] is None:
-        text = f"That cannot be told: fewer than five held-out episodes have no interval. {said}, by {against}."
-        return Answer(QUESTION, None, text)
-    if spans[0][1] >= spans[1][0]:
+    if own.holds is not True:
+        none = "" if own.holds is None else "None of them. "
+        return Answer(QUESTION, own.holds, f"{none}The best is {best}. {own.text}")
+    if not others:
+        return Answer(QUESTION, True, f"{said}.")
+    spans = [_span(found[name]) for name in ranked[:2]]
+    if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
         text = f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
         return Answer(QUESTION, None, text)
     return Answer(QUESTION, True, f"{said}, by {against}.")

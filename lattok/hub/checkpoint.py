@@ -10,6 +10,7 @@ A map names the foreign tensor for each of ours: `{"encoder.project.weight": "en
 not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
 """
 
+import os
 import pickle
 import pickletools
 import re
@@ -238,6 +239,8 @@ def published_settings(given: Settings) -> Mapping[str, Any]:
     """
     if isinstance(given, Mapping):
         return given
+    if not isinstance(given, str | os.PathLike):
+        checks.fail("config", "a .json or .yaml file, or a dictionary", f"{given!r:.60}")
     path = Path(given).expanduser()
     if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
         checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))

@@ -1,8 +1,8 @@
 """Argument checks with the three-part message: which argument, what was expected, what came."""
 
 import difflib
-import math
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,7 +77,7 @@ def is_int(value: Any) -> TypeGuard[int]:
 
 def _numbers(expected: str, fits: Callable[[float], bool], /, **values: float) -> None:
     for name, value in values.items():
-        if not is_number(value) or not math.isfinite(value) or not fits(value):
+        if not is_number(value) or not abs(value) <= sys.float_info.max or not fits(value):
             fail(name, expected, f"{value!r:.60}")
 
 

@@ -165,6 +165,7 @@ def plain_format(template: str, /, **values: str | int) -> str:
 JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
 JSON_DEPTH = 100  # of YAML too
 YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
+MAX_VOCABULARY = 1 << 24  # ids of a tokenizer, whose file would be larger than is read
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character

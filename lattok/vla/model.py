@@ -304,6 +304,7 @@ class LatentVLA(BackboneModel):
         noise that depends on `seed` and on each sample. Raises `LattokError` for anything else.
         """
         self.check_acts()
+        checks.whole(seed=seed)  # of other kinds equal ones would give other chunks
         observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
         with self.inference():

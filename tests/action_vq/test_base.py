@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok import FAST, P2TActionVQ, UniformBins, load
+from lattok import FAST, OAT, P2TActionVQ, QueST, UniformBins, load
 from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.chunks import compare, held_from_neighbours, join_chunks
+from lattok.action_vq.fast import FASTConfig
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 from tests.action_vq.walks import NAMES, smooth
@@ -250,6 +251,14 @@ def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
         (lambda: UniformBins.fit(smooth(0)), "`chunks`: expected at least one chunk"),
         (lambda: UniformBins.fit([]), "`chunks`: expected at least one array"),
         (lambda: UniformBins.fit(torch.zeros(3, 4)), r"`chunks`: expected shape \[N, H, m\]"),
+        (lambda: UniformBins.fit(torch.zeros(5, 8, 0)), r"`chunks`: expected at least one step and one dimension, got"),
+        (lambda: FAST.fit(torch.zeros(5, 8, 0)), "`chunks`: expected at least one step and one dimension, got"),
+        (lambda: OAT.fit(smooth(), levels=8), "`levels`: expected 1 to .* numbers, got 8"),
+        (lambda: QueST.fit(smooth(), dropout=10**400), r"`dropout`: expected a number in \[0, 1\)"),
+        (lambda: P2TActionVQ.fit(smooth(), dilations=2), "`dilations`: expected a number for each convolution, got 2"),
+        (lambda: FASTConfig(max_token=""), "`max_token`: expected a whole number"),  # pyright: ignore[reportArgumentType]
+        (lambda: join_chunks(smooth(), horizon=20.5), "`horizon`: expected a whole number"),  # pyright: ignore[reportArgumentType]
+        (lambda: FAST.fit(smooth(), vocab_size=256).decode([[5]], time_horizon=0), "`time_horizon`: expected a whole"),
         (lambda: UniformBins.fit(torch.full((3, 4, 2), float("inf"))), "expected finite numbers"),
         (lambda: UniformBins.fit(smooth(), bin=3), "`options`: expected names among .*bins.*, got bin"),
         (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`: expected 3 as the chunks have, got 4"),

@@ -185,6 +185,18 @@ def test_what_does_not_fit_is_said(bounds, changed, settings, text):
         lattok.convert.beast(bounds(**changed), {**SETTINGS, **settings})
 
 
+def test_bounds_of_two_tokenizers_are_not_mixed(bounds):
+    """Of a checkpoint with averaged weights beside its own, the last ones were taken."""
+    path = bounds()
+    content = torch.load(path)
+    content["state_dict"] |= {"ema.w_min": -torch.ones(15), "other_w_max": torch.ones(3)}
+    torch.save(content, path)
+    with pytest.raises(LattokError, match=r"of one tokenizer, got those of .*agent\.action_tokenizer, .*ema\."):
+        lattok.convert.beast(path, SETTINGS)
+    with pytest.raises(LattokError, match="`config`: expected a .json or .yaml file, or a dictionary, got 3"):
+        lattok.convert.beast(path, 3)
+
+
 def test_settings_that_are_missing_and_files_of_others(bounds, tmp_path):
     with pytest.raises(
         LattokError, match="`config`: expected num_dof, num_basis, seq_len, .*, got no num_basis, no se"

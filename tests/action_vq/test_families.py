@@ -101,6 +101,32 @@ def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
     assert torch.equal(tokenizer.encode(chunks), codes)
 
 
+def test_absurd_actions_have_codes_and_absurd_codes_are_refused(tokenizer):
+    """Codes of OAT and QueST were the smallest integer, which a policy fails to learn deep inside torch."""
+    absurd = smooth(4) * torch.tensor([1e10, -1e20, 1e30, 1e38])[:, None, None]
+    codes = tokenizer.encode(absurd)
+    assert int(codes.min()) >= (0 if tokenizer.fixed_length else -1)
+    assert bool(tokenizer.decode(codes).isfinite().all())
+    for wrong in (-7, -(2**60)) if tokenizer.fixed_length else ():  # others take -100, too, for padding
+        row = [wrong, *tokenizer.encode(smooth(1))[0, 1:].tolist()]
+        with pytest.raises(LattokError, match="outside 0"):
+            tokenizer.decode([row])
+        assert tokenizer.decode([row], return_info=True)[1].repaired.tolist() == [True]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_nor_does_the_default_dtype(tokenizer, kind):
+    chunks = smooth(9)
+    codes = tokenizer.encode(chunks)
+    decoded = tokenizer.decode(codes)
+    torch.set_default_dtype(kind)
+    try:
+        assert torch.equal(tokenizer.encode(chunks), codes)
+        assert torch.equal(tokenizer.decode(codes), decoded)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_neither_precision_nor_autocast_changes_codes(tokenizer, dtype):
     chunks = smooth(40)

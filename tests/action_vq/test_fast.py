@@ -283,6 +283,13 @@ def test_published_folders_that_cannot_be_used_say_why(fitted, tmp_path):
         (folder / "tokenizer.json").write_text(whole.replace("{", start, 1))
         with pytest.raises(LattokError, match=f"a tokenizer of the `tokenizers` library, got .*{text}"):
             FAST.from_published(folder)
+    for far in (1 << 32, -1, 1.5):  # for holes below an id the library takes memory, and ends the process without it
+        raw = json.loads(whole)
+        raw["model"]["vocab"][max(raw["model"]["vocab"], key=raw["model"]["vocab"].get)] = far
+        for part in (raw, {**raw, "model": json.loads(whole)["model"], "added_tokens": [{"id": far, "content": "x"}]}):
+            (folder / "tokenizer.json").write_text(json.dumps(part))
+            with pytest.raises(LattokError, match="ids beyond 16,777,216"):
+                FAST.from_published(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(LattokError, match="ours without tokenizer.json"):
         FAST.from_published(folder)

@@ -1,6 +1,7 @@
 """TOAST: the order of coefficients, the likeliest pieces against all ways to cut, what is drawn, strangers' files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ from tests.action_vq.walks import NAMES
 @pytest.fixture(scope="module")
 def fitted() -> TOAST:
     return TOAST.fit(smooth(), vocab_size=256, action_names=NAMES)
+
+
+def test_the_smallest_vocabulary_is_the_one_that_is_named():
+    with pytest.raises(LattokError, match="`vocab_size`: expected at least") as caught:
+        TOAST.fit(smooth(), vocab_size=1)
+    least = int(re.findall(r"at least (\d+), got 1\.", str(caught.value))[0])
+    with pytest.raises(LattokError, match=f"expected at least {least}, got {least - 1}"):
+        TOAST.fit(smooth(), vocab_size=least - 1)
+    assert TOAST.fit(smooth(), vocab_size=least).vocab_size <= least
 
 
 def by_dimension(tokenizer: TOAST, chunks: torch.Tensor) -> np.ndarray:

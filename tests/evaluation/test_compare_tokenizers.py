@@ -10,6 +10,7 @@ from lattok.cli import main
 from lattok.evaluation import compare, evaluate
 from lattok.evaluation.comparison import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
+from lattok.evaluation.report import Answer
 from lattok.recipes import UniformBinsRecipe, train
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import World
@@ -28,7 +29,8 @@ def test_figures_are_those_of_each_alone(bins):
     for name, model in models.items():
         alone = evaluate(model, world, episodes=[2, 5]).figures
         assert alone == {key.partition("/")[2]: value for key, value in report.figures.items() if key.startswith(name)}
-    errors = {name: report.figures[f"{name}/policy_error"] for name in models}
+    ways = ("policy_error", "policy_error/draws")
+    errors = {name: min(report.figures[f"{name}/{way}"] for way in ways) for name in models}
     assert [row.key for row in report.sections[0].tables[0].rows] == sorted(errors, key=lambda name: errors[name])
     assert report.provenance["models"].keys() == models.keys()
     assert compare(world, list(models.values())[:1], episodes=[2, 5]).answer is not None
@@ -39,21 +41,9 @@ def test_figures_are_those_of_each_alone(bins):
     [
         ({"a": (0.3, 0.2, 0.4), "b": (0.6, 0.5, 0.7)}, True, "a: a policy that acts by it errs by 0.3 of the"),
         ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: a policy errs about as much"),
-        (
-            {"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)},
-            False,
-            "None of them: by b, the best, a policy errs by 1.2, the mean action by 1.",
-        ),
-        (
-            {"a": (1.9, 1.8, 2.0)},
-            None,
-            "That cannot be told: even a policy without codes errs by 1.1, the mean action by",
-        ),
-        (
-            {"a": (0.3,), "b": (0.6,)},
-            None,
-            "That cannot be told: fewer than five held-out episodes have no interval. a: a policy that acts by it errs",
-        ),
+        ({"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)}, False, "None of them. The best is b. No: it errs."),
+        ({"a": (1.9, 1.8, 2.0)}, False, "None of them. The best is a. No: it errs."),
+        ({"a": (0.3,), "b": (0.6,)}, None, "The best is a. That cannot be told: too few."),
         ({"a": (0.3, 0.2, 0.4)}, True, "a: a policy that acts by it errs by 0.3 of the variance of actions."),
         ({"a": None, "b": None}, None, "That cannot be told: the dataset has neither states nor"),
     ],
@@ -66,10 +56,15 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
             self.provenance = {"model": {}}
             self.figures = {"normalised_mse": 0.1, "bits_per_second": 10.0}
             if error is not None:
-                names = ("policy_error", "policy_error_low", "policy_error_high")[: len(error)]
-                self.figures |= dict(zip(names, error, strict=True))
+                for way, worse in {"": 1.0, "/draws": 0.0}.items():  # drawn chunks err less
+                    names = (f"policy_error{way}{end}" for end in ("", "_low", "_high")[: len(error)])
+                    self.figures |= {name: value + worse for name, value in zip(names, error, strict=False)}
                 self.figures |= {"policy_error/mean": 1.0, "policy_error/regression": error[0] - 0.8}
+                holds = None if len(error) == 1 else error[0] < 1
+                texts = {None: "That cannot be told: too few.", True: "Yes.", False: "No: it errs."}
+                self.answer = Answer("", holds, texts[holds])
 
+    Told.answer = None
     monkeypatch.setattr("lattok.evaluation.comparison.evaluate", lambda model, *_, **__: model)
     answer = compare_tokenizers({name: Told(each) for name, each in errors.items()}, bins[0], EvalOptions()).answer
     assert answer is not None

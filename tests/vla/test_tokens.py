@@ -272,6 +272,14 @@ def test_how_a_trained_policy_draws_is_saved_with_it(tmp_path):
     assert torch.equal(loaded.predict_chunk(data), model.predict_chunk(data))
 
 
+@pytest.mark.parametrize("seed", [np.int64(0), 0.0, False, None, -1, torch.tensor(0)])
+def test_a_seed_is_a_whole_number(seed):
+    """Others that equal it gave other chunks."""
+    model = policy("bins", head_temperature=1.0).eval()
+    with pytest.raises(LattokError, match="`seed`: expected a whole number of at least 0"):
+        model.predict_chunk(batch(config()), seed=seed)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
@@ -281,6 +289,7 @@ def test_how_a_trained_policy_draws_is_saved_with_it(tmp_path):
         ("draws", 0, "`head_draws`"),
         ("draws", 4, "`head_draws`: expected 1 where head_temperature is 0"),
         ("temperature", -1.0, "`head_temperature`"),
+        ("temperature", 10**400, "`head_temperature`: expected a number of at least 0"),
         ("temperature", 1e-46, "`head_temperature`: expected 0, or at least 1e-38, got 1e-46"),
     ],
 )

@@ -59,6 +59,7 @@ WIDTH, LAYERS, STEPS, BATCH, RATE = 128, (0, 1), 600, 64, 1e-3
 MOST_CODES, MOST_TOKENS = 2**15, 256  # of a tokenizer and of a training chunk: beyond, a minute is not enough
 MOST_TRAINED, MOST_JUDGED = 20_000, 512  # windows
 LEAST_KEPT = 0.9  # our choice: of what a policy without codes gains over the mean action, for the answer Yes
+WAYS = "", "/draws"  # to act: figures of the likeliest codes, of the mean of draws
 BY_MEAN: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "draws": 32})  # a head acts by what it draws
 TITLE = "Can a policy act by it?"
 ABOUT = (
@@ -187,8 +188,9 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     bootstrap = Bootstrap(held_out.windows.episode_of[held_out.rows.numpy()], case.options.seed)
     gain = bootstrap.interval(bootstrap.mean(found["/regression"] - found[""]))
     figures = {f"policy_error{of}": float(errors.mean()) for of, errors in found.items()}
-    if (span := bootstrap.interval(bootstrap.mean(found[""]))) is not None:
-        figures |= {"policy_error_low": span[0], "policy_error_high": span[1]}
+    for way in WAYS:
+        if (span := bootstrap.interval(bootstrap.mean(found[way]))) is not None:
+            figures |= {f"policy_error{way}_low": span[0], f"policy_error{way}_high": span[1]}
     figures |= {f"unseen_prefixes_{part}": unseen(codes, known, part) for part in ("half", "whole")}
     figures |= replaced(tokenizer, meant, scale)
     if int((whole := valid.all(1)).sum()) > 1:
@@ -199,6 +201,11 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     worth = bootstrap.interval(bootstrap.mean(found["/mean"] - found["/regression"]))
     decision = _decision(codec_figures(evidence.methods, evidence.rate), figures, worth)
     return Outcome((_section(figures, gain),), figures, [verdict], decision, f"{text}.")
+
+
+def better_way(figures: Mapping[str, float]) -> str:
+    """Return which of `WAYS` a policy errs less by."""
+    return min(WAYS, key=lambda way: figures[f"policy_error{way}"])
 
 
 def _too_large(tokenizer: ActionTokenizer, known: Tensor) -> str:

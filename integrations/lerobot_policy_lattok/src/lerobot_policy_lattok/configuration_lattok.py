@@ -124,6 +124,8 @@ class LattokConfig(PreTrainedConfig):
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        if self.tokenizer is not None and self.head != "tokens":
+            checks.fail("tokenizer", "none without head=tokens", self.tokenizer)
         checks.counts(chunk_size=self.chunk_size, n_action_steps=self.steps_taken)
         if self.steps_taken > self.chunk_size:
             checks.fail("n_action_steps", f"at most chunk_size {self.chunk_size}", self.n_action_steps)

@@ -21,6 +21,7 @@ import lattok
 from lattok.backbones.model import open_backbone
 from lattok.hub.weights import check_named, read_tensors
 from lattok.nn.normalize import Normalizer, read_statistics
+from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.options import flat
 from lattok.vla import LatentVLA
@@ -68,6 +69,8 @@ class LattokPolicy(PreTrainedPolicy):
             if tokenizer is None and config.tokenizer is None:
                 checks.fail("tokenizer", "an action tokenizer, whose codes head=tokens predicts", "none")
             tokenizer = tokenizer or lattok.load(config.tokenizer)
+            if not isinstance(tokenizer, ActionTokenizer):
+                checks.fail("tokenizer", "an action tokenizer", type(tokenizer).__name__)
             if config.tokens not in (None, TokenSpec.of(tokenizer)):
                 checks.fail("tokenizer", "the one that the policy was trained with", "another one")
             config.tokens, config.tokenizer = TokenSpec.of(tokenizer), None
