@@ -101,7 +101,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             },
         ),
         "acting_by_tokens": Study(
-            {"plentiful": dict.fromkeys((BASE, "flow", *ACTS), 5)},
+            {"plentiful": dict.fromkeys((BASE, "flow", "baseline-longer", *ACTS), 5)},
             (
                 Family("Primary", "plentiful", (("acts-rvq", BASE),), margin=0.03),
                 Family(
@@ -138,9 +138,21 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                         for other in (BASE, "acts-rvq-mean", *(f"acts-{n}-median" for n in ("fast", "bins", "oat")))
                     ),
                 ),
+                Family(
+                    "Three times as many steps",
+                    "plentiful",
+                    (("acts-rvq-longer-mean", "baseline-longer"),),
+                    margin=0.03,
+                ),
+                Family(
+                    "What more steps change",
+                    "plentiful",
+                    tuple(("acts-rvq-longer-mean", other) for other in ("acts-rvq-mean", "acts-oat-longer-mean")),
+                ),
             ),
             one_commit=True,
             added=(
+                frozenset({"baseline-longer", *(row for row in ACTS if "-longer" in row)}),
                 frozenset({"acts-rvq-first", "acts-oat-first"}),
                 frozenset(f"acts-{name}-median" for name in ("rvq", "oat", "bins", "fast")),
             ),
