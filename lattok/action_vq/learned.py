@@ -191,8 +191,10 @@ class LevelsConfig(TrainedConfig):
         super().__post_init__()
         checks.counts(dim=self.dim, encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         checks.below_one(dropout=self.dropout)
-        if not isinstance(self.levels, tuple | list) or not 1 <= len(self.levels) <= MOST_SCALARS:
+        if not isinstance(self.levels, tuple | list):
             checks.fail("levels", f"1 to {MOST_SCALARS} numbers", f"{self.levels!r:.60}")
+        if not 1 <= len(self.levels) <= MOST_SCALARS:
+            checks.fail("levels", f"1 to {MOST_SCALARS} numbers", len(self.levels))
         checks.counts(3, **{f"levels[{i}]": level for i, level in enumerate(self.levels)})
         if self.codebook_size > MOST_CODES:
             checks.fail("levels", f"at most {MOST_CODES:,} codes", f"{self.codebook_size:,}")
