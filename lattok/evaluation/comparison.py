@@ -26,9 +26,10 @@ from lattok.utils import checks
 from lattok.utils.devices import moved
 
 QUESTION = "Which of these tokenizers should a policy act by?"
-ACTED = {  # columns, by the figure of `evaluate`
-    "policy_error": "a policy's error, likeliest codes",
-    "policy_error/draws": "mean of draws",
+ACTED = {  # columns, by the figure of `evaluate`, and the better of the two ways to act
+    "better": "a policy's error",
+    "policy_error": "by likeliest codes",
+    "policy_error/draws": "by mean of draws",
     "policy_error/regression": "without codes",
     "normalised_mse": "the codec's own error",
     "tokens_per_second": "codes a second",
@@ -124,13 +125,14 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
     verdicts = tuple(replace(each, text=f"{name}: {each.text}") for name in judged for each in judged[name])
     doubt = doubted(judged)
     ranked = sorted(found, key=lambda name: _error(found[name]) if comparable else found[name]["normalised_mse"])
+    told = {name: {**each, "better": _error(each)} if "policy_error" in each else each for name, each in found.items()}
     rows, more = (
-        tuple(TableRow(name, name, tuple(map(found[name].get, columns)), control=False) for name in ranked)
+        tuple(TableRow(name, name, tuple(map(told[name].get, columns)), control=False) for name in ranked)
         for columns in (ACTED, BEHIND)
     )
     horizons = sorted({model.horizon for model in models.values()})
-    rows = tuple(replace(row, intervals=(*_spans(found[row.key]), *[None] * 4)) for row in rows)
-    digits = ("#.3g", "#.3g", "#.3g", "#.3g", ".0f", ",.0f")
+    rows = tuple(replace(row, intervals=(_span(found[row.key]), *[None] * 6)) for row in rows)
+    digits = (*["#.3g"] * 5, ".0f", ",.0f")
     errors = Table("Error and cost", tuple(ACTED.values()), rows, "lower", digits=digits)
     points = []
     for name, each in found.items():
@@ -173,15 +175,10 @@ def _error(figures: Figures) -> float:
     return figures[f"policy_error{learnability.better_way(figures)}"]
 
 
-def _spans(figures: Figures) -> list[Interval | None]:
-    """Return the interval of a policy's error in each of `learnability.WAYS`."""
-    names = [f"policy_error{way}" for way in learnability.WAYS]
-    return [(figures[f"{name}_low"], figures[f"{name}_high"]) if f"{name}_low" in figures else None for name in names]
-
-
 def _span(figures: Figures) -> Interval | None:
     """Return the interval of a policy's error, in the way in which it errs less."""
-    return _spans(figures)[learnability.WAYS.index(learnability.better_way(figures))]
+    name = f"policy_error{learnability.better_way(figures)}" if "policy_error" in figures else ""
+    return (figures[f"{name}_low"], figures[f"{name}_high"]) if f"{name}_low" in figures else None
 
 
 def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
@@ -210,6 +207,6 @@ def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[
         return Answer(QUESTION, True, f"{said}.")
     spans = [_span(found[name]) for name in ranked[:2]]
     if spans[0] is None or spans[1] is None or spans[0][1] >= spans[1][0]:
-        text = f"{best} or {near}: a policy errs about as much by both ({error:.3g}; {against})."
+        text = f"{best} or {near}: the intervals of a policy's error overlap ({error:.3g}; {against})."
         return Answer(QUESTION, None, text)
     return Answer(QUESTION, True, f"{said}, by {against}.")

@@ -40,7 +40,7 @@ def test_figures_are_those_of_each_alone(bins):
     ("errors", "holds", "text"),
     [
         ({"a": (0.3, 0.2, 0.4), "b": (0.6, 0.5, 0.7)}, True, "a: a policy that acts by it errs by 0.3 of the"),
-        ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: a policy errs about as much"),
+        ({"a": (0.3, 0.2, 0.4), "b": (0.35, 0.25, 0.45)}, None, "a or b: the intervals of a policy's error overlap"),
         ({"a": (1.3, 1.2, 1.4), "b": (1.2, 1.1, 1.3)}, False, "None of them. The best is b. No: it errs."),
         ({"a": (1.9, 1.8, 2.0)}, False, "None of them. The best is a. No: it errs."),
         ({"a": (0.3,), "b": (0.6,)}, None, "The best is a. That cannot be told: too few."),
