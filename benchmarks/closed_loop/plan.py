@@ -35,6 +35,7 @@ HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
 LONGER = {"steps": 3 * STEPS}
+COMPARED = (("rvq", "Residual VQ"), ("oat", "OAT"))  # the closest, by the names of their rows
 BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
@@ -243,7 +244,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         },
         **{
             f"acts-{name}-first": Row(f"{title}, mean of first codes", "baseline", name, BY_FIRST, of=f"acts-{name}")
-            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"))
+            for name, title in COMPARED
         },
         **{
             f"acts-{name}-median": Row(f"{title}, median of draws", "baseline", name, BY_MEDIAN, of=f"acts-{name}")
@@ -252,13 +253,13 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "baseline-longer": Row("Baseline, 9,000 steps", "baseline", None, LONGER),
         **{
             f"acts-{name}-longer": Row(f"{title}, 9,000 steps", "baseline", name, {**IN_TURN, **LONGER})
-            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"))
+            for name, title in COMPARED
         },
         **{
             f"acts-{name}-longer-mean": Row(
                 f"{title}, 9,000 steps, mean of draws", "baseline", name, BY_MEAN, of=f"acts-{name}-longer"
             )
-            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"))
+            for name, title in COMPARED
         },
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
