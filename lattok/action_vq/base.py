@@ -33,6 +33,7 @@ from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, 
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.devices import float32_by_default
 from lattok.utils.options import ADDED, FROM_DATA, REQUIRED, check_choices, check_knows_data, knows_data
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
@@ -146,6 +147,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
 
     @classmethod
+    @float32_by_default()
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
         """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such arrays.
 

@@ -25,13 +25,14 @@ from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import examine, held_from_neighbours, share_of
 from lattok.action_vq.residual import value_range
 from lattok.hub import checkpoint
-from lattok.nn.normalize import Normalization, named_dims
+from lattok.nn.normalize import MOST_NAMED, Normalization, named_dims
 from lattok.nn.quantize import MOST_CODES
 from lattok.types import ActionBatch
 from lattok.utils import checks
 from lattok.utils.options import knows_data
 
 MOST_DEGREE, MOST_BASES, MOST_ENTRIES = 16, 256, 1 << 22  # the last: of the matrix that encodes
+LEAST_RIDGE = 1e-12
 LEAST_HALF = 0.02  # half of the narrowest bounds, in normalised units: a coefficient that never moves needs some
 NEEDED = ("num_dof", "num_basis", "seq_len")  # of published settings
 UNREAD = ("init_cond_order", "end_cond_order", "use_bpe")
@@ -112,6 +113,9 @@ class BEASTConfig(ChunkConfig):
         checks.counts(0, MOST_DEGREE, degree=self.degree)
         checks.counts(self.degree + 1, MOST_BASES, bases=self.bases)
         checks.positive(ridge=self.ridge)
+        if self.ridge < LEAST_RIDGE:
+            checks.fail("ridge", f"at least {LEAST_RIDGE:g}, with which every system has a solution", self.ridge)
+        checks.counts(0, MOST_NAMED, **{"number of stepped": len(self.stepped)})
         if knows_data(self) and self.horizon * self.bases * self.action_dim**2 > MOST_ENTRIES:
             checks.fail("bases", f"at most {MOST_ENTRIES:,} numbers in a matrix H m × bases m", self.bases)
         _ = self.stepped_dims
@@ -178,8 +182,8 @@ class BEAST(ChunkTokenizer):
 
     def unsound(self) -> list[str]:
         """Return what is wrong with the bounds, as they came from a file."""
-        ordered = bool((self.low < self.high).all() & self.low.isfinite().all() & self.high.isfinite().all())
-        return [] if ordered else ["low must be below high, and both finite"]
+        ordered = bool((self.low < self.high).all() & (self.high - self.low).isfinite().all())
+        return [] if ordered else ["low must be below high, and both finite, as their difference"]
 
     def _coefficients(self, actions: Tensor) -> Tensor:
         """Fit coefficients [B, n m] to normalised actions [B, H, m]; absurd actions have some, too."""

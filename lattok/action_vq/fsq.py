@@ -8,6 +8,7 @@ Each bit goes to the component whose variance it cuts most (reverse water-fillin
 order in which they were given, so that the most significant ones come first.
 """
 
+import heapq
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -67,13 +68,14 @@ class FSQConfig(TrainedConfig):
 
     def allocate_bits(self, variances: Tensor) -> tuple[int, ...]:
         """List components in the order in which they get a bit: each halves an error, so it quarters a variance."""
-        left = variances.double().clamp_min(1e-12).clone()
+        left = [(-value, i) for i, value in enumerate(variances.double().clamp_min(1e-12).tolist())]  # largest first
+        heapq.heapify(left)
         given, counts = list[int](), Counter[int]()
         for _ in range(self.tokens * self.bits_per_token):
-            best = int(left.argmax())
+            value, best = left[0]
             given.append(best)
             counts[best] += 1
-            left[best] = left[best] / 4 if counts[best] < MAX_BITS else -1.0
+            heapq.heapreplace(left, (value / 4 if counts[best] < MAX_BITS else 1.0, best))
         return tuple(given)
 
 

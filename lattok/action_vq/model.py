@@ -21,13 +21,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq.base import ActionKind, Repair
+from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
 from lattok.action_vq.chunks import Arrays, TrainedFit
 from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
 from lattok.hub import checkpoint
 from lattok.nn.blocks import PostNormBlock, upcast
 from lattok.nn.normalize import read_statistics
-from lattok.nn.quantize import MOST_CODES, QuantizerConfig, Start, VectorQuantizer
+from lattok.nn.quantize import MOST_CODES, QuantizerConfig, Start, VectorQuantizer, check_warm_up
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
 
@@ -98,7 +98,7 @@ class ActionVQConfig(TrainedConfig):
         checks.counts(2, MOST_CODES, codebook_size=self.codebook_size)
         if not isinstance(self.dilations, tuple | list):
             checks.fail("dilations", "a number for each convolution", f"{self.dilations!r:.60}")
-        checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
+        checks.counts(1, MAX_HORIZON, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
         checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio)
@@ -239,7 +239,10 @@ class P2TActionVQ(TrainedTokenizer):
 
     @classmethod
     def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
-        return super()._begin(chunks, valid, {**QUICK_MODEL, **options}, how)
+        options = {**QUICK_MODEL, **options}
+        model, batch = super()._begin(chunks, valid, options, how)
+        check_warm_up("continuous_steps", model.config.continuous_steps, how.steps)
+        return model, batch
 
     def summary(self) -> str:
         c, fft = self.config, "with" if self.config.fft else "without"

@@ -37,7 +37,7 @@ FIT_BEAMS = 8
 MAX_BEAMS = 4096
 INERTIA = 20.0  # rows are refitted as if this many chunks more had each of them and were coded perfectly
 SWEEPS = 5  # passes over the levels for each refit
-BLOCK = 1024  # chunks searched at a time
+BLOCK, MOST_SUMS = 1024, 1 << 25  # chunks searched at a time, and numbers for them
 AT_LIMIT = 0.01  # share of a dimension's entries at its extreme that makes it a limit
 MIRRORED, SPREAD, BROKEN = 0.15, 0.6, 0.1  # shares, and the deviation of the logarithm of the stretch
 REAL_ROWS = 40_000  # more real chunks than this only cost time
@@ -58,7 +58,8 @@ class Limits(nn.Module):
 
     def unsound(self) -> list[str]:
         """Return what is wrong with the limits, as they came from a file; infinite ones are none."""
-        return [] if bool((self.low <= self.high).all()) else ["low must be at most high"]
+        sound = (self.low <= self.high) & (self.low < torch.inf) & (self.high > -torch.inf)
+        return [] if bool(sound.all()) else ["low must be at most high, and neither the infinity of the other"]
 
     @torch.no_grad()
     def fit(self, actions: Tensor, valid: Tensor) -> None:
@@ -214,6 +215,11 @@ class ResidualVQ(CoarseToFine):
         self.register_buffer("table", torch.zeros(rows + 1, config.horizon * config.action_dim))
         self.table: Tensor
 
+    def unsound(self) -> list[str]:
+        """Return what is wrong with the table, as it came from a file."""
+        sound = bool(self.table.isfinite().all()) and not bool(self.table[-1].any())
+        return [] if sound else ["table must be finite, and 0 in its last row"]
+
     @property
     def codebooks(self) -> Tensor:
         """Return the codebooks [P, K, H*m], in normalised units."""
@@ -243,7 +249,7 @@ class ResidualVQ(CoarseToFine):
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         codes = torch.empty(len(actions), self.config.tokens, dtype=torch.long, device=actions.device)
         valid = torch.ones_like(actions, dtype=torch.bool) if valid is None else valid
-        for rows, mask in by_mask(valid.flatten(1)):
+        for rows, mask in by_mask(valid.flatten(1), self.config.beams * max(self.codebooks.shape[1:])):
             chunks = actions[rows]
             found, sums = search(chunks.flatten(1) * mask, self.codebooks * mask, self.config.beams)
             decoded = self.limits(sums.unflatten(-1, chunks.shape[1:]))  # b beams h m
@@ -257,17 +263,19 @@ class ResidualVQ(CoarseToFine):
         return self.limits(F.embedding(rows, self.table).sum(1).view(-1, self.horizon, self.action_dim))
 
 
-def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-    """Yield rows of `valid` [B, d] bool that have the same mask, at most BLOCK at a time, with this mask [d].
+def by_mask(valid: Tensor, size: int) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Yield rows of `valid` [B, d] bool that have the same mask, with this mask [d]; at most BLOCK at a time, fewer
+    where each takes a search of `size` numbers.
 
     What lies under a mask does not count once chunks and codebooks are multiplied by it.
     """
+    most = max(1, min(BLOCK, MOST_SUMS // size))
     if bool(valid.all()):
-        yield from ((slice(start, start + BLOCK), valid[0]) for start in range(0, len(valid), BLOCK))
+        yield from ((slice(start, start + most), valid[0]) for start in range(0, len(valid), most))
         return
     masks, which = torch.unique(valid, dim=0, return_inverse=True)  # few: ends of episodes, kinds of robots
     for i, mask in enumerate(masks):
-        for rows in (which == i).nonzero()[:, 0].split(BLOCK):
+        for rows in (which == i).nonzero()[:, 0].split(most):
             yield rows, mask
 
 
@@ -302,7 +310,7 @@ def refit(
     With `perturb` also those of codes of which that share is replaced by near ones: see `learned`.
     """
     codes = torch.empty(len(samples), len(books), dtype=torch.long, device=samples.device)
-    for rows, mask in by_mask(valid):
+    for rows, mask in by_mask(valid, FIT_BEAMS * max(books.shape[1:])):
         codes[rows] = search(samples[rows] * mask, books * mask, FIT_BEAMS)[0][:, 0]
     if perturb:
         hit = torch.rand(codes.shape, generator=generator) < perturb

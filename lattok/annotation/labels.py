@@ -105,7 +105,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
             has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
             way_out = "Select or add columns, or train a tokenizer on this dataset."
             raise LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
-        check_trained_space(model.trained_on, dataset, key)
+        check_trained_space(model, dataset, key)
         return
     video = cast(VideoLabeller, model)
     if video.language is not None:  # it keeps out of its codes what the instruction says: those are no actions
@@ -283,11 +283,8 @@ def _check_fills(work: Work) -> None:
     if key in dataset.features:
         wanted, names = vector_key(dataset, "action_key", key).shape[0], ", ".join(model.config.action_names)
         hint = f"It infers {names}." if names else ""
-        theirs, ours = dataset.features[key].names, model.config.action_names
-        if theirs and theirs != ours and sorted(theirs) == sorted(ours):
-            checks.fail("models", f"actions as `{key}` has them ({', '.join(theirs)})", ", ".join(ours))
         checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
-        check_trained_space(model.trained_on, dataset, key)
+        check_trained_space(model, dataset, key)
 
 
 def _joined(parts: list[Labels]) -> Labels:

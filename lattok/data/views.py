@@ -175,9 +175,13 @@ def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None)
     return None if said is None else ActionSpace.of(said, "training.json")
 
 
-def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
-    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was."""
-    wanted, space = trained_space(trained_on, dataset.name), action_spaces(dataset).get(key)
+def check_trained_space(model: Any, dataset: RobotDataset, key: str) -> None:
+    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was, and
+    the same ones in another order."""
+    ours, theirs = model.config.action_names, dataset.features[key].names or ()
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        checks.fail(key, f"{', '.join(ours)} in this order, as in training", ", ".join(theirs))
+    wanted, space = trained_space(model.trained_on, dataset.name), action_spaces(dataset).get(key)
     if wanted is not None and space != wanted:
         expected = f"{wanted.text} in `{key}` of {dataset.name}, as in training"
         got = "no declaration" if space is None else space.text

@@ -234,6 +234,7 @@ class HubModel(nn.Module):
         return cls.from_place(place, **options)
 
     @classmethod
+    @devices.float32_by_default()
     def from_place(
         cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None, **others: Any
     ) -> Self:
@@ -340,7 +341,8 @@ class HubModel(nn.Module):
             self.eval()
         try:
             cast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-            with torch.no_grad(), cast:
+            plain = torch.get_default_dtype() is torch.float32
+            with torch.no_grad(), cast, nullcontext() if plain else devices.float32_by_default():
                 yield
         finally:
             if training:

@@ -338,7 +338,7 @@ def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpe
     if spec.codes == 0:
         checks.fail(name, "labels with codes: the tokens of a chunk", "vectors alone", _annotate(name, "chunk"))
     if spec.steps == 0:
-        hint = "Use action-vq, residual-vq, fsq or uniform-bins."
+        hint = "Use action-vq, residual-vq, fsq, uniform-bins, oat, quest, beast or vqbet."
         got = "tokens of a family with different numbers of them (FAST)"
         checks.fail(name, "as many tokens in every chunk: placeholders are predicted in one pass", got, hint)
     if "embedding" in needs and not spec.vectors:

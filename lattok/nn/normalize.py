@@ -18,6 +18,7 @@ PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("m
 Normalization = Literal["mean_std", "quantile", "min_max", "identity", "bounded"]
 KINDS = get_args(Normalization)
 CLIPPED = ("quantile", "min_max")  # kinds with a range, [-1, 1]
+MOST_NAMED, MOST_SIZE = 100, 1e30  # of exceptions in a configuration; of a shift or scale, so that units stay finite
 MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
@@ -70,10 +71,11 @@ class Normalizer(nn.Module):
     def unsound(self) -> list[str]:
         """Return what is wrong with the map that a file holds."""
         problems = []
-        if not bool(self.shift.isfinite().all()):
-            problems.append("shift has numbers that are not finite")
-        if not bool(((self.scale > 0) & self.scale.isfinite()).all()):
-            problems.append(f"scale must be finite and above 0, got {self.scale.min():g} to {self.scale.max():g}")
+        if not bool((self.shift.abs() <= MOST_SIZE).all()):
+            problems.append(f"shift has numbers that are not finite, or beyond +-{MOST_SIZE:g}")
+        if not bool(((self.scale > 0) & (self.scale <= MOST_SIZE)).all()):
+            got = f"{self.scale.min():g} to {self.scale.max():g}"
+            problems.append(f"scale must be above 0 and at most {MOST_SIZE:g}, got {got}")
         return problems
 
     @torch.no_grad()
@@ -93,8 +95,8 @@ class Normalizer(nn.Module):
     def _set(self, shift: np.ndarray, scale: np.ndarray) -> "Normalizer":
         still = scale < 1e-6 * (1 + np.abs(shift))  # nothing moves beyond the rounding of the values
         both = torch.from_numpy(np.stack([shift, np.where(still, 1.0, scale)])).to(self.shift)
-        if not both.isfinite().all():
-            checks.fail("statistics", "numbers that are finite in float32", "larger ones")
+        if not (both.abs() <= MOST_SIZE).all():
+            checks.fail("statistics", f"numbers within +-{MOST_SIZE:g}", "larger ones")
         self.shift.copy_(both[0])
         self.scale.copy_(both[1])
         self.still = torch.from_numpy(still)
@@ -135,6 +137,7 @@ def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], di
     An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", that may fit any names.
     """
     checks.one_of("normalize", normalize, KINDS)
+    checks.counts(0, MOST_NAMED, **{"number of normalize_exceptions": len(exceptions)})
     kinds = [normalize] * dim
     for text in exceptions:
         name, _, kind = text.partition("=")

@@ -387,3 +387,10 @@ class VectorQuantizer(CodeUsage):
             whole = valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid
             codes = codes.masked_fill(~whole[..., None], -1)
         self.remember(codes)
+
+
+def check_warm_up(name: str, warm: int, steps: int) -> None:
+    """Check that a codebook that starts after `warm` steps, the option `name`, starts within the run."""
+    if warm and warm >= steps:
+        hint = f"Give {name}={steps // 3}, or more steps."
+        checks.fail(name, f"less than the {steps} steps, or no codebook is trained", warm, hint)

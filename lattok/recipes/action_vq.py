@@ -18,7 +18,8 @@ from lattok.data.episodes import check_horizon
 from lattok.data.opening import same_actions
 from lattok.loading import load
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, check_warm_up
+from lattok.nn.quantize import check_warm_up
+from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.samples.order import Batches, Passes

@@ -385,10 +385,3 @@ class Recipe(ABC, Generic[Model]):
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "lattok.recipes")
-
-
-def check_warm_up(name: str, warm: int, steps: int) -> None:
-    """Check that a codebook that starts after `warm` steps, the option `name`, starts within the run."""
-    if warm and warm >= steps:
-        hint = f"Give {name}={steps // 3}, or more steps."
-        checks.fail(name, f"less than the {steps} steps, or no codebook is trained", warm, hint)

@@ -21,7 +21,8 @@ from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
-from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe, check_warm_up
+from lattok.nn.quantize import check_warm_up
+from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe
 from lattok.recipes.run_folder import Model, broadcast_buffers, finish
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import Instructions, PairBatches

@@ -9,6 +9,7 @@ from lattok.data import RobotDataset, camera_keys, dimension_names, select_episo
 from lattok.data.episodes import EpisodeSpec
 from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
+from lattok.data.views import check_trained_space
 from lattok.image_lam.inverse import InverseDynamicsConfig
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.spec import measured_episodes, provenance_of
@@ -70,6 +71,7 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
         return PolicySource(dataset)
     if data.tokenizer is not None and plan.labels == "chunk":
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
+        check_trained_space(tokenizer, dataset, data.action_key)
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     given = data.latent_stride

@@ -12,6 +12,7 @@ from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.episodes import check_horizon, index_runs
+from lattok.data.views import check_trained_space
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.image_lam.inverse import InverseDynamics
@@ -258,6 +259,7 @@ class VLARecipe(Recipe[LatentVLA]):
         if not isinstance(found, ActionTokenizer):
             checks.fail("tokenizer", "an action tokenizer", type(found).__name__)
         checks.size("tokenizer", "steps of a chunk (horizon)", found.horizon, self.model.horizon)
+        check_trained_space(found, dataset, self.data.action_key)
         return found
 
     def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:

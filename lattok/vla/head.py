@@ -19,7 +19,7 @@ and an action has those of the last Euler step (LatBot, 3.3: L_ee + L_gripper).
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,9 @@ from lattok.backbones import BackboneOut
 from lattok.nn.blocks import CrossAttention, feed_forward, onto, sinusoids
 from lattok.nn.losses import TICKS, action_loss, draw_flow, gripper_action_loss, numbers
 from lattok.types import LossTerms, PolicyBatch
+from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
-from lattok.vla.config import VLAConfig
+from lattok.vla.config import OF_ONE_HEAD, VLAConfig
 
 
 class LayerStates(NamedTuple):
@@ -121,6 +122,12 @@ class ActionHead(nn.Module):
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.outputs)
         self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse options of another head, which would change nothing."""
+        if name in OF_ONE_HEAD and not hasattr(type(self), name):
+            checks.fail(f"head.{name}", f'to be set with head="{OF_ONE_HEAD[name]}" alone', repr(value))
+        super().__setattr__(name, value)
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
@@ -236,7 +243,8 @@ class FlowActionHead(ActionHead):
 
 def noise_of(batch: PolicyBatch, chunk: tuple[int, int], seed: int) -> Tensor:
     """Draw noise [B, H, m] that follows from `seed` and what each sample shows: it is the same in any batch."""
-    rows, seen = [], [part.numpy(force=True) for part in (batch.images, batch.proprio) if part is not None]
+    rows, proprio = [], batch.proprio
+    seen = [batch.images.numpy(force=True), *([] if proprio is None else [(proprio + 0.0).numpy(force=True)])]  # no -0
     for i, text in enumerate(batch.texts):
         digest = hashlib.blake2b(text.encode(), digest_size=8)
         for part in seen:

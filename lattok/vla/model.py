@@ -309,6 +309,8 @@ class LatentVLA(BackboneModel):
         batch = self._batch(observation, learning=False)
         with self.inference():
             chunks = self._sample(batch, self._run_backbone(batch, learning=False), seed)
+        if not bool(chunks.isfinite().all()):  # a robot would be sent them
+            checks.fail("policy", "one whose weights give finite actions", "one that gave NaN or infinity")
         return chunks[0] if single else chunks
 
     @torch.no_grad()
@@ -352,6 +354,11 @@ class LatentVLA(BackboneModel):
         for name, tensor in self.saved_tensors().items():
             if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
                 tensor.copy_(theirs[name])
+
+    def _check_loads_again(self, name: str) -> None:
+        super()._check_loads_again(name)
+        if self.config.tokens is not None:
+            check_tokenizer(self.tokenizer, self.config)
 
     def _save(self, folder: Path, name: str | None) -> None:
         self.config = self.acting_config

@@ -18,7 +18,7 @@ from lattok.types import PolicyBatch
 from lattok.utils import checks
 from lattok.utils.arrays import as_tensor
 from lattok.utils.untrusted import plain_format
-from lattok.vla.config import VLAConfig
+from lattok.vla.config import TokenSpec, VLAConfig
 
 Observation = Mapping[str, Any]
 Planner = Callable[[Observation], Tensor]  # observation -> chunks [B, H, m]
@@ -117,6 +117,23 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
         for name, (mask, shape) in masks.items():
             if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
                 checks.fail(name, f"bool {list(shape)}", f"{mask.dtype} {list(mask.shape)}")
+        if config.tokens is not None:
+            _check_tokens(config.tokens, batch)
+
+
+def _check_tokens(spec: TokenSpec, batch: PolicyBatch) -> None:
+    """Check the codes of a batch; on an accelerator, which would have to be waited for, without their values."""
+    if batch.known is not None:
+        checks.fail("known", "none, as a tokenizer codes all dimensions", "a mask")
+    if (codes := batch.tokens) is None:
+        return
+    checks.rank("tokens", codes, "B P")
+    count, width, least = len(batch.images), spec.tokens, spec.tokens if spec.fixed else 1
+    if codes.dtype != torch.int64 or len(codes) != count or not least <= codes.shape[1] <= width:
+        expected = f"int64 [{count}, {'' if spec.fixed else 'at most '}{width}]"
+        checks.fail("tokens", expected, f"{codes.dtype} {list(codes.shape)}")
+    if codes.is_cpu and bool(((codes < spec.fixed - 1) | (codes >= spec.codes)).any()):  # -1 behind a row's end
+        checks.fail("tokens", f"codes from 0 to {spec.codes - 1}", f"{int(codes.min())} to {int(codes.max())}")
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:

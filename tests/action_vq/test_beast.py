@@ -221,6 +221,8 @@ def test_settings_that_are_missing_and_files_of_others(bounds, tmp_path):
         ({"degree": -1}, "`degree`: expected a whole number of at least 0, got -1"),
         ({"bins": 1}, "`bins`: expected a whole number of at least 2, got 1"),
         ({"ridge": 0}, "`ridge`: expected a number greater than 0, got 0"),
+        ({"ridge": 1e-18}, "`ridge`: expected at least 1e-12, with which every system has a solution, got 1e-18"),
+        ({"stepped": ("*",) * 101}, "`number of stepped`: expected .*100, got 101"),
         ({"stepped": (0,)}, "`stepped`: expected a value of type tuple"),
         ({"stepped": ("z",)}, "`stepped`: expected a dimension among x, y, gripper, got 'z'"),
         ({"horizon": 4096, "bases": 250}, "`bases`: expected at most 4,194,304 numbers in a matrix"),

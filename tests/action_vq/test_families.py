@@ -115,7 +115,7 @@ def test_absurd_actions_have_codes_and_absurd_codes_are_refused(tokenizer):
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
-def test_nor_does_the_default_dtype(tokenizer, kind):
+def test_nor_does_the_default_dtype(tokenizer, kind, tmp_path):
     chunks = smooth(9)
     codes = tokenizer.encode(chunks)
     decoded = tokenizer.decode(codes)
@@ -123,6 +123,20 @@ def test_nor_does_the_default_dtype(tokenizer, kind):
     try:
         assert torch.equal(tokenizer.encode(chunks), codes)
         assert torch.equal(tokenizer.decode(codes), decoded)
+        loaded = lattok.load(tokenizer.save_pretrained(tmp_path / "tokenizer"))
+        assert torch.equal(loaded.encode(chunks), codes)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fitting_does_not_depend_on_the_default_dtype_either(case):
+    family, options = CASES[case]
+    chunks = smooth(64)
+    made = family.fit(chunks, **options)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(family.fit(chunks, **options).encode(chunks), made.encode(chunks))
     finally:
         torch.set_default_dtype(torch.float32)
 

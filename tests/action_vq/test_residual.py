@@ -8,6 +8,7 @@ import torch
 from lattok.action_vq.residual import (
     BLOCK,
     ITERATIONS,
+    MOST_SUMS,
     Limits,
     ResidualVQ,
     ResidualVQConfig,
@@ -144,11 +145,19 @@ def test_by_mask_gives_every_row_once_with_its_mask():
     mask = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) < 0.8
     for valid in (mask, torch.ones_like(mask), mask[:0]):
         seen = torch.zeros(len(valid), dtype=torch.long)
-        for rows, one in by_mask(valid):
+        for rows, one in by_mask(valid, 1):
             assert len(valid[rows]) <= BLOCK
             assert (valid[rows] == one).all()
             seen[rows] += 1
         assert (seen == 1).all()
+
+
+def test_wide_searches_take_fewer_chunks_at_a_time():
+    """A small file asked for 64 GB: beams are written nowhere but in its config.json."""
+    for valid in (torch.ones(50, 3, dtype=torch.bool), torch.rand(50, 3) < 0.5):
+        most = max(len(valid[rows]) for rows, _ in by_mask(valid, MOST_SUMS // 4))
+        assert most <= 4
+    assert len([*by_mask(valid, 2 * MOST_SUMS)]) == len(valid)
 
 
 def test_datasets_of_other_shapes_are_fitted_together():

@@ -239,7 +239,7 @@ def test_an_export_of_joined_columns_is_checked_by_the_joined_one(tmp_path):
 
 
 def test_dimensions_in_another_order_are_not_filled(tmp_path):
-    with pytest.raises(LattokError, match=r"actions as `action` has them \(x, y, z\), got z, y, x"):
+    with pytest.raises(LattokError, match="`action`: expected z, y, x in this order, as in training, got x, y, z"):
         annotate(write(tmp_path / "data"), model(action_names=("z", "y", "x")), tmp_path / "out", fill=True)
 
 

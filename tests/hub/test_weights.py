@@ -166,9 +166,9 @@ def changed(tensor: torch.Tensor, value: float) -> torch.Tensor:
         ("decoder.net.0.weight", lambda t: t.to(torch.int64), "decoder.net.0.weight is int64, expected float32"),
         ("decoder.net.0.weight", lambda t: t > 0, "decoder.net.0.weight is bool, expected float32"),
         ("quantizer.steps", lambda t: t.int(), "quantizer.steps is int32, expected int64"),
-        ("normalizer.scale", lambda t: changed(t, 0), "normalizer.scale must be finite and above 0"),
-        ("normalizer.scale", lambda t: changed(t, -1), "normalizer.scale must be finite and above 0"),
-        ("normalizer.scale", lambda t: changed(t, torch.nan), "normalizer.scale must be finite and above 0"),
+        ("normalizer.scale", lambda t: changed(t, 0), "normalizer.scale must be above 0 and at most 1e"),
+        ("normalizer.scale", lambda t: changed(t, -1), "normalizer.scale must be above 0 and at most 1e"),
+        ("normalizer.scale", lambda t: changed(t, torch.nan), "normalizer.scale must be above 0 and at most 1e"),
         ("normalizer.shift", lambda t: changed(t, torch.inf), "normalizer.shift has numbers that are not finite"),
     ],
 )

@@ -1,5 +1,6 @@
 """Policies that act by the codes of an action tokenizer, over tokenizers of every kind of length and vocabulary."""
 
+import copy
 import json
 import shutil
 from functools import cache, partial
@@ -16,7 +17,7 @@ from lattok.nn import losses
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from lattok.vla.config import HeadConfig, TokenSpec
-from lattok.vla.head import HeadBlock
+from lattok.vla.head import HeadBlock, noise_of
 from lattok.vla.tokens import TOKENIZER, TokenHead
 from tests.action_vq.families import cases
 from tests.vla.fakes import B, H, M, batch, config, observation, rows
@@ -395,6 +396,55 @@ def test_the_artefact_holds_its_tokenizer_and_no_other(kind, tmp_path):
         lattok.load(tmp_path / "policy")
 
 
+def test_a_policy_whose_tokenizer_was_changed_is_not_saved(tmp_path):
+    model = LatentVLA(policy("bins").config, policy("bins").backbone, copy.deepcopy(tokenizer("bins")))
+    model.save_pretrained(tmp_path / "policy")
+    model.tokenizer.normalizer.scale.mul_(2)
+    with pytest.raises(LattokError, match="`tokenizer`: expected the one that the configuration names, got another"):
+        model.save_pretrained(tmp_path / "policy")
+    lattok.load(tmp_path / "policy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "text"),
+    [
+        ("bins", {"tokens": torch.full((B, H * M), 16)}, "`tokens`: expected codes from 0 to 15, got 16 to 16"),
+        ("bins", {"tokens": torch.full((B, H * M), -1)}, "`tokens`: expected codes from 0 to 15, got -1 to -1"),
+        ("bins", {"tokens": torch.zeros(B, H * M)}, "`tokens`: expected int64 .*, got torch.float32"),
+        ("bins", {"tokens": torch.zeros(B, 3, dtype=torch.long)}, "`tokens`: expected int64 .*, got torch.int64 .*3"),
+        ("bins", {"tokens": torch.zeros(B + 1, H * M, dtype=torch.long)}, "`tokens`: expected int64"),
+        ("fast", {"tokens": torch.full((B, 2), -2)}, "`tokens`: expected codes from 0 to .*, got -2 to -2"),
+        ("bins", {"tokens": torch.zeros(B, dtype=torch.long)}, "`tokens`"),
+        ("bins", {"known": torch.ones(B, M, dtype=torch.bool)}, "`known`: expected none, as a tokenizer codes all"),
+    ],
+)
+def test_codes_in_a_batch_are_checked(kind, changed, text):
+    model = policy(kind)
+    with pytest.raises(LattokError, match=text):
+        model(batch(model.config)._replace(**changed))
+
+
+def test_actions_that_are_not_finite_are_no_answer():
+    model = LatentVLA(policy("residual").config, policy("residual").backbone, copy.deepcopy(tokenizer("residual")))
+    model.tokenizer.normalizer.shift.fill_(torch.inf)
+    with pytest.raises(LattokError, match="`policy`: expected one whose weights give finite actions"):
+        model.predict_chunk(batch(model.config))
+
+
+def test_drawn_codes_depend_neither_on_torchs_default_dtype_nor_on_the_sign_of_zero():
+    model = policy("residual", head_temperature=1.0).eval()
+    seen = batch(model.config)
+    drawn = model.predict_chunk(seen)
+    for kind in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(kind)
+        try:
+            assert torch.equal(model.predict_chunk(seen), drawn)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    zero = torch.zeros(B, model.config.proprio_dim)
+    assert torch.equal(*(noise_of(seen._replace(proprio=each), (2, 3), 0) for each in (zero, -zero)))
+
+
 def test_a_tokenizer_elsewhere_or_of_another_kind_is_refused(tmp_path):
     policy("bins").save_pretrained(tmp_path / "policy")
     place = tmp_path / "policy" / TOKENIZER
@@ -470,6 +520,29 @@ def test_policies_of_a_seed_begin_with_the_same_backbone_whatever_is_read_for_th
         policies.append(lattok.train(lattok.VLARecipe.from_preset(dataset.root, tmp_path / name, "scratch", **given)))
     for own, other in zip(*(policy.backbone.parameters() for policy in policies), strict=True):
         torch.testing.assert_close(own, other, atol=1e-10, rtol=0)
+
+
+def test_options_of_a_head_are_not_set_on_another():
+    made = config()
+    model = LatentVLA(made, open_backbone(made))
+    with pytest.raises(LattokError, match='`head.draws`: expected to be set with head="tokens" alone, got 32'):
+        model.head.draws = 32  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("options", [{"head": "tokens"}, {"strategy": "la_tok", "head": "regression"}])
+def test_a_tokenizer_of_other_actions_is_refused_as_everywhere_else(options, make_dataset, tmp_path):
+    dataset = make_dataset([30, 30, 30])
+    made = UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all())
+    made.trained_on = {"dataset": dataset.name, "action_space": [{"part": "joints", "n": 3}]}
+    given = {"horizon": 4, **POLICY, **options, "tokenizer": str(made.save_pretrained(tmp_path / "joints"))}
+    with pytest.raises(LattokError, match="`action_space`: expected joints.* as in training, got no declaration"):
+        lattok.train(lattok.VLARecipe.from_preset(dataset.root, tmp_path / "out", "scratch", **given))
+    names = dataset.features["action"].names[::-1]
+    made = UniformBins.fit(*lattok.samples.ActionWindows(dataset, 4).all(), action_names=names)
+    given["tokenizer"] = str(made.save_pretrained(tmp_path / "turned"))
+    with pytest.raises(LattokError, match="in this order, as in training"):
+        lattok.train(lattok.VLARecipe.from_preset(dataset.root, tmp_path / "out", "scratch", **given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_refuses_what_does_not_go_with_a_tokenizer(make_dataset, tmp_path):

@@ -113,7 +113,7 @@ def _source(case: Case) -> PairSource:
     key = model.config.action_key if given in (None, "action") else given
     width = vector_key(dataset, "action_key", key).shape[0]
     checks.size(key, "numbers, as the model's actions have", width, model.config.action_dim)
-    check_trained_space(model.trained_on, dataset, key)
+    check_trained_space(model, dataset, key)
     source = PairSource.of(case)
     return replace(source, action_key=key, cameras=camera_keys(dataset, source.cameras))
 

@@ -158,7 +158,7 @@ class TokenizerEvidence:
         tokenizer, dataset, key = case.model, case.dataset, case.options.action_key
         if key is None:
             checks.fail("action_key", "a column of actions", "None")
-        check_trained_space(tokenizer.trained_on, dataset, key)
+        check_trained_space(tokenizer, dataset, key)
         case.options.note("held-out windows", 0, 1)
         windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
         training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)

@@ -3,6 +3,8 @@
 import json
 import pickle
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -390,13 +392,23 @@ def test_the_space_of_training_is_that_of_the_same_dataset(dataset):
     pose = ActionSpace((Position("absolute", axes=("x", "y")), Gripper("open_is_1")))
     closed = [pose.parts[0], Gripper("closed_is_1")]
     known = {"mixture": [{"dataset": "other", "action_space": pose.to_json()}, {"dataset": "tiny"}]}
-    check_trained_space(known, dataset, "action")  # it was undeclared then, as it is now
+
+    def check(trained: Any, given: Any, names: tuple[str, ...] = ()) -> None:
+        config = SimpleNamespace(action_names=names)
+        check_trained_space(SimpleNamespace(trained_on=trained, config=config), given, "action")
+
+    check(known, dataset)  # it was undeclared then, as it is now
     for trained in ({"mixture": known["mixture"][:1]}, {"dataset": "tiny", "action_space": pose.to_json()}):
-        check_trained_space(trained, declare(dataset, {"action": pose}), "action")
+        check(trained, declare(dataset, {"action": pose}))
         with pytest.raises(LattokError, match="`action_space`: expected position.*got no declaration. Give"):
-            check_trained_space(trained, dataset, "action")
+            check(trained, dataset)
         with pytest.raises(LattokError, match="`action_space`: expected position.*got position.*closed_is_1"):
-            check_trained_space(trained, declare(dataset, {"action": closed}), "action")
+            check(trained, declare(dataset, {"action": closed}))
+    names = dataset.features["action"].names
+    check(None, dataset, names)
+    check(None, dataset, ("other", *names[1:]))  # two authors may call the same thing by two names
+    with pytest.raises(LattokError, match=f"`action`: expected {names[-1]}, .* in this order, as in training"):
+        check(None, dataset, names[::-1])
 
 
 class Holed(View):
