@@ -159,7 +159,8 @@ def open_backbone(config: Any, folder: Path | None = None) -> Any:
 class ScratchBackbone(nn.Module):
     """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained: 1.5 M by default.
 
-    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames.
+    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames. Without cameras it
+    only reads.
     """
 
     predicts_text = False
@@ -169,8 +170,8 @@ class ScratchBackbone(nn.Module):
     def __init__(self, config: BackboneConfig, cameras: int, image_size: int, frames: int = 1):
         super().__init__()
         width, patch = config.width, config.patch_size
-        checks.counts(cameras=cameras, image_size=image_size, frames=frames)
-        if patch < 4 or patch & (patch - 1) or image_size % patch:
+        checks.counts(image_size=image_size, frames=frames)
+        if cameras and (patch < 4 or patch & (patch - 1) or image_size % patch):
             got = f"{patch} for images of {image_size} pixels"
             checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
         self.hidden_size, self.num_layers, self.frames = width, config.depth, frames
@@ -211,7 +212,9 @@ class ScratchBackbone(nn.Module):
         return BackboneOut(hidden, slice(before, before + count), valid, image, (shown, shown))
 
     def _look(self, images: Tensor) -> Tensor:
-        """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""
+        """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D], none without cameras."""
+        if not self.stems:
+            return self.image_places.expand(len(images), -1, -1)
         pixels = rearrange(images, "b (f v) h w c -> v (b f) c h w", f=self.frames).to(self.image_places) / 127.5 - 1
         views = torch.stack([stem(one) for stem, one in zip(self.stems, pixels, strict=True)])
         return rearrange(views, "v (b f) d h w -> b (f v h w) d", f=self.frames) + self.image_places
