@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH, Backbone, BackboneConfig, BackboneOut, Inputs, LoraSpec
+from lattok.backbones import SCRATCH, BackboneConfig, BackboneOut, Inputs, LoraSpec
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
@@ -51,7 +51,7 @@ class Outline(nn.Module):
 class BackboneModel(HubModel, ABC):
     """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
 
-    backbone: Any  # an nn.Module and a Backbone
+    backbone: Any  # see `lattok.backbones`
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -65,14 +65,14 @@ class BackboneModel(HubModel, ABC):
         return config, {"backbone": open_backbone(config, folder)}
 
     @classmethod
-    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+    def build(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
         """Build a model of this configuration, by default over the scratch backbone."""
         return cast(Any, cls)(config, open_backbone(config) if backbone is None else backbone, **parts)
 
     @classmethod
-    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+    def outline(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
         """Build it for its shapes alone: a base model that is open already stays as it is."""
-        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)), **parts)
+        return cls.build(config, None if backbone is None else Outline(backbone), **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
         """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
@@ -157,7 +157,7 @@ def open_backbone(config: Any, folder: Path | None = None) -> Any:
 
 
 class ScratchBackbone(nn.Module):
-    """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained: 1.5 M by default.
+    """See the top of this file; all of its parameters are trained, 1.5 M by default.
 
     It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames. Without cameras it
     only reads.
