@@ -139,6 +139,8 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
 
     >>> lattok.train(lattok.recipe_for(lattok.FAST).from_preset("my_dataset", "my_tokenizer"))
     """
+    if not (isinstance(family, type) and issubclass(family, ChunkTokenizer)):
+        checks.fail("family", "a family of action tokenizers, such as lattok.FAST", f"{family!r:.60}")
     return _recipe_for(family)
 
 

@@ -61,3 +61,9 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     assert said[0].startswith(
         "note: tiny: 2 of 4 episodes judge (1, 3), the others train; too few for intervals: record"
     )
+
+
+@pytest.mark.parametrize("family", ["fast", lattok.ImageLAM, None])
+def test_what_is_no_family_of_tokenizers_has_no_recipe_of_one(family):
+    with pytest.raises(LattokError, match="`family`: expected a family of action tokenizers, such as lattok.FAST, got"):
+        recipe_for(family)
