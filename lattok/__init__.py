@@ -35,17 +35,13 @@ if TYPE_CHECKING:
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
     from lattok.recipes import ClipLAMRecipe as ClipLAMRecipe
-    from lattok.recipes import FASTRecipe as FASTRecipe
-    from lattok.recipes import FSQRecipe as FSQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
     from lattok.recipes import InverseDynamicsRecipe as InverseDynamicsRecipe
     from lattok.recipes import LARARecipe as LARARecipe
     from lattok.recipes import LatBotRecipe as LatBotRecipe
     from lattok.recipes import MotoLAMRecipe as MotoLAMRecipe
-    from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
-    from lattok.recipes import TOASTRecipe as TOASTRecipe
-    from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import VLARecipe as VLARecipe
+    from lattok.recipes import recipe_for as recipe_for
     from lattok.recipes import train as train
     from lattok.utils.checks import LattokError as LattokError
     from lattok.vla import LatentVLA as LatentVLA
@@ -61,9 +57,8 @@ _PLACES = {  # where the names above live; a test compares the two lists
     "lattok.inference": "for_inference",
     "lattok.labels": "push_dataset",
     "lattok.loading": "list_families list_models load",
-    "lattok.recipes": "ActionVQRecipe ClipLAMRecipe FASTRecipe FSQRecipe ImageLAMRecipe "
-    "InverseDynamicsRecipe LARARecipe LatBotRecipe MotoLAMRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe "
-    "VLARecipe train",
+    "lattok.recipes": "ActionVQRecipe ClipLAMRecipe ImageLAMRecipe InverseDynamicsRecipe LARARecipe LatBotRecipe "
+    "MotoLAMRecipe VLARecipe recipe_for train",
     "lattok.utils.checks": "LattokError",
     "lattok.vla": "LatentVLA",
 }

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 import lattok
+from lattok.action_vq import ResidualVQ
 from lattok.cli.judging import judge
 from lattok.hub import CARD, OWN, HubModel
-from lattok.recipes import ImageLAMRecipe, ResidualVQRecipe, VLARecipe
+from lattok.recipes import ImageLAMRecipe, VLARecipe, recipe_for
 from lattok.utils import files
 
 SMALL = {"backbone_width": 64, "head_dim": 64, "head_heads": 4}  # of a policy; a third of the preset's size
@@ -34,7 +35,7 @@ def make(folder: Path, quick: bool = False) -> dict[str, HubModel]:
     short: dict[str, Any] = {"codebook_continuous_steps": 1} if quick else {}
     made: dict[str, HubModel] = {
         "tokenizer": lattok.train(
-            ResidualVQRecipe.from_preset(sample, folder / "tokenizer", steps=steps["tokenizer"], seed=0)
+            recipe_for(ResidualVQ).from_preset(sample, folder / "tokenizer", steps=steps["tokenizer"], seed=0)
         ),
         "lam": lattok.train(
             ImageLAMRecipe.from_preset(

@@ -87,7 +87,7 @@ def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
     assert {kind for kind, model in FAMILIES.items() if model.label_source is None} == policies
 
 
-@pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.UniformBinsRecipe, lattok.VLARecipe])
+@pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.recipe_for(lattok.UniformBins), lattok.VLARecipe])
 def test_a_horizon_that_no_episode_has_is_refused_before_anything_is_read(places, recipe, monkeypatch):
     monkeypatch.setattr("lattok.samples.windows.read_vectors", lambda *a: pytest.fail("actions were read"))
     preset = {"preset": "scratch"} if recipe is lattok.VLARecipe else {}

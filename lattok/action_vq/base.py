@@ -106,9 +106,6 @@ class DecodeInfo(NamedTuple):
     notes: tuple[str, ...]  # one per row, "" where nothing
 
 
-Rows = Tensor | list[Any]
-
-
 class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
@@ -247,16 +244,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         with self.inference():
             return self._encode(*self._of_windows(batch))
 
-    @overload
-    def decode(self, codes: np.ndarray, return_info: Literal[False] = False, *, repair: bool = ...) -> np.ndarray: ...
-    @overload
-    def decode(self, codes: Rows, return_info: Literal[False] = False, *, repair: bool = ...) -> Tensor: ...
-    @overload
-    def decode(
-        self, codes: np.ndarray, return_info: Literal[True], *, repair: bool = ...
-    ) -> tuple[np.ndarray, DecodeInfo]: ...
-    @overload
-    def decode(self, codes: Rows, return_info: Literal[True], *, repair: bool = ...) -> tuple[Tensor, DecodeInfo]: ...
     def decode(self, codes: Any, return_info: bool = False, *, repair: bool = False) -> Any:
         """Turn codes, integers [B, P] or a list of rows, into chunks [B, H, m] in physical units.
 

@@ -1,14 +1,21 @@
-"""What a policy asks of a vision-language model, whichever it is: `Backbone`. Those of Hugging Face need the extra vla.
+"""What a policy asks of a base model, whichever it is. Those of Hugging Face need the extra vla.
 
-    prepare(images, texts)               images and prompts to inputs, padded on the left
-    backbone(inputs, queries, layers)    hidden states of some layers; queries come last, each sees what is before it
+    adapt(train, lora, ...)              choose in place what is trained: what requires a gradient then; called once
+    prepare(images, texts)               images uint8 [B, V, h, w, 3] and prompts to inputs, padded on the left
+    backbone(inputs, queries, layers)    `BackboneOut`; queries [B, T, D] come last, each sees what is before it
+    tokens_of(texts)                     tokens of texts; called by the thread that makes batches, as `prepare` is
+    text_errors(inputs, rows)            -log p of B rows of tokens after their prompts [B, T], and which of them count
+    saved_tensors()                      what a saved model must hold of it: adapters, or trained weights
 
-Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is after the last norm.
+It is an `nn.Module` with `hidden_size` (D), `num_layers` (N), `predicts_text` (it has a head for text) and
+`embedding_rms` (usual size of a number in an embedding: queries start there); one that takes no images says so by
+`reads_images`. Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is
+after the last norm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -92,36 +99,3 @@ class BackboneConfig:
         check_choices(self, "backbone")
         if self.name == SCRATCH:
             checks.one_of("backbone_train", self.train, ("full",))
-
-
-class Backbone(Protocol):
-    """Any `nn.Module` with these members; its parameters that require a gradient are trained."""
-
-    hidden_size: int  # D
-    num_layers: int  # N
-    predicts_text: bool  # has a head for text
-    embedding_rms: float  # typical size of a number in an embedding: queries start there
-
-    def prepare(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
-        """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
-        ...
-
-    def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
-        """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
-        ...
-
-    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
-        """Choose in place what is trained, a word of `Train`. Called once, before training or loading."""
-        ...
-
-    def tokens_of(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
-        """Return the tokens of texts; "" has none. As `prepare`, it is called by the thread that makes batches."""
-        ...
-
-    def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Return -log p of B rows of tokens after their prompts, and of the end after each [B, T], and which count."""
-        ...
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Return what a saved model must hold besides the base model's name: adapters, or trained weights."""
-        ...

@@ -1,4 +1,4 @@
-"""Pretrained models of transformers as a `Backbone`: Qwen-VL, SmolVLM2, PaliGemma, Gemma3, InternVL, text models.
+"""Pretrained models of transformers as base models: Qwen-VL, SmolVLM2, PaliGemma, Gemma3, InternVL, text models.
 
 Placeholders follow the finished prompt as token ids, and a hook puts the learned queries where their embeddings would
 be: the vocabulary is never resized, positions and masks are the model's own, and only `text_logits` computes logits.
@@ -95,6 +95,7 @@ class HFBackbone(nn.Module):
         return inputs
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
+        """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
         wanted = sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
@@ -116,6 +117,7 @@ class HFBackbone(nn.Module):
         return logits if cap is None else cap * (logits / cap).tanh()
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts, `MAX_TEXT_TOKENS` of each at most; "" has none."""
         return [self._tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TEXT_TOKENS] for text in texts]
 
     def text_errors(self, inputs: Inputs, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import SCRATCH, Backbone, BackboneConfig, BackboneOut, Inputs, LoraSpec
+from lattok.backbones import SCRATCH, BackboneConfig, BackboneOut, Inputs, LoraSpec
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
@@ -51,7 +51,7 @@ class Outline(nn.Module):
 class BackboneModel(HubModel, ABC):
     """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
 
-    backbone: Any  # an nn.Module and a Backbone
+    backbone: Any  # see `lattok.backbones`
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -65,14 +65,14 @@ class BackboneModel(HubModel, ABC):
         return config, {"backbone": open_backbone(config, folder)}
 
     @classmethod
-    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+    def build(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
         """Build a model of this configuration, by default over the scratch backbone."""
         return cast(Any, cls)(config, open_backbone(config) if backbone is None else backbone, **parts)
 
     @classmethod
-    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+    def outline(cls, config: Any, backbone: Any = None, **parts: Any) -> Self:
         """Build it for its shapes alone: a base model that is open already stays as it is."""
-        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)), **parts)
+        return cls.build(config, None if backbone is None else Outline(backbone), **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
         """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
@@ -157,9 +157,10 @@ def open_backbone(config: Any, folder: Path | None = None) -> Any:
 
 
 class ScratchBackbone(nn.Module):
-    """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained: 1.5 M by default.
+    """See the top of this file; all of its parameters are trained, 1.5 M by default.
 
-    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames.
+    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames. Without cameras it
+    only reads.
     """
 
     predicts_text = False
@@ -169,8 +170,8 @@ class ScratchBackbone(nn.Module):
     def __init__(self, config: BackboneConfig, cameras: int, image_size: int, frames: int = 1):
         super().__init__()
         width, patch = config.width, config.patch_size
-        checks.counts(cameras=cameras, image_size=image_size, frames=frames)
-        if patch < 4 or patch & (patch - 1) or image_size % patch:
+        checks.counts(image_size=image_size, frames=frames)
+        if cameras and (patch < 4 or patch & (patch - 1) or image_size % patch):
             got = f"{patch} for images of {image_size} pixels"
             checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
         self.hidden_size, self.num_layers, self.frames = width, config.depth, frames
@@ -211,7 +212,9 @@ class ScratchBackbone(nn.Module):
         return BackboneOut(hidden, slice(before, before + count), valid, image, (shown, shown))
 
     def _look(self, images: Tensor) -> Tensor:
-        """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""
+        """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D], none without cameras."""
+        if not self.stems:
+            return self.image_places.expand(len(images), -1, -1)
         pixels = rearrange(images, "b (f v) h w c -> v (b f) c h w", f=self.frames).to(self.image_places) / 127.5 - 1
         views = torch.stack([stem(one) for stem, one in zip(self.stems, pixels, strict=True)])
         return rearrange(views, "v (b f) d h w -> b (f v h w) d", f=self.frames) + self.image_places

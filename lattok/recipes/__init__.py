@@ -4,25 +4,17 @@ from typing import Any
 
 from lattok.action_vq.base import ChunkTokenizer, families
 from lattok.hub import FAMILIES
-from lattok.recipes.action_vq import ActionVQRecipe as ActionVQRecipe
-from lattok.recipes.action_vq import FASTRecipe as FASTRecipe
-from lattok.recipes.action_vq import FitRecipe as FitRecipe
-from lattok.recipes.action_vq import FSQRecipe as FSQRecipe
-from lattok.recipes.action_vq import ResidualVQRecipe as ResidualVQRecipe
-from lattok.recipes.action_vq import TOASTRecipe as TOASTRecipe
-from lattok.recipes.action_vq import UniformBinsRecipe as UniformBinsRecipe
-from lattok.recipes.action_vq import recipe_for as recipe_for
-from lattok.recipes.clips import ClipLAMRecipe as ClipLAMRecipe
-from lattok.recipes.clips import InverseDynamicsRecipe as InverseDynamicsRecipe
-from lattok.recipes.common import RECIPES
-from lattok.recipes.common import Recipe as Recipe
-from lattok.recipes.image_lam import ImageLAMRecipe as ImageLAMRecipe
-from lattok.recipes.image_lam import MotoLAMRecipe as MotoLAMRecipe
-from lattok.recipes.lara import LARARecipe as LARARecipe
-from lattok.recipes.lara import LatBotRecipe as LatBotRecipe
+from lattok.recipes.action_vq import ActionVQRecipe, FitRecipe, recipe_for
+from lattok.recipes.clips import ClipLAMRecipe, InverseDynamicsRecipe
+from lattok.recipes.common import RECIPES, Recipe
+from lattok.recipes.image_lam import ImageLAMRecipe, MotoLAMRecipe
+from lattok.recipes.lara import LARARecipe, LatBotRecipe
 from lattok.recipes.run_folder import Model
-from lattok.recipes.vla import VLARecipe as VLARecipe
+from lattok.recipes.vla import VLARecipe
 from lattok.utils import checks
+
+__all__ = ["ActionVQRecipe", "ClipLAMRecipe", "FitRecipe", "ImageLAMRecipe", "InverseDynamicsRecipe", "LARARecipe"]
+__all__ += ["LatBotRecipe", "MotoLAMRecipe", "Recipe", "VLARecipe", "recipe_for"]
 
 
 def train(recipe: Recipe[Model], resume: bool = False, resume_command: str = "") -> Model:

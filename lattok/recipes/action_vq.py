@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
-from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import FitOptions
 from lattok.action_vq.model import QUICK_MODEL
@@ -135,9 +135,18 @@ class FitRecipe(Recipe[Tokenizer]):
             return finish({"": model}, out)[""]
 
 
-@cache  # one class of a family: recipes of equal options are equal
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
-    """Return the recipe of a family of action tokenizers that is fitted: its configuration and `fit_options`."""
+    """Return the recipe of a family of action tokenizers that is fitted: its configuration and `fit_options`.
+
+    >>> lattok.train(lattok.recipe_for(lattok.FAST).from_preset("my_dataset", "my_tokenizer"))
+    """
+    if not (isinstance(family, type) and issubclass(family, ChunkTokenizer)):
+        checks.fail("family", "a family of action tokenizers, such as lattok.FAST", f"{family!r:.60}")
+    return _recipe_for(family)
+
+
+@cache  # one class of a family: recipes of equal options are equal
+def _recipe_for(family: type[ChunkTokenizer]) -> Any:
     shared = {each.name for each in fields(ChunkConfig)}
 
     @dataclass(frozen=True)
@@ -156,15 +165,6 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
     own = (each.name for each in fields(family.config_class) if each.name not in shared)
     FamilyRecipe.common = ("horizon", *own, *Recipe.common)
     return FamilyRecipe
-
-
-FASTRecipe: type[FitRecipe[FAST]] = recipe_for(FAST)
-TOASTRecipe: type[FitRecipe[TOAST]] = recipe_for(TOAST)
-FSQRecipe: type[FitRecipe[FSQ]] = recipe_for(FSQ)
-ResidualVQRecipe: type[FitRecipe[ResidualVQ]] = recipe_for(ResidualVQ)
-UniformBinsRecipe: type[FitRecipe[UniformBins]] = recipe_for(UniformBins)
-for _made in (FASTRecipe, TOASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe):
-    _made.__qualname__ = _made.__name__  # where pickle finds it
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:

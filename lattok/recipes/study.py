@@ -10,58 +10,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset
 from lattok.evaluation.page import sheet
 from lattok.evaluation.page.svg import plot
-from lattok.evaluation.questions.policies import policy_errors
 from lattok.evaluation.report import Pictures
 from lattok.labels import with_labels
 from lattok.labels.spec import targets_of
-from lattok.nn.losses import action_loss
-from lattok.nn.normalize import Normalizer
-from lattok.recipes.policy_data import find_labels, held_out_episodes, policy_batches, policy_config, read_windows
+from lattok.recipes.policy_data import find_labels, held_out_episodes
 from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe
-from lattok.training import RECIPE, RUN, fit
+from lattok.training import RECIPE, RUN
 from lattok.training.runlog import METRICS, read_metrics
-from lattok.types import LossTerms, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
-from lattok.vla import STRATEGIES, VLAConfig
-from lattok.vla.config import BCE
+from lattok.vla import STRATEGIES
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
-BLIND, PROPRIO = "blind", "proprio_mlp"
-HIDDEN = 256  # width of the control on proprio
+BLIND, PROPRIO = "blind", "proprio"
 COLOURS = {"action": "model", "latent": "rival"}  # of losses: blue and orange
-CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* MLP on proprio alone"}
-
-
-class ProprioPolicy(nn.Module):
-    """Control: two hidden layers from proprio to the chunk, nothing seen and nothing read."""
-
-    def __init__(self, config: VLAConfig):
-        super().__init__()
-        self.loss = "l2" if config.action_loss == BCE else config.action_loss  # it says actions, not logits
-        self.reduction = config.loss_reduction
-        states, steps, dims = config.proprio_dim, config.horizon, config.action_dim
-        chunk = (nn.Linear(HIDDEN, steps * dims), nn.Unflatten(1, (steps, dims)))
-        self.net = nn.Sequential(nn.Linear(states, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), *chunk)
-        self.proprio_normalizer = Normalizer(states, config.proprio_clipped)
-        self.action_normalizer = Normalizer(dims, config.action_clipped)
-
-    def forward(self, batch: PolicyBatch) -> LossTerms:
-        predicted = self.net(self.proprio_normalizer(batch.proprio))
-        target = self.action_normalizer(batch.actions)
-        return {"action": action_loss(predicted, target, batch.judged, self.loss, self.reduction)}
-
-    @torch.no_grad()
-    def predict_chunk(self, batch: PolicyBatch) -> Tensor:
-        """Return chunks [B, H, m] in physical units."""
-        return self.action_normalizer.inverse(self.net(self.proprio_normalizer(batch.proprio)))
+CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* small policy on proprio alone"}
 
 
 def train_study(
@@ -87,17 +55,15 @@ def train_study(
         find_labels(member, dataset)
     prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
+    if data.proprio:
+        runs[PROPRIO] = _of_proprio(recipe, dataset)
     with recipe.begin(resume, sources, resume_command=resume_command):
-        names = [*runs, *[PROPRIO] * data.proprio]
-        for name in (name for name in names if not (out / name / HELD_OUT).is_file()):
+        for name in (name for name in runs if not (out / name / HELD_OUT).is_file()):
             if first_process():
                 print(f"\n== {title_of(name)}", flush=True)
-            if name in runs:
-                runs[name].train((out / name / RUN / RECIPE).is_file(), resume_command)
-            else:
-                _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), dataset, resume_command)
+            runs[name].train((out / name / RUN / RECIPE).is_file(), resume_command)
         if first_process():
-            write_table(out, names, recipe.loop.batch_size)
+            write_table(out, [*runs], recipe.loop.batch_size)
         wait_for_all()
 
 
@@ -116,26 +82,12 @@ def _member(recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str =
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model), study=False)
 
 
-def _train_proprio(recipe: VLARecipe, dataset: RobotDataset, resume_command: str) -> None:
-    """Train the control that sees only proprio, with the same batches and the same loop."""
-    out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
-    source = find_labels(recipe, dataset)
-    windows = read_windows(unseeing, source)
-    assert windows.states is not None
-    torch.manual_seed(recipe.loop.seed)
-    config = policy_config(recipe, [source])
-    model = ProprioPolicy(config)
-    model.action_normalizer.fit(windows.known_actions, config.action_kinds)
-    model.proprio_normalizer.fit(windows.states, config.normalize)
-    options: dict[str, Any] = {"resume": out.exists(), "resume_command": resume_command}
-    fit(model, policy_batches(unseeing, windows), recipe.loop, out, loss_weights={"action": 1.0}, **options)
-    if not first_process():
-        return
-    key = recipe.data.compared_key
-    others = held_out_episodes(source.dataset, recipe.data.episodes, key)
-    errors = policy_errors(model.cpu().predict_chunk, windows, read_windows(unseeing, source, episodes=others), key)
-    files.write_json(out / HELD_OUT, errors.to_json())
-    print(errors.text)
+def _of_proprio(recipe: VLARecipe, dataset: RobotDataset) -> VLARecipe:
+    """Return the recipe of the control that sees only proprio: a policy without cameras over the scratch backbone."""
+    small = replace(recipe.model.backbone, name=SCRATCH, revision=None, train="full")
+    head = replace(recipe.model.head, layers=())  # of the small backbone's
+    made = _member(recipe, dataset, "baseline", PROPRIO, prompt="", backbone=small, head=head)
+    return replace(made, data=replace(made.data, cameras=(), init=None))
 
 
 def _held_out(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class VLAConfig(NormalizedActions):
     """Architecture of a policy. The first fields come from the dataset, the defaults of the others from the paper.
 
     Attributes:
-        cameras: none for a backbone that reads only text
+        cameras: none for a backbone that reads only text, or a policy that sees proprio alone
         camera_sizes: (H, W) of each camera's images before they are resized
         proprio_dim: 0: without proprio
         latent: what the labels are that the strategy follows

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.backbones import Backbone, BackboneConfig
+from lattok.backbones import BackboneConfig
 from lattok.backbones.model import BackboneModel, from_root, with_backbone
 from lattok.hub import HubModel
 from lattok.hub.records import quoted
@@ -64,7 +64,7 @@ class LatentVLA(BackboneModel):
     narrow = True
     config: VLAConfig
 
-    def __init__(self, config: VLAConfig, backbone: Backbone, tokenizer: ActionTokenizer | None = None):
+    def __init__(self, config: VLAConfig, backbone: Any, tokenizer: ActionTokenizer | None = None):
         super().__init__()
         check_knows_data(config)
         self.config = config
@@ -73,7 +73,7 @@ class LatentVLA(BackboneModel):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         base = config.backbone
         backbone.adapt(base.train, base.lora, base.gradient_checkpointing)
-        self.backbone: Any = backbone  # an nn.Module and a Backbone
+        self.backbone = backbone
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
         self.losses = {loss.name: hidden_index(loss.layer, backbone.num_layers) for loss in config.strategy.losses}

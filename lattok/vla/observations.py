@@ -88,7 +88,8 @@ def _check(config: VLAConfig, batch: PolicyBatch, learning: bool, state: str, ac
     checks.rank("images", batch.images, "B V h w 3")
     if batch.images.dtype != torch.uint8:
         checks.fail("images", "uint8", batch.images.dtype)
-    checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), f"In order: {_short(config)}.")
+    hint = f"In order: {_short(config)}." if config.cameras else ""
+    checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), hint)
     if batch.images.shape[2:4] != (config.image_size,) * 2:
         got = f"{batch.images.shape[2]}x{batch.images.shape[3]}"
         checks.fail("images", f"{config.image_size}x{config.image_size} pixels, as the policy has them", got)

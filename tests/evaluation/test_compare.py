@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import lattok
+from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page
 from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
-from lattok.recipes import UniformBinsRecipe
+from lattok.recipes import recipe_for
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import STRIDE, Oracle, World, answer_of, rows, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
@@ -239,7 +240,7 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     assert text.startswith("Which of these models should label this dataset?")
     assert "R² of codes (higher is better)" in text
     assert text.endswith(f"Report: {tmp_path / 'out' / 'report.html'}\n")
-    lattok.train(UniformBinsRecipe.from_preset(dataset.root, tmp_path / "bins", horizon=2))
+    lattok.train(recipe_for(UniformBins).from_preset(dataset.root, tmp_path / "bins", horizon=2))
     capsys.readouterr()
     assert main([*words, str(tmp_path / "a"), str(tmp_path / "bins")]) == 2
     assert capsys.readouterr().err.startswith(

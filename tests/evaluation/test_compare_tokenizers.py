@@ -11,7 +11,7 @@ from lattok.evaluation import compare, evaluate
 from lattok.evaluation.comparison import compare_tokenizers
 from lattok.evaluation.evidence import EvalOptions
 from lattok.evaluation.report import Answer
-from lattok.recipes import UniformBinsRecipe, train
+from lattok.recipes import recipe_for, train
 from lattok.utils.checks import LattokError
 from tests.evaluation.worlds import World
 
@@ -82,7 +82,7 @@ def test_the_answer_names_one_only_where_the_next_is_clearly_worse(bins, monkeyp
 def test_from_the_command_line(make_dataset, tmp_path, capsys):
     dataset = make_dataset([12, 15, 11, 14])
     for name, horizon in (("a", 2), ("b", 4)):
-        train(UniformBinsRecipe.from_preset(dataset.root, tmp_path / name, horizon=horizon))
+        train(recipe_for(UniformBins).from_preset(dataset.root, tmp_path / name, horizon=horizon))
     capsys.readouterr()
     models = [str(tmp_path / name) for name in "ab"]
     assert main(["compare", str(dataset.root), "--models", *models, "--out", str(tmp_path / "out")]) == 0

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import lattok
+from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
@@ -21,7 +22,7 @@ from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence
 from lattok.evaluation.page import render, svg
 from lattok.evaluation.questions.policies import PolicyEvidence
 from lattok.evaluation.report import Criterion, Report, Section, Table, TableRow, Verdict
-from lattok.recipes import UniformBinsRecipe
+from lattok.recipes import recipe_for
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.evaluation.worlds import World, answer_of, tiny_lam
@@ -93,7 +94,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     for name in "ab":
         write_dataset(root / name, [14, 15, 13] if name == "a" else [12, 11, 16], ("lift",), cameras=False)
-        lattok.train(UniformBinsRecipe.from_preset(root / name, root / f"tok-{name}", horizon=2))
+        lattok.train(recipe_for(UniformBins).from_preset(root / name, root / f"tok-{name}", horizon=2))
     return root
 
 

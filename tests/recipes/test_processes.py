@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import lattok
+from lattok.action_vq import FSQ, ResidualVQ
 from lattok.cli import main
 from lattok.hub import HubModel
 from lattok.recipes import (
     ActionVQRecipe,
-    FSQRecipe,
     ImageLAMRecipe,
     InverseDynamicsRecipe,
     MotoLAMRecipe,
-    ResidualVQRecipe,
+    recipe_for,
 )
 from lattok.utils import files
 from tests.process_jobs import together
@@ -21,8 +21,8 @@ from tests.recipes.test_variants import SMALL, VARIANTS
 TINY = {"horizon": 4, "codebook_size": 8, "device": "cpu"}
 INVERSE = {"image_size": 32, "channels": (8, 8), "latent_dim": 8, "hidden": 8, "members": 2, "device": "cpu"}
 RECIPES = {
-    "fsq": (FSQRecipe, "default", {"tokens": 2, "hidden": 8, "steps": 2, "synthetic": 20, **TINY}),
-    "residual-vq": (ResidualVQRecipe, "default", {"tokens": 2, "codebook_size": 8, "steps": 1, "synthetic": 20}),
+    "fsq": (recipe_for(FSQ), "default", {"tokens": 2, "hidden": 8, "steps": 2, "synthetic": 20, **TINY}),
+    "residual-vq": (recipe_for(ResidualVQ), "default", {"tokens": 2, "codebook_size": 8, "steps": 1, "synthetic": 20}),
     "action-vq": (ActionVQRecipe, "quick", {"dim": 16, "heads": 2, "hidden": 16, "steps": 3, "batch_size": 8, **TINY}),
     "image-lam": (ImageLAMRecipe, "tiny+robust", SMALL),
     "pixels": (MotoLAMRecipe, "tiny", {**SMALL, **VARIANTS["pixels"][1]}),

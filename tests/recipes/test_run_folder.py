@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lattok
-from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq import ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.cli import main
-from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, Recipe, UniformBinsRecipe
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, Recipe, recipe_for
 from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
 from lattok.recipes.study import _held_out
@@ -339,7 +339,7 @@ def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root
     def made(out):
         if family == "two":
             return two.from_preset(root, out)
-        return recipe(root, out) if family == "action-vq" else UniformBinsRecipe.from_preset(root, out, horizon=4)
+        return recipe(root, out) if family == "action-vq" else recipe_for(UniformBins).from_preset(root, out, horizon=4)
 
     folders = ("", "second") if family == "two" else ("",)
     expected = {"": weights(whole)}

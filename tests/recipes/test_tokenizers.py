@@ -5,32 +5,33 @@ import re
 import pytest
 
 import lattok
-from lattok.recipes import FASTRecipe, FSQRecipe, ResidualVQRecipe, TOASTRecipe, UniformBinsRecipe
+from lattok.action_vq import FAST, FSQ, TOAST, ResidualVQ, UniformBins
+from lattok.recipes import recipe_for
 from lattok.utils.checks import LattokError
 
-RECIPES = (FASTRecipe, TOASTRecipe, ResidualVQRecipe, FSQRecipe, UniformBinsRecipe)
+RECIPES = [recipe_for(family) for family in (FAST, TOAST, ResidualVQ, FSQ, UniformBins)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_options_of_fit_are_options_of_the_recipe_and_no_others_of_the_loop(recipe):
     offered = {name for group in recipe.option_groups().values() for name in group}
     assert "seed" in offered
-    assert ("steps" in offered) == (recipe in (ResidualVQRecipe, FSQRecipe))
-    assert ("synthetic" in offered) == (recipe in (ResidualVQRecipe, FSQRecipe))
-    assert ("batch_size" in offered) == (recipe is FSQRecipe)
+    assert ("steps" in offered) == (recipe.family in (ResidualVQ, FSQ))
+    assert ("synthetic" in offered) == (recipe.family in (ResidualVQ, FSQ))
+    assert ("batch_size" in offered) == (recipe.family is FSQ)
     assert not {"bits", "min_token", "max_token", "schedule", "precision", "action_dim"} & offered
     options = recipe.from_preset("data", "out").options()
     assert recipe.from_preset("data", "out", "default", **options).options() == options
 
 
 def test_values_of_fit_keep_their_defaults_and_types():
-    recipe = ResidualVQRecipe.from_preset("data", "out", steps=0, synthetic=10)
+    recipe = recipe_for(ResidualVQ).from_preset("data", "out", steps=0, synthetic=10)
     assert (recipe.loop.steps, recipe.loop.synthetic, recipe.loop.seed) == (0, 10, 0)
-    assert FSQRecipe.from_preset("data", "out", lr=1).loop.lr == 1.0
+    assert recipe_for(FSQ).from_preset("data", "out", lr=1).loop.lr == 1.0
     with pytest.raises(LattokError, match="`synthetic`: expected a value of type int, got 'many'"):
-        FSQRecipe.from_preset("data", "out", synthetic="many")
+        recipe_for(FSQ).from_preset("data", "out", synthetic="many")
     with pytest.raises(LattokError, match="`options`: expected names among"):
-        FSQRecipe.from_preset("data", "out", bits=(0, 1))
+        recipe_for(FSQ).from_preset("data", "out", bits=(0, 1))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -39,18 +40,18 @@ def test_options_of_a_recipe_are_those_of_fit_in_python(recipe):
 
 
 SMALL = {
-    FASTRecipe: {"vocab_size": 300},
-    TOASTRecipe: {"vocab_size": 300},
-    ResidualVQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2},
-    FSQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2, "hidden": 8},
-    UniformBinsRecipe: {"bins": 8},
+    FAST: {"vocab_size": 300},
+    TOAST: {"vocab_size": 300},
+    ResidualVQ: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2},
+    FSQ: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2, "hidden": 8},
+    UniformBins: {"bins": 8},
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_path, capsys):
     dataset = make_dataset([12, 15, 11, 14], cameras=False)
-    lattok.train(recipe.from_preset(dataset.root, tmp_path / "out", horizon=4, **SMALL[recipe]))
+    lattok.train(recipe.from_preset(dataset.root, tmp_path / "out", horizon=4, **SMALL[recipe.family]))
     said = capsys.readouterr().err.splitlines()
     last = rf"{recipe.kind}: [\d.]+ tokens( on average)? for a chunk; [\d.e+-]+ % of .* variance is lost"
     assert re.fullmatch(last, said[-2]), said
@@ -60,3 +61,9 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     assert said[0].startswith(
         "note: tiny: 2 of 4 episodes judge (1, 3), the others train; too few for intervals: record"
     )
+
+
+@pytest.mark.parametrize("family", ["fast", lattok.ImageLAM, None])
+def test_what_is_no_family_of_tokenizers_has_no_recipe_of_one(family):
+    with pytest.raises(LattokError, match="`family`: expected a family of action tokenizers, such as lattok.FAST, got"):
+        recipe_for(family)

@@ -12,20 +12,20 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.cli.subjects import unfinished
-from lattok.data import open_dataset
+from lattok.data import LeRobotV3, open_dataset
 from lattok.evaluation import evaluate
-from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
-from lattok.recipes.study import BLIND, PROPRIO, ProprioPolicy, title_of, train_study
+from lattok.recipes.policy_data import find_labels, find_sources, policy_batches, read_windows
+from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
+from lattok.training import fit
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 from lattok.utils.options import flat
 from lattok.vla import STRATEGIES
+from lattok.vla.observations import policy_batch
 from tests.conftest import CAMERAS, write_dataset
 from tests.recipes.policies import SIZES, TINY, annotated, stopped, with_absurd_actions
-from tests.vla.fakes import batch
-from tests.vla.fakes import config as policy_config
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
 
@@ -49,18 +49,6 @@ def recipe(dataset: Path, out: Path, strategy: str = "baseline", **options) -> l
 
 def weights(model) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.saved_tensors().items()}
-
-
-@pytest.mark.parametrize("kind", ["l2", "l1", "l2_bce"])
-def test_the_control_on_proprio_says_actions_whatever_policies_say_of_grippers(kind: str):
-    made = policy_config(action_names=("x", "y", "gripper"), action_loss=kind)
-    torch.manual_seed(0)
-    control, data = ProprioPolicy(made), batch(made)
-    with torch.no_grad():
-        found, errors = control(data)["action"], (control.predict_chunk(data) - data.actions).double().numpy()
-    each = np.abs(errors) if kind == "l1" else errors**2
-    wanted = np.mean([each[i][data.valid[i].numpy()].mean() for i in range(len(each))])
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +109,26 @@ def test_presets_that_stand_over_others_need_one(recipe, base):
 def test_what_is_no_preset_and_no_folder(out, preset, text):
     with pytest.raises(LattokError, match=text):
         lattok.VLARecipe.from_preset("data", out, preset)
+
+
+def test_a_policy_without_cameras_sees_proprio_alone(dataset: Path, tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LeRobotV3, "frames", None)  # nothing is decoded
+        trained = lattok.train(recipe(dataset, tmp_path / "p", cameras=(), crop=0.5, prompt=""))
+    assert json.loads((tmp_path / "p/held_out.json").read_text())["windows"] == 28
+    policy = lattok.load(tmp_path / "p")
+    assert policy.config.cameras == ()
+    seen = {"observation.state": torch.tensor([[0.0, 1.0], [2.0, 3.0]]), "task": ["lift", "push"]}
+    chunks = policy.predict_chunk(seen)
+    assert torch.equal(chunks, trained.predict_chunk(seen))
+    assert (chunks[0] - chunks[1]).abs().max() > 1e-4
+    other = {**seen, "task": ["push", "lift"]}  # the prompt has no {task}
+    assert torch.equal(policy.predict_chunk(other), chunks)
+    found = policy_batch(policy.config, seen, learning=False)
+    with pytest.raises(LattokError, match="`images`: expected 0 cameras, got 1"):
+        policy.predict_chunk(found._replace(images=torch.zeros(2, 1, 16, 16, 3, dtype=torch.uint8)))
+    with pytest.raises(LattokError, match="the robot's state"):
+        policy.predict_chunk({"task": ["lift"]})
 
 
 def test_held_out_actions_that_never_change_leave_nothing_to_gain(tmp_path, capsys):
@@ -391,19 +399,41 @@ def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset:
 
 
 def test_a_study_that_is_interrupted_in_its_last_part_says_how_it_goes_on(dataset: Path, tmp_path: Path, monkeypatch):
-    def stop(*_, resume_command, **__):
-        raise KeyboardInterrupt(resume_command)
+    def stop(module, batches, loop, out: Path, **options) -> None:
+        if out.name == PROPRIO:
+            raise KeyboardInterrupt
+        fit(module, batches, loop, out, **options)
 
-    monkeypatch.setattr("lattok.recipes.study.fit", stop)
+    monkeypatch.setattr("lattok.recipes.vla.fit", stop)
     with pytest.raises(KeyboardInterrupt, match="go on"):
         train_study(recipe(dataset, tmp_path / "s", steps=1), resume_command="go on", strategies=("baseline",))
+
+
+def test_the_control_on_proprio_is_small_and_blind_whatever_the_others_are_built_on(dataset, tmp_path, monkeypatch):
+    begun = {}
+
+    def begin(self: lattok.VLARecipe, *_: object) -> None:
+        begun[Path(self.out).name] = self
+        if Path(self.out).name == PROPRIO:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lattok.VLARecipe, "train", begin)
+    options = {"backbone": "org/model", "head_layers": (14, 28), "image_size": 100, "horizon": 4}
+    made = lattok.VLARecipe.from_preset(dataset, tmp_path / "s", "libero", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train_study(made, strategies=("baseline",))
+    assert begun["baseline"].options()["backbone"] == "org/model"
+    control = begun[PROPRIO]
+    policy = control.learner(find_sources(control, [open_dataset(dataset)])).policy
+    assert (policy.config.cameras, policy.config.prompt, policy.config.proprio_dim) == ((), "", 2)
+    assert (policy.config.backbone.name, policy.layers) == ("scratch", (2, 3, 4))
 
 
 def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):
     train_study(recipe(dataset, tmp_path / "s", episodes="0,1", steps=1), strategies=("baseline",))
     results = json.loads((tmp_path / "s/study.json").read_text())
     assert {name: run["held_out"]["windows"] for name, run in results.items()} == {
-        "baseline": 28, "blind": 28, "proprio_mlp": 28,
+        "baseline": 28, "blind": 28, "proprio": 28,
     }  # fmt: skip
 
 

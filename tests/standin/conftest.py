@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     lattok.train(student)
     bins: dict[str, Any] = {"horizon": 4, "bins": 8}
-    lattok.train(lattok.UniformBinsRecipe.from_preset(place / "data", place / "bins", **bins))
+    lattok.train(lattok.recipe_for(lattok.UniformBins).from_preset(place / "data", place / "bins", **bins))
     return place
 
 

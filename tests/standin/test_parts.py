@@ -19,7 +19,6 @@ from lattok.inference import for_inference
 from lattok.nn.kmeans import residual_kmeans
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import code_statistics
-from lattok.recipes.study import ProprioPolicy
 from lattok.types import LatentTarget, PairBatch
 from tests.accelerator import NAME, Device, standin
 from tests.action_vq.families import cases
@@ -142,13 +141,12 @@ def test_a_device_without_float64(kind: str, folder: Path, tmp_path: Path):
 
 
 def test_small_parts(device: Device):
-    """A control that sees proprio alone, labels stretched over steps, codes that are looked up."""
-    torch.manual_seed(0)
-    made = fakes.config()
-    control, batch = ProprioPolicy(made), fakes.batch(made)
-    moved = copy.deepcopy(control).to(NAME)
-    assert_same(moved(placed(batch, NAME)), control(batch))
-    assert_same(moved.predict_chunk(placed(batch, NAME)), control.predict_chunk(batch))
+    """A policy that sees proprio alone, labels stretched over steps, codes that are looked up."""
+    made = fakes.policy(cameras=(), camera_sizes=())
+    batch = made.prepared(fakes.batch(made.config))
+    moved = copy.deepcopy(made).to(NAME)
+    assert_same(moved(placed(batch, NAME)), made(batch))
+    assert_same(moved.predict_chunk(placed(batch, NAME)), made.predict_chunk(batch))
     labels = LatentTarget(torch.arange(8).view(2, 4, 1), None, torch.ones(2, 4, dtype=torch.bool))
     assert_same(labels.to(torch.device(NAME)).nearest(6), labels.nearest(6))
     book = ScalarQuantizer(4, 8).eval()

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import lattok
+from lattok.action_vq import UniformBins
 from lattok.data import Feature, LeRobotWriter
 from lattok.data.content import content_of, record_of
 from lattok.data.video import VideoWriter
 from lattok.evaluation.evidence.latent_evidence import FOLDS, task_folds
 from lattok.evaluation.questions.history import seen_episodes
 from lattok.labels import with_labels
-from lattok.recipes import ImageLAMRecipe, UniformBinsRecipe
+from lattok.recipes import ImageLAMRecipe, recipe_for
 from lattok.samples import ActionWindows
 from lattok.types import Episode
 from tests.data.rlds_sample import describe, example, open_rlds, record, shard_path, write_rlds
@@ -65,7 +66,7 @@ def splits(tmp_path):
 def test_episodes_of_another_split_were_not_trained_on(splits, tmp_path):
     file = tmp_path / "toy.json"
     file.write_text('{"dataset": "rlds", "fps": 5}')
-    lattok.train(UniformBinsRecipe.from_preset(file, tmp_path / "tok", horizon=2, episodes="0:3"))
+    lattok.train(recipe_for(UniformBins).from_preset(file, tmp_path / "tok", horizon=2, episodes="0:3"))
     tok = lattok.load(tmp_path / "tok")
     assert tok.trained_on["split"] == "train"
     honest = lattok.evaluate(tok, splits.val, episodes=[0, 1])
@@ -134,7 +135,7 @@ def _verdict(model, dataset, episodes):
 
 
 def test_a_copy_is_known_again_whatever_it_is_called_and_however_it_is_numbered(source, tmp_path):
-    recipe = UniformBinsRecipe.from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:4")
+    recipe = recipe_for(UniformBins).from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:4")
     tok = lattok.train(recipe)
     shutil.copytree(source.root, tmp_path / "renamed")
     annotated = lattok.annotate(source, {"tok": tok}, tmp_path / "annotated")
@@ -152,7 +153,7 @@ def test_a_copy_is_known_again_whatever_it_is_called_and_however_it_is_numbered(
 
 
 def test_other_data_of_the_same_lengths_is_other_data_even_by_the_same_name(source, tmp_path):
-    tok = lattok.train(UniformBinsRecipe.from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:4"))
+    tok = lattok.train(recipe_for(UniformBins).from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:4"))
     (tmp_path / "another").mkdir()
     other = _record(tmp_path / "another" / "recorded", seed=1)
     assert other.name == source.name
@@ -163,7 +164,7 @@ def test_other_data_of_the_same_lengths_is_other_data_even_by_the_same_name(sour
 
 def test_a_held_out_episode_that_repeats_one_of_training_is_held_out_where_numbers_say_so(tmp_path):
     repeated = _record(tmp_path / "repeated", seed=0, order=[0, 1, 2, 3, 0, 5])
-    tok = lattok.train(UniformBinsRecipe.from_preset(repeated.root, tmp_path / "tok", horizon=2, episodes="0:4"))
+    tok = lattok.train(recipe_for(UniformBins).from_preset(repeated.root, tmp_path / "tok", horizon=2, episodes="0:4"))
     assert _verdict(tok, repeated, [4, 5]) == ""
     part = lattok.export(repeated, tmp_path / "part", episodes=[1, 4, 5], video_codec="h264").path
     assert _verdict(tok, lattok.open_dataset(part), [1, 2]) == "1 of 2"
@@ -199,7 +200,7 @@ def test_human_video_is_known_by_its_files(tmp_path):
 
 def test_of_too_many_episodes_to_keep_number_and_dataset_count(source, tmp_path, monkeypatch):
     monkeypatch.setattr("lattok.data.content.MAX_DIGESTS", 3)
-    tok = lattok.train(UniformBinsRecipe.from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:5"))
+    tok = lattok.train(recipe_for(UniformBins).from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:5"))
     shutil.copytree(source.root, tmp_path / "renamed")
     assert _verdict(tok, lattok.open_dataset(tmp_path / "renamed"), [0, 1, 2, 3, 4]) == ""
     assert _verdict(tok, source, [0, 1, 2, 3, 4]) == "5 of 5"
