@@ -161,7 +161,8 @@ class PlainViT:
     @staticmethod
     def understands(features: FrozenFeatures) -> bool:
         """Tell whether the network has this form: by its activations, and by what it gives for one frame."""
-        net, size = features.network, features.image_size
+        net: Any = features.network
+        size = features.image_size
         frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)
         frame = frame.reshape(1, size, size, 3)
         try:
