@@ -29,32 +29,29 @@ from lattok.utils import checks
 from lattok.utils.arrays import Values, like
 
 Learned = TypeVar("Learned", bound=TrainedTokenizer)
-PLAIN = {"precision": "float32", "compile": False}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CACHED = 64  # chunks that an encoder transforms at a time, so that a layer's rows stay in the cache
 MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
 
 @overload
-def for_inference(model: TrainedPairModel, precision: str = "float32", compile: bool = False) -> "FastImageLAM": ...
+def for_inference(model: TrainedPairModel, precision: str = "float32") -> "FastImageLAM": ...
 @overload
 def for_inference(model: P2TActionVQ) -> "FastActionVQ | P2TActionVQ": ...
 @overload
 def for_inference(model: Learned) -> Learned: ...
-def for_inference(model: object, precision: str = "float32", compile: bool = False) -> object:
+def for_inference(model: object, precision: str = "float32") -> object:
     """Return a faster form of a model for inference alone, with the weights as they are now.
 
     A latent action model becomes a labeller, in float32 or "bfloat16", where a few codes differ; its `describe()` says
-    how labels were made. With `compile` torch compiles it at the first video: a minute or more, and other rounding. A
-    tokenizer of actions that learned by gradients becomes a copy on the CPU, with matrices in the order of its kernels;
-    a `P2TActionVQ` with the step decoder also decodes by a table.
+    how labels were made. A tokenizer of actions that learned by gradients becomes a copy on the CPU, with matrices in
+    the order of its kernels; a `P2TActionVQ` with the step decoder also decodes by a table.
     """
     if isinstance(model, TrainedPairModel):
-        return FastImageLAM(model, precision, compile)
+        return FastImageLAM(model, precision)
     if isinstance(model, TrainedTokenizer):
-        if precision != "float32" or compile:
-            name, got = ("compile", compile) if compile else ("precision", precision)
-            checks.fail(name, f"{PLAIN[name]} for a tokenizer of actions", got)
+        if precision != "float32":
+            checks.fail("precision", "float32 for a tokenizer of actions", precision)
         if isinstance(model, P2TActionVQ) and model.config.decoder == "step":
             return FastActionVQ(model)
         return _packed(model)
@@ -68,26 +65,24 @@ class FastImageLAM(VideoLabeller):
     Heads and quantizer are always float32. A label made in bfloat16 is another label: `describe` says how it was made.
     """
 
-    def __init__(self, lam: TrainedPairModel, precision: str, compile: bool = False):
+    def __init__(self, lam: TrainedPairModel, precision: str):
         checks.one_of("precision", precision, PRECISIONS)
         lam.check_reads_video_alone()
-        self._lam, self._precision, self._compile = copy.deepcopy(lam).eval(), precision, compile
+        self._lam, self._precision = copy.deepcopy(lam).eval(), precision
         self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
         with self._lam.inference(), torch.no_grad():
             self._encoder = _encoder(self._lam, PRECISIONS[precision])
-        if compile:  # for blocks of any length, so that labels do not depend on which came first
-            self._encoder = VideoEncoder(*(torch.compile(part, dynamic=True) for part in self._encoder))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the encoder behind: workers make their own."""
-        return {"lam": self._lam, "precision": self._precision, "compile": self._compile}
+        return {"lam": self._lam, "precision": self._precision}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
     def to(self, device: str) -> "FastImageLAM":
         """Return the same on another device, for workers."""
-        return FastImageLAM(copy.deepcopy(self._lam).to(device), self._precision, self._compile)
+        return FastImageLAM(copy.deepcopy(self._lam).to(device), self._precision)
 
     @property
     def device(self) -> torch.device:
@@ -113,9 +108,8 @@ class FastImageLAM(VideoLabeller):
             return like(given, self._lam.from_tokens(self._encoder.pairs(now, later)))
 
     def describe(self) -> dict[str, Any]:
-        """Return the model's identity, and in which precision and by what labels are computed."""
-        compiled = {"backend": "torch.compile"} if self._compile else {}
-        return {**self._lam.describe(), "precision": self._precision, **compiled}
+        """Return the model's identity, and in which precision labels are computed."""
+        return {**self._lam.describe(), "precision": self._precision}
 
 
 def _encoder(lam: TrainedPairModel, dtype: torch.dtype) -> VideoEncoder:
@@ -166,15 +160,22 @@ class PlainViT:
 
     @staticmethod
     def understands(features: FrozenFeatures) -> bool:
-        """Tell whether the network has this form: by its parts, and by what it gives for one frame."""
-        if features.class_token or not _known_parts(features.network):  # the class token is not among its outputs
-            return False
+        """Tell whether the network has this form: by its activations, and by what it gives for one frame."""
+        net: Any = features.network
         size = features.image_size
         frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)
         frame = frame.reshape(1, size, size, 3)
-        with torch.no_grad():
-            expected, got = features(frame), PlainViT(features, torch.float32)(frame)
-        return bool((got - expected).abs().max() < MAX_DIFFERENCE * expected.abs().max())
+        try:
+            acts = [block.mlp.act for block in net.blocks]
+            if not all(isinstance(act, nn.GELU) and act.approximate == "none" for act in acts):  # too near to be told
+                return False
+            with torch.no_grad():
+                expected, got = features(frame), PlainViT(features, torch.float32)(frame)
+            return bool((got - expected).abs().max() < MAX_DIFFERENCE * expected.abs().max())
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # it is built in another way
+            if checks.out_of_memory(error):
+                raise
+            return False
 
     def __call__(self, frames: Tensor) -> Tensor:
         patches = rearrange(frames, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
@@ -184,24 +185,6 @@ class PlainViT:
         for block in self.blocks:
             x = block(x)
         return self.last(x[:, len(self.prefix) :])
-
-
-def _known_parts(net: Any) -> bool:
-    if net is None:
-        return False
-    from timm.models import vision_transformer
-
-    parts: Any = vision_transformer
-    if type(net) is not parts.VisionTransformer or type(net.patch_embed) is not parts.PatchEmbed:
-        return False
-    return net.pos_embed is not None and all(
-        type(block) is parts.Block
-        and type(block.attn) is parts.Attention
-        and type(block.mlp) is parts.Mlp
-        and isinstance(block.mlp.act, nn.GELU)
-        and block.mlp.act.approximate == "none"
-        for block in net.blocks
-    )
 
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:

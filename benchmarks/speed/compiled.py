@@ -1,11 +1,12 @@
-"""What `torch.compile` gives on this machine, and what it costs: `compile` of training and of `lattok.for_inference`.
+"""What `torch.compile` gives on this machine, and what it costs: `compile` of training, and compiled labelling.
 
 python -m benchmarks.speed.compiled --out benchmarks/results/compiled.json    # on two cores half an hour: it compiles
 python -m benchmarks.speed.compiled --device cuda --out benchmarks/results/compiled_gpu.json    # minutes
 
 Seconds of a step (forward, backward) and of labelling a video at published sizes, as they are and compiled, one after
 the other; of the CPU there, of the clock on an accelerator, where steps are in bfloat16. Seconds of the first compiled
-call; graphs, and graph breaks, of which there should be none.
+call; graphs, and graph breaks, of which there should be none. `lattok.for_inference` had the option to compile; it went
+because of these results.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.common import environment, finish, name_of, write_results
 from benchmarks.speed.gpu import learners
+from lattok.image_lam.base.labelling import VideoEncoder
 from lattok.inference import for_inference
 from lattok.training.loop import compiled
 from lattok.utils.devices import device_called
@@ -71,11 +73,12 @@ def training(kind: str, quick: bool, device: torch.device) -> dict[str, float]:
 
 
 def labelling(precision: str, quick: bool, device: torch.device) -> dict[str, float]:
-    """A video by the small image model."""
+    """A video by the small image model; graphs are for blocks of any length."""
     lam = learners(quick)["image-lam"][0].lam.eval().to(device)
     side = lam.config.image_size
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, 1, side, side, 3), dtype=np.uint8)
-    plain, fast = (for_inference(lam, precision, compile=compiled) for compiled in (False, True))
+    plain, fast = for_inference(lam, precision), for_inference(lam, precision)
+    fast._encoder = VideoEncoder(*(torch.compile(part, dynamic=True) for part in fast._encoder))
     return compared(lambda: plain.label_video(video, STRIDE), lambda: fast.label_video(video, STRIDE), device)
 
 

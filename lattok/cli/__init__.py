@@ -122,7 +122,7 @@ def run_words(words: Sequence[str]) -> int | None:
         print(flags.page(f"{command} {below}", *pages[below], HELP_ALL in rest))
         return None
     if below in pages:
-        flags.read(f"{command} {below}", pages[below][1], flags.plain_words(rest[1:]))  # before the imports
+        flags.read(f"{command} {below}", pages[below][1], rest[1:])  # before the imports
     if below in pages or not pages:
         _load(EVERYTHING)
     if rest[:1] and rest[0] in HELP:
@@ -145,7 +145,7 @@ def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
     if any(word in HELP for word in words):
         print(flags.page(command, verb.about, verb.words, HELP_ALL in words))
         return None
-    values = flags.read(command, verb.words, flags.plain_words(words))
+    values = flags.read(command, verb.words, words)
     _load(verb.needs)
     try:
         return flags.call(verb.run, values)

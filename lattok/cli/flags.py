@@ -153,17 +153,6 @@ def refuse(command: str, said: str) -> NoReturn:
     raise LattokError(f"{command}{said} See {command} --help.")
 
 
-def plain_words(words: Sequence[str]) -> list[str]:
-    """Return words with options of groups as they are called in full: --decoder.depth as --decoder-depth."""
-    plain = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            name = name.replace("_", "-").removesuffix(".name").replace(".", "-")
-        plain.append(f"{name}{equals}{value}")
-    return plain
-
-
 def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str, Any]:
     """Return the values that `words` give, by name; refuse unknown flags, wrong values, and too many or few words."""
     flags = {each.name.rstrip("_"): each for each in known if not each.positional}
@@ -178,7 +167,8 @@ def read(command: str, known: Sequence[Word], words: Sequence[str]) -> dict[str,
             alone.append(word)
             continue
         typed, equals, value = word[2:].partition("=")
-        name = typed.replace("-", "_")
+        name = typed.removesuffix(".name").replace(".", "_").replace("-", "_")  # --decoder.depth is --decoder-depth
+        typed = name.replace("_", "-")
         _check_flag(command, name, flags)
         flag = flags.get(name) or flags[name.removeprefix("no_")]
         if _is_switch(flag.kind):

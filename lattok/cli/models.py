@@ -29,7 +29,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb:
     from lattok.recipes import recipe_of
 
     recipe_class: Any = recipe_of(kind)
-    shown = _defaults(recipe_class, flags.plain_words(words))
+    shown = _defaults(recipe_class, words)
     groups, first = recipe_class.option_groups(), recipe_class.common
     every = {name: option for known in groups.values() for name, option in known.items()}
     parts = {"common": [every[name] for name in first if name in every]}

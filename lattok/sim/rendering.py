@@ -9,8 +9,8 @@ import gc
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -27,35 +27,20 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
 with suppress(ImportError):
     import_module("triton")  # torch loads it late: after Mesa, which brings an LLVM of its own, Python crashes
 
-NO_IMAGES = ""  # why there are no images
+NO_IMAGES = "no library, or MUJOCO_GL=disable" * (os.environ.get("MUJOCO_GL") == "disable")  # why there are none
 try:
     import mujoco as _mujoco
 except ModuleNotFoundError:
     raise
 except (ImportError, AttributeError):  # PyOpenGL has found no library, which physics does not need
-    asked = os.environ.get("MUJOCO_GL", "")
-    NO_IMAGES, os.environ["MUJOCO_GL"] = f"no library for MUJOCO_GL={asked}", "disable"
+    NO_IMAGES = f"no library for MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}"
+    os.environ["MUJOCO_GL"] = "disable"  # OGBench's dm_control, and processes that we start, look at it too
     import mujoco as _mujoco
-
-    os.environ["MUJOCO_GL"] = asked
 
 mujoco: Any = _mujoco  # a compiled module, of whose names no checker knows
 
 SHAPES = tuple(getattr(mujoco.mjtGeom, f"mjGEOM_{shape}") for shape in ("BOX", "SPHERE", "CYLINDER"))
 EFFECTS = [int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFLECTION)]
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Let packages be imported that look for OpenGL at once, also where MuJoCo has found none."""
-    if not NO_IMAGES:
-        yield
-        return
-    os.environ["MUJOCO_GL"], asked = "disable", os.environ["MUJOCO_GL"]
-    try:
-        yield
-    finally:
-        os.environ["MUJOCO_GL"] = asked
 
 
 class Viewpoint(NamedTuple):  # a camera of a model under the name that datasets have

@@ -191,7 +191,7 @@ def test_controls_learn_from_what_the_model_knew(world: World):
     model.trained_on = {"dataset": "planted", "episodes": [[0, 7]], "labels": {"episodes": "1:3"}}
     evidence = gathered(model, world)
     assert evidence.known == "2 episodes whose actions the model knew"
-    assert evidence.mean.numpy() == pytest.approx(world.actions[1:3].reshape(-1, 3).mean(0, dtype=float))
+    assert evidence.scale.numpy() == pytest.approx(world.actions[1:3].reshape(-1, 3).std(0, dtype=float))
     model.trained_on["labels"] = {}
     assert gathered(model, world).known == "6 episodes whose actions the model knew"  # but for those that judge
     assert gathered(model, world, max_episodes=4).known == "4 of 7 episodes whose actions the model knew"

@@ -1,26 +1,18 @@
-"""`torch.compile` of training and of labelling: whole graphs, and with torch's own kernels the same numbers."""
+"""`torch.compile` of training: whole graphs, and with torch's own kernels the same numbers."""
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 import lattok
-from lattok.inference import for_inference
 from lattok.training import loop
-from lattok.utils.checks import LattokError
-from tests.action_vq.families import fitted
 from tests.standin.conftest import assert_same, make, on_host
-from tests.standin.test_artefacts import IMAGE_MODELS, VIDEO
 
 # the compiler looks at `grad` of every tensor; outside of pytest it silences this itself
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-PRECISIONS = {"image-lam, residual": "float32", "moto-lam": "bfloat16"}  # others: slow
-MOST_GRAPHS = 4  # of frames and pairs, of one and of several
 
 
 @pytest.fixture(autouse=True)
@@ -58,30 +50,3 @@ def test_a_run_that_fails_leaves_the_model_as_it_was():
     with pytest.raises(KeyError):
         fails()
     assert own() == []
-
-
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [
-        pytest.param(name, precision, marks=[pytest.mark.slow] * (precision != PRECISIONS.get(name)))
-        for name in IMAGE_MODELS
-        for precision in ("float32", "bfloat16")
-    ],
-)
-def test_labels_by_a_compiled_form(name: str, precision: str):
-    torch.manual_seed(0)
-    model = IMAGE_MODELS[name]().eval()
-    video = np.concatenate([VIDEO[:, : len(model.cameras)]] * 9)
-    plain, fast = for_inference(model, precision), for_inference(model, precision, compile=True)
-    for length in (len(video), 40, 5, 3):
-        assert_same(fast.label_video(video[:length], 2), plain.label_video(video[:length], 2))
-    assert 0 < counters["stats"]["unique_graphs"] <= MOST_GRAPHS
-    assert not counters["graph_break"]
-    assert fast.describe() == plain.describe() | {"backend": "torch.compile"}
-    again = pickle.loads(pickle.dumps(fast))
-    assert again.describe() == again.to("cpu").describe() == fast.describe()
-
-
-def test_a_tokenizer_is_not_compiled():
-    with pytest.raises(LattokError, match="`compile`: expected False for a tokenizer of actions, got True"):
-        for_inference(fitted("action-vq"), compile=True)

@@ -54,8 +54,7 @@ class ActionEvidence:
     source: PairSource  # its stride is the unit of the model's offsets
     held_out: PolicyWindows  # without pictures
     rows: list[ProbeRow]  # the model first, then controls
-    mean: Tensor  # [m] of the known actions
-    scale: Tensor  # [m] their deviations
+    scale: Tensor  # [m] deviations of the known actions
     bootstrap: Bootstrap
     known: str  # which episodes controls learned from
 
@@ -87,7 +86,7 @@ class ActionEvidence:
             _without_later(case, source, held_out, episodes, judge),
             *_controls(train, judged, motion, judge, case.options.seed),
         ]
-        return cls(case, source, judged, rows, fitted.mean(0), spread_of(fitted), bootstrap, known)
+        return cls(case, source, judged, rows, spread_of(fitted), bootstrap, known)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from lattok.data import dimension_names
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
-from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
+from lattok.evaluation.evidence.trained_controls import ControlTraining, labels_only
 from lattok.image_lam import TrainedPairModel
 from lattok.nn.kmeans import nearest, residual_kmeans
 from lattok.nn.normalize import space_dims
@@ -247,7 +247,7 @@ class LatentEvidence:
         return CodeStream(key, name, fitted.encode(train), fitted.encode(held_out), config.codebook_size)
 
     @cached_property
-    def labels_only(self) -> LabelsOnly | None:
+    def labels_only(self) -> tuple[dict[str, Tensor], str] | None:
         """None where it is not run."""
         if self.training is None or self.target is None:
             return None

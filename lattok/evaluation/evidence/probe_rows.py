@@ -122,7 +122,7 @@ def strongest(rows: Sequence[ProbeRow], probe: str, column: int = 0) -> ProbeRow
 
 
 def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]]:
-    train, held_out, change, alone = evidence.train, evidence.held_out, evidence.change, evidence.labels_only
+    train, held_out, change = evidence.train, evidence.held_out, evidence.change
     scene = Coordinates.fit(train.now, held_out.now)
     scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
     fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
@@ -133,9 +133,10 @@ def _controls(evidence: LatentEvidence, target: Target) -> dict[str, list[Input]
     ]
     row = ProbeRow(LABELS_ONLY, "same encoder, labels alone")
     labelled: list[Input] = [(row._replace(not_run=NEEDS_TRAINING), ())] * 2
-    if alone is not None:
-        codes = [one_hot(x, evidence.size) for x in (alone.train_codes, alone.held_out_codes)]
-        labelled = [(row, codes), (row, (alone.train_latents, alone.held_out_latents))]
+    if evidence.labels_only is not None:
+        alone, _ = evidence.labels_only
+        codes = [one_hot(alone[name], evidence.size) for name in ("train_codes", "held_out_codes")]
+        labelled = [(row, codes), (row, (alone["train_latents"], alone["held_out_latents"]))]
     discrete = [(ProbeRow(stream.key, stream.name), stream.one_hot) for stream in evidence.codes.values()]
     continuous: list[Input] = [
         (ProbeRow("pca_change", f"raw frame change (PCA {width})"), change.first(width)),

@@ -105,17 +105,6 @@ class ControlTraining:
         module.to(device).eval()
 
 
-@dataclass(frozen=True)
-class LabelsOnly:
-    """Codes and latents of the encoder trained on labels, [n, P], [N, P], [n, p*d], [N, p*d]."""
-
-    train_codes: Tensor
-    held_out_codes: Tensor
-    train_latents: Tensor
-    held_out_latents: Tensor
-    text: str  # what it was trained on
-
-
 def changes_of(model: Any) -> Augmentation | None:
     """Return how images changed in the model's training, as far as it says."""
     known = (model.trained_on or {}).get("changes")
@@ -136,8 +125,12 @@ def labels_of(model: TrainedPairModel) -> dict[str, Any]:
 
 def labels_only(
     model: TrainedPairModel, dataset: RobotDataset, train: PairSet, held_out: PairSet, training: ControlTraining
-) -> LabelsOnly:
-    """Train the control, or read it from the folder where it is there already."""
+) -> tuple[dict[str, Tensor], str]:
+    """Train the control, or read it from the folder where it is there already.
+
+    Returns `train_codes` [n, P], `held_out_codes` [N, P], `train_latents` [n, p*d] and `held_out_latents` [N, p*d], and
+    in words what it was trained on.
+    """
     labels, frames = labels_of(model), train.frames
     tasks = {episode.index: episode.tasks for episode in dataset.episodes}
     chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
@@ -157,7 +150,7 @@ def labels_only(
     tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
     whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
-    return LabelsOnly(**tensors, text=text)
+    return tensors, text
 
 
 def _trained(

@@ -189,7 +189,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
         name, detail = "From continuous latents", ""
         note = "PCA widths are the best of 32, 64 and 128 on training episodes."
     if evidence.labels_only is not None:
-        note += f" Labels alone: {evidence.labels_only.text}."
+        note += f" Labels alone: {evidence.labels_only[1]}."
     tasks = f"Held-out tasks, {evidence.folds.text}; the model and unsupervised controls may have seen them."
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
 

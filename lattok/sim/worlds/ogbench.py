@@ -10,13 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
+from ogbench.manipspace.envs import cube_env, scene_env
+from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
 
-from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint, importing, mujoco
+from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint, mujoco
 from lattok.sim.worlds import EpisodeOutcome, SimEnv
-
-with importing():
-    from ogbench.manipspace.envs import cube_env, scene_env
-    from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
 
 SLIDES = {"drawer": (-0.16, 0.0), "window": (0.0, 0.2)}  # metres: the drawer is open at its low end
 SIZES = {"block_0": 3, "block_1": 3, "drawer": 1, "window": 1}  # numbers that say where something is

@@ -39,13 +39,13 @@ def test_controls_learn_from_pairs_that_probes_leave_out():
     source = PairSource(world, 4, "action", None, ("front",), None)
     pairs = read_pair_set(source, model, model, [0, 1, 2], 10, lambda done, total: None)
     training = ControlTraining(LoopOptions(steps=1, batch_size=8, device="cpu"), None, {})
-    found = labels_only(model, world, pairs, pairs, training)
-    assert found.text.startswith("2 labelled of 48 pairs")
-    assert found.train_codes.shape == (10, 2)
+    found, text = labels_only(model, world, pairs, pairs, training)
+    assert text.startswith("2 labelled of 48 pairs")
+    assert found["train_codes"].shape == (10, 2)
     assert "of 48 pairs" in training.text(pairs)
     for episodes, count in (("0,1", 32), ("9", 48)):  # whose actions the model knew; none of them is here
         model.trained_on = {"labels": {"fraction": 1.0, "unit": "pairs", "per_batch": 2, "episodes": episodes}}
-        assert labels_only(model, world, pairs, pairs, training).text.startswith(f"{count} labelled of 48 pairs")
+        assert labels_only(model, world, pairs, pairs, training)[1].startswith(f"{count} labelled of 48 pairs")
 
 
 def test_labels_are_the_ones_the_model_had_where_it_knows():
