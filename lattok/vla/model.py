@@ -355,14 +355,10 @@ class LatentVLA(BackboneModel):
             if name in theirs and theirs[name].shape == tensor.shape and "normalizer" not in name:
                 tensor.copy_(theirs[name])
 
-    def _check_loads_again(self, name: str) -> None:
-        super()._check_loads_again(name)
-        if self.config.tokens is not None:
-            check_tokenizer(self.tokenizer, self.config)
-
     def _save(self, folder: Path, name: str | None) -> None:
         self.config = self.acting_config
         if self.config.tokens is not None:
+            check_tokenizer(self.tokenizer, self.config)
             cast(HubModel, self.tokenizer).save_pretrained(folder / TOKENIZER)
         super()._save(folder, name)
 
