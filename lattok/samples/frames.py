@@ -191,14 +191,6 @@ class SampleSet(Dataset[dict[str, Any]], ABC):
     def _gathered(self, indices: Tensor) -> Any:
         return self.batch(indices)
 
-    @property
-    @abstractmethod
-    def what(self) -> str:
-        """Say what the samples are, for `repr`."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self):,} {self.what}, from {len(np.unique(self.episode_of)):,} episodes)"
-
 
 def _one_of(batch: Any, row: int) -> dict[str, Any]:
     """Return one sample of a batch, without what it has not."""

@@ -548,8 +548,3 @@ def test_samples_are_indexed_like_lists(make_dataset):
     assert len(list(pairs)) == len(pairs) == 12
     with pytest.raises(IndexError):
         pairs[12]
-    assert repr(pairs) == "FramePairs(12 pairs 2 frames apart of front, from 2 episodes)"
-    assert (
-        repr(ActionWindows(make_dataset([5], "other"), 4))
-        == "ActionWindows(5 chunks of 4 steps of x, y, z, from 1 episodes)"
-    )
