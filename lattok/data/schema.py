@@ -147,8 +147,8 @@ class RobotDataset(ABC):
                 given = len(block)
                 block = block if transform is None else transform(block)
                 if block.dtype != np.uint8 or block.shape[-1] != 3:
-                    got = f"{block.dtype} {list(block.shape)}"
-                    checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
+                    name, got = "transform" if transform else f"blocks` of `{key}", f"{block.dtype} {list(block.shape)}"
+                    checks.fail(name, "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
                 checks.size("transform", "frames out of the block that it was given", len(block), given)
                 if store is None:
                     store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)

@@ -247,14 +247,11 @@ class VideoWriter:
         finally:
             if scheduling is not None:
                 os.sched_setscheduler(0, *scheduling)
-        self._size = size
         self.frames = 0  # frames written
         self.bytes = 0  # bytes that left the encoder so far
 
     def add(self, frames: np.ndarray) -> None:
-        """Append frames uint8 [T, H, W, 3]."""
-        if frames.shape[1:3] != self._size:
-            checks.fail("frames", f"size {self._size} as before", f"{frames.shape[1:3]}")
+        """Append frames uint8 [T, H, W, 3] of the size that the file has."""
         for image in frames:
             self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             self.frames += 1

@@ -153,12 +153,7 @@ class FrameReader(Reader):
                     progress(done, total)
 
     def _read(self, index: int, rows: np.ndarray | None = None) -> np.ndarray:
-        frames = self.dataset.frames(index, self.cameras, rows, transform=self._transform)
-        if frames.dtype != np.uint8 or frames.shape[-1] != 3:
-            hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
-            got = f"{frames.dtype} {list(frames.shape)} in episode {index}"
-            checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
-        return frames
+        return self.dataset.frames(index, self.cameras, rows, transform=self._transform)
 
     def _check_size(self, frames: np.ndarray, index: int) -> None:
         if frames.shape[1:] != self.shape:

@@ -214,7 +214,6 @@ class MixedPairs(MixedSamples):
         super().__init__(parts)
         self.weights = list(weights)
         self.labelled = np.concatenate([part.labelled for part in parts])
-        self.known = [int(part.labelled.sum()) for part in parts]
         self.tasks = tuple(task for part in parts for task in part.tasks)
         firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
