@@ -31,7 +31,7 @@ from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores
 from lattok.utils.files import read_json, whole_file, write_json, write_text
-from lattok.utils.untrusted import inside, parse_json
+from lattok.utils.untrusted import inside
 
 # what comes of a file: what of the source could not be copied, and statistics of each unit by column
 FileResult = tuple[list["UnreadableRows"], list[dict[str, Stats]]]
@@ -273,7 +273,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows, fill:
     file = open_table(source)
     there, filled = file.schema_arrow.names, () if fill is None else fill.columns
     added: Shapes = {**{key: ("float32", (width,)) for key, width in filled if key not in there}, **shapes}
-    schema = _with_labels(file.schema_arrow, added).with_metadata(_metadata(file.schema_arrow.metadata, added))
+    schema = _with_labels(file.schema_arrow, added)
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
@@ -335,24 +335,3 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
             columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
             unreadable.append(field.name)
     return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
-
-
-def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:
-    """Return schema metadata with the new columns where Hugging Face `datasets` describes the old ones."""
-    if not old or b"huggingface" not in old:
-        return old
-    try:
-        described = parse_json(old[b"huggingface"], "huggingface")
-        features = described.get("info", {}).get("features")
-    except (ValueError, AttributeError):  # no description at all: `datasets` then goes by the types
-        return {key: value for key, value in old.items() if key != b"huggingface"}
-    if isinstance(features, dict):
-        # `datasets` calls fixed-size lists Sequence before version 4 and List since: follow the file
-        kinds = [entry.get("_type") for entry in features.values() if isinstance(entry, dict)]
-        kind = "Sequence" if "Sequence" in kinds else "List"
-        for key, (dtype, shape) in shapes.items():
-            width = int(np.prod(shape))
-            value = {"dtype": dtype, "_type": "Value"}
-            features[key] = value if width == 1 else {"feature": value, "length": width, "_type": kind}
-        described.pop("fingerprint", None)  # of the old table
-    return {**old, b"huggingface": json.dumps(described).encode()}

@@ -13,7 +13,7 @@ from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.hub import parse_config
-from lattok.labels.spec import LatentSpec, Options, provenance_of, undescribed_prefixes
+from lattok.labels.spec import LatentSpec, Options, provenance_of
 from lattok.loading import by_prefix
 from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
@@ -24,7 +24,6 @@ from lattok.utils.checks import LattokError
 REQUIRED_FACTS = ("spec", "dataset", "columns", "options", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What meta/info.json says is compared"
-BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
 AT_SOURCE = "Verify them with what was labelled: lattok verify DATASET --labels LABELS --model MODEL"
 MAX_GAPS = 20  # episodes without labels that are looked at
 MAX_RELATIVE_DEVIATION = 1e-4  # of a vector from the largest number in it: what other versions may explain
@@ -53,15 +52,13 @@ def verify(
     dataset, models = as_dataset(dataset), by_prefix(models)
     described = known_labels(dataset)
     lines: list[str] = []
-    bare = undescribed_prefixes(dataset, described)
     for prefix, given in models.items():
-        if prefix not in described and prefix not in bare:
-            known = ", ".join((*described, *bare)) or "no labels"
-            checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
-        name = dataset.name if prefix in bare else described[prefix]["dataset"]["name"]
-        model = for_dataset(given, name)  # a copy may have another name
-        entry = _assumed(dataset, prefix) if prefix in bare else described[prefix]
-        said = [f"? {BARE}"] if prefix in bare else [f"? {RESTORED}"] if entry.get("restored") else []
+        if prefix not in described:
+            hint = "What nothing describes cannot be verified: annotate again."
+            checks.fail("prefix", f"one of the labels of {dataset.name} ({', '.join(described)})", repr(prefix), hint)
+        entry = described[prefix]
+        model = for_dataset(given, entry["dataset"]["name"])  # a copy may have another name
+        said = [f"? {RESTORED}"] if entry.get("restored") else []
         found = _verify_one(dataset, prefix, model, entry, episodes, seed)
         lines += [f"{prefix}:", *(f"  {line}" for line in (*said, *found))]
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
@@ -69,25 +66,16 @@ def verify(
 
 def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     """Return what an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
-    entries = provenance_of(dataset)
-    if not entries and not undescribed_prefixes(dataset, {}):
+    found = {prefix: entry for prefix, entry in provenance_of(dataset).items() if "model" in entry}
+    if not found:
         hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS --model MODEL."
-        raise LattokError(f"{dataset.name} has no label columns: it was not annotated. Run lattok annotate. {hint}")
-    found = {prefix: entry for prefix, entry in entries.items() if "model" in entry}
+        what = f"{dataset.name} was not annotated, or what described its labels was lost"
+        raise LattokError(f"{what}. Run lattok annotate, if need be again. {hint}")
     for prefix, entry in found.items():
         if missing := [key for key in REQUIRED_FACTS if key not in entry]:
             hint = "Annotate again: an older lattok wrote less, or the file was edited."
             raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
     return found
-
-
-def _assumed(dataset: RobotDataset, prefix: str) -> dict[str, Any]:
-    """Return an entry, without a spec, for columns about which nothing is written down."""
-    own = {name: dataset.features[name] for name in _own(dataset, prefix)}
-    columns = {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()}
-    names = [name.rpartition(".")[2] for name in own]
-    options = {"embedding": "embedding" in names, "quantized": "quantized" in names}
-    return {"dataset": {"name": dataset.name}, "columns": columns, "options": options, "versions": {}, "model": {}}
 
 
 def _own(dataset: RobotDataset, prefix: str) -> list[str]:
@@ -101,8 +89,8 @@ def _verify_one(
 ) -> Iterator[str]:
     made = yield from _check_identity(entry, prefix, model)
     where = f"{PROVENANCE} of {dataset.name}"
-    spec = LatentSpec.from_json(entry["spec"], prefix, where) if "spec" in entry else None
-    if spec is not None and spec.source != model.label_source:
+    spec = LatentSpec.from_json(entry["spec"], prefix, where)
+    if spec.source != model.label_source:
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry, prefix)
@@ -114,7 +102,7 @@ def _verify_one(
         name, now, unit = "stride", model.stride_frames(dataset.fps), f"frames at {dataset.fps:g} fps"
     else:
         name, now, unit = "horizon", model.horizon, "steps"
-    was = now if spec is None else getattr(spec, name)
+    was = getattr(spec, name)
     yield f"+ {name}: {now} {unit}" if was == now else f"- {name} was {was}, here {now}"
     if entry.get("frames", "same") != "same" and model.label_source == "video":
         yield f"- not checked: labels were made from frames that were encoded again since. {AT_SOURCE}"
@@ -142,7 +130,7 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
     """Compare hashes of configuration and weights; return what else may explain a difference."""
     stored, now = entry["model"], identities_of({prefix: model})[prefix]
     explanations = []
-    for name in sorted(stored if entry.get("restored") or not stored else {*stored, *now}):
+    for name in sorted(stored if entry.get("restored") else {*stored, *now}):
         was, is_ = stored.get(name), now.get(name)
         if was == is_ or (None in (was, is_) and stored.get("type") != now.get("type")):  # not every kind has them all
             continue
@@ -226,7 +214,7 @@ def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterato
     for name in now["columns"]:
         if name not in entry["columns"] and name not in work.dataset.features:
             yield f"- column {name} is neither there nor declared, but the model gives it"
-    was = LatentSpec.from_json(entry["spec"], prefix, str(PROVENANCE)).to_json() if "spec" in entry else {}
+    was = LatentSpec.from_json(entry["spec"], prefix, str(PROVENANCE)).to_json()
     for name, value in was.items():
         if name not in ("stride", "horizon") and value != now["spec"][name]:
             yield f"- {name} of the labels was {value}, here {now['spec'][name]}"

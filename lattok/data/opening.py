@@ -165,7 +165,6 @@ def _open(place: Path, options: dict[str, Any], files: LocalFiles | None = None)
         checks.fail("name", "text", repr(name))
     if (fps := options.get("fps")) is not None:
         checks.frame_rate(fps=fps)
-    format_.check_needs()
     where = () if files is None or not format_.opens_with else (files,)
     dataset: RobotDataset = cast(Any, format_)(place, name, *where, **options)
     for option, view in _VIEWS.items():

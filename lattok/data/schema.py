@@ -4,7 +4,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -102,7 +101,6 @@ class RobotDataset(ABC):
     # of what is on the Hub, the files that opening needs; it is then made as `cls(path, name, files, **options)` and
     # reads all others within `files.at_hand`. Empty: everything is fetched first
     opens_with: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[Mapping[str, str]] = NONE  # packages beyond those of lattok, and how to install each
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -113,13 +111,6 @@ class RobotDataset(ABC):
     def recognise(cls, folder: Path) -> Sequence[Path]:
         """Datasets of this format in `folder`: itself, or folders in it. Looks at names, opens nothing."""
         return ()
-
-    @classmethod
-    def check_needs(cls) -> None:
-        """Raise the error about a package that reading needs and that is not installed."""
-        for package, command in cls.needs.items():
-            if find_spec(package) is None:
-                raise LattokError(f"reading {cls.kind} datasets needs {package}. Install it: {command}")
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
@@ -156,8 +147,8 @@ class RobotDataset(ABC):
                 given = len(block)
                 block = block if transform is None else transform(block)
                 if block.dtype != np.uint8 or block.shape[-1] != 3:
-                    got = f"{block.dtype} {list(block.shape)}"
-                    checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
+                    name, got = "transform" if transform else f"blocks` of `{key}", f"{block.dtype} {list(block.shape)}"
+                    checks.fail(name, "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
                 checks.size("transform", "frames out of the block that it was given", len(block), given)
                 if store is None:
                     store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import av
 import av.error
@@ -55,11 +55,7 @@ def probe(path: Path) -> VideoFacts:
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
-        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, _codec_name(stream))
-
-
-def _codec_name(stream: VideoStream) -> str:
-    return getattr(stream.codec, "canonical_name", stream.codec.name)  # PyAV 13 has the decoder's name only
+        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, stream.codec.canonical_name)
 
 
 def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.ndarray]:
@@ -78,7 +74,7 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
     with open_video(path) as container:
         for run in np.split(timestamps, breaks):
             for frame in _nearest(path, container, run, 0.5 / fps):
-                turns = round(getattr(frame, "rotation", 0) / 90)  # phones film sideways and say so; from PyAV 14 on
+                turns = round(frame.rotation / 90)  # phones film sideways and say so
                 image = to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
                 image = np.rot90(image, turns) if turns else image
                 if filled and (filled == len(buffer) or image.shape != buffer.shape[1:]):
@@ -251,14 +247,11 @@ class VideoWriter:
         finally:
             if scheduling is not None:
                 os.sched_setscheduler(0, *scheduling)
-        self._size = size
         self.frames = 0  # frames written
         self.bytes = 0  # bytes that left the encoder so far
 
     def add(self, frames: np.ndarray) -> None:
-        """Append frames uint8 [T, H, W, 3]."""
-        if frames.shape[1:3] != self._size:
-            checks.fail("frames", f"size {self._size} as before", f"{frames.shape[1:3]}")
+        """Append frames uint8 [T, H, W, 3] of the size that the file has."""
         for image in frames:
             self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             self.frames += 1
@@ -288,10 +281,10 @@ class VideoJoiner:
     def add(self, clip: Path) -> None:
         with open_video(clip) as source:
             given = source.streams.video[0]
-            kind = (given.height, given.width, _codec_name(given))
+            kind = (given.height, given.width, given.codec.canonical_name)
             if kind != self._kind:
                 checks.fail("frames", "a clip {1} x {0} of {2}".format(*self._kind), "{1} x {0} of {2}".format(*kind))
-            self._stream = self._stream or _like(self._container, given)
+            self._stream = self._stream or self._container.add_stream_from_template(given, opaque=True)
             for packet in source.demux(given):
                 if packet.size:  # the last one is the demuxer's end
                     packet.stream, packet.time_base = self._stream, self._frame
@@ -303,10 +296,3 @@ class VideoJoiner:
 
     def close(self) -> None:
         self._container.close()
-
-
-def _like(container: Any, given: VideoStream) -> VideoStream:
-    """Add a stream for packets of `given`, which no encoder sees."""
-    if VERSION < 14:
-        return container.add_stream(template=given)
-    return container.add_stream_from_template(given, **({"opaque": True} if VERSION >= 15 else {}))

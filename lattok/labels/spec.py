@@ -242,12 +242,6 @@ def check_records(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
-def undescribed_prefixes(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
-    """Prefixes of label columns that are not `known`: nothing is written down about them."""
-    found = [name.removesuffix(".valid") for name in dataset.features if name.endswith(".valid")]
-    return [p for p in found if p not in known and {f"{p}.codes", f"{p}.embedding"} & dataset.features.keys()]
-
-
 def latent_spec(
     dataset: RobotDataset, prefix: str, target: str, horizon: int, stride: Gap = None, *, needs: Sequence[str] = ()
 ) -> LatentSpec:

@@ -5,7 +5,6 @@ and keep their part, and together see what one process sees.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -70,70 +69,48 @@ class Augmentation:
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0
 
 
-@dataclass(frozen=True)
-class Draws:
-    """What happens to the images [B, V] of a batch; `draws[rows]` are those of some samples."""
-
-    boxes: Tensor | None  # [B, V, 3]: top, left and side of the crop, as shares of the image; None: whole images
-    colours: Tensor | None  # [B, V, 4]: factors of brightness, contrast and saturation, turns of hue; None: as they are
-    resized: bool = True  # whether boxes are smaller than the image
-
-    def __getitem__(self, rows: slice | Tensor) -> "Draws":
-        return self.each(lambda part: part[rows])
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
-        boxes, colours = (None if part is None else change(part) for part in (self.boxes, self.colours))
-        return Draws(boxes, colours, self.resized)
-
-
-def draw(options: Augmentation, count: int, views: int, seed: int, step: int) -> Draws:
-    """Draws for the `count` samples of a step, over all processes, with `views` cameras each."""
+def draw(options: Augmentation, count: int, views: int, seed: int, step: int) -> Tensor:
+    """Draws for the `count` samples of a step, over all processes, with `views` cameras each, [count, views, 7]: top,
+    left and side of the crop, as shares of the image; factors of brightness, contrast, saturation; turns of hue."""
     checks.counts(count=count, views=views)
     generator = torch.Generator().manual_seed(derive_seed(seed, step, 1))
-    uniform = torch.rand(count, views, 7, generator=generator)
-    boxes = colours = None
-    if options.moves:
-        side = (options.crop + (options.crop_most - options.crop) * uniform[..., :1]).sqrt()  # b v 1
-        corner = uniform[..., 1:3] * (1 - side)
-        if options.shift:
-            corner = corner + options.shift * (2 * torch.rand(count, views, 2, generator=generator) - 1)
-        boxes = torch.cat([corner, side], -1)
-    if options.colours:
-        spread = torch.tensor([options.brightness, options.contrast, options.saturation, options.hue])
-        colours = spread * (2 * uniform[..., 3:] - 1) + torch.tensor([1.0, 1.0, 1.0, 0.0])
-    return Draws(boxes, colours, options.crop < 1)
+    uniform, move = (torch.rand(count, views, size, generator=generator) for size in (7, 2))
+    side = (options.crop + (options.crop_most - options.crop) * uniform[..., :1]).sqrt()  # b v 1
+    corner = uniform[..., 1:3] * (1 - side) + options.shift * (2 * move - 1)
+    spread = torch.tensor([options.brightness, options.contrast, options.saturation, options.hue])
+    colours = spread * (2 * uniform[..., 3:] - 1) + torch.tensor([1.0, 1.0, 1.0, 0.0])
+    return torch.cat([corner, side, colours], -1)
 
 
 @torch.no_grad()
-def augment(images: Tensor, draws: Draws) -> Tensor:
-    """Images uint8 [B, V, h, w, 3] to uint8 of the same shape, on their device. Crops are resized back bilinearly."""
+def augment(images: Tensor, draws: Tensor, options: Augmentation) -> Tensor:
+    """Images uint8 [B, V, h, w, 3] to uint8 of the same shape, on their device, changed as `draw` says for them
+    [B, V, 7]. Crops are resized back bilinearly; images that only move do so by whole pixels."""
     check_pixels(images)
     checks.rank("images", images, "B V h w 3")
-    given = [part for part in (draws.boxes, draws.colours) if part is not None]
-    for part in given:
-        checks.size("draws", "samples, as there are of images", len(part), len(images))
-        checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
-    if not given:
+    checks.size("draws", "samples, as there are of images", len(draws), len(images))
+    checks.size("draws", "cameras, as there are of images", draws.shape[1], images.shape[1])
+    if not options.changes or not len(images):
         return images
-    parts = [slice(i, i + SAMPLES_PER_BLOCK) for i in range(0, len(images), SAMPLES_PER_BLOCK)]
-    return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images
+    parts = zip(images.split(SAMPLES_PER_BLOCK), draws.split(SAMPLES_PER_BLOCK), strict=True)
+    return torch.cat([_changed(*part, options) for part in parts])
 
 
-def augment_alike(frames: Tensor, draws: Draws) -> Tensor:
+def augment_alike(frames: Tensor, draws: Tensor, options: Augmentation) -> Tensor:
     """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
     count = frames.shape[1]
-    alike = draws.each(lambda part: part.repeat(1, count, 1))  # frames stand in the place of cameras
-    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
+    alike = draws.repeat(1, count, 1)  # frames stand in the place of cameras
+    return augment(frames.flatten(1, 2), alike, options).unflatten(1, (count, -1))
 
 
-def _changed(images: Tensor, draws: Draws) -> Tensor:
+def _changed(images: Tensor, draws: Tensor, options: Augmentation) -> Tensor:
     """Change some samples of a batch, uint8 [b, V, h, w, 3]."""
     pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
-    if draws.boxes is not None:
-        mode = "bilinear" if draws.resized else "nearest"  # which would blur what is only moved
-        pixels = _cropped(pixels, onto(draws.boxes, images.device).flatten(0, 1), mode)
-    if draws.colours is not None:
-        pixels = _coloured(pixels, onto(draws.colours, images.device).flatten(0, 1))
+    boxes, colours = onto(draws, images.device).flatten(0, 1).split((3, 4), -1)
+    if options.moves:
+        pixels = _cropped(pixels, boxes, "bilinear" if options.crop < 1 else "nearest")  # does not blur what only moves
+    if options.colours:
+        pixels = _coloured(pixels, colours)
     whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
 

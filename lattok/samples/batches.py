@@ -94,7 +94,7 @@ class PairBatches(FrameBatches):
         if self.changes is None or not self.changes.changes:
             return batch
         draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[share::shares]
-        return batch._replace(frames=augment_alike(batch.frames, draws))
+        return batch._replace(frames=augment_alike(batch.frames, draws, self.changes))
 
 
 class PolicyBatches(FrameBatches):
@@ -151,8 +151,8 @@ class PolicyBatches(FrameBatches):
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
         if not batch.images.shape[1]:
             return self._prepared(batch)
-        changes = draw(self._changes, self.size, batch.images.shape[1], self.seed, step)[share::shares]
+        draws = draw(self._changes, self.size, batch.images.shape[1], self.seed, step)[share::shares]
         frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
-        frames = augment_alike(frames, changes)  # what differs between them is what moved
+        frames = augment_alike(frames, draws, self._changes)  # what differs between them is what moved
         later = None if batch.later is None else frames[:, 1:]
         return self._prepared(batch._replace(images=frames[:, 0], later=later))

@@ -153,12 +153,7 @@ class FrameReader(Reader):
                     progress(done, total)
 
     def _read(self, index: int, rows: np.ndarray | None = None) -> np.ndarray:
-        frames = self.dataset.frames(index, self.cameras, rows, transform=self._transform)
-        if frames.dtype != np.uint8 or frames.shape[-1] != 3:
-            hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
-            got = f"{frames.dtype} {list(frames.shape)} in episode {index}"
-            checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
-        return frames
+        return self.dataset.frames(index, self.cameras, rows, transform=self._transform)
 
     def _check_size(self, frames: np.ndarray, index: int) -> None:
         if frames.shape[1:] != self.shape:
@@ -190,14 +185,6 @@ class SampleSet(Dataset[dict[str, Any]], ABC):
 
     def _gathered(self, indices: Tensor) -> Any:
         return self.batch(indices)
-
-    @property
-    @abstractmethod
-    def what(self) -> str:
-        """Say what the samples are, for `repr`."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self):,} {self.what}, from {len(np.unique(self.episode_of)):,} episodes)"
 
 
 def _one_of(batch: Any, row: int) -> dict[str, Any]:

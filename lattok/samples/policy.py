@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
-from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, short_name, vector_key
+from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
 from lattok.nn.losses import coded
@@ -156,11 +156,6 @@ class PolicyWindows(Samples):
 
     def __len__(self) -> int:
         return len(self.episode_of)
-
-    @property
-    def what(self) -> str:
-        read = [*map(short_name, self.cameras), *self.state_names]
-        return f"samples of {', '.join(read)} with {self.horizon} steps of {', '.join(self.action_names)}"
 
     @property
     def parts(self) -> "Sequence[PolicyWindows]":

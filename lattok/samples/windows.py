@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.schema import short_name, vector_key
+from lattok.data.schema import vector_key
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
 from lattok.types import ActionBatch, Episode, PairBatch
@@ -57,10 +57,6 @@ class ActionWindows(SampleSet):
 
     def __len__(self) -> int:
         return len(self._row)
-
-    @property
-    def what(self) -> str:
-        return f"chunks of {self.horizon} steps of {', '.join(self.action_names)}"
 
     def batch(self, indices: Tensor | Sequence[int]) -> ActionBatch:
         """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
@@ -157,11 +153,6 @@ class FramePairs(Samples):
     def __len__(self) -> int:
         return len(self.first)
 
-    @property
-    def what(self) -> str:
-        apart = " and ".join(map(str, self.gaps))
-        return f"pairs {apart} frames apart of {', '.join(map(short_name, self.cameras))}"
-
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""
         return self.first[indices][:, None] + np.array([0, *self.gaps])
@@ -223,7 +214,6 @@ class MixedPairs(MixedSamples):
         super().__init__(parts)
         self.weights = list(weights)
         self.labelled = np.concatenate([part.labelled for part in parts])
-        self.known = [int(part.labelled.sum()) for part in parts]
         self.tasks = tuple(task for part in parts for task in part.tasks)
         firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])

@@ -210,7 +210,7 @@ def test_a_damaged_source_is_a_finding(labelled):
 
 
 def test_what_cannot_be_verified(labelled, make_dataset):
-    with pytest.raises(LattokError, match=r"was not annotated\. Run lattok annotate"):
+    with pytest.raises(LattokError, match=r"was not annotated, or .* lost\. Run lattok annotate"):
         verify(make_dataset([5], name="plain"), MODELS)
     with pytest.raises(LattokError, match=r"`prefix`: expected one of the labels of .* \(latent, tok\), got 'other'"):
         verify(labelled, {"other": FakeLAM()})
@@ -221,19 +221,9 @@ def test_what_cannot_be_verified(labelled, make_dataset):
     assert np.isfinite(json.loads((labelled.root / "meta/stats.json").read_text())["latent.codes"]["mean"]).all()
 
 
-def as_lerobot_leaves_it(root, keep_notes=True):
-    """What its tools make of a dataset: features as they were, no file of ours, statistics of episodes alone."""
-    (root / "meta/lattok.json").unlink()
-    info = read_json(root / "meta/info.json")
-    for feature in info["features"].values():
-        if not keep_notes:
-            feature.pop("info", None)
-    write_json(root / "meta/info.json", info)
-    return open_dataset(root)
-
-
 def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labelled):
-    dataset = as_lerobot_leaves_it(labelled.root)
+    (labelled.root / "meta/lattok.json").unlink()  # features stay as they were
+    dataset = open_dataset(labelled.root)
     result = verify(dataset, MODELS)
     assert result.holds, result.render()
     text = result.render()
@@ -249,21 +239,20 @@ def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labell
     assert "- weights_sha256 was 0, here ffff" in verify(dataset, {"tok": Other()}).render()
 
 
-def test_label_columns_about_which_nothing_is_known_are_compared_with_the_model(labelled):
-    dataset = as_lerobot_leaves_it(labelled.root, keep_notes=False)
-    result = verify(dataset, MODELS)
-    assert result.holds, result.render()
-    assert "? label columns without meta/lattok.json: LeRobot's own tools drop it" in result.render()
-    assert "+ tok.codes: 53 rows equal" in result.render()
-    assert "annotated" not in result.render()
-    with pytest.raises(LattokError, match=r"one of the labels of .* \(latent, tok\), got 'other'"):
-        verify(dataset, {"other": FakeTokenizer()})
-
-    class Other(FakeTokenizer):
-        def latent_actions(self, chunks, valid=None):
-            return super().latent_actions(chunks + 1)
-
-    assert "- tok.codes: 53 of 53 rows differ" in verify(dataset, {"tok": Other()}).render()
+def test_label_columns_about_which_nothing_is_known_are_labelled_again(labelled):
+    (labelled.root / "meta/lattok.json").unlink()
+    info = read_json(labelled.root / "meta/info.json")
+    del info["features"]["tok.valid"]["info"]
+    write_json(labelled.root / "meta/info.json", info)
+    dataset = open_dataset(labelled.root)
+    assert verify(dataset, {"latent": FakeLAM()}).holds
+    with pytest.raises(LattokError, match=r"labels of .* \(latent\), got 'tok'\. .* annotate again") as error:
+        verify(dataset, MODELS)
+    assert "\n" not in str(error.value)
+    del info["features"]["latent.valid"]["info"]
+    write_json(labelled.root / "meta/info.json", info)
+    with pytest.raises(LattokError, match=r"described its labels was lost\. Run lattok annotate, if need be again"):
+        verify(labelled.root, MODELS)
 
 
 def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_path):

@@ -13,13 +13,7 @@ from lattok.annotation import annotate
 from lattok.data import open_dataset
 from lattok.data.exporting import IDENTITY, portable_facts
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
-from lattok.labels.spec import (
-    LabelRecord,
-    check_records,
-    provenance_of,
-    targets_of,
-    undescribed_prefixes,
-)
+from lattok.labels.spec import LabelRecord, check_records, provenance_of, targets_of
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
 from lattok.utils.files import write_json
@@ -272,14 +266,6 @@ def test_the_one_prefix_that_fits(annotated, make_dataset):
     bare = make_dataset([5], cameras=False)
     assert (targets_of(bare), only_prefix(bare, "steps", "lara")) == ({}, "latent")
     assert targets_of(annotated) == {"latent": "steps", "tok": "chunk", "smooth": "steps"}
-
-
-def test_columns_that_nothing_is_written_about(tmp_path):
-    dataset = Demonstrations(tmp_path, [5])
-    for name, same in (("next.valid", "tok.valid"), ("sub.valid", "tok.valid"), ("sub.embedding", "tok.embedding")):
-        dataset.features[name] = dataset.features[same]
-    assert undescribed_prefixes(dataset, {"tok": {}}) == ["latent", "few", "sub"]
-    assert provenance_of(dataset) == {}
 
 
 def test_what_other_tools_keep_is_enough(annotated, tmp_path):

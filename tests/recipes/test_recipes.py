@@ -111,7 +111,7 @@ def test_both_frames_of_a_pair_are_changed_alike(dataset):
     assert torch.equal(frames[:, 0], frames[:, 1])
     plain = PairBatches(pairs, 6, 2, 0)(3, 0, 1).frames
     assert not any(torch.equal(a, b) for a, b in zip(frames.flatten(0, 2), plain.flatten(0, 2), strict=True))
-    expected = augment(plain[:, 0], draw(changes, 8, frames.shape[2], 0, 3))
+    expected = augment(plain[:, 0], draw(changes, 8, frames.shape[2], 0, 3), changes)
     assert torch.equal(frames[:, 0], expected)
     shares = [batches(3, process, 2).frames for process in range(2)]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), frames)

@@ -146,7 +146,6 @@ def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
     parts = [FramePairs(both[0], 2, **options), FramePairs(both[1], 3, action_key=None, **options)]
     pairs = MixedPairs(parts, [1.0, 1.0])
     assert (len(pairs), pairs.sizes, pairs.action_dim) == (23 + 31, [23, 31], 3)
-    assert pairs.known == [int(pairs.labelled.sum()), 0]
     rows = torch.cat([torch.from_numpy(pairs.labelled.nonzero()[0]), torch.arange(23, 54)]).flip(0)
     batch = pairs.batch(rows)
     known = batch.labelled.numpy()
@@ -274,7 +273,7 @@ def test_all_frames_of_a_pair_change_alike_and_each_process_changes_its_own():
     batches = PairBatches(pairs, 4, 2, 9, changes=changes)
     stored, changed = batches.gather(3, 0, 1), batches(3, 0, 1)
     draws = draw(changes, 6, 1, 9, 3)
-    expected = torch.stack([augment(stored.frames[:, k], draws) for k in range(2)], 1)
+    expected = torch.stack([augment(stored.frames[:, k], draws, changes) for k in range(2)], 1)
     assert torch.equal(changed.frames, expected)
     assert not torch.equal(changed.frames, stored.frames)
     for share in range(3):
@@ -289,8 +288,9 @@ def test_all_frames_of_a_policys_sample_change_alike():
     batches = PolicyBatches(samples, batch, 9, changes=changes)
     stored, changed = batches.gather(2, 0, 1), batches(2, 0, 1)
     draws = draw(changes, batch, len(CAMERAS), 9, 2)
-    assert torch.equal(changed.images, augment(stored.images, draws))
-    assert torch.equal(changed.later, torch.stack([augment(stored.later[:, k], draws) for k in range(2)], 1))
+    assert torch.equal(changed.images, augment(stored.images, draws, changes))
+    later = torch.stack([augment(stored.later[:, k], draws, changes) for k in range(2)], 1)
+    assert torch.equal(changed.later, later)
     assert not torch.equal(changed.images, stored.images)
 
 

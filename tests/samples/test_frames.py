@@ -318,9 +318,14 @@ def test_a_video_that_changes_its_size(make_dataset, rng):
         (lambda block: block[..., :1], r"uint8 \[6, 32, 32, 1\]"),
     ],
 )
-def test_transforms_that_return_no_pixels(make_dataset, transform, got):
-    with pytest.raises(LattokError, match=r"`transform`: expected blocks of RGB pixels, uint8 .*, got " + got):
-        make_dataset([6]).frames(0, transform=transform)
+def test_blocks_that_are_no_pixels(make_dataset, transform, got):
+    dataset, expected = make_dataset([6]), r"`: expected blocks of RGB pixels, uint8 .*, got " + got
+    with pytest.raises(LattokError, match="`transform" + expected):
+        dataset.frames(0, transform=transform)
+    real = dataset.blocks
+    dataset.blocks = lambda *given: map(transform, real(*given))
+    with pytest.raises(LattokError, match="`blocks` of `observation.images.front" + expected):
+        dataset.frames(0)
 
 
 def test_the_encoder_checks_sizes(tmp_path):

@@ -476,26 +476,6 @@ def test_frames_of_another_size_in_a_later_episode():
         _ = FramePairs(dataset, 1).frames
 
 
-@pytest.mark.parametrize(
-    ("change", "got"),
-    [
-        (lambda frames: frames / np.float32(255), r"float32 \[4, 2, 2, 2, 3\] in episode 0.*frames_from_lerobot"),
-        (lambda frames: frames.astype(np.float64), "float64 .*frames_from_lerobot"),
-        (
-            lambda frames: frames[..., :1],
-            r"uint8 \[4, 2, 2, 2, 1\] in episode 0.*grey and RGBA ones are made RGB first",
-        ),
-        (lambda frames: frames[..., [0, 1, 2, 0]], r"uint8 \[4, 2, 2, 2, 4\] in episode 0"),
-    ],
-)
-def test_frames_that_are_no_rgb_pixels(change, got):
-    dataset = Memory([4, 4])
-    real = dataset.frames
-    dataset.frames = lambda *args, **options: change(real(*args, **options))
-    with pytest.raises(LattokError, match=r"`frames`: expected uint8 pixels \[T, V, H, W, 3\], got " + got):
-        _ = FramePairs(dataset, 1).frames
-
-
 def test_episodes_of_one_frame_have_no_pairs_and_no_labels():
     pairs = FramePairs(Memory([1, 6, 1], ["a", "b", "c"]), 2, labelled_fraction=1e-9)
     assert set(pairs.episode_of.tolist()) == {1}
@@ -548,8 +528,3 @@ def test_samples_are_indexed_like_lists(make_dataset):
     assert len(list(pairs)) == len(pairs) == 12
     with pytest.raises(IndexError):
         pairs[12]
-    assert repr(pairs) == "FramePairs(12 pairs 2 frames apart of front, from 2 episodes)"
-    assert (
-        repr(ActionWindows(make_dataset([5], "other"), 4))
-        == "ActionWindows(5 chunks of 4 steps of x, y, z, from 1 episodes)"
-    )

@@ -163,9 +163,10 @@ def test_policies(name: str):
 
 
 def test_augmentation_on_the_device():
-    draws = draw(Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1), 6, 2, seed=0, step=0)
+    changes = Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
+    draws, images = draw(changes, 6, 2, seed=0, step=0), torch.zeros(6, 2, 8, 8, 3, dtype=torch.uint8, device=DEVICE)
     with unread():
-        assert augment(torch.zeros(6, 2, 8, 8, 3, dtype=torch.uint8, device=DEVICE), draws).device == DEVICE
+        assert augment(images, draws, changes).device == DEVICE
 
 
 MASK = torch.tensor([True, False])

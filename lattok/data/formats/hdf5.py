@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,10 @@ class Contents(NamedTuple):
 
 
 def _h5py() -> Any:
-    return import_module("h5py")  # which only this format needs, and `open_dataset` asks for
+    try:
+        return import_module("h5py")  # which only this format needs
+    except ImportError:
+        raise LattokError("reading hdf5 datasets needs h5py. Install it: pip install 'lattok[hdf5]'") from None
 
 
 @contextmanager
@@ -242,12 +245,11 @@ class RobomimicHDF5(RobotDataset):
     options = MappingProxyType({"fps": float})
     text = "robomimic and LIBERO (.hdf5 or .h5 files)"
     suffixes = (".hdf5", ".h5")
-    needs: ClassVar = {"h5py": "pip install 'lattok[hdf5]'"}
 
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
         self.root = Path(path)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
-        self.check_needs()  # a package that is missing is no damage of a file
+        _h5py()  # a package that is missing is no damage of a file
         contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
         listed: list[Demo | str] = []
         for file in _files(self.root):

@@ -19,7 +19,7 @@ from lattok.utils.checks import LattokError
 HEAD, TAIL = 12, 4  # bytes around the data
 BLOCK = 2**20  # bytes per step of a checksum
 NAME_BYTES = 2**12  # the longest name of a feature
-VARINT, EIGHT, SIZED, FOUR = 0, 1, 2, 5  # wire types: how the end of a value is told
+VARINT, SIZED, FOUR = 0, 2, 5  # wire types: how the end of a value is told
 Span = tuple[int, int]  # bytes [start, stop) of the file
 Place = tuple[str, Span]  # of the list of a feature: what it holds, bytes, float, int64 or "" for nothing, and where
 KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field of tf.train.Feature to what its list holds
@@ -174,11 +174,23 @@ class Example:
         self, span: Span, known: Collection[int], wires: Collection[int] = (SIZED,), whole: str = "a tf.train.Example"
     ) -> list[tuple[int, Span]]:
         """List the fields of a message, with where their values lie; other fields or wire types are damage."""
-        found = []
-        for field, wire, a, b in self._fields(*span):
+        found, (start, stop) = list[tuple[int, Span]](), span
+        while start < stop:
+            head = self._read(start, min(start + 20, stop))
+            tag, used = self._varint(head, 0, start)
+            field, wire = tag >> 3, tag & 7
             if field not in known or wire not in wires:
-                self.fail(f"byte {a}: field {field} of type {wire} is no part of {whole}")
-            found.append((field, (a, b)))
+                self.fail(f"byte {start}: field {field} of type {wire} is no part of {whole}")
+            size = 4  # of a number of fixed size
+            if wire == SIZED:
+                size, used = self._varint(head, used, start)
+            elif wire == VARINT:
+                size = self._varint(head, used, start)[1] - used
+            value = start + used
+            if size > stop - value:
+                self.fail(f"byte {start}: expected a field of {size} bytes, got {stop - value}")
+            start = value + size
+            found.append((field, (value, start)))
         return found
 
     def _spans(self, name: str, single: int) -> list[Span]:
@@ -191,26 +203,6 @@ class Example:
     def _packed(self, name: str, single: int) -> np.ndarray:
         """Read the bytes of the numbers of a list, uint8 [n]."""
         return np.frombuffer(b"".join(self._read(*span) for span in self._spans(name, single)), dtype=np.uint8)
-
-    def _fields(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield fields of the message [start, stop): number, wire type, and where the value lies."""
-        while start < stop:
-            head = self._read(start, min(start + 20, stop))
-            tag, used = self._varint(head, 0, start)
-            field, wire = tag >> 3, tag & 7
-            if wire == SIZED:
-                size, used = self._varint(head, used, start)
-            elif wire == VARINT:
-                size = self._varint(head, used, start)[1] - used
-            elif wire in (EIGHT, FOUR):
-                size = 8 if wire == EIGHT else 4
-            else:
-                self.fail(f"byte {start}: no field starts here")
-            value = start + used
-            if size > stop - value:
-                self.fail(f"byte {start}: expected a field of {size} bytes, got {stop - value}")
-            yield field, wire, value, value + size
-            start = value + size
 
     def _varint(self, data: bytes, at: int, start: int) -> tuple[int, int]:
         """Return the number at `data[at:]` and where it ends; `start` of the data is for errors."""

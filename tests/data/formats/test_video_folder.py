@@ -81,17 +81,10 @@ def resampled(path: Path, length: int, fps: float) -> np.ndarray:
     return images[[int(np.argmin(np.abs(times - (times[0] + i / fps)))) for i in range(length)]]
 
 
-def like(container, stream):
-    """A stream for the packets of another one."""
-    if hasattr(container, "add_stream_from_template"):  # PyAV 14 or later
-        return container.add_stream_from_template(stream)
-    return container.add_stream(template=stream)
-
-
 def remux(source: Path, target: Path, change) -> None:
     """Copy the packets of a video that `change(number, packet)` returns."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = like(new, old.streams.video[0])
+        stream = new.add_stream_from_template(old.streams.video[0])
         for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
             changed = change(number, packet)
             if changed is not None:
@@ -230,7 +223,7 @@ def test_sound_changes_nothing(tmp_path: Path, name: str, seconds: float):
     silent = write_video(tmp_path / "silent" / name)
     loud = (tmp_path / "loud").mkdir() or tmp_path / "loud" / name
     with av.open(str(silent)) as old, av.open(str(loud), "w") as new:
-        stream, sound = like(new, old.streams.video[0]), new.add_stream("aac", 16000)
+        stream, sound = new.add_stream_from_template(old.streams.video[0]), new.add_stream("aac", 16000)
         for packet in old.demux(video=0):
             if packet.size:
                 packet.stream = stream
@@ -340,7 +333,7 @@ def damage(folder: Path) -> dict[str, str]:
     write_video(folder / "good.mp4")
     fast = folder / "cut_fast.mp4"
     with av.open(str(folder / "good.mp4")) as old, av.open(str(fast), "w", options={"movflags": "faststart"}) as new:
-        stream = like(new, old.streams.video[0])
+        stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(video=0):
             if packet.size:
                 packet.stream = stream
