@@ -53,8 +53,9 @@ def train_study(
     runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
-    prompt = recipe.model.prompt.replace("{task}", "").strip()
-    runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
+    if data.init is None:  # whose prompt a policy that is trained further must share
+        prompt = recipe.model.prompt.replace("{task}", "").strip()
+        runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     if data.proprio:
         runs[PROPRIO] = _of_proprio(recipe, dataset)
     with recipe.begin(resume, sources, resume_command=resume_command):

@@ -437,6 +437,14 @@ def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):
     }  # fmt: skip
 
 
+def test_a_study_of_policies_trained_further_has_no_control_with_another_prompt(dataset: Path, tmp_path: Path):
+    """It was refused for its prompt once all others had been trained."""
+    lattok.train(recipe(dataset, tmp_path / "before", steps=1))
+    options = {"steps": 1, "init": str(tmp_path / "before")}
+    train_study(recipe(dataset, tmp_path / "s", **options), strategies=("baseline",))
+    assert json.loads((tmp_path / "s/study.json").read_text()).keys() == {"baseline", "proprio"}
+
+
 def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
     """LIBERO and JAKA: percentiles and clipped, but for the gripper; RoboTwin: extremes. Action tokenizers alike."""
     for name, kind, last in (
