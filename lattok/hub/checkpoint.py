@@ -12,14 +12,12 @@ not one to one, a `Join` says which foreign tensors become ours and how; several
 
 import os
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -319,32 +317,10 @@ class _Inert:
         pass
 
 
-@contextmanager
-def _stand_ins(path: Path) -> Iterator[None]:
+def _stand_ins(path: Path) -> AbstractContextManager[None]:
     """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
-    before = list(torch.serialization.get_safe_globals())
-    try:
-        names = [name.rpartition(".") for name in _named(path)]
-        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
-        torch.serialization.add_safe_globals(stand_ins)
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _named(path: Path) -> set[str]:
-    """Find the classes and functions that a pickle of torch.save asks for; none of an older or damaged file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        steps = [(step.name, asked) for step, asked, _ in pickletools.genops(pickled)]
-    except Exception:  # damaged bytes fail anywhere in these readers, with any type
-        return set()
-    return {name for step, asked in steps if step == "GLOBAL" for name in _spellings(asked)}
-
-
-def _spellings(argument: Any) -> set[str]:
-    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
-    module, _, name = str(argument).partition(" ")
-    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
+    names: list[str] = []
+    with suppress(Exception):  # of an older or damaged file there are none
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    kinds: list[Any] = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in names]
+    return torch.serialization.safe_globals(kinds)
