@@ -37,7 +37,7 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "datasets and their labels, read from files or on their way to them": "data annotation labels",
     "figures: answers are copied to the host once, and probes are fitted there": "evaluation action_vq.chunks.compare",
     "files of models, and of other systems": "hub convert action_vq.model.p2t_action_vq action_vq.model.sizes "
-    "action_vq.learned.read_tokenizer image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
+    "image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
     "image_lam.base.feature_cache",
     "importers, which read files": "image_lam.published.*_config image_lam.published.*_names "
     "image_lam.published.*_sizes image_lam.published.*_unused image_lam.published.published_lam.read_published "

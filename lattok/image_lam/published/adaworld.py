@@ -150,7 +150,7 @@ def adaworld_lam(
         stride: Gap of a frame pair: seconds ("0.2s") or frames, "2" as published for robots (4 for retro games, 1 for
             videos of people and short clips).
     """
-    foreign = read_published(path, "adaworld-lam", ("lam.",))
+    foreign = read_published(path, "adaworld-lam", "lam.")
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
     return checkpoint.converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
 

@@ -223,7 +223,7 @@ def lawam_lam(
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
     settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
-    foreign = read_published(path, "lawam-lam", ("model.policy_backend.lam.", "policy_backend.lam.", "lam."))
+    foreign = read_published(path, "lawam-lam", "model.policy_backend.lam.", "policy_backend.lam.", "lam.")
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
     return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)

@@ -225,9 +225,6 @@ def villax_lam(
     if config is None and not (path.parent / SETTINGS).is_file():
         checks.fail("config", f"the published {SETTINGS}, here or next to the weights", "none")
     settings = settings_near(config, [path.parent / SETTINGS], "config")
-    missing = [name for name in HEADS.values() if not isinstance(settings.get(name), int)]
-    if missing:
-        checks.fail("config", f"numbers {', '.join(HEADS.values())}", f"none of {', '.join(missing)}")
     found = villax_config(foreign, settings, cameras=tuple(cameras), stride=str(stride))
     return checkpoint.converted(lambda: VillaXLAM(found), foreign, villax_names(found), str(path))
 
@@ -251,7 +248,7 @@ def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **
         decoder_depth=depth(r"decoder\.layers\.(\d+)\.") or 1,
         decoder_hidden=size("decoder.layers.0.mlp.2.weight", 1, 3072),
         decoder_head_norms="decoder.layers.0.attn.q_layernorm.weight" in foreign,
-        **{ours: settings[theirs] for ours, theirs in HEADS.items()},
+        **{ours: checkpoint.setting(settings, theirs, int) for ours, theirs in HEADS.items()},
         **facts,
     )
 
