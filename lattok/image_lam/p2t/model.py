@@ -145,7 +145,8 @@ class FusedEncoder(nn.Module):
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
-        x, keys = with_words(self.of_pair(*features.unbind(1), self.project), words)
+        now, later = features.unbind(1)
+        x, keys = with_words(self.of_pair(now, later, self.project), words)
         for block in self.blocks:
             x = block(x, keys)
         return self.norm(x[:, : len(self.queries)])
