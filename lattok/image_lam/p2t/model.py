@@ -174,8 +174,7 @@ class SpaceTimeEncoder(nn.Module):
         width = config.width
         self.queries = new_queries(config, queries, feature_dim)
         self.embed = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width), nn.LayerNorm(width))
-        self.register_buffer("places", sinusoidal_positions(queries + places, width), persistent=False)
-        self.places: Tensor
+        self.places = nn.Buffer(sinusoidal_positions(queries + places, width), persistent=False)
         self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
@@ -260,8 +259,7 @@ class Decoder(nn.Module):
         self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         count = streams * config.positions + places
-        self.register_buffer("places", sinusoidal_positions(count, width), persistent=False)
-        self.places: Tensor
+        self.places = nn.Buffer(sinusoidal_positions(count, width), persistent=False)
         self.blocks = new_blocks(PreNormBlock, config, config.decoder.depth)
         self.out = nn.Linear(width, feature_dim)
         if config.decoder.predict_change:  # start as "nothing changes", the best constant guess

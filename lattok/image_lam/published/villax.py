@@ -172,14 +172,13 @@ class VillaXLAM(PublishedLAM):
         inputs, places, width = self.features.dim, self.features.count, config.width
         self.numbers_per_frame = places * config.hidden
         self.embed = nn.Linear(inputs, width)
-        self.register_buffer("places", torch.zeros(places, width))  # sine tables, stored as published
-        self.register_buffer("times", torch.zeros(2, width))
-        self.times: Tensor
+        self.places = nn.Buffer(torch.zeros(places, width))  # sine tables, stored as published
+        self.times = nn.Buffer(torch.zeros(2, width))
         self.encoder = nn.ModuleList(VillaXBlock(config) for _ in range(config.depth))
         self.norm, self.pool = RootNorm(width), LatentPool(config)
         width = config.decoder_width
         self.decoder_embed = nn.Linear(inputs, width)
-        self.register_buffer("decoder_places", torch.zeros(places, width))
+        self.decoder_places = nn.Buffer(torch.zeros(places, width))
         self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
         self.decoder = nn.Sequential(*(VillaXDecoderBlock(config) for _ in range(config.decoder_depth)))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
