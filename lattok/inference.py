@@ -23,7 +23,6 @@ from lattok.action_vq.model import ActionVQConfig, Encoder
 from lattok.image_lam import TrainedPairModel
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
-from lattok.nn.packed import packed
 from lattok.types import Gap, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
@@ -31,6 +30,7 @@ from lattok.utils.arrays import Values, like
 Learned = TypeVar("Learned", bound=TrainedTokenizer)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CACHED = 64  # chunks that an encoder transforms at a time, so that a layer's rows stay in the cache
+FEW_ROWS = 128  # fewer are faster as torch multiplies them
 MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
 
@@ -193,6 +193,48 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
     qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, first)
     widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, last)
     return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with a second copy of its matrix, as it was then, in the order of oneDNN's kernels.
+
+    On CPUs of AMD torch multiplies float32 matrices by MKL, which uses half of their vector units; oneDNN uses all of
+    them. The numbers are the same but for rounding; gradients do not pass.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._pack()
+
+    def _pack(self) -> None:
+        self._matrix = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() < FEW_ROWS * self.in_features:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self._matrix, self.bias, "none", [], "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_matrix"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pack()
+
+
+def packed(model: nn.Module) -> nn.Module:
+    """Replace the linear layers inside `model`, on a CPU that has oneDNN; returns it."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return model
+    for name, layer in model.named_children():
+        if type(layer) is nn.Linear:
+            setattr(model, name, PackedLinear(layer.weight, layer.bias))
+        else:
+            packed(layer)
+    return model
 
 
 def _packed(model: TrainedTokenizer) -> TrainedTokenizer:

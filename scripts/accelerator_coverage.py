@@ -37,7 +37,7 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "datasets and their labels, read from files or on their way to them": "data annotation labels",
     "figures: answers are copied to the host once, and probes are fitted there": "evaluation action_vq.chunks.compare",
     "files of models, and of other systems": "hub convert action_vq.model.p2t_action_vq action_vq.model.sizes "
-    "action_vq.learned.read_tokenizer image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
+    "image_lam.p2t.convert image_lam.moto.convert recipes.image_lam.read_vectors "
     "image_lam.base.feature_cache",
     "importers, which read files": "image_lam.published.*_config image_lam.published.*_names "
     "image_lam.published.*_sizes image_lam.published.*_unused image_lam.published.published_lam.read_published "
@@ -51,7 +51,7 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.learned.causal_mask "
     "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
     "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
-    "nn.packed nn.normalize.Normalizer.of_host action_vq.fast",
+    "inference.PackedLinear nn.normalize.Normalizer.of_host action_vq.fast",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "
     "action_vq.chunks.check_codes nn.normalize.OpenChoice backbones.model.Outline nn.blocks.same_precision "
     "recipes.lara.views_of",

@@ -212,7 +212,6 @@ def test_bfloat16_is_near_and_says_so(variant):
     assert lam.describe() == {**labeller.describe(), "precision": "float32"}
 
 
-@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # how torch 2.4 unpickles tensors
 def test_a_labeller_keeps_its_weights_and_survives_pickling():
     lam, frames = make(), video(12)
     pairs = frames.unflatten(0, (6, 2))

@@ -31,7 +31,7 @@ from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame,
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take
+from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, Take, open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
@@ -145,7 +145,7 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
     memory = FramePairs(dataset, STRIDE, ["corner2"], transform=small)
     cached = FramePairs(dataset, STRIDE, ["corner2"])
     cached.frames = np.empty((len(cached.reader), 0), dtype=np.uint8)
-    cached.features = reader = FeatureCache(folder / "cache").reader(frozen, cached.frame_reader)
+    cached.features = reader = open_features(folder / "cache", frozen, cached.frame_reader)
     reader.compute()
     windows = ActionWindows(dataset, 8)
     out = {
@@ -206,10 +206,9 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     frozen.load(pretrained=False)  # random weights are as fast
     pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="3:4")
     frames = len(pairs.reader)
-    cache = FeatureCache(folder / "filled")
     for state in ("cold", "warm, opening included"):
         begun = time.perf_counter()
-        known = cache.reader(frozen, pairs.frame_reader)
+        known = open_features(folder / "filled", frozen, pairs.frame_reader)
         known.compute()
         known(np.arange(frames))
         out[state] = frames / (time.perf_counter() - begun)
@@ -221,7 +220,7 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     sizes = {}
     for dtype in ("float32", "float16"):
         first = frame_store.FrameReader(dataset, pairs.episodes[:1], pairs.cameras)
-        FeatureCache(folder / dtype, dtype=dtype).reader(frozen, first).compute()
+        open_features(folder / dtype, frozen, first, dtype).compute()
         files = list((folder / dtype).rglob("*.npy"))
         sizes[dtype] = sum(path.stat().st_size for path in files) / pairs.episodes[0].length
     return {"network": name, "frames": frames, "frames_per_second": out, "bytes_per_frame": sizes}

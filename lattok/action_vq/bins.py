@@ -244,8 +244,7 @@ def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: floa
     rest = {"bins": given.get("vocab_size", 256), "degree": given.get("degree_p", 4), "ridge": ridge}
     stepped = tuple(str(i) for i in range(dims - grippers, dims))
     settings = BEASTConfig(dims, horizon, bases=bases, stepped=stepped, normalize="identity", **rest)
-    foreign = checkpoint.read_checkpoint(path, parts=("state_dict",))  # Lightning's, with a whole policy
-    checkpoint.check_kind(foreign, "beast", str(path))
+    foreign = checkpoint.read_system(path, "beast", parts=("state_dict",))  # Lightning's, with a whole policy
     bounds = [name for name in foreign if name.rpartition(".")[2] in ("w_min", "w_max")]
     if len(groups := sorted({name.rpartition(".")[0] for name in bounds})) > 1:
         checks.fail(str(path), "the bounds of one tokenizer", f"those of {checks.listed(groups)}")

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import TrainedFit, examine, held_from_neighbours
-from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
@@ -39,7 +38,7 @@ from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
-from lattok.utils.options import ADDED, as_option
+from lattok.utils.options import ADDED
 from lattok.utils.signals import Interrupted, restate
 
 NEAR = 4  # rows of a codebook that are neighbours of one
@@ -298,25 +297,3 @@ class LevelTokenizer(TrainedTokenizer, ABC):
 def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Apply `turn` to rows [B, ...], some at a time."""
     return torch.cat([turn(block) for block in rows.split(BLOCK)])
-
-
-def read_tokenizer(path: FilePath, kind: str, entry: str | None, prefix: str) -> dict[str, Tensor]:
-    """Read the tensors of a published tokenizer whose names begin with `prefix`, without it.
-
-    Raises `LattokError` where the file is one of another system than `kind`, and names that system.
-    """
-    foreign = read_checkpoint(path, entry)
-    check_kind(foreign, kind, str(path))
-    return {name.removeprefix(prefix): tensor for name, tensor in foreign.items() if name.startswith(prefix)}
-
-
-def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
-    """Return a published setting, "decoder.heads" for one of a group; without a default it must be there."""
-    value: Any = settings
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            if default is None:
-                checks.fail("config", f"the setting {name}, which weights do not tell", "none")
-            return default
-        value = value[part]
-    return as_option(name, value, kind)

@@ -339,8 +339,7 @@ def p2t_action_vq(
     """
     checks.known_keys("options", training, TRAINING)
     known, kind = read_statistics(statistics, normalize)
-    foreign = checkpoint.read_checkpoint(path)
-    checkpoint.check_kind(foreign, "p2t-action-vq", str(path))
+    foreign = checkpoint.read_system(path, "p2t-action-vq")
     config = ActionVQConfig(
         horizon=horizon,
         heads=heads,

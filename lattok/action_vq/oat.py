@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.action_vq.base import MAX_HORIZON, ActionKind
-from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, read_tokenizer, setting
+from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
@@ -165,10 +165,11 @@ def oat(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = checkpoint.published_settings(config), read_tokenizer(path, "oat", entry, prefix)
+    settings = checkpoint.published_settings(config)
+    foreign = checkpoint.read_system(path, "oat", entry, prefixes=(prefix,))
     dim = checkpoint.axis_of(foreign, "encoder.registers", 1, 256)
-    head_dim = setting(settings, "encoder.head_dim", int)
-    if setting(settings, "decoder.head_dim", int) != head_dim:
+    head_dim = checkpoint.setting(settings, "encoder.head_dim", int)
+    if checkpoint.setting(settings, "decoder.head_dim", int) != head_dim:
         checks.fail("decoder.head_dim", f"that of the encoder, {head_dim}", settings["decoder"]["head_dim"])
     checks.divides(dim, f"the width {dim} in the file", **{"encoder.head_dim": head_dim})
     made = OATConfig(
@@ -176,15 +177,15 @@ def oat(
         horizon=checkpoint.axis_of(foreign, "encoder.pos_emb.posembs", 2, 32),
         action_names=tuple(action_names),
         action_kind=action_kind,
-        levels=setting(settings, "quantizer.levels", tuple[int, ...]),
+        levels=checkpoint.setting(settings, "quantizer.levels", tuple[int, ...]),
         dim=dim,
         heads=dim // head_dim,
         encoder_depth=checkpoint.numbered(foreign, r"encoder\.transformer\.blocks\.(\d+)\.") or 2,
         decoder_depth=checkpoint.numbered(foreign, r"decoder\.decoder\.layers\.(\d+)\.") or 4,
-        causal_decoder=setting(settings, "decoder.use_causal_decoder", bool),
+        causal_decoder=checkpoint.setting(settings, "decoder.use_causal_decoder", bool),
         tokens=checkpoint.axis_of(foreign, "encoder.registers", 0, 8),
-        nested_dropout=setting(settings, "decoder.token_dropout_mode", str, OATConfig.nested_dropout),
-        dropout=setting(settings, "decoder.pdropout", float, OATConfig.dropout),
+        nested_dropout=checkpoint.setting(settings, "decoder.token_dropout_mode", str, OATConfig.nested_dropout),
+        dropout=checkpoint.setting(settings, "decoder.pdropout", float, OATConfig.dropout),
     )
     unused = [name for name in foreign if name == "_dummy_variable" or "input_stats" in name or "posembs" in name]
     model = checkpoint.converted(lambda: OAT(made), foreign, key_map(made), str(path), unused, kept=("low", "high"))

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.action_vq import learned
 from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
-from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask, setting
+from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.hub import checkpoint
 from lattok.nn.blocks import sinusoidal_positions
 from lattok.utils import checks
@@ -169,30 +168,31 @@ def quest(
         action_names: Names of the action dimensions, for reports.
         action_kind: relative, absolute or unspecified.
     """
-    settings, foreign = checkpoint.published_settings(config), learned.read_tokenizer(path, "quest", entry, prefix)
+    settings = checkpoint.published_settings(config)
+    foreign = checkpoint.read_system(path, "quest", entry, prefixes=(prefix,))
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
     shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
     if settings.get("fsq_level") is not None:
-        levels = setting(settings, "fsq_level", tuple[int, ...])
+        levels = checkpoint.setting(settings, "fsq_level", tuple[int, ...])
     else:  # by the size of the codebook
-        size = setting(settings, "codebook_size", int)
+        size = checkpoint.setting(settings, "codebook_size", int)
         checks.one_of("codebook_size", size, LEVELS)
         levels = LEVELS[size]
     made = QueSTConfig(
         action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
-        horizon=setting(settings, "skill_block_size", int),
+        horizon=checkpoint.setting(settings, "skill_block_size", int),
         normalize="identity",
         action_names=tuple(action_names),
         action_kind=action_kind,
         levels=levels,
         dim=checkpoint.axis_of(foreign, "action_proj.weight", 0, 256),
-        heads=setting(settings, "encoder_heads", int),
-        decoder_heads=setting(settings, "decoder_heads", int),
+        heads=checkpoint.setting(settings, "encoder_heads", int),
+        decoder_heads=checkpoint.setting(settings, "decoder_heads", int),
         encoder_depth=checkpoint.numbered(foreign, r"encoder\.layers\.(\d+)\.") or 2,
         decoder_depth=checkpoint.numbered(foreign, r"decoder\.layers\.(\d+)\.") or 4,
-        causal_encoder=setting(settings, "use_causal_encoder", bool),
-        causal_decoder=setting(settings, "use_causal_decoder", bool),
-        dropout=setting(settings, "attn_pdrop", float, QueSTConfig.dropout),
+        causal_encoder=checkpoint.setting(settings, "use_causal_encoder", bool),
+        causal_decoder=checkpoint.setting(settings, "use_causal_decoder", bool),
+        dropout=checkpoint.setting(settings, "attn_pdrop", float, QueSTConfig.dropout),
         downsample=2 ** (blocks - 1) if shortens else 1,
         published=True,
     )

@@ -146,8 +146,7 @@ def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:
     given = checkpoint.published_settings(config)
     if missing := [name for name in ("input_dim_h", "input_dim_w") if name not in given]:
         checks.fail("config", "input_dim_h and input_dim_w", f"none of {', '.join(missing)}")
-    foreign = checkpoint.read_checkpoint(path, parts=PARTS)
-    checkpoint.check_kind(foreign, "vqbet", str(path))
+    foreign = checkpoint.read_system(path, "vqbet", parts=PARTS)
     embed = "vq_embedding.layers.0._codebook.embed"
     scale = given.get("act_scale", 1.0)
     checks.positive(act_scale=scale)

@@ -12,14 +12,12 @@ not one to one, a `Join` says which foreign tensors become ours and how; several
 
 import os
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +29,7 @@ from lattok.hub.client import FilePath
 from lattok.hub.model import HubModel
 from lattok.hub.weights import Size, Tensors, plan_module, read_tensors
 from lattok.utils import checks, files
+from lattok.utils.options import as_option
 from lattok.utils.registry import Registry
 from lattok.utils.untrusted import read_yaml
 
@@ -224,6 +223,20 @@ def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence
     return dict(pairs)
 
 
+def read_system(
+    path: FilePath, kind: str, entry: str | None = None, *, parts: Sequence[str] = (), prefixes: Sequence[str] = ("",)
+) -> dict[str, Tensor]:
+    """Read the tensors of one system as `read_checkpoint` does, only those whose names begin with a prefix, without it.
+
+    Of `prefixes` it is the first that is there, else the last; what lies outside it, the rest of a policy, is left out.
+    Raises `LattokError` where the file is one of another system than `kind`, and names that system.
+    """
+    foreign = read_checkpoint(path, entry, parts=parts)
+    check_kind(foreign, kind, str(path))
+    prefix = next((each for each in prefixes if any(name.startswith(each) for name in foreign)), prefixes[-1])
+    return {name.removeprefix(prefix): tensor for name, tensor in foreign.items() if name.startswith(prefix)}
+
+
 def read_settings(path: FilePath, entry: str) -> dict[str, Any]:
     """Read what a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
     path = Path(path).expanduser()
@@ -250,6 +263,26 @@ def published_settings(given: Settings) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
     return found
+
+
+def setting(settings: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+    """Return a published setting, "decoder.heads" for one of a group; without a default it must be there."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            if default is None:
+                checks.fail("config", f"the setting {name}, which weights do not tell", "none")
+            return default
+        value = value[part]
+    return as_option(name, as_number(value) if kind is float else value, kind)
+
+
+def as_number(value: Any) -> Any:
+    """Return a setting as the number that it is, if it is one; YAML reads 1e-12 as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
@@ -319,32 +352,10 @@ class _Inert:
         pass
 
 
-@contextmanager
-def _stand_ins(path: Path) -> Iterator[None]:
+def _stand_ins(path: Path) -> AbstractContextManager[None]:
     """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
-    before = list(torch.serialization.get_safe_globals())
-    try:
-        names = [name.rpartition(".") for name in _named(path)]
-        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
-        torch.serialization.add_safe_globals(stand_ins)
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _named(path: Path) -> set[str]:
-    """Find the classes and functions that a pickle of torch.save asks for; none of an older or damaged file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        steps = [(step.name, asked) for step, asked, _ in pickletools.genops(pickled)]
-    except Exception:  # damaged bytes fail anywhere in these readers, with any type
-        return set()
-    return {name for step, asked in steps if step == "GLOBAL" for name in _spellings(asked)}
-
-
-def _spellings(argument: Any) -> set[str]:
-    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
-    module, _, name = str(argument).partition(" ")
-    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
+    names: list[str] = []
+    with suppress(Exception):  # of an older or damaged file there are none
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    kinds: list[Any] = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in names]
+    return torch.serialization.safe_globals(kinds)

@@ -34,10 +34,8 @@ class Normalizer(nn.Module):
     def __init__(self, dim: int, clipped: Sequence[bool] | None = None):
         super().__init__()
         checks.positive(dim=dim)
-        self.register_buffer("shift", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-        self.shift: Tensor
-        self.scale: Tensor
+        self.shift: Tensor = nn.Buffer(torch.zeros(dim))
+        self.scale: Tensor = nn.Buffer(torch.ones(dim))
         self.still: Tensor | None = None  # dimensions that never move, of statistics that were just set
         self.limit: Tensor | None  # the largest normalised value of each dimension, where some are clipped
         limit = None

@@ -154,12 +154,9 @@ class Codebook(nn.Module):
         if config.update == "gradient":
             self.vectors = nn.Parameter(vectors)
         else:
-            self.register_buffer("vectors", vectors)
-            self.register_buffer("cluster_sum", vectors.clone())
-        self.register_buffer("cluster_size", torch.zeros(config.size))
-        self.vectors: Tensor
-        self.cluster_sum: Tensor
-        self.cluster_size: Tensor
+            self.vectors = nn.Buffer(vectors)
+            self.cluster_sum = nn.Buffer(vectors.clone())
+        self.cluster_size = nn.Buffer(torch.zeros(config.size))
 
     @torch.no_grad()
     def start_from(self, samples: Tensor, per_batch: float, generator: torch.Generator) -> None:
@@ -231,8 +228,7 @@ class CodeUsage(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         self.size = size
-        self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
-        self.recent: Tensor
+        self.recent = nn.Buffer(torch.zeros(0, dtype=torch.long), persistent=False)
 
     def remember(self, codes: Tensor) -> None:
         """Keep rows of codes [..., P]; those with a -1 count in no report."""
@@ -259,12 +255,9 @@ class VectorQuantizer(CodeUsage):
         super().__init__(config.size)
         self.config = config
         self.codebooks: Any = nn.ModuleList(Codebook(config) for _ in range(config.levels))  # one for each level
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
-        self.register_buffer("reservoir_step", torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
-        self.steps: Tensor
-        self.reservoir: Tensor
-        self.reservoir_step: Tensor
+        self.steps = nn.Buffer(torch.zeros((), dtype=torch.long))
+        self.reservoir = nn.Buffer(torch.zeros(0, config.dim), persistent=False)
+        self.reservoir_step = nn.Buffer(torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
         self.parts, self.part = 1, 0  # passes that make a training step, and how many of the current one are done
         self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
         # one for all processes that build the model from one seed

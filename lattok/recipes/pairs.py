@@ -19,7 +19,7 @@ from lattok.evaluation.questions.history import training_entries
 from lattok.hub.weights import from_anywhere
 from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
-from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.feature_cache import open_features
 from lattok.image_lam.base.features import known_scaling
 from lattok.nn.quantize import check_warm_up
 from lattok.recipes.common import ADAMW, SMALL_IMAGES, TWO_CORES, ImageOptions, MixOptions, Recipe
@@ -73,15 +73,11 @@ class PairOptions(ImageOptions, MixOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.cache()
+        checks.one_of("feature_cache_dtype", self.feature_cache_dtype, ("float32", "float16"))
         checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
         if self.feature_cache is not None and self.changes:
             hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
             raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
-
-    def cache(self) -> FeatureCache:
-        """Tell where frozen features are kept, if `feature_cache` names a folder."""
-        return FeatureCache(Path(self.feature_cache or "").expanduser(), self.feature_cache_dtype)
 
 
 @dataclass(frozen=True)
@@ -268,13 +264,15 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
     in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
     if data.feature_cache is None:
         return in_memory()
-    cache, looks = data.cache(), model.config.loss.flow > 0 or model.pixels is not None  # at frames too
+    folder = Path(data.feature_cache).expanduser()
+    looks = model.config.loss.flow > 0 or model.pixels is not None  # at frames too
+    opened = partial(open_features, folder, frozen, dtype=data.feature_cache_dtype)
     init_process_group(recipe.loop.device)
     memory = in_memory() if looks else None
     frozen.to(device_called(recipe.loop.device))
 
     def compute() -> None:
-        readers = [cache.reader(frozen, pairs.frame_reader) for pairs in parts]
+        readers = [opened(pairs.frame_reader) for pairs in parts]
         for reader in readers:
             with ProgressBar("features") as progress:
                 reader.compute(progress)
@@ -285,7 +283,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
 
     def open_readers() -> None:
         for pairs in parts:
-            pairs.reader = cache.reader(frozen, pairs.frame_reader)
+            pairs.reader = opened(pairs.frame_reader)
 
     def keep() -> None:
         nonlocal memory
@@ -298,7 +296,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
             step()
         except (OSError, LattokError) as error:
             why = str(getattr(error, "strerror", None) or error).removesuffix(".")
-            text = f"no feature cache in {cache.folder}: {why}. Features are computed at every step."
+            text = f"no feature cache in {folder}: {why}. Features are computed at every step."
             checks.warn(text, stacklevel=2)
             failed = True
         return not any(all_gather(failed))

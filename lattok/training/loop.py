@@ -19,7 +19,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -170,7 +169,7 @@ def fit(
     SIGHUP; all with the last good state saved.
     """
     check_tracker(options.tracker)
-    trainer = Trainer.prepared(model, rates, options, loss_weights, out)
+    trainer = Trainer(model, rates, options, loss_weights, out)
     first, saved = 0, out / RUN / CHECKPOINT
     if resume and saved.is_file():
         first = checkpoints.restore(trainer.module, trainer.optimizer, saved, options.steps, trainer.average)
@@ -198,39 +197,29 @@ def fit(
     return last
 
 
-@dataclass
 class Trainer:
-    """A model in training, with all that its steps need."""
+    """A model in training, prepared by accelerate, with an optimiser of its parameters."""
 
-    options: LoopOptions
-    loss_weights: Mapping[str, float]
-    out: Path
-    accelerator: Accelerator
-    module: nn.Module  # what learns: the model itself, or a copy that is sharded
-    wrapped: nn.Module  # the same, as accelerate calls it
-    optimizer: Any
-    average: dict[str, Tensor]  # of the trained weights, with `ema`
-
-    @classmethod
-    def prepared(
-        cls,
+    def __init__(
+        self,
         model: nn.Module,
         rates: Mapping[str, float],
         options: LoopOptions,
         loss_weights: Mapping[str, float],
         out: Path,
-    ) -> "Trainer":
-        """Let accelerate prepare a model and an optimiser of its parameters."""
-        accelerator = make_accelerator(options.device, options.precision)
-        processes, parts = accelerator.num_processes, options.accumulate
-        if options.batch_size % (processes * parts):
+    ):
+        self.options, self.loss_weights, self.out = options, loss_weights, out
+        self.accelerator = make_accelerator(options.device, options.precision)
+        if options.batch_size % self.share_count:
+            processes, parts = self.accelerator.num_processes, options.accumulate
             each = f"{processes} processes" + f" x {parts} parts" * (parts > 1)
             checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
-        module = copy.deepcopy(model) if shards(accelerator) else model  # sharding in place would not come off again
-        made = _optimizer(module, rates, options, fused=accelerator.device.type in FUSED)
-        wrapped, optimizer = accelerator.prepare(module.train(), made)
-        average = checkpoints.weights_of(module) if options.ema else {}
-        return cls(options, loss_weights, out, accelerator, module, wrapped, optimizer, average)
+        # what learns: the model itself, or a copy, as sharding in place would not come off again
+        self.module = copy.deepcopy(model) if shards(self.accelerator) else model
+        made = _optimizer(self.module, rates, options, fused=self.accelerator.device.type in FUSED)
+        prepared: Any = self.accelerator.prepare(self.module.train(), made)
+        self.wrapped, self.optimizer = prepared  # the module as accelerate calls it
+        self.average = checkpoints.weights_of(self.module) if options.ema else {}  # of the trained weights
 
     @property
     def share_count(self) -> int:

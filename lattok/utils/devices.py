@@ -59,7 +59,7 @@ def devices() -> list[torch.device]:
     """List the devices of this machine, the best first: accelerators that torch or a plug-in of it knows, the CPU."""
     import torch  # the command line asks for cores before it imports anything large
 
-    plugin = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None  # from torch 2.6 on
+    plugin: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kinds = ["cuda", "xpu", "hpu"] if plugin is None else ["cuda", "xpu", "hpu", plugin.type]
     found: list[torch.device] = []
     for kind in dict.fromkeys(kind for kind in kinds if kind != "mps"):

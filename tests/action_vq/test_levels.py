@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lattok.action_vq import OAT, OATConfig, QueST, QueSTConfig, learned
-from lattok.action_vq.learned import setting
 from lattok.utils.checks import LattokError
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
@@ -59,22 +58,6 @@ def test_codes_number_the_grid_with_the_first_level_fastest_and_are_rounded_not_
 def test_sizes_that_make_no_sense_are_named(config, options, text):
     with pytest.raises(LattokError, match=re.escape(text)):
         config(**{**SMALL, **options})
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({}, "`config`: expected the setting a.b, which weights do not tell, got none."),
-        ({"a": 3}, "`config`: expected the setting a.b, which weights do not tell, got none."),
-        ({"a": {"b": "x"}}, "`a.b`: expected a value of type int, got 'x'."),
-        ({"a": {"b": True}}, "`a.b`: expected a value of type int, got True."),
-    ],
-)
-def test_a_published_setting_is_there_and_of_its_type(settings, text):
-    with pytest.raises(LattokError, match=re.escape(text)):
-        setting(settings, "a.b", int)
-    assert setting({}, "a.b", int, 4) == 4
-    assert setting({"a": {"b": [8, 5]}}, "a.b", tuple[int, ...]) == (8, 5)
 
 
 @pytest.mark.parametrize("family", [OAT, QueST])

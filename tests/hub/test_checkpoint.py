@@ -1,7 +1,6 @@
 """Foreign checkpoints: renaming is complete or refused with everything listed; reading runs and trusts nothing."""
 
 import collections
-import contextlib
 import functools
 import os
 import pickle
@@ -16,7 +15,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.hub.checkpoint import Join, published_settings, read_checkpoint, read_settings, translate
+from lattok.hub.checkpoint import (
+    Join,
+    published_settings,
+    read_checkpoint,
+    read_settings,
+    read_system,
+    setting,
+    translate,
+)
 from lattok.utils.checks import LattokError
 
 OURS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "steps": torch.tensor(0)}
@@ -119,6 +126,14 @@ def test_one_entry_of_a_file_with_settings(tmp_path):
         read_checkpoint(tmp_path / "x.ckpt", entry="weights")
 
 
+def test_the_rest_of_a_file_with_a_prefix_is_left_out(tmp_path):
+    torch.save({"policy.a": torch.ones(1), "b": torch.ones(2)}, tmp_path / "x.pt")
+    read = lambda *prefixes: list(read_system(tmp_path / "x.pt", "oat", prefixes=prefixes))  # noqa: E731
+    assert read("other.", "policy.") == ["a"]
+    assert read("other.", "") == ["policy.a", "b"]
+    assert read("other.") == []  # that everything is missing is said where it is filled in
+
+
 def test_settings_beside_the_weights(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "hparams": {"heads": 3}, "epoch": 3}, tmp_path / "x.ckpt")
     assert read_settings(tmp_path / "x.ckpt", "hparams") == {"heads": 3}
@@ -157,7 +172,7 @@ def holds_itself():
         ({"vq": None}, "got NoneType at vq"),
         ({"used": [torch.ones(1), "x"]}, "got str 'x' at used.1"),
         ({"vq": {"w": Custom()}}, "Custom, whose loading runs code"),
-        ({"w": print}, "holds a pickled print, whose loading runs code"),
+        ({"w": print}, "print, whose loading runs code"),
         ({"w": np.float64(1)}, "multiarray.scalar, whose loading runs code"),
         ({"a": {"w": torch.ones(1)}, "b": {"w": np.ones(2)}}, "multiarray._reconstruct, whose loading runs code"),
         (torch.nn.Linear(1, 1), "holds a pickled torch.nn.modules.linear.Linear, whose loading runs code"),
@@ -207,7 +222,7 @@ def test_what_stands_beside_the_weights_need_not_be_known(tmp_path):
         read_checkpoint(tmp_path / "y.ckpt", "state_dict")
     made = {"made": Touch(tmp_path / "made2")}
     torch.save({"hyper_parameters": made, "state_dict": weights}, tmp_path / "z.ckpt")
-    with contextlib.suppress(LattokError):  # newer torch refuses posix by its name
+    with pytest.raises(LattokError, match="whose loading runs code"):  # torch refuses posix by its name
         read_checkpoint(tmp_path / "z.ckpt", "state_dict")
     assert not (tmp_path / "made2").exists()
 
@@ -319,6 +334,23 @@ def test_settings_that_cannot_be_read_are_one_line(tmp_path, name, text, said):
         published_settings(tmp_path / name)
     assert time.process_time() - begun < 1
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "`config`: expected the setting a.b, which weights do not tell, got none."),
+        ({"a": 3}, "`config`: expected the setting a.b, which weights do not tell, got none."),
+        ({"a": {"b": "x"}}, "`a.b`: expected a value of type int, got 'x'."),
+        ({"a": {"b": True}}, "`a.b`: expected a value of type int, got True."),
+    ],
+)
+def test_a_published_setting_is_there_and_of_its_type(settings, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        setting(settings, "a.b", int)
+    assert setting({}, "a.b", int, 4) == 4
+    assert setting({"a": "1e-1"}, "a", float) == 0.1  # as YAML reads it
+    assert setting({"a": {"b": [8, 5]}}, "a.b", tuple[int, ...]) == (8, 5)
 
 
 @settings(max_examples=300, derandomize=True)

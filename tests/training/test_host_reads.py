@@ -23,7 +23,7 @@ from lattok.action_vq.model import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig, PairLearner
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.training import LoopOptions
+from lattok.training import LoopOptions, loop
 from lattok.training.loop import FiniteLoss, Trainer, _follow
 from lattok.types import ActionBatch, PairBatch
 from lattok.utils.checks import LattokError
@@ -81,6 +81,7 @@ ACCELERATOR: Any = SimpleNamespace(
     num_processes=1,
     process_index=0,
     no_sync=lambda model: nullcontext(),
+    prepare=lambda *parts: parts,
     autocast=nullcontext,
     backward=lambda loss: loss.backward(),
     clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
@@ -104,11 +105,12 @@ def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before
         model(batch)
     model = on_device(model)
     options = LoopOptions(steps=1, batch_size=8, accumulate=parts)
-    optimizer = torch.optim.Adam([{"params": [p for p in model.parameters() if p.requires_grad], "rate": 1.0}])
     average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     given: Any = lambda *_: send_to_device(batch, DEVICE, non_blocking=True)  # noqa: E731
     out: Any = None
-    trainer, finite = Trainer(options, weights, out, ACCELERATOR, model, model, optimizer, average), FiniteLoss(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_accelerator", lambda device, precision: ACCELERATOR)
+        trainer, finite = Trainer(model, {}, options, weights, out), FiniteLoss(out)
     with unread():
         values = trainer.step(0, given)
         for done in (1, 2):

@@ -322,7 +322,6 @@ def _without(batch, key):
     return {name: value for name, value in batch.items() if name != key}
 
 
-@pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")  # torch 2.4, of its own checkpointing
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing(reentrant):
     """Recomputation in the backward pass records nothing; gradients are those without it, where there are any."""

@@ -18,7 +18,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,31 +201,24 @@ class FeatureReader(Reader):
         return self.dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
 
 
-@dataclass(frozen=True)
-class FeatureCache:
-    """A folder of features. Its size is that of all features ever kept there; delete what you need no more."""
+def open_features(folder: Path, frozen: FrozenFeatures, frames: Reader, dtype: str = "float32") -> FeatureReader:
+    """Return what reads features from a folder instead of `frames`, computing missing ones, in "float32" or "float16".
 
-    folder: Path
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
-
-    def reader(self, frozen: FrozenFeatures, frames: Reader) -> FeatureReader:
-        """Return what reads features instead of `frames`, computing missing ones; `OSError` if the disk lacks room."""
-        lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
-        names = _names(lengths, frames.dataset, features_key(frozen, self.dtype))
-        places = {
-            take: FeatureFile(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
-            for take, length in lengths.items()
-        }
-        size, folder = sum(kept.size for kept in places.values() if not kept.whole()), self.folder.absolute()
-        free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-        if size > free:
-            half = "; feature_cache_dtype=float16 halves them" if self.dtype == "float32" else ""
-            what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
-            raise OSError(errno.ENOSPC, what)  # now, not when hours have passed
-        return FeatureReader(frozen, frames, places)
+    The folder holds all features ever kept there; delete what you need no more. `OSError` if the disk lacks room.
+    """
+    lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
+    names = _names(lengths, frames.dataset, features_key(frozen, dtype))
+    places = {
+        take: FeatureFile(folder / names[take], (length, frozen.count, frozen.dim), dtype)
+        for take, length in lengths.items()
+    }
+    size, folder = sum(kept.size for kept in places.values() if not kept.whole()), folder.absolute()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if size > free:
+        half = "; feature_cache_dtype=float16 halves them" if dtype == "float32" else ""
+        what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
+        raise OSError(errno.ENOSPC, what)  # now, not when hours have passed
+    return FeatureReader(frozen, frames, places)
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:

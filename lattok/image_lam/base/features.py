@@ -57,10 +57,8 @@ class FrozenFeatures(FrozenNetwork):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
         self.interpolation, self.frame_size = interpolation, (image_size, image_size)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
         checks.counts(image_size=image_size)
         if name == "pixels":
             self.network, self.patch, self.loaded = None, patch, True

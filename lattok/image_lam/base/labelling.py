@@ -9,7 +9,6 @@ Frames are taken in blocks that begin at frame 0 of the episode and end with it,
 pieces the video came in nor other episodes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -104,43 +103,24 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 
-class PairEncoder(ABC):
-    """A form of an encoder for labels, equal up to rounding, bound to the weights as they are now, on their device."""
-
-    queries: Tensor  # [queries, width]
-    places: Tensor  # [places, width], of the patches
-    layers: Sequence[Any]
-
-    @abstractmethod
-    def frames(self, features: Tensor) -> Tensor:
-        """Turn features [n, N, D] of single frames into what their pairs need, [n, ...]."""
-
-    @abstractmethod
-    def pairs(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn outputs of `frames` for both frames of n pairs into query tokens [n, queries, width]."""
-
-    def used(self, place: int) -> int | None:
-        """Return how many tokens go on from a layer, the first ones; None for all."""
-        return len(self.queries) if place == len(self.layers) - 1 else None
-
-
-class FlatPairEncoder(PairEncoder):
-    """An encoder of pre-norm layers over one row of tokens, the queries first."""
+class FlatPairEncoder:
+    """The form for labels of an encoder of pre-norm layers over one row of tokens, the queries first."""
 
     def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
-        self.project, self.norm = Affine.of(encoder.project, dtype), encoder.norm
-        self.queries, self.places = encoder.queries.detach(), encoder.places.detach()
+        project = Affine.of(encoder.project, dtype)
+        self.encoder, self.project = encoder, lambda x: project(x).float()
         self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in encoder.blocks]
 
-    @abstractmethod
-    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
-        """Return what goes into the first layer, [n, tokens, width]."""
+    def frames(self, features: Tensor) -> Tensor:
+        """Turn features [n, N, D] of single frames into what their pairs need, [n, ...]."""
+        return self.encoder.of_frame(features, self.project)
 
     def pairs(self, now: Tensor, later: Tensor) -> Tensor:
-        x = self.tokens(now, later)
-        for place, layer in enumerate(self.layers):
-            x = layer(x, self.used(place))
-        return self.norm(x[:, : len(self.queries)])
+        """Turn outputs of `frames` for both frames of n pairs into query tokens [n, queries, width]."""
+        x = self.encoder.of_pair(now, later, self.project)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.encoder.norm(self.layers[-1](x, len(self.encoder.queries)))
 
 
 def of_cameras(name: str, frames: Any, axes: str, cameras: Sequence[str]) -> Any:
@@ -161,8 +141,12 @@ class VideoEncoder(NamedTuple):
     pairs: Callable[..., Tensor]  # that of both frames of n pairs (of all of n clips) to tokens [n, queries, width]
 
 
-def torch_encoder(features: Callable[[Tensor], Tensor], encoder: PairEncoder) -> VideoEncoder:
-    """Put frozen features, frames [n, V, H, W, 3] to [n, V * N, D], before an encoder of pairs."""
+def torch_encoder(features: Callable[[Tensor], Tensor], encoder: Any) -> VideoEncoder:
+    """Put frozen features, frames [n, V, H, W, 3] to [n, V * N, D], before an encoder's form for labels.
+
+    Its `frames` and `pairs` are those of `FlatPairEncoder`; equal to the encoder up to rounding, and bound to the
+    weights as they are now, on their device.
+    """
     return VideoEncoder(lambda frames: encoder.frames(features(frames)), encoder.pairs)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from lattok.hub import HubModel
 from lattok.image_lam.base.features import PIXEL_PATCH, FrozenFeatures
@@ -55,9 +56,9 @@ class FrozenFeaturesModel(HubModel, VideoLabeller, ABC):
         held = self.holds_features(self.config)
         return {name: x for name, x in super().saved_tensors().items() if held or not name.startswith("features.")}
 
-    def fresh(self) -> Any:
-        """Make a model of the same configuration with random weights; frozen features are shared."""
-        return type(self)(self.config, features=self.features)
+    def fresh(self, config: Any = None) -> Self:
+        """Make a model of the same or another configuration with random weights; frozen features are shared."""
+        return type(self)(config or self.config, features=self.features)
 
     def rate(self, *preferred: int) -> int:
         """Return a frame rate for an example, one that the model's stride fits."""

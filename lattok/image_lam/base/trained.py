@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from lattok.image_lam.base import losses
 from lattok.image_lam.base.bottlenecks import BOTTLENECKS
@@ -157,12 +156,6 @@ class TrainedPairModel(PairModel, ABC):
 
     def video_encoder(self) -> VideoEncoder:
         return torch_encoder(self.frame_features, self.encoder.for_videos())
-
-    def fresh(self, config: TrainedPairConfig | None = None) -> Self:
-        """Make a model of the same or another configuration with random weights; the frozen features are shared."""
-        made = type(self)(config or self.config)
-        made.features = self.features
-        return made
 
     @torch.no_grad()
     def encode_features(

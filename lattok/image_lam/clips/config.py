@@ -152,8 +152,6 @@ class ClipLAMConfig(NormalizedActions):
         check_choices(self)
         if not knows_data(self):
             return
-        if not self.cameras:
-            checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)

@@ -226,9 +226,10 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
         return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
 
-    def fresh(self) -> Self:
-        """Make a model of the same configuration with random weights; the frozen latent space is shared."""
-        return type(self)(self.config, open_backbone(self.config, self.folder), self.features)
+    def fresh(self, config: Any = None) -> Self:
+        """Make a model of the same or another configuration with random weights; the frozen latent space is shared."""
+        config = config or self.config
+        return type(self)(config, open_backbone(config, self.folder), self.features)
 
     def _checked(self, latents: LatentActions, count: int) -> LatentActions:
         """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""

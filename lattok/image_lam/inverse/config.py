@@ -102,8 +102,6 @@ class InverseDynamicsConfig(NormalizedActions):
         check_choices(self)
         if not knows_data(self):
             return
-        if not self.cameras:
-            checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.counts(1, MOST_NUMBERS, action_dim=self.action_dim, latent_dim=self.latent_dim, hidden=self.hidden)

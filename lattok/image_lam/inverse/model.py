@@ -146,10 +146,8 @@ class InverseDynamics(FrozenFeaturesModel):
         self.members: Any = nn.ModuleList(members)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
         self.state_normalizer = Normalizer(config.state_dim) if config.proprio else None  # of differences
-        self.register_buffer("low", torch.full((config.action_dim,), -1.0))
-        self.register_buffer("high", torch.ones(config.action_dim))
-        self.low: Tensor
-        self.high: Tensor
+        self.low = nn.Buffer(torch.full((config.action_dim,), -1.0))
+        self.high = nn.Buffer(torch.ones(config.action_dim))
 
     def summary(self) -> str:
         c = self.config

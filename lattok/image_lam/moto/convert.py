@@ -109,26 +109,9 @@ def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     inner = part.get("config", part) if isinstance(part, Mapping) else {}
     inner = inner if isinstance(inner, Mapping) else {}
     for key, value in FIXED.items():
-        if key in inner and _number(inner[key]) != value:
+        if key in inner and checkpoint.as_number(inner[key]) != value:
             checks.fail("config", f"{key} {value} of {name}", repr(inner[key]))
     return inner
-
-
-def _number(value: Any) -> Any:
-    """Return a setting as the number it is; YAML reads 1e-12 as a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return a number or a truth of a section, of the kind of its `default`."""
-    value = _number(section.get(name, default))
-    wanted = (bool,) if isinstance(default, bool) else (int,) if isinstance(default, int) else (int, float)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        checks.fail("config", f"{name} as a {type(default).__name__}", repr(value)[:60])
-    return value
 
 
 def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,14 +126,15 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     places = size(f"{table}position_embeddings", 1, 196) - (0 if pooled else tokens)
     side = round((places // 2 if decoder["mask_tokens"] else places) ** 0.5) if places > 0 else 1
     encoder = _transformer(foreign, "m_former.encoder.layer.", former, width)
-    codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
-    legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
-    if _setting(settings, "use_abs_recons_loss", False):
+    codebook = checkpoint.setting(settings, "commit_loss_w", float, 1.0)
+    weight = checkpoint.setting(quantizer, "beta", float, 0.25)
+    legacy = checkpoint.setting(quantizer, "legacy", bool, True)  # beta weights the codebook's term, not the encoder's
+    if checkpoint.setting(settings, "use_abs_recons_loss", bool, False):
         checks.fail("config", "use_abs_recons_loss false", "true")
     return {
         **_prefixed("decoder", decoder),
         "image_size": max(1, side) * patch,
-        "encoder_frame_types": 1 if _setting(former, "legacy", True) else 2,
+        "encoder_frame_types": 1 if checkpoint.setting(former, "legacy", bool, True) else 2,
         "width": width,
         "heads": encoder["heads"],
         "encoder_hidden": encoder["hidden"],
@@ -160,7 +144,7 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
         "latent_dim": size("vector_quantizer.embedding.weight", 1, 32),
         "decoder_patch": patch,
         "decoder_width": decoder_width,
-        "loss_prediction": _setting(settings, "recon_loss_w", 1.0),
+        "loss_prediction": checkpoint.setting(settings, "recon_loss_w", float, 1.0),
         "loss_codebook": codebook * weight if legacy else codebook,
         "loss_commitment": codebook if legacy else codebook * weight,
     }
@@ -172,7 +156,7 @@ def _prefixed(part: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Find depth, heads and the width inside the MLPs; as many heads as published where the settings do not say."""
-    heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
+    heads = checkpoint.setting(section, "num_attention_heads", int, max(1, width // HEAD_WIDTH))
     if heads < 1 or width % heads:
         checks.fail("config", f"num_attention_heads that divide the width {width} of {layers.split('.')[0]}", heads)
     hidden = axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 4 * width)

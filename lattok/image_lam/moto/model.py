@@ -22,7 +22,7 @@ from lattok.image_lam.base import losses
 from lattok.image_lam.base.bottlenecks import CodebookConfig
 from lattok.image_lam.base.config import LossConfig, TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import FlatPairEncoder, PairEncoder
+from lattok.image_lam.base.labelling import FlatPairEncoder
 from lattok.image_lam.base.trained import TrainedPairModel, of_pairs
 from lattok.nn.blocks import PreNormBlock
 from lattok.types import LossTerms, PairBatch
@@ -243,37 +243,22 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
-        x = self.blocks(self.sequence(*self.project(features).unbind(1)))
+        x = self.blocks(self.of_pair(*self.of_frame(features, self.project).unbind(1)))
         return self.norm(x[:, : len(self.queries)])
 
-    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
-        return SequencePairEncoder(self, dtype)
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> FlatPairEncoder:
+        return FlatPairEncoder(self, dtype)
 
-    def sequence(self, now: Tensor, later: Tensor) -> Tensor:
+    def of_frame(self, features: Tensor, project: Any) -> Tensor:
+        """Return what pairs need of frames: their projected features."""
+        return project(features)
+
+    def of_pair(self, now: Tensor, later: Tensor, project: Any = None) -> Tensor:
         """Put projected frames [B, N, width] between and after the learned tokens: [B, queries + 2 N + 1, width]."""
         learned = [part.expand(len(now), -1, -1) for part in (self.queries, self.separator[None])]
         x = torch.cat([learned[0], now, learned[1], later], 1) + self.places
         first = x.shape[1] - later.shape[1]
         return torch.cat([x[:, :first] + self.types[0], x[:, first:] + self.types[-1]], 1)
-
-
-class SequencePairEncoder(FlatPairEncoder):
-    """A `SequenceEncoder`; of a frame it holds the projected features."""
-
-    def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
-        super().__init__(encoder, dtype)
-        learned, width = self.places.shape
-        nothing = self.places.new_zeros(1, (learned - len(self.queries) - 1) // 2, width)
-        table = encoder.sequence(nothing, nothing)[0].detach()  # what is the same for all pairs
-        count = nothing.shape[1]
-        self.first, self.now, self.middle, self.later = table.split([len(self.queries), count, 1, count])
-
-    def frames(self, features: Tensor) -> Tensor:
-        return self.project(features).float()
-
-    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
-        first, middle = (part.expand(len(now), -1, -1) for part in (self.first, self.middle))
-        return torch.cat([first, now + self.now, middle, later + self.later], 1)
 
 
 class PatchDecoder(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, PairEncoder, precise
+from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, precise
 from lattok.image_lam.base.trained import TrainedPairModel
 from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.utils import checks
@@ -146,14 +146,22 @@ class FusedEncoder(nn.Module):
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
         now, later = features.unbind(1)
-        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places  # b n w
-        x, keys = with_words(torch.cat([self.queries.expand(len(x), -1, -1), x], 1), words)
+        x, keys = with_words(self.of_pair(now, later, self.project), words)
         for block in self.blocks:
             x = block(x, keys)
         return self.norm(x[:, : len(self.queries)])
 
-    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
-        return FusedPairEncoder(self, dtype)
+    def of_frame(self, features: Tensor, project: Any) -> Tensor:
+        """Return what pairs need of a frame: its features."""
+        return features
+
+    def of_pair(self, now: Tensor, later: Tensor, project: Any) -> Tensor:
+        """Turn features [n, N, D] of both frames into queries and projected patches [n, queries + N, width]."""
+        x = project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places
+        return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> FlatPairEncoder:
+        return FlatPairEncoder(self, dtype)
 
 
 class SpaceTimeEncoder(nn.Module):
@@ -166,8 +174,7 @@ class SpaceTimeEncoder(nn.Module):
         width = config.width
         self.queries = new_queries(config, queries, feature_dim)
         self.embed = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width), nn.LayerNorm(width))
-        self.register_buffer("places", sinusoidal_positions(queries + places, width), persistent=False)
-        self.places: Tensor
+        self.places = nn.Buffer(sinusoidal_positions(queries + places, width), persistent=False)
         self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
@@ -179,7 +186,7 @@ class SpaceTimeEncoder(nn.Module):
             x = block(x, keys)
         return x[:, 1, : len(self.queries)]
 
-    def for_videos(self, dtype: torch.dtype = torch.float32) -> PairEncoder:
+    def for_videos(self, dtype: torch.dtype = torch.float32) -> "TwoFrameEncoder":
         return TwoFrameEncoder(self, dtype)
 
 
@@ -211,8 +218,8 @@ class TwoFrameBlock(Layer):
         return x
 
 
-class TwoFrameEncoder(PairEncoder):
-    """A `SpaceTimeEncoder`; of a frame it holds the tokens [n, tokens, width] after the first attention."""
+class TwoFrameEncoder:
+    """The form for labels of a `SpaceTimeEncoder`; of a frame it holds tokens [n, tokens, width], after attention."""
 
     def __init__(self, encoder: SpaceTimeEncoder, dtype: torch.dtype = torch.float32):
         self.norm_in, self.norm_out = encoder.embed[0], encoder.embed[2]
@@ -222,33 +229,23 @@ class TwoFrameEncoder(PairEncoder):
         self.queries = self._embedded(encoder.queries.detach()) + encoder.places[:count]  # the same for every frame
         blocks: Any = encoder.blocks
         self.layers = [TwoFrameBlock(block, dtype) for block in blocks]
+        self.used = [None] * (len(self.layers) - 1) + [count]  # tokens that go on from a layer, the first ones
 
     def frames(self, features: Tensor) -> Tensor:
         patches = self._embedded(features).add_(self.places)
         x = torch.cat([self.queries.expand(len(patches), -1, -1), patches], 1)
-        return self.layers[0].space(x, self.used(0))
+        return self.layers[0].space(x, self.used[0])
 
     def pairs(self, now: Tensor, later: Tensor) -> Tensor:
         x = torch.stack([now, later])  # 2 n tokens width
         for place, layer in enumerate(self.layers):
             if place > 0:
-                x = layer.space(x.flatten(0, 1), self.used(place)).unflatten(0, (2, -1))
+                x = layer.space(x.flatten(0, 1), self.used[place]).unflatten(0, (2, -1))
             x = layer.feed_forward(layer.time(x, only_later=layer is self.layers[-1]))
         return x[-1]
 
     def _embedded(self, features: Tensor) -> Tensor:
         return self.norm_out(self.embed(self.norm_in(features)).float())
-
-
-class FusedPairEncoder(FlatPairEncoder):
-    """A `FusedEncoder`; of a frame it holds the features."""
-
-    def frames(self, features: Tensor) -> Tensor:
-        return features
-
-    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
-        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)).float() + self.places
-        return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
 
 
 class Decoder(nn.Module):
@@ -262,8 +259,7 @@ class Decoder(nn.Module):
         self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         count = streams * config.positions + places
-        self.register_buffer("places", sinusoidal_positions(count, width), persistent=False)
-        self.places: Tensor
+        self.places = nn.Buffer(sinusoidal_positions(count, width), persistent=False)
         self.blocks = new_blocks(PreNormBlock, config, config.decoder.depth)
         self.out = nn.Linear(width, feature_dim)
         if config.decoder.predict_change:  # start as "nothing changes", the best constant guess

@@ -70,8 +70,7 @@ class RotaryBlock(SpaceTimeBlock):
 
     def __init__(self, dim: int, heads: int):
         super().__init__(dim, heads)
-        self.register_buffer("frequencies", torch.zeros(dim // heads // 2))
-        self.frequencies: Tensor
+        self.frequencies = nn.Buffer(torch.zeros(dim // heads // 2))
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         x = x + self.space(self.norm1(x), keys=keys)
@@ -108,8 +107,7 @@ class AdaWorldLAM(PublishedLAM):
         self.numbers_per_frame = (1 + places) * 4 * width
         self.prompt = nn.Parameter(torch.randn(inputs))
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
-        self.register_buffer("places", sinusoidal_positions(1 + places, width), persistent=False)
-        self.places: Tensor
+        self.places = nn.Buffer(sinusoidal_positions(1 + places, width), persistent=False)
         self.encoder = nn.Sequential(*(RotaryBlock(width, config.heads) for _ in range(config.encoder_depth)))
         self.out, self.mean_of = nn.Linear(width, width), nn.Linear(width, config.latent_dim)
         self.patch_up, self.latent_up = nn.Linear(inputs, width), nn.Linear(config.latent_dim, width)
@@ -150,7 +148,7 @@ def adaworld_lam(
         stride: Gap of a frame pair: seconds ("0.2s") or frames, "2" as published for robots (4 for retro games, 1 for
             videos of people and short clips).
     """
-    foreign = read_published(path, "adaworld-lam", ("lam.",))
+    foreign = read_published(path, "adaworld-lam", "lam.")
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
     return checkpoint.converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
 

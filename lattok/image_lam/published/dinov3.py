@@ -57,7 +57,7 @@ class HeldDINOv3(nn.Module):
         self.prefix = nn.Parameter(torch.randn(self.num_prefix_tokens, width) * 0.02)  # class token, then registers
         self.patches = nn.Conv2d(3, width, patch, patch)
         rows, columns = (size // patch for size in (config.image_size, config.image_width))
-        self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
+        self.angles = nn.Buffer(patch_angles(rows, columns, width // config.vit_heads), persistent=False)
         sizes = width, config.vit_heads, config.vit_hidden
         self.blocks = nn.ModuleList(DINOv3Block(*sizes) for _ in range(config.vit_depth))
         self.norm = nn.LayerNorm(width) if config.vit_last_norm else None

@@ -276,7 +276,7 @@ def lapa_laq(
         cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("30") or seconds ("1.6s").
     """
-    foreign = read_published(path, "lapa-laq", ("module.",))
+    foreign = read_published(path, "lapa-laq", "module.")
     config = lapa_config(foreign, tokens, image_size, cameras=tuple(cameras), stride=str(stride))
     return checkpoint.converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 

@@ -101,7 +101,7 @@ def lary_laq(
         known = ", ".join(f"{name} ({gap})" for name, gap in LABELLED.items())
         expected = f'a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: {known}'
         checks.fail("stride", expected, "none", "It was trained on gaps of 1 to 45 frames, drawn for each pair.")
-    foreign = read_published(path, "lary-laq", ("module.",))
+    foreign = read_published(path, "lary-laq", "module.")
     facts: dict[str, Any] = {"features_revision": features_revision, "image_size": image_size}
     facts |= {"interpolation": interpolation, "cameras": tuple(cameras)}
     config = lary_config(foreign, features, tokens, stride=LABELLED.get(str(stride), str(stride)), **facts)

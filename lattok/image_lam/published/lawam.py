@@ -140,10 +140,9 @@ class LawamLAM(PublishedLAM):
         self.numbers_per_frame = self.features.count * config.hidden
         rows, columns = (size // config.patch for size in self.features.frame_size)
         quarters = ((rows, width // 4), (columns, width // 4))
-        self.register_buffer("places", added_sines(width, (2, width // 2), *quarters).flatten(1, 2), persistent=False)
+        self.places = nn.Buffer(added_sines(width, (2, width // 2), *quarters).flatten(1, 2), persistent=False)
         halves = ((rows, width // 2), (columns, width // 2))
-        self.register_buffer("decoder_places", added_sines(width, *halves).flatten(0, 1), persistent=False)
-        self.places: Tensor
+        self.decoder_places = nn.Buffer(added_sines(width, *halves).flatten(0, 1), persistent=False)
         self.project_in = _linear_unless_equal(channels, width)
         self.read = QueryRead(config)
         heads, hidden = config.heads, config.hidden
@@ -223,7 +222,7 @@ def lawam_lam(
         stride: Gap of a frame pair: frames ("30") or seconds, "1.6s" as published for robots (".4s" for people).
     """
     settings, path = _settings(config, Path(path).expanduser()), weights_of(path)
-    foreign = read_published(path, "lawam-lam", ("model.policy_backend.lam.", "policy_backend.lam.", "lam."))
+    foreign = read_published(path, "lawam-lam", "model.policy_backend.lam.", "policy_backend.lam.", "lam.")
     found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     names, unused = lawam_names(found, foreign), lawam_unused(found, foreign)
     return checkpoint.converted(lambda: LawamLAM(found), foreign, names, str(path), unused)

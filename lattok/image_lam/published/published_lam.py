@@ -6,7 +6,7 @@ for inference; lattok does not train them.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub import WEIGHTS
-from lattok.hub.checkpoint import FilePath, check_kind, read_checkpoint, read_settings
+from lattok.hub.checkpoint import FilePath, read_settings, read_system
 from lattok.image_lam.base.convert import check_view
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import VideoEncoder
@@ -122,21 +122,11 @@ class PublishedLAM(PairModel, ABC):
         return VideoEncoder(lambda frames: self.of_frame(self.frame_features(frames)), self.of_pair)
 
 
-def read_published(path: FilePath, kind: str, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Read the weights of one system, found under their usual entry, without the first of `prefixes` that is there.
-
-    A prefix ends in a dot; what lies outside it, the rest of a policy, is left out. Raises `LattokError` where the file
-    looks like one of another system.
-    """
+def read_published(path: FilePath, kind: str, *prefixes: str) -> dict[str, Tensor]:
+    """Read the weights of one system as `read_system` does, found under their usual entry; a prefix may be missing."""
     path = Path(path).expanduser()
     entry = next((entry for entry in ENTRIES if read_settings(path, entry)), None)
-    foreign = read_checkpoint(path, entry)
-    check_kind(foreign, kind, str(path))
-    for prefix in prefixes:
-        inside = {name.removeprefix(prefix): foreign[name] for name in foreign if name.startswith(prefix)}
-        if inside:
-            return inside
-    return foreign
+    return read_system(path, kind, entry, prefixes=(*prefixes, ""))
 
 
 def weights_of(path: FilePath) -> Path:

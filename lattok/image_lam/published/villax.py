@@ -172,14 +172,13 @@ class VillaXLAM(PublishedLAM):
         inputs, places, width = self.features.dim, self.features.count, config.width
         self.numbers_per_frame = places * config.hidden
         self.embed = nn.Linear(inputs, width)
-        self.register_buffer("places", torch.zeros(places, width))  # sine tables, stored as published
-        self.register_buffer("times", torch.zeros(2, width))
-        self.times: Tensor
+        self.places = nn.Buffer(torch.zeros(places, width))  # sine tables, stored as published
+        self.times = nn.Buffer(torch.zeros(2, width))
         self.encoder = nn.ModuleList(VillaXBlock(config) for _ in range(config.depth))
         self.norm, self.pool = RootNorm(width), LatentPool(config)
         width = config.decoder_width
         self.decoder_embed = nn.Linear(inputs, width)
-        self.register_buffer("decoder_places", torch.zeros(places, width))
+        self.decoder_places = nn.Buffer(torch.zeros(places, width))
         self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
         self.decoder = nn.Sequential(*(VillaXDecoderBlock(config) for _ in range(config.decoder_depth)))
         self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
@@ -225,9 +224,6 @@ def villax_lam(
     if config is None and not (path.parent / SETTINGS).is_file():
         checks.fail("config", f"the published {SETTINGS}, here or next to the weights", "none")
     settings = settings_near(config, [path.parent / SETTINGS], "config")
-    missing = [name for name in HEADS.values() if not isinstance(settings.get(name), int)]
-    if missing:
-        checks.fail("config", f"numbers {', '.join(HEADS.values())}", f"none of {', '.join(missing)}")
     found = villax_config(foreign, settings, cameras=tuple(cameras), stride=str(stride))
     return checkpoint.converted(lambda: VillaXLAM(found), foreign, villax_names(found), str(path))
 
@@ -251,7 +247,7 @@ def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **
         decoder_depth=depth(r"decoder\.layers\.(\d+)\.") or 1,
         decoder_hidden=size("decoder.layers.0.mlp.2.weight", 1, 3072),
         decoder_head_norms="decoder.layers.0.attn.q_layernorm.weight" in foreign,
-        **{ours: settings[theirs] for ours, theirs in HEADS.items()},
+        **{ours: checkpoint.setting(settings, theirs, int) for ours, theirs in HEADS.items()},
         **facts,
     )
 

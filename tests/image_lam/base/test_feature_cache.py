@@ -20,9 +20,10 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.image_lam.base.feature_cache import FeatureCache, FeatureFile, FeatureReader, Take, _names, features_key
+from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, Take, _names, features_key, open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
+from lattok.recipes.pairs import PairOptions
 from lattok.samples.frames import FrameReader
 from lattok.utils.checks import LattokError
 from lattok.utils.files import lock, sweep
@@ -83,8 +84,8 @@ def frozen_pixels() -> FrozenFeatures:
 
 def cached(dataset, folder: Path, frozen: FrozenFeatures | None = None, **options) -> torch.Tensor:
     """Features [F, V*N, D] of all frames of the dataset."""
-    cache = FeatureCache(folder, **options)
-    found = cache.reader(frozen or frozen_pixels(), FrameReader(dataset, dataset.episodes, dataset.cameras))
+    frames = FrameReader(dataset, dataset.episodes, dataset.cameras)
+    found = open_features(folder, frozen or frozen_pixels(), frames, **options)
     found.compute()
     return found(np.arange(sum(e.length for e in dataset.episodes)))
 
@@ -129,8 +130,7 @@ def test_training_in_half_precision_is_close(dataset, tmp_path, features):
 
 def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
     frozen = frozen_pixels()
-    cache = FeatureCache(tmp_path / "cache")
-    found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+    found = open_features(tmp_path / "cache", frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
     found.compute()
     frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
     rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
@@ -142,14 +142,14 @@ FILL = """
 import sys, numpy as np
 from pathlib import Path
 from lattok.data import open_dataset
-from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.feature_cache import open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.samples.frames import FrameReader
 dataset = open_dataset(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-cache, frozen = FeatureCache(Path(sys.argv[2])), FrozenFeatures("pixels", 32)
-found = cache.reader(frozen, FrameReader(dataset, dataset.episodes, dataset.cameras))
+frames = FrameReader(dataset, dataset.episodes, dataset.cameras)
+found = open_features(Path(sys.argv[2]), FrozenFeatures("pixels", 32), frames)
 found.compute()
 print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
 """
@@ -295,7 +295,7 @@ def test_a_disk_that_is_too_small_says_so_before_anything_is_computed(dataset, t
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     assert cached(dataset, tmp_path / "cache", dtype="float16").shape == (52, 8, 768)  # all there
     with pytest.raises(LattokError, match="`feature_cache_dtype`: expected one of float32, float16, got 'bfloat16'"):
-        FeatureCache(tmp_path, dtype="bfloat16")
+        PairOptions(feature_cache_dtype="bfloat16")  # pyright: ignore
 
 
 def failing(code: int):

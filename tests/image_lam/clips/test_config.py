@@ -52,7 +52,7 @@ AS_SAID |= {"frame_weight": 1, "action_weight": 1, "separation_weight": 0}
 AS_SAID |= {"normalize": "quantile", "normalize_clip": False}
 SANA = {"decoder": "sana:x", "decoder_output": "velocity"}
 WRONG = [
-    ({"cameras": ()}, "`cameras`: expected at least one name, got ()"),
+    ({"cameras": ()}, "`cameras`: expected a whole number of at least 1, got 0"),
     ({"cameras": "front"}, "`cameras`: expected a value of type tuple[str, ...], got 'front'"),
     ({"cameras": ("x",) * 65}, "`cameras`: expected at most 64, got 65"),
     ({"mean": (0.1, 0.2)}, "`mean`: expected 3 numbers, one per colour, got 2"),

@@ -375,7 +375,7 @@ def test_a_file_that_asks_for_far_more_memory_than_it_takes_is_refused(tmp_path)
             {"m_former": {"num_attention_heads": 7}},
             "`config`: expected num_attention_heads that divide the width 40 of m_former, got 7",
         ),
-        ({"m_former": {"num_attention_heads": "x"}}, "`config`: expected num_attention_heads as a int, got 'x'"),
+        ({"m_former": {"num_attention_heads": "x"}}, "`num_attention_heads`: expected a value of type int, got 'x'."),
         ({"decoder": {"hidden_act": "relu"}}, "`config`: expected hidden_act gelu of decoder, got 'relu'"),
         (
             {"image_encoder": {"heads": 5}},

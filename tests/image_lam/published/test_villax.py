@@ -67,7 +67,7 @@ def test_the_settings_are_asked_for(second, tmp_path):
     path = shutil.copy(second.folder / "weights.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(LattokError, match=re.escape("`config`: expected the published model_config.json, here or")):
         villax_lam(path)
-    with pytest.raises(LattokError, match="`config`: expected numbers encoder_n_heads, map_heads, decoder_n_heads"):
+    with pytest.raises(LattokError, match="`config`: expected the setting encoder_n_heads, which weights do not"):
         villax_lam(path, {"map_heads": 4})
     with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 40, got 3"):
         villax_lam(path, {**HEADS, "encoder_n_heads": 3})

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lattok.nn.packed import FEW_ROWS, PackedLinear, packed
+from lattok.inference import FEW_ROWS, PackedLinear, packed
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (3, 6), (FEW_ROWS + 1, 6), (20, 10, 6)])
