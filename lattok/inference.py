@@ -26,6 +26,7 @@ from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, 
 from lattok.types import Gap, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
+from lattok.utils.devices import float32_by_default
 
 Learned = TypeVar("Learned", bound=TrainedTokenizer)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,6 +41,7 @@ def for_inference(model: TrainedPairModel, precision: str = "float32") -> "FastI
 def for_inference(model: P2TActionVQ) -> "FastActionVQ | P2TActionVQ": ...
 @overload
 def for_inference(model: Learned) -> Learned: ...
+@float32_by_default()
 def for_inference(model: object, precision: str = "float32") -> object:
     """Return a faster form of a model for inference alone, with the weights as they are now.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
 from lattok.action_vq.chunks import examine, held_from_neighbours, share_of
@@ -156,20 +156,16 @@ class BEAST(ChunkTokenizer):
     def __init__(self, config: BEASTConfig):
         super().__init__(config)
         self.vocab_size, self.tokens_per_chunk = config.bins, config.bases * config.action_dim
-        self.register_buffer("low", -torch.ones(self.tokens_per_chunk))
-        self.register_buffer("high", torch.ones(self.tokens_per_chunk))
+        # of the coefficients, basis by basis
+        self.low, self.high = (nn.Buffer(torch.full((self.tokens_per_chunk,), end)) for end in (-1.0, 1.0))
         dims, steps, bases, stepped = config.action_dim, config.horizon, config.bases, config.stepped_dims
         fit, draw = torch.zeros(steps, dims, bases, dims), torch.zeros(bases, dims, steps, dims)
         for i in range(dims):
             basis = spline_basis(steps, bases, 0 if i in stepped else config.degree)
             solved = np.linalg.solve(basis.T @ basis + config.ridge * np.eye(bases), basis.T)
             fit[:, i, :, i], draw[:, i, :, i] = torch.from_numpy(solved.T), torch.from_numpy(basis.T)
-        for name, table in {"to_coefficients": fit, "to_actions": draw}.items():
-            self.register_buffer(name, table.flatten(2).flatten(0, 1), persistent=False)
-        self.low: Tensor  # of the coefficients, basis by basis
-        self.high: Tensor
-        self.to_coefficients: Tensor  # [H m, n m]
-        self.to_actions: Tensor  # [n m, H m]
+        self.to_coefficients = nn.Buffer(fit.flatten(2).flatten(0, 1), persistent=False)  # [H m, n m]
+        self.to_actions = nn.Buffer(draw.flatten(2).flatten(0, 1), persistent=False)  # [n m, H m]
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:
         """Take the extremes of each coefficient as its bounds."""
@@ -238,7 +234,8 @@ def beast(path: checkpoint.FilePath, config: checkpoint.Settings, *, ridge: floa
     if faults := faults + [f"{name} {given[name]}" for name in UNREAD if given.get(name)]:
         checks.fail("config", f"{', '.join(NEEDED)}, and no {', '.join(UNREAD)}", ", ".join(faults))
     dims, bases, horizon = (given[name] for name in NEEDED)
-    grippers = given.get("gripper_dof", 1) if given.get("gripper_zero_order") else 0
+    zero_order = checkpoint.setting(given, "gripper_zero_order", bool, False)  # "false" is no bool, and true
+    grippers = checkpoint.setting(given, "gripper_dof", int, 1) if zero_order else 0
     checks.counts(num_dof=dims)
     checks.counts(0, dims, gripper_dof=grippers)
     rest = {"bins": given.get("vocab_size", 256), "degree": given.get("degree_p", 4), "ridge": ridge}

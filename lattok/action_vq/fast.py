@@ -24,7 +24,7 @@ from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer, Repair
@@ -89,8 +89,7 @@ class DCTTokenizer(ChunkTokenizer, ABC):
 
     def __init__(self, config: FASTConfig):
         super().__init__(config)
-        self.register_buffer("tokenizer_json", torch.zeros(0, dtype=torch.uint8))  # travels with the weights
-        self.tokenizer_json: Tensor
+        self.tokenizer_json = nn.Buffer(torch.zeros(0, dtype=torch.uint8))  # travels with the weights
         self._subwords: CoefficientSubwords | None = None
 
     @cached_property

@@ -145,14 +145,11 @@ class FSQ(TrainedTokenizer, CoarseToFine):
         for c in bits:
             left[c] -= 1
             shift.append(left[c])  # as many bits of its component follow
-        tables = {"component": torch.tensor(bits), "shift": torch.tensor(shift), "top": torch.tensor(levels) - 1.0}
-        tables["places"] = 2 ** torch.arange(config.bits_per_token - 1, -1, -1)
-        for name, table in tables.items():
-            self.register_buffer(name, table, persistent=False)
-        self.component: Tensor  # of each bit
-        self.shift: Tensor  # its place in the level
-        self.top: Tensor  # the highest level of each component
-        self.places: Tensor  # what each bit of a code counts, the most significant first
+        self.component = nn.Buffer(torch.tensor(bits), persistent=False)  # of each bit
+        self.shift = nn.Buffer(torch.tensor(shift), persistent=False)  # its place in the level
+        self.top = nn.Buffer(torch.tensor(levels) - 1.0, persistent=False)  # the highest level of each component
+        # what each bit of a code counts, the most significant first
+        self.places = nn.Buffer(2 ** torch.arange(config.bits_per_token - 1, -1, -1), persistent=False)
 
     @classmethod
     def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:

@@ -221,10 +221,8 @@ class ActionDecoder(nn.Module):
         super().__init__()
         sizes = config.dim, heads, 4 * config.dim, config.dropout
         self.layers = nn.ModuleList(nn.TransformerDecoderLayer(*sizes, **LAYER) for _ in range(config.decoder_depth))
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("mask", causal_mask(config.horizon) if config.causal_decoder else None, persistent=False)
-        self.places: Tensor
-        self.mask: Tensor | None
+        self.places, mask = nn.Buffer(places, persistent=False), causal_mask(config.horizon)
+        self.mask = nn.Buffer(mask, persistent=False) if config.causal_decoder else None
 
     def forward(self, memory: Tensor) -> Tensor:
         x = self.places.expand(len(memory), -1, -1)

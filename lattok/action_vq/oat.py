@@ -25,6 +25,7 @@ from lattok.nn.normalize import Normalization
 from lattok.utils import checks
 
 BIASED = {"uniform": 0, "linear_biased": 1, "quadratic_biased": 2, "cubic_biased": 3}  # chance of k tokens: k^n
+STEPS = "encoder.pos_emb.posembs"  # in a published file
 Kept = Literal["pow2", "uniform", "linear_biased", "quadratic_biased", "cubic_biased", "disable"]
 
 
@@ -113,13 +114,9 @@ class OAT(LevelTokenizer, CoarseToFine):
         self.head = nn.Linear(dim, config.action_dim)
         mask = ~causal_mask(config.horizon + config.tokens)  # a register sees those up to itself,
         mask[: config.horizon, : config.horizon] = True  # an action all actions, and no register
-        tables = {"places": places, "token_places": positions(config.tokens, dim), "mask": mask}
-        for name, table in (tables | {"chances": chances(config.nested_dropout, config.tokens)}).items():
-            self.register_buffer(name, table, persistent=False)
-        self.places: Tensor
-        self.mask: Tensor
-        self.token_places: Tensor
-        self.chances: Tensor
+        self.places, self.mask = nn.Buffer(places, persistent=False), nn.Buffer(mask, persistent=False)
+        self.token_places = nn.Buffer(positions(config.tokens, dim), persistent=False)
+        self.chances = nn.Buffer(chances(config.nested_dropout, config.tokens), persistent=False)
 
     def _latents(self, actions: Tensor) -> Tensor:
         x = self.embed(actions) + self.places
@@ -172,9 +169,11 @@ def oat(
     if checkpoint.setting(settings, "decoder.head_dim", int) != head_dim:
         checks.fail("decoder.head_dim", f"that of the encoder, {head_dim}", settings["decoder"]["head_dim"])
     checks.divides(dim, f"the width {dim} in the file", **{"encoder.head_dim": head_dim})
+    if STEPS not in foreign:
+        checks.fail(str(path), f"{STEPS}, which tells how many steps a chunk has", "none")
     made = OATConfig(
         action_dim=checkpoint.axis_of(foreign, "encoder.sample_emb.patch_proj.weight", 1, 7),
-        horizon=checkpoint.axis_of(foreign, "encoder.pos_emb.posembs", 2, 32),
+        horizon=checkpoint.axis_of(foreign, STEPS, 2, 32),
         action_names=tuple(action_names),
         action_kind=action_kind,
         levels=checkpoint.setting(settings, "quantizer.levels", tuple[int, ...]),

@@ -114,10 +114,9 @@ class QueST(LevelTokenizer):
         self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
         self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
         self.head = nn.Linear(dim, config.action_dim)
-        self.register_buffer("places", sinusoidal_positions(config.tokens, dim), persistent=False)
-        self.register_buffer("mask", causal_mask(config.tokens) if config.causal_encoder else None, persistent=False)
-        self.places: Tensor
-        self.mask: Tensor | None
+        self.places = nn.Buffer(sinusoidal_positions(config.tokens, dim), persistent=False)
+        mask = causal_mask(config.tokens)
+        self.mask = nn.Buffer(mask, persistent=False) if config.causal_encoder else None
 
     def _latents(self, actions: Tensor) -> Tensor:
         x = self.embed(actions).transpose(1, 2)  # b d h

@@ -51,10 +51,7 @@ class Limits(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.register_buffer("low", torch.full((dim,), -torch.inf))
-        self.register_buffer("high", torch.full((dim,), torch.inf))
-        self.low: Tensor
-        self.high: Tensor
+        self.low, self.high = (nn.Buffer(torch.full((dim,), end)) for end in (-torch.inf, torch.inf))
 
     def unsound(self) -> list[str]:
         """Return what is wrong with the limits, as they came from a file; infinite ones are none."""
@@ -212,8 +209,7 @@ class ResidualVQ(CoarseToFine):
         super().__init__(config)
         rows = config.tokens * config.codebook_size
         # The last row is zero: what a missing code adds.
-        self.register_buffer("table", torch.zeros(rows + 1, config.horizon * config.action_dim))
-        self.table: Tensor
+        self.table = nn.Buffer(torch.zeros(rows + 1, config.horizon * config.action_dim))
 
     def unsound(self) -> list[str]:
         """Return what is wrong with the table, as it came from a file."""

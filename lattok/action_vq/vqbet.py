@@ -20,6 +20,7 @@ from lattok.action_vq.learned import TrainedConfig, TrainedTokenizer, near_codes
 from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
 from lattok.nn.losses import action_loss
+from lattok.nn.normalize import MOST_SIZE
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import LatentActions, LossTerms
 from lattok.utils import checks
@@ -148,8 +149,9 @@ def vqbet(path: checkpoint.FilePath, config: checkpoint.Settings) -> VQBeT:
         checks.fail("config", "input_dim_h and input_dim_w", f"none of {', '.join(missing)}")
     foreign = checkpoint.read_system(path, "vqbet", parts=PARTS)
     embed = "vq_embedding.layers.0._codebook.embed"
-    scale = given.get("act_scale", 1.0)
-    checks.positive(act_scale=scale)
+    scale = checkpoint.setting(given, "act_scale", float, 1.0)
+    if not 1 / MOST_SIZE <= scale <= MOST_SIZE:
+        checks.fail("act_scale", f"a number from {1 / MOST_SIZE:g} to {MOST_SIZE:g}", scale)
     ours = VQBeTConfig(
         action_dim=given["input_dim_w"],
         horizon=given["input_dim_h"],

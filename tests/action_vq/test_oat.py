@@ -182,6 +182,9 @@ def test_files_of_others_and_files_that_are_not_whole_are_refused(first, tmp_pat
     with pytest.raises(LattokError, match=re.escape("got missing encoder.head.proj.bias; unexpected more.")):
         oat(write(tmp_path, {**tensors, "more": torch.ones(1)}), settings)
     tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
+    short = {name: tensor for name, tensor in tensors.items() if name != "encoder.pos_emb.posembs"}
+    with pytest.raises(LattokError, match="encoder.pos_emb.posembs, which tells how many steps a chunk has, got none"):
+        oat(write(tmp_path, short), settings)
     tensors["decoder.latent_pos_emb.posembs"] += 0.1
     with pytest.raises(LattokError, match="sines and cosines of 8 places as decoder.latent_pos_emb.posembs, got anot"):
         oat(write(tmp_path, tensors), settings)

@@ -222,7 +222,9 @@ def test_the_command_reads_what_the_published_code_saves(saved, tmp_path, capsys
         (lambda c: c.pop("decoder"), {}, "got missing decoder.encoder.0.weight"),
         (lambda c: None, {"input_dim_h": 5}, "encoder.encoder.0.weight has shape [6, 12], expected [6, 15]"),
         (lambda c: None, {"input_dim_h": "4"}, "`horizon`: expected a whole number"),
-        (lambda c: None, {"act_scale": 0}, "`act_scale`: expected a number greater than 0, got 0"),
+        (lambda c: None, {"act_scale": 0}, "`act_scale`: expected a number from 1e-30 to 1e+30, got 0"),
+        (lambda c: None, {"act_scale": 1e300}, "`act_scale`: expected a number from 1e-30 to 1e+30, got 1e+300"),
+        (lambda c: None, {"act_scale": 1e-60}, "`act_scale`: expected a number from 1e-30 to 1e+30, got 1e-60"),
         (lambda c: None, {"encoder_loss_multiplier": -1}, "`reconstruction_weight`: expected a number of at least 0"),
     ],
 )
