@@ -178,7 +178,8 @@ def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None)
 def check_trained_space(model: Any, dataset: RobotDataset, key: str) -> None:
     """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was, and
     the same ones in another order."""
-    ours, theirs = model.config.action_names, dataset.features[key].names or ()
+    ours = getattr(getattr(model, "config", None), "action_names", ())  # another package's may have none
+    theirs = (dataset.features[key].names if key in dataset.features else None) or ()
     if ours != theirs and sorted(ours) == sorted(theirs):
         checks.fail(key, f"{', '.join(ours)} in this order, as in training", ", ".join(theirs))
     wanted, space = trained_space(model.trained_on, dataset.name), action_spaces(dataset).get(key)
