@@ -285,13 +285,13 @@ def latent_spec(
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
     """Return the same for an action tokenizer that labels batches as they are drawn, in place of columns."""
     if not isinstance(tokenizer, ActionTokenizer):
-        checks.fail("labeller", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
+        checks.fail("tokenizer", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
     if tokenizer.horizon != horizon:
         hint = f"Give horizon={tokenizer.horizon}, or train a tokenizer with horizon={horizon}."
-        checks.fail("labeller", f"a tokenizer of chunks of {horizon} steps", f"one of {tokenizer.horizon}", hint)
+        checks.fail("tokenizer", f"a tokenizer of chunks of {horizon} steps", f"one of {tokenizer.horizon}", hint)
     made = tokenizer.latent_actions(torch.zeros(1, horizon, tokenizer.action_dim))
     vectors, width = made.latents.shape[1:]
-    return _check_chunk("labeller", spec_of(tokenizer, "latent", made.codes.shape[1], vectors, width), needs)
+    return _check_chunk("tokenizer", spec_of(tokenizer, "latent", made.codes.shape[1], vectors, width), needs)
 
 
 def targets_of(dataset: RobotDataset) -> dict[str, str]:

@@ -177,7 +177,7 @@ def read_windows(recipe: Recipe[Any], source: PolicySource, episodes: EpisodeSpe
     options["cameras"] = data.cameras if source.cameras is None else source.cameras
     options["state_key"] = data.state_key if data.proprio else None
     options["latent"] = source.spec if data.plan.learns_labels and source.tokenizer is None else None
-    options |= {"labeller": source.tokenizer, "parts": data.plan.needs, "confident_share": data.confident_share}
+    options |= {"tokenizer": source.tokenizer, "parts": data.plan.needs, "confident_share": data.confident_share}
     options["extra_keys"] = () if data.eval_key is None else (data.eval_key,)
     windows = windows_of(recipe, recipe.model, source.dataset, recipe.model.horizon, **options, **more)
     windows.check_share(data.acted_share if episodes is None else 0.0)

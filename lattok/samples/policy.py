@@ -53,7 +53,7 @@ class PolicyWindows(Samples):
         action_episodes: EpisodeSpec = None,
         gaps: Sequence[int] = (),
         latent: LatentSpec | None = None,
-        labeller: ActionTokenizer | None = None,
+        tokenizer: ActionTokenizer | None = None,
         confident_share: float = 1.0,
         extra_keys: Sequence[str] = (),
         parts: Sequence[str] = PARTS,
@@ -62,7 +62,7 @@ class PolicyWindows(Samples):
         progress: Progress | None = None,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
-        describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
+        describes, `parts` of them, or from `tokenizer`, an action tokenizer that sees the chunks of every batch. Of
         episodes that are not among `action_episodes` (none given: all), or whose actions are all NaN, no action
         is known: they teach through labels. Of actions that a model inferred (annotate --as actions) the most confident
         `confident_share` teaches. `gaps`: so many frames later (earlier where they are negative) a batch
@@ -91,9 +91,9 @@ class PolicyWindows(Samples):
             self.states = torch.from_numpy(read_vectors(dataset, "state_key", state_key, chosen, unseen))
         self._vectors = {action_key: self.actions}
         self._vectors |= {key: self._like_actions(dataset, key, action_key, unseen) for key in extra_keys}
-        self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
+        self._tokenizer, self.latent = tokenizer, _chosen_spec(latent, tokenizer, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
-        if self.latent is not None and labeller is None:
+        if self.latent is not None and tokenizer is None:
             self._labels = self._stored_labels(dataset, self.latent, parts)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         self.reader: FrameReader = FrameReader(dataset, chosen, self.cameras, partial(_resized, size, interpolation))
@@ -246,9 +246,9 @@ class PolicyWindows(Samples):
     def _target(self, indices: Tensor, rows: Tensor, inside: Tensor, actions: Tensor) -> LatentTarget | None:
         if (spec := self.latent) is None:
             return None
-        if self._labeller is not None:
+        if self._tokenizer is not None:
             with torch.no_grad():
-                found = self._labeller.latent_actions(actions, inside)  # one call for the batch
+                found = self._tokenizer.latent_actions(actions, inside)  # one call for the batch
             labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
             labels |= {"valid": self.acted[indices, None]}
             return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)
@@ -304,13 +304,13 @@ def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray 
 
 
 def _chosen_spec(
-    latent: LatentSpec | None, labeller: ActionTokenizer | None, horizon: int, action_dim: int
+    latent: LatentSpec | None, tokenizer: ActionTokenizer | None, horizon: int, action_dim: int
 ) -> LatentSpec | None:
-    if labeller is None:
+    if tokenizer is None:
         if latent is not None and latent.target == "steps" and latent.steps != horizon:
             checks.fail("latent", f"latent actions of {horizon} steps, the horizon", f"{latent.steps}")
         return latent
     if latent is not None:
-        raise LattokError("`labeller` and label columns were both given. Give one of them.")
-    checks.size("labeller", "action dimensions, as the dataset has", labeller.action_dim, action_dim)
-    return tokenizer_spec(labeller, horizon)
+        raise LattokError("`tokenizer` and label columns were both given. Give one of them.")
+    checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, action_dim)
+    return tokenizer_spec(tokenizer, horizon)

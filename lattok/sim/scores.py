@@ -135,9 +135,12 @@ def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, An
     Output(folder).check_new(lambda place: any((place / name).exists() for name in (RESULTS, SPEED)))
     files.check_writable(folder)
     about = (files.finite(agent), files.finite(options))
-    Output(folder).check_own({RESULTS: _about}, about, "rollout", "of another model or with other options")
 
+    def reads(path: Path) -> Any:
+        found = files.read_json(path)
+        if path.name == SPEED:  # says nothing of the model
+            return about if found.keys() == {"seconds", "decisions_per_second"} else None
+        return (found["agent"], found["options"]) if {"agent", "options"} <= found.keys() else None
 
-def _about(path: Path) -> Any:
-    found = files.read_json(path)
-    return (found["agent"], found["options"]) if {"agent", "options"} <= found.keys() else None
+    readers = {RESULTS: reads, SPEED: reads}
+    Output(folder).check_own(readers, about, "rollout", "of another model or with other options")

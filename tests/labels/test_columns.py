@@ -83,7 +83,7 @@ def test_labels_of_columns_are_those_of_the_tokenizer(annotated):
     options = {"size": 16, "interpolation": "bilinear"}
     spec = latent_spec(annotated, "tok", "chunk", 4)
     stored = PolicyWindows(annotated, 4, latent=spec, **options)
-    drawn = PolicyWindows(annotated, 4, labeller=Tokenizer(), **options)
+    drawn = PolicyWindows(annotated, 4, tokenizer=Tokenizer(), **options)
     rows = torch.randperm(16)
     for one, other in zip(stored.batch(rows).latent, drawn.batch(rows).latent, strict=True):
         assert torch.equal(one, other)
@@ -104,7 +104,7 @@ def test_vectors_of_whole_chunks_are_not_those_of_tokens(make_dataset, tmp_path)
     text = "`{}`: expected a latent vector for each of 3 tokens, got vectors of whole chunks.*action-vq"
     with pytest.raises(LattokError, match=text.format("tok")):
         latent_spec(dataset, "tok", "chunk", 4, needs=("embedding",))
-    with pytest.raises(LattokError, match=text.format("labeller")):
+    with pytest.raises(LattokError, match=text.format("tokenizer")):
         tokenizer_spec(tokenizer, 4, needs=("embedding",))
 
 
@@ -245,11 +245,11 @@ def test_tokens_of_different_number_are_refused(rewritten):
         latent_spec(dataset, "tok", "chunk", 4)
     tokenizer = Tokenizer()
     tokenizer.fixed_length = False
-    with pytest.raises(LattokError, match="`labeller`: " + reason):
+    with pytest.raises(LattokError, match="`tokenizer`: " + reason):
         tokenizer_spec(tokenizer, 4)
-    with pytest.raises(LattokError, match="`labeller`: expected an action tokenizer, got LAM"):
+    with pytest.raises(LattokError, match="`tokenizer`: expected an action tokenizer, got LAM"):
         tokenizer_spec(LAM(), 4)
-    with pytest.raises(LattokError, match="`labeller`: expected a tokenizer of chunks of 8 steps, got one of 4"):
+    with pytest.raises(LattokError, match="`tokenizer`: expected a tokenizer of chunks of 8 steps, got one of 4"):
         tokenizer_spec(Tokenizer(), 8)
 
 
@@ -373,5 +373,5 @@ def test_the_families_of_tokenizers():
     assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == step
     chunks = torch.randn(40, 4, 3)
     assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, horizon=4)
-    with pytest.raises(LattokError, match="`labeller`: expected as many tokens in every chunk"):
+    with pytest.raises(LattokError, match="`tokenizer`: expected as many tokens in every chunk"):
         tokenizer_spec(FAST.fit(chunks), 4)

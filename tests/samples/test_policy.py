@@ -70,7 +70,7 @@ def test_actions_of_other_episodes_are_not_known():
     for part, same in zip(batch.latent, expected.latent, strict=True):
         assert torch.equal(part, same)  # labels are known everywhere
     np.testing.assert_array_equal(samples.known_actions, np.concatenate([dataset.values[e]["action"] for e in (0, 2)]))
-    made = windows(dataset, labeller=WholeTokenizer(), action_episodes=[0]).batch(torch.arange(12)).latent
+    made = windows(dataset, tokenizer=WholeTokenizer(), action_episodes=[0]).batch(torch.arange(12)).latent
     assert torch.equal(made.valid.any(1), torch.tensor([e == 0 for e, _ in places(dataset)]))  # from actions
     with pytest.raises(LattokError, match="`action_episodes`: expected at least one of the episodes"):
         windows(dataset, episodes=[0], action_episodes="1")
@@ -154,7 +154,7 @@ def test_tokens_that_are_not_of_one_step_supervise_to_the_end():
 @pytest.mark.parametrize("kind", [StepTokenizer, WholeTokenizer])
 def test_a_tokenizer_labels_whole_batches(kind):
     dataset, tokenizer = Demonstrations(".", [6, 5]), kind()
-    samples = windows(dataset, labeller=tokenizer)
+    samples = windows(dataset, tokenizer=tokenizer)
     tokenizer.calls = 0
     batch = samples.batch(torch.tensor([3, 10, 0]))
     assert tokenizer.calls == 1
@@ -215,7 +215,7 @@ def test_the_hash_of_labels_is_that_of_all_that_was_read():
         digest.update(b"".join(np.asarray(each[f"latent.{part}"], kind).tobytes() for each in dataset.values))
     assert whole == digest.hexdigest()
     assert windows(dataset).labels_hash is None
-    assert windows(dataset, labeller=StepTokenizer()).labels_hash is None
+    assert windows(dataset, tokenizer=StepTokenizer()).labels_hash is None
     dataset.values[1]["latent.codes"][0, 1] ^= 1
     assert windows(dataset, latent=STEPS).labels_hash != whole
 
@@ -224,7 +224,9 @@ def test_labels_of_chunks_are_those_of_their_frames_and_of_batches_those_of_know
     dataset = Demonstrations(".", [6, 5, 2])
     of_first = [e != 1 for e, _ in places(dataset)]
     assert windows(dataset, latent=CHUNK).labelled.tolist() == of_first  # episode 1 has no labels
-    assert windows(dataset, labeller=StepTokenizer(), action_episodes=[0]).labelled.tolist() == [True] * 6 + [False] * 7
+    assert (
+        windows(dataset, tokenizer=StepTokenizer(), action_episodes=[0]).labelled.tolist() == [True] * 6 + [False] * 7
+    )
     assert windows(dataset).labelled is None
 
 
@@ -332,10 +334,10 @@ def wider(dataset):
         (lambda d: None, {"horizon": 5, "latent": STEPS}, "`latent`: expected latent actions of 5 steps"),
         (
             lambda d: None,
-            {"horizon": 5, "labeller": StepTokenizer()},
-            "`labeller`: expected a tokenizer of chunks of 5",
+            {"horizon": 5, "tokenizer": StepTokenizer()},
+            "`tokenizer`: expected a tokenizer of chunks of 5",
         ),
-        (lambda d: None, {"latent": CHUNK, "labeller": StepTokenizer()}, "Give one of them"),
+        (lambda d: None, {"latent": CHUNK, "tokenizer": StepTokenizer()}, "Give one of them"),
         (
             lambda d: None,
             {"latent": replace(CHUNK, prefix="latent")},
@@ -369,5 +371,5 @@ def test_what_does_not_fit_is_one_line(alter, options, text):
 def test_a_tokenizer_of_other_actions_is_refused():
     tokenizer = StepTokenizer()
     tokenizer.action_dim = 7
-    with pytest.raises(LattokError, match="`labeller`: expected 2 action dimensions, as the dataset has, got 7"):
-        windows(Demonstrations(".", [5]), labeller=tokenizer)
+    with pytest.raises(LattokError, match="`tokenizer`: expected 2 action dimensions, as the dataset has, got 7"):
+        windows(Demonstrations(".", [5]), tokenizer=tokenizer)

@@ -180,6 +180,9 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
         rollout(deaf, ["toy/left", "toy/right"], 2, **options)
     with pytest.raises(LattokError, match="`out`: expected a new or empty folder, got .*, which holds something"):
         rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
+    (tmp_path / "speed.json").write_text('{"subject": "another", "models": {}}')  # as reports have one
+    with pytest.raises(LattokError, match="`out`: .*speed.json is not a rollout of lattok's"):
+        rollout(obedient, ["toy/left", "toy/right"], 2, **{**options, "out": tmp_path})
 
 
 def test_a_rollout_that_ended_while_it_wrote_films_is_repeated(tmp_path, monkeypatch) -> None:

@@ -189,7 +189,8 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         text = f"Under a moving distractor the {name} keep {percent(kept.value)} of what they say about the action "
         text += f"(R² {own['action_distracted']} of {own['action_clean']}{between}); "
         text += f"it should be {percent(MIN_KEPT)} at least"
-        verdicts.append(Verdict(text, kept.value >= MIN_KEPT, UNDER_DISTRACTORS))
+        holds = above_zero(kept.value - MIN_KEPT, bootstrap.interval(kept.draws - MIN_KEPT))
+        verdicts.append(Verdict(text, holds, UNDER_DISTRACTORS))
     elif "action_clean" in own:
         clean = own["action_clean"]
         reading = f"The {name} say too little about the action to lose any of it (R² {clean} without the patch). "

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lattok.evaluation import evaluate
-from lattok.evaluation.questions.distractor import SIZE, Overlay
+from lattok.evaluation.questions import distractor
+from lattok.evaluation.questions.distractor import SIZE, Estimate, Overlay
 from tests.evaluation.worlds import HELD_OUT, Oracle, World, answer_of, holds, tiny_lam
 
 pytestmark = pytest.mark.usefixtures("short_mlps")
@@ -59,3 +60,22 @@ def test_labels_that_say_nothing_lose_nothing(black_world: World):
     assert "suffer" not in answer_of(report).text
     (reading,) = [s.reading for s in report.sections if s.title == "Do labels survive something else that moves?"]
     assert reading.startswith("The one-hot codes say too little about the action to lose any of it")
+
+
+@pytest.mark.parametrize(("value", "spread", "expected"), [(0.85, 0.1, None), (0.85, 0.01, True), (0.5, 0.01, False)])
+def test_a_share_that_may_lie_on_either_side_of_the_bound_is_unclear(
+    value: float, spread: float, expected: bool | None, black_world: World, monkeypatch: pytest.MonkeyPatch
+):
+    measured = distractor.separation
+
+    def near(evidence):
+        carried, bootstrap, size = measured(evidence)
+        draws = value + spread * torch.linspace(-2, 2, 1000, dtype=torch.float64)
+        for found in carried.values():
+            if "action_kept" in found:
+                found["action_kept"] = Estimate(value, draws, bootstrap.interval(draws))
+        return carried, bootstrap, size
+
+    monkeypatch.setattr(distractor, "separation", near)
+    report = evaluate(tiny_lam(Oracle, black_world, streams="joint"), black_world, episodes=HELD_OUT)
+    assert holds(report)["action_under_distractors"] is expected
