@@ -36,6 +36,8 @@ IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts 
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
 LONGER = {"steps": 3 * STEPS}
 COMPARED = (("rvq", "Residual VQ"), ("oat", "OAT"))  # the closest, by the names of their rows
+P2T, BEAST = ("p2t", "P2T, step decoder", "tokens"), ("beast", "BEAST", "beast")  # the best
+LONGEST = (P2T, *((name, title, name) for name, title in COMPARED))  # that learn longer, too
 BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
@@ -243,6 +245,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"), ("fast", "FAST"))
         },
         **{
+            f"acts-{name}-mean": Row(f"{title}, mean of draws", "baseline", labels, BY_MEAN, of=f"acts-{name}")
+            for name, title, labels in (P2T, BEAST)
+        },
+        **{
             f"acts-{name}-first": Row(f"{title}, mean of first codes", "baseline", name, BY_FIRST, of=f"acts-{name}")
             for name, title in COMPARED
         },
@@ -252,14 +258,14 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         },
         "baseline-longer": Row("Baseline, 9,000 steps", "baseline", None, LONGER),
         **{
-            f"acts-{name}-longer": Row(f"{title}, 9,000 steps", "baseline", name, {**IN_TURN, **LONGER})
-            for name, title in COMPARED
+            f"acts-{name}-longer": Row(f"{title}, 9,000 steps", "baseline", labels, {**IN_TURN, **LONGER})
+            for name, title, labels in LONGEST
         },
         **{
             f"acts-{name}-longer-mean": Row(
-                f"{title}, 9,000 steps, mean of draws", "baseline", name, BY_MEAN, of=f"acts-{name}-longer"
+                f"{title}, 9,000 steps, mean of draws", "baseline", labels, BY_MEAN, of=f"acts-{name}-longer"
             )
-            for name, title in COMPARED
+            for name, title, labels in LONGEST
         },
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),

@@ -149,12 +149,35 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     "plentiful",
                     tuple(("acts-rvq-longer-mean", other) for other in ("acts-rvq-mean", "acts-oat-longer-mean")),
                 ),
+                Family(
+                    "Mean of draws, P2T and BEAST",
+                    "plentiful",
+                    (
+                        *(("acts-p2t-mean", other) for other in ("acts-p2t", "acts-oat-mean", BASE)),
+                        *(("acts-beast-mean", other) for other in ("acts-beast", BASE)),
+                    ),
+                ),
+                Family(
+                    "Three times as many steps, P2T",
+                    "plentiful",
+                    (("acts-p2t-longer-mean", "baseline-longer"),),
+                    margin=0.03,
+                ),
+                Family(
+                    "What more steps change, P2T",
+                    "plentiful",
+                    tuple(
+                        ("acts-p2t-longer-mean", other)
+                        for other in ("acts-p2t-mean", "acts-oat-longer-mean", "acts-rvq-longer-mean")
+                    ),
+                ),
             ),
             one_commit=True,
             added=(
                 frozenset({"baseline-longer", *(row for row in ACTS if "-longer" in row)}),
                 frozenset({"acts-rvq-first", "acts-oat-first"}),
                 frozenset(f"acts-{name}-median" for name in ("rvq", "oat", "bins", "fast")),
+                frozenset({"acts-p2t-mean", "acts-beast-mean"}),
             ),
         ),
     }
