@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -144,11 +144,7 @@ class EpisodeTable(Sequence[Episode]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, row: int) -> Episode: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[Episode, ...]: ...
-    def __getitem__(self, row: int | slice) -> Episode | tuple[Episode, ...]:
+    def __getitem__(self, row: int | slice) -> Any:  # an episode, or a tuple of several
         if isinstance(row, slice):
             return tuple(self[i] for i in range(len(self))[row])
         return Episode(int(self.indices[row]), int(self.lengths[row]), self._kinds[self._kind_of[row]])
