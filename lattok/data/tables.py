@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, RLock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -202,11 +203,8 @@ class ColumnReader:
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
-    def __getstate__(self) -> dict[str, LocalFiles]:
-        return {"files": self._at}
-
-    def __setstate__(self, state: dict[str, LocalFiles]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ColumnReader, (self._at,)
 
     def file(self, path: Path) -> DataFile:
         with self._lock:
