@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from packaging.version import Version
 from typing_extensions import TypedDict
 
 from lattok.hub.client import HUB_ID
@@ -154,15 +155,10 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     found = VERSION.match(written) if isinstance(written, str) else None
     if found is None:
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
-    if _release(found[0]) > _release(__version__):
+    if Version(found[0]).release > Version(__version__).release[:2]:  # patch releases do not change the format
         expected = f"a config written by lattok {__version__} or older"
         checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
     return config
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return (major, minor): patch releases do not change the format."""
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
