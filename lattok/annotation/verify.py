@@ -78,12 +78,6 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     return found
 
 
-def _own(dataset: RobotDataset, prefix: str) -> list[str]:
-    """List the columns under a prefix, but for those of longer prefixes that have an entry of their own."""
-    longer = tuple(f"{other}." for other in provenance_of(dataset) if other.startswith(f"{prefix}."))
-    return [name for name in dataset.features if name.startswith(f"{prefix}.") and not name.startswith(longer)]
-
-
 def _verify_one(
     dataset: RobotDataset, prefix: str, model: Any, entry: Mapping[str, Any], episodes: int | Sequence[int], seed: int
 ) -> Iterator[str]:
@@ -151,7 +145,9 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
 
 
 def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    wrong = [f"{name} is not declared" for name in _own(dataset, prefix) if name not in entry["columns"]]
+    longer = tuple(f"{other}." for other in provenance_of(dataset) if other.startswith(f"{prefix}."))
+    own = [name for name in dataset.features if name.startswith(f"{prefix}.") and not name.startswith(longer)]
+    wrong = [f"{name} is not declared" for name in own if name not in entry["columns"]]
     for name, facts in entry["columns"].items():
         feature, width = dataset.features.get(name), int(np.prod(facts["shape"]))
         if feature is None:
