@@ -127,7 +127,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> 
                 try:
                     found.append(_one(work, prefix, index, length, frames_of, found))
                 except Exception as error:
-                    failures.setdefault(prefix, {})[index] = reason(error)
+                    failures.setdefault(prefix, {})[index] = checks.reason(error)
                     strange += not isinstance(error, LattokError)
     rows = {name: values for found in parts.values() if found for name, values in _joined(found).items()}
     return UnitLabels(rows, failures, strange)
@@ -192,12 +192,6 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
         raise LattokError(f"{error} {hint}") from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
-
-
-def reason(error: Exception) -> str:
-    """Say why, in one line; errors that are no finding of ours are also named by their kind."""
-    line = checks.first_line(error)
-    return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
 
 
 def _one(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf, before: list[Labels]) -> Labels:

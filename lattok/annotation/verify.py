@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lattok.annotation.assembly import provenance
-from lattok.annotation.labels import Work, check_model, identities_of, label_episode, reason, versions
+from lattok.annotation.labels import Work, check_model, identities_of, label_episode, versions
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
@@ -185,7 +185,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
             with torch.no_grad(), torch_threads(work.options.threads):
                 again = label_episode(work, prefix, episode.index, episode.length)
         except Exception as error:
-            yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
+            yield f"- episode {episode.index} cannot be labelled again: {checks.reason(error)}"
             continue
         if parts:  # measured rows are nobody's label
             filled, read = (again[f"{prefix}.{name}"].reshape(episode.length, -1) for name in ("filled", "action"))

@@ -65,6 +65,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def reason(error: BaseException) -> str:
+    """Say why, in one line; errors that are no finding of ours are also named by their kind."""
+    return ("" if isinstance(error, LattokError) else f"{type(error).__name__}: ") + first_line(error)
+
+
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Tell whether this is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

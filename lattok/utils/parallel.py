@@ -143,8 +143,7 @@ def serve(handle: int) -> None:
         try:
             sent = pickle.dumps((do(pickle.loads(jobs.get())), "", ""))
         except Exception as error:
-            kind = "" if isinstance(error, checks.LattokError) else f"{type(error).__name__}: "
-            sent = pickle.dumps((None, kind + checks.first_line(error), traceback.format_exc()))
+            sent = pickle.dumps((None, checks.reason(error), traceback.format_exc()))
         pipe.send_bytes(sent)
 
 
