@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from statistics import mode
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -132,8 +132,8 @@ def read_contents(path: Path) -> Contents:
         instruction = readable(next(said, path.stem))
         convention = group.attrs.get("macros_image_convention")
         listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
-    layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
-    layout = layouts.most_common(1)[0][0] if layouts else ()
+    layouts = [layout for demo, layout, _ in listed if isinstance(demo, Demo)]
+    layout = mode(layouts) if layouts else ()
     demos: list[Demo | str] = []
     for demo, own, _ in listed:
         if isinstance(demo, Demo) and own != layout:

@@ -6,11 +6,11 @@ Matroska and WebM have no frame count, recorders write no duration, and a variab
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from statistics import mode
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
@@ -198,7 +198,7 @@ class VideoFolder(RobotDataset):
         rates = [video.rate for video in read.values() if checks.is_frame_rate(video.rate)]
         if fps is None and not rates:
             checks.fail("fps", "the frame rate, which these videos do not tell", "none", "Give fps.")
-        self.fps = _common(rates) if fps is None else float(fps)
+        self.fps = mode(rates) if fps is None else float(fps)
         self._schedule = dict[int, Schedule]()
         for index, video in read.items():
             try:
@@ -224,7 +224,7 @@ class VideoFolder(RobotDataset):
     @cached_property
     def features(self) -> dict[str, Feature]:
         """Only a decoded frame says whether it is rotated, so the first use decodes one."""
-        size = common = _common(list(self._sizes.values()))
+        size = common = mode(self._sizes.values())
         for index in (index for index, coded in self._sizes.items() if coded == common):
             with suppress(LattokError):
                 size = self.frames(index, indices=[0]).shape[2:4]
@@ -280,8 +280,3 @@ def _video_files(root: Path) -> list[str]:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
-
-
-def _common(values: Sequence[Any]) -> Any:
-    """Return the most common value, the first one of several that are equally common."""
-    return Counter(values).most_common(1)[0][0]
