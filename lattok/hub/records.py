@@ -200,9 +200,14 @@ def _signature(text: str) -> str:
 
 def license_of(path: Path) -> str | None:
     """Return the licence that a card names; None where there is no card, or it names none."""
-    parts = (_beginning(path) or "").split("---", 2)
-    found = _LICENSE.search(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    found = _LICENSE.search(divided(_beginning(path) or "")[0])
     return found[1] if found else None
+
+
+def divided(card: str) -> tuple[str, str]:
+    """Divide a card into its facts for the Hub, which may be missing, and its text."""
+    before, *parts = card.split("---", 2)
+    return (parts[0], parts[1]) if len(parts) == 2 and not before.strip() else ("", card)
 
 
 def card_of(model: Any, name: str) -> str:

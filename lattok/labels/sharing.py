@@ -13,7 +13,7 @@ from lattok.data.opening import open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.hub import CARD, client
 from lattok.hub.client import PushOptions
-from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
+from lattok.hub.records import HUB_ID, TAGS, divided, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.sidecar import Sidecar
 from lattok.labels.spec import INFO, provenance_of
 from lattok.utils import checks, files
@@ -72,7 +72,7 @@ def push_dataset(
 
     def prepare(repo: str) -> Path:
         before = written_by_somebody(root / CARD)
-        if before is None or not OURS.search(before.split("---")[1] if before.startswith("---") else ""):
+        if before is None or not OURS.search(divided(before)[0]):
             named = options.get("license") or license_of(root / CARD)
             files.write_text(root / CARD, signed(_card(subject, repo, named, before)))
         return root
@@ -139,7 +139,7 @@ def _card(subject: Any, name: str, license: str | None, before: str | None) -> s
     for prefix, entry in labels.items():
         lines += [*_made(prefix, entry), ""]
     if before is not None:
-        lines += ["## The dataset's own card", "", _body(before), ""]
+        lines += ["## The dataset's own card", "", divided(before)[1].strip(), ""]
     return "\n".join([*lines, ""])
 
 
@@ -175,9 +175,3 @@ def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
     if isinstance(source := model.get("model"), str) and HUB_ID.fullmatch(source):
         lines += ["", "Made again and compared: `lattok verify DATASET --model " + source + "`"]
     return lines
-
-
-def _body(card: str) -> str:
-    """A card without its facts."""
-    parts = card.split("---", 2)
-    return (parts[2] if len(parts) == 3 and not parts[0].strip() else card).strip()

@@ -13,7 +13,8 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.cli import main
 from lattok.data.opening import open_dataset
-from lattok.labels.sharing import Listing, _body, _card, listing
+from lattok.hub.records import divided
+from lattok.labels.sharing import Listing, _card, listing
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
@@ -209,7 +210,7 @@ def test_a_card_says_how_labels_were_made(tmp_path: Path):
     ],
 )
 def test_a_card_without_its_facts(card: str, body: str):
-    assert _body(card) == body
+    assert divided(card)[1].strip() == body
 
 
 def test_families_are_listed():
