@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lattok.data.schema import Feature
 from lattok.hub.fetching import LocalFiles
-from lattok.utils.checks import LattokError, first_line
+from lattok.utils.checks import LattokError, first_line, refuse
 
 AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
@@ -58,8 +58,7 @@ def open_table(path: Path) -> pq.ParquetFile:
 def check_rows(path: Path, rows: int, size: int, few: int = FEW_ROWS) -> None:
     """Refuse a claim of more rows than a file of `size` bytes holds: what reads it would make room for all of them."""
     if rows > max(few, ROWS_PER_BYTE * size):
-        expected = f"at most {ROWS_PER_BYTE * size:,} rows in {size:,} bytes"
-        raise LattokError(f"{path}: expected {expected}, got {rows:,}. {AGAIN}")
+        refuse(path, f"at most {ROWS_PER_BYTE * size:,} rows in {size:,} bytes", f"{rows:,}", AGAIN)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -95,8 +94,7 @@ def lengths_of(kind: pa.DataType, feature: Feature, where: str) -> tuple[int, ..
         fits |= pa.types.is_floating(leaf) and not feature.dtype.startswith(("int", "uint", "bool"))
     found = {0: (), 1: (math.prod(shape),), len(shape): shape}.get(depth)
     if not fits or found is None or (not depth and math.prod(shape) > 1):
-        expected = f"{feature.dtype[:20]} of shape {list(shape)} as info.json says"
-        raise LattokError(f"{where}: expected {expected}, got {str(kind)[:60]}. {AGAIN}")
+        refuse(where, f"{feature.dtype[:20]} of shape {list(shape)} as info.json says", str(kind)[:60], AGAIN)
     return found
 
 
@@ -122,8 +120,7 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
             if length is not None:
                 counts = pc.list_value_length(values).fill_null(0)  # type: ignore[attr-defined]
                 if odd := [count for count in counts.unique().to_pylist() if count != length]:
-                    expected = f"lists of {length} values (shape {list(shape)})"
-                    raise LattokError(f"{where}: expected {expected}, got one of {odd[0]}. {AGAIN}")
+                    refuse(where, f"lists of {length} values (shape {list(shape)})", f"one of {odd[0]}", AGAIN)
                 values = values.flatten()
         with damaged_values(where):
             parts.append(values.to_numpy(zero_copy_only=False))

@@ -144,8 +144,7 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
     for name, given in ((field.name, field.type) for field in schema if field.name not in INDEX):
         kind, width = (given.value_type, given.list_size) if isinstance(given, pa.FixedSizeListType) else (given, 1)
         if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            got = str(given)[:60]
-            raise LattokError(f"{files[0]}: `{name[:60]}`: expected numbers or lists of one length, got {got}.")
+            checks.refuse(f"{files[0]}: `{name[:60]}`", "numbers or lists of one length", str(given)[:60])
         dtype = pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name
         features[name] = Feature(dtype, (width,), None)
     return features

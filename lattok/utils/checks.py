@@ -38,9 +38,14 @@ class LattokError(ValueError):
 
 def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:
     """Raise `LattokError("`name`: expected ..., got .... hint")`."""
+    refuse(f"`{name}`", expected, got, hint)
+
+
+def refuse(place: object, expected: str, got: Any, hint: str = "") -> NoReturn:
+    """Raise the same about a file, or a place in one."""
     shown = str(got)
     shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
-    raise LattokError(f"`{name}`: expected {expected}, got {shown}." + (f" {hint}" if hint else ""))
+    raise LattokError(f"{place}: expected {expected}, got {shown}." + (f" {hint}" if hint else ""))
 
 
 @contextmanager

@@ -195,8 +195,7 @@ def _members(demo: Any, length: int, where: str) -> tuple[Layout, tuple[str, ...
         if readable(member) != member:
             raise LattokError(f"{where}: expected names in UTF-8, got {member!a:.60}. Rename it.")
         if (rows := len(dataset) if dataset.ndim else 0) != length:
-            what = f"expected {length} rows of `{member}`, one per action, got {rows}"
-            raise LattokError(f"{where}: {what}. Copy it again.")
+            checks.refuse(where, f"{length} rows of `{member}`, one per action", rows, "Copy it again.")
         layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
 

@@ -19,7 +19,7 @@ from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, col
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import LocalFiles
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_number
+from lattok.utils.checks import LattokError, is_number, refuse
 from lattok.utils.untrusted import inside
 
 PLACE = ("chunk_index", "file_index")
@@ -75,9 +75,8 @@ class LeRobotV3(RobotDataset):
         if texts := self.subtask_texts:
             numbers = self.columns(episode_index, ["subtask_index"])["subtask_index"]
             if numbers.max(initial=-1) >= len(texts):
-                what = f"expected at most {len(texts) - 1}, got {numbers.max()}"
                 where = f"{self.data_file(episode_index)}: `subtask_index` of episode {episode_index}"
-                raise LattokError(f"{where}: {what}. Copy the file again.")
+                refuse(where, f"at most {len(texts) - 1}", numbers.max(), "Copy the file again.")
             return [texts[number] if number >= 0 else "" for number in numbers.tolist()]
         if MESSAGES not in self.features:
             return None
@@ -188,9 +187,8 @@ class LeRobotV3(RobotDataset):
         path, length = self.data_file(episode_index), self._table.value(self._episode_row(episode_index), "length")
         first, last = self._reader.rows(path).get(episode_index, (0, 0))
         if last - first != length:
-            reason = "The file is not the one that meta/episodes describes: copy the dataset again."
-            expected = f"{length} rows of episode {episode_index}"
-            raise LattokError(f"{path}: expected {expected}, got {last - first}. {reason}")
+            hint = "The file is not the one that meta/episodes describes: copy the dataset again."
+            refuse(path, f"{length} rows of episode {episode_index}", last - first, hint)
         return path, first, last
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:

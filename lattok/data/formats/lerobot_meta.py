@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from lattok.data.schema import IMAGE_DTYPES, Feature
 from lattok.data.tables import damaged_values, read_table
 from lattok.types import Episode
-from lattok.utils.checks import LattokError, is_frame_rate
+from lattok.utils.checks import LattokError, is_frame_rate, refuse
 from lattok.utils.files import read_json
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
@@ -105,8 +105,7 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
     text = next((name for name in (kind, "__index_level_0__") if name in table.column_names), None)
     if text is None or f"{kind}_index" not in table.column_names:
-        got = ", ".join(table.column_names[:6])
-        raise LattokError(f"{path}: expected columns {kind}_index and {kind}, got {got[:200]}. {_AGAIN}")
+        refuse(path, f"columns {kind}_index and {kind}", ", ".join(table.column_names[:6])[:200], _AGAIN)
     numbers = _numbers(table, f"{kind}_index", path)
     with damaged_values(path):
         tasks = table[text].to_pylist()
@@ -176,8 +175,7 @@ def _numbers(table: pa.Table, name: str, where: Path, seconds: bool = False) -> 
     """Read a column of whole numbers from 0, int64 [E], or of seconds, float64 [E]."""
     column, what = table[name], "seconds" if seconds else "whole numbers"
     if not (pa.types.is_floating if seconds else pa.types.is_integer)(column.type) or column.null_count:
-        got = "empty cells" if column.null_count else str(column.type)[:60]
-        raise LattokError(f"{where}: `{name}`: expected {what}, got {got}. {_AGAIN}")
+        refuse(f"{where}: `{name}`", what, "empty cells" if column.null_count else str(column.type)[:60], _AGAIN)
     values = column.to_numpy().astype(np.float64 if seconds else np.int64)
     if seconds and not ((values >= 0) & (values < 1e9)).all():
         raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")

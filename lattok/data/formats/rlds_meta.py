@@ -86,8 +86,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in (info, *splits)):
         raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
     if (form := info.get("fileFormat", "tfrecord")) != "tfrecord":
-        what = f"expected the file format tfrecord, got {form!r:.60}"
-        raise LattokError(f"{path}: {what}. Write it with TFDS as tfrecord.")
+        checks.refuse(path, "the file format tfrecord", f"{form!r:.60}", "Write it with TFDS as tfrecord.")
     return info
 
 

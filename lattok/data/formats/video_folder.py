@@ -94,8 +94,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
 
 def _value(where: str, row: dict[str, Any], keys: Sequence[str]) -> str:
     if (key := next((key for key in keys if key in row), None)) is None:
-        got = ", ".join(map(str, row)) or "nothing"
-        raise LattokError(f"{where}: expected one of the names {', '.join(keys)}, got {got}.")
+        checks.refuse(where, f"one of the names {', '.join(keys)}", ", ".join(map(str, row)) or "nothing")
     value = row[key]
     if is_int(value) and keys is VIDEO_KEYS:
         value = str(value)  # ids are often numbers
