@@ -38,19 +38,16 @@ def deferred() -> Iterator[Callable[[], int]]:
     A second request, more than a second later, does what it would have done without this. Outside the main thread,
     where Python hears no signals, nothing changes.
     """
-    asked: list[float] = []
-    number = 0
+    asked: list[tuple[float, int]] = []  # when, and by which signal
 
     def ask(got: int, frame: Any) -> None:
-        nonlocal number
-        asked.append(time.monotonic())
-        number = number or got
-        if asked[-1] - asked[0] > GRACE_S:
+        asked.append((time.monotonic(), got))
+        if asked[-1][0] - asked[0][0] > GRACE_S:
             _put_back(previous)
             os.kill(os.getpid(), got)
 
     with _handled(ask, ASKING) as previous:
-        yield lambda: number
+        yield lambda: asked[0][1] if asked else 0
 
 
 @contextmanager
