@@ -97,16 +97,11 @@ def device_called(name: str) -> torch.device:
     return asked
 
 
-def has_streams(device: torch.device) -> bool:
-    """Tell whether the host may go on while a copy of its own goes there."""
-    return device.type not in ("cpu", "mps")
-
-
 def module_of(device: torch.device) -> Any:
-    """Return what torch.cuda is for CUDA; None for devices without streams, and for meta."""
+    """Return what torch.cuda is for CUDA; None for meta and devices without streams, whose copies are waited for."""
     import torch
 
-    return getattr(torch, device.type, None) if has_streams(device) else None
+    return None if device.type in ("cpu", "mps") else getattr(torch, device.type, None)
 
 
 def moved(model: Any, device: str | None) -> Any:
