@@ -110,8 +110,7 @@ def label(
     given = by_prefix(work.models).items()  # which opens paths, and checks that all of them label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given})
     out = Path(out).expanduser()
-    source, target = work.dataset.root.resolve(), out.resolve()
-    if target == source or source in target.parents:
+    if out.resolve().is_relative_to(work.dataset.root.resolve()):
         checks.fail("out", "a folder outside the source dataset", str(out))
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
