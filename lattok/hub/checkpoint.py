@@ -252,11 +252,9 @@ def published_settings(given: Settings) -> Mapping[str, Any]:
     """
     if isinstance(given, Mapping):
         return given
-    if not isinstance(given, str | os.PathLike):
-        checks.fail("config", "a .json or .yaml file, or a dictionary", f"{given!r:.60}")
-    path = Path(given).expanduser()
-    if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
-        checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))
+    path = Path(given).expanduser() if isinstance(given, str | os.PathLike) else None
+    if path is None or not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
+        checks.fail("config", "a .json or .yaml file, or a dictionary", path or f"{given!r:.60}")
     if path.suffix == ".json":
         return files.read_json(path)
     found = read_yaml(path, "config")
@@ -320,8 +318,7 @@ def read_pickled(path: Path, inert: bool) -> Any:
         checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
     except Exception as error:  # damaged bytes fail anywhere in the reader, with any type
         text = str(error)
-        code = re.search(r"GLOBAL (\S+)", text)
-        if code:
+        if code := re.search(r"GLOBAL (\S+)", text):
             got = f"a pickled {code[1]}, whose loading runs code"
             raise checks.LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
