@@ -242,8 +242,7 @@ class HFBackbone(nn.Module):
             checks.fail("images", f"at least one camera for {self.family.name}", "none")
         for name in ("image_token", "video_token"):
             token = getattr(self.processor, name, None)
-            marked = [text for text in texts if isinstance(token, str) and token in text]
-            if marked:
+            if marked := [text for text in texts if isinstance(token, str) and token in text]:
                 checks.fail("texts", f"text without {token!r}, which stands for an image", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:

@@ -164,8 +164,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
     """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
-    absent = [each.name for each in required(config_class) if each.name not in values]
-    if absent:
+    if absent := [each.name for each in required(config_class) if each.name not in values]:
         checks.fail(str(path), f"the fields of {config_class.__name__}", f"none of {checks.listed(absent)}")
     config = typed(values, config_class, "", str(path))
     check_knows_data(config)

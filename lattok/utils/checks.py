@@ -171,8 +171,7 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
+    if unknown := sorted(set(given) - set(known)):
         hints = [hint for word in unknown if (hint := did_you_mean(word, known))]
         long = len(known) > MOST_READ and len(hints) == len(unknown)  # what is meant says more
         expected = "known names" if long else f"names among {listed(sorted(known))}"
