@@ -19,7 +19,6 @@ from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 REQUIRED_FACTS = ("spec", "dataset", "columns", "options", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
@@ -70,11 +69,11 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
     if not found:
         hint = "Labels in a folder of their own: lattok verify DATASET --labels LABELS --model MODEL."
         what = f"{dataset.name} was not annotated, or what described its labels was lost"
-        raise LattokError(f"{what}. Run lattok annotate, if need be again. {hint}")
+        raise checks.LattokError(f"{what}. Run lattok annotate, if need be again. {hint}")
     for prefix, entry in found.items():
         if missing := [key for key in REQUIRED_FACTS if key not in entry]:
             hint = "Annotate again: an older lattok wrote less, or the file was edited."
-            raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
+            raise checks.LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
     return found
 
 
@@ -104,7 +103,7 @@ def _verify_one(
     work = Work(dataset, {prefix: model}, options)
     try:
         check_model(work, prefix, model)
-    except LattokError as error:
+    except checks.LattokError as error:
         yield f"- the model does not fit the dataset: {error}"
         return
     missing = set[int]()

@@ -29,7 +29,6 @@ from lattok.data.views import action_spaces, unwrap
 from lattok.hub.fetching import HubFiles
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import walk
 
 DIGEST_BYTES = 6  # bytes of a digest: one in 268 million that a strange episode is among 2**20 of them
@@ -84,7 +83,7 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
     source, wanted = unwrap(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
-        with suppress(LattokError):  # of videos on the Hub, which cannot be asked
+        with suppress(checks.LattokError):  # of videos on the Hub, which cannot be asked
             each = (_digests_of_videos(source, camera, episodes) for camera in source.cameras)
             return [found for found in each if found]
         return []
@@ -147,7 +146,7 @@ def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequenc
     if not keys:
         return ((episode.index, {}) for episode in episodes)
     found = source.columns_of(episodes, keys, checked=False)
-    return ((index, {} if isinstance(values, LattokError) else values) for index, values in found)
+    return ((index, {} if isinstance(values, checks.LattokError) else values) for index, values in found)
 
 
 def _bytes(values: np.ndarray) -> bytes:
@@ -201,7 +200,7 @@ def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) ->
         try:
             where = sorted({0, episode.length // 2, episode.length - 1})
             yield hashlib.sha256(np.ascontiguousarray(source.frames(episode.index, (camera,), where)).data).digest()
-        except LattokError:
+        except checks.LattokError:
             yield b"damaged"
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.types import Episode
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.seeds import derive_seed
 
 EpisodeSpec = str | Sequence[int] | None
@@ -68,7 +67,7 @@ def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks:
         return set()
     chosen, found = [episode for episode in dataset.episodes if episode.index in indices], set[int]()
     for index, columns in dataset.columns_of(chosen, [key, *marks], False):
-        if not isinstance(columns, LattokError):
+        if not isinstance(columns, checks.LattokError):
             values = columns[key]
             if (values.dtype.kind == "f" and np.isnan(values).all()) or any(columns[mark].any() for mark in marks):
                 found.add(index)
@@ -214,7 +213,7 @@ def read_vectors(
     rows_of = {e.index: flat[end - e.length : end] for e, end in zip(episodes, ends, strict=True)}
     checks.size("episodes", "different episodes", len(rows_of), len(episodes))
     for index, columns in dataset.columns_of(episodes, [key], checked):
-        if isinstance(columns, LattokError):
+        if isinstance(columns, checks.LattokError):
             raise columns
         rows = rows_of[index]
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused

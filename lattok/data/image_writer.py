@@ -13,7 +13,6 @@ import pyarrow as pa
 from lattok.data.tables import MEGABYTE, QUANTILES, Stats
 from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
@@ -187,9 +186,9 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         pixels = np.asarray(image)
     except Exception as error:  # damaged images make the decoder raise errors of many kinds
         # Pillow names the object it reads from by its address, which differs from run to run
-        why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
+        why = "it begins like neither" if isinstance(error, UnidentifiedImageError) else checks.first_line(error)
+        raise checks.LattokError(f"{where}: not a readable JPEG or PNG image ({why}). Copy it again.") from None
     if image.mode != "RGB" or turned:
         got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
-        raise LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
+        raise checks.LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
     return pixels

@@ -19,7 +19,6 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT
 from lattok.data.tables import RollingTables, Stats, column_stats, merge_stats, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS, check_codec
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.files import sync_files, write_json
 from lattok.utils.output import Output
 from lattok.utils.untrusted import is_file_name
@@ -172,7 +171,7 @@ class LeRobotWriter:
         """Close all files and give the folder its name; on any failure nothing is left. Returns `root`."""
         try:
             if not self._episodes:
-                raise LattokError("nothing to write: call `add_episode` before `finalize`.")
+                raise checks.LattokError("nothing to write: call `add_episode` before `finalize`.")
             self._write_rows()
             for files in (self._data, self._meta, *self._videos.values()):
                 files.close()

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from lattok.hub import client
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Abandoned, check_wanted
 from lattok.utils.untrusted import safe_path
 
@@ -91,7 +90,7 @@ class HubFiles(LocalFiles):
         paths = list(paths)
         try:
             return {path: stored.size for path, stored in self.stored(paths).items()}
-        except LattokError:
+        except checks.LattokError:
             return super().sizes(paths)
 
     def stored(self, paths: Iterable[Path]) -> dict[Path, RemoteFile]:
@@ -128,12 +127,12 @@ class HubFiles(LocalFiles):
         """Raise an error about a file again for a while: many episodes lie in it, and each attempt may take long."""
         when, why = self._failed.get(path, (0.0, ""))
         if time.time() - when < AGAIN_S:
-            raise LattokError(why)
+            raise checks.LattokError(why)
 
     def _fail(self, path: Path, error: Exception) -> NoReturn:
         try:
             client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=self._name(path))
-        except LattokError as said:
+        except checks.LattokError as said:
             self._failed[path] = time.time(), str(said)
             raise
 

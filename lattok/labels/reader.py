@@ -21,7 +21,6 @@ from lattok.data.schema import RobotDataset
 from lattok.labels.spec import PARTS, LatentSpec
 from lattok.types import Episode, LatentTarget
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 READ_AS: dict[str, tuple[Any, str, str]] = {  # dtype of each part, and the kinds of dtypes that its column may have
     "codes": (np.int64, "whole numbers", "iu"),
@@ -76,7 +75,7 @@ def read_rows(
     places = {e.index: slice(end - e.length, end) for e, end in zip(episodes, ends, strict=True)}
     rows = {part: np.empty((ends[-1], width), dtype=READ_AS[part][0]) for part, width in widths.items()}
     for index, found in dataset.columns_of(episodes, list(keys.values())):
-        if isinstance(found, LattokError):
+        if isinstance(found, checks.LattokError):
             raise found
         for part, key in keys.items():
             values = found[key].reshape(len(found[key]), -1)

@@ -28,7 +28,6 @@ from lattok.training.distributed import AnySignal, make_accelerator, parts_count
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog, check_tracker
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import check_device, module_of
 from lattok.utils.options import check_choices
 from lattok.utils.seeds import derive_seed
@@ -43,7 +42,7 @@ SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` s
 
 def recorded(folder: Path, *names: str) -> str | None:
     """Return a text in the recipe.json of a run; None where there is no run in this folder, or a damaged one."""
-    with suppress(LattokError):
+    with suppress(checks.LattokError):
         found: Any = files.read_json(folder / RUN / RECIPE)
         for name in names:
             found = found.get(name) if isinstance(found, dict) else None

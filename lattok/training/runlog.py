@@ -20,7 +20,6 @@ from typing_extensions import Self
 
 from lattok.nn.quantize import CodeUsage, QuantizerConfig
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import module_of
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
@@ -91,7 +90,7 @@ class RunLog:
 def check_tracker(name: str) -> None:
     """Raise `LattokError` for a tracker that is not installed."""
     if name != "none" and find_spec(name) is None:
-        raise LattokError(f"`tracker` {name} is not installed. Install it: pip install 'lattok[{name}]'")
+        raise checks.LattokError(f"`tracker` {name} is not installed. Install it: pip install 'lattok[{name}]'")
 
 
 def _wandb(folder: Path, title: str, first: int, config: Mapping[str, Any]) -> WandBTracker:
@@ -147,10 +146,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise LattokError(f"cannot read {path}: {error.strerror}.") from None
+        raise checks.LattokError(f"cannot read {path}: {error.strerror}.") from None
     entries = [entry for line in lines if (entry := _entry(line)) is not None]
     if not entries or len(entries) < len(lines):
-        raise LattokError(f"{path}: expected a line of figures for every step that was logged, got others.")
+        raise checks.LattokError(f"{path}: expected a line of figures for every step that was logged, got others.")
     return entries
 
 
