@@ -237,8 +237,7 @@ class VideoWriter:
             options |= {"svtav1-params": f"lp={threads}"} if codec == "libsvtav1" else {"threads": str(threads)}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(f"file:{path}", "w", format="mp4")  # as when reading: "run-12:30" is no protocol
-        rate = exact_rate(fps)
-        self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
+        self._stream = cast(VideoStream, self._container.add_stream(codec, exact_rate(fps), options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size
         # the AV1 encoder makes whoever opens it as root real-time, which starves other processes
         scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None

@@ -230,8 +230,7 @@ class HubModel(nn.Module):
         `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
         `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model.
         """
-        place = resolve(name_or_path, revision, options=options)
-        return cls.from_place(place, **options)
+        return cls.from_place(resolve(name_or_path, revision, options=options), **options)
 
     @classmethod
     @devices.float32_by_default()

@@ -156,8 +156,7 @@ def as_option(name: str, value: Any, kind: Any) -> Any:
             return value
     if words := [word for option in allowed if get_origin(option) is Literal for word in get_args(option)]:
         checks.one_of(name, value, words)
-    expected = getattr(kind, "__name__", str(kind))
-    return checks.fail(name, f"a value of type {expected}", f"{value!r:.60}")
+    return checks.fail(name, f"a value of type {getattr(kind, '__name__', str(kind))}", f"{value!r:.60}")
 
 
 def _joined(group: str, name: str) -> str:
