@@ -188,10 +188,7 @@ def download(
         checks.fail("revision", "a branch, a tag or a commit", repr(revision))
     if subfolder:
         wanted = [f"{subfolder.strip('/')}/{pattern}" for pattern in wanted or ["*"]]
-    if kind != "model":
-        options["repo_type"] = kind
-    if wanted is not None:
-        options["allow_patterns"] = wanted
+    options |= {"repo_type": kind, "allow_patterns": wanted}
     try:
         return Path(snapshot_download(repo_id, revision=revision, **options))
     except Exception as error:  # see the top of this file

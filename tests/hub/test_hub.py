@@ -220,7 +220,7 @@ def test_keywords_that_change_nothing_are_taken(folder):
 def test_proxies_are_passed_on_where_the_client_has_them(monkeypatch, folder):
     asked = {}
 
-    def old_client(repo_id, *, revision=None, proxies=None, allow_patterns=None):
+    def old_client(repo_id, *, repo_type=None, revision=None, proxies=None, allow_patterns=None):
         asked["proxies"] = proxies
         return str(folder)
 
