@@ -87,8 +87,7 @@ class HFBackbone(nn.Module):
             options |= {"images": pictures, "input_data_format": "channels_first"}
             options |= self.family.image_options(self.processor)
         batch = self.processor(text=prompts, **options)
-        accepted = {key: value for key, value in batch.items() if key in self._accepted}
-        inputs: dict[str, Any] = {key: onto(value, images.device) for key, value in accepted.items()}
+        inputs: dict[str, Any] = {key: onto(batch[key], images.device) for key in batch if key in self._accepted}
         if self.reads_images:  # counted before it lies on a GPU
             counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
             inputs[IMAGE_COUNTS] = (int(counts.min()), int(counts.max()))
