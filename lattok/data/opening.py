@@ -79,8 +79,7 @@ def _find(path: str | Path, revision: str | None, options: dict[str, Any]) -> Ro
         return _open_described(place, options)
     if revision is not None:
         raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
-    subfolder = options.get("subfolder")
-    return _open(client.inside(place, subfolder) if subfolder else place, options)
+    return _open(client.inside(place, options.get("subfolder")), options)
 
 
 def formats() -> list[type[RobotDataset]]:
