@@ -120,9 +120,7 @@ class Rows(NamedTuple):  # rows of several episodes, one after the other
         return f"episode {self.episodes[row]}, frame {self.frames[row]}"
 
 
-class Dimension(NamedTuple):
-    """Summary of one dimension of a vector column."""
-
+class Dimension(NamedTuple):  # summary of one dimension of a vector column
     key: str
     name: str
     minimum: float

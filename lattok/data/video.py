@@ -40,9 +40,7 @@ SMALLEST_AV1 = 32 if VERSION < 17 else 1  # pixels a side: below, the encoder of
 CODEC_OF = {"libsvtav1": "av1", "h264": "h264"}  # what each encoder makes
 
 
-class VideoFacts(NamedTuple):
-    """Header of a video file."""
-
+class VideoFacts(NamedTuple):  # header of a video file
     frames: int  # 0 where the container does not say
     fps: float
     width: int

@@ -66,16 +66,12 @@ class EvaluationRecord(TypedDict, total=False):
     verdicts: list[Annotated[VerdictRecord, Rule("an object with `text` and `holds`", {"text", "holds"}.issubset)]]
 
 
-class InferredRecord(TypedDict, total=False):
-    """How many episodes had actions that a model inferred."""
-
+class InferredRecord(TypedDict, total=False):  # how many episodes had actions that a model inferred
     episodes: Count
     of: Count
 
 
-class DatasetRecord(TypedDict, total=False):
-    """A dataset that a model has learned from."""
-
+class DatasetRecord(TypedDict, total=False):  # a dataset that a model has learned from
     dataset: str
     split: str | None
     weight: float
@@ -85,9 +81,7 @@ class DatasetRecord(TypedDict, total=False):
     robot_spaces: dict[Literal["actions", "state"], Space]
 
 
-class LabelsRecord(TypedDict, total=False):
-    """Which samples had labels."""
-
+class LabelsRecord(TypedDict, total=False):  # which samples had labels
     fraction: float
     unit: str
     episodes: str

@@ -42,9 +42,7 @@ OWN_CODE = "one that brings code of its own, which lattok never runs"
 Built = TypeVar("Built", bound=nn.Module)
 
 
-class Size(NamedTuple):
-    """A tensor without its numbers."""
-
+class Size(NamedTuple):  # a tensor without its numbers
     shape: tuple[int, ...]
     dtype: torch.dtype | None  # none: one that torch does not have
 

@@ -31,9 +31,7 @@ REQUIRED = {"from_data": True, "required": True}
 ADDED = {"added": True}
 
 
-class Option(NamedTuple):
-    """A field that holds a value, not a group."""
-
+class Option(NamedTuple):  # a field that holds a value, not a group
     name: str  # flat
     path: tuple[str, ...]
     kind: Any  # its type
