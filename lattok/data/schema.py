@@ -37,9 +37,7 @@ class Feature(NamedTuple):
     names: tuple[str, ...] | None  # one per dimension of a vector, where the dataset has them
 
 
-class Damage(NamedTuple):
-    """An episode that cannot be read at all, and why."""
-
+class Damage(NamedTuple):  # an episode that cannot be read at all, and why
     episode_index: int
     reason: str
 

@@ -176,9 +176,7 @@ def check_wanted() -> None:
         raise Abandoned
 
 
-class Request(NamedTuple):
-    """Something to do ahead: `work(*arguments)`."""
-
+class Request(NamedTuple):  # something to do ahead: `work(*arguments)`
     arguments: tuple[object, ...]
     size: int  # in the unit of the limit
 
