@@ -121,17 +121,8 @@ class PairSource:
 
     def pairs(self, model: TrainedPairModel, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
-        pairs = FramePairs(
-            self.dataset,
-            self.stride,
-            cameras=self.cameras,
-            action_key=self.action_key,
-            state_key=self.state_key,
-            episodes=episodes,
-            transform=model.resize,
-            labelled_fraction=0.0,
-            cache_dir=self.cache_dir,
-        )
+        source = self.dataset, self.stride, self.cameras, self.action_key, self.state_key
+        pairs = FramePairs(*source, episodes, model.resize, labelled_fraction=0.0, cache_dir=self.cache_dir)
         if self.decoded is None:
             return pairs
         sight = (pairs.cameras, model.resize(NOISE).tobytes())
