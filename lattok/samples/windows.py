@@ -140,13 +140,14 @@ class FramePairs(Samples):
             acted = acted_episodes(dataset, chosen, action_episodes).repeat(lengths) & there
             if labelled_fraction and not acted.any():
                 _fail_without_actions(action_key, action_episodes)
-            self._draw(acted[keep], labelled_fraction, labelled, seed)
+            self.draw(acted[keep], labelled_fraction, labelled, seed)
         self.frame_reader = FrameReader(dataset, chosen, self.cameras, transform)
         self.reader: Reader = self.frame_reader  # or one of features
         self._all_frames = partial(self.frame_reader.all, cache_dir, progress)
 
-    def _draw(self, known: np.ndarray, fraction: float, unit: Literal["pairs", "episodes"], seed: int) -> None:
+    def draw(self, known: np.ndarray, fraction: float, unit: Literal["pairs", "episodes"], seed: int) -> None:
         """Draw which pairs are `labelled`, among those whose actions are `known` [N]."""
+        self.labelled = np.zeros(len(self), dtype=bool)
         tasks = {episode.index: episode.tasks for episode in self.episodes}
         self.labelled[known] = draw_labelled(self.episode_of[known], self.frame_of[known], tasks, fraction, unit, seed)
 

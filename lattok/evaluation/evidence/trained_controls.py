@@ -27,7 +27,7 @@ from lattok.image_lam import PairLearner, TrainedPairModel
 from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import PairBatches
-from lattok.samples.windows import acted_episodes, draw_labelled
+from lattok.samples.windows import FramePairs, acted_episodes
 from lattok.training import LoopOptions, fit
 from lattok.utils import files
 from lattok.utils.checks import LattokError
@@ -131,34 +131,28 @@ def labels_only(
     Returns `train_codes` [n, P], `held_out_codes` [N, P], `train_latents` [n, p*d] and `held_out_latents` [N, p*d], and
     in words what it was trained on.
     """
-    labels, frames = labels_of(model), train.frames
-    tasks = {episode.index: episode.tasks for episode in dataset.episodes}
-    chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
-    known, labelled = np.ones(len(frames), dtype=bool), np.zeros(len(frames), dtype=bool)
+    labels, pairs = labels_of(model), copy(train.frames)
+    known = np.ones(len(pairs), dtype=bool)
     with suppress(LattokError):  # a dataset that has other episodes than those whose actions the model knew
-        acted = acted_episodes(dataset, frames.episodes, labels.get("episodes"))
-        episodes = [episode.index for episode, yes in zip(frames.episodes, acted, strict=True) if yes]
-        known = np.isin(frames.episode_of, episodes)
-    labelled[known] = draw_labelled(frames.episode_of[known], frames.frame_of[known], tasks, *chosen)
+        acted = acted_episodes(dataset, pairs.episodes, labels.get("episodes"))
+        episodes = [episode.index for episode, yes in zip(pairs.episodes, acted, strict=True) if yes]
+        known = np.isin(pairs.episode_of, episodes)
+    pairs.draw(known, labels["fraction"], labels["unit"], labels["seed"])  # as a training on these episodes does
 
     def make() -> dict[str, Tensor]:
-        control = _trained(model, train, labelled, labels["per_batch"], training)
+        control = _trained(model, pairs, labels["per_batch"], training)
         sets = {"train": train.encoded(control), "held_out": held_out.encoded(control)}
         tensors = {f"{name}_codes": latents.codes for name, latents in sets.items()}
         return tensors | {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
 
     tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
     whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
-    text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
+    text = f"{int(pairs.labelled.sum())} labelled of {len(pairs):,} pairs{whose}, {training.text(train)}"
     return tensors, text
 
 
-def _trained(
-    model: TrainedPairModel, train: PairSet, labelled: np.ndarray, per_batch: int, training: ControlTraining
-) -> TrainedPairModel:
+def _trained(model: TrainedPairModel, pairs: FramePairs, per_batch: int, training: ControlTraining) -> TrainedPairModel:
     """Train on all pairs of the training episodes, also where probes see fewer: the model itself had them."""
-    pairs = copy(train.frames)
-    pairs.labelled = labelled
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
     with torch.random.fork_rng(devices=[]):
