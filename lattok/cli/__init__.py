@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lattok
 from lattok.cli import datasets, demo, flags, judging, models
@@ -113,7 +113,7 @@ def run_words(words: Sequence[str]) -> int | None:
         unknown_verb("lattok", name, list(VERBS))
     verb, command = VERBS[name], f"lattok {name}"
     if isinstance(verb, Verb):
-        return _call(command, verb, rest)
+        return run_verb(command, verb, rest)
     pages = flags.stored() if name == "train" and not (asked and "--preset" in " ".join(rest)) else {}
     if pages and rest[:1] and rest[0] in HELP:
         return _list(command, verb.text, {kind: about for kind, (about, _) in pages.items()})
@@ -132,16 +132,11 @@ def run_words(words: Sequence[str]) -> int | None:
         flags.refuse(command, f" needs one of {', '.join(names)} right behind it.")
     if below not in names:
         unknown_verb(command, rest[0], names)
-    return _call(f"{command} {below}", verb.find(below, rest[1:]), rest[1:])
+    return run_verb(f"{command} {below}", verb.find(below, rest[1:]), rest[1:])
 
 
-def run_verb(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
-    """Run a function whose arguments are the flags and whose documentation is the help, of another package."""
-    return _call(command, Verb(verb), words)
-
-
-def _call(command: str, verb: Verb, words: Sequence[str]) -> int | None:
-    """Run a verb with the flags among `words`, or print its help."""
+def run_verb(command: str, verb: Verb, words: Sequence[str]) -> int | None:
+    """Run a verb, which another package may have made, with the flags among `words`, or print its help."""
     if any(word in HELP for word in words):
         print(flags.page(command, verb.about, verb.words, HELP_ALL in words))
         return None

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lattok.cli import main, run_verb
+from lattok.cli.flags import Verb
 from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import is_file_name
 from lattok_larybench import export
@@ -94,7 +95,7 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "__kwdefaults__", export.__kwdefaults__ | {"probe": ProbeOptions(hidden=4, epochs=1)})
     folder = tiny_lam(stride="3").save_pretrained(tmp_path / "my-lam")
     words = [str(dataset.root), "--models", str(folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert main(words, partial(run_verb, "python -m lattok_larybench", command)) == 0
+    assert main(words, partial(run_verb, "python -m lattok_larybench", Verb(command))) == 0
     assert capsys.readouterr().out.startswith("my-lam: mean squared error all ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "actions",
@@ -112,7 +113,7 @@ def test_episodes_without_known_actions_are_left_out_and_equal_names_told_apart(
     for folder in ("a/lam", "b/lam"):
         tiny_lam(stride="3").save_pretrained(folder)
     words = [str(data), "--models", "a/lam", "b/lam", "--out", "out", "--device", "cpu", "--episodes", "4,5"]
-    assert main(words, partial(run_verb, "python -m lattok_larybench", command)) == 0
+    assert main(words, partial(run_verb, "python -m lattok_larybench", Verb(command))) == 0
     assert list(json.loads(Path("out/regression.json").read_text())) == ["a/lam", "b/lam"]
     for name in ("a-lam", "b-lam"):
         found = {}

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import lattok
 from lattok.cli import main, run_verb
+from lattok.cli.flags import Verb
 from lattok.utils.checks import LattokError
 from lattok_p2t_policy.__main__ import convert as command
 from lattok_p2t_policy.convert import p2t_vla, read_p2t_vla
@@ -30,7 +31,7 @@ EMBEDDING, NORM = "model.language_model.embed_tokens", "model.language_model.nor
 
 
 def convert(words):
-    return main(words, partial(run_verb, "python -m lattok_p2t_policy", command))
+    return main(words, partial(run_verb, "python -m lattok_p2t_policy", Verb(command)))
 
 
 def load(name, part="weights"):

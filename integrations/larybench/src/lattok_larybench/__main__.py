@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 from lattok.cli import main, run_verb
-from lattok.cli.flags import Dataset, Folder, Models, Names
+from lattok.cli.flags import Dataset, Folder, Models, Names, Verb
 from lattok.utils import checks
 from lattok.utils.progress import ProgressBar
 from lattok_larybench.larybench import REPORT, export
@@ -48,4 +48,4 @@ def tokens(
 
 
 if __name__ == "__main__":
-    sys.exit(main(run=partial(run_verb, "python -m lattok_larybench", tokens)))
+    sys.exit(main(run=partial(run_verb, "python -m lattok_larybench", Verb(tokens))))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lattok.cli import main, run_verb
-from lattok.cli.flags import Arg, File, MaybeFolder
+from lattok.cli.flags import Arg, File, MaybeFolder, Verb
 from lattok_p2t_policy.convert import BASE_MODEL, check_new, read_p2t_vla
 
 
@@ -64,4 +64,4 @@ def convert(
 
 
 if __name__ == "__main__":
-    sys.exit(main(run=partial(run_verb, "python -m lattok_p2t_policy", convert)))
+    sys.exit(main(run=partial(run_verb, "python -m lattok_p2t_policy", Verb(convert))))
