@@ -20,50 +20,45 @@ REFERENCES = (
     "Zhang et al. 2025, What do latent action models actually learn? (the frame change's PCA as what they reduce to)",
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
-CRITERIA = {
-    each.key: each
-    for each in (
-        Criterion(
-            "codes_against_controls",
-            "{Label}, or train longer{robust}; without labels the raw frame change is hard to beat.",
-        ),
-        Criterion(
-            "codes_against_controls_xyz",
-            "The mean over dimensions hides this: the codes say more about the gripper than about the motion. {Label}, "
-            "shorten the stride to one visible movement, add a camera that sees depth.",
-            caveat="about x, y and z the codes say less than the best control",
-            weight=2,
-        ),
-        Criterion(
-            "codes_new_tasks",
-            "What the codes mean depends on the task: train on more tasks, or keep to those trained on.",
-            use=True,
-            caveat="on tasks that were not seen a control says more",
-        ),
-        Criterion(
-            "codes_against_labels_alone",
-            "Reconstruction adds nothing here: with these labels a supervised encoder is as good. It pays with fewer "
-            "labels, or with more action-free video than labelled data.",
-        ),
-        Criterion(
-            "latents_against_controls",
-            "Store the raw frame change (PCA) instead of latents, or {label}.",
-            elsewhere="Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
-        ),
-        Criterion(
-            "latents_against_controls_xyz", "{Label}; for continuous targets the raw frame change is a serious rival."
-        ),
-        Criterion(
-            "latents_new_tasks",
-            "What the latents mean depends on the task: train on more tasks, or keep to those trained on.",
-            use=True,
-        ),
-        Criterion(
-            "latents_against_labels_alone",
-            "Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels.",
-        ),
-    )
-}
+OTHER_TASKS = "What the {} mean depends on the task: train on more tasks, or keep to those trained on."
+CRITERIA = (
+    Criterion(
+        "codes_against_controls",
+        "{Label}, or train longer{robust}; without labels the raw frame change is hard to beat.",
+    ),
+    Criterion(
+        "codes_against_controls_xyz",
+        "The mean over dimensions hides this: the codes say more about the gripper than about the motion. {Label}, "
+        "shorten the stride to one visible movement, add a camera that sees depth.",
+        caveat="about x, y and z the codes say less than the best control",
+        weight=2,
+    ),
+    Criterion(
+        "codes_new_tasks",
+        OTHER_TASKS.format("codes"),
+        use=True,
+        caveat="on tasks that were not seen a control says more",
+    ),
+    Criterion(
+        "codes_against_labels_alone",
+        "Reconstruction adds nothing here: with these labels a supervised encoder is as good. It pays with fewer "
+        "labels, or with more action-free video than labelled data.",
+    ),
+    Criterion(
+        "latents_against_controls",
+        "Store the raw frame change (PCA) instead of latents, or {label}.",
+        elsewhere="Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
+    ),
+    Criterion(
+        "latents_against_controls_xyz", "{Label}; for continuous targets the raw frame change is a serious rival."
+    ),
+    Criterion("latents_new_tasks", OTHER_TASKS.format("latents"), use=True),
+    Criterion(
+        "latents_against_labels_alone",
+        "Reconstruction adds nothing to the latents here: look at the codes, or use fewer labels.",
+    ),
+)
+BY_KEY = {each.key: each for each in CRITERIA}
 COMPARED = (  # with the best control: probe, column, what the verdict says and its key
     ("linear", 0, "Action read from the {}", "against_controls"),
     ("linear", 1, "Movement (x, y, z) read from the {}", "against_controls_xyz"),
@@ -75,7 +70,7 @@ MEASURE = (
 )
 
 
-@question("readout", of=("pairs", "clips"), criteria=tuple(CRITERIA.values()), place=10)
+@question("readout", of=("pairs", "clips"), criteria=CRITERIA, place=10)
 def readout_outcome(evidence: LatentEvidence) -> Outcome:
     """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
     text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
@@ -207,9 +202,9 @@ def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRo
     for probe, column, what, key in COMPARED:
         best = strongest(rivals_of(rows), probe, column)
         if best is not None and (evidence.space or column == 0):
-            about = CRITERIA[f"{kind}_{key}"]
+            about = BY_KEY[f"{kind}_{key}"]
             found.append(comparison(evidence, what.format(kind), rows[0], best, probe, column, about))
-    alone, about = next(row for row in rows if row.key == LABELS_ONLY), CRITERIA[f"{kind}_against_labels_alone"]
+    alone, about = next(row for row in rows if row.key == LABELS_ONLY), BY_KEY[f"{kind}_against_labels_alone"]
     found.append(comparison(evidence, COMPARED[0][2].format(kind), rows[0], alone, "linear", 0, about))
     return [verdict for verdict in found if verdict is not None]
 
