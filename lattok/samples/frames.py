@@ -99,13 +99,10 @@ class FrameReader(Reader):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """V, h, w and 3 of a frame, as the first episode that can be read has them."""
-        errors = []
         for episode in self.episodes:
-            try:
+            with suppress(LattokError):
                 return self._read(episode.index, np.array([0])).shape[1:]
-            except LattokError as error:
-                errors.append(error)
-        raise errors[0]  # at least one episode was chosen
+        return self._read(self.episodes[0].index, np.array([0])).shape[1:]  # which says why none can be read
 
     def rows(self, rows: np.ndarray) -> Decoded:
         frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()

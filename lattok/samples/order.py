@@ -123,7 +123,10 @@ class Lanes:
         number, place = divmod(draw, size)
         borders = self._borders(number, lane)
         w = bisect_right(borders, place) - 1
-        samples = self._between(number, start + borders[w], start + borders[w + 1])
+        starts, ends = self._pass(number)
+        places = start + np.arange(borders[w], borders[w + 1])
+        clip = np.searchsorted(ends, places, side="right")
+        samples = self._all[starts[clip] + places - np.where(clip > 0, ends[clip - 1], 0)]
         generator = torch.Generator().manual_seed(derive_seed(self.seed, number, lane, w))
         return Window(draw - place + borders[w], samples[torch.randperm(len(samples), generator=generator).numpy()])
 
@@ -159,17 +162,6 @@ class Lanes:
             borders.append(min(border, size))
             width = min(2 * width, self.window_size)
         return borders
-
-    def _between(self, number: int, first: int, last: int) -> np.ndarray:
-        """Return the samples at places [first, last) of a pass."""
-        starts, ends = self._pass(number)
-        low, high = np.searchsorted(ends, [first, last - 1], side="right")
-        parts = []
-        for clip in range(low, high + 1):
-            begin = int(ends[clip - 1]) if clip else 0
-            a, b = max(first, begin) - begin, min(last, int(ends[clip])) - begin
-            parts.append(self._all[starts[clip] + a : starts[clip] + b])
-        return np.concatenate(parts)
 
 
 def deal_clips(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -132,8 +132,7 @@ class FrameStream:
         some = found[0][2].frames
         frames = np.empty((*rows.shape, *some.shape[1:]), dtype=some.dtype)
         for row, (_, _, held), out in zip(rows, found, frames, strict=True):
-            for k, place in enumerate(np.searchsorted(held.rows, row).tolist()):
-                out[k] = held.frames[place]
+            out[:] = held.frames[np.searchsorted(held.rows, row)]
         return indices, torch.from_numpy(frames)
 
     def record(self) -> dict[str, Any]:
