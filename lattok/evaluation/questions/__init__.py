@@ -20,8 +20,6 @@ ALONE = (
     "Hold out five episodes or more, with known actions where these are judged: record more, or train with "
     "episodes=0:N and evaluate with episodes=N:."
 )
-
-
 Asked = Callable[[Any], Outcome | None]
 
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
@@ -42,10 +42,10 @@ def history_outcome(evidence: Any) -> Outcome:
 
 def overlap(case: Case) -> tuple[Verdict, ...]:
     """Return a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
-    seen = seen_episodes(case.model.trained_on, case.dataset, case.split.held_out)
-    if not seen.episodes:
+    seen, complete = seen_episodes(case.model.trained_on, case.dataset, case.split.held_out)
+    if not seen:
         return ()
-    count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(case.split.held_out)}"
+    count = f"{'' if complete else 'at least '}{len(seen)} of {len(case.split.held_out)}"
     return (Verdict(f"{count} held-out episodes were trained on: these figures are too good", False, OVERLAP),)
 
 
@@ -77,7 +77,7 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
         return f"{RECORD[0].upper()}{RECORD[1:]}."
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or "MODEL")
-        if seen_episodes(model.trained_on, dataset, held_out).episodes:
+        if seen_episodes(model.trained_on, dataset, held_out)[0]:
             again, said = f"{found[-1]}-again", "lattok train ... --episodes train"
             if (kind := recorded(Path(found[-1]), "kind")) is not None:
                 words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", again]
@@ -96,17 +96,13 @@ def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any
     return [{name: entry[name] for name in wanted if name in entry} for entry in entries if "dataset" in entry]
 
 
-class SeenEpisodes(NamedTuple):
-    """Episodes, of those asked for, that a model has learned from."""
-
-    episodes: list[int]
-    complete: bool  # otherwise there may be more, whose content says nothing
-
-
-def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> SeenEpisodes:
-    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says. Episodes are
-    known again by their content, under any name of the dataset and with any numbers. Where one cannot be told from
-    others by its content, or nothing is recorded, dataset and number count."""
+def seen_episodes(
+    trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]
+) -> tuple[list[int], bool]:
+    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says, and whether these
+    are all: there may be others, whose content says nothing. Episodes are known again by their content, under any name
+    of the dataset and with any numbers. Where one cannot be told from others by its content, or nothing is recorded,
+    dataset and number count."""
     seen: set[int] = set()
     complete = True
     for entry in training_entries(trained_on):
@@ -118,7 +114,7 @@ def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, w
         found, undecided = _by_content(entry, dataset, wanted, numbers)
         complete = complete and (named or not undecided)
         seen |= found | (numbers & undecided if named else set())
-    return SeenEpisodes(sorted(seen), complete)
+    return sorted(seen), complete
 
 
 def _by_content(

@@ -90,7 +90,7 @@ def test_labels_and_exports_say_which_split_it_is(splits, tmp_path):
 
 def among(known, name, split=None, count=10):
     dataset = SimpleNamespace(name=name, split=split)
-    return seen_episodes(known, dataset, range(count)).episodes
+    return seen_episodes(known, dataset, range(count))[0]
 
 
 def test_entries_of_mixtures_and_of_models_before():
