@@ -3,13 +3,13 @@
 Every table has the controls of `tokenizer_evidence`, which spend the same bits per step or fewer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence, Usage
+from lattok.evaluation.evidence.tokenizer_evidence import Errors, Method, Rate, TokenizerEvidence, Usage
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
@@ -62,28 +62,24 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     return Outcome(sections, figures, verdicts, codec_decision(figures), _headline(figures, vocab))
 
 
-def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
-    shown = () if method.not_run else values
-    return TableRow(method.key, NAMES[method.key], shown, method.key != "model", not_run=method.not_run)
+def _row(method: Method, values: Iterable[float | None]) -> TableRow:
+    return TableRow(method.key, NAMES[method.key], tuple(values), method.key != "model", not_run=method.not_run)
 
 
 def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[Pictures, ...]) -> Section:
-    def per_dimension(title: str, field: str, note: str = "") -> Table:
-        rows = []
-        for method in methods:
-            each = getattr(method.errors, field).tolist() if method.errors else []
-            total = method.errors.error if field == "normalised" and method.errors else float(np.mean(each or [0.0]))
-            rows.append(_row(method, (total, *each)))
-        return Table(title, ("mean", *names), tuple(rows), better="lower", note=note)
+    def rows(values: Callable[[Errors], list[float | None]]) -> tuple[TableRow, ...]:
+        return tuple(_row(each, values(each.errors) if each.errors else ()) for each in methods)
 
     note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare. "
     note += "Dimensions that never move do not count in the mean."
-    tables = [per_dimension("Normalised squared error", "normalised", note)]
-    tables.append(per_dimension("Squared error, physical units", "mse"))
+    columns, shares = ("mean", *names), rows(lambda e: [e.error, *e.normalised.tolist()])
+    squares = rows(lambda e: [float(e.mse.numpy().mean()), *e.mse.tolist()])
+    tables = [Table("Normalised squared error", columns, shares, "lower", note=note)]
+    tables.append(Table("Squared error, physical units", columns, squares, "lower"))
     if methods[0].errors and methods[0].errors.gripper is not None:
-        rows = tuple(_row(m, (m.errors.gripper if m.errors else None,)) for m in methods)
         note = "Share of steps on the right side of the midpoint between the training split's 1st and 99th percentile."
-        tables.append(Table("Gripper open or closed", ("accuracy",), rows, better="higher", digits=".4f", note=note))
+        right = rows(lambda e: [e.gripper])
+        tables.append(Table("Gripper open or closed", ("accuracy",), right, "higher", digits=".4f", note=note))
     text = (
         "Every held-out frame starts a chunk; steps beyond the end of an episode are not counted. All controls spend "
         "the same bits per step as the tokenizer, or fewer. k-means on single actions is the practical bound of a "
