@@ -206,9 +206,8 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Return what the model card holds and `lattok doctor` repeats: headline, dataset, verdicts and figures."""
         verdicts = [{"text": each.text, "holds": each.holds, "key": each.key} for each in self.verdicts]
-        dataset = self.provenance.get("dataset", {}).get("name")
-        named = {} if dataset is None else {"dataset": dataset}
-        return {"headline": self.opening, **named, "verdicts": verdicts, "figures": dict(self.figures)}
+        known = {"headline": self.opening, "dataset": self.provenance["dataset"]["name"]}
+        return {**known, "verdicts": verdicts, "figures": dict(self.figures)}
 
     @property
     def opening(self) -> str:

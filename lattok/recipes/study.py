@@ -69,7 +69,6 @@ def train_study(
 
 
 def title_of(name: str) -> str:
-    """Return what a run is called in the table."""
     return CONTROLS.get(name) or STRATEGIES[name].title or name
 
 

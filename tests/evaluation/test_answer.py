@@ -42,7 +42,8 @@ def latent(decides: bool | None, *verdicts: Verdict, others: tuple[Decision, ...
     own, best = (ProbeRow(key, key, {"linear": Score(None, (r2,), (None,))}) for key, r2 in RATED)  # type: ignore
     found: Any = latent_decision(None, own, best, asked)  # evidence is for one episode
     answered = answer("May I?", [found, *others], asked)
-    return Report("image-lam", "my-lam on data", "H.", asked, {}, (Section("S", "", (TABLE,)),), {}, answered)
+    sections, provenance = (Section("S", "", (TABLE,)),), {"dataset": {"name": "data"}}
+    return Report("image-lam", "my-lam on data", "H.", asked, {}, sections, provenance, answered)
 
 
 def tokenizer(own: float, used: bool = True, **controls: float) -> Answer | None:

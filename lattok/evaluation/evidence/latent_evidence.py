@@ -181,13 +181,11 @@ class LatentEvidence:
 
     @cached_property
     def target(self) -> Target | None:
-        """None without actions."""
         known = self.source.action_key is not None
         return Target(self.train.actions, self.train.episode_of, self.held_out.actions) if known else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Action dimensions; none without actions."""
         key = self.source.action_key
         return () if key is None else dimension_names(self.source.dataset.features[key])
 
@@ -248,7 +246,6 @@ class LatentEvidence:
 
     @cached_property
     def labels_only(self) -> tuple[dict[str, Tensor], str] | None:
-        """None where it is not run."""
         if self.training is None or self.target is None:
             return None
         return labels_only(self.model, self.case.dataset, self.train, self.held_out, self.training)

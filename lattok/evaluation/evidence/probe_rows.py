@@ -73,7 +73,6 @@ class ProbeRow(NamedTuple):
         return PLAIN[self.key][1] if self.key in PLAIN else "best control"
 
     def value(self, kind: str, column: int) -> float | None:
-        """Return one R^2; None where there is none."""
         return self.scores[kind].values[column] if kind in self.scores else None
 
     def shown(self, kind: str) -> TableRow:

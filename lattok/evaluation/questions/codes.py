@@ -199,8 +199,12 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
         for v, camera in enumerate(model.cameras):
             cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+        said = f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
+        if model.reads_task:
+            task = held_out.frames.task_of[held_out.rows[row]]
+            said = f"instruction <b>{escape(held_out.frames.tasks[task])}</b>"
         table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
-        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{_said(evidence, row)}</p>{table}</div>')
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{said}</p>{table}</div>')
     what = "clips and their instructions" if model.reads_task else "pairs and their codes"
     caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
     if columns[-1][0] == "control":
@@ -219,15 +223,6 @@ def predicted_frames(model: TrainedPairModel, held_out: PairSet, rows: Tensor, c
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
     shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()
-
-
-def _said(evidence: LatentEvidence, row: int) -> str:
-    """Return what the model says of a pair in codes, or what it was told."""
-    held_out = evidence.held_out
-    if evidence.model.reads_task:
-        frames = held_out.frames
-        return f"instruction <b>{escape(frames.tasks[frames.task_of[held_out.rows[row]]])}</b>"
-    return f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
 
 
 def _where(held_out: PairSet, row: int) -> str:

@@ -155,7 +155,6 @@ def loss_without_latents(evidence: LatentEvidence, training: ControlTraining) ->
 
 @question("dependence", of=("pairs", "clips"), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
-    """Compare the decoder's loss with true latents, wrong ones and none."""
     losses = variant_losses(evidence.model, evidence.held_out, evidence.seed)
     if evidence.training is not None:
         losses[BLIND] = loss_without_latents(evidence, evidence.training)

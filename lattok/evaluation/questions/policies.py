@@ -58,7 +58,6 @@ class PolicyErrors:
 
     @property
     def text(self) -> str:
-        """Both errors and the gain in one line."""
         share = f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
         said = share if self.mean_action > ROUNDING else "nothing to gain, since held-out actions are the mean action"
         errors = f"error {self.error:.3f} against `{self.key}`, both normalised (mean action {self.mean_action:.3f})"

@@ -6,7 +6,6 @@ Every table has the controls of `tokenizer_evidence`, which spend the same bits 
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence.tokenizer_evidence import Errors, Method, Rate, TokenizerEvidence, Usage
@@ -59,7 +58,11 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     figures, vocab = codec_figures(methods, rate), evidence.case.model.vocab_size
     sections = (_error_section(methods, names, shown), _code_section(methods, rate))
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, vocab)]
-    return Outcome(sections, figures, verdicts, codec_decision(figures), _headline(figures, vocab))
+    controls = ", ".join(f"{NAMES[key]} {error:.3g}" for key, error in _rivals(figures).items())
+    beside = f"at equal bits {controls}" if controls else "the controls at equal bits were not run"
+    headline = f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {beside})"
+    headline += f"; {int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
+    return Outcome(sections, figures, verdicts, codec_decision(figures), headline)
 
 
 def _row(method: Method, values: Iterable[float | None]) -> TableRow:
@@ -142,14 +145,6 @@ def _rivals(figures: Mapping[str, float]) -> dict[str, float]:
     return {key: figures[f"normalised_mse/{key}"] for key in RIVALS if f"normalised_mse/{key}" in figures}
 
 
-def _headline(figures: dict[str, float], vocab: int) -> str:
-    rivals, shown = _rivals(figures), "the controls at equal bits were not run"
-    if rivals:
-        shown = f"at equal bits {', '.join(f'{NAMES[key]} {error:.3g}' for key, error in rivals.items())}"
-    error = f"Held-out error {figures['normalised_mse']:.3g} (1 is the variance of training actions; {shown})"
-    return f"{error}; {int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
-
-
 def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     mse, lines = figures["normalised_mse"], []
     for key, about in AGAINST.items():
@@ -218,8 +213,7 @@ def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None
     for start in order[np.linspace(0, len(order) - 1, min(SHOWN_EPISODES, len(order))).round().astype(int)]:
         length = int((windows.episode_of == windows.episode_of[start]).sum())
         steps = min(length, SHOWN_STEPS)
-        ends = range(start, start + steps, windows.horizon)
-        joined = torch.cat([decoded[i] for i in ends])[:steps]
+        joined = decoded[start : start + steps : windows.horizon].flatten(0, 1)[:steps]
         true = windows.actions[start : start + steps]
         panels = []
         for dim, name in enumerate(windows.action_names[: svg.PANELS]):
