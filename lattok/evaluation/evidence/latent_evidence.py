@@ -117,20 +117,14 @@ class CodeStream(NamedTuple):
         return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
 
 
-class TaskFolds(NamedTuple):
-    """Folds over tasks, or why there are none."""
-
-    folds: tuple[Fold, ...]
-    text: str
-
-
-def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> TaskFolds:
-    """Make folds from the episodes of training pairs [n] and held-out pairs [N]."""
+def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> tuple[list[Fold], str]:
+    """Make folds over tasks from the episodes of training pairs [n] and held-out pairs [N]; say what they are, or why
+    there are none."""
     task_of = {episode.index: episode.tasks for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
     judged, folds = sorted(set(held_tasks)), []
     if len({*train_tasks, *judged}) < 2:
-        return TaskFolds((), "not applicable: the dataset has one task")
+        return [], "not applicable: the dataset has one task"
     count = min(FOLDS, len(judged))
     for i in range(count):
         group = set(judged[i::count])
@@ -138,12 +132,11 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
         others = [row for row, task in enumerate(train_tasks) if task not in group and names.isdisjoint(task)]
         fit = torch.tensor(others, dtype=torch.long)
         if not len(fit):
-            return TaskFolds((), "not applicable: all training pairs are of one task")
+            return [], "not applicable: all training pairs are of one task"
         folds.append(Fold(fit, torch.tensor([row for row, task in enumerate(held_tasks) if task in group])))
     each = sorted({len(judged[i::count]) for i in range(count)})
     size = " or ".join(map(str, each)) + (" task" if each == [1] else " tasks")
-    text = f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
-    return TaskFolds(tuple(folds), text)
+    return folds, f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
 
 
 @dataclass(frozen=True)
@@ -190,7 +183,7 @@ class LatentEvidence:
         return () if key is None else dimension_names(self.source.dataset.features[key])
 
     @cached_property
-    def folds(self) -> TaskFolds:
+    def folds(self) -> tuple[list[Fold], str]:
         return task_folds(self.source.dataset.episodes, self.train.episode_of, self.held_out.episode_of)
 
     @cached_property
@@ -299,4 +292,4 @@ class LatentEvidence:
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         pairs = {"held_out_pairs": self.held_out.text, "training_pairs": self.train.text}
         frames = {"stride_frames": self.source.stride, "cameras": list(self.source.cameras)}
-        return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds.text}
+        return {**frames, **pairs, "frame_controls_see": seen, "held_out_tasks": self.folds[1]}

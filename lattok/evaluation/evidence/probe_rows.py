@@ -103,7 +103,7 @@ def _scores(evidence: LatentEvidence, target: Target, rows: Sequence[Tensor]) ->
     """Fit the probes of an input on [n, d] and judge them on [N, d]."""
     (x, x_test), y, groups, y_test = rows, target.train, target.episodes, target.held_out
     found = {"linear": target.probe(*rows)}
-    if folds := evidence.folds.folds:
+    if folds := evidence.folds[0]:
         parts = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
         found["task_linear"] = merge_folds(parts, folds)
     return {kind: Score.of(probe, evidence.bootstrap, evidence.space) for kind, probe in found.items()}

@@ -91,7 +91,7 @@ def readout_outcome(evidence: LatentEvidence) -> Outcome:
         "judged on the held-out ones: R² = 1 − squared error ÷ squared distance to the training mean, with 95 % "
         f"intervals over {evidence.bootstrap.count} episodes. Part of every action can be read from the current frame "
         "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
-        f"Held-out tasks: {evidence.folds.text}.",
+        f"Held-out tasks: {evidence.folds[1]}.",
         tuple(tables),
         (_overview(kind, probes[kind], best),),
         _reading(figures, kind, best),
@@ -185,7 +185,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
         note = "PCA widths are the best of 32, 64 and 128 on training episodes."
     if evidence.labels_only is not None:
         note += f" Labels alone: {evidence.labels_only[1]}."
-    tasks = f"Held-out tasks, {evidence.folds.text}; the model and unsupervised controls may have seen them."
+    tasks = f"Held-out tasks, {evidence.folds[1]}; the model and unsupervised controls may have seen them."
     per_dimension = ("mean", *(("x, y, z",) if evidence.space else ()), *evidence.names)
 
     def table(title: str, probe: str, note: str, folded: bool) -> Table:
