@@ -31,7 +31,7 @@ import lattok.annotation
 import lattok.recipes  # noqa: F401  all that verbs import, before anything is forked
 from benchmarks.common import environment
 from lattok.cli import main as lattok_main
-from lattok.cli.models import as_flags
+from lattok.utils.options import as_flags
 from scripts.kill_annotation import FORK, tree, write_source
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -44,7 +44,7 @@ LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
 SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1"]
 POLICY = {"image_size": 16, "backbone_patch_size": 8, "backbone_width": 16, "backbone_depth": 2, "backbone_heads": 2}
 POLICY |= {"head_dim": 16, "head_heads": 2}
-TINY = [word for flag in as_flags(POLICY) for word in flag]
+TINY = [*as_flags(POLICY)]
 QUICK = ["--preset", "quick", "--dim", "16", "--heads", "2", "--hidden", "16"]
 
 

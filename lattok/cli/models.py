@@ -8,7 +8,7 @@ file over the preset.
 import inspect
 import shlex
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from lattok.cli import flags
 from lattok.cli.flags import Arg, File, Folder, MaybeDataset, MaybeFile, Names, Out, Verb
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, did_you_mean
+from lattok.utils.options import as_flags
 from lattok.utils.output import Output
 
 WIDTH = 100
@@ -47,9 +48,8 @@ def train_verb(kind: str, words: Sequence[str]) -> Verb:
             listed.append(word._replace(group=group, more=group != "common"))
     presets = f"Presets: {', '.join(_different(recipe_class))} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
-    option_words = [word for each in as_flags(recipe_class.example) for word in each]
-    example = shlex.join(["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *option_words])
-    text = f"{recipe_class.about()}\n\n{presets}Example: {example}"
+    example = ["lattok", "train", kind, "path/to/dataset", "--out", "my-model", *as_flags(recipe_class.example)]
+    text = f"{recipe_class.about()}\n\n{presets}Example: {shlex.join(example)}"
     return Verb(lambda **values: _train(recipe_class, **values), text=text, listed=listed)
 
 
@@ -129,7 +129,7 @@ def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) ->
     for name, options in _different(recipe_class).items():
         default = " (default)" if recipe_class.default_preset in name.split(" = ") else ""
         print(f"{name}{default}")
-        said = " ".join(map(shlex.join, as_flags(options))) or "nothing but the defaults of lattok train --help"
+        said = shlex.join(as_flags(options)) or "nothing but the defaults of lattok train --help"
         print(textwrap.fill(said, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     if recipe_class.default_preset not in recipe_class.presets:
         print(f"\nDefault: {recipe_class.default_preset}")
@@ -142,16 +142,6 @@ def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
         same = next((known for known, other in found.items() if other == options), None)
         found[name if same is None else f"{same} = {name}"] = options if same is None else found.pop(same)
     return found
-
-
-def as_flags(options: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the words of each option as they are typed."""
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            yield [f"--{flag}" if value else f"--no-{flag}"]
-        else:
-            yield [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,))]
 
 
 def convert_verb(name: str) -> Verb:

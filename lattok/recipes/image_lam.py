@@ -28,6 +28,7 @@ from lattok.recipes.pairs import SMALL, TINY, PairOptions, PairRecipe
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
+from lattok.utils.options import as_flags
 
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}  # as the published code changes them
 FULL: dict[str, Any] = {**ADAMW, "steps": 100_000, "batch_size": 64, "lr": 1e-4, "clip_norm": 0.1, "log_every": 100}
@@ -150,10 +151,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
         words += ["--stage", "2", "--env-codebook", self.out]
         plain, own = type(self).from_preset("DATASET", "OUT", self.preset).options(), self.options()
-        for name in KEPT_IN_STAGE_2:
-            if own[name] != plain[name]:
-                value = own[name] if isinstance(own[name], tuple) else (own[name],)
-                words += [f"--{name.replace('_', '-')}", *map(str, value)]
+        words += as_flags({name: own[name] for name in KEPT_IN_STAGE_2 if own[name] != plain[name]})
         return f"Continue with stage 2: {shlex.join(words)}"
 
 

@@ -157,5 +157,15 @@ def as_option(name: str, value: Any, kind: Any) -> Any:
     return checks.fail(name, f"a value of type {getattr(kind, '__name__', str(kind))}", f"{value!r:.60}")
 
 
+def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words of options as they are typed."""
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        else:
+            yield from (f"--{flag}", *map(str, value if isinstance(value, list | tuple) else (value,)))
+
+
 def _joined(group: str, name: str) -> str:
     return group if name == "name" else f"{group}_{name}"

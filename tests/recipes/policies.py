@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import lattok
-from lattok.cli.models import as_flags
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.utils.options import as_flags
 from tests.conftest import CAMERAS, write_dataset
 
 SMALL = ["--backbone", "scratch", "--steps", "3", "--batch-size", "4"]
@@ -28,7 +28,7 @@ SIZES = {
     "horizon": 4,
     "log_every": 1,
 }
-TINY = [*SMALL, *(word for flag in as_flags(SIZES) for word in flag)]
+TINY = [*SMALL, *as_flags(SIZES)]
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import yaml
 import lattok
 from lattok import cli
 from lattok.cli import main
-from lattok.cli.models import as_flags
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
+from lattok.utils.options import as_flags
 from tests.conftest import write_dataset
 from tests.recipes.policies import SIZES
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
@@ -163,7 +163,7 @@ def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, t
     data = write_dataset(tmp_path / "two", [40, 41, 42, 43])
     few = ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--log-every", "1"]
     sizes = {name: value for name, value in SIZES.items() if name not in ("horizon", "log_every")}
-    tiny = [word for flag in as_flags(sizes) for word in flag]
+    tiny = [*as_flags(sizes)]
     short = {
         "image-lam": [*few, "--stride", "2"],
         "action-vq": few,

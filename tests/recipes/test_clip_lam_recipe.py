@@ -11,11 +11,11 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.cli import main
-from lattok.cli.models import as_flags
 from lattok.data.opening import parse_source
 from lattok.recipes.run_folder import read_options
 from lattok.samples.batches import PolicyBatches
 from lattok.training import LoopOptions, learning_rate
+from lattok.utils.options import as_flags
 from tests.conftest import write_dataset
 from tests.image_lam.clips.fakes import SIZES
 from tests.recipes.policies import stopped
@@ -56,7 +56,7 @@ SMALL = {"preset": "tiny", "steps": 4, "batch_size": 4, "log_every": 1, **SIZES}
 
 def test_the_command_trains_a_model_that_labels(tmp_path, capsys):
     data, model = write_dataset(tmp_path / "data", [12, 9, 11, 10]), tmp_path / "my lam"
-    words = [word for flag in as_flags({**SMALL, "action_episodes": "0:2"}) for word in flag]
+    words = [*as_flags({**SMALL, "action_episodes": "0:2"})]
     assert main(["train", "clip-lam", str(data), "--out", str(model), *words]) == 0
     (judge,) = re.findall("Judge it: lattok (.*)", capsys.readouterr().out)
     assert shlex.split(judge) == ["evaluate", str(model), str(data)]
@@ -172,7 +172,7 @@ def test_the_rows_of_table_5_can_be_run(tmp_path):
     sizes = {**SMALL, "steps": 2, "separation_weight": 0.0}
     del sizes["scene_tokens"], sizes["motion_tokens"]
     for name, uad, dla, options in rows:
-        words = [word for flag in as_flags(sizes) for word in flag] + options.strip("`").replace("none", "").split()
+        words = [*as_flags(sizes), *options.strip("`").replace("none", "").split()]
         assert main(["train", "clip-lam", str(data), "--out", str(tmp_path / name), *words]) == 0
         lam = lattok.ClipLAM.from_pretrained(tmp_path / name)
         assert (lam.config.action_weight > 0) == bool(uad)

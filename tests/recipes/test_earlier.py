@@ -11,7 +11,6 @@ import torch
 
 import lattok
 from lattok.cli import main
-from lattok.cli.models import as_flags
 from lattok.evaluation.questions.history import seen_episodes
 from lattok.image_lam import ImageLAM, PairLearner
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
@@ -20,6 +19,7 @@ from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.training.runlog import codebook_report
 from lattok.utils.checks import LattokError
+from lattok.utils.options import as_flags
 from tests.conftest import write_dataset
 from tests.recipes.policies import stopped
 from tests.recipes.test_variants import SMALL
@@ -61,7 +61,7 @@ def robust(root, tmp_path_factory):
 
 
 def options_of(words):
-    return [word for flag in as_flags(words) for word in flag]
+    return [*as_flags(words)]
 
 
 def logged(out):

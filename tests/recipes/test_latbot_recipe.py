@@ -13,10 +13,10 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.cli import main
-from lattok.cli.models import as_flags
 from lattok.data import ActionSpace
 from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent
+from lattok.utils.options import as_flags
 from lattok.vla import LatentVLA
 from lattok.vla.latbot import taught_by
 from lattok.vla.spaces import robot_spaces
@@ -30,7 +30,7 @@ LOOP = {"steps": 3, "batch_size": 4, "log_every": 1}
 
 
 def words(options) -> list[str]:
-    return [word for flag in as_flags({**LOOP, **options}) for word in flag]
+    return [*as_flags({**LOOP, **options})]
 
 
 def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):

@@ -12,7 +12,6 @@ import torch
 
 import lattok
 from lattok.cli import main
-from lattok.cli.models import as_flags
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.nn.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
@@ -20,6 +19,7 @@ from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.batches import PairBatches
 from lattok.samples.order import Batches
 from lattok.utils.checks import LattokError
+from lattok.utils.options import as_flags
 from tests.annotation.test_fill import write as write_actions
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.policies import stopped
@@ -233,7 +233,7 @@ def test_training_episodes_are_found_out_in_every_dataset(tokenizer, roots):
 
 def test_mixing_on_the_command_line(roots, tmp_path, capsys):
     out = str(tmp_path / "tok")
-    options = [word for flag in as_flags(OPTIONS) for word in flag]
+    options = [*as_flags(OPTIONS)]
     words = ["train", "action-vq", "--out", out, "--preset", "quick", "--mix", *mix(roots, a=2, b=1), *options]
     assert main(words) == 0
     assert f"Judge it: lattok evaluate {out} {roots['a']}" in capsys.readouterr().out
