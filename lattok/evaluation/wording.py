@@ -16,8 +16,9 @@ def percent(share: float) -> str:
     return f"{printed(100 * share, '.0f')} %"
 
 
-def ends(interval: Interval) -> str:
-    return " … ".join(printed(end, "+.2f") for end in interval)
+def difference(interval: Interval | None) -> str:
+    """Print where a difference lies, or why that is not known."""
+    return FEW_EPISODES if interval is None else f"difference {' … '.join(printed(end, '+.2f') for end in interval)}"
 
 
 def explained_share(explained: float) -> str:

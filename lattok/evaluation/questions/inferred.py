@@ -25,7 +25,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.readout import MEASURE, comparison, decision, readout_figures
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, TableRow, Verdict
-from lattok.evaluation.wording import FEW_EPISODES, NEEDS_TRAINING, ends, explained_share, percent, printed
+from lattok.evaluation.wording import NEEDS_TRAINING, difference, explained_share, percent, printed
 
 HALF = 0.5  # of the variance: with less, most of how actions differ is not in the inferred ones
 FIFTHS = 5  # parts of an episode
@@ -134,8 +134,7 @@ def systematic_outcome(evidence: ActionEvidence) -> Outcome:
         rival, span = figures[f"systematic_error/{best.key}"], bootstrap.interval(draws["model"] - draws[best.key])
         holds = above_zero(rival - own, span)
         word = {None: "within the noise of", True: "below", False: "not below"}[holds] if span else "to compare with"
-        beyond = FEW_EPISODES if span is None else f"difference {ends(span)}"
-        text = f"Systematic error: {own:.2f} is {word} {rival:.2f} of {best.plain}; {beyond}"
+        text = f"Systematic error: {own:.2f} is {word} {rival:.2f} of {best.plain}; {difference(span)}"
         verdicts = [Verdict(text, holds, SYSTEMATIC)]
         reading += f", that of {best.plain} {rival:.2f}"
     title = "Root mean square error, in standard deviations of the known actions"

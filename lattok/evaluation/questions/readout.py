@@ -12,7 +12,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.questions.history import hold_out_more
 from lattok.evaluation.report import Criterion, Decision, Outcome, Pictures, Section, Table, Verdict
-from lattok.evaluation.wording import FEW_EPISODES, ends, explained_share, printed
+from lattok.evaluation.wording import FEW_EPISODES, difference, explained_share, printed
 
 REFERENCES = (
     "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
@@ -221,6 +221,5 @@ def comparison(
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
     holds = above_zero(values[0] - values[1], span)
     word = {None: "too close to tell from", True: "above", False: "not above"}[holds] if span else "to compare with"
-    between = FEW_EPISODES if span is None else f"difference {ends(span)}"
     mine, theirs = (printed(value, ".2f") for value in values if value is not None)
-    return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {between}", holds, about)
+    return Verdict(f"{what}: R² {mine}, {word} {other.plain} ({theirs}); {difference(span)}", holds, about)
