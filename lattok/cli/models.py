@@ -137,11 +137,8 @@ def presets(kind: Annotated[str | None, Arg("KIND", positional=True)] = None) ->
 
 def _different(recipe_class: Any) -> dict[str, Mapping[str, Any]]:
     """Return what presets set, each once: names of equal ones are joined."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for name, options in recipe_class.presets.items():
-        same = next((known for known, other in found.items() if other == options), None)
-        found[name if same is None else f"{same} = {name}"] = options if same is None else found.pop(same)
-    return found
+    known = recipe_class.presets
+    return {" = ".join(name for name in known if known[name] == options): options for options in known.values()}
 
 
 def convert_verb(name: str) -> Verb:

@@ -7,6 +7,7 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from lattok.evaluation.wording import Interval, printed
@@ -76,11 +77,8 @@ class Table:
         """Print as many columns as a terminal is wide, the one that decides first and always."""
         order = [self.decides, *(i for i in range(len(self.columns)) if i != self.decides)]
         widths = {i: max(NUMBERS, len(self.columns[i]) + 2) for i in order}
-        shown, room = [], WIDTH - NAMES - len("  wins")
-        for i in order:
-            if shown and widths[i] > room:
-                break
-            shown, room = [*shown, i], room - widths[i]
+        ends = dict(zip(order, accumulate(widths.values()), strict=True))
+        shown = [i for i in order if i == self.decides or ends[i] <= WIDTH - NAMES - len("  wins")]
         better = f" ({self.better} is better)" if self.better else ""
         lines = [f"{self.title}{better}", " " * NAMES + "".join(f"{self.columns[i]:>{widths[i]}}" for i in shown)]
         for row in self.rows:

@@ -8,14 +8,14 @@ text. The script of the page ties them together by the numbers in `data-` attrib
 import base64
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from itertools import chain, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -102,8 +102,8 @@ def _timeline(labels: EpisodeCodes, moments: np.ndarray, fps: float) -> str:
 
 def codes_picture(labels: EpisodeCodes) -> str:
     """Draw codes [T, P] as rows of coloured cells, one colour for each code; frames without a label stay empty."""
-    codes, count = labels.codes, max(len(labels.codes), 1)
-    parts, scale = [], (WIDTH - LEFT) / count
+    codes, parts = labels.codes, []
+    scale = (WIDTH - LEFT) / max(len(codes), 1)
     for position, column in enumerate(codes.T):
         y = position * LINE
         parts.append(f'<text class="m" x="0" y="{y + LINE - 4}">code {position + 1}</text>')
@@ -203,13 +203,8 @@ def prefixes(dataset: RobotDataset) -> list[str]:
 
 def by_task(episodes: Sequence[Episode]) -> list[Episode]:
     """Sort episodes so that the first of every task comes before any second one."""
-    seen: Counter[tuple[str, ...]] = Counter()
-
-    def turn(episode: Episode) -> int:
-        seen[episode.tasks] += 1
-        return seen[episode.tasks]
-
-    return sorted(episodes, key=turn)
+    turns: defaultdict[tuple[str, ...], Iterator[int]] = defaultdict(count)
+    return sorted(episodes, key=lambda episode: next(turns[episode.tasks]))
 
 
 def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], names: Sequence[str]) -> str:
