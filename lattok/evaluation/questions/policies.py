@@ -128,15 +128,12 @@ def policy_errors(
     checks.finite("the policy's actions", predicted[valid])
     names = [held_out.action_names[dim] for dim in there.tolist()]
     wanted, predicted = (units(part[..., there]) for part in (wanted, predicted))
-
-    def squared(guess: Tensor) -> Tensor:
-        return (guess - wanted).square().masked_fill(~valid[..., None], torch.nan)  # n h m
-
-    errors = squared(predicted)
+    gaps = predicted - wanted, wanted  # n h m; of the policy and of the mean action, which is 0
+    errors, still = (gap.square().masked_fill(~valid[..., None], torch.nan) for gap in gaps)
     return PolicyErrors(
         key=key,
         error=float(errors.nanmean()),
-        mean_action=float(squared(torch.zeros_like(wanted)).nanmean()),
+        mean_action=float(still.nanmean()),
         by_dimension=dict(zip(names, errors.nanmean((0, 1)).tolist(), strict=True)),
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
         windows=len(chosen),

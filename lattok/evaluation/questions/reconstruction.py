@@ -149,13 +149,11 @@ def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     mse, lines = figures["normalised_mse"], []
     for key, about in AGAINST.items():
         other = figures.get(f"normalised_mse/{key}")
-        if other == mse == 0:  # nothing to compare: the actions never change
-            continue
         if other is None:
             lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, about))
-            continue
-        text = f"Error {mse:.3g} is {'below' if mse < other else 'not below'} {NAMES[key]} ({other:.3g})"
-        lines.append(Verdict(text, mse < other, about))
+        elif mse or other:  # otherwise there is nothing to compare: the actions never change
+            text = f"Error {mse:.3g} is {'below' if mse < other else 'not below'} {NAMES[key]} ({other:.3g})"
+            lines.append(Verdict(text, mse < other, about))
     return lines
 
 
