@@ -10,6 +10,7 @@ pieces the video came in nor other episodes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,16 +189,8 @@ def query_tokens(
 
 def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]:
     """Yield frames [n, V, H, W, 3], `size` at a time, in the end fewer."""
-    waiting: list[np.ndarray] = []
-    for frames in [video] if isinstance(video, np.ndarray | Tensor) else video:
-        piece = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
-        piece = of_cameras("frames", piece, "T V H W 3", cameras)
-        while len(piece):
-            missing = size - sum(map(len, waiting))
-            waiting.append(piece[:missing])
-            piece = piece[missing:]
-            if sum(map(len, waiting)) == size:
-                yield torch.from_numpy(np.concatenate(waiting))  # a copy: what was decoded may be read-only
-                waiting = []
-    if waiting:
-        yield torch.from_numpy(np.concatenate(waiting))
+    given = [video] if isinstance(video, np.ndarray | Tensor) else video
+    pieces = (piece.numpy(force=True) if isinstance(piece, Tensor) else piece for piece in given)
+    frames = chain.from_iterable(of_cameras("frames", piece, "T V H W 3", cameras) for piece in pieces)
+    while block := list(islice(frames, size)):
+        yield torch.from_numpy(np.stack(block))  # a copy: what was decoded may be read-only
