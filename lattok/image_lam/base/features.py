@@ -5,6 +5,7 @@ for language conditioning (stage 1): the last hidden states of a T5 encoder.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -221,8 +222,8 @@ class TextEncoder(FrozenNetwork):
         if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
             checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
         with one_line("language", f"a T5 encoder; {model!r} could not be read"):
-            self.tokenizer = from_pretrained("language", AutoTokenizer, _place(model))
-            network, report = from_pretrained("language", kind, _place(model), output_loading_info=True)
+            self.tokenizer = from_pretrained("language", AutoTokenizer, os.path.expanduser(model))
+            network, report = from_pretrained("language", kind, os.path.expanduser(model), output_loading_info=True)
         check_whole("language", f"a T5 encoder; {model!r}", report)
         self.network = network.float().eval().requires_grad_(False)
         return self
@@ -254,7 +255,7 @@ def _network(name: str, image_size: int, revision: str | None, pretrained: bool)
     if source == "hf" and model:
         return _transformers(name, model, image_size, revision, pretrained).eval()
     if source == "dc-ae" and model:
-        network = open_diffusers("features", "AutoencoderDC", _place(model), "vae", revision, pretrained)
+        network = open_diffusers("features", "AutoencoderDC", os.path.expanduser(model), "vae", revision, pretrained)
         return DeepCompression(network).eval()
     return checks.fail("features", NAMES, repr(name), checks.did_you_mean(name, ["pixels"]))
 
@@ -283,7 +284,7 @@ def _transformers(name: str, model: str, image_size: int, revision: str | None, 
         from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:
         checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
-    where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
+    where, expected = os.path.expanduser(model), "a V-JEPA 2 or ViT-MAE model"
     with one_line("features", f"{expected}; {name!r} could not be built"):
         config = from_pretrained("features", AutoConfig, where, revision=revision)
         kinds: dict[str, Any] = {"vjepa2": VJEPA2Model, "vit_mae": ViTMAEModel}
@@ -300,10 +301,6 @@ def _transformers(name: str, model: str, image_size: int, revision: str | None, 
         else:
             found = kind(config)
     return StillVideo(found.encoder, config) if video else OrderedMAE(found)
-
-
-def _place(model: str) -> str:
-    return str(Path(model).expanduser()) if model.startswith("~") else model
 
 
 def _patch_size(name: str, network: Any) -> int:
