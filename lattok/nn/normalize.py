@@ -160,6 +160,13 @@ class NormalizedActions:
     normalize: Normalization
     normalize_exceptions: tuple[str, ...]
     normalize_clip: bool
+    normalizers: tuple[str, ...]  # datasets with one of their own, in configurations that know several
+
+    def check_mixture(self) -> None:
+        """Require that several datasets have normalisers of their own, or none has."""
+        names = self.normalizers
+        if names and (len(names) == 1 or len(set(names)) < len(names)):
+            checks.fail("normalizers", "none, or different names of datasets", ", ".join(names))
 
     @property
     def action_kinds(self) -> list[str]:
@@ -217,12 +224,6 @@ class OpenChoice(nn.Module):
         return self.shift
 
     inverse = forward
-
-
-def check_mixture(normalizers: Sequence[str]) -> None:
-    """Require of a configuration that several datasets have normalisers of their own, or none has."""
-    if normalizers and (len(normalizers) == 1 or len(set(normalizers)) < len(normalizers)):
-        checks.fail("normalizers", "none, or different names of datasets", ", ".join(normalizers))
 
 
 def for_dataset(model: Any, name: str) -> Any:

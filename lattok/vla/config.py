@@ -9,14 +9,7 @@ from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation
 from lattok.image_lam.inverse.config import InverseDynamicsConfig
 from lattok.labels import LatentSpec
 from lattok.nn.losses import MOST_FLOW_STEPS
-from lattok.nn.normalize import (
-    MOST_NUMBERS,
-    Normalization,
-    NormalizedActions,
-    check_mixture,
-    clipped_kinds,
-    gripper_dims,
-)
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, clipped_kinds, gripper_dims
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
@@ -175,7 +168,7 @@ class VLAConfig(NormalizedActions):
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.whole(proprio_dim=self.proprio_dim)
-        check_mixture(self.normalizers)
+        self.check_mixture()
         if self.absent:
             checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
             if not all(0 <= dim < self.action_dim for dims in self.absent for dim in dims):

@@ -8,7 +8,7 @@ from lattok.backbones import BackboneConfig, LoraSpec
 from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, Interpolation, check_scaling
 from lattok.image_lam.base.features import IMAGENET
 from lattok.nn.losses import MOST_FLOW_STEPS
-from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, check_mixture
+from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions
 from lattok.utils import checks
 from lattok.utils.options import FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
@@ -161,7 +161,7 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
         checks.named(self.action_dim, action_names=self.action_names)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
-        check_mixture(self.normalizers)
+        self.check_mixture()
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
