@@ -30,7 +30,7 @@ from lattok.samples.windows import FramePairs
 from lattok.sim.worlds.metaworld import INSTRUCTIONS, PAIRS
 
 HELD_OUT = 4  # episodes of each task
-SCENES = sorted({pair.scene for pair in PAIRS.values()})
+SCENES = sorted({scene for scene, _ in PAIRS.values()})
 FIGURES = {"codes": "R² of codes", "latents": "R² of latents", "with_frame": "R² of codes and frame"}
 FIGURES |= {"beyond_frame": "R² beyond the frame", "transfer": "R² in an unseen scene", "bits": "bits"}
 
@@ -71,7 +71,7 @@ def _elsewhere(parts: list[dict[str, Tensor]], codes: list[Tensor], scene: Tenso
 
 def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
     """Return codes, actions over the stride, pixels and the scene of every pair of these episodes."""
-    scenes = {INSTRUCTIONS[name]: SCENES.index(pair.scene) for name, pair in PAIRS.items()}
+    scenes = {INSTRUCTIONS[name]: SCENES.index(scene) for name, (scene, _) in PAIRS.items()}
     scene_of = {episode.index: scenes[episode.tasks[0]] for episode in dataset.episodes}
     pairs = FramePairs(dataset, STRIDE, None, "expert_action", episodes=episodes, transform=small_frames)
     batch = pairs.batch(torch.arange(len(pairs)))

@@ -7,7 +7,7 @@ has failed. A policy that does not read can win at most half of them.
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import metaworld.policies
@@ -137,20 +137,16 @@ class MetaWorld(SimEnv):
         return self._seen.astype(np.float32)
 
 
-class Pair(NamedTuple):
-    scene: str  # the task of Meta-World in whose class both happen
-    end: int  # of the joint's range that is to be reached: 0 low, 1 high
-
-
+# the task of Meta-World in whose class both of a pair happen, and the end of the joint's range to reach: 0 low, 1 high
 PAIRS = {
-    "drawer-open": Pair("drawer-open", 0),
-    "drawer-close": Pair("drawer-open", 1),
-    "faucet-open": Pair("faucet-open", 1),
-    "faucet-close": Pair("faucet-open", 0),
-    "window-open": Pair("window-open", 1),
-    "window-close": Pair("window-open", 0),
-    "door-lock": Pair("door-lock", 1),
-    "door-unlock": Pair("door-lock", 0),
+    "drawer-open": ("drawer-open", 0),
+    "drawer-close": ("drawer-open", 1),
+    "faucet-open": ("faucet-open", 1),
+    "faucet-close": ("faucet-open", 0),
+    "window-open": ("window-open", 1),
+    "window-close": ("window-open", 0),
+    "door-lock": ("door-lock", 1),
+    "door-unlock": ("door-lock", 0),
 }
 
 
@@ -164,7 +160,7 @@ class PairedScenes(MetaWorld):
     def _build(self, scene: str, size: int, variation: Variation) -> None:
         scene, self._end = PAIRS[self.task]
         super()._build(scene, size, variation)
-        other = next(name for name, pair in PAIRS.items() if pair.scene == scene and name != self.task)
+        other = next(name for name, (shared, _) in PAIRS.items() if shared == scene and name != self.task)
         self.opposite = INSTRUCTIONS[other]
         self._handle: Any = ALL_V3_ENVIRONMENTS[f"{self.task}-v3"]  # knows where the expert of this task takes hold
         model = self._env.model
