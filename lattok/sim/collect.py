@@ -49,11 +49,6 @@ class CollectionResult(NamedTuple):
     attempts: dict[str, tuple[int, int]]  # by task: successful ones, all
 
 
-class Demonstration(NamedTuple):
-    noise: float  # standard deviation
-    columns: dict[str, np.ndarray]  # [T, ...] by feature, all but images
-
-
 def collect(
     tasks: str | Sequence[str],
     out: str | os.PathLike[str],
@@ -172,9 +167,9 @@ class _Collection(Output):
                 about[name] |= {"episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}"}  # as `--episodes` has it
                 about[name] |= {"attempts": tried[name], "success_rate": len(seeds[name]) / tried[name]}
                 for seed in seeds[name]:
-                    episode, clips = self._load(name, seed)
-                    writer.add_episode(episode.columns, clips, own.instruction)
-                    listed.append({"task": name, "seed": seed, "noise": episode.noise})
+                    noise, columns, clips = self._load(name, seed)
+                    writer.add_episode(columns, clips, own.instruction)
+                    listed.append({"task": name, "seed": seed, "noise": noise})
             known = {"request": self.request, "versions": self.versions}
             writer.write_meta(RECORD, {**known, "tasks": about, "episodes": listed})
 
@@ -184,7 +179,7 @@ class _Collection(Output):
         attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}
         return CollectionResult(self.place, frames, attempts)
 
-    def _load(self, name: str, seed: int) -> tuple[Demonstration, dict[str, Clip]]:
+    def _load(self, name: str, seed: int) -> tuple[float, dict[str, np.ndarray], dict[str, Clip]]:
         path = self._path(name, seed)
         columns: dict[str, np.ndarray] = {}
         stats: dict[str, dict[str, np.ndarray]] = {}
@@ -194,12 +189,12 @@ class _Collection(Output):
                 (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
         noise, length = float(columns.pop("noise")), len(columns["action"])
         clips = {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
-        return Demonstration(noise, columns), clips
+        return noise, columns, clips
 
     def _waits(self, name: str, seed: int) -> bool:
         """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
         try:
-            return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[1].values())
+            return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[2].values())
         except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out
             return False
 
@@ -227,21 +222,22 @@ def describe(env: SimEnv, seed: int) -> TaskFacts:
 
 def record(env: SimEnv, seed: int, noise: float, codec: str, folder: Path) -> bool:
     """Store an episode in `folder`, videos first; whether it was a success, which only the stored ones are."""
-    episode = demonstrate(env, seed, noise)
-    if not episode.columns[f"{NEXT}success"][-1]:
+    strength, columns = demonstrate(env, seed, noise)
+    if not columns[f"{NEXT}success"][-1]:
         return False
-    path, kept = folder / env.name / f"{seed}.npz", dict(episode.columns)
-    for key, frames in film(env, seed, episode.columns).items():
+    path, kept = folder / env.name / f"{seed}.npz", dict(columns)
+    for key, frames in film(env, seed, columns).items():
         with whole_file(_video(path, key)) as temporary:
             clip = encode_clip(temporary, frames, env.fps, codec)
         kept |= {f"{key}/{name}": values for name, values in clip.stats.items()}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, noise=episode.noise, **kept)  # type: ignore[arg-type]
+        np.savez(file, noise=strength, **kept)  # type: ignore[arg-type]
     return True
 
 
-def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
-    """Let the expert act in episode `seed`, without images; it ends `TAIL` decisions after a success."""
+def demonstrate(env: SimEnv, seed: int, noise: float) -> tuple[float, dict[str, np.ndarray]]:
+    """Let the expert act in episode `seed`; it ends `TAIL` decisions after a success. Returns the standard deviation of
+    its noise, and columns [T, ...] by feature, all but images."""
     rng = np.random.default_rng([seed, 2, zlib.crc32(env.name.encode())])  # the world has streams 0 and 1
     strength = noise * rng.uniform(0.3, 1.0)
     scale = strength * np.where(["gripper" in name for name in env.action_names], GRIPPER_NOISE, 1.0)
@@ -258,7 +254,7 @@ def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
         success = env.act(action).success
         left = TAIL * success if env.outcome.decided and not decided else left - 1
         rows.append(row | {f"{NEXT}reward": np.float32(success), f"{NEXT}success": success, f"{NEXT}done": not left})
-    return Demonstration(strength, {key: np.array([row[key] for row in rows]) for key in rows[0]})
+    return strength, {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 
 def film(env: SimEnv, seed: int, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
