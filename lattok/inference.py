@@ -75,12 +75,9 @@ class FastImageLAM(VideoLabeller):
         with self._lam.inference(), torch.no_grad():
             self._encoder = _encoder(self._lam, PRECISIONS[precision])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave the encoder behind: workers make their own."""
-        return {"lam": self._lam, "precision": self._precision}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        return FastImageLAM, (self._lam, self._precision)
 
     def to(self, device: str) -> "FastImageLAM":
         """Return the same on another device, for workers."""
@@ -209,9 +206,6 @@ class PackedLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self._pack()
-
-    def _pack(self) -> None:
         self._matrix = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,12 +213,9 @@ class PackedLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self._matrix, self.bias, "none", [], "")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_matrix"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._pack()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the second copy behind, which is made again."""
+        return PackedLinear, (self.weight, self.bias)
 
 
 def packed(model: nn.Module) -> nn.Module:
