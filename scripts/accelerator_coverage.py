@@ -49,7 +49,7 @@ REASONS = {  # why functions need not run there: the names or patterns of packag
     "image_lam.base.trained.PairLearner.attach_action_head image_lam.base.trained.LatentStream.codebook "
     "image_lam.p2t.model.ImageLAM.set_env_codebook image_lam.base.features.TextEncoder.encode",
     "tables that a model is built with": "action_vq.oat.chances action_vq.oat.positions action_vq.learned.causal_mask "
-    "nn.blocks.sinusoidal_positions image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
+    "image_lam.published.dinov3.patch_angles image_lam.published.lawam.added_sines",
     "of the CPU: its fast forms, and subwords": "inference.FastActionVQ inference.FoldedEncoder inference.NearestCode "
     "inference.PackedLinear nn.normalize.Normalizer.of_host action_vq.fast",
     "they refuse, or pass on what they are given": "action_vq.base.ChunkTokenizer.forward "

@@ -20,7 +20,7 @@ from lattok.action_vq.base import MAX_HORIZON, ActionKind
 from lattok.action_vq.learned import ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.action_vq.residual import CoarseToFine
 from lattok.hub import checkpoint
-from lattok.nn.blocks import sinusoidal_positions
+from lattok.nn.blocks import sinusoids
 from lattok.nn.normalize import Normalization
 from lattok.utils import checks
 
@@ -59,7 +59,7 @@ def chances(kind: str, tokens: int) -> Tensor:
 
 def positions(count: int, dim: int) -> Tensor:
     """Tabulate sines in the first half of the channels and cosines in the second, [count, dim]."""
-    return sinusoidal_positions(count, dim).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
+    return sinusoids(torch.arange(count), dim).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
 
 
 def norm(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lattok.action_vq.base import MAX_HORIZON, ActionKind, Repair
 from lattok.action_vq.learned import LAYER, ActionDecoder, LevelsConfig, LevelTokenizer, causal_mask
 from lattok.hub import checkpoint
-from lattok.nn.blocks import sinusoidal_positions
+from lattok.nn.blocks import sinusoids
 from lattok.utils import checks
 
 GROUPS = 8  # of the norms after convolutions
@@ -112,9 +112,9 @@ class QueST(LevelTokenizer):
         sizes = dim, config.heads, 4 * dim, config.dropout
         self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(*sizes, **LAYER) for _ in range(config.encoder_depth))
         self.to_latents, self.from_quantized = nn.Linear(dim, scalars), nn.Linear(scalars, dim)
-        self.decoder = ActionDecoder(config, config.decoder_heads, sinusoidal_positions(config.horizon, dim))
+        self.decoder = ActionDecoder(config, config.decoder_heads, sinusoids(torch.arange(config.horizon), dim))
         self.head = nn.Linear(dim, config.action_dim)
-        self.places = nn.Buffer(sinusoidal_positions(config.tokens, dim), persistent=False)
+        self.places = nn.Buffer(sinusoids(torch.arange(config.tokens), dim), persistent=False)
         mask = causal_mask(config.tokens)
         self.mask = nn.Buffer(mask, persistent=False) if config.causal_encoder else None
 

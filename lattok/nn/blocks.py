@@ -176,11 +176,6 @@ def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
     return moved
 
 
-def sinusoidal_positions(count: int, dim: int) -> Tensor:
-    """Tabulate `sinusoids` of the places 0 .. count - 1, [count, dim]."""
-    return sinusoids(torch.arange(count), dim)
-
-
 def sinusoids(places: Tensor, dim: int) -> Tensor:
     """Return sin and cos in turn of places [...], frequencies 10000^(-2i/dim): [..., dim] (Vaswani et al., 2017)."""
     frequency = torch.exp(torch.arange(0, dim, 2, device=places.device) * (-math.log(10000.0) / dim))

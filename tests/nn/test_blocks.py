@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lattok.nn.blocks import Attention, PostNormBlock, PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.nn.blocks import Attention, PostNormBlock, PreNormBlock, SpaceTimeBlock, sinusoids
 from lattok.utils.checks import LattokError
 
 
@@ -48,7 +48,7 @@ def test_pre_norm_block_is_a_residual():
 
 @pytest.mark.parametrize("dim", [6, 7])
 def test_positions_equal_the_formula(dim):
-    table = sinusoidal_positions(5, dim).numpy()
+    table = sinusoids(torch.arange(5), dim).numpy()
     for place in range(5):
         for channel in range(dim):
             frequency = np.exp(-(channel // 2 * 2) * np.log(10000.0) / dim)

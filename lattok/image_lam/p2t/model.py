@@ -24,7 +24,7 @@ from lattok.image_lam.base.config import TrainedPairConfig
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, precise
 from lattok.image_lam.base.trained import TrainedPairModel
-from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoids
 from lattok.utils import checks
 from lattok.utils.arrays import Values, as_tensor
 from lattok.utils.checks import LattokError
@@ -118,7 +118,7 @@ def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
 def add_sines(x: Tensor, table: Tensor) -> Tensor:
     """Add the sines of their places to tokens [..., n, width]; the table is made for one n, the rule holds for any."""
     count, width = x.shape[-2:]
-    return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
+    return x + (table[:count] if count <= len(table) else sinusoids(torch.arange(count), width).to(table))
 
 
 def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
@@ -174,7 +174,7 @@ class SpaceTimeEncoder(nn.Module):
         width = config.width
         self.queries = new_queries(config, queries, feature_dim)
         self.embed = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, width), nn.LayerNorm(width))
-        self.places = nn.Buffer(sinusoidal_positions(queries + places, width), persistent=False)
+        self.places = nn.Buffer(sinusoids(torch.arange(queries + places), width), persistent=False)
         self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder.depth)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
@@ -259,7 +259,7 @@ class Decoder(nn.Module):
         self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         count = streams * config.positions + places
-        self.places = nn.Buffer(sinusoidal_positions(count, width), persistent=False)
+        self.places = nn.Buffer(sinusoids(torch.arange(count), width), persistent=False)
         self.blocks = new_blocks(PreNormBlock, config, config.decoder.depth)
         self.out = nn.Linear(width, feature_dim)
         if config.decoder.predict_change:  # start as "nothing changes", the best constant guess

@@ -24,7 +24,7 @@ from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
-from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoids
 from lattok.utils import checks
 
 FREQUENCIES = "encoder.transformer_blocks.0.temporal_attn.rotary_embedding.freqs"
@@ -107,7 +107,7 @@ class AdaWorldLAM(PublishedLAM):
         self.numbers_per_frame = (1 + places) * 4 * width
         self.prompt = nn.Parameter(torch.randn(inputs))
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
-        self.places = nn.Buffer(sinusoidal_positions(1 + places, width), persistent=False)
+        self.places = nn.Buffer(sinusoids(torch.arange(1 + places), width), persistent=False)
         self.encoder = nn.Sequential(*(RotaryBlock(width, config.heads) for _ in range(config.encoder_depth)))
         self.out, self.mean_of = nn.Linear(width, width), nn.Linear(width, config.latent_dim)
         self.patch_up, self.latent_up = nn.Linear(inputs, width), nn.Linear(config.latent_dim, width)

@@ -26,7 +26,7 @@ from lattok.image_lam.base.convert import settings_near
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.dinov3 import HeldFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published, weights_of
-from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoidal_positions
+from lattok.nn.blocks import Attention, PreNormBlock, feed_forward, sinusoids
 from lattok.utils import checks
 
 HEAD_WIDTH = 64  # of every published DINOv3
@@ -87,7 +87,7 @@ def added_sines(dim: int, *axes: tuple[int, int]) -> Tensor:
     for axis, (count, channels) in enumerate(axes):
         shape = [1] * len(axes)
         shape[axis] = count
-        table[..., :channels] += sinusoidal_positions(count, channels).reshape(*shape, channels)
+        table[..., :channels] += sinusoids(torch.arange(count), channels).reshape(*shape, channels)
     return table
 
 
