@@ -230,8 +230,10 @@ class CodeUsage(nn.Module):
         self.size = size
         self.recent = nn.Buffer(torch.zeros(0, dtype=torch.long), persistent=False)
 
-    def remember(self, codes: Tensor) -> None:
-        """Keep rows of codes [..., P]; those with a -1 count in no report."""
+    def remember(self, codes: Tensor, valid: Tensor | None = None) -> None:
+        """Keep rows of codes [..., P]; no report counts those with a -1 or with one not `valid`, [...] or [..., P]."""
+        if valid is not None:
+            codes = codes.masked_fill(~(valid if valid.ndim == codes.ndim else valid[..., None]), -1)
         rows = codes.reshape(-1, codes.shape[-1])
         recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
         self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
@@ -310,7 +312,7 @@ class VectorQuantizer(CodeUsage):
                 losses["codebook"] = 0.0 * torch.stack(self.codebook_vectors).sum()
             return Quantized(latents, codes, losses)
         if learning:
-            self._remember(codes if codes.ndim > 1 else codes[:, None], valid)
+            self.remember(codes if codes.ndim > 1 else codes[:, None], valid)
         pulled = F.mse_loss(latents, rows)  # the encoder towards its code
         losses = {"commitment": sum([F.mse_loss(latents, each) for each in coarser], start=pulled)}
         if self.config.update == "gradient":
@@ -373,13 +375,6 @@ class VectorQuantizer(CodeUsage):
                 book.start_from(left, float(per_batch), self._generator(level))
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
-
-    def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
-        """Keep rows of codes [..., P]; those that are padded somewhere count as not there."""
-        if valid is not None:
-            whole = valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid
-            codes = codes.masked_fill(~whole[..., None], -1)
-        self.remember(codes)
 
 
 def check_warm_up(name: str, warm: int, steps: int) -> None:

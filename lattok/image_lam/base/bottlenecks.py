@@ -107,7 +107,7 @@ class ScalarQuantizer(CodeUsage):
             vectors, codes = self.grid(latents.float())
         codes = codes.long()
         if self.training and update:
-            self.remember(codes if valid is None else codes.masked_fill(~valid, -1))
+            self.remember(codes, valid)
         return Quantized(vectors, codes, {})
 
     def lookup(self, codes: Tensor) -> Tensor:
