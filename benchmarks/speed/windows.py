@@ -31,7 +31,7 @@ from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame,
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM, PairLearner
-from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, Take, open_features
+from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
@@ -176,7 +176,7 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
         file.write([values])
         one = SimpleNamespace(dataset=None, episodes=[Episode(0, count, ())], cameras=pairs.cameras)  # all in a file
         sizes = SimpleNamespace(count=values.shape[1], dim=values.shape[2])
-        pairs.features = FeatureReader(sizes, one, {Take(0, pairs.cameras[0]): file})
+        pairs.features = FeatureReader(sizes, one, {(0, pairs.cameras[0]): file})
         pairs.frames = np.empty((count, 0), dtype=np.uint8)
         cases[f"features in the cache (256 x 768, {dtype})"] = pairs.batch
     out[f"pairs at {LARGE} x {LARGE}"] = rates(cases, len(big), rounds)

@@ -39,13 +39,7 @@ BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
 WAIT_S = 0.2  # until another process may be done with an episode
-
-
-class Take(NamedTuple):
-    """An episode as one camera saw it: what a file holds the features of."""
-
-    episode: int
-    camera: str
+Take = tuple[int, str]  # an episode as one camera saw it: what a file holds the features of
 
 
 class FeatureFile(NamedTuple):
@@ -124,7 +118,7 @@ class FeatureReader(Reader):
             here = np.flatnonzero(owner == number)
             inside = (flat[here] - self._starts[number]).tolist()
             for v, camera in enumerate(self.cameras):
-                kept = self.places[Take(self.episodes[number].index, camera)]
+                kept = self.places[self.episodes[number].index, camera]
                 kept.read((row, out[i, v]) for row, i in zip(inside, here.tolist(), strict=True))
         return torch.from_numpy(out.reshape(*rows.shape, *self.shape))
 
@@ -134,7 +128,7 @@ class FeatureReader(Reader):
         for episode in np.unique(owner).tolist():
             try:
                 for camera in self.cameras:
-                    self._make_or_wait(Take(episode, camera))
+                    self._make_or_wait((episode, camera))
             except checks.LattokError as error:
                 errors[episode] = error
         values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
@@ -197,8 +191,9 @@ class FeatureReader(Reader):
         return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
 
     def _pixels(self, take: Take, first: int, last: int) -> np.ndarray:
+        episode, camera = take
         rows, resize = np.arange(first, last), lambda block: self._frozen.resize(torch.from_numpy(block)).numpy()
-        return self.dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
+        return self.dataset.frames(episode, [camera], rows, resize)[:, 0]
 
 
 def open_features(folder: Path, frozen: FrozenFeatures, frames: Reader, dtype: str = "float32") -> FeatureReader:
@@ -206,7 +201,7 @@ def open_features(folder: Path, frozen: FrozenFeatures, frames: Reader, dtype: s
 
     The folder holds all features ever kept there; delete what you need no more. `OSError` if the disk lacks room.
     """
-    lengths = {Take(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
+    lengths = {(each.index, camera): each.length for each in frames.episodes for camera in frames.cameras}
     names = _names(lengths, frames.dataset, features_key(frozen, dtype))
     places = {
         take: FeatureFile(folder / names[take], (length, frozen.count, frozen.dim), dtype)
@@ -238,14 +233,14 @@ def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take,
     folder = f"{key}/{_short([dataset_fingerprint(dataset), dataset.kind, dataset.fps])}"
     facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
     names = {}
-    for take in takes:
-        files = dataset.files_of(take.episode)
+    for episode, camera in takes:
+        files = dataset.files_of(episode)
         for path in files:
             if path not in facts:
                 facts[path] = facts_of(dataset, path)
-        camera = dataset.original_camera(take.camera)
-        camera = camera if is_file_name(camera) else _short(camera)  # not every format asks for such names
-        names[take] = f"{folder}/{camera}/{take.episode:06d}-{_short([facts[path] for path in files])}.npy"
+        name = dataset.original_camera(camera)
+        name = name if is_file_name(name) else _short(name)  # not every format asks for such names
+        names[episode, camera] = f"{folder}/{name}/{episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names
 
 

@@ -20,7 +20,7 @@ import torch
 import lattok
 from lattok.data import open_dataset
 from lattok.data.views import with_cameras
-from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, Take, _names, features_key, open_features
+from lattok.image_lam.base.feature_cache import FeatureFile, FeatureReader, _names, features_key, open_features
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.recipes.pairs import PairOptions
@@ -256,7 +256,7 @@ def test_no_name_of_a_camera_leads_out_of_the_cache(dataset, tmp_path, monkeypat
 def test_another_rate_is_another_dataset(dataset, tmp_path):
     cached(dataset, tmp_path)
     dataset.fps = 5.0  # of a folder of videos, that chooses other frames
-    names = _names([Take(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
+    names = _names([(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
     assert not set(names.values()) & set(kept(tmp_path))
 
 
@@ -385,11 +385,11 @@ def test_a_file_is_there_when_all_of_it_is(place):
 def _few_files(folder: Path) -> None:
     most = max(map(int, os.listdir("/proc/self/fd"))) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    takes = [Take(i, "front") for i in range(2 * most)]
-    places = {take: FeatureFile(folder / f"{take.episode}.npy", (3, 2, 2), "float32") for take in takes}
+    takes = [(i, "front") for i in range(2 * most)]
+    places = {take: FeatureFile(folder / f"{take[0]}.npy", (3, 2, 2), "float32") for take in takes}
     for take, place in places.items():
-        place.write([np.full((3, 2, 2), take.episode, np.float32)])
-    episodes = [SimpleNamespace(index=take.episode, length=3) for take in takes]
+        place.write([np.full((3, 2, 2), take[0], np.float32)])
+    episodes = [SimpleNamespace(index=take[0], length=3) for take in takes]
     frames = SimpleNamespace(dataset=None, episodes=episodes, cameras=("front",))
     found = FeatureReader(SimpleNamespace(count=2, dim=2), frames, places)(np.arange(6 * most))
     assert (found.numpy() == np.arange(6 * most).reshape(-1, 1, 1) // 3).all()
