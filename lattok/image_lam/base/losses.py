@@ -10,7 +10,6 @@ Motion between two frames by block matching on grey thumbnails needs no labels a
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,17 +74,14 @@ def _correlation(one: Tensor, other: Tensor) -> Tensor:
         return units[0].T @ units[1] / len(one)
 
 
-def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
-    """Measure how far c(0, k+1) is from c(0, k) + c(k, k+1), [B, pairs, P, d], as a share of the latents' variance.
+def additivity(latents: Tensor) -> Tensor:
+    """Measure how far c(0, k+1) is from c(0, k) + c(k, k+1), as a share of the latents' variance, [B, pairs, P, d] of
+    the pairs (0, 1), (0, 2) ... (0, n), then (1, 2), (2, 3) ... (n-1, n).
 
     The gradient goes through that variance, too: latents that shrink gain nothing.
     """
-    place = {tuple(pair): i for i, pair in enumerate(pairs)}
-    steps = [k for now, k in place if now == 0 and (0, k + 1) in place]
-    whole, first, second = (
-        torch.stack([upcast(latents[:, place[key]]) for key in keys], 1)
-        for keys in ([(0, k + 1) for k in steps], [(0, k) for k in steps], [(k, k + 1) for k in steps])
-    )
+    last = (latents.shape[1] + 1) // 2  # n
+    first, whole, second = (upcast(part) for part in (latents[:, : last - 1], latents[:, 1:last], latents[:, last:]))
     spread = whole.var(0, unbiased=False).mean().clamp_min(1e-5)
     return (whole - first - second).square().mean() / spread
 

@@ -208,7 +208,7 @@ class TrainedPairModel(PairModel, ABC):
         if self.config.loss.decorrelation > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
         if self.config.loss.additivity > 0 and len(pairs) > 1:
-            terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
+            terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))))
         return terms, control, env
 
     def predictions(
