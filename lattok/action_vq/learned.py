@@ -18,7 +18,7 @@ import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -142,12 +142,10 @@ def near_levels(levels: Tensor, top: Tensor) -> Tensor:
 def balanced(model: nn.Module, share: float) -> Iterator[None]:
     """Precondition the gradients of all linear layers that are called meanwhile: see the top of the file."""
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear] if share else []
-    hooks = [layer.register_forward_hook(partial(_evened, share)) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(partial(_evened, share)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _evened(share: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

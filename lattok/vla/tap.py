@@ -54,10 +54,8 @@ class Tap:
             )
         else:
             handle = module.register_forward_hook(lambda _, args, out: recording.add(out))
-        try:
+        with handle:
             yield recording
-        finally:
-            handle.remove()
 
 
 class Recording:
