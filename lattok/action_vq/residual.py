@@ -231,15 +231,13 @@ class ResidualVQ(CoarseToFine):
             made, made_mask = with_synthetic(actions, mask, how.synthetic, generator)
             return made.flatten(1), made_mask.flatten(1)
 
-        # The start counts padding, which repeats actions and so does little harm; refits do not.
-        books = torch.empty(0)
         with ProgressBar(self.type) as progress:
-            for step in range(1 + how.steps):
-                if step == 0:
-                    books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
-                else:
-                    books = refit(*samples(), books, config.perturb, generator)
+            # The start counts padding, which repeats actions and so does little harm; refits do not.
+            books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
+            for step in range(how.steps):
                 progress(step + 1, 1 + how.steps)
+                books = refit(*samples(), books, config.perturb, generator)
+            progress(1 + how.steps, 1 + how.steps)
         self.table[:-1] = books.flatten(0, 1)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
