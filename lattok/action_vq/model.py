@@ -239,8 +239,7 @@ class P2TActionVQ(TrainedTokenizer):
 
     @classmethod
     def _begin(cls, chunks: Arrays, valid: Any, options: dict[str, Any], how: Any) -> tuple[Self, ActionBatch]:
-        options = {**QUICK_MODEL, **options}
-        model, batch = super()._begin(chunks, valid, options, how)
+        model, batch = super()._begin(chunks, valid, QUICK_MODEL | options, how)
         check_warm_up("continuous_steps", model.config.continuous_steps, how.steps)
         return model, batch
 

@@ -72,10 +72,6 @@ class Limits(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         return actions.clamp(self.low, self.high)
 
-    def beyond(self, actions: Tensor, valid: Tensor) -> float:
-        """Measure which share of the valid entries of actions [B, H, m] lies beyond the limits."""
-        return share_of((self(actions) - actions).abs() > 1e-4, valid)
-
 
 def value_range(actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest valid entry of each dimension, [m]; zeros where there is none."""
@@ -116,7 +112,7 @@ class CoarseToFine(ChunkTokenizer, ABC):
         return Repair(codes, (known == 0)[:, None, None], notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        return self.limits.beyond(actions, valid)
+        return share_of((self.limits(actions) - actions).abs() > 1e-4, valid)
 
 
 def with_synthetic(actions: Tensor, valid: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

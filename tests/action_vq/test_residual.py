@@ -191,7 +191,7 @@ def test_only_values_that_actions_often_stop_at_are_limits():
     limits.fit(actions, whole(actions))
     assert torch.isinf(limits.high).all()
     assert limits.low.tolist() == [-torch.inf, -1.0]
-    assert limits.beyond(torch.tensor([[[-3.0, -3.0]]]), torch.ones(1, 1, 2, dtype=torch.bool)) == 0.5
+    assert limits(torch.tensor([[[-3.0, -3.0]]])).tolist() == [[[-3.0, -1.0]]]
 
 
 @pytest.mark.parametrize(
