@@ -21,7 +21,7 @@ from typing_extensions import Self
 from lattok.labels import PARTS, LatentSpec, target_from_batch
 from lattok.labels.reader import ANNOTATE
 from lattok.nn.blocks import onto
-from lattok.nn.losses import REDUCTIONS, reduce_valid
+from lattok.nn.losses import reduce_valid
 from lattok.types import LatentTarget, LossTerms
 from lattok.utils import checks
 from lattok.utils.registry import Registry
@@ -110,7 +110,6 @@ class LatentSupervision(nn.Module, ABC):
         Raises `LattokError` where the target does not fit; of one whose values were `checked`, as those that
         `lattok.samples` reads are, only shapes are looked at, so that a GPU is not waited for.
         """
-        checks.one_of("reduction", reduction, REDUCTIONS)
         self._check(states, target)
         target = target._replace(**{part: _part_of(target, part, self.labels) for part in self.parts})
         if not checked and not torch.compiler.is_compiling():
