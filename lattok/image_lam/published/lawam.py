@@ -73,7 +73,6 @@ class LawamConfig(PublishedConfig):
         super().__post_init__()
         checks.one_of("feature_norm", self.feature_norm, ("ln", "l2", "none"))
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
-        checks.divides(self.width, f"the width {self.width}", heads=self.heads)
         checks.divides(self.vit_width, f"the width {self.vit_width}", vit_heads=self.vit_heads)
         if self.vit_width // self.vit_heads % 4:
             checks.fail("vit_heads", f"heads of {self.vit_width} channels that are multiples of 4 wide", self.vit_heads)
