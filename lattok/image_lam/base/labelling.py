@@ -167,9 +167,9 @@ def query_tokens(
     held: dict[int, Tensor] = {}
     count, labelled, stride, before = 0, 0, gaps[-1], max(0, -gaps[0])
 
-    def take(end: int, last: int) -> Tensor:
-        moments = [torch.stack([held[min(max(t + gap, 0), last)] for t in range(labelled, end)]) for gap in gaps]
-        for t in range(labelled - before, min(end, last) - before):
+    def take(first: int, end: int, last: int) -> Tensor:
+        moments = [torch.stack([held[min(max(t + gap, 0), last)] for t in range(first, end)]) for gap in gaps]
+        for t in range(first - before, min(end, last) - before):
             held.pop(t, None)  # of a block's size; the first ones are before the video
         return encoder.pairs(*moments)
 
@@ -177,12 +177,10 @@ def query_tokens(
         held.update(enumerate(encoder.frames(block), count))
         count += len(block)
         while count >= labelled + size + stride:
-            yield take(labelled + size, count)
+            yield take(labelled, labelled + size, count)
             labelled += size
-    while labelled < count:
-        end = min(labelled + size, count)
-        yield take(end, count - 1)
-        labelled = end
+    for first in range(labelled, count, size):
+        yield take(first, min(first + size, count), count - 1)
     if not count:
         checks.fail("frames", "at least one frame", "none")
 
