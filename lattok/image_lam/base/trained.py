@@ -290,10 +290,9 @@ class FlowHead(nn.Module):
 
     def forward(self, control: EncodedStream, env: EncodedStream | None) -> Tensor:
         """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""
-        if env is None:
-            return self.net(control.vectors.flatten(1))
-        known = control.vectors.detach()  # the environment stream gets the gradient
-        return self.net(torch.cat([known.flatten(1), env.vectors.flatten(1)], 1))
+        # an environment stream gets the gradient alone
+        vectors = [control.vectors] if env is None else [control.vectors.detach(), env.vectors]
+        return self.net(torch.cat(vectors, 1).flatten(1))
 
 
 LAM = TypeVar("LAM", bound=TrainedPairModel)
