@@ -293,8 +293,7 @@ class PatchDecoder(nn.Module):
             x = torch.cat([x, self.mask.expand_as(x)], 1)
         x = torch.cat([latents, x], 1) if self.pool is None else x + self.pool(latents.flatten(1))[:, None]
         x = self.blocks(x + self.places)
-        end = len(self.places)
-        predicted = self.out(self.norm(x[:, end - patches.shape[1] : end]))
+        predicted = self.out(self.norm(x[:, -patches.shape[1] :]))
         return patches + predicted if self.predict_change else predicted
 
 
