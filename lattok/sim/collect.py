@@ -180,7 +180,7 @@ class _Collection(Output):
         return CollectionResult(self.place, frames, attempts)
 
     def _load(self, name: str, seed: int) -> tuple[float, dict[str, np.ndarray], dict[str, Clip]]:
-        path = self._path(name, seed)
+        path = self.episodes / name / f"{seed}.npz"
         columns: dict[str, np.ndarray] = {}
         stats: dict[str, dict[str, np.ndarray]] = {}
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -197,9 +197,6 @@ class _Collection(Output):
             return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[2].values())
         except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out
             return False
-
-    def _path(self, name: str, seed: int) -> Path:
-        return self.episodes / name / f"{seed}.npz"
 
     def _any(self) -> bool:
         return any(self.work.rglob("*.npz"))

@@ -201,7 +201,7 @@ def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_pa
     try:
         seeds, _ = run.demonstrate(cast(Any, pool), None)
         before = digests(run.work)
-        empty, cut, lost, other, short, whole = (run._path(name, seed) for seed in seeds[name])
+        empty, cut, lost, other, short, whole = (run.episodes / name / f"{seed}.npz" for seed in seeds[name])
         empty.write_bytes(b"")
         os.truncate(cut, cut.stat().st_size // 2)
         next(lost.parent.glob(f"{lost.stem}.*.mp4")).unlink()
