@@ -26,7 +26,6 @@ from lattok.utils import checks
 
 BIASED = {"uniform": 0, "linear_biased": 1, "quadratic_biased": 2, "cubic_biased": 3}  # chance of k tokens: k^n
 STEPS = "encoder.pos_emb.posembs"  # in a published file
-Kept = Literal["pow2", "uniform", "linear_biased", "quadratic_biased", "cubic_biased", "disable"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class OATConfig(LevelsConfig):
 
     normalize: Normalization = "min_max"
     tokens: int = 8
-    nested_dropout: Kept = "pow2"
+    nested_dropout: Literal["pow2", "uniform", "linear_biased", "quadratic_biased", "cubic_biased", "disable"] = "pow2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
