@@ -17,7 +17,7 @@ moves is left to the last codes.
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -276,7 +276,7 @@ class LevelTokenizer(TrainedTokenizer, ABC):
         return self._latent_actions(actions, valid).codes
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return in_blocks(self._decode_block, codes)
+        return torch.cat([self._decode_block(block) for block in codes.split(BLOCK)])
 
     def _decode_block(self, codes: Tensor) -> Tensor:
         return self._actions(self._quantized(codes))
@@ -285,11 +285,7 @@ class LevelTokenizer(TrainedTokenizer, ABC):
         return self.grid.indices_to_codes(codes).float()  # whatever torch's default dtype is
 
     def _latent_actions(self, actions: Tensor, valid: Tensor | None) -> LatentActions:
-        latents = in_blocks(self._latents, actions).nan_to_num(0.0)  # absurd actions have codes, too
+        latents = torch.cat([self._latents(block) for block in actions.split(BLOCK)])
+        latents = latents.nan_to_num(0.0)  # absurd actions have codes, too
         quantized = self.grid.quantize(latents).float()
         return LatentActions(self.grid.codes_to_indices(quantized).long(), latents, quantized)
-
-
-def in_blocks(turn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Apply `turn` to rows [B, ...], some at a time."""
-    return torch.cat([turn(block) for block in rows.split(BLOCK)])
