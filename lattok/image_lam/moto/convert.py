@@ -132,7 +132,7 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     if checkpoint.setting(settings, "use_abs_recons_loss", bool, False):
         checks.fail("config", "use_abs_recons_loss false", "true")
     return {
-        **_prefixed("decoder", decoder),
+        **{f"decoder_{name}": value for name, value in decoder.items()},
         "image_size": max(1, side) * patch,
         "encoder_frame_types": 1 if checkpoint.setting(former, "legacy", bool, True) else 2,
         "width": width,
@@ -150,10 +150,6 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
     }
 
 
-def _prefixed(part: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{part}_{name}": value for name, value in fields.items()}
-
-
 def _transformer(foreign: Mapping[str, Tensor], layers: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Find depth, heads and the width inside the MLPs; as many heads as published where the settings do not say."""
     heads = checkpoint.setting(section, "num_attention_heads", int, max(1, width // HEAD_WIDTH))
@@ -169,7 +165,7 @@ def _image_encoder(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -
     width = axis_of(foreign, f"{part}.embeddings.cls_token", 2, 1024)
     patch = axis_of(foreign, f"{part}.embeddings.patch_embeddings.projection.weight", 2, 16)
     found = _transformer(foreign, f"{part}.encoder.layer.", section, width)
-    return _prefixed(part, {**found, "width": width, "patch": patch})
+    return {f"{part}_{name}": value for name, value in {**found, "width": width, "patch": patch}.items()}
 
 
 def key_map(config: MotoLAMConfig) -> KeyMap:
