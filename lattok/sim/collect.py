@@ -115,14 +115,14 @@ class _Collection(Output):
                 yield began and self._published()
                 done = True
             except KeyboardInterrupt as stop:
-                wait = f"finished episodes wait in {self.work}. " if self._any() else ""
+                wait = f"finished episodes wait in {self.work}. " if any(self.work.rglob("*.npz")) else ""
                 raise restate(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
             except (OSError, pa.ArrowException) as error:
                 why = f"cannot write {self.place}: {getattr(error, 'strerror', None) or first_line(error)}"
                 way_out = f"{make_room(error)} and run the same command, or choose another `out`."
                 raise LattokError(f"{why}. {way_out}") from None
             finally:
-                if done or not self._any():
+                if done or not any(self.work.rglob("*.npz")):
                     self.remove()
 
     def demonstrate(self, pool: Workers, progress: Progress | None) -> tuple[dict[str, list[int]], dict[str, int]]:
@@ -197,9 +197,6 @@ class _Collection(Output):
             return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[2].values())
         except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out
             return False
-
-    def _any(self) -> bool:
-        return any(self.work.rglob("*.npz"))
 
     def _published(self) -> bool:
         """Whether what lies at `out` is what this call would put there."""
