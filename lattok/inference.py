@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -21,8 +20,7 @@ from lattok.action_vq import P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
 from lattok.action_vq.model import ActionVQConfig, Encoder
 from lattok.image_lam import TrainedPairModel
-from lattok.image_lam.base.features import FrozenFeatures
-from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
+from lattok.image_lam.base.labelling import Video, VideoEncoder, torch_encoder
 from lattok.types import Gap, LatentActions, VideoLabeller
 from lattok.utils import checks
 from lattok.utils.arrays import Values, like
@@ -32,7 +30,6 @@ Learned = TypeVar("Learned", bound=TrainedTokenizer)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CACHED = 64  # chunks that an encoder transforms at a time, so that a layer's rows stay in the cache
 FEW_ROWS = 128  # fewer are faster as torch multiplies them
-MAX_DIFFERENCE = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
 
 @overload
@@ -112,86 +109,20 @@ class FastImageLAM(VideoLabeller):
 
 
 def _encoder(lam: TrainedPairModel, dtype: torch.dtype) -> VideoEncoder:
-    """Round matrices to `dtype`; those of the frozen features by `PlainViT`, or in autocast where that cannot be."""
-    encoder, features = lam.encoder.for_videos(dtype), lam.features
+    """Round matrices to `dtype`; those of the frozen features act in autocast, which need not round them each time."""
+    encoder = lam.encoder.for_videos(dtype)
     if dtype == torch.float32:
         return torch_encoder(lam.frame_features, encoder)
-    vit = PlainViT(features, dtype) if PlainViT.understands(features) else None
+    features = copy.deepcopy(lam.features)
+    for layer in features.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.to(dtype)
 
     def rounded(frames: Tensor) -> Tensor:
-        if vit is None:
-            with torch.autocast(features.mean.device.type, dtype):
-                return lam.frame_features(frames).float()
-        small = features.resize(frames).to(features.mean.device)
-        return vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
+        with torch.autocast(features.mean.device.type, dtype):
+            return lam.frame_features(frames, features).float()
 
     return torch_encoder(rounded, encoder)
-
-
-class PlainViT:
-    """timm's plain vision transformers without timm: matrices are rounded to `dtype`, residuals and norms are not.
-
-        x = W (pixels - mean) / std + places;    x += ls1 attention(norm1(x));    x += ls2 mlp(norm2(x))
-
-    Layer scales go into the matrix before them, mean and deviation of the pixels into the first, whose input then is
-    whole numbers up to 255: exact in bfloat16. Networks of another build are left to timm. Bound to the weights as they
-    are now; turns frames uint8 [n, H, W, 3] into patch features float32 [n, N, D].
-    """
-
-    def __init__(self, features: FrozenFeatures, dtype: torch.dtype):
-        net: Any = features.network
-        self.patch, conv = features.patch, net.patch_embed.proj
-        # the convolution over patches as a matrix for pixels 0..255 in the order (y, x, colour)
-        weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
-        weight = weight / std[:, None, None]  # width colour y x
-        bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
-        weight = rearrange(weight / 255, "w c y x -> w (y x c)")
-        self.embed = Affine(weight.float(), bias.float(), dtype)
-        places = net.pos_embed[0].detach()  # tokens width
-        tokens = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
-        prefix = torch.cat([places[:0], *tokens])
-        if not net.no_embed_class:  # positions of these tokens are the first ones
-            prefix, places = prefix + places[: len(prefix)], places[len(prefix) :]
-        self.prefix, self.places = prefix, places
-        self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
-        self.blocks = [_layer(block, dtype) for block in net.blocks]
-        self.last = net.norm
-
-    @staticmethod
-    def understands(features: FrozenFeatures) -> bool:
-        """Tell whether the network has this form: by its activations, and by what it gives for one frame."""
-        net: Any = features.network
-        size = features.image_size
-        frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)
-        frame = frame.reshape(1, size, size, 3)
-        try:
-            acts = [block.mlp.act for block in net.blocks]
-            if not all(isinstance(act, nn.GELU) and act.approximate == "none" for act in acts):  # too near to be told
-                return False
-            with torch.no_grad():
-                expected, got = features(frame), PlainViT(features, torch.float32)(frame)
-            return bool((got - expected).abs().max() < MAX_DIFFERENCE * expected.abs().max())
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # it is built in another way
-            if checks.out_of_memory(error):
-                raise
-            return False
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        patches = rearrange(frames, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
-        x = self.embed(patches).float().add_(self.places)
-        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], 1)  # n tokens width
-        x = x if self.first is None else self.first(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.last(x[:, len(self.prefix) :])
-
-
-def _layer(block: Any, dtype: torch.dtype) -> Layer:
-    """Take over a `Block` of timm's vision transformer."""
-    first, last = (getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2))  # an Identity has none
-    qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, first)
-    widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, last)
-    return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
 
 
 class PackedLinear(nn.Linear):

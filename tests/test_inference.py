@@ -15,7 +15,7 @@ from lattok import UniformBins
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.learned import TrainedTokenizer
 from lattok.cli.datasets import annotate
-from lattok.inference import FoldedEncoder, PlainViT
+from lattok.inference import FoldedEncoder
 from lattok.utils.checks import LattokError
 from tests.action_vq.families import cases, fitted
 from tests.action_vq.margins import ROUNDING, float64_codes
@@ -23,14 +23,8 @@ from tests.action_vq.walks import smooth
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.base.test_labelling import VARIANTS, make, video
 
-ARCHITECTURES = {  # name: whether its parts are known
-    "vit_base_patch14_reg4_dinov2": True,
-    "vit_base_patch16_siglip_224": True,
-    "vit_base_patch16_clip_224": True,
-    "vit_base_patch16_clip_quickgelu_224": False,  # another activation
-}
+ARCHITECTURES = ("vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "vit_base_patch16_clip_quickgelu_224")
 SHRUNK = {"embed_dim": 192, "depth": 2, "num_heads": 3, "patch_size": 16, "img_size": 32}
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 24}
 CONFIGS = {
     "libero": {"action_dim": 7},
@@ -183,16 +177,12 @@ def test_what_cannot_be_made_faster_is_refused(model, options, text):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_networks_are_understood_or_left_to_timm(name):
-    plain, lam, size = ARCHITECTURES[name], make("network"), 32
+def test_frozen_networks_are_rounded_and_stay_near(name):
+    lam, size = make("network"), 32
     lam.features.network = timm.create_model(name, num_classes=0, dynamic_img_size=False, **SHRUNK).eval()
     with torch.no_grad():
         for tensor in lam.features.network.parameters():
             tensor.add_(0.05 * torch.randn_like(tensor))
-    assert PlainViT.understands(lam.features) == plain
-    if plain:
-        exact = lam.features(video(1, size=size)[:, 0])
-        torch.testing.assert_close(PlainViT(lam.features, torch.float32)(video(1, size=size)[:, 0]), exact, **CLOSE)
     frames, exact = video(3, size=size), lam.label_video(video(3, size=size), 1)
     error = (
         (lattok.for_inference(lam, precision="bfloat16").label_video(frames, 1).latents - exact.latents).abs().mean()

@@ -37,11 +37,8 @@ class Affine:
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> "Affine":
-        """Take over `linear`, its outputs times `scale`."""
-        if scale is None:
-            return cls(linear.weight, linear.bias, dtype)
-        return cls(linear.weight * scale[:, None], None if linear.bias is None else linear.bias * scale, dtype)
+    def of(cls, linear: nn.Linear, dtype: torch.dtype) -> "Affine":
+        return cls(linear.weight, linear.bias, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
@@ -55,14 +52,10 @@ class Affine:
 class Layer:
     """A pre-norm layer over [n, tokens, width]; adds to its input in place. The last of its norms is before the MLP."""
 
-    def __init__(self, norms: Sequence[Any], qkv: Affine, mix: Affine, widen: Affine, narrow: Affine, heads: int):
-        self.norms, self.qkv, self.mix, self.widen, self.narrow, self.heads = norms, qkv, mix, widen, narrow, heads
-
-    @staticmethod
-    def parts(norms: Sequence[Any], attention: Attention, ff: nn.Sequential, dtype: torch.dtype) -> tuple[Any, ...]:
-        """Return what a layer is made of, from the parts of a block of ours."""
-        widen, narrow = (Affine.of(part, dtype) for part in ff if isinstance(part, nn.Linear))
-        return norms, Affine.of(attention.qkv, dtype), Affine.of(attention.out, dtype), widen, narrow, attention.heads
+    def __init__(self, norms: Sequence[Any], attention: Attention, ff: nn.Sequential, dtype: torch.dtype):
+        self.norms, self.heads = norms, attention.heads
+        self.qkv, self.mix = Affine.of(attention.qkv, dtype), Affine.of(attention.out, dtype)
+        self.widen, self.narrow = (Affine.of(part, dtype) for part in ff if isinstance(part, nn.Linear))
 
     def __call__(self, x: Tensor, used: int | None = None) -> Tensor:
         """Compute the layer, with `used` only for the first tokens, which look at all."""
@@ -110,7 +103,7 @@ class FlatPairEncoder:
     def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
         project = Affine.of(encoder.project, dtype)
         self.encoder, self.project = encoder, lambda x: project(x).float()
-        self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in encoder.blocks]
+        self.layers = [Layer((b.norm1, b.norm2), b.attention, b.ff, dtype) for b in encoder.blocks]
 
     def frames(self, features: Tensor) -> Tensor:
         """Turn features [n, N, D] of single frames into what their pairs need, [n, ...]."""

@@ -194,7 +194,7 @@ class TwoFrameBlock(Layer):
     """A `SpaceTimeBlock`, which looks at the other frame between its attention in a frame and its MLP."""
 
     def __init__(self, block: SpaceTimeBlock, dtype: torch.dtype):
-        super().__init__(*self.parts((block.norm1, block.norm2, block.norm3), block.space, block.ff, dtype))
+        super().__init__((block.norm1, block.norm2, block.norm3), block.space, block.ff, dtype)
         width = block.time.out.in_features
         query, key, value = block.time.qkv.weight.detach().split(width)
         mix = block.time.out.weight.detach()
