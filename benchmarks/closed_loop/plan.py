@@ -34,10 +34,8 @@ COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
-LONGER = {"steps": 3 * STEPS}
 COMPARED = (("rvq", "Residual VQ"), ("oat", "OAT"))  # the closest, by the names of their rows
 P2T, BEAST = ("p2t", "P2T, step decoder", "tokens"), ("beast", "BEAST", "beast")  # the best
-LONGEST = (P2T, *((name, title, name) for name, title in COMPARED))  # that learn longer, too
 BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
@@ -256,17 +254,6 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             f"acts-{name}-median": Row(f"{title}, median of draws", "baseline", name, BY_MEDIAN, of=f"acts-{name}")
             for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"), ("bins", "Uniform bins"), ("fast", "FAST"))
         },
-        "baseline-longer": Row("Baseline, 9,000 steps", "baseline", None, LONGER),
-        **{
-            f"acts-{name}-longer": Row(f"{title}, 9,000 steps", "baseline", labels, {**IN_TURN, **LONGER})
-            for name, title, labels in LONGEST
-        },
-        **{
-            f"acts-{name}-longer-mean": Row(
-                f"{title}, 9,000 steps, mean of draws", "baseline", labels, BY_MEAN, of=f"acts-{name}-longer"
-            )
-            for name, title, labels in LONGEST
-        },
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
@@ -311,7 +298,6 @@ ACTS = tuple(row for row in ROWS if row.startswith("acts-"))
 OWN_PAGE = frozenset(
     (  # rows and regimes of the studies on docs/few_actions.md and docs/acting_by_tokens.md
         *ACTS,
-        "baseline-longer",
         *(row for row in FEW_ACTIONS if row not in ("baseline", "decoded")),
         *MORE_USES,
         *("idm-reversible", "idm-known_video", ALIGN_CONTROL),

@@ -26,6 +26,7 @@ RESULTS = Path("benchmarks/results")
 BASE, OWN = "baseline", "idm"
 PARTS = ("known tasks", "other tasks")
 FEWER = ("baseline", "idm", "idm-video", "idm-proprio")
+BEST, AGAIN = ("p2t", "beast"), ("p2t", "beast", "oat")  # tokenizers whose policies are trained with fresh seeds
 EIGHT = ("baseline", "idm", "idm-blind_policy", "no_proprio")  # the primary comparison, and the one without proprio
 FOUND_BEFORE = 0.858  # the Baseline with the actions of all demonstrations, five seeds: docs/closed_loop.md
 
@@ -40,7 +41,7 @@ class Family(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What was planned: seeds, from 0 on, by regime and row; and what is compared.
+    """What was planned: seeds, from `first` on, by regime and row; and what is compared.
 
     `whole`, by regime: success with the actions of all demonstrations, or the regime whose Baseline has them.
     `one_commit`: the plan says that all rows are from one commit, but for groups that were `added`, each of one.
@@ -51,6 +52,11 @@ class Study(NamedTuple):
     whole: Mapping[str, float | str] = MappingProxyType({})
     one_commit: bool = False
     added: tuple[frozenset[str], ...] = ()
+    first: int = 0
+
+    def planned(self, regime: str) -> dict[str, range]:
+        """Return the seeds of a regime by row."""
+        return {row: range(self.first, self.first + count) for row, count in self.seeds.get(regime, {}).items()}
 
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
@@ -101,7 +107,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             },
         ),
         "acting_by_tokens": Study(
-            {"plentiful": dict.fromkeys((BASE, "flow", "baseline-longer", *ACTS), 5)},
+            {"plentiful": dict.fromkeys((BASE, "flow", *ACTS), 5)},
             (
                 Family("Primary", "plentiful", (("acts-rvq", BASE),), margin=0.03),
                 Family(
@@ -139,17 +145,6 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     ),
                 ),
                 Family(
-                    "Three times as many steps",
-                    "plentiful",
-                    (("acts-rvq-longer-mean", "baseline-longer"),),
-                    margin=0.03,
-                ),
-                Family(
-                    "What more steps change",
-                    "plentiful",
-                    tuple(("acts-rvq-longer-mean", other) for other in ("acts-rvq-mean", "acts-oat-longer-mean")),
-                ),
-                Family(
                     "Mean of draws, P2T and BEAST",
                     "plentiful",
                     (
@@ -157,44 +152,37 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                         *(("acts-beast-mean", other) for other in ("acts-beast", BASE)),
                     ),
                 ),
-                Family(
-                    "Three times as many steps, P2T",
-                    "plentiful",
-                    (("acts-p2t-longer-mean", "baseline-longer"),),
-                    margin=0.03,
-                ),
-                Family(
-                    "What more steps change, P2T",
-                    "plentiful",
-                    tuple(
-                        ("acts-p2t-longer-mean", other)
-                        for other in ("acts-p2t-mean", "acts-oat-longer-mean", "acts-rvq-longer-mean")
-                    ),
-                ),
             ),
             one_commit=True,
             added=(
-                frozenset({"baseline-longer", *(row for row in ACTS if "-longer" in row)}),
                 frozenset({"acts-rvq-first", "acts-oat-first"}),
                 frozenset(f"acts-{name}-median" for name in ("rvq", "oat", "bins", "fast")),
                 frozenset({"acts-p2t-mean", "acts-beast-mean"}),
             ),
         ),
+        "acting_by_tokens_again": Study(
+            {"plentiful": dict.fromkeys((BASE, *(f"acts-{name}{how}" for name in AGAIN for how in ("", "-mean"))), 5)},
+            (
+                Family("Again", "plentiful", tuple((f"acts-{name}-mean", BASE) for name in BEST), margin=0.03),
+                Family("Against OAT", "plentiful", tuple((f"acts-{name}-mean", "acts-oat-mean") for name in BEST)),
+                Family("Mean of draws", "plentiful", tuple((f"acts-{name}-mean", f"acts-{name}") for name in AGAIN)),
+            ),
+            one_commit=True,
+            first=5,
+        ),
     }
 )
 
 
-def whole(planned_seeds: Mapping[str, int], rows: Mapping[str, Runs]) -> dict[str, Runs]:
+def whole(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str, Runs]:
     """Return the rows of a regime that have all their seeds, with these."""
-    planned = {row: set(range(seeds)) for row, seeds in planned_seeds.items()}
-    return {
-        row: {s: rows[row][s] for s in sorted(own)} for row, own in planned.items() if own <= rows.get(row, {}).keys()
-    }
+    planned = study.planned(regime).items()
+    return {row: {s: rows[row][s] for s in own} for row, own in planned if {*own} <= rows.get(row, {}).keys()}
 
 
 def figures_of(study: Study, regime: str, rows: Mapping[str, Runs]) -> dict[str, dict[str, Any]]:
     """Return the figures of a regime by row, with the planned comparisons as `over`."""
-    there = whole(study.seeds[regime], rows)
+    there = whole(study, regime, rows)
     found: dict[str, dict[str, Any]] = {}
     for row, runs in there.items():
         named = {seed: run["environment"]["commit"][:7] for seed, run in runs.items()}  # git may say more digits
@@ -300,10 +288,10 @@ def part_list(found: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def running(planned: Mapping[str, int], rows: Mapping[str, Runs]) -> str:
+def running(study: Study, regime: str, rows: Mapping[str, Runs]) -> str:
     """Say which rows of a regime lack seeds."""
-    counts = {row: len(set(range(seeds)) & set(rows.get(row, ()))) for row, seeds in planned.items()}
-    left = [f"`{row}` {counts[row]} of {seeds}" for row, seeds in planned.items() if counts[row] < seeds]
+    there = {row: (len({*own} & {*rows.get(row, ())}), len(own)) for row, own in study.planned(regime).items()}
+    left = [f"`{row}` {count} of {seeds}" for row, (count, seeds) in there.items() if count < seeds]
     return f"Seeds still to run: {', '.join(left)}." if left else ""
 
 
@@ -323,10 +311,10 @@ def page(study: Study, results: Mapping[str, Mapping[str, Runs]]) -> tuple[str, 
     """Return what was found in Markdown, and its figures."""
     parts, everything = list[str](), dict[str, Any]()
     check_commit(study, results)
-    for regime, planned in study.seeds.items():
+    for regime in study.seeds:
         rows = results.get(regime, {})
         found = everything[regime] = figures_of(study, regime, rows)
-        texts = [f"### {REGIMES[regime].title}", running(planned, rows)]
+        texts = [f"### {REGIMES[regime].title}", running(study, regime, rows)]
         if found:
             with_all = study.whole.get(regime)
             if isinstance(with_all, str):

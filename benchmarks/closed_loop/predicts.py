@@ -90,7 +90,7 @@ def points(results: Results, study: Study, rows: Sequence[str], runs: Mapping[st
     """Return the sources of a study, of these rows, once they have all their seeds, with those that have figures."""
     found = []
     for regime, every in results.items():
-        played = whole(study.seeds.get(regime, {}), every)
+        played = whole(study, regime, every)
         for row in rows:
             by_seed = played.get(row, {})
             figures = {seed: runs.get(f"{regime}.{ROWS[row].labels}.{seed}") for seed in by_seed}
@@ -106,8 +106,8 @@ def check_whole(question: Question, study: Study, results: Results, runs: Mappin
     """Stop where a row lacks seeds or one of its figures, where figures are of several commits, or of other models than
     the rows acted by."""
     commits = set[str]()
-    for regime, seeds in study.seeds.items():
-        there = whole(seeds, results.get(regime, {}))
+    for regime in study.seeds:
+        there = whole(study, regime, results.get(regime, {}))
         if missing := [row for row in (BASE, *question.rows) if row not in there]:
             raise SystemExit(f"not all seeds are there of {', '.join(missing)}")
         for row in question.rows:
