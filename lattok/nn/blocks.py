@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.utils import checks
-from lattok.utils.devices import module_of
+from lattok.utils.devices import has_streams
 
 Moved = TypeVar("Moved")
 
@@ -158,7 +158,7 @@ def onto(values: Moved, device: torch.device) -> Moved:
     from accelerate.utils import send_to_device  # slow to import
 
     move: Any = getattr(values, "to", partial(send_to_device, values))
-    return move(device, non_blocking=module_of(device) is not None)
+    return move(device, non_blocking=has_streams(device))
 
 
 def upcast(tensor: Tensor) -> Tensor:

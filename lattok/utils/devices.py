@@ -97,11 +97,16 @@ def device_called(name: str) -> torch.device:
     return asked
 
 
+def has_streams(device: torch.device) -> bool:
+    """Tell whether the host may go on while a copy of its own goes there."""
+    return device.type not in ("cpu", "mps")
+
+
 def module_of(device: torch.device) -> Any:
-    """Return what torch.cuda is for CUDA; None for meta and devices without streams, whose copies are waited for."""
+    """Return what torch.cuda is for CUDA; None for devices without streams, and for meta."""
     import torch
 
-    return None if device.type in ("cpu", "mps") else getattr(torch, device.type, None)
+    return getattr(torch, device.type, None) if has_streams(device) else None
 
 
 def moved(model: Any, device: str | None) -> Any:
