@@ -1,4 +1,4 @@
-"""Recounts the study of few actions from single rollouts; shares no code with what ran and wrote it.
+"""Recounts planned studies from single rollouts; shares no code with what ran and wrote them.
 
     python scripts/recount.py      # compares benchmarks/results/few_actions/ with what is written beside it
 
@@ -121,12 +121,14 @@ def recount(played, written):
     families = collections.defaultdict(list)
     for regime, rows in written.items():
         for row, figure in rows.items():
-            runs = [played[regime, row, seed] for seed in range(figure["success"][3])]
+            seeds = sorted(seed for kind, name, seed in played if (kind, name) == (regime, row))
+            runs = [played[regime, row, seed] for seed in seeds[: figure["success"][3]]]
             for part in ("success", *(name for name in figure if name.endswith(" tasks"))):
                 counted = interval([won(half(run, part)) for run in runs])
                 yield from compared(f"{regime} {row} {part}", figure[part], counted)
             for other, told in figure["over"].items():
-                pairs = [(played[regime, row, s], played[regime, other, s]) for s in range(told["difference"][3])]
+                shared = seeds[: told["difference"][3]]  # which are the first ones of both
+                pairs = [(played[regime, row, s], played[regime, other, s]) for s in shared]
                 counted = interval([won(a) - won(b) for a, b in pairs])
                 what = f"{regime} {row} - {other}"
                 yield from compared(what, told["difference"], counted)

@@ -227,6 +227,8 @@ def _ids(env_ids: Iterable[int]) -> list[int]:
 
 def _rows(observation: Observation, rows: list[int], count: int) -> Observation:
     """Take some of the `count` samples of an observation."""
+    if len(rows) == count:  # also spares a GPU a copy of the rows
+        return observation
     tensors = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
     chosen = {key: value[rows] for key, value in tensors.items() if value.ndim and len(value) == count}
     return {**observation, **chosen, "task": [observation["task"][row] for row in rows]}

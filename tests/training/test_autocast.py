@@ -46,7 +46,7 @@ LOSSES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gap action": (of_images.action, (of(3, 4), of(3, 4) + 1, torch.tensor([True, False, True]))),
     "decorrelation": (of_images.decorrelation, (of(64, 3, 5),)),
     "separation": (of_images.separation, (of(64, 3, 5), of(64, 2, 4))),
-    "additivity": (of_images.additivity, (of(7, 3, 2, 4), [[0, 1], [0, 2], [1, 2]])),
+    "additivity": (of_images.additivity, (of(7, 3, 2, 4),)),
     "flow": (of_images.flow, (of(5, 8), of(5, 8).float() + 1)),
     "reconstruction": (of_actions.reconstruction, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH[..., None].expand(2, 3, 4))),
     "commitment": (of_actions.commitment, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH)),
