@@ -180,7 +180,8 @@ class _Plays:
                     waiting.append(episode)
                     continue
                 share = episode.beyond / (episode.decisions * len(self.facts[episode.task].action_names))
-                result = EpisodeResult(episode.task, episode.seed, *turn.outcome, episode.decisions, share)
+                outcome = (turn.outcome.success, turn.outcome.failure)
+                result = EpisodeResult(episode.task, episode.seed, *outcome, episode.decisions, share)
                 self.results.append(result)
                 if episode.filmed:
                     self.films[result] = np.stack(episode.frames)
