@@ -469,7 +469,8 @@ def test_stored_help_is_what_the_recipes_say():
 def test_help_of_training_imports_no_torch_and_says_the_same(words, said, capsys):
     words = ["train", *words, "--help"]
     code = f"import sys; from lattok.cli import main; main({words}); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = dict(os.environ)  # without it readline's own COLUMNS, which is not in os.environ, is passed on as well
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=known)
     assert said in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
     assert done.stdout.rpartition("False\n")[0] == help_of(words[:-1], capsys, "--help")
