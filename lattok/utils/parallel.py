@@ -231,4 +231,5 @@ class Prefetcher(Generic[Value]):
 
     def _run(self, *arguments: object) -> Value:
         _THREAD.stopped = self._stop.is_set
+        check_wanted()  # a thread may take a job that is about to be cancelled
         return self._work(*arguments)
