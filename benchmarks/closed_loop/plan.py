@@ -35,7 +35,6 @@ HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 
 IN_TURN = {"head": "tokens", "head_order": "autoregressive"}  # the policy acts by codes, each from those before it
 AT_ONCE = {"head": "tokens", "head_order": "parallel"}
 COMPARED = (("rvq", "Residual VQ"), ("oat", "OAT"))  # the closest, by the names of their rows
-P2T, BEAST = ("p2t", "P2T, step decoder", "tokens"), ("beast", "BEAST", "beast")  # the best
 BY_MEDIAN = {**BY_MEAN, "average": "median"}
 BY_FIRST = {**BY_MEAN, "codes": 1}  # each drawn chunk is decoded from its first code alone
 ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
@@ -239,12 +238,11 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "acts-quest": Row("QueST", "baseline", "quest", IN_TURN),
         "acts-beast": Row("BEAST", "baseline", "beast", IN_TURN),
         **{
-            f"acts-{name}-mean": Row(f"{title}, mean of draws", "baseline", name, BY_MEAN, of=f"acts-{name}")
-            for name, title in (("rvq", "Residual VQ"), ("oat", "OAT"), ("fast", "FAST"))
-        },
-        **{
             f"acts-{name}-mean": Row(f"{title}, mean of draws", "baseline", labels, BY_MEAN, of=f"acts-{name}")
-            for name, title, labels in (P2T, BEAST)
+            for name, title, labels in (
+                *(("rvq", "Residual VQ", "rvq"), ("oat", "OAT", "oat"), ("fast", "FAST", "fast")),
+                *(("p2t", "P2T, step decoder", "tokens"), ("beast", "BEAST", "beast")),
+            )
         },
         **{
             f"acts-{name}-first": Row(f"{title}, mean of first codes", "baseline", name, BY_FIRST, of=f"acts-{name}")

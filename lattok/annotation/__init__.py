@@ -26,7 +26,7 @@ from lattok.nn.normalize import for_dataset
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room
-from lattok.utils.output import Busy
+from lattok.utils.output import Busy, Output
 from lattok.utils.signals import restate
 
 __all__ = ["Engine", "LocalEngine", "Options", "RayEngine", "Verification", "annotate", "label", "verify"]
@@ -110,8 +110,7 @@ def label(
     given = by_prefix(work.models).items()  # which opens paths, and checks that all of them label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given})
     out = Path(out).expanduser()
-    if out.resolve().is_relative_to(work.dataset.root.resolve()):
-        checks.fail("out", "a folder outside the source dataset", str(out))
+    Output(out).check_outside(work.dataset.root)
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
     staging = Staging(Path(os.path.abspath(out)), request_hash(work, identities))

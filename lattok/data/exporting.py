@@ -141,8 +141,7 @@ def _check(dataset: RobotDataset, out: Path, format: str, images: str, size: Siz
     if size is not None:
         checks.size("size", "numbers, height and width", len(size), 2)
         checks.counts(size_height=size[0], size_width=size[1])
-    if out.resolve().is_relative_to(dataset.root.resolve()):
-        checks.fail("out", "a folder outside the source dataset", str(out))
+    Output(out).check_outside(dataset.root)
     Output(out).check_new() if format == "rlds" else Output(out).check_absent()
 
 

@@ -80,6 +80,11 @@ class Output:
             hint = "Remove it or choose another."
             checks.fail(self.argument, f"a {what} that does not exist yet", str(self.place), hint)
 
+    def check_outside(self, source: Path) -> None:
+        """Require a place that is not in the dataset `source`, which is read."""
+        if self.place.resolve().is_relative_to(source.resolve()):
+            checks.fail(self.argument, "a folder outside the source dataset", str(self.place))
+
     @contextmanager
     def filled(self, own: Collection[str]) -> Iterator[None]:
         """Fill the folder, which `check_new` allows, with what is called `own`; on failure with none of it.
