@@ -14,6 +14,7 @@ FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "image-lam": [*FEW, "--codebook-continuous-steps", "1"],
     "action-vq": FEW,
+    "beast": [],
     "residual-vq": ["--steps", "0", "--synthetic", "0", "--tokens", "2", "--codebook-size", "8"],
     "vla": [*FEW, "--backbone-width", "16", "--backbone-depth", "2", "--head-dim", "16"],
 }
