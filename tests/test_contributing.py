@@ -206,6 +206,7 @@ def test_a_bottleneck_of_another_package_is_found(site, tmp_path):
     afresh(QUANTIZE, tmp_path, site)
 
 
+@pytest.mark.ci
 def test_a_world_and_a_recipe_of_another_package_are_found(site, tmp_path):
     afresh(SIMULATE, tmp_path, site)
 

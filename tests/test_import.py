@@ -23,6 +23,7 @@ def test_import_loads_no_heavy_package():
     assert python("-W", "error", "-c", code).stdout.split() == []
 
 
+@pytest.mark.ci
 def test_models_import_little_but_torch():
     """What resizes, quantizes or gives frozen features comes when it is needed: torchvision takes as long as torch."""
     slow = ("torchvision", "timm", "transformers", "torch._dynamo", "matplotlib", "tensorboard")
@@ -75,6 +76,7 @@ def test_unknown_name_is_an_attribute_error():
         _ = lattok.tokenise
 
 
+@pytest.mark.ci
 def test_policies_need_neither_transformers_nor_peft():
     """Losses, taps, strategies and the scratch backbone are part of the base installation."""
     code = (

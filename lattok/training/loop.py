@@ -274,9 +274,11 @@ class Trainer:
         """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
         accumulated parts."""
         parts, own, rate = [], self.shares, learning_rate(self.options, step)
+        # `torch.manual_seed` writes down the stack for every kind of device, which takes longer than a small step
+        random: Any = torch.default_generator if self.accelerator.device.type == "cpu" else torch
         for share in own:
             batch = feed(step, share)
-            torch.manual_seed(derive_seed(self.options.seed, share, step))
+            random.manual_seed(derive_seed(self.options.seed, share, step))
             with nullcontext() if share == own[-1] else self.accelerator.no_sync(self.wrapped):  # gradients meet once
                 with self.accelerator.autocast():
                     loss, values = _summed(self.wrapped(batch), self.loss_weights)

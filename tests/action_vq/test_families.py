@@ -36,6 +36,7 @@ for folder in sorted(root.glob("model-*")):
 """
 
 
+@pytest.mark.ci
 def test_another_process_loads_every_family_and_gives_the_same_codes(tmp_path):
     chunks, made = smooth(20, seed=1), [fitted(name) for name in CASES]
     np.save(tmp_path / "chunks.npy", chunks.numpy())

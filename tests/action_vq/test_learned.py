@@ -117,6 +117,7 @@ def slip(tokenizer: ResidualVQ | VQBeT, chunks: torch.Tensor) -> float:
     return float(((tokenizer.decode(near) - chunks) / tokenizer.normalizer.scale).square().mean())
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("family", [ResidualVQ, VQBeT])
 def test_a_slip_to_a_near_code_costs_less_once_it_was_learned(family):
     options = {"tokens": 3, "codebook_size": 16, "synthetic": 0, "steps": 5}

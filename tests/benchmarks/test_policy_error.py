@@ -37,6 +37,7 @@ def test_blind_tasks_are_those_that_were_recorded(dataset):
         assert np.corrcoef(moved[:, axis], stored["actions"][inside, axis])[0, 1] > 0.5
 
 
+@pytest.mark.ci
 def test_a_policy_is_measured_with_a_tokenizer_and_without(dataset, monkeypatch):
     monkeypatch.setattr(learnability, "STEPS", 2)
     monkeypatch.setattr(learnability, "MOST_JUDGED", 64)

@@ -260,6 +260,7 @@ def test_the_same_command_again_says_how_to_continue(dataset, tmp_path, capsys):
     assert next_words(words, said) == [*words, "--resume"]
 
 
+@pytest.mark.ci
 def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
     def command(out):
         words = ["train", "action-vq", dataset, "--out", str(tmp_path / out), *QUICK]

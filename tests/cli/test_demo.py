@@ -15,6 +15,8 @@ from lattok.cli import demo, main
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory):

@@ -116,6 +116,7 @@ def test_every_command_that_a_text_of_lattok_names_is_one(said: Said):
     assert complete > 10
 
 
+@pytest.mark.ci
 def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: str, said: Said):
     trained = said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "6", *SMALL])
     judge = after("Judge it", trained)
@@ -221,6 +222,7 @@ def use_it(printed: str, dataset: RobotDataset) -> None:
     assert found["done"].shape == (1, dataset.features["action"].shape[0])
 
 
+@pytest.mark.ci
 def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Path, monkeypatch):
     """From demonstrations of a world that needs no simulator, which processes find as that of another package."""
     pytest.importorskip("gymnasium")
@@ -247,6 +249,7 @@ def test_a_policy_is_judged_and_acts_as_its_report_says(said: Said, tmp_path: Pa
         assert "toy/left" in said([*shlex.split(command.replace("TASKS", "toy").replace("DATASET", shown)), *few])
 
 
+@pytest.mark.ci
 def test_one_task_is_split_alike_by_inspect_train_and_evaluate(make_dataset: Callable, said: Said, capsys):
     root = str(make_dataset([14, 15, 13, 14, 16, 12, 14, 13] * 2, tasks=("lift",)).root)
     split = "5 of 16 episodes judge (11, 12, 13, 14 and 1 more), the others train"

@@ -15,6 +15,7 @@ def report(outcomes: list[fuzz.Outcome]) -> str:
     return "\n" + fuzz.summary(outcomes, 0)
 
 
+@pytest.mark.ci
 def test_some_damaged_datasets(tmp_path: Path):
     outcomes = list(fuzz.run(42, 7000, tmp_path))
     assert not [o for o in outcomes if o.verdict in fuzz.FAILURES], report(outcomes)

@@ -299,6 +299,7 @@ def test_frame_indices_given_as_cameras(sample):
         sample.frames(0, np.arange(3))
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_some_attacks_of_every_kind_of_dataset(tmp_path):
     """More: python scripts/fuzz_datasets.py --attack --cases 1000."""

@@ -272,6 +272,7 @@ def test_what_is_suggested_asks_the_same_once_more(models):
     assert "--stride 2 --seed 7" in str(report.answer)
 
 
+@pytest.mark.ci
 def test_as_many_cameras_as_a_model_has_count(world, models):
     named = {"cameras": ("front", "wrist"), **CHOSEN}
     assert evaluate(models["fresh"], world, **named).figures == evaluate(models["fresh"], world, **CHOSEN).figures

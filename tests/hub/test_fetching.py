@@ -360,6 +360,7 @@ READER = """
 """
 
 
+@pytest.mark.ci
 def test_processes_share_a_cache_that_is_too_small_for_them(hub: LocalHub, source: Path, tmp_path: Path):
     """Each file is whole whenever it is read, and in the end the bound holds."""
     hub.delay = 0.002

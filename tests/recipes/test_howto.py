@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from lattok.cli import main
@@ -30,6 +31,7 @@ class Encoder:
         return torch.randn(*mask.shape, 5) * mask[..., None], mask
 
 
+@pytest.mark.ci
 def test_the_commands_work(tmp_path, monkeypatch, capsys):
     dataset = write_dataset(tmp_path / "data", [24, 26, 25, 27])
     shutil.copy(ROOT / "tests/parity/univla_stage2/checkpoint.ckpt", tmp_path / "lam-stage-2.ckpt")

@@ -309,6 +309,7 @@ def arm(root, names, camera):
             writer.add_episode({"action": actions}, {camera: moving_square(rng, 12)}, root.name)
 
 
+@pytest.mark.ci
 def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
     pose = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
     arm(tmp_path / "data/bridge", pose, "observation.images.image_0")

@@ -14,6 +14,8 @@ from lattok.recipes import ActionVQRecipe
 from tests.recipes.policies import with_absurd_actions
 from tests.recipes.test_howto import BLOCK, ROOT
 
+pytestmark = pytest.mark.ci
+
 FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "action-vq": FEW,

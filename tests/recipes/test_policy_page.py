@@ -3,6 +3,7 @@
 import os
 import shlex
 
+import pytest
 import torch
 
 import lattok
@@ -20,6 +21,7 @@ SHORT = {
 }
 
 
+@pytest.mark.ci
 def test_the_page(sample, tmp_path, monkeypatch, capsys):
     few = [episode.index for episode in sample.episodes if episode.length < 60][:4]
     lattok.export(sample, tmp_path / "data", episodes=few, video_codec="h264")

@@ -334,6 +334,7 @@ def test_one_run_makes_two_artefacts(two, root, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("family", ["action-vq", "uniform-bins", "two"])
 def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root, tmp_path, whole, two):
     def made(out):

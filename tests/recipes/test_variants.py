@@ -14,6 +14,8 @@ from lattok.recipes import ImageLAMRecipe, MotoLAMRecipe
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
+pytestmark = pytest.mark.ci
+
 SMALL = {
     "features": "pixels",
     "image_size": 32,

@@ -268,6 +268,7 @@ def test_the_held_out_error_of_dimensions_that_never_moved_is_in_their_own_units
     assert said["mean_action"] == pytest.approx(np.square(7e3 - chunks).mean(), rel=1e-4)
 
 
+@pytest.mark.ci
 def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Path, tmp_path: Path, capsys):
     out = tmp_path / "study"
     assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 0

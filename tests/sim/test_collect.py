@@ -29,6 +29,8 @@ from lattok.utils.checks import LattokError
 from lattok.utils.output import MARK
 from tests.sim.conftest import marked
 
+pytestmark = pytest.mark.ci
+
 TASKS = ["metaworld-pairs/door-lock", "metaworld-pairs/drawer-close"]
 OPTIONS = {"episodes": 3, "noise": 0.5, "seed": 4, "size": 32, "codec": "h264"}
 COMMAND = ["collect", *TASKS, "--noise", "0.5", "--seed", "4", "--size", "32", "--codec", "h264"]

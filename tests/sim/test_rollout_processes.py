@@ -36,6 +36,7 @@ def wave(seen: Mapping[str, Any], text: str) -> np.ndarray:
     return np.sin(20 * seen[STATE] + np.arange(10)[:, None] + len(text))
 
 
+@pytest.mark.ci
 def test_results_do_not_depend_on_processes() -> None:
     options: dict[str, Any] = {"repeat": 20}
     here = rollout(Blind(wave), DRAWERS, 2, batch=3, **options)

@@ -22,6 +22,7 @@ def workers() -> Iterator[Workers]:
         yield workers
 
 
+@pytest.mark.ci
 def test_a_slot_keeps_its_environment_and_others_share_one_for_each_task(workers: Workers) -> None:
     slots = [SimJob(jobs.count, DRAWER, seed, slot=slot) for seed in (0, -1, -1) for slot in range(4)]
     assert list(workers.map(slots)) == [1] * 4 + [2] * 4 + [3] * 4

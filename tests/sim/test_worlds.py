@@ -51,6 +51,7 @@ def made() -> Iterator[Maker]:
         env.close()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("pair", PAIRS, ids="/".join)
 def test_the_tasks_of_a_pair_start_the_same_and_the_end_of_one_is_the_failure_of_the_other(
     pair: tuple[str, str, str], images: None, made: Maker
@@ -175,6 +176,7 @@ def test_experts_win(name: str) -> None:
     assert sum(won) >= (3 if env.world == "metaworld" else 4)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("images")
 def test_pictures_come_before_torch_and_before_the_end() -> None:
     """Triton and Mesa bring an LLVM each: whose comes second must not crash Python; nor who never closes."""

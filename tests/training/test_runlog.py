@@ -60,6 +60,7 @@ def test_values_are_reported_at_every_look(steps):
     assert report.warnings == {}
 
 
+@pytest.mark.ci
 def test_peak_memory_is_that_of_the_process_and_not_of_who_began_it():
     """A job that a large Python process begins (a scheduler, a notebook, this test) reports its own."""
     large = torch.ones(2**28)  # 1 GiB

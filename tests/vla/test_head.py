@@ -294,6 +294,7 @@ def test_eulers_method_on_fields_that_are_known(steps: int):
     torch.testing.assert_close(follow(lambda x, t: t.expand_as(x)), noise + (steps - 1) / (2 * steps))
 
 
+@pytest.mark.ci
 def test_regression_averages_two_ways_to_act_and_flow_does_not():
     """Half of the demonstrations go left, half go right, and nothing that is seen says which."""
     samples, layers = 64, (2, 3)

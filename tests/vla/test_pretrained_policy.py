@@ -114,6 +114,7 @@ def test_latents_cannot_see_the_placeholders_of_actions(family: str, tiny: Tiny)
     assert after["action"] != before["action"]
 
 
+@pytest.mark.ci
 def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: Path):
     models = {family: policy(tiny(family), "la_direct").eval() for family in FAMILIES[:3]}
     models["scratch"] = fakes.policy("la_cond", camera_sizes=((56, 56),) * 2, image_size=56).eval()

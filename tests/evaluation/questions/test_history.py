@@ -134,6 +134,7 @@ def _verdict(model, dataset, episodes):
     return text.split(" held-out")[0] if "were trained on" in text else ""
 
 
+@pytest.mark.ci
 def test_a_copy_is_known_again_whatever_it_is_called_and_however_it_is_numbered(source, tmp_path):
     recipe = recipe_for(UniformBins).from_preset(source.root, tmp_path / "tok", horizon=2, episodes="0:4")
     tok = lattok.train(recipe)

@@ -88,6 +88,7 @@ def long_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learnability, "WIDTH", 48)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("long_training")
 def test_a_policy_errs_little_where_the_state_says_what_to_do_and_as_the_mean_where_it_does_not():
     rng = np.random.default_rng(0)

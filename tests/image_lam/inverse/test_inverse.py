@@ -362,6 +362,7 @@ def train(data: Path, out: Path, **options) -> InverseDynamics:
     return lattok.train(lattok.InverseDynamicsRecipe.from_preset(data, out, "tiny", **given))
 
 
+@pytest.mark.ci
 def test_from_some_episodes_it_learns_to_read_the_others(tmp_path):
     truth = open_dataset(pushed(tmp_path / "truth", set(range(10))))
     model = train(pushed(tmp_path / "data", {0, 1, 2, 3, 4, 5, 6}), tmp_path / "out")  # of which two judge

@@ -151,6 +151,7 @@ def test_leftovers_on_both_sides_are_listed(weights, tmp_path):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stage", [1, 2])
 def test_no_tensor_may_be_missing_or_of_another_shape(stage, tmp_path):
     facts = Facts(stage=stage, encoder_depth=1, decoder_depth=1, width=8, heads=2, actions=(2, 3))
