@@ -17,6 +17,8 @@ from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
 ray = pytest.importorskip("ray")
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def cluster():

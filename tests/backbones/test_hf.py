@@ -19,6 +19,8 @@ from lattok.backbones import hf  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
 from lattok.backbones.pretrained import TEXT  # noqa: E402
 
+pytestmark = pytest.mark.ci
+
 IMAGES = {"qwen3_vl": 4, "qwen2_5_vl": 4, "smolvlm": 4, "paligemma": 16, "gemma3": 4, "internvl": 4}  # tokens at 64²
 FAMILIES = (*IMAGES, "text")
 TEXTS = ["lift it", "push the red block to the wall"]

@@ -161,6 +161,7 @@ def test_what_explains_less_than_nothing_is_said_in_words():
     assert text.endswith("none of its variance (of the other clip's own latent none, in the same clip 7 %)")
 
 
+@pytest.mark.ci
 def test_few_episodes_are_no_reason_for_any_difference(tmp_path):
     """Neither that there is none: they have no interval. What to do is said."""
     world = World(episodes=16, length=24)

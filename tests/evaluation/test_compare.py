@@ -55,6 +55,7 @@ def found(world, models, tmp_path_factory) -> tuple[Report, Path]:
     return compare(world, models, out=out, **CHOSEN), out
 
 
+@pytest.mark.ci
 def test_every_figure_is_that_of_a_single_evaluation(world, models, found, monkeypatch):
     monkeypatch.setattr(probes, "STEPS", 1)
     for name, model in models.items():

@@ -81,6 +81,7 @@ def test_controls_that_need_training_are_not_run_unasked(quick: tuple[Report, Pa
     assert not any("without_latents" in key or "labels_only" in key for key in report.figures)
 
 
+@pytest.mark.ci
 def test_controls_that_need_training_are_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
     state = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
     trained = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)

@@ -248,6 +248,7 @@ class Filled(World):
         return {key: own[key] for key in keys}
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("short_mlps")
 def test_labels_are_judged_by_measured_actions_alone():
     """Inferred ones would be taken for the truth, and NaN ended the evaluation."""

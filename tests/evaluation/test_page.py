@@ -214,6 +214,7 @@ def unfolded(html: str) -> str:
     return " ".join("".join(shown).split())
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("short_mlps")
 def test_a_page_says_what_counts_in_1500_words_and_folds_the_rest():
     """Answer, chart and film strip, what to do, what falls short; in words of somebody who has met no control."""

@@ -20,6 +20,8 @@ from tests.process_jobs import together
 from tests.recipes.policies import SIZES, stopped
 from tests.recipes.test_variants import SMALL
 
+pytestmark = pytest.mark.ci
+
 LENGTHS = [25, 31, 28, 40, 22, 36, 30, 27, 33, 29]
 # frames take 0.9 MB, or 0.2 at 16 pixels; one of 32 pixels is 3 kB
 LITTLE = {"shuffle_window": 96, "memory_gb": 6e-4, "steps": 8, "save_every": 5, "device": "cpu"}

@@ -16,6 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from lattok.sim import SimEnv, Variation, find_tasks, make, worlds
 from lattok.utils.checks import LattokError
 
+pytestmark = pytest.mark.ci
+
 DRAWERS = ["metaworld-pairs/drawer-open", "ogbench/drawer-open"]
 PAIRS = [
     ("metaworld-pairs", "drawer-open", "drawer-close"),
@@ -51,7 +53,6 @@ def made() -> Iterator[Maker]:
         env.close()
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("pair", PAIRS, ids="/".join)
 def test_the_tasks_of_a_pair_start_the_same_and_the_end_of_one_is_the_failure_of_the_other(
     pair: tuple[str, str, str], images: None, made: Maker
@@ -176,7 +177,6 @@ def test_experts_win(name: str) -> None:
     assert sum(won) >= (3 if env.world == "metaworld" else 4)
 
 
-@pytest.mark.ci
 @pytest.mark.usefixtures("images")
 def test_pictures_come_before_torch_and_before_the_end() -> None:
     """Triton and Mesa bring an LLVM each: whose comes second must not crash Python; nor who never closes."""

@@ -166,7 +166,6 @@ def test_models_of_frame_pairs(name: str, device: Device, monkeypatch: pytest.Mo
         assert_same(for_inference(model, precision).to(NAME).label_video(video, 2), expected)
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["compact", "sana"])
 def test_models_of_clips(kind: str, device: Device, tmp_path: Path):
     model = clip_lam() if kind == "compact" else sana_lam(tmp_path)

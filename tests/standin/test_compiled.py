@@ -26,7 +26,6 @@ def _graphs_of_torchs_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     torch.compiler.reset()
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["action-vq", "idm", "image-lam, flow", "vla, la_cond"])
 def test_parts_of_models_are_whole_graphs(kind: str, folder: Path, tmp_path: Path):
     expected = lattok.train(make(kind, folder, tmp_path / "plain", "cpu"))

@@ -12,7 +12,6 @@ from tests.accelerator import NAME, Device
 from tests.backbones.conftest import need_transformers
 
 
-@pytest.mark.ci
 def test_it_writes_one_file_and_the_sentence(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch, capsys):
     need_transformers()
     out = tmp_path / "gpu.json"

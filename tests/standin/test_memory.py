@@ -26,7 +26,6 @@ def peak(kind: str, preset: str, samples: int, values: bool) -> float:
     return found["fixed"] + samples * found["sample"]
 
 
-@pytest.mark.ci
 def test_the_bytes_of_shapes_are_those_of_numbers_and_of_the_table():
     kind, preset = "idm", "tiny"
     entry, samples = TABLE[f"{kind}/{preset}"], 16

@@ -100,7 +100,6 @@ def test_workers_on_different_devices_label_alike(
     }
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("name", ["lam", "vq", "bins", "idm", "clips"])
 def test_reports_are_those_of_the_cpu(name: str, folder: Path, models: dict[str, Any], device: Device):
     assert_judged_alike(models[name], folder / "data")
@@ -112,7 +111,6 @@ def assert_judged_alike(model: Any, data: Path, **options: Any) -> None:
     assert [each.text for each in found.verdicts] == [each.text for each in expected.verdicts]
 
 
-@pytest.mark.ci
 def test_controls_are_trained_where_the_model_is(folder: Path, models: dict[str, Any], device: Device):
     loop = LoopOptions(steps=2, batch_size=4)
     assert_judged_alike(models["lam"], folder / "data", controls="trained", control_loop=loop)
@@ -123,7 +121,6 @@ def test_policies_are_judged_as_on_the_cpu(kind: str, folder: Path, tmp_path: Pa
     assert_judged_alike(lattok.train(make(kind, folder, tmp_path / "policy", "cpu")), folder / "annotated")
 
 
-@pytest.mark.ci
 def test_models_are_compared_as_on_the_cpu(folder: Path, models: dict[str, Any], device: Device):
     chosen = {"one": models["lam"], "two": models["clips"]}
     data = lattok.open_dataset(folder / "data")
@@ -160,7 +157,6 @@ def test_a_server_answers_as_on_the_cpu(device: Device):
     np.testing.assert_array_equal(*said)
 
 
-@pytest.mark.ci
 def test_the_command_line_takes_its_name(folder: Path, tmp_path: Path, device: Device, capsys):
     data, lam = str(folder / "data"), str(folder / "lam")
     given = ["--device", f"{NAME}:0"]

@@ -128,7 +128,6 @@ def interrupted(kind: str, folder: Path, out: Path, way: tuple[str, str], at: in
     return lattok.train(make(kind, folder, out, way[1], save_every=at, **options), resume=True)
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("kind", EACH)
 def test_mixed_precision_parts_averages_and_a_checkpoint_of_another_device(
     kind: str, folder: Path, tmp_path: Path, waits: list[str]

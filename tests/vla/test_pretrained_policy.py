@@ -21,6 +21,8 @@ from tests.vla.fakes import batch, config, rows
 
 need_transformers()
 
+pytestmark = pytest.mark.ci
+
 FAMILIES = ("qwen3_vl", "smolvlm", "paligemma", "qwen2_5_vl", "gemma3", "internvl")
 Tiny = Callable[[str], Path]
 
@@ -114,7 +116,6 @@ def test_latents_cannot_see_the_placeholders_of_actions(family: str, tiny: Tiny)
     assert after["action"] != before["action"]
 
 
-@pytest.mark.ci
 def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: Path):
     models = {family: policy(tiny(family), "la_direct").eval() for family in FAMILIES[:3]}
     models["scratch"] = fakes.policy("la_cond", camera_sizes=((56, 56),) * 2, image_size=56).eval()

@@ -19,6 +19,7 @@ def test_a_loss_that_is_printed_as_equal_is_not_called_less(true: float, holds: 
     assert (verdict.holds, f"is {text} that of" in verdict.text) == (holds, True)
 
 
+@pytest.mark.ci
 def test_without_another_pair_in_any_episode_nothing_is_said_of_exchanging_them():
     """Such pairs kept their own latents, and a good decoder was said to depend on none."""
     model, world = tiny_lam(stride="1"), World(episodes=10, length=2)

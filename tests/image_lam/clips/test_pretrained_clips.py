@@ -23,6 +23,8 @@ from tests.vla.fakes import observation
 
 need_transformers()
 
+pytestmark = pytest.mark.ci
+
 OVER = {"backbone_train": "lora", "backbone_lora_rank": 2, "image_size": 56}
 
 

@@ -127,6 +127,7 @@ def double(text: dict[str, Tensor]) -> list[Tensor]:
     return [text["text"].double(), text["text_mask"]] if text else []
 
 
+@pytest.mark.ci
 def test_other_shapes_encode_and_predict(pair):
     latents = plain.encode(pair.weights, pair.facts, pair.features.double(), *double(pair.text))
     codes = {s: d.argmin(-1) for s, d in plain.distances(pair.weights, pair.facts, latents).items()}
@@ -141,6 +142,7 @@ def test_other_shapes_encode_and_predict(pair):
     close(model.predict(pair.features[:, 0], out, **pair.text), expected.float())
 
 
+@pytest.mark.ci
 def test_other_shapes_train(pair):
     for weight in pair.weights.values():
         weight.requires_grad_()
