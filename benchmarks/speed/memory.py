@@ -77,7 +77,7 @@ def idm(recipe: Any) -> Made:
 
 
 FAMILIES: dict[str, tuple[Callable[[Any], Made], tuple[str, ...]]] = {
-    "action-vq": (action_vq, ("p2t", "libero", "robotwin", "jaka", "p2t_code", "context", "quick")),
+    "action-vq": (action_vq, ("p2t", "libero", "robotwin", "jaka", "p2t+p2t_code", "p2t+context", "quick")),
     "image-lam": (pairs(ImageLAM), ("small+robust+flow", "full+robust+flow", "libero", "tiny+robust")),
     "moto-lam": (pairs(MotoLAM), ("moto", "small")),
     "idm": (idm, ("small", "tiny")),
