@@ -34,6 +34,12 @@ def test_the_bytes_of_shapes_are_those_of_numbers_and_of_the_table():
     assert entry["no"]["fixed"] + samples * entry["no"]["sample"] == pytest.approx(counted, rel=0.1)
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_presets_of_the_table_can_be_typed(name: str):
+    kind, _, words = name.partition("/")
+    memory.recipe_of(kind).from_preset("data", "out", words.split()[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLE if name.partition("/")[0] in memory.FAMILIES])
 def test_the_command_counts_what_the_table_says(name: str):
