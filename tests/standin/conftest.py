@@ -24,8 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.accelerator)
-            if not item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.ci)
+            item.add_marker(pytest.mark.ci)
             item.add_marker(pytest.mark.skipif(not AVAILABLE, reason="this torch has no devices in Python"))
 
 
