@@ -23,8 +23,7 @@ from lattok.data.content import dataset_fingerprint
 from lattok.labels.spec import Options
 from lattok.loading import by_prefix
 from lattok.nn.normalize import for_dataset
-from lattok.utils import checks
-from lattok.utils.checks import LattokError, first_line
+from lattok.utils.checks import LattokError, first_line, warn
 from lattok.utils.files import make_room
 from lattok.utils.output import Busy, Output
 from lattok.utils.signals import restate
@@ -99,7 +98,7 @@ def annotate(
     given = models if not fill or isinstance(models, Mapping) else {INFERRED: models}
     result = label(Work(as_dataset(dataset), given, options), out, engine=engine, progress=progress)
     if not result.complete:
-        checks.warn(result.report(), stacklevel=2)
+        warn(result.report(), stacklevel=2)
     return result.path
 
 

@@ -28,7 +28,6 @@ from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.version import __version__
 
@@ -104,7 +103,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
         if feature.shape[0] != wanted:
             has = f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))})"
             way_out = "Select or add columns, or train a tokenizer on this dataset."
-            raise LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
+            raise checks.LattokError(f"{has}, but this tokenizer was trained on {wanted}. {way_out}")
         check_trained_space(model, dataset, key)
         return
     video = cast(VideoLabeller, model)
@@ -128,7 +127,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Prefetcher[np.ndarray]) -> 
                     found.append(_one(work, prefix, index, length, frames_of, found))
                 except Exception as error:
                     failures.setdefault(prefix, {})[index] = checks.reason(error)
-                    strange += not isinstance(error, LattokError)
+                    strange += not isinstance(error, checks.LattokError)
     rows = {name: values for found in parts.values() if found for name, values in _joined(found).items()}
     return UnitLabels(rows, failures, strange)
 
@@ -184,12 +183,12 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
         checks.fail("dataset", f"the {len(model.cameras)} cameras of the model ({own})", f"one with {there or 'none'}")
     try:
         keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
-    except LattokError as error:
+    except checks.LattokError as error:
         if work.options.cameras:
             raise
         names = " ".join(map(short_name, work.dataset.cameras[: len(model.cameras)]))
         hint = f"The model looks at it; name what stands for it here, such as cameras={names}."
-        raise LattokError(f"{error} {hint}") from None
+        raise checks.LattokError(f"{error} {hint}") from None
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
 

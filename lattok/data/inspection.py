@@ -22,7 +22,6 @@ from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.utils.output import unused
 
@@ -136,7 +135,7 @@ def inspect_dataset(
         findings.append(problems.CAMERA_SIZES.finding())
     try:
         spaces = action_spaces(dataset)
-    except LattokError as error:
+    except checks.LattokError as error:
         findings.append(problems.BAD_SPACE.finding(error=error))
         spaces = {}
     return Inspection(
@@ -188,7 +187,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     orphans = sorted(set((source.root / "data").rglob("*.parquet")) - set(known))
     found = [problems.UNKNOWN_FILE.finding(file=path) for path in orphans]
     for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
-        with suppress(LattokError):  # a file that cannot be read is reported with its values
+        with suppress(checks.LattokError):  # a file that cannot be read is reported with its values
             if unknown := sorted(set(source.episode_rows(path)) - set(episodes)):
                 found.append(problems.UNKNOWN_ROWS.finding(file=path, episode=unknown[0]))
     yield from some_of(found, "files with such problems")
@@ -210,7 +209,7 @@ def _check_lengths(dataset: RobotDataset, chosen: list[Episode], stride: Gap, ho
             check_stride(gap, lengths, dataset.fps)
             alone = int(np.minimum(lengths, gap).sum()) / int(lengths.sum())
             yield problems.NO_PARTNER.finding(stride=gap, share=alone)
-        except LattokError as error:
+        except checks.LattokError as error:
             yield Finding("error", str(error), "")
     if horizon is not None:
         checks.counts(1, checks.MOST_STRIDE, horizon=horizon)
@@ -268,7 +267,7 @@ def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str
     """Read columns of all episodes that can be read, and why others cannot."""
     parts, unreadable = dict[int, dict[str, np.ndarray]](), list[Finding]()
     for index, columns in dataset.columns_of(episodes, keys):
-        if isinstance(columns, LattokError):
+        if isinstance(columns, checks.LattokError):
             unreadable.append(Finding("error", str(columns), ""))
         else:
             parts[index] = columns
@@ -302,7 +301,7 @@ def _check_camera(
             facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
             sizes.setdefault((facts.width, facts.height), facts)
             blank, looked_at = blank + (int(np.ptp(image)) <= MAX_BLANK_LEVELS), looked_at + 1
-        except LattokError as error:
+        except checks.LattokError as error:
             damaged.append(Finding("error", str(error), ""))
     findings += some_of(damaged, "files with such problems")
     if blank and blank == looked_at:

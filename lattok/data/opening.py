@@ -16,7 +16,6 @@ from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset, camera_keys, d
 from lattok.data.video import SUFFIXES as VIDEOS
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras, with_columns
 from lattok.hub import CONFIG, WEIGHTS, client
-from lattok.hub.client import HubOptions
 from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -34,7 +33,7 @@ def _converted(dataset: RobotDataset, actions: Any) -> RobotDataset:
 
 # options of every format, in the order in which they act
 _VIEWS = {"cameras": with_cameras, "columns": with_columns, "action_space": declare, "actions": _converted}
-_HUB = (*get_type_hints(HubOptions), "cache_gb")
+_HUB = (*get_type_hints(client.HubOptions), "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
 

@@ -23,7 +23,6 @@ from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
 from lattok.data.schema import PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
-from lattok.utils.checks import LattokError
 from lattok.utils.untrusted import inside
 
 PREFIX = "observation.images."
@@ -215,8 +214,8 @@ class ColumnsView(View, ABC):
         names, nothing = self._read_for(keys), ((episode.index, {}) for episode in episodes)
         for index, read in self.dataset.columns_of(episodes, names, checked) if names else nothing:
             try:
-                yield index, read if isinstance(read, LattokError) else self._made(index, keys, read)
-            except LattokError as error:
+                yield index, read if isinstance(read, checks.LattokError) else self._made(index, keys, read)
+            except checks.LattokError as error:
                 yield index, error
 
 
@@ -266,7 +265,7 @@ class _Conversion(ColumnsView):
         nothing = np.empty((0, self._source.dim))  # converted to learn whether it is possible, and takes the state
         try:
             self._convert(nothing)
-        except LattokError:
+        except checks.LattokError:
             if self._state_space is None:
                 raise
             self._convert(nothing, np.empty((0, self._state_space.dim)))
@@ -289,8 +288,8 @@ class _Conversion(ColumnsView):
             return dict(read)
         try:
             values = self._convert(read[self._key], read.get(self._state_key or ""))
-        except LattokError as error:
-            raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
+        except checks.LattokError as error:
+            raise checks.LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:

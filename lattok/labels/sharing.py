@@ -12,7 +12,6 @@ from typing_extensions import Unpack
 from lattok.data.opening import open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.hub import CARD, client
-from lattok.hub.client import PushOptions
 from lattok.hub.records import HUB_ID, TAGS, divided, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.sidecar import Sidecar
 from lattok.labels.spec import INFO, provenance_of
@@ -52,7 +51,7 @@ class Listing(NamedTuple):
 
 
 def push_dataset(
-    folder: str | os.PathLike[str], repo_id: str, *, include: Sequence[str] = (), **options: Unpack[PushOptions]
+    folder: str | os.PathLike[str], repo_id: str, *, include: Sequence[str] = (), **options: Unpack[client.PushOptions]
 ) -> str:
     """Upload a LeRobot dataset, or the labels that `annotate` wrote for another one; return the address.
 

@@ -27,7 +27,6 @@ from lattok.recipes.common import ADAMW
 from lattok.recipes.pairs import SMALL, TINY, PairOptions, PairRecipe
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.options import as_flags
 
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}  # as the published code changes them
@@ -114,7 +113,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         if stage is not None and given.get("streams", implied["streams"]) != implied["streams"]:
             checks.fail("streams", f"{implied['streams']!r} in stage {stage}", repr(given["streams"]))
         if init is not None and codebook is not None:
-            raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
+            raise checks.LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
         options = super().combined({**preset, **implied}, given)
         if init is None and (codebook is not None or options.get("streams") == "control+env"):
             options |= _from_stage_1(codebook, options, given)
@@ -129,7 +128,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
         known = {} if before is None or self.data.init is None else {"language_dim": before.config.language_dim}
         if language is None:
             if self.data.text_features is not None:
-                raise LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
+                raise checks.LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
             return None, known
         episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         words = embed(language, self.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
@@ -158,7 +157,7 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
     if options.get("streams") != "control+env":
-        raise LattokError(f"`env_codebook` {codebook} is for stage 2. Set stage=2.")
+        raise checks.LattokError(f"`env_codebook` {codebook} is for stage 2. Set stage=2.")
     if codebook is None:
         hint = "Train one with stage=1, or use streams=joint."
         checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)

@@ -31,7 +31,6 @@ from lattok.samples.stream import keep_frames
 from lattok.samples.windows import FramePairs, MixedPairs
 from lattok.training import LoopOptions, fit, init_process_group
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called
 from lattok.utils.options import flat, options_of
 from lattok.utils.progress import ProgressBar
@@ -77,7 +76,7 @@ class PairOptions(ImageOptions, MixOptions):
         checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
         if self.feature_cache is not None and self.changes:
             hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
-            raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
+            raise checks.LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
         failed = False
         try:
             step()
-        except (OSError, LattokError) as error:
+        except (OSError, checks.LattokError) as error:
             why = str(getattr(error, "strerror", None) or error).removesuffix(".")
             text = f"no feature cache in {folder}: {why}. Features are computed at every step."
             checks.warn(text, stacklevel=2)

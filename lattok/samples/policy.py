@@ -25,7 +25,6 @@ from lattok.samples.frames import FrameReader, MixedSamples, Samples
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 
 
 class PolicyWindows(Samples):
@@ -113,7 +112,7 @@ class PolicyWindows(Samples):
         labels = read_rows(dataset, spec, self.episodes, parts)
         if not labels["valid"].any():
             what = f"none of the {len(self)} frames of the chosen episodes has a label"
-            raise LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
+            raise checks.LattokError(f"`{spec.column('valid')}`: {what}. Choose other episodes, or annotate again.")
         return labels
 
     def _like_actions(self, dataset: RobotDataset, key: str, action_key: str, checked: bool) -> Tensor:
@@ -152,7 +151,7 @@ class PolicyWindows(Samples):
             checks.fail("acted_share", "0 where no action was measured", share)
         if share and self.measured.all():
             reason = "`acted_share` was given, but all actions are known."
-            raise LattokError(f"{reason} Name those episodes: action_episodes.")
+            raise checks.LattokError(f"{reason} Name those episodes: action_episodes.")
 
     def __len__(self) -> int:
         return len(self.episode_of)
@@ -311,6 +310,6 @@ def _chosen_spec(
             checks.fail("latent", f"latent actions of {horizon} steps, the horizon", f"{latent.steps}")
         return latent
     if latent is not None:
-        raise LattokError("`tokenizer` and label columns were both given. Give one of them.")
+        raise checks.LattokError("`tokenizer` and label columns were both given. Give one of them.")
     checks.size("tokenizer", "action dimensions, as the dataset has", tokenizer.action_dim, action_dim)
     return tokenizer_spec(tokenizer, horizon)

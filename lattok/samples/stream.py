@@ -23,7 +23,6 @@ from lattok.samples.frames import CAN_SHARE, DECODERS, Samples, all_gather
 from lattok.samples.order import LANES, Batches, Draw, Lanes, Order, Window, frames_of
 from lattok.training import init_process_group
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.utils.progress import ProgressBar
@@ -39,7 +38,7 @@ class DecodedWindow:
     rows: np.ndarray  # [f] ascending
     frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
     sound: np.ndarray  # [n] bool: samples all of whose frames could be read
-    errors: dict[int, LattokError]  # by episode
+    errors: dict[int, checks.LattokError]  # by episode
     instead: "DecodedWindow | None" = None  # what was decoded in place of samples that are not sound
 
 
@@ -205,7 +204,7 @@ class FrameStream:
         count, tried = len(self.left_out), len(self._tried)
         if count > min(MIN_DAMAGED, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
             last = next(reversed(self.left_out.values()))
-            raise LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
+            raise checks.LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
 
 
 def _processes_here() -> int:
@@ -242,7 +241,7 @@ def keep_frames(
                 part.frames = part.reader.all(progress=progress, shared=True)
         if keep is not None:
             keep()
-    except LattokError as error:
+    except checks.LattokError as error:
         for part in different:
             vars(part).pop("frames", None)
         say(f"{reader.what} are read when they are needed, since not all can be: {error}")

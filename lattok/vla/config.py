@@ -11,7 +11,6 @@ from lattok.labels import LatentSpec
 from lattok.nn.losses import MOST_FLOW_STEPS
 from lattok.nn.normalize import MOST_NUMBERS, Normalization, NormalizedActions, clipped_kinds, gripper_dims
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.options import ADDED, FROM_DATA, GROUP, REQUIRED, check_choices, knows_data
 from lattok.utils.untrusted import plain_format
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy, hidden_index
@@ -195,7 +194,7 @@ class VLAConfig(NormalizedActions):
         self._check_tokens()
         try:
             plain_format(self.prompt, task="", horizon=1)
-        except LattokError:
+        except checks.LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         _ = self.action_clipped, self.proprio_clipped  # they check their own numbers
 
@@ -289,7 +288,7 @@ def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -
     """Compare labels with what the strategy follows: their kind, and as many of them as its spans have steps."""
     if strategy.labels is None:
         if latent is not None:
-            raise LattokError(f"`latent` was given, but {strategy.name} follows no labels. Leave it out.")
+            raise checks.LattokError(f"`latent` was given, but {strategy.name} follows no labels. Leave it out.")
         return
     if latent is None:
         checks.fail("latent", f"what the labels of {strategy.labels} are, which {strategy.name} follows", "none")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from lattok.data.formats import rlds_meta as meta
-from lattok.data.formats.rlds_meta import Field
 from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
@@ -147,7 +146,7 @@ class RLDS(RobotDataset):
                 return texts
         return [""]
 
-    def _check_names(self, fields: Sequence[Field]) -> None:
+    def _check_names(self, fields: Sequence[meta.Field]) -> None:
         """Check that an episode with a right checksum has every feature that features.json promises."""
         for episode in self.episodes:
             try:
@@ -161,7 +160,7 @@ class RLDS(RobotDataset):
             return
         raise LattokError(f"{self.root}: every episode of split `{self.split}` is damaged: the checksums are wrong.")
 
-    def _feature(self, field: Field) -> Feature:
+    def _feature(self, field: meta.Field) -> Feature:
         shape = field.shape or (1,)
         if field.dtype == "image" and 0 in field.shape:  # features.json does not say
             shape = self._first_image(field.key).shape
@@ -213,7 +212,7 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     return rate
 
 
-def _ruler(root: Path, fields: Sequence[Field]) -> Field:
+def _ruler(root: Path, fields: Sequence[meta.Field]) -> meta.Field:
     """Return the feature that episodes are measured with: cheap to count, and there in every record."""
     if not fields:
         raise LattokError(f"{root / 'features.json'}: no feature of `steps` can be read.")
@@ -221,7 +220,7 @@ def _ruler(root: Path, fields: Sequence[Field]) -> Field:
     return min(fields, key=lambda f: (f.path not in SHORT_FEATURES, costs[f.stored], f.dtype == "image", f.per_step))
 
 
-def _values(example: Example, field: Field, length: int) -> np.ndarray:
+def _values(example: Example, field: meta.Field, length: int) -> np.ndarray:
     """Read values of one feature, [T] or [T, *shape]."""
     shape = () if field.shape == (1,) else field.shape
     _check_count(example, field, length)
@@ -237,7 +236,7 @@ def _values(example: Example, field: Field, length: int) -> np.ndarray:
     return values.reshape(length, *shape)
 
 
-def _check_count(example: Example, field: Field, length: int) -> None:
+def _check_count(example: Example, field: meta.Field, length: int) -> None:
     count, expected = example.count(field.path), length * field.per_step
     if count != expected:
         example.fail(f"`{field.path}`: expected {expected} values ({length} steps of {field.per_step}), got {count}")

@@ -22,7 +22,6 @@ from typing_extensions import Self
 from lattok.data.schema import Feature
 from lattok.sim.rendering import OFF, SceneCameras, Variation
 from lattok.utils import checks
-from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
 
@@ -220,7 +219,7 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
             known = WORLDS[world].tasks()
         except ModuleNotFoundError as error:  # from the first look at what there is
             what = f"{world} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
-            raise LattokError(what) from None
+            raise checks.LattokError(what) from None
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
