@@ -4,8 +4,6 @@ The label of an episode depends on that episode, the models and the options alon
 torch computes with as many threads as the options say.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +25,7 @@ from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
-from lattok.utils import checks
+from lattok.utils import checks, files
 from lattok.utils.parallel import Prefetcher, Request
 from lattok.version import __version__
 
@@ -71,7 +69,7 @@ def request_hash(work: Work, identities: Identities) -> str:
     parts = [facts, identities, asdict(work.options), PIECE_FRAMES, BATCH, versions()]
     if any(model.reads_task for model in work.models.values()):
         parts.append([episode.tasks for episode in dataset.episodes])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return files.json_hash(parts)
 
 
 def check_models(work: Work) -> None:

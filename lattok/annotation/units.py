@@ -6,8 +6,6 @@
 .<out>.partial/done                written when the output is complete, before it takes its place
 """
 
-import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -21,7 +19,7 @@ from lattok.data.content import facts_of, fingerprint
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import RobotDataset
 from lattok.utils.checks import LattokError
-from lattok.utils.files import read_json, whole_file, write_json
+from lattok.utils.files import json_hash, read_json, whole_file, write_json
 from lattok.utils.output import DONE, MARK, Output
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
@@ -103,7 +101,7 @@ def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
     for unit in units:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
         parts = [unit.episodes, unit.lengths, *map(facts, files)]
-        keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
+        keys.append(json_hash(parts)[:16])
     return keys
 
 

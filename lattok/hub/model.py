@@ -5,7 +5,6 @@ that lists them. huggingface_hub's ModelHubMixin removes config.json before it w
 so its functions are used directly. Its keywords are the same here (`client`).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -327,8 +326,7 @@ class HubModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
-        config = json.dumps(identity(self.config), sort_keys=True).encode()
-        hashes = {"config_sha256": hashlib.sha256(config).hexdigest()}
+        hashes = {"config_sha256": files.json_hash(identity(self.config))}
         hashes["weights_sha256"] = weights.weights_hash(self.saved_tensors())
         return {"type": self.type, "model": self.source, "revision": self.revision, **hashes}
 

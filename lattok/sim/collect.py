@@ -7,8 +7,6 @@ workers, and after any number of interruptions, the same dataset comes out. Unti
 .<out>.collecting/<settings>/<task>/SEED.npz  numbers of a successful episode, written after its videos SEED.*.mp4
 """
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +26,7 @@ from lattok.sim.rendering import OFF, Variation
 from lattok.sim.worlds import IMAGES, OBJECTS, STATE, SimEnv, SimJob, TaskFacts, Workers, find_tasks
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.files import make_room, read_json, whole_file
+from lattok.utils.files import json_hash, make_room, read_json, whole_file
 from lattok.utils.output import Output
 from lattok.utils.signals import restate
 from lattok.version import SIMULATORS, __version__, installed
@@ -102,8 +100,7 @@ class _Collection(Output):
     def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):
         super().__init__(out, kind="collecting")
         self.request, self.versions = request, {"lattok": __version__} | installed((*SIMULATORS, "numpy", "av"))
-        same = hashlib.sha256(json.dumps([settings, self.versions], sort_keys=True).encode()).hexdigest()
-        self.episodes = self.work / same[:16]
+        self.episodes = self.work / json_hash([settings, self.versions])[:16]
 
     @contextmanager
     def alone(self) -> Iterator[bool]:

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written next to their place, synchronised, then renamed."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -144,6 +145,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, indent: int = 2) -> None:
     """Write strict JSON as a whole file; numbers that are not finite become null, since JSON has none."""
     write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def json_hash(value: Any) -> str:
+    """Return the SHA-256, in hexadecimal digits, of a value as JSON; keys count in alphabetical order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path, hint: str = COPY, *, nan: bool = False) -> dict[str, Any]:

@@ -6,7 +6,6 @@ side by side, stands in speed.json alone, so that the others have the same bytes
 """
 
 import hashlib
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -201,7 +200,7 @@ def subject(provenance: Mapping[str, Any]) -> str:
     dataset = provenance["dataset"]
     facts = [model.get(name) for model in models for name in ("type", "config_sha256", "weights_sha256")]
     facts += [dataset.get(name) for name in ("name", "episodes")]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return files.json_hash(facts)[:16]
 
 
 def check_folder(out: Path) -> None:
