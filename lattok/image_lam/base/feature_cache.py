@@ -18,6 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,16 +232,12 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
 def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take, str]:
     """Name the places of features: by all that decides which frames an episode has."""
     folder = f"{key}/{_short([dataset_fingerprint(dataset), dataset.kind, dataset.fps])}"
-    facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
+    facts = cache(partial(facts_of, dataset))  # splits of a dataset count their episodes from 0, but read other files
     names = {}
     for episode, camera in takes:
-        files = dataset.files_of(episode)
-        for path in files:
-            if path not in facts:
-                facts[path] = facts_of(dataset, path)
         name = dataset.original_camera(camera)
         name = name if is_file_name(name) else _short(name)  # not every format asks for such names
-        names[episode, camera] = f"{folder}/{name}/{episode:06d}-{_short([facts[path] for path in files])}.npy"
+        names[episode, camera] = f"{folder}/{name}/{episode:06d}-{_short([*map(facts, dataset.files_of(episode))])}.npy"
     return names
 
 
