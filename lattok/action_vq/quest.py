@@ -115,8 +115,7 @@ class QueST(LevelTokenizer):
         self.decoder = ActionDecoder(config, config.decoder_heads, sinusoids(torch.arange(config.horizon), dim))
         self.head = nn.Linear(dim, config.action_dim)
         self.places = nn.Buffer(sinusoids(torch.arange(config.tokens), dim), persistent=False)
-        mask = causal_mask(config.tokens)
-        self.mask = nn.Buffer(mask, persistent=False) if config.causal_encoder else None
+        self.mask = nn.Buffer(causal_mask(config.tokens), persistent=False) if config.causal_encoder else None
 
     def _latents(self, actions: Tensor) -> Tensor:
         x = self.embed(actions).transpose(1, 2)  # b d h

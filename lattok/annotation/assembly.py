@@ -292,8 +292,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows, fill:
 
 def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Rows) -> None:
     """Write the labels of a file's units with their episode_index and frame_index, one row group per unit."""
-    index = pa.schema([("episode_index", pa.int64()), ("frame_index", pa.int64())])
-    schema = _with_labels(index, shapes)
+    schema = _with_labels(pa.schema([("episode_index", pa.int64()), ("frame_index", pa.int64())]), shapes)
     with whole_file(target) as temporary, _writer(temporary, schema, "snappy") as writer:
         for unit in units:
             new = rows(unit.first, unit.last)

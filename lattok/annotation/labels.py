@@ -245,8 +245,7 @@ def _unknown(work: Work, prefix: str, index: int) -> bool:
         return bool(dataset.columns(index, [mark])[mark].all())
     if key not in dataset.features:
         return True
-    values = dataset.columns(index, [key])[key]
-    gaps = np.isnan(values)
+    gaps = np.isnan(dataset.columns(index, [key])[key])
     if gaps.any() and not gaps.all():
         row = int(gaps.reshape(len(gaps), -1).any(1).argmax())
         expected, hint = "actions in all frames of an episode or in none", "Repair it, or make all of them NaN."

@@ -82,8 +82,7 @@ def evaluate(
         about = {"model": chosen.describe(), "dataset": facts_of(source)}
         check_place(target, about, overwrite=_own(target, folder))  # before anything is played
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
-    report = judge(loaded, dataset, target, folder, device, **options)
-    text = as_typed(report.to_text())
+    text = as_typed(judge(loaded, dataset, target, folder, device, **options).to_text())
     if out:  # reports do not say where they lie
         place = f" --out {shlex.quote(out)}"
         text = re.sub("lattok evaluate .* --controls trained", lambda found: found[0] + place, text)

@@ -100,8 +100,7 @@ def check_kind(names: Iterable[str], kind: str, where: str) -> None:
     """Refuse a file with the sign of another system than `kind`, and name that system; `names` are its tensors'."""
     known, text = [IMPORTERS[name] for name in IMPORTERS], "\n".join(names)
     signs = dict.fromkeys(each.sign for each in known if each.signed(text))
-    own = IMPORTERS[kind].sign
-    if signs and own not in signs:
+    if signs and IMPORTERS[kind].sign not in signs:
         found = [each.name for each in known if each.sign == next(iter(signs))]
         way_out = " or ".join(f"lattok convert {name}" for name in found)
         checks.fail(where, f"a checkpoint for {kind}", f"one for {' or '.join(found)}", f"Run: {way_out}.")

@@ -145,8 +145,7 @@ def _features(files: Sequence[Path]) -> dict[str, Feature]:
         kind, width = (given.value_type, given.list_size) if isinstance(given, pa.FixedSizeListType) else (given, 1)
         if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             checks.refuse(f"{files[0]}: `{name[:60]}`", "numbers or lists of one length", str(given)[:60])
-        dtype = pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name
-        features[name] = Feature(dtype, (width,), None)
+        features[name] = Feature(pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name, (width,), None)
     return features
 
 

@@ -169,8 +169,7 @@ def _recipe_for(family: type[ChunkTokenizer]) -> Any:
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:
     """Say how many tokens a training chunk takes, and how large the error is: in all, and by dimension in its units."""
-    rows = torch.linspace(0, len(windows) - 1, min(SUMMARY_CHUNKS, len(windows))).long()
-    chunks, valid = windows.batch(rows)
+    chunks, valid = windows.batch(torch.linspace(0, len(windows) - 1, min(SUMMARY_CHUNKS, len(windows))).long())
     codes = model.encode(chunks, valid, repair=True)
     used, steps = (codes >= 0).sum(1).float(), chunks[valid].double()
     gap = (model.decode(codes, repair=True)[:, : chunks.shape[1]] - chunks)[valid].double()

@@ -295,8 +295,7 @@ def frames_or_features(recipe: Recipe[Any], model: TrainedPairModel, parts: Sequ
             step()
         except (OSError, checks.LattokError) as error:
             why = str(getattr(error, "strerror", None) or error).removesuffix(".")
-            text = f"no feature cache in {folder}: {why}. Features are computed at every step."
-            checks.warn(text, stacklevel=2)
+            checks.warn(f"no feature cache in {folder}: {why}. Features are computed at every step.", stacklevel=2)
             failed = True
         return not any(all_gather(failed))
 

@@ -111,8 +111,7 @@ def _changed(images: Tensor, draws: Tensor, options: Augmentation) -> Tensor:
         pixels = _cropped(pixels, boxes, "bilinear" if options.crop < 1 else "nearest")  # does not blur what only moves
     if options.colours:
         pixels = _coloured(pixels, colours)
-    whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
-    return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
+    return rearrange(pixels.round_().clamp_(0, 255).to(torch.uint8), "(b v) c h w -> b v h w c", v=images.shape[1])
 
 
 def _cropped(pixels: Tensor, boxes: Tensor, mode: str) -> Tensor:

@@ -41,8 +41,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trained parameters and all buffers, also those that an artefact leaves out."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {**trained, **dict(model.named_buffers())}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -181,8 +181,7 @@ class Bootstrap:
         episodes, index = np.unique(groups, return_inverse=True)
         self.count = len(episodes)
         self.index = torch.from_numpy(index)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(self.count, (DRAWS, self.count), generator=generator)
+        drawn = torch.randint(self.count, (DRAWS, self.count), generator=torch.Generator().manual_seed(seed))
         self.weights = torch.zeros(DRAWS, self.count, dtype=torch.float64)
         self.weights.scatter_add_(1, drawn, torch.ones_like(self.weights))
 

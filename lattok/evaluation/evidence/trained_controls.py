@@ -147,8 +147,7 @@ def labels_only(
 
     tensors = training.result(LABELS_ONLY, model, sizes_of(train, held_out), make, labels=labels)
     whose = "" if ((model.trained_on or {}).get("labels") or {}).get("fraction") else " (not the model's own)"
-    text = f"{int(pairs.labelled.sum())} labelled of {len(pairs):,} pairs{whose}, {training.text(train)}"
-    return tensors, text
+    return tensors, f"{int(pairs.labelled.sum())} labelled of {len(pairs):,} pairs{whose}, {training.text(train)}"
 
 
 def _trained(model: TrainedPairModel, pairs: FramePairs, per_batch: int, training: ControlTraining) -> TrainedPairModel:

@@ -109,8 +109,7 @@ class ReferencePolicy(nn.Module):
         head = HeadConfig("regression" if tokenizer is None else "tokens", WIDTH, 4)
         spec = None
         if tokenizer is not None:  # which may be somebody's own, and no artefact
-            kinds = tokenizer.fixed_length, tokenizer.shared_vocabulary
-            spec = TokenSpec("", tokens, tokenizer.vocab_size, *kinds)
+            spec = TokenSpec("", tokens, tokenizer.vocab_size, tokenizer.fixed_length, tokenizer.shared_vocabulary)
         sizes: dict[str, Any] = {"action_dim": action_dim, "horizon": horizon, "cameras": (), "camera_sizes": ()}
         config = VLAConfig(**sizes, head=head, tokens=spec, action_loss="l2")  # errors are squared
         self.read = nn.Sequential(nn.Linear(inputs, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))

@@ -100,8 +100,7 @@ class Member(nn.Module):
 def coarse(maps: Tensor) -> Tensor:
     """Average maps [B, V, side, side, D] over squares, [B, V, D, COARSE, COARSE] at most."""
     found = rearrange(maps, "b v y x d -> b v d y x")
-    side = min(COARSE, found.shape[-1])
-    return F.adaptive_avg_pool2d(found.flatten(0, 1), side).unflatten(0, maps.shape[:2])
+    return F.adaptive_avg_pool2d(found.flatten(0, 1), min(COARSE, found.shape[-1])).unflatten(0, maps.shape[:2])
 
 
 class InferredActions(NamedTuple):
