@@ -43,9 +43,8 @@ def verify(
 ) -> Verification:
     """Compare model, preprocessing and columns; then make the labels of some episodes again and compare them.
 
-    `models` as they were given to `annotate`; paths and Hub ids also work. `episodes` is how many are drawn (by
-    `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
-    `with_labels(source, sidecar)`.
+    `models` as given to `annotate`; paths and Hub ids work too. `episodes`: how many are drawn (by `seed`), or which.
+    Codes and validity must be equal, vectors up to rounding. A sidecar is verified as `with_labels(source, sidecar)`.
     """
     checks.whole(seed=seed)
     dataset, models = as_dataset(dataset), by_prefix(models)

@@ -7,10 +7,9 @@
     text_errors(inputs, rows)            -log p of B rows of tokens after their prompts [B, T], and which of them count
     saved_tensors()                      what a saved model must hold of it: adapters, or trained weights
 
-It is an `nn.Module` with `hidden_size` (D), `num_layers` (N), `predicts_text` (it has a head for text) and
-`embedding_rms` (usual size of a number in an embedding: queries start there); one that takes no images says so by
-`reads_images`. Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is
-after the last norm.
+It is an `nn.Module` with `hidden_size` (D), `num_layers` (N), `predicts_text` (has a head for text) and `embedding_rms`
+(usual size of a number in an embedding: queries start there); one without images says so by `reads_images`. Hidden
+states are counted as in transformers: 0 are the embeddings, k the output of layer k, N follows the last norm.
 """
 
 from collections.abc import Mapping

@@ -159,8 +159,7 @@ def open_backbone(config: Any, folder: Path | None = None) -> Any:
 class ScratchBackbone(nn.Module):
     """See the top of this file; all of its parameters are trained, 1.5 M by default.
 
-    It looks at `frames`, each with all cameras; a camera's convolutions are those of all its frames. Without cameras it
-    only reads.
+    It looks at `frames`, each with all cameras; frames of a camera share convolutions. Without cameras it only reads.
     """
 
     predicts_text = False

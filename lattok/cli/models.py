@@ -1,8 +1,7 @@
 """`lattok train`, `presets`, `convert` and `push`: models are made, of published ones too, and published.
 
 A recipe's options are declared once, as fields of its dataclasses. Their types make the flags, their documentation the
-help, and the preset the defaults there. Only what was typed counts, so that flags win over the `--config` file, and the
-file over the preset.
+help, and the preset the defaults. Only what was typed counts, so flags win over `--config`, and that over the preset.
 """
 
 import inspect

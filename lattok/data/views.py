@@ -175,8 +175,7 @@ def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None)
 
 
 def check_trained_space(model: Any, dataset: RobotDataset, key: str) -> None:
-    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was, and
-    the same ones in another order."""
+    """Refuse actions of another kind or order than a tokenizer learned from, as far as its training.json tells them."""
     ours = getattr(getattr(model, "config", None), "action_names", ())  # another package's may have none
     theirs = (dataset.features[key].names if key in dataset.features else None) or ()
     if ours != theirs and sorted(ours) == sorted(theirs):

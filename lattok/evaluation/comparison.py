@@ -187,8 +187,7 @@ def _reading(ranked: list[str], found: Mapping[str, Figures]) -> str:
 
 
 def _answer(ranked: list[str], found: Mapping[str, Figures], horizons: Sequence[int], own: Answer | None) -> Answer:
-    """Name the tokenizer by which a policy errs least, if it may be used by its `own` answer, unless the next one's
-    interval reaches it."""
+    """Name the tokenizer of least policy error, if its `own` answer allows it and the next one's interval is apart."""
     best, others = ranked[0], ranked[1:]
     if own is None or not all("policy_error" in each for each in found.values()):
         text = "the dataset has neither states nor several instructions, or a tokenizer has too many codes"

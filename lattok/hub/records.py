@@ -9,8 +9,7 @@ All entries may be missing, and further ones may be there; what is there has the
 
 README.md is the model card, with the facts that the Hub reads at its top. Names, headlines and figures come from
 datasets, folders and files: they are shown as text, with any markup they hold. A card ends with a mark and a hash of
-what is above it. One without, or with another hash, was written by somebody: it is kept, and goes wherever the model
-goes.
+what is above it. One without, or with another hash, was written by somebody: it is kept, and goes with the model.
 """
 
 import hashlib

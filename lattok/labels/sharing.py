@@ -58,10 +58,9 @@ def push_dataset(
     What goes up is the card, what the dataset says of itself in meta/, and the files that its episodes or labels lie
     in: see `listing`. `include` names further files, by their paths in the folder.
 
-    `options` are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. An existing
-    card stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version,
-    which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it, or to a hidden file, which
-    would be uploaded.
+    `options` are those of a model's `push_to_hub`. A dataset card is written as README.md. An existing card stays below
+    it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version, which LeRobot asks
+    for. Raises `LattokError` where a link in the folder leads out of it, or to a hidden file, which would be uploaded.
     """
     client.check_push(repo_id, options)
     root = Path(folder).expanduser()

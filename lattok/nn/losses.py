@@ -2,8 +2,7 @@
 
 Each is the mean over the valid elements of a sample, then over the samples that have any, so that λ means the same for
 every H, P and share of labels. So shares of several processes add up where as many of their samples have any, which is
-all of them for actions. With "sum" a sample counts with the sum of its elements, as printed; "none" gives the [B] means
-of the samples.
+all of them for actions. With "sum" a sample counts with the sum of its elements, as printed; "none" gives means [B].
 
 Flow matching (Lipman et al., 2023) compares velocities v, at times that `draw_flow` draws as π0 and GR00T do:
 

@@ -248,9 +248,8 @@ class CodeUsage(nn.Module):
 class VectorQuantizer(CodeUsage):
     """Nearest-neighbour quantizer with one codebook, or with several in a residual chain (`levels` > 1).
 
-    While `config.continuous_steps` last, training passes latents through unquantized and remembers the latest ones;
-    the codebooks then start from them. A training step is `parts` passes. Codes of [..., d] are [...] (one level) or
-    [..., levels].
+    While `config.continuous_steps` last, training passes latents unquantized and remembers the latest, from which the
+    codebooks then start. A training step is `parts` passes. Codes of [..., d] are [...] (one level) or [..., levels].
     """
 
     def __init__(self, config: QuantizerConfig):

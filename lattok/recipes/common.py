@@ -139,8 +139,7 @@ class Recipe(ABC, Generic[Model]):
 
     @abstractmethod
     def train(self, resume: bool = False, resume_command: str = "") -> Model:
-        """Train as the options say and save the model into `out`. `resume` continues an interrupted run, which prints
-        `resume_command`."""
+        """Train and save the model into `out`. `resume` continues an interrupted run, which prints `resume_command`."""
 
     @classmethod
     def from_preset(

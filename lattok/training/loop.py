@@ -271,8 +271,7 @@ class Trainer:
         return last
 
     def step(self, step: int, feed: Callable[[int, int], Any]) -> dict[str, Tensor]:
-        """Take optimiser step `step`, counted from 0. Returns loss, terms and gradient norm, detached: means over the
-        accumulated parts."""
+        """Take step `step`, from 0 on; return loss, terms and gradient norm, detached: means over accumulated parts."""
         parts, own, rate = [], self.shares, learning_rate(self.options, step)
         # `torch.manual_seed` writes down the stack for every kind of device, which takes longer than a small step
         random: Any = torch.default_generator if self.accelerator.device.type == "cpu" else torch

@@ -4,9 +4,8 @@
         for written in processes.map(files):
             ...
 
-`make_writer(folder)` is called once in each of them and returns what does the jobs, `do(job)`. It is found there by
-its name, so it stands in a module. A process ends when the pipe from its parent does: however the parent dies, none is
-left.
+`make_writer(folder)` is called once in each of them and returns what does the jobs, `do(job)`. It is found there by its
+name, so it stands in a module. A process ends when the pipe from its parent does, however the parent dies.
 """
 
 import os

@@ -1,8 +1,7 @@
 """Things that anybody can add by name: families of artefacts, recipes, dataset formats, losses, strategies, worlds.
 
 A thing registers itself when its module is imported. Modules of ours lie in the packages that a registry names, all of
-which are imported when a name is looked up that is not known yet; other packages name theirs by entry points, and are
-imported one by one.
+which are imported when an unknown name is looked up; other packages name theirs by entry points, imported one by one.
 """
 
 import pkgutil
@@ -20,8 +19,7 @@ Thing = TypeVar("Thing")
 class Registry(Mapping[str, Thing]):
     """Things of one kind by name, ours and those of installed packages.
 
-    `packages` are the dotted names of ours. Another package names its module, or the thing in it, in its
-    pyproject.toml:
+    `packages` are the dotted names of ours. Another package names its module, or a thing in it, in its pyproject.toml:
 
         [project.entry-points."lattok.artefacts"]   # the `group`
         my-tokenizer = "my_package.my_tokenizer"

@@ -4,8 +4,7 @@
     â       = head(hidden at images and placeholders, s)   Eq. 3, 8, 9
     loss    = L_action + λ L_latent                        Eq. 4
 
-The strategy is the only difference between the variants of the paper: which placeholders there are, and what is asked
-of their hidden states.
+Variants of the paper differ in strategy alone: which placeholders there are, and what is asked of their hidden states.
 """
 
 import copy
@@ -336,8 +335,7 @@ class LatentVLA(BackboneModel):
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
 
-        `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go. Of a single
-        observation the result is [m].
+        `env_ids` names the samples' environments (default 0 .. B-1), which may come and go. One observation gives [m].
         """
         observation, single = as_batch(self.config, observation)
         actions = self.queues.select(observation, env_ids, self.predict_chunk)

@@ -118,8 +118,7 @@ class CodeStream(NamedTuple):
 
 
 def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> tuple[list[Fold], str]:
-    """Make folds over tasks from the episodes of training pairs [n] and held-out pairs [N]; say what they are, or why
-    there are none."""
+    """Make folds over tasks from episodes of training [n] and held-out pairs [N]; say which, or why there are none."""
     task_of = {episode.index: episode.tasks for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
     judged, folds = sorted(set(held_tasks)), []

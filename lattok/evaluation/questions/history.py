@@ -101,8 +101,7 @@ def seen_episodes(
 ) -> tuple[list[int], bool]:
     """Find which of the `wanted` episodes a model has learned from, as far as its training.json says, and whether these
     are all: there may be others, whose content says nothing. Episodes are known again by their content, under any name
-    of the dataset and with any numbers. Where one cannot be told from others by its content, or nothing is recorded,
-    dataset and number count."""
+    of the dataset and any numbers. Where content is not unique, or not recorded, dataset and number count."""
     seen: set[int] = set()
     complete = True
     for entry in training_entries(trained_on):

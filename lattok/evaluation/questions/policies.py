@@ -2,9 +2,8 @@
 
     error = mean over windows, valid steps h and dimensions d of ((â_hd - a_hd) / σ_d)²        σ_d: of training actions
 
-The control always takes the mean action. A chunk is asked for at every frame of the episodes; the error says how well
-actions are imitated, not whether a task succeeds. In scenes of two opposite tasks a policy that does not read wins at
-most half of them.
+The control always takes the mean action. A chunk is asked for at every frame; the error says how well actions are
+imitated, not whether a task succeeds. In scenes of two opposite tasks a policy that does not read wins half at most.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,7 @@
 """Frozen features of a dataset's frames, computed once and kept in files that runs and processes share.
 
 One .npy file per camera and episode, in a folder named by the features and the dataset: any change of weights,
-preprocessing or data gives other names. A file is whole or not there; what is not used any more is its owner's to
-remove.
+preprocessing or data gives other names. A file is whole or not there; its owner removes what is not used any more.
 
 On a CPU a model learns from features in float32 what it learns from frames, to the last bit; GPUs choose other kernels
 for other batches, so that last bits may differ. In float16 features take half the room and are rounded by up to 0.05 %.
@@ -77,8 +76,7 @@ class FeatureFile(NamedTuple):
             return False
 
     def read(self, rows: Iterable[tuple[int, np.ndarray]]) -> None:
-        """Read some rows, each into an array [N, D]. The file is open meanwhile only: of a large dataset there are more
-        than a process may hold open."""
+        """Read some rows, each into an array [N, D]. Only then is the file open: a process may not hold so many."""
         try:
             with open(self.path, "rb", buffering=0) as file:
                 for row, out in rows:

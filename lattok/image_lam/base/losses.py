@@ -1,5 +1,4 @@
-"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, LPIPS, and motion as a
-target.
+"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, LPIPS, motion as target.
 
 What autocast rounded is compared in float32.
 

@@ -240,8 +240,7 @@ class TrainedPairModel(PairModel, ABC):
     def pairs_of(self, frames: int) -> list[list[int]]:
         """List the frames (i, j) that training makes latent actions of, the labelled pair first.
 
-        Further futures are reached from the first frame; additivity also needs the steps between them. A sample of two
-        frames is one pair.
+        Further futures are reached from the first frame; additivity also needs steps between. Two frames are one pair.
         """
         last = 1 + len(self.config.extra_strides)
         if frames == 2:
@@ -278,8 +277,7 @@ class FlowHead(nn.Module):
     """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
 
     The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
-    flow comes from a trained network. With an environment stream it teaches that one: what moves beyond what the
-    control stream says.
+    flow is a trained network's. With an environment stream it teaches that one: what moves beyond what control says.
     """
 
     def __init__(self, config: TrainedPairConfig):

@@ -147,9 +147,8 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     @torch.no_grad()
     def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
-        """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
-        `env` where it has tokens. V may be left out when there is one camera; one text is used for all. Arrays in,
-        arrays out."""
+        """Turn clips uint8 [B, k, V, H, W, 3] and instructions into `LatentActions`; motion, with the scene as `env`
+        where it has tokens. V may be left out with one camera; one text is used for all. Arrays in, arrays out."""
         found = of_cameras("clips", as_tensor("clips", clips), "B k V H W 3", self.cameras)
         checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
         texts = [texts] * len(found) if isinstance(texts, str) else texts

@@ -1,9 +1,8 @@
 """Published image latent action models (UniVLA `lam-stage-N.ckpt`, P2T) as `ImageLAM`.
 
 Sizes and stage follow from the names and shapes. What weights cannot tell (heads, cameras, stride, which frozen
-networks) is asked for, with the published values as defaults. Stage 1 has one stream, `control`: its codebook
-is the environment codebook of stage 2. The published names of stage 2 are crossed: `vq` and `action_latent` are there
-the environment's.
+networks) is asked for, with the published values as defaults. Stage 1 has one stream, `control`: its codebook is the
+environment codebook of stage 2, whose published names are crossed: `vq` and `action_latent` are the environment's.
 """
 
 import re

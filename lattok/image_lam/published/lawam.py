@@ -6,8 +6,7 @@
     features of o_{t+H} = Decoder(features of o_t | latent)      the latent sets shifts, scales and gates
 
 As published, and kept, since the weights depend on it: sine tables of time, rows and columns all start at the first
-channel and are added. Left out: the variance, which only training draws from, and the head that predicts a change of
-proprioception.
+channel and are added. Left out: the variance, for training only, and the head that predicts changes of proprioception.
 """
 
 from collections.abc import Mapping
