@@ -277,9 +277,7 @@ def _answer(ranked: Sequence[Candidate], hold_out: str, strides: Sequence[int]) 
 def _table(candidates: Sequence[Candidate], kind: str, columns: Mapping[str, str]) -> Table:
     """Make the table of codes or of latents: figures of the model that there are, and R^2 of its controls."""
     what = next(iter(columns))
-    shown = {
-        key: name for key, name in columns.items() if any(each.figure(key, kind)[0] is not None for each in candidates)
-    }
+    shown = {key: columns[key] for key in columns if any(one.figure(key, kind)[0] is not None for one in candidates)}
     rows = []
     for each in (one for one in candidates if one.figure(what, kind)[0] is not None):
         controls = [(each.figures.get(f"{what}_from_{kind}/{key}"), None) for key in CONTROLS[kind]]

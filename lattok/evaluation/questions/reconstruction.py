@@ -4,6 +4,7 @@ Every table has the controls of `tokenizer_evidence`, which spend the same bits 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -18,17 +19,15 @@ from lattok.samples import ActionWindows
 RIVALS = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}  # controls at equal bits
 NAMES = {"model": "tokenizer", **RIVALS, "mean": "mean action"}
 MAX_TARGET_ERROR = 2.0  # a target for supervision may have this many times the error of an untrained codebook
+to_train = partial(Criterion, recipe="action-vq")  # what helps is another training
 AGAINST = {
-    "kmeans": Criterion(
+    "kmeans": to_train(
         "error_against_kmeans",
         "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
         "ResidualVQ if you need a codec.",
-        recipe="action-vq",
     ),
-    "uniform_bins": Criterion(
-        "error_against_uniform_bins",
-        "Train longer or on more data: bins need no training and do better.",
-        recipe="action-vq",
+    "uniform_bins": to_train(
+        "error_against_uniform_bins", "Train longer or on more data: bins need no training and do better."
     ),
     "fast": Criterion(
         "error_against_fast",
@@ -41,11 +40,10 @@ AGAINST = {
         elsewhere="Train a tokenizer on this dataset: lattok train action-vq DATASET --out new",
     ),
 }
-IN_USE = Criterion(
+IN_USE = to_train(
     "tokens_in_use",
     "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
     caveat="most of its codes are never used",
-    recipe="action-vq",
 )
 SHOWN_EPISODES, SHOWN_STEPS = 3, 400  # what fits on a page
 KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast": "control", "mean": "control"}
