@@ -304,9 +304,8 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
 def _provenance(
     entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int], dataset: RobotDataset
 ) -> dict[str, Any]:
-    """Provenance of one prefix in the export: `frames` says whether the labels can be checked on it ("same"), or only
-    on the source that they were made from ("source"). Episodes have their new numbers. Columns that the export has
-    converted or joined are so no more."""
+    """A prefix's provenance in the export: `frames` says whether the labels can be checked on it ("same"), or only on
+    their source ("source"). Episodes have their new numbers. Columns it converted or joined are so no more."""
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
     if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["options"]["action_key"]):
         del kept["actions_as"]

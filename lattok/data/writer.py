@@ -122,10 +122,9 @@ class LeRobotWriter:
     ) -> None:
         """Append an episode of T frames: columns [T, *shape] ([T] for shape (1,)), frames uint8 [T, H, W, 3].
 
-        Instead of an array, frames may be an iterator of blocks uint8 [n, H, W, 3], so that a long video is never in
-        memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG images (bytes), which are stored as
-        they are; or a `Clip`, which is not encoded again. `length` is T, needed where nothing else shows it. `task` is
-        one instruction, or one per frame.
+        Frames may also be an iterator of blocks uint8 [n, H, W, 3], so that a long video is never in memory as a whole;
+        or, for a camera of dtype "image", T encoded JPEG or PNG images (bytes), stored as they are; or a `Clip`, which
+        is not encoded again. `length` is T, where nothing else shows it. `task` is one instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
         columns = {key: self._declared(key, given) for key, given in columns.items()}

@@ -190,8 +190,7 @@ class LARALoss(FrameSupervision):
 
     The last of the tapped states is h. Batches have `pairs.frames` uint8 [B, 1 + F, V, H, W, 3], the frame of each
     sample and later ones, and `pairs.valid` bool [B, F], which of these lie inside the episode: `keep_pairs` adds both
-    to LeRobot's batches. The latent action model learns with the policy, as `lam` itself, and is saved by its own
-    `save_pretrained`.
+    to LeRobot's batches. The latent action model, `lam`, learns along and is saved by its `save_pretrained`.
     """
 
     weight = 0.01

@@ -76,7 +76,8 @@ class FeatureFile(NamedTuple):
             return False
 
     def read(self, rows: Iterable[tuple[int, np.ndarray]]) -> None:
-        """Read some rows, each into an array [N, D]. Only then is the file open: a process may not hold so many."""
+        """Read some rows, each into an array [N, D]. The file is open meanwhile only: of a large dataset there are more
+        than a process may hold open."""
         try:
             with open(self.path, "rb", buffering=0) as file:
                 for row, out in rows:
