@@ -208,8 +208,7 @@ def _check_given(work: Work, entry: Mapping[str, Any], again: Labels) -> Iterato
     for name in now["columns"]:
         if name not in entry["columns"] and name not in work.dataset.features:
             yield f"- column {name} is neither there nor declared, but the model gives it"
-    was = LatentSpec.from_json(entry["spec"], prefix, str(PROVENANCE)).to_json()
-    for name, value in was.items():
+    for name, value in LatentSpec.from_json(entry["spec"], prefix, str(PROVENANCE)).to_json().items():
         if name not in ("stride", "horizon") and value != now["spec"][name]:
             yield f"- {name} of the labels was {value}, here {now['spec'][name]}"
 

@@ -185,8 +185,7 @@ class _Collection(Output):
                 camera, _, what = key.partition("/")
                 (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
         noise, length = float(columns.pop("noise")), len(columns["action"])
-        clips = {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
-        return noise, columns, clips
+        return noise, columns, {camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()}
 
     def _waits(self, name: str, seed: int) -> bool:
         """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""

@@ -135,8 +135,7 @@ def ticks(low: float, high: float) -> list[float]:
     >>> ticks(0.0, 1.0)
     [0.0, 0.5, 1.0]
     """
-    span = high - low if high > low else max(abs(low), 1.0)
-    raw = span / TICKS
+    raw = (high - low if high > low else max(abs(low), 1.0)) / TICKS
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
