@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
+from lattok.data.formats.lerobot_meta import PLACE, SPAN, EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
 from lattok.data.problems import short_video
 from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
@@ -22,7 +22,6 @@ from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_number, refuse
 from lattok.utils.untrusted import inside
 
-PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
 MAX_IMAGE_BYTES = 2**28
 MESSAGES = "language_persistent"  # column of messages that hold from their time on
@@ -93,8 +92,7 @@ class LeRobotV3(RobotDataset):
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         row = self._episode_row(episode_index)
-        names = (*PLACE, "from_timestamp", "to_timestamp")
-        chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
+        chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in PLACE + SPAN)
         return self._file("video_path", chunk, file, camera), start, stop
 
     def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:

@@ -18,7 +18,7 @@ from lattok.utils.files import read_json
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
-_VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
+PLACE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")  # which file, which seconds of it
 _AGAIN = "Copy the dataset again."
 CONVERT = (
     "Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=ORG/NAME --root={} --push-to-hub=false."
@@ -119,7 +119,7 @@ class EpisodeTable(Sequence[Episode]):
 
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
         folder = root / "meta" / "episodes"
-        names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
+        names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in PLACE + SPAN)]
         if not (paths := [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]):
             raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
         try:
@@ -134,7 +134,7 @@ class EpisodeTable(Sequence[Episode]):
         if len(self.indices) > 1 and not np.diff(self.indices).all():
             raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
         numbers = [name for name in names if name not in ("episode_index", "tasks")]  # each column [E]
-        self.columns = {name: _numbers(table, name, folder, name.endswith(_VIDEO_TIMES))[order] for name in numbers}
+        self.columns = {name: _numbers(table, name, folder, name.endswith(SPAN))[order] for name in numbers}
         self.lengths = self.columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
         self._kinds, kind_of = _instructions(table["tasks"], folder)
