@@ -19,7 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.data.pixels import ALIASED, check_pixels, middle
-from lattok.hub.checkpoint import FilePath, Join, axis_of, converted, importer, layer_names, numbered
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, axis_of, layer_names, numbered
 from lattok.image_lam.base.convert import block_names
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
@@ -127,7 +128,7 @@ class AdaWorldLAM(PublishedLAM):
         return self.to_features(self.decoder(x)).sigmoid()
 
 
-@importer(
+@checkpoint.importer(
     "adaworld-lam",
     sign=r"action_prompt$",
     mind="The default gap of 2 frames is that of robots; videos of people had 1. "
@@ -149,7 +150,7 @@ def adaworld_lam(
     """
     foreign = read_published(path, "adaworld-lam", "lam.")
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
+    return checkpoint.converted(lambda: AdaWorldLAM(config), foreign, adaworld_names(config), str(path))
 
 
 def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.hub.checkpoint import FilePath, Join, Tensors, axis_of, converted, importer, layer_names, numbered
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Join, Tensors, axis_of, layer_names, numbered
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, read_published
 from lattok.utils import checks
@@ -249,7 +250,7 @@ class LapaLAQ(LAQ):
         self.to_features = nn.Linear(width, inputs)
 
 
-@importer(
+@checkpoint.importer(
     "lapa-laq",
     sign=r"to_patch_emb_first_frame\.\d",
     mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
@@ -277,7 +278,7 @@ def lapa_laq(
     """
     foreign = read_published(path, "lapa-laq", "module.")
     config = lapa_config(foreign, tokens, image_size, cameras=tuple(cameras), stride=str(stride))
-    return converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
+    return checkpoint.converted(lambda: LapaLAQ(config), foreign, lapa_names(config), str(path), laq_unused(foreign))
 
 
 def lapa_config(foreign: Tensors, tokens: int | None, image_size: int | None, **facts: Any) -> LapaConfig:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lattok.data.pixels import ALIASED
-from lattok.hub.checkpoint import FilePath, Tensors, axis_of, converted, importer
+from lattok.hub import checkpoint
+from lattok.hub.checkpoint import FilePath, Tensors, axis_of
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
 from lattok.image_lam.published.published_lam import read_published
@@ -58,7 +59,7 @@ class LaryLAQ(LAQ):
         return FrozenFeatures(config.features, *cls.sight(config), revision=config.features_revision)
 
 
-@importer(
+@checkpoint.importer(
     "lary-laq",
     sign=r"vq\.cnn_encoder\.0\.weight$",
     unless=r"to_patch_emb_first_frame\.\d",  # LAPA's
@@ -106,7 +107,7 @@ def lary_laq(
     config = lary_config(foreign, features, tokens, stride=LABELLED.get(str(stride), str(stride)), **facts)
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
     frozen = LaryLAQ.frozen_features(config)
-    return converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
+    return checkpoint.converted(lambda: LaryLAQ(config, frozen), foreign, laq_names(config), str(path), unused)
 
 
 def lary_config(foreign: Tensors, features: str | None = None, tokens: int = TOKENS, **facts: Any) -> LaryConfig:
