@@ -14,6 +14,7 @@ from packaging.version import Version
 from lattok.backbones import Dtype
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
+from lattok.hub.weights import from_pretrained
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
 
@@ -111,15 +112,15 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     _check_files(folder)
     _check_layers(folder, files.read_json(folder / "config.json"), len(sizes))
     with weights.one_line("backbone", f"a model and its processor; {name!r} could not be read"):
-        config = weights.from_pretrained("backbone", transformers.AutoConfig, folder)
+        config = from_pretrained("backbone", transformers.AutoConfig, folder)
         family = family_of(config)
         text = family.image is None
         reader = transformers.AutoTokenizer if text else transformers.AutoProcessor
-        processor = weights.from_pretrained("backbone", reader, folder)
+        processor = from_pretrained("backbone", reader, folder)
         kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
         weights.plan_module(lambda: kind.from_config(config), sizes, str(folder))
         options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-        model, report = weights.from_pretrained("backbone", kind, folder, **options)
+        model, report = from_pretrained("backbone", kind, folder, **options)
     if not hasattr(model, "model"):
         expected = "a model whose layers are at `.model`, such as Llama or Qwen3"
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
