@@ -181,7 +181,8 @@ class VideoLabeller(Labeller):
 class LatentTarget(NamedTuple):
     """Latent actions that supervise a policy: S steps of P codes each.
 
-    Image models: a latent action per step of the chunk, S = H. Action tokenizers: the S tokens of the chunk, P = 1.
+    Image models: one latent action for each step of the chunk, S = H. Action tokenizers: the tokens of the chunk that
+    starts here, S of them with P = 1.
     """
 
     codes: Tensor | None  # [B, S, P] int64

@@ -166,7 +166,8 @@ class LatentVLA(BackboneModel):
         return self.config.normalizers
 
     def for_dataset(self, name: str) -> Self:
-        """Return the policy of one of `datasets` alone; all weights are shared. Saved, it loads without a choice."""
+        """Return the policy of one of `datasets`, as if there were no others; all weights are shared. It can be saved,
+        and is then loaded without a choice."""
         names = self.config.normalizers
         if name not in names:
             known = ", ".join(names) or "it has normalisers of one, and needs no choice"

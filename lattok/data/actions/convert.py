@@ -252,7 +252,8 @@ def to_unified(
 ) -> np.ndarray:
     """Actions [..., m] of the space `source` as float32 [..., 44], or states [..., 46] with `unified="unified_state"`.
 
-    Parts without an arm are `arm`'s. `drop` and `more` (state, state_space, fps), and refusals: see `convert_actions`.
+    Parts without an arm are those of `arm`. `drop` and `more` (state, state_space, fps) are as in `convert_actions`,
+    and so is what cannot be converted.
     """
     mine, shared, columns, width = _in_common(source, "source", unified, arm, drop)
     found = convert_actions(values, mine, shared, drop=drop, **_with_arm(more, arm))
