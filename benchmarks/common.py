@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lattok.utils import files
 from lattok.utils.devices import module_of
 from lattok.version import installed
 
@@ -73,8 +74,7 @@ def spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write results as JSON that diffs well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    files.write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 def _cpu() -> str:

@@ -36,8 +36,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model. `from_pretrained`
     of a class does the same and refuses others.
 
-    Raises `LattokError` for a folder without a saved model, an unknown type, a config from a newer lattok, or tensors
-    that do not fit.
+    Raises `LattokError` for a folder without a saved model, an unknown type, a newer lattok's config, or wrong tensors.
     """
     place = hub.resolve(name_or_path, revision, options=options)
     model: Any = hub.family_of(place.folder).from_place(place, **options)

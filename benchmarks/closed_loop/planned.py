@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.closed_loop.comparisons import Runs, compare, cpu_minutes, read, successes
+from benchmarks.closed_loop.comparisons import BASE, Runs, compare, cpu_minutes, read, successes
 from benchmarks.closed_loop.plan import ACTS, ALIGN_CONTROL, FEW_ACTIONS, FOUR, FOUR_TASKS, MORE_USES, REGIMES, ROWS
 from benchmarks.closed_loop.statistics import Interval, holm, paired, smallest_seen
 from benchmarks.closed_loop.tables import finer_tables, p_text, seen, trees, verdict
 from benchmarks.common import unnamed, write_results
 
 RESULTS = Path("benchmarks/results")
-BASE, OWN = "baseline", "idm"
+OWN = "idm"
 PARTS = ("known tasks", "other tasks")
 FEWER = ("baseline", "idm", "idm-video", "idm-proprio")
 BEST, AGAIN = ("p2t", "beast"), ("p2t", "beast", "oat")  # tokenizers whose policies are trained with fresh seeds

@@ -33,10 +33,10 @@ Rows = list[torch.Tensor]  # of a batch: nats and whether a code is met, [B, P, 
 
 def policies(folder: Path) -> Iterator[Cell]:
     """Yield the trained policies of a folder, of the Baseline and of rows whose codes are predicted one by one."""
-    cells = [Cell.of(path.parent.name) for path in sorted(folder.glob("policies/*/config.json"))]
+    there = {Cell.of(path.parent.name) for path in folder.glob("policies/*/config.json")}
     for row in (BASE, *(row for row in ACTS if ROWS[row].options == IN_TURN)):
-        own = [cell for cell in cells if cell.row == row]
-        yield from own if len(own) == STUDIES["acting_by_tokens"].seeds[REGIME][row] else ()
+        own = [Cell(REGIME, row, seed) for seed in STUDIES["acting_by_tokens"].planned(REGIME)[row]]
+        yield from own if {*own} <= there else ()
 
 
 @contextmanager

@@ -290,7 +290,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
         """Measure the errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
-        chunks = as_tensor("chunks", chunks)
+        self._check_shape(chunks := as_tensor("chunks", chunks))
         valid = full_mask(chunks, valid)
         decoded, clipped, config = [], 0.0, self.config
         for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
@@ -351,7 +351,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         self._check_shape(batch.chunks)
         chunks = batch.chunks.to(self.normalizer.shift)
         mask = batch.valid if batch.valid.ndim == 3 else batch.valid[..., None].expand(chunks.shape)
-        chunks, inside = self._padded(chunks, mask)
+        chunks, inside = self._padded(chunks, mask.to(chunks.device))
         return self.normalizer(chunks), inside
 
     def _padded(self, chunks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

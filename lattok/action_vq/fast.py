@@ -116,6 +116,9 @@ class DCTTokenizer(ChunkTokenizer, ABC):
             checks.fail("tokenizer", "a vocabulary", "none", f"Use {type(self).__name__}{self.made_by}.")
         return self._subwords
 
+    def extra_repr(self) -> str:
+        return "no vocabulary yet" if self._subwords is None else super().extra_repr()
+
     def inference(self) -> AbstractContextManager[None]:
         """Do nothing: neither training mode nor an autocast changes what numpy computes."""
         return nullcontext()
@@ -276,8 +279,7 @@ class FAST(DCTTokenizer):
         `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
         actions: `statistics` of the actions, a mapping or a JSON file such as LeRobot's stats.json, make the normaliser
         (of q01 and q99 if they have these, unless `normalize` says otherwise); without them it is the identity.
-        `options` are further fields of `FASTConfig`, of which `max_token` limits coefficients and shortens rows, and
-        the keywords of huggingface_hub.
+        `options` are further fields of `FASTConfig`, of which `max_token` shortens rows, and huggingface_hub's.
         """
         asked = {name: options.pop(name) for name in get_type_hints(client.HubOptions) if name in options}
         folder, text, commit = _published(source, revision, asked)
@@ -290,7 +292,7 @@ class FAST(DCTTokenizer):
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):
             raise checks.LattokError("`normalize_exceptions` cannot be given: a processor has one pair of statistics.")
-        checks.known_keys("options", options, [each.name for each in fields(FASTConfig)])
+        checks.known_keys("options", options, [f.name for f in fields(FASTConfig) if f.name != "normalizers"])
         known, kind = read_statistics(statistics, normalize, prefer="quantile")
         model = cls(FASTConfig(**facts, normalize=kind))
         if known is not None:

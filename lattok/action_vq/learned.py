@@ -53,8 +53,7 @@ class TrainedConfig(ChunkConfig):
 
     Attributes:
         perturb: share of codes that a second reconstruction loss replaces by near ones; 0: no such loss
-        balance: how strongly gradients are balanced over the directions of each layer's input, from 0 (not at all) to
-            below 1
+        balance: how strongly gradients are balanced over the directions of each layer's input, 0 (not) to below 1
     """
 
     perturb: float = field(default=0.0, metadata=ADDED)

@@ -34,8 +34,7 @@ class QueSTConfig(LevelsConfig):
         downsample: steps that a code describes, a power of two
         causal_encoder: codes do not depend on later steps
         decoder_heads: attention heads of the decoder; `heads` are those of the encoder
-        published: like the published code: norms over all steps, so that no code is causal, and no code sees the last
-            action
+        published: like the published code: norms over all steps, so no code is causal, and none sees the last action
     """
 
     downsample: int = 4

@@ -53,8 +53,7 @@ class Coefficients(NamedTuple):
 class CoefficientSubwords(ABC):
     """Rows of whole numbers to token ids and back, exactly as the tokenizer in `text` (tokenizer.json) does.
 
-    Numbers that the vocabulary cannot write, or above `max_token`, become the nearest ones it can: tokenizers drop
-    unknown characters silently.
+    Numbers that the vocabulary cannot write, or above `max_token`, become the nearest: tokenizers drop them silently.
     """
 
     needs: ClassVar[str]  # of a tokenizer.json, for those that cannot be used

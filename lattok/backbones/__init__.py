@@ -46,8 +46,7 @@ class LoraSpec:
         alpha: alpha of the adapters: what they add is scaled by alpha / rank
         dropout: dropout of the adapters' input, in training
         vision: puts adapters into the image tower as well
-        projector: with "lora", trains the projector from the image tower to the words as a whole, as peft's
-            modules_to_save
+        projector: with "lora", trains the projector from the image tower to the words as a whole (modules_to_save)
     """
 
     rank: int = 64

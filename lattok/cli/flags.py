@@ -1,8 +1,7 @@
 """Flags that several verbs take, options of recipes and importers as flags, how words are read and refused, and help.
 
 `--help` prints common options, `--help-all` all of them. Options of recipes stand in classes that import torch. Where
-no package adds any, the help of `lattok train KIND` is read from assets/help.json, which `python scripts/make_help.py`
-writes and a test compares.
+no package adds any, the help of `lattok train KIND` is read from assets/help.json (scripts/make_help.py).
 """
 
 import inspect

@@ -24,8 +24,7 @@ class EvalFlags:
         seed: Seed of the controls.
         action_key: Column with the actions, or none; of a policy or an inverse dynamics model its own by default.
         state_key: Column with the robot state, used as a control, or none.
-        cameras: Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its
-            own).
+        cameras: Cameras to look at, short names allowed: each model takes as many as it has, in order (default: own).
     """
 
     seed: int = 0

@@ -25,6 +25,7 @@ from lattok.types import ActionTokenizer
 from lattok.utils import checks
 from lattok.utils.devices import moved
 
+FACTS = ("tokens_per_chunk", "horizon", "vocab_size")  # of provenance, which are each tokenizer's own
 QUESTION = "Which of these tokenizers should a policy act by?"
 ACTED = {  # columns, by the figure of `evaluate`, and the better of the two ways to act
     "better": "a policy's error",
@@ -119,7 +120,11 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         except checks.LattokError as error:
             raise checks.LattokError(f"{name}: {error}") from None
     found = {name: report.figures for name, report in reports.items()}
-    shared = {key: value for key, value in next(iter(reports.values())).provenance.items() if key != "model"}
+    shared, about = dict[str, Any](), dict[str, dict[str, Any]]()
+    for name, report in reports.items():
+        facts = dict(report.provenance)
+        about[name] = {**facts.pop("model"), **{key: facts.pop(key) for key in FACTS if key in facts}}
+        shared = shared or facts
     comparable = all("policy_error" in each for each in found.values())
     judged = {name: doubts(report.verdicts, models[name].trained_on) for name, report in reports.items()}
     verdicts = tuple(replace(each, text=f"{name}: {each.text}") for name in judged for each in judged[name])
@@ -159,7 +164,7 @@ def compare_tokenizers(models: Mapping[str, Any], dataset: RobotDataset, options
         verdicts=verdicts,
         figures={f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()},
         sections=(section,),
-        provenance={**shared, "models": {name: report.provenance["model"] for name, report in reports.items()}},
+        provenance={**shared, "models": about},
         answer=Answer(QUESTION, None, doubt) if doubt else _answer(ranked, found, horizons, reports[ranked[0]].answer),
     )
 

@@ -190,8 +190,7 @@ def read_checkpoint(path: FilePath, entry: str | None = None, *, parts: Sequence
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
     With `entry` that is asked only of what is under this name: Lightning keeps the weights in "state_dict", with
     settings and optimisers, whose classes are replaced by ones that do nothing. So they are with `parts`, names of what
-    may hold the weights: where some are there, the rest is left out. Raises `LattokError` that says what else was
-    found, and where.
+    may hold the weights: where some are there, the rest is left out. Raises `LattokError` about what else is there.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -77,8 +77,7 @@ def resolve(
 class HubModel(nn.Module):
     """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
 
-    A subclass sets `type`, the word in config.json by which `lattok.load` finds it, and `config_class`, a frozen
-    dataclass of fields that JSON can hold.
+    A subclass sets `type`, a word in config.json that `lattok.load` looks for, and `config_class`, a frozen dataclass.
     """
 
     type: ClassVar[str]
@@ -338,8 +337,8 @@ class HubModel(nn.Module):
             self.eval()
         try:
             cast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-            plain = torch.get_default_dtype() is torch.float32
-            with torch.no_grad(), cast, nullcontext() if plain else devices.float32_by_default():
+            plain = nullcontext() if torch.get_default_dtype() is torch.float32 else devices.float32_by_default()
+            with torch.no_grad(), cast, plain, devices.no_tf32() if device == "cuda" else nullcontext():
                 yield
         finally:
             if training:

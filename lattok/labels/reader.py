@@ -108,8 +108,7 @@ def target_from_batch(
     `spec` says what the columns hold; sizes that are 0 in it come from the columns. Labels of steps are rows of a
     window, `latent.codes` [B, S, P], `latent.embedding` [B, S, E * d], `latent.valid` [B, S]; rows after the episode
     (`..._is_pad`) are not valid. Those of a chunk are one row: [B, S * P], [B, S * E * d] and [B]. Labels of steps are
-    valid only where `valid` [B, S] (steps of actions) is, too. Of `parts`, "codes" and "embedding", one must be there;
-    others are not looked at.
+    valid only where `valid` [B, S] (steps of actions) is. Of `parts`, "codes" and "embedding", at least one is needed.
     """
     spec = spec or LatentSpec()
     checks.known_keys("parts", parts, PARTS)

@@ -57,8 +57,7 @@ class DataOptions:
 
     Attributes:
         action_key: column with the actions
-        episodes: "train", "test" (the last episode of every task, more where tasks are few), "0:40", "0,3,5:9", "10%"
-            or "5 per task"
+        episodes: "train", "test" (last of each task, more where tasks are few), "0:40", "0,3,5:9", "10%", "5 per task"
     """
 
     action_key: str = "action"

@@ -57,8 +57,7 @@ class PairOptions(ImageOptions, MixOptions):
         labelled_per_batch: extra labelled pairs in every batch, beyond those drawn by chance
         init: model to fine-tune, a folder or a Hub id; its architecture stays
         feature_cache: folder that keeps frozen features for all runs; left out: computed at each step
-        feature_cache_dtype: precision of cached features; "float16" takes half the room, and training then differs in
-            the last digits
+        feature_cache_dtype: precision of cached features; "float16" takes half the room, and changes last digits
     """
 
     camera_count: int = 0

@@ -3,8 +3,7 @@
 Every random number of step t follows from (seed, process, t), and batches are a function of the step, so that a run
 that was interrupted and resumed equals one that was not, without any generator state on disk.
 
-No step waits for a GPU: numbers are read where something is logged or saved, and the first loss that is not finite is
-remembered on the device until then.
+No step waits for a GPU: numbers are read where something is logged or saved, the first loss that is not finite as well.
 """
 
 import copy

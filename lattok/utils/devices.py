@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,22 @@ def float32_by_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Let a GPU multiply and convolve in float32; torch's default for convolutions, TF32, rounds to 10 bits."""
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    name, exact, conv = "allow_tf32", False, cudnn
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on
+        name, exact, conv = "fp32_precision", "ieee", cudnn.conv
+    with ExitStack() as stack:
+        for place in (conv, matmul):
+            stack.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, exact)
+        yield
 
 
 def cores() -> int:

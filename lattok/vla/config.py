@@ -63,8 +63,7 @@ class HeadConfig:
         temperature: temperature at which a tokens head draws codes; 0: the likeliest
         draws: chunks that a tokens head draws for a decision, which is their average; more than 1 with a temperature
         average: of drawn chunks, of each number for itself: their mean, or their median
-        codes: codes of a chunk that a tokens head predicts to act, the first ones, where the tokenizer's first codes
-            decode on their own; 0: all
+        codes: codes of a chunk that a tokens head predicts to act, where the first ones decode alone; 0: all
     """
 
     name: Literal["regression", "flow", "tokens"] = "regression"

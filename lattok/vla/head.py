@@ -19,6 +19,7 @@ and an action has those of the last Euler step (LatBot, 3.3: L_ee + L_gripper).
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -110,23 +111,32 @@ class HeadBlock(nn.Module):
         return x + self.ff(self.norm_ff(x)), past
 
 
+def acting(name: str) -> Any:
+    """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
+
+    def change(head: "ActionHead", value: Any) -> None:
+        head.config = replace(head.config, head=replace(head.config.head, **{name: value}))
+
+    return property(lambda head: getattr(head.config.head, name), change)
+
+
 class ActionHead(nn.Module):
     """Hidden states of several layers, image tokens and proprio to a chunk of normalised actions [B, H, m]."""
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__()
         dim, proprio, images = config.head.dim, config.proprio_dim, bool(config.cameras)
-        self.layers = tuple(layers)
+        self.layers, self.gripper = tuple(layers), config.gripper
         self.queries = nn.Parameter(torch.randn(config.predicted, dim))  # steps differ from the start
         self.blocks = nn.ModuleList(HeadBlock(dim, config.head.heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.outputs)
-        self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
+        self.config, self.kind, self.reduction = config, config.action_loss, config.loss_reduction
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse options of another head, which would change nothing."""
         if name in OF_ONE_HEAD and not hasattr(type(self), name):
-            checks.fail(f"head.{name}", f'to be set with head="{OF_ONE_HEAD[name]}" alone', repr(value))
+            checks.fail(f"head.{name}", f'to be set before training, with head="{OF_ONE_HEAD[name]}"', repr(value))
         super().__setattr__(name, value)
 
     def learn(
@@ -181,7 +191,8 @@ class FlowActionHead(ActionHead):
         dim = config.head.dim
         self.noisy = nn.Linear(config.action_dim, dim)
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.steps = config.head.flow_steps
+
+    flow_steps = acting("flow_steps")
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
@@ -218,10 +229,10 @@ class FlowActionHead(ActionHead):
         """Follow the velocity from noise [B, H, m] to actions; dimensions that are not `known` [B, m] stay 0."""
         there = torch.ones_like(noise[:, :1], dtype=torch.bool) if known is None else known[:, None]
         x = found = noise.masked_fill(~there, 0.0)
-        for step in range(self.steps):
-            times = torch.full_like(x[:, 0, 0], step / self.steps)
+        for step in range(steps := self.flow_steps):
+            times = torch.full_like(x[:, 0, 0], step / steps)
             found = self.velocity(x, times, states, proprio).float().masked_fill(~there, 0.0)
-            x = x + found / self.steps
+            x = x + found / steps
         for dim in self.gripper:
             x[..., dim] = found[..., dim]
         return self.decode_grippers(x)

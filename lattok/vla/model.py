@@ -126,9 +126,7 @@ class LatentVLA(BackboneModel):
         config, steps = self.config, self.queues.n_action_steps
         if steps != (config.n_action_steps or config.horizon):
             config = replace(config, n_action_steps=steps if steps < config.horizon else None)
-        if isinstance(self.head, TokenHead):
-            config = replace(config, head=self.head.config.head)
-        return config
+        return replace(config, head=self.head.config.head)
 
     @property
     def judged_by(self) -> str:
@@ -256,7 +254,7 @@ class LatentVLA(BackboneModel):
             checks.fail(self.config.action_key, "finite actions", "NaN or infinity")  # they would become codes
         rows, tokens = coded(valid), torch.zeros(len(valid), self.config.predicted, dtype=torch.long)
         if rows.any():
-            tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows]))
+            tokens[rows] = self.tokenizer.encode_batch(ActionBatch(actions[rows], valid[rows])).cpu()
         if self.config.head.order == "autoregressive":  # with the end of the longest row
             tokens = tokens[:, : int((tokens[rows] >= 0).sum(1).amax()) + 1 if rows.any() else 1]
         return batch._replace(tokens=tokens)

@@ -114,8 +114,7 @@ class Supervised(nn.Module):
     `labels` says what the batch holds (`target_from_batch`): for a dataset, what `lattok.labels.latent_spec` returns;
     by default the columns `latent.*` of an image model. `weight` is by default the paper's for this loss (Table 7). A
     policy with another number of steps than the labels needs `resample="nearest"`. Everything else is the policy's own:
-    unknown attributes are looked up there, and `Supervised.policy` is what to save and to deploy; `loss` is needed for
-    training only.
+    unknown attributes are looked up there, and `Supervised.policy` is what to save and to deploy, without `loss`.
     """
 
     policy: Any  # an nn.Module

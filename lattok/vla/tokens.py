@@ -12,7 +12,6 @@ own. The tokenizer learns nothing here and lies in the artefact, in `parts/token
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +27,7 @@ from lattok.types import ActionTokenizer, LossTerms, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.untrusted import safe_path
 from lattok.vla.config import TokenSpec, VLAConfig
-from lattok.vla.head import ActionHead, HeadBlock, States, noise_of
+from lattok.vla.head import ActionHead, HeadBlock, States, acting, noise_of
 
 TOKENIZER = f"{PARTS}/tokenizer"  # in an artefact
 IGNORED = -100  # no target of cross_entropy
@@ -48,22 +47,13 @@ class Classifier(nn.Module):
         return torch.einsum("bpd,pkd->bpk", states, self.weight[here]) + self.bias[here]
 
 
-def _acting(name: str) -> Any:
-    """Make a property of an option that may be changed once the head has learned, checked as in the configuration."""
-
-    def change(head: "TokenHead", value: Any) -> None:
-        head.config = replace(head.config, head=replace(head.config.head, **{name: value}))
-
-    return property(lambda head: getattr(head.config.head, name), change)
-
-
 class TokenHead(ActionHead):
     """Hidden states, image tokens and proprio to codes [B, P]; where their number varies, an end and then -1."""
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__(hidden_size, layers, config)
         spec, dim = cast(TokenSpec, config.tokens), config.head.dim
-        self.config, self.spec, self.classes = config, spec, spec.codes + (not spec.fixed)
+        self.spec, self.classes = spec, spec.codes + (not spec.fixed)
         self.own = not spec.shared  # positions have codebooks of their own
         self.before: nn.Embedding | None = None
         if config.head.order == "autoregressive":
@@ -71,7 +61,7 @@ class TokenHead(ActionHead):
         if self.own:
             self.out = cast(Any, Classifier(spec.tokens, dim, self.classes))
 
-    temperature, draws, codes, average = (_acting(name) for name in ("temperature", "draws", "codes", "average"))
+    temperature, draws, codes, average = (acting(name) for name in ("temperature", "draws", "codes", "average"))
 
     def learn(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, batch: PolicyBatch | None = None
@@ -140,8 +130,8 @@ class TokenHead(ActionHead):
         if chances is None:
             return logits.argmax(-1)
         logits = logits.float() - logits.amax(-1, keepdim=True)  # which the smallest temperature leaves finite
-        below = (logits / self.temperature).softmax(-1).cumsum(-1) < chances[..., None]
-        return below.sum(-1).clamp_max(self.classes - 1)
+        share = (logits / self.temperature).softmax(-1).cumsum(-1)  # whose last need not be 1 in float32
+        return (share < chances[..., None] * share[..., -1:]).sum(-1).clamp_max(self.classes - 1)
 
     def _one_by_one(self, count: int, states: States, proprio: Tensor | None, chances: Tensor | None) -> Tensor:
         """Choose each code from those before it, until all rows ended; keys and values of what was seen are kept."""

@@ -206,6 +206,8 @@ def test_report_names_units_and_clipping():
     assert 0 < report.clipped < 1
     assert "outside what the tokenizer can express" in report.to_text()
     assert model.error_report(smooth(0)).clipped == 0
+    with pytest.raises(LattokError, match=r"`chunks`: expected shape \[B, H, m\], got shape \[5, 4\]"):
+        model.error_report(np.zeros((5, 4), np.float32), np.ones((5, 4), bool))
 
 
 @pytest.mark.parametrize("normalize", ["quantile", "mean_std"])

@@ -415,6 +415,8 @@ def test_a_normalisation_without_its_statistics_is_refused(published):
         FAST.from_published(published, foo=1, **facts)
     with pytest.raises(LattokError, match="`normalize_exceptions` cannot be given"):
         FAST.from_published(published, normalize_exceptions=("2=min_max",), **facts)
+    with pytest.raises(LattokError, match="normalizers"):
+        FAST.from_published(published, normalizers=("a", "b"), **facts)
 
 
 def test_outliers_are_clipped_in_fitting_as_in_encoding():

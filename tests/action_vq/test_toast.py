@@ -176,5 +176,6 @@ def test_the_other_familys_vocabulary_is_refused(fitted):
 
 
 def test_without_a_vocabulary_the_way_out_is_its_own():
+    assert repr(TOAST(TOAST.config_class(action_dim=2))).startswith("TOAST(\n  no vocabulary yet")
     with pytest.raises(LattokError, match="`tokenizer`: expected a vocabulary, got none. Use TOAST.fit or from_pre"):
         TOAST(TOAST.config_class(action_dim=1)).encode(smooth(1, dims=1))

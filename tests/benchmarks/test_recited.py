@@ -46,7 +46,10 @@ def test_the_error_is_that_of_the_chunks_that_the_policy_acts_by(kind, monkeypat
 
 
 def test_rows_are_measured_once_all_their_policies_are_there(tmp_path):
-    for name in ("baseline.0", "acts-rvq-at_once.0", *(f"acts-rvq.{seed}" for seed in range(5)), "acts-oat.0"):
+    (tmp_path / "policies/action-free.acts-oat.1").mkdir(parents=True)
+    (tmp_path / "policies/action-free.acts-oat.1/config.json").write_text("{}")
+    some = [f"acts-oat.{seed}" for seed in (0, 2, 3, 4)]
+    for name in ("baseline.0", "acts-rvq-at_once.0", *(f"acts-rvq.{seed}" for seed in range(5)), *some):
         (tmp_path / f"policies/plentiful.{name}").mkdir(parents=True)
         (tmp_path / f"policies/plentiful.{name}/config.json").write_text("{}")
     assert [cell.name for cell in recited.policies(tmp_path)] == [f"plentiful.acts-rvq.{seed}" for seed in range(5)]

@@ -161,6 +161,15 @@ def test_chunks_have_the_codes_of_the_cpu():
     torch.testing.assert_close(tokenizer.decode(expected).cpu(), tokenizer.cpu().decode(expected), atol=1e-4, rtol=1e-4)
 
 
+def test_tf32_changes_no_latent():
+    """torch lets convolutions use it unless told otherwise; the fixture around these tests tells it."""
+    torch.manual_seed(0)
+    tokenizer, chunks = P2TActionVQ(ActionVQConfig(action_dim=7, horizon=8)).eval().to(ON), torch.randn(4096, 8, 7)
+    exact = tokenizer.latent_actions(chunks).latents
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    assert torch.equal(tokenizer.latent_actions(chunks).latents, exact)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_frames_have_the_codes_of_the_cpu(precision: str):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.utils.devices import device_called, devices, module_of, moved
+from lattok.utils.devices import device_called, devices, module_of, moved, no_tf32
 
 
 @pytest.fixture
@@ -74,3 +74,24 @@ def test_other_kinds_are_found_in_their_modules_and_after_cuda(machine, monkeypa
 def test_a_model_stays_where_it_is_unless_a_device_is_named():
     model = torch.nn.Linear(1, 1)
     assert moved(model, None) is moved(model, "auto") is model
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_products_of_a_gpu_are_exact_for_a_while(precision):
+    """Whatever was set before, in either of torch's two ways, is set afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with no_tf32(), no_tf32():
+            assert (cudnn.conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+        assert cudnn.allow_tf32
+        assert matmul.allow_tf32 == (precision == "high")
+        assert torch.get_float32_matmul_precision() == precision
+        cudnn.allow_tf32 = False
+        with no_tf32():
+            pass
+        assert not cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision(before)

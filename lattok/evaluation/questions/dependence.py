@@ -6,8 +6,7 @@ costs a training run, so it is optional and cached.
 
 transfer     Encoder(o_B, Decoder(o_B, z_A)) ~ z_A        B does what A did: does the model say so?
 
-Explained variance is 1 - |left - right|^2 / |left - mean|^2. The control is B's own latent: what the model would say
-had it ignored the transfer.
+Explained variance is 1 - |left - right|^2 / |left - mean|^2. The control is B's own latent, as without a transfer.
 """
 
 import math

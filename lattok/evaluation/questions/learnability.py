@@ -240,20 +240,20 @@ def unseen(codes: Tensor, known: Tensor, part: str) -> float:
 
 def replaced(tokenizer: ActionTokenizer, codes: Tensor, scale: Scale) -> dict[str, float]:
     """Return by how much a chunk changes, in units of the variance, where one of its codes [n, P] is another one, drawn
-    of all codes. `neighbour_error`: by the candidate that changes it least; `other_error`: the mean of all."""
+    of all codes, in places from a row's first code to its last. `neighbour_error`: by the candidate that changes it
+    least; `other_error`: the mean of all."""
     generator = torch.Generator().manual_seed(0)
     nearest, others_too = list[Tensor](), list[Tensor]()
     codes = codes[torch.linspace(0, len(codes) - 1, min(CHUNKS, len(codes))).long()]
-    before = tokenizer.decode(codes).cpu()
-    for place in torch.linspace(0, codes.shape[1] - 1, min(POSITIONS, codes.shape[1])).long().tolist():
-        there = codes[:, place] >= 0
-        if not bool(there.any()):
-            continue
-        others = torch.randint(tokenizer.vocab_size - 1, (int(there.sum()), CANDIDATES), generator=generator)
-        others = others + (others >= codes[there, place, None])  # any but its own
-        changed = codes[there].repeat_interleave(CANDIDATES, 0)
-        changed[:, place] = others.flatten()
-        gaps = scale.gaps(tokenizer.decode(changed, repair=True).cpu(), before[there].repeat_interleave(CANDIDATES, 0))
+    codes = codes[(codes >= 0).any(1)]
+    before, last = tokenizer.decode(codes).cpu(), (codes >= 0).sum(1, keepdim=True) - 1  # n 1
+    for i in range(count := min(POSITIONS, codes.shape[1])):
+        place = i * last // max(1, count - 1)
+        others = torch.randint(tokenizer.vocab_size - 1, (len(codes), CANDIDATES), generator=generator)
+        others = others + (others >= codes.gather(1, place))  # any but its own
+        changed = codes.repeat_interleave(CANDIDATES, 0)
+        changed.scatter_(1, place.repeat_interleave(CANDIDATES, 0), others.view(-1, 1))
+        gaps = scale.gaps(tokenizer.decode(changed, repair=True).cpu(), before.repeat_interleave(CANDIDATES, 0))
         errors = gaps.square().flatten(1).mean(1).view(-1, CANDIDATES)
         nearest.append(errors.amin(1))
         others_too.append(errors.mean(1))

@@ -84,8 +84,7 @@ class TrainedPairConfig:
         width: width of encoder and decoder
         heads: attention heads
         dropout: dropout, in training
-        quantizer: how latents become codes: "vq" (paper); "residual", P levels of one latent; "fsq"; or "none", no
-            codes
+        quantizer: how latents become codes: "vq" (paper); "residual", P levels of one latent; "fsq"; or "none"
     """
 
     target: ClassVar[str] = "features"  # what the decoder predicts of the later frame from the first

@@ -152,8 +152,7 @@ def block_size(numbers: int, device: torch.device) -> int:
 def query_tokens(
     encoder: VideoEncoder, video: Video, cameras: Sequence[str], gaps: Sequence[int], size: int
 ) -> Iterator[Tensor]:
-    """Yield tokens [n, queries, width] of the frames t + gap of a video, n values of t up to `size`; its first and its
-    last frame stand for those beyond.
+    """Yield tokens [n, queries, width] of the frames t + gap of a video, at most `size` values of t; ends are repeated.
 
     `gaps` ascend; those of a pair are (0, stride).
     """

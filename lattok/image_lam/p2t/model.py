@@ -7,8 +7,7 @@ instruction's words next to the tokens (`language`).
 
 Encoders have a form that labels videos (`base/labelling.py`). Over time, the earlier frame attends only itself,
 W_o W_v n0, one matrix, and the later one has two keys, so softmax is a sigmoid: v0 + s(q (k1 - k0)) (v1 - v0), where
-differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding. Matrices may be bfloat16; residuals
-and norms stay float32.
+differences of k and v are maps of n1 - n0. Equal to the encoders up to rounding. Matrices alone may be bfloat16.
 """
 
 import shlex

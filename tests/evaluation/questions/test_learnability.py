@@ -68,6 +68,24 @@ def test_a_replaced_code_moves_a_chunk_as_arithmetic_says():
     assert found["other_error"] == pytest.approx(expected, rel=0.15)  # candidates are drawn
 
 
+def test_codes_are_replaced_in_all_of_a_row_however_it_is_padded():
+    """The first and the last code of rows of six, in sixty columns: each moves its own number of the chunk."""
+    codes = torch.tensor([[0, 0, 0, 0, 0, 0]]).repeat(9, 1)
+    tokenizer, places = Steps(), set[int]()
+
+    def decode(codes, repair=False):
+        places.update(*((row[:6] > 0).nonzero()[:, 0].tolist() for row in codes))
+        return Steps.decode(tokenizer, codes[:, :6])
+
+    tokenizer.decode = decode  # type: ignore[method-assign]
+    padded = torch.nn.functional.pad(codes, (0, 54), value=-1)
+    padded = torch.cat([padded, torch.full_like(padded[:2], -1)])  # rows without a code have none to replace
+    found = replaced(tokenizer, padded, SCALE)
+    assert places == set(range(6))
+    expected = replaced(Steps(), codes, SCALE)
+    assert found["neighbour_error"] == pytest.approx(expected["neighbour_error"], rel=0.35)  # places weigh otherwise
+
+
 def test_ranks_are_kept_as_far_as_distances_are():
     chunks = 5 * torch.rand(80, 2, 3, generator=torch.Generator().manual_seed(1))
 
