@@ -43,6 +43,7 @@ GROUPS = {
         "known_elsewhere",
         "few_actions_predicts",
         "acting_by_tokens",
+        "acting_by_tokens_again",
         "acting_by_tokens_predicts",
         "recited_codes",
         "vla_study",
@@ -72,6 +73,7 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
     ),
     "few_actions": ("benchmarks/closed_loop/planned.py", "[The study](few_actions.md#results)."),
     "acting_by_tokens": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#results)."),
+    "acting_by_tokens_again": ("benchmarks/closed_loop/planned.py", "[The study](acting_by_tokens.md#fresh-seeds)."),
     "inferred_actions": (
         "benchmarks/closed_loop/inferred.py",
         "[What they say](few_actions_labels.md#inferred-actions-in-four-tasks).",
@@ -281,6 +283,12 @@ def few_actions() -> str:
 def acting_by_tokens() -> str:
     """Return the tables of the study of tokens, of the rows that have all their seeds."""
     return (RESULTS / "acting_by_tokens.md").read_text(encoding="utf-8")
+
+
+@mark("fresh seeds")
+def fresh_seeds() -> str:
+    """Return the tables of the best rows of the study of tokens, trained again with seeds that chose nothing."""
+    return (RESULTS / "acting_by_tokens_again.md").read_text(encoding="utf-8")
 
 
 @mark("gpu memory")

@@ -13,7 +13,7 @@ from docs.result_pages import AGAIN, EARLIER, MOVED, RESULTS, commits, makers, r
 
 ROOT = result_pages.ROOT
 STORED = sorted(path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.rglob("*.json"))
-SUMS = {"closed_loop", "few_actions", "acting_by_tokens"}  # made of other results
+SUMS = {"closed_loop", "few_actions", "acting_by_tokens", "acting_by_tokens_again"}  # made of other results
 
 
 def git(*arguments: str, root: Path = ROOT, given: str | None = None) -> str:
