@@ -525,7 +525,8 @@ def test_policies_of_a_seed_begin_with_the_same_backbone_whatever_is_read_for_th
 def test_options_of_a_head_are_not_set_on_another():
     made = config()
     model = LatentVLA(made, open_backbone(made))
-    with pytest.raises(LattokError, match='`head.draws`: .* before training, with head="tokens", got 32'):
+    text = '`head.draws`: expected to be set before training, with head="tokens", got 32'
+    with pytest.raises(LattokError, match=text):
         model.head.draws = 32  # pyright: ignore[reportAttributeAccessIssue]
 
 
