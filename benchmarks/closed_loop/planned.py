@@ -1,7 +1,7 @@
 """Tables of the studies that were planned first (docs/few_actions*.md, docs/acting_by_tokens.md), from results alone.
 
 python -m benchmarks.closed_loop.planned few_actions        # reads benchmarks/results/few_actions/, writes the tables
-python -m benchmarks.closed_loop.planned acting_by_tokens   # as few_actions.md and .json beside it, and .png
+python -m benchmarks.closed_loop.planned acting_by_tokens   # as .md and .json beside it, this one with a .png
 
 Rows, seeds and families of comparisons are those of the plans, which were committed before any run. A row is shown once
 it has all its seeds, a family once it has all its rows. Differences are paired by seed; p values are corrected after

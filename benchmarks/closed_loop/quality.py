@@ -186,7 +186,7 @@ def plot(found: list[Point], path: Path) -> None:
 
 
 def main() -> None:
-    args = study_parser(__doc__).parse_args()
+    args = study_parser(__doc__, results=True).parse_args()
     torch.set_num_threads(1)
     names = {path.name for path in (args.folder / "labelled").glob("*") if path.name.split(".")[0] in LABELS}
     figures = {name: label_figures(args.folder / "labelled" / name) for name in sorted(names) if "decoded" not in name}

@@ -49,12 +49,13 @@ GROUPS = {
 }
 
 
-def study_parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the two places of the study; `text` says first what the command does."""
+def study_parser(text: str | None, *, results: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the places of the study, for its results if asked; `text` says first what the command does."""
     parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
     kept = "demonstrations, labels and policies; may be removed"
     parser.add_argument("--folder", type=Path, required=True, help=kept)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    if results:
+        parser.add_argument("--results", type=Path, default=RESULTS)
     return parser
 
 
@@ -84,7 +85,7 @@ def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:
 
 
 def main() -> None:
-    parser = study_parser(__doc__)
+    parser = study_parser(__doc__, results=True)
     parser.add_argument("--regimes", nargs="+", default=["plentiful"], choices=list(REGIMES))
     parser.add_argument("--rows", nargs="+", default=["core"], choices=[*GROUPS, *ROWS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])

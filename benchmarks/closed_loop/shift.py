@@ -23,7 +23,7 @@ SHIFTS = {
 
 
 def main() -> None:
-    args = study_parser(__doc__).parse_args()
+    args = study_parser(__doc__, results=True).parse_args()
     torch.set_num_threads(1)
     for path in sorted(args.results.glob("*.json")):
         result, policy = json.loads(path.read_text()), args.folder / "policies" / path.stem

@@ -33,7 +33,7 @@ def test_the_page(sample, tmp_path, monkeypatch, capsys):
         if kind == "python":
             torch.manual_seed(0)
             exec(text, {})
-        for line in text.splitlines() if kind == "bash" else []:
+        for line in text.replace("\\\n", "").splitlines() if kind == "bash" else []:
             if line.startswith("lattok"):
                 words = shlex.split(os.path.expandvars(line))[1:]
                 words += SHORT[words[1]] if words[0] == "train" else []
