@@ -31,7 +31,7 @@ def main() -> None:
     data = regime.dataset(args.folder)
     results = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
     here = environment()["commit"]
-    if others := {each["commit"] for each in results["runs"].values()} - {here}:
+    if others := {each["commit"][:7] for each in results["runs"].values()} - {here[:7]}:
         raise SystemExit(f"{args.out} has figures of commit {others.pop()}, and this is {here}: they would not compare")
     for seed in args.seeds:
         for source in args.sources:

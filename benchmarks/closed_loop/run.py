@@ -50,7 +50,7 @@ GROUPS = {
 
 
 def study_parser(text: str | None, *, results: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the places of the study, for its results if asked; `text` says first what the command does."""
+    """Return a parser with the places of the study (of results if asked); `text` says first what the command does."""
     parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
     kept = "demonstrations, labels and policies; may be removed"
     parser.add_argument("--folder", type=Path, required=True, help=kept)
