@@ -232,7 +232,7 @@ def _trained(model: Any, source: PairSource, known: list[Episode], training: Con
     sight = {"cameras": source.cameras, "size": config.image_size, "interpolation": config.interpolation}
     gaps = [gap for gap in config.gaps(source.stride) if gap]
     samples = _vectors(source, known, state_key=model.state_key, gaps=gaps, **sight)
-    torch.manual_seed(seed)  # `Case.eval_mode` restores the caller's
+    torch.default_generator.manual_seed(seed)  # `Case.eval_mode` restores the caller's
     control = InverseDynamics(config, model.features)
     control.set_range(samples.known_actions)
     if control.state_normalizer is not None:

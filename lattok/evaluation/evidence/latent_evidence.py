@@ -164,7 +164,7 @@ class LatentEvidence:
         if case.trains_controls:
             training = ControlTraining.on(case, source.stride, source.cameras, [source.action_key])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed + 1)
+            torch.default_generator.manual_seed(options.seed + 1)
             fresh = model.fresh().to(model.features.mean.device).eval()  # which shares the frozen features
         note = partial(partial, options.note)
         train = read_pair_set(source, model, fresh, case.split.train, MAX_PAIRS[0], note("training pairs"))

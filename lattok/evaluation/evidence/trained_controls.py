@@ -155,7 +155,7 @@ def _trained(model: TrainedPairModel, pairs: FramePairs, per_batch: int, trainin
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         control = model.fresh(control_config(model))
         learner = PairLearner(control)
         learner.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))

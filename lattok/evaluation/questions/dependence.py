@@ -92,7 +92,7 @@ class BlindDecoder(nn.Module):
         self.streams = 1 if model.env is None else 2
         self.shape = (config.positions, config.latent_dim)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.decoder = model.new_decoder()
 
     def predict(self, features: Tensor) -> Tensor:

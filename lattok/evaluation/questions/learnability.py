@@ -174,7 +174,7 @@ def learnability_outcome(evidence: TokenizerEvidence) -> Outcome:
     meant = evidence.codes[held_out.rows]
     found, codes = dict[str, Tensor](), torch.empty(0)
     for of, chosen in (("", tokenizer), ("/regression", None)):  # as figures end
-        torch.manual_seed(case.options.seed)
+        torch.default_generator.manual_seed(case.options.seed)
         policy = ReferencePolicy(train.inputs.shape[1], tokenizer.action_dim, tokenizer.horizon, chosen, known.shape[1])
         policy.fit(train, known, scale.normalizer, case.options.seed)
         chunks, made = policy.act(held_out, scale.normalizer)
