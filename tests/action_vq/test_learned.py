@@ -125,10 +125,10 @@ def test_a_slip_to_a_near_code_costs_less_once_it_was_learned(family):
     options = {"tokens": 3, "codebook_size": 16, "synthetic": 0, "steps": 5}
     if family is VQBeT:
         options = {"tokens": 3, "codebook_size": 16, "hidden": 32, "dim": 16, "lr": 1e-2, "steps": 300, "device": "cpu"}
-    costs = {0.0: 0.0, 0.5: 0.0}
-    for share, seed in product(costs, range(4)):  # seeds and processors differ: one of VQ-BeT's seeds gains 2 to 25 %
+    costs = {0.0: 0.0, 0.8: 0.0}
+    for share, seed in product(costs, range(4)):  # one of VQ-BeT's seeds gains 5 to 23 %, by the processor
         costs[share] += slip(family.fit(saturating(), **options, perturb=share, seed=seed), saturating(seed=1))
-    assert costs[0.5] < 0.97 * costs[0.0]
+    assert costs[0.8] < 0.9 * costs[0.0]
 
 
 def test_rows_are_refitted_to_near_codes_as_to_any_others():
