@@ -17,6 +17,11 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PUBLISHED = ["--heads", "3", "--features", "pixels", "--image-size", "64"]  # of the small stand-in
 
 
+def commands(kind: str, text: str) -> list[str]:
+    """Lines of a block of the shell, each command on one of them; none of another block."""
+    return text.replace("\\\n", "").splitlines() if kind == "bash" else []
+
+
 class Encoder:
     """In place of T5: a vector for every letter."""
 
@@ -48,7 +53,7 @@ def test_the_commands_work(tmp_path, monkeypatch, capsys):
     for kind, text in BLOCK.findall(page):
         if kind == "python":
             exec(text, {})
-        for line in text.splitlines() if kind == "bash" else []:
+        for line in commands(kind, text):
             if line.startswith(("lattok train", "lattok convert")):
                 words = shlex.split(os.path.expandvars(line))[1:]
                 assert main(_short(words)) == 0, (line, capsys.readouterr().err)

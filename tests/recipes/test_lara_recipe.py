@@ -24,7 +24,7 @@ from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.moto.test_perceptual import random_vgg
 from tests.process_jobs import together
 from tests.recipes.policies import SIZES, annotated, stopped
-from tests.recipes.test_howto import BLOCK, ROOT
+from tests.recipes.test_howto import BLOCK, ROOT, commands
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
 
@@ -341,7 +341,7 @@ def test_the_page(sample, tmp_path: Path, monkeypatch, capsys):
             cameras = {camera: torch.rand(4, 2, 3, 64, 64) for camera in lam.cameras}
             exec(text, {"policy": policy, "lam": lam, "loader": [make_batch() | cameras], "preprocessor": dict})
             assert lattok.load("refined-lam").config == lam.config
-        for line in text.replace("\\\n", "").splitlines() if kind == "bash" else []:
+        for line in commands(kind, text):
             if line.startswith("lattok"):
                 words = shlex.split(os.path.expandvars(line))[1:]
                 chosen = (

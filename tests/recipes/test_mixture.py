@@ -23,7 +23,7 @@ from lattok.utils.options import as_flags
 from tests.annotation.test_fill import write as write_actions
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.policies import stopped
-from tests.recipes.test_howto import BLOCK, ROOT
+from tests.recipes.test_howto import BLOCK, ROOT, commands
 from tests.recipes.test_recipes import LAM, TINY
 
 AS = {"as": [{"part": "position"}, {"part": "gripper", "convention": "open_is_1"}], "drop": ["rotation"]}
@@ -325,7 +325,7 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
             exec(text, known)
         for path, content in re.findall(r"cat > (\S+) << 'END'\n(.*?)\nEND\n", text, re.DOTALL):
             (tmp_path / path).write_text(content)
-        for line in text.splitlines() if kind == "bash" else []:
+        for line in commands(kind, text):
             if line.startswith("lattok"):
                 done.append(line)
                 short = [] if "inspect" in line else [*SHORT]

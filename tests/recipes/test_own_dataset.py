@@ -12,7 +12,7 @@ from lattok.data.video import VideoWriter
 from tests.conftest import moving_square, write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import serving
-from tests.recipes.test_howto import BLOCK, ROOT
+from tests.recipes.test_howto import BLOCK, ROOT, commands
 
 SHORT = ["--steps", "2", "--stride", "2", "--codebook-continuous-steps", "1", "--batch-size", "8", "--device", "cpu"]
 
@@ -37,7 +37,7 @@ def test_the_page(place, capsys):
     for kind, text in BLOCK.findall((ROOT / "docs/howto/own_dataset.md").read_text()):
         if kind == "python":
             exec(text, found)
-        for line in text.splitlines() if kind == "bash" else []:
+        for line in commands(kind, text):
             if not line.startswith("lattok "):
                 subprocess.run(line, shell=True, check=True)
                 continue

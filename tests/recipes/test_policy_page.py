@@ -9,7 +9,7 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.vla import STRATEGIES
-from tests.recipes.test_howto import BLOCK, ROOT
+from tests.recipes.test_howto import BLOCK, ROOT, commands
 
 FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
@@ -33,7 +33,7 @@ def test_the_page(sample, tmp_path, monkeypatch, capsys):
         if kind == "python":
             torch.manual_seed(0)
             exec(text, {})
-        for line in text.replace("\\\n", "").splitlines() if kind == "bash" else []:
+        for line in commands(kind, text):
             if line.startswith("lattok"):
                 words = shlex.split(os.path.expandvars(line))[1:]
                 words += SHORT[words[1]] if words[0] == "train" else []
