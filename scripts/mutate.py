@@ -4,11 +4,11 @@
 
 A folder stands for its files, `--sample` draws so many mutants out of all of them. Each runs the tests in `TESTS` that
 guard its file, or else those that mirror it, until one fails; what none notices is listed with its line. Who hangs is
-killed after five times the time of the slowest test. A process that has imported what the tests need forks for every
-mutant, so that one costs seconds less; processes that a test spawns see no mutant. Mutated: comparisons, arithmetic,
-logic, numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated: texts,
-annotations, decorators, `strict=` of `zip`. Why not a package: mutmut leaves out decorated functions, which half of
-`quantize.py` is, and cosmic-ray starts a new process for every mutant.
+killed after five times the time of the slowest test; a file that its tests do not import is an error. A process that
+has imported what the tests need forks for every mutant, so that one costs seconds less; processes that a test spawns
+see no mutant. Mutated: comparisons, arithmetic, logic, numbers and truth values, conditions, calls that bound or
+detach, whole statements. Not mutated: texts, annotations, decorators, `strict=` of `zip`. Why not a package: mutmut
+leaves out decorated functions, which half of `quantize.py` is, and cosmic-ray starts a new process for every mutant.
 """
 
 import argparse
@@ -38,6 +38,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
 MEMORY = 8 * 2**30  # bytes of a mutant
+UNCHANGED, SEEN = "unchanged", "seen.json"
+NOT_APPLIED = 70  # no exit code of pytest
 OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # imported by each mutant itself
 GUARDED = (
     "lattok/nn/kmeans.py",
@@ -103,6 +105,9 @@ TESTS = {  # where not the mirror alone
     "benchmarks/closed_loop/comparisons.py": ("tests/benchmarks/test_tables.py", "tests/benchmarks/test_planned.py"),
     "lattok/samples/windows.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
+    "lattok/annotation/assembly.py": tuple(
+        f"tests/annotation/test_{name}.py" for name in ("assembly", "fill", "sources", "gaps")
+    ),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",
@@ -243,13 +248,19 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports a mutant in place of its file."""
 
     def __init__(self, mutant: Mutant):
-        self.name = mutant.file.removesuffix(".py").replace("/", ".")
-        self.code = compile(mutant.source(), str(ROOT / mutant.file), "exec")
+        self.path, module = ROOT / mutant.file, Path(mutant.file).with_suffix("")
+        self.package = module.name == "__init__"  # is imported by the name of its folder
+        self.name = ".".join(module.parent.parts if self.package else module.parts)
+        self.code, self.applied = compile(mutant.source(), str(self.path), "exec"), False
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        return importlib.util.spec_from_loader(name, self) if name == self.name else None
+        if name != self.name:
+            return None
+        inside = [str(self.path.parent)] if self.package else None
+        return importlib.util.spec_from_file_location(name, self.path, loader=self, submodule_search_locations=inside)
 
     def exec_module(self, module: Any) -> None:
+        self.applied = True
         exec(self.code, module.__dict__)
 
 
@@ -278,8 +289,8 @@ class _Watch:
         self.slowest = max(self.slowest, report.duration)
 
 
-def _in_child(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds: float) -> None:
-    """Run the tests on a mutant; the exit code is pytest's. Without one, write what they take and import."""
+def _in_child(mutant: Mutant, tests: Sequence[str], folder: str, seconds: float) -> None:
+    """Run the tests on a mutant; the exit code is pytest's, or `NOT_APPLIED`. Write what they take and import."""
     import pytest
 
     gc.freeze()  # otherwise each mutant collects, and so copies, all that there is already
@@ -288,25 +299,28 @@ def _in_child(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds:
     quiet = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):
         os.dup2(quiet, handle)
-    if mutant is not None:
-        sys.meta_path.insert(0, _Instead(mutant))
+    sys.meta_path.insert(0, instead := _Instead(mutant))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", f"--basetemp={folder}/tests"]
     watch = _Watch(seconds)
     code = pytest.main([*options, *tests], plugins=[watch])
-    if mutant is None:
+    if mutant.what == UNCHANGED:
         names = [name for name in sys.modules if not name.startswith(OURS)]
-        Path(folder, "seen.json").write_text(json.dumps([watch.slowest, names]))
-    os._exit(code)
+        Path(folder, SEEN).write_text(json.dumps([watch.slowest, names]))
+    os._exit(code if instead.applied else NOT_APPLIED)
 
 
-def survives(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds: float) -> bool:
-    """Run the tests in a process of their own; what they leave in `folder` goes with them."""
+def survives(mutant: Mutant, tests: Sequence[str], folder: str, seconds: float) -> bool:
+    """Run the tests in a process of their own; what they leave in `folder` goes with them. Ends the run where they
+    did not import the mutant: it counts neither as killed nor as a survivor."""
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
-        process = FORK.Process(target=_in_child, args=(mutant, tests, own if mutant else folder, seconds))
+        place = folder if mutant.what == UNCHANGED else own
+        process = FORK.Process(target=_in_child, args=(mutant, tests, place, seconds))
         process.start()
         process.join()
         with suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)  # what a test has started
+    if process.exitcode == NOT_APPLIED:
+        sys.exit(f"{mutant.file}: not applied, since these tests do not import it: {' '.join(tests)}")
     return process.exitcode == 0
 
 
@@ -324,11 +338,12 @@ def files_of(names: Sequence[str]) -> list[str]:
     return [str(path.relative_to(ROOT)) for paths in found for path in paths]
 
 
-def _limit(tests: Sequence[str], folder: str) -> float:
+def _limit(file: str, tests: Sequence[str], folder: str) -> float:
     """Run the tests without a change, import what they do, and return how long one may take, in seconds."""
-    if not survives(None, tests, folder, 600):
+    unchanged = Mutant(file, 0, UNCHANGED, partial((ROOT / file).read_text, encoding="utf-8"))
+    if not survives(unchanged, tests, folder, 600):
         sys.exit(f"tests fail without a change: {' '.join(tests)}")
-    slowest, names = json.loads(Path(folder, "seen.json").read_text())
+    slowest, names = json.loads(Path(folder, SEEN).read_text())
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)
@@ -359,7 +374,7 @@ def main() -> int:
         begun, found = time.perf_counter(), [mutant for mutant in chosen if mutant.file == file]
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
             tests = arguments.tests or tests_of(file)
-            run = partial(survives, tests=tests, folder=folder, seconds=_limit(tests, folder))
+            run = partial(survives, tests=tests, folder=folder, seconds=_limit(file, tests, folder))
             alive, lines = [], (ROOT / file).read_text(encoding="utf-8").splitlines()
             for mutant, survived in zip(found, pool.map(run, found), strict=True):
                 if survived:
@@ -367,10 +382,10 @@ def main() -> int:
                     print(f"  {alive[-1]}: {lines[mutant.line - 1].strip()}", flush=True)
         report[file] = {"mutants": len(found), "survived": alive}
         print(f"{file}: {len(found)} mutants, {len(alive)} survive, {time.perf_counter() - begun:.0f} s", flush=True)
+        if arguments.out is not None:
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     survivors = sum(len(part["survived"]) for part in report.values())
     print(f"{len(chosen) - survivors} of {len(chosen)} mutants killed")
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(bool(survivors))
 
 
