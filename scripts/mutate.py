@@ -105,9 +105,17 @@ TESTS = {  # where not the mirror alone
     "benchmarks/closed_loop/comparisons.py": ("tests/benchmarks/test_tables.py", "tests/benchmarks/test_planned.py"),
     "lattok/samples/windows.py": ("tests/samples/test_windows.py", "tests/samples/test_batches.py"),
     "lattok/samples/order.py": ("tests/samples/test_batches.py", "tests/samples/test_stream.py"),
-    "lattok/annotation/assembly.py": tuple(
-        f"tests/annotation/test_{name}.py" for name in ("assembly", "fill", "sources", "gaps")
-    ),
+    **{
+        f"lattok/annotation/{file}.py": tuple(f"tests/annotation/test_{name}.py" for name in names)
+        for file, names in {
+            "__init__": ("annotate", "fill", "gaps", "exchange"),
+            "assembly": ("assembly", "fill", "sources", "gaps"),
+            "engines": ("annotate", "gaps"),
+            "labels": ("annotate", "fill", "sources"),
+            "units": ("annotate", "gaps"),
+        }.items()
+    },
+    "lattok/action_vq/bins.py": tuple(f"tests/action_vq/test_{name}.py" for name in ("beast", "base", "families")),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",
