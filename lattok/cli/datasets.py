@@ -123,7 +123,7 @@ def collect(
         seed: Seed of the first attempt; the next ones follow.
         size: Pixels of the sides of an image.
         repeat: Steps of the simulator that an action is held (default: the world's own).
-        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N, layout.
         codec: Codec of the videos.
         workers: Processes (default: one for each core); the dataset is the same with any number.
     """

@@ -176,7 +176,7 @@ def rollout(
         repeat: Steps of the simulator that an action is held (default: the world's own).
         ensemble: Plan at every decision, and carry out the mean of all plans; the i-th oldest weighs exp(-X i) (ACT).
         instruction: Instruction of the task, that of the other task in the scene (swapped), or none (blank).
-        variation: What changes in the scene with each episode: background, light, camera, distractors=N.
+        variation: What changes in the scene with each episode: background, light, camera, distractors=N, layout.
         batch: Environments that run side by side; the policy plans for all at once.
         workers: Processes for the environments; 0: only this one.
         videos: Episodes of each task that are filmed.

@@ -56,12 +56,13 @@ class Stage(NamedTuple):  # parts of a model that variations change
 
 @dataclass(frozen=True)
 class Variation:
-    """Changes of what is seen, drawn for each episode from its seed. All are off at first."""
+    """Changes of the scene, drawn for each episode from its seed. All are off at first."""
 
     background: bool = False  # colours of table, floor and walls
     light: bool = False  # brightness and place of the lamps
     camera: bool = False  # up to 3 cm and 5 % of the field of view
     distractors: int = 0  # coloured things on the table, which are seen and not touched
+    layout: bool = False  # what is to be moved stands up to 5 cm beyond where it otherwise may
 
     def __post_init__(self) -> None:
         checks.whole(distractors=self.distractors)

@@ -36,7 +36,7 @@ def entries() -> dict[tuple[str, str], str]:
     """Every result and commit that it names, but the known exceptions, with the script that makes it."""
     found = {}
     for name in STORED:
-        cell = name.startswith(("closed_loop/", "few_actions/", "acting_by_tokens/", "acting_by_tokens_again/"))
+        cell = Path(name).parent.name in {*SUMS, "out_of_domain"}
         path = ROOT / "benchmarks/closed_loop/cell.py" if cell else makers()[name][0]
         for commit, _ in commits(results(name)):
             if commit not in AGAIN.get(name, {}):

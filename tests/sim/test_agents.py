@@ -225,7 +225,10 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
         "toy-right-1000000.mp4",
     ]
     for more, text in (
-        (["toy", "--variation", "lights"], "`variation`: expected one of background, light, camera, distractors, got"),
+        (
+            ["toy", "--variation", "lights"],
+            "`variation`: expected one of background, light, camera, distractors, layout, got",
+        ),
         (
             ["toy", "--variation", "distractors"],
             "`variation`: expected distractors=N with a whole number, got 'distractors'",

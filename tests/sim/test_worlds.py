@@ -112,6 +112,30 @@ def test_every_variation_changes_the_picture_and_nothing_else(name: str, images:
         varied.close()
 
 
+@pytest.mark.parametrize("name", [name for name in DRAWERS if name.startswith("metaworld")])
+def test_another_layout_is_beyond_the_usual_one_and_can_be_solved(name: str, made: Maker) -> None:
+    usual, env = made(name), make(name, size=32, variation=Variation(layout=True))
+    places = []
+    for seed in range(12):
+        usual.start(seed)
+        env.start(seed)
+        places.append((usual.objects()[1], env.objects()[1]))  # x of the drawer's handle
+        while not env.outcome.decided and env.steps < env.max_steps:
+            env.act(env.expert())
+        assert env.outcome.success, seed
+    inside, outside = np.abs(np.array(places).T)
+    assert inside.max() <= 0.1 < outside.min() <= outside.max() <= 0.15 + 1e-6
+    env.start(0)
+    assert env.objects()[1] == places[0][1]  # drawn from the seed
+
+
+def test_a_world_that_cannot_be_rearranged_says_so() -> None:
+    with pytest.raises(
+        LattokError, match="^`variation`: expected layout only in .*metaworld-pairs.*, got it in ogbench"
+    ):
+        make("ogbench/drawer-open", variation=Variation(layout=True))
+
+
 @pytest.mark.parametrize("name", DRAWERS)
 @pytest.mark.filterwarnings("ignore:.*Box observation space m:UserWarning")  # states have no limits
 def test_gymnasium_accepts_it(name: str, images: None, made: Maker) -> None:

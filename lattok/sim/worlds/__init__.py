@@ -68,6 +68,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     action_names: ClassVar[tuple[str, ...]]
     state_names: ClassVar[tuple[str, ...]]
     robot: ClassVar[str]
+    rearranges: ClassVar[bool] = False  # whether `Variation.layout` is possible
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own)
     render_mode = "rgb_array"
@@ -154,7 +155,8 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return gymnasium.spaces.Dict(spaces)
 
     def start(self, seed: int) -> None:
-        """Begin episode number `seed`, without images. Variations have their own random stream: starts stay."""
+        """Begin episode number `seed`, without images. Variations have their own random streams: all but `layout` leave
+        starts as they are."""
         checks.whole(seed=seed)
         self._start(np.random.default_rng([seed, 0]))
         self.cameras.vary(np.random.default_rng([seed, 1]))
@@ -249,6 +251,9 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
     if find_tasks(name) != [name]:
         checks.fail("name", "one task, such as metaworld/reach", repr(name))
     world, _, task = name.partition("/")
+    if variation.layout and not WORLDS[world].rearranges:
+        able = " and ".join(other for other, found in WORLDS.items() if found.rearranges)
+        checks.fail("variation", f"layout only in {able}", f"it in {world}")
     return WORLDS[world](task, size=size, repeat=repeat, variation=variation)
 
 

@@ -19,6 +19,7 @@ from lattok.sim.worlds import EpisodeOutcome, SimEnv
 
 JOINT = 9  # of the scene, after seven of the arm and two of the gripper
 JITTER = 0.05  # of the joint's range, around its middle
+BEYOND = 0.05  # metres, of `Variation.layout`
 REACHED = 0.85  # of the joint's range, from the other end
 VIEWS = {
     "corner2": Viewpoint("corner2", turned=True, position=(0.75, 0.075, 0.7)),  # where LeRobot has it
@@ -89,6 +90,7 @@ class MetaWorld(SimEnv):
     limit = 500
     repeat = 1  # experts drop what they grasped when their actions are held for longer
     action_names = state_names = ("x", "y", "z", "gripper")
+    rearranges = True
 
     def __init__(self, task: str, *, size: int = 128, repeat: int | None = None, variation: Variation = OFF):
         super().__init__(task, repeat=repeat)
@@ -106,6 +108,7 @@ class MetaWorld(SimEnv):
         del self._env.sawyer_observation_space  # made again on its next use, with the goal
         self._env._freeze_rand_vec, self._env.seeded_rand_vec, self._env._set_task_called = False, True, True
         self._env.max_path_length = np.inf  # `max_steps` of decisions counts
+        self._layout, self._places = variation.layout, self._env._random_reset_space
         self._expert: Any = metaworld.policies.ENV_POLICY_MAP[f"{self.task}-v3"]()
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         known = {self._env.model.material(number).name for number in range(self._env.model.nmat)}
@@ -114,6 +117,8 @@ class MetaWorld(SimEnv):
         self._seen = np.zeros(39)
 
     def _start(self, rng: np.random.Generator) -> None:
+        if self._layout:
+            self._env._random_reset_space = beyond(self._places, rng.spawn(1)[0])
         self._env.np_random = rng  # from which places are drawn, by some tasks more than once
         self._seen, _ = self._env.reset()
 
@@ -135,6 +140,14 @@ class MetaWorld(SimEnv):
 
     def objects(self) -> np.ndarray:
         return self._seen.astype(np.float32)
+
+
+def beyond(places: gymnasium.spaces.Box, rng: np.random.Generator) -> gymnasium.spaces.Box:
+    """Return what lies next to a box, up to `BEYOND` outside, on a side drawn for each axis that has a width."""
+    above = rng.integers(2, size=places.low.shape).astype(bool)
+    out = np.where(places.high > places.low, BEYOND, 0.0)
+    low, high = np.where(above, places.high, places.low - out), np.where(above, places.high + out, places.low)
+    return gymnasium.spaces.Box(low, high, dtype=np.float64)
 
 
 # the task of Meta-World in whose class both of a pair happen, and the end of the joint's range to reach: 0 low, 1 high
