@@ -45,6 +45,7 @@ SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-dep
 POLICY = {"image_size": 16, "backbone_patch_size": 8, "backbone_width": 16, "backbone_depth": 2, "backbone_heads": 2}
 POLICY |= {"head_dim": 16, "head_heads": 2}
 TINY = [*as_flags(POLICY)]
+LEVELS = ["--dim", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1", "--levels", "4", "4"]
 QUICK = ["--preset", "quick", "--dim", "16", "--heads", "2", "--hidden", "16"]
 
 
@@ -72,6 +73,12 @@ def vla(sources: Path, out: Path) -> list[str]:
     ]
 
 
+def tokenizer(family: str, *sizes: str) -> "Job":
+    """Train a small tokenizer of a family that `fit` trains."""
+    words = ["--steps", "120", "--batch-size", "16", "--horizon", "8", *sizes, *LOOP]
+    return Job(f"train {family}", lambda s, o: ["train", family, f"{s}/data", "--out", str(o), *words])
+
+
 def idm(sources: Path, out: Path) -> list[str]:
     """Train a small inverse dynamics model where few actions are known."""
     return [
@@ -90,6 +97,10 @@ JOBS = (
     Job("train idm", idm),
     Job("train image-lam streamed", lambda s, o: [*image_lam(s, o), "--memory-gb", "4e-3"]),  # frames take 6.6 MB
     Job("train vla streamed", lambda s, o: [*vla(s, o), "--memory-gb", "1e-3"]),  # 1.7 MB
+    tokenizer("oat", *LEVELS),
+    tokenizer("quest", *LEVELS),
+    tokenizer("vqbet", "--dim", "16", "--hidden", "16", "--codebook-size", "8"),
+    tokenizer("fsq", "--hidden", "16", "--tokens", "2", "--synthetic", "200"),
     Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),
     Job("export", lambda s, o: ["export", f"{s}/data", "--out", str(o), "--video-codec", "h264"]),
     Job(

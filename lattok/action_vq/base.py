@@ -144,17 +144,22 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return f"{chunk}, as {most}{self.tokens_per_chunk} codes of {self.vocab_size}\n{super().extra_repr()}"
 
     @classmethod
-    @float32_by_default()
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
         """Make a tokenizer for chunks [N, H, m] in physical units, or a list of such arrays.
 
         `options` are fields of its configuration and of `fit_options`: `seed`, and how it is trained, if it is.
         """
+        return cls._fit(chunks, valid, options)
+
+    @classmethod
+    @float32_by_default()
+    def _fit(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any], **kept: Any) -> Self:
+        """Fit; `kept` goes on to `_learn`."""
         how = cls.fit_options(**{f.name: options.pop(f.name) for f in fields(cls.fit_options) if f.name in options})
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(how.seed)  # the CPU's only: nothing else is drawn from, or forked
             model, batch = cls._begin(chunks, valid, options, how)
-        model._learn(batch, how)
+        model._learn(batch, how, **kept)
         return model.eval()
 
     def _learn(self, batch: ActionBatch, how: Any) -> None:

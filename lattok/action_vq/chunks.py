@@ -42,12 +42,16 @@ class TrainedFit(FitOptions):
         lr: learning rate
         batch_size: samples in a step, over all processes
         device: where it computes; "auto" takes a GPU where there is one
+        log_every: steps between two lines of the log, in a run folder
+        save_every: steps between checkpoints, in a run folder; a stopped run continues from the last one
     """
 
     steps: int = 3000
     lr: float = 1e-3
     batch_size: int = 256
     device: str = "auto"
+    log_every: int = 50
+    save_every: int = 1000
 
 
 def as_codes(codes: Any) -> Tensor:

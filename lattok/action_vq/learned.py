@@ -22,14 +22,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
-from lattok.action_vq.chunks import TrainedFit, examine, held_from_neighbours
+from lattok.action_vq.chunks import Arrays, TrainedFit, examine, held_from_neighbours
 from lattok.nn.blocks import onto
 from lattok.nn.losses import action_loss
 from lattok.nn.quantize import MOST_CODES
@@ -38,6 +39,7 @@ from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils import checks
+from lattok.utils.arrays import Values
 from lattok.utils.options import ADDED
 from lattok.utils.signals import Interrupted, restate
 
@@ -72,6 +74,14 @@ class TrainedConfig(ChunkConfig):
         return weights | ({"perturbed": weights["reconstruction"]} if self.perturb else {})
 
 
+class FitRun(NamedTuple):
+    """The run folder of a recipe that fits: where state and log go, whether to go on from there, and how to say so."""
+
+    out: Path
+    resume: bool = False
+    resume_command: str = ""
+
+
 class TrainedTokenizer(ChunkTokenizer, ABC):
     """Base of these families: one gives `_terms`, with `_shift` for what `perturb` asks for."""
 
@@ -79,23 +89,33 @@ class TrainedTokenizer(ChunkTokenizer, ABC):
     fit_options = TrainedFit
     loop_options: ClassVar[Mapping[str, Any]] = {}  # of the training loop, besides those of `fit`
 
-    def _learn(self, batch: ActionBatch, how: Any) -> None:
-        """Train on all of `batch` with the one training loop. Nothing is left on disk."""
-        own = {name: getattr(how, name) for name in ("seed", "steps", "lr", "batch_size", "device")}
-        loop = LoopOptions(log_every=how.steps, schedule="one_cycle", threads=1, **own, **self.loop_options)
+    @classmethod
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, run: FitRun | None = None, **options: Any) -> Self:
+        """Make a tokenizer as every family does. `run`: where a recipe keeps the state, and goes on only with the same
+        chunks and options; without it nothing is left on disk."""
+        return cls._fit(chunks, valid, options, run=run)
+
+    def _learn(self, batch: ActionBatch, how: Any, run: FitRun | None = None) -> None:
+        """Train on all of `batch` with the one training loop."""
+        own = {name: getattr(how, name) for name in ("seed", "steps", "lr", "batch_size", "device", "save_every")}
+        own["log_every"] = how.steps if run is None else how.log_every
+        loop = LoopOptions(schedule="one_cycle", threads=1, **own, **self.loop_options)
         draw = Batches([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:
             rows = draw(step)[process::processes]
             return ActionBatch(batch.chunks[rows], batch.valid[rows])
 
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                place = Path(scratch) / type(self).__name__
-                run_loop(self, batches, loop, place, loss_weights=self.config.loss_weights)
-            except Interrupted as stop:
-                text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
-                raise restate(stop, text) from None
+        weights = self.config.loss_weights
+        if run is not None:
+            run_loop(self, batches, loop, loss_weights=weights, **run._asdict())
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                try:
+                    run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=weights)
+                except Interrupted as stop:
+                    text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
+                    raise restate(stop, text) from None
         self.cpu()
 
     def forward(self, batch: ActionBatch, *given: Any, **named: Any) -> LossTerms:

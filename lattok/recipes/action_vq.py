@@ -12,6 +12,7 @@ import torch
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.base import ChunkConfig, ChunkTokenizer
 from lattok.action_vq.chunks import FitOptions
+from lattok.action_vq.learned import FitRun, TrainedTokenizer
 from lattok.action_vq.model import QUICK_MODEL
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
@@ -115,8 +116,9 @@ class FitRecipe(Recipe[Tokenizer]):
     loop: Any = field(default_factory=FitOptions)
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
-        """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder. Of several processes the
-        first one checks, fits and saves, the others load; FSQ's training they share."""
+        """Fit the tokenizer and save it into `out`. With `resume` a family that is trained goes on from its checkpoint,
+        and one that is fitted at once begins again. Of several processes the first one checks, fits and saves, the
+        others load; training they share."""
         out, shared = self.folder(resume), hasattr(self.loop, "batch_size")
         if not (shared or first_process()):
             wait_for_all()
@@ -128,6 +130,8 @@ class FitRecipe(Recipe[Tokenizer]):
         with self.begin(resume, sources, resume_command=resume_command) as contents:
             chosen = {option.path[0] for option in self.option_groups()["model"].values()}
             config = {name: getattr(self.model, name) for name in chosen}
+            if issubclass(self.family, TrainedTokenizer):
+                config["run"] = FitRun(out, resume, resume_command)
             model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **config)
             model.trained_on = self.trained_on(sources, len(windows), contents)
             if first_process():
