@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lattok.annotation.assembly import Job, UnreadableRows, assemble
+from lattok.annotation.assembly import Job, UnreadableRows, assemble, check_readable
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
 from lattok.annotation.labels import Work, check_models, identities_of, request_hash
 from lattok.annotation.units import UNITS, Failures, Staging, Unit, plan_units, unit_keys
@@ -146,6 +146,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> AnnotationResul
         staging.check_absent()
     if work.dataset.kind == "lerobot":
         work.dataset.files.fetch_all()  # the copy holds all of it
+    check_readable(work)
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
     failures = _label_missing(job, units, keys, engine, progress)

@@ -22,9 +22,19 @@ from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
+from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import open_dataset
 from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
-from lattok.data.tables import DAMAGE, Stats, column_stats, column_to_numpy, merge_stats, open_table, to_arrow
+from lattok.data.tables import (
+    DAMAGE,
+    Stats,
+    column_stats,
+    column_to_numpy,
+    merge_stats,
+    open_table,
+    read_table,
+    to_arrow,
+)
 from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
@@ -329,8 +339,40 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
             columns.append(file.read_row_group(group, columns=[field.name]).column(0))
         except DAMAGE:
             if field.name in INDEX_KEYS:
-                what = f"{source}: `{field.name}` of row group {group} is damaged. Without it rows have no place"
-                raise LattokError(f"{what}: copy the file again, or export the other episodes.") from None
+                raise _no_place(source, group, field.name) from None
             columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
             unreadable.append(field.name)
     return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
+
+
+def _no_place(source: Path, group: int, name: str) -> LattokError:
+    what = f"{source}: `{name}` of row group {group} is damaged. Without it rows have no place"
+    return LattokError(f"{what}: copy the file again, or export the other episodes.")
+
+
+def check_readable(work: Work) -> None:
+    """Read what no output can be put together without before anything is labelled, which may take days."""
+    if work.dataset.kind != "lerobot":
+        return
+    root = work.dataset.root
+    for name in (PROVENANCE, STATS):
+        if (root / name).exists():
+            read_json(inside(root, name, str(root)), nan=name == STATS)
+    for path in (root / "meta" / "episodes").rglob("*.parquet") if work.options.fill else ():
+        read_table(path)
+    for path in cast(LeRobotV3, work.dataset).by_data_file():
+        _check_places(path)
+
+
+def _check_places(path: Path) -> None:
+    file = open_table(path)
+    names = [name for name in INDEX_KEYS if name in file.schema_arrow.names]
+    with suppress(*DAMAGE):
+        file.read(columns=names)
+        return
+    for group in range(file.num_row_groups):
+        for name in names:
+            try:
+                file.read_row_group(group, columns=[name])
+            except DAMAGE:
+                raise _no_place(path, group, name) from None

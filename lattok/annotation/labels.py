@@ -7,6 +7,7 @@ torch computes with as many threads as the options say.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -17,9 +18,17 @@ import pyarrow as pa
 import torch
 
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
-from lattok.data.episodes import check_stride, select_episodes
+from lattok.data.episodes import any_unmeasured, check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
+from lattok.data.schema import (
+    RobotDataset,
+    camera_keys,
+    dimension_names,
+    own_vectors,
+    parts_of,
+    short_name,
+    vector_key,
+)
 from lattok.data.views import View, check_trained_space, unwrap
 from lattok.labels.spec import Options, fillers
 from lattok.nn.blocks import torch_threads
@@ -275,6 +284,19 @@ def _check_fills(work: Work) -> None:
         hint = f"It infers {names}." if names else ""
         checks.size("models", f"numbers, as `{key}` of {dataset.name} has", model.config.action_dim, wanted, hint)
         check_trained_space(model, dataset, key)
+    _check_any_unknown(dataset, key)
+
+
+def _check_any_unknown(dataset: RobotDataset, key: str) -> None:
+    """There is something to fill; a column that is not there is not one that is there under nearly this name."""
+    if key not in dataset.features:
+        own = own_vectors(dataset)
+        if key in parts_of(dataset) or any(name.startswith(key) for name in own) or get_close_matches(key, own):
+            vector_key(dataset, "action_key", key, f"A new column `{key}` would be inferred throughout.")
+    elif not any_unmeasured(dataset, key):
+        expected = f"unknown actions to fill in, an episode whose `{key}` is NaN or null in all rows"
+        hint = "Without as=actions (`fill`) the inferred ones go into columns of their own."
+        checks.fail("action_key", expected, f"numbers in all {len(dataset.episodes)} of {dataset.name}", hint)
 
 
 def _joined(parts: list[Labels]) -> Labels:

@@ -4,7 +4,7 @@ import math
 import operator
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import accumulate, groupby
 from typing import Any
@@ -63,15 +63,25 @@ def _last_in_turn(episodes: Sequence[Episode]) -> set[int]:
 
 def unmeasured(dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()) -> set[int]:
     """Find episodes whose column `key` is NaN throughout, or in which one of the columns `marks` says it was filled."""
-    if key not in dataset.features or not indices:
-        return set()
-    chosen, found = [episode for episode in dataset.episodes if episode.index in indices], set[int]()
-    for index, columns in dataset.columns_of(chosen, [key, *marks], False):
+    return set(unmeasured_in_turn(dataset, key, indices, marks))
+
+
+def unmeasured_in_turn(
+    dataset: RobotDataset, key: str, indices: Collection[int], marks: Sequence[str] = ()
+) -> Iterator[int]:
+    """Yield the same episodes as they are found: those who want one need not read all."""
+    chosen = [episode for episode in dataset.episodes if episode.index in indices] if key in dataset.features else []
+    for index, columns in dataset.columns_of(chosen, [key, *marks], False) if chosen else ():
         if not isinstance(columns, checks.LattokError):
             values = columns[key]
             if (values.dtype.kind == "f" and np.isnan(values).all()) or any(columns[mark].any() for mark in marks):
-                found.add(index)
-    return found
+                yield index
+
+
+def any_unmeasured(dataset: RobotDataset, key: str) -> bool:
+    """Tell whether there is an episode whose column `key` is unknown, or no such column."""
+    every = {episode.index for episode in dataset.episodes}
+    return key not in dataset.features or next(unmeasured_in_turn(dataset, key, every), None) is not None
 
 
 def split_text(dataset: RobotDataset) -> str:

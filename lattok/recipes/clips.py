@@ -12,7 +12,7 @@ import torch
 
 from lattok.backbones.model import with_base
 from lattok.data import RobotDataset, action_spaces, camera_keys, dimension_names, select_episodes
-from lattok.data.episodes import check_horizon, check_strides_in
+from lattok.data.episodes import any_unmeasured, check_horizon, check_strides_in
 from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
 from lattok.hub.weights import from_anywhere
@@ -203,6 +203,8 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
             dataset = self.open()[0].dataset
             if fillers(dataset, self.data.action_key):  # as that which it was made from may be
                 return super().next_step()
+            if dataset.columns_apart and not any_unmeasured(dataset, self.data.action_key):
+                words[2] = "DATASET"  # another one: here all are known
             words += prefix_flags(dataset, "inferred")
         return f"{super().next_step()}\nThen fill in unknown actions with it: {shlex.join(words)}"
 

@@ -22,6 +22,7 @@ from lattok.labels.spec import inferred_episodes, measured_episodes
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
+from tests.annotation.fakes import stop
 from tests.annotation.test_gaps import corrupt_page
 from tests.conftest import CAMERAS, moving_square, put_video
 from tests.recipes.policies import TINY
@@ -279,6 +280,15 @@ def test_a_damaged_page_of_actions_ends_nothing(tmp_path):
     assert open_dataset(out).columns(3, ["inferred.action"])["inferred.action"].shape == (LENGTHS[3], 3)
 
 
+def test_statistics_of_episodes_that_are_to_be_renewed_are_read_first(tmp_path, monkeypatch):
+    data = write(tmp_path / "data")
+    path = next((data / "meta/episodes").rglob("*.parquet"))
+    corrupt_page(path, "stats/action/mean")
+    monkeypatch.setattr(InverseDynamics, "infer_actions", stop)
+    with pytest.raises(LattokError, match=f"cannot read {path}: truncated or damaged"):
+        annotate(data, model(), tmp_path / "out", fill=True)
+
+
 def test_unknown_actions_of_another_space_stay_unknown(tmp_path):
     plane, opened = {"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}
     spaces = {
@@ -414,6 +424,25 @@ def test_what_cannot_be_filled_is_said(tmp_path):
     with pytest.raises(LattokError, match="models to fill in actions"):
         annotate(data, {"a": idm, "b": idm}, tmp_path / "other", fill=True)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "said"),
+    [
+        ("action", "actions", r"one of actions, observation\.state, got 'action'.*Did you mean actions\?"),
+        ("acton", "action", r"got 'acton'.*Did you mean action\?"),
+        ("action", "action.x action.y", r"To join them, write a file .* \"columns\": {\"action\": \[\"action.x\", "),
+    ],
+)
+def test_a_column_that_is_there_under_another_name_is_not_inferred(asked, there, said, tmp_path):
+    """All actions would count as unknown, and what was measured would lie unused beside what was inferred."""
+    parts = {name: Feature("float32", (3,), None) for name in (*there.split(), "observation.state")}
+    data = write_parts(tmp_path / "data", [*parts], **parts)
+    with pytest.raises(LattokError, match=f"`action_key`: expected {said}" if "one of" in said else said):
+        annotate(data, model(), tmp_path / "out", fill=True, action_key=asked)
+    assert not (tmp_path / "out").exists()
+    out = annotate(data, model(), tmp_path / "out", fill=True, action_key="expert")  # which is none of them
+    assert open_dataset(out).features["expert"].shape == (3,)
 
 
 def test_the_command_line_does_the_same(tmp_path, capsys, monkeypatch):

@@ -12,7 +12,7 @@ from lattok.cli import main
 from lattok.data import inspect_dataset, open_dataset, select_episodes
 from lattok.labels import with_labels
 from tests.annotation.fakes import tree
-from tests.annotation.test_fill import model, write
+from tests.annotation.test_fill import KNOWN, model, write
 from tests.data.specimens import write_originals
 
 WITH_ACTIONS = ("lerobot", "lerobot_images", "lerobot_plain", "rlds", "hdf5")
@@ -43,16 +43,33 @@ def filled(source: Path, idm: lattok.InverseDynamics, out: Path):
 
 
 @pytest.mark.parametrize("kind", WITH_ACTIONS)
-def test_measured_actions_stay_in_every_format(kind, originals, tmp_path):
-    idm, source = train(originals[kind], tmp_path / "idm"), open_dataset(originals[kind])
-    before = tree(originals[kind])
-    seen = filled(originals[kind], idm, tmp_path / "out")
+def test_where_all_actions_are_known_nothing_is_filled(kind, originals, tmp_path, capsys):
+    """It is said before any label is made; the model that was trained there names no command that would be refused."""
+    train(originals[kind], tmp_path / "idm")
+    place = "DATASET" if kind.startswith("lerobot") else str(originals[kind])
+    assert f"fill in unknown actions with it: lattok annotate {place} " in capsys.readouterr().out
+    words = ["annotate", str(originals[kind]), "--model", str(tmp_path / "idm"), "--out", str(tmp_path / "out")]
+    before = tree(tmp_path)
+    assert main([*words, "--as", "actions"]) == 2
+    said = capsys.readouterr().err
+    assert "`action_key`: expected unknown actions to fill in, an episode whose `action` is NaN or null" in said
+    assert "got numbers in all " in said
+    assert len(said.strip().splitlines()) == 1
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("format", ["lerobot", "rlds"])
+def test_measured_actions_stay_in_every_format(format, tmp_path):
+    root = lattok.export(write(tmp_path / "data"), tmp_path / "copy", format=format, images="image").path
+    source, idm, before = open_dataset(root), model(), tree(root)
+    seen = filled(root, idm, tmp_path / "out")
     for episode in source.episodes:
         columns = seen.columns(episode.index, ["action", "inferred.filled", "inferred.action"])
-        np.testing.assert_array_equal(columns["action"], source.columns(episode.index, ["action"])["action"])
-        assert not columns["inferred.filled"].any()
-        assert np.isfinite(columns["inferred.action"]).all()
-    assert tree(originals[kind]) == before
+        known = episode.index in KNOWN
+        wanted = source.columns(episode.index, ["action"])["action"] if known else columns["inferred.action"]
+        np.testing.assert_array_equal(columns["action"], wanted)
+        assert columns["inferred.filled"].all() != known
+    assert tree(root) == before
 
 
 def test_unknown_actions_of_hdf5_are_filled(originals, tmp_path):

@@ -15,7 +15,7 @@ from lattok.annotation.labels import Work
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, stop, tree
 from tests.conftest import CAMERAS
 
 
@@ -110,6 +110,25 @@ def corrupt_page(path: Path, column: str) -> None:
     data = bytearray(path.read_bytes())
     data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("column", ["timestamp", "frame_index", "index", "task_index"])
+def test_rows_without_a_place_are_said_before_anything_is_labelled(source, tmp_path, monkeypatch, column):
+    """Labelling may take days, and no output can be put together after it."""
+    path = source.data_file(source.episodes[-1].index)
+    corrupt_page(path, column)
+    monkeypatch.setattr(FakeTokenizer, "latent_actions", stop)
+    with pytest.raises(LattokError, match=rf"{path}: `{column}` of row group \d is damaged\. Without it rows have no"):
+        annotate(open_dataset(source.root), {"tok": FakeTokenizer()}, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("name", ["stats.json", "lattok.json"])
+def test_metadata_that_the_output_needs_is_read_first_as_well(source, tmp_path, monkeypatch, name):
+    (source.root / "meta" / name).write_text("{")
+    monkeypatch.setattr(FakeTokenizer, "latent_actions", stop)
+    with pytest.raises(LattokError, match=name):
+        annotate(open_dataset(source.root), {"tok": FakeTokenizer()}, tmp_path / "out")
 
 
 def test_a_damaged_page_of_actions(source, tmp_path):

@@ -68,9 +68,13 @@ def blocks(page: str, kind: str) -> list[str]:
 
 
 def run(line: str, capsys) -> None:
-    line = line.replace("DATASET", "path/to/dataset").replace(
-        "--env metaworld-pairs", "--env metaworld-pairs/drawer-open"
-    )
+    names = {
+        "DATASET": "path/to/dataset",
+        " FEW ": " path/to/few ",
+        "--env metaworld-pairs": "--env metaworld-pairs/drawer-open",
+    }
+    for name, here in names.items():
+        line = line.replace(name, here)
     words = shlex.split(line, comments=True)[1:]
     words += SHORT.get(words[1], []) if words[0] == "train" else ONCE.get(words[0], [])
     assert main(words) in ((0, 1) if words[0] == "doctor" else (0,)), (line, capsys.readouterr().err)
@@ -95,7 +99,8 @@ def test_the_readme(place, capsys):
     assert capsys.readouterr().out == shown.partition("```")[0]
 
 
-def test_the_whole_path(place, capsys):
+def test_the_whole_path(few, place, capsys):
+    with_absurd_actions(few, (0,), place / "path/to/few", float("nan"))
     done = typed("docs/howto/whole_path.md", capsys)
     assert {"inspect", "train", "evaluate", "doctor", "annotate", "verify"} <= done
     names: dict[str, object] = {}

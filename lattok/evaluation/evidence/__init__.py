@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
 from lattok.training import LoopOptions
@@ -168,6 +169,8 @@ class Case:
             fills = "--as" in command.split()
             if fills and fillers(self.dataset, key or "action"):
                 return f"{said}annotate the dataset that this one was made from."
+            if fills and self.dataset.columns_apart and not any_unmeasured(self.dataset, key or "action"):
+                names["DATASET"] = ""  # another one: here all are known
             prefix = "inferred" if fills else "latent"
             asked = [] if key in (None, "action") else ["--action-key", key]
             flags = [*asked, *prefix_flags(self.dataset, prefix), *cameras]
