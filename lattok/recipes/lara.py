@@ -91,7 +91,7 @@ class LARARecipe(VLARecipe):
     `lam` names the latent action model, which `lattok train image-lam` has trained: that is LARA's first stage. The
     refined one is in the run's folder `lam`. `init` names an earlier policy, which is trained further.
 
-    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`, with a flow head
+    - `libero`, `robotwin`, `jaka`, `p2t_readme`, `scratch`, `p2t_code`: as in `lattok train vla`, with a flow head
     - joined with any of them ("libero+lara"): `lara`, the numbers of the released code's second stage
     """
 
@@ -268,7 +268,7 @@ class LatBotRecipe(VLARecipe):
     `lattok train clip-lam` trains the teacher; `--phase distill --teacher` trains a policy that predicts its latents,
     and `--phase finetune --student` one that acts.
 
-    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
+    - `libero`, `robotwin`, `jaka`, `p2t_readme`, `scratch`, `p2t_code`: as in `lattok train vla`
     - joined with any of them ("libero+latbot"): `latbot`, the paper's numbers; phase finetune adds
       `latbot_finetune`, its numbers on LIBERO
     """

@@ -58,11 +58,12 @@ class LoopOptions:
         batch_size: samples in a step, over all processes and accumulated parts
         accumulate: parts of a batch, one after the other; batch statistics and moving codebooks see one part alone
         lr: learning rate
-        schedule: course of the learning rate: "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times
-            decay_factor after every decay_every steps; "cosine": warm-up, then down to min_lr
+        schedule: course of the learning rate: "constant", after a warm-up if there is one; "one_cycle": 10 % warm-up,
+            cosine to zero; "step": times decay_factor after every decay_every steps; "cosine": warm-up, then down to
+            min_lr
         decay_every: steps after which schedule "step" lowers the learning rate
         decay_factor: factor by which schedule "step" lowers the learning rate
-        warmup_steps: steps in which schedule "cosine" rises to lr, before it falls to min_lr
+        warmup_steps: steps in which schedules "constant" and "cosine" rise to lr
         min_lr: learning rate at which schedule "cosine" ends
         optimizer: which optimizer takes the steps
         beta2: decay per step of the optimizer's mean squared gradients
@@ -128,13 +129,13 @@ class LoopOptions:
 
 def learning_rate(options: LoopOptions, step: int) -> float:
     """Return the learning rate of step `step`, counted from 0."""
+    if options.schedule in ("constant", "cosine") and step < options.warmup_steps:
+        return options.lr * (step + 1) / options.warmup_steps
     if options.schedule == "constant":
         return options.lr
     if options.schedule == "step":
         return options.lr * options.decay_factor ** (step // options.decay_every)
     if options.schedule == "cosine":
-        if step < options.warmup_steps:
-            return options.lr * (step + 1) / options.warmup_steps
         share = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
         return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * share)) / 2
     warm = max(1, round(0.1 * options.steps))

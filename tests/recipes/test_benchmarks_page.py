@@ -37,18 +37,18 @@ TEN = [
 FOUR = ["move_playingcard_away", "place_container_plate", "move_can_pot", "pick_dual_bottles"]
 
 
-def blocks() -> list[str]:
-    return [text for kind, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if kind == "bash"]
+def typed_on(page: Path, folder: Path) -> list[tuple[str, list[str]]]:
+    """Every command of a page, loops unrolled: the variable TASK, and its words."""
+    blocks = [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "bash"]
+    words = ["bash", "-c", STAND_INS + "".join(blocks)]
+    subprocess.run(words, env={**os.environ, "LOG": str(folder / "log")}, check=True, cwd=folder)
+    lines = [line.split("\x1f")[:-1] for line in (folder / "log").read_text().splitlines()]
+    return [(task, words) for task, *words in lines]
 
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory) -> list[tuple[str, list[str]]]:
-    """Every command of the page, loops unrolled: the variable TASK, and its words."""
-    log = tmp_path_factory.mktemp("page") / "log"
-    words = ["bash", "-c", STAND_INS + "".join(blocks())]
-    subprocess.run(words, env={**os.environ, "LOG": str(log)}, check=True, cwd=log.parent)
-    lines = [line.split("\x1f")[:-1] for line in log.read_text().splitlines()]
-    return [(task, words) for task, *words in lines]
+    return typed_on(PAGE, tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
     wanted |= {f"la-{name}-c": (f"la_{name}_c", None, "0:") for name in ("direct", "tok")}
     wanted |= {f"la-align-{where}": ("la_align", None, "0:") for where in ("early", "final")}
     assert rows("libero", 80_000) == wanted  # Tables 1, 4, 5, 9, 10
+    assert rows("libero", 20_000) == {"readme": ("baseline", None, "0:")}  # the README's command
     layers = {Path(out).name: r.data.layer for out, r in policies.items() if r.data.layer is not None}
     assert layers == {"la-align-early": 1, "la-align-final": 1.0}
     assert list(map(type, layers.values())) == [int, float]  # the first, and all of them
@@ -221,3 +222,6 @@ def test_evaluate_says_in_one_line_what_is_wrong(tmp_path, monkeypatch):
         script("evaluate").main([str(tmp_path), "robotwin"])
     with pytest.raises(SystemExit, match="^lattok: `model`: expected a folder with config.json, got"):
         script("evaluate").main([str(tmp_path), "libero"])
+    for given in ("n_action_steps", "steps=1", "model=other", "cameras={"):
+        with pytest.raises(SystemExit, match=f"^lattok: `arg`: expected [^\n]* got '{given.removeprefix('cameras=')}'"):
+            script("evaluate").main([str(tmp_path), "libero", "--arg", given])

@@ -18,7 +18,7 @@ from lattok.recipes.policy_data import find_labels, find_sources, policy_batches
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
-from lattok.training import fit
+from lattok.training import fit, learning_rate
 from lattok.utils.checks import LattokError
 from lattok.utils.findings import Finding
 from lattok.utils.options import flat
@@ -79,6 +79,31 @@ def test_presets_are_table_8():
         assert (loop.schedule, loop.decay_every, loop.decay_factor) == ("step", 10_000, 0.5)
         assert made.model.horizon == horizon
     assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model.action_loss == "l1"
+
+
+README = """--vla_id baseline --default_image_size 224 --window_size 8 --use_proprio True --max_steps 20000
+--global_batch_size 128 --learning_rate 1e-4 --weight_decay 0.01 --max_grad_norm 1.0 --lr_scheduler_type constant
+--warmup_ratio 0.03"""  # of P2T's own command, what lattok has an option for
+
+
+def test_the_preset_of_the_papers_readme_is_its_command():
+    words = README.split()
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    made = lattok.VLARecipe.from_preset("data", "out", "p2t_readme")
+    loop = made.loop
+    assert (made.data.strategy, made.data.proprio) == (given["--vla_id"], given["--use_proprio"] == "True")
+    sizes = (made.model.image_size, made.model.horizon, loop.steps, loop.batch_size)
+    wanted = ("--default_image_size", "--window_size", "--max_steps", "--global_batch_size")
+    assert sizes == tuple(int(given[name]) for name in wanted)
+    rates = (loop.lr, loop.weight_decay, loop.clip_norm)
+    assert rates == tuple(float(given[name]) for name in ("--learning_rate", "--weight_decay", "--max_grad_norm"))
+    assert (loop.schedule, loop.optimizer) == (given["--lr_scheduler_type"], "adamw")
+    assert loop.warmup_steps == float(given["--warmup_ratio"]) * loop.steps
+    rise = loop.warmup_steps
+    course = [learning_rate(loop, step) / loop.lr for step in (0, rise // 2 - 1, rise - 1, rise, loop.steps - 1)]
+    assert course == pytest.approx([1 / rise, 0.5, 1, 1, 1])
+    for recipe in (lattok.LARARecipe, lattok.LatBotRecipe):
+        assert recipe.from_preset("data", "out", "p2t_readme").loop == loop
 
 
 @pytest.mark.parametrize(
