@@ -240,3 +240,17 @@ def test_a_published_file_is_read_once(bounds, monkeypatch):
     monkeypatch.setattr(checkpoint, "read_pickled", lambda *given, **named: times.append(1) or read(*given, **named))
     lattok.convert.beast(bounds(), SETTINGS)
     assert len(times) == 1
+
+
+@pytest.mark.parametrize(
+    "damaged", [{"low": 7.0}, {"low": 0.5, "high": 0.5}, {"low": float("-inf")}, {"high": 3e38, "low": -3e38}]
+)
+def test_one_damaged_bound_among_sound_ones_does_not_load(tmp_path, damaged):
+    BEAST.fit(smooth(40, 8), action_names=NAMES).save_pretrained(tmp_path / "beast")
+    path = tmp_path / "beast" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    for name, value in damaged.items():
+        tensors[name][2] = value
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(LattokError, match="low must be below high|finite"):
+        lattok.load(tmp_path / "beast")

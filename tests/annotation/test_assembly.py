@@ -1,13 +1,17 @@
 """Files of the output, several at once: the same bytes however many, and nothing kept of what was interrupted."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import lattok
 from lattok.annotation import annotate, assembly, units
+from lattok.data.tables import column_stats, merge_stats
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import MODELS, tree
+from tests.annotation.fakes import MODELS, FakeTokenizer, tree
 
 
 def test_the_same_bytes_by_any_number_of_threads(source, tmp_path, monkeypatch):
@@ -67,3 +71,40 @@ def test_a_disk_that_refuses_says_so_and_labels_wait(source, tmp_path, monkeypat
         with pytest.raises(LattokError, match="cannot write .*out: .*finished labels wait in"):
             annotate(source, MODELS, tmp_path / "out")
     assert tree(annotate(source, MODELS, tmp_path / "out"))
+
+
+def test_statistics_of_many_units_are_those_of_all_rows_and_few_are_held_at_once(tmp_path, monkeypatch, rng):
+    values = rng.normal(3, 2, (700, 5, 2))
+    units = [SimpleNamespace(file=f"{i // 7}.parquet", rows=rows) for i, rows in enumerate(values)]
+    monkeypatch.setattr(
+        assembly.Assembly,
+        "write",
+        lambda _, file, members: ([], [{"x": column_stats(unit.rows)} for unit, _ in members]),
+    )
+    merged = []
+    monkeypatch.setattr(assembly, "merge_stats", lambda parts: merged.append(len(parts)) or merge_stats(parts))
+    damage, found = assembly.Assembly(tmp_path, None, {}, False, True, None).write_all(units, [""] * 700)
+    assert damage == []
+    rows = values.reshape(-1, 2)
+    for name, expected in {"mean": rows.mean(0), "std": rows.std(0), "min": rows.min(0), "max": rows.max(0)}.items():
+        np.testing.assert_allclose(found["x"][name], expected, rtol=1e-6)
+    assert found["x"]["count"] == [3500]
+    assert max(merged) == 256
+    assert len(merged) == 3
+
+
+def test_a_flipped_bit_of_a_label_is_noticed(make_dataset, tmp_path):
+    """Values that are not compressed look as well as others; the pages of the output have checksums."""
+    dataset = make_dataset([12, 9])
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path), path, compression="none")
+    out = annotate(lattok.open_dataset(dataset.root), {"tok": FakeTokenizer()}, tmp_path / "out")
+    path = out / path.relative_to(dataset.root)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("tok.embedding"))
+    assert chunk.compression == "UNCOMPRESSED"
+    data = bytearray(path.read_bytes())
+    data[chunk.dictionary_page_offset + chunk.total_compressed_size - 8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LattokError, match=r"`tok\.embedding`"):
+        lattok.open_dataset(out).columns(0, ["tok.embedding"])

@@ -103,7 +103,7 @@ def test_chunks_that_nobody_knows_whole_teach_nothing_and_hurt_nobody(kind):
     terms = model(data._replace(valid=valid, actions=actions))
     torch.testing.assert_close(terms["action"], model(rows(data, [0, 3]))["action"])
     none = model(data._replace(valid=torch.zeros_like(valid), actions=torch.full_like(actions, float("nan"))))
-    assert none["action"] == 0
+    assert none["action"] == none["action_accuracy"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -567,3 +567,16 @@ def test_an_imitation_is_a_chunk_of_the_head_and_encodes_none(monkeypatch):
     chunk, terms = model.imitate(data)
     assert torch.equal(chunk, expected)
     assert "latent" in terms
+
+
+def test_a_code_without_any_chance_is_never_drawn():
+    """Sums of many chances end beside 1 in float32; the code behind the last sum may have none at all."""
+    head = policy("residual", head_temperature=1.0).eval().head
+    logits = torch.randn(64, 1, 4001, generator=seeded())
+    logits[..., -1] = -1e4
+    ends = logits.softmax(-1).cumsum(-1)[:, 0, -1]
+    assert bool((ends < 1 - 1e-7).any() and (ends > 1 + 1e-7).any())
+    head.classes = logits.shape[-1]
+    chances = torch.full((64, 1), float(np.nextafter(np.float32(1), np.float32(0))))
+    found = head._chosen(logits, chances)[:, 0]
+    assert bool((logits[torch.arange(64), 0, found] > -100).all())

@@ -411,3 +411,9 @@ def test_zoomed_features_have_convolutions_that_fit():
     model = small(features="pixels", image_size=64, channels=(8, 8, 8, 8, 8))
     maps = torch.zeros(1, 2, 12, 64, 64)
     assert model.members[0].encoder(maps.flatten(0, 1)).shape == (2, 8, 4, 4)  # not halved below four
+
+
+def test_states_are_asked_for_by_models_that_read_them_alone():
+    """Annotation reads `state_key` of every dataset, also of one that has no states."""
+    assert small(state_key="observation.state").state_key is None
+    assert small(state_key="observation.state", proprio=True, state_dim=2).state_key == "observation.state"
