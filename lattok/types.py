@@ -17,7 +17,7 @@ class Episode(NamedTuple):
 
     index: int  # episode_index in the dataset
     length: int  # frames
-    tasks: tuple[str, ...]  # language instructions, usually one
+    tasks: tuple[str, ...]  # language instructions, usually one; of a frame: `frame_instructions`
 
 
 class ActionBatch(NamedTuple):
@@ -84,7 +84,7 @@ class Labeller:
     evidence: ClassVar[str | None] = None
     type: ClassVar[str] = ""  # of artefact
     infers_actions: ClassVar[bool] = False  # `infer_actions` says what the robot did, in units of its actions
-    reads_task: bool = False  # `label_video` also takes the instruction, as `task`
+    reads_task: bool = False  # `label_video` also takes the instruction as `task`, or a list of those of all frames
     source: str | None = None  # Hub id or name of the folder that it was loaded from
     trained_on: dict[str, Any] | None = None  # what its training.json says
     datasets: tuple[str, ...] = ()  # those that have a normaliser of their own

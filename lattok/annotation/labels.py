@@ -20,6 +20,7 @@ import torch
 from lattok.annotation.units import Failures, Labels, Unit, UnitLabels
 from lattok.data.episodes import any_unmeasured, check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.instructions import instruction_of
 from lattok.data.schema import (
     RobotDataset,
     camera_keys,
@@ -150,8 +151,8 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
     else:
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         video = (decode(index, first, last) for first, last in _spans(length))
-        tasks = select_episodes(work.dataset, [index])[0].tasks if model.reads_task else ()
-        inputs = {"task": tasks[0] if tasks else ""} if model.reads_task else {}
+        (episode,) = select_episodes(work.dataset, [index])
+        inputs = {"task": instruction_of(work.dataset, episode)} if model.reads_task else {}
         if model.infers_actions:
             parts = _inferred(work, prefix, index, video, inputs)
         else:
@@ -230,7 +231,7 @@ def _columns(out: LatentActions, options: Options) -> Labels:
     return arrays
 
 
-def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: dict[str, str]) -> Labels:
+def _inferred(work: Work, prefix: str, index: int, video: Any, inputs: Mapping[str, Any]) -> Labels:
     """Return inferred actions, how sure they are, and latents; where they fill a column, which rows of it they are."""
     model, options, dataset = cast(Any, work.models[prefix]), work.options, work.dataset
     states = None if model.state_key is None else dataset.columns(index, [model.state_key])[model.state_key]

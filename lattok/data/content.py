@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data.instructions import frame_instructions
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import action_spaces, unwrap
 from lattok.hub.fetching import HubFiles
@@ -68,6 +69,10 @@ def content_of(
         actions |= _digest_of_actions(index, values)
     for episode in episodes:  # in their order, wherever they lie
         whole.update(rows[episode.index])
+    if several := [episode for episode in episodes if len(episode.tasks) > 1]:  # who trains reads which when
+        with suppress(checks.LattokError):
+            texts, numbers = frame_instructions(source, several)
+            whole.update(repr(texts).encode() + numbers.tobytes())
     videos = Digests()
     for camera in sorted(dataset.original_camera(camera) for camera in cameras):
         found = _digests_of_videos(source, camera, episodes)

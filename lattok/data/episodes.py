@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lattok.data.instructions import task_group
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.types import Episode
 from lattok.utils import checks
@@ -96,7 +97,7 @@ def split_text(dataset: RobotDataset) -> str:
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
     found: dict[tuple[str, ...], list[int]] = {}
     for episode in episodes:
-        found.setdefault(episode.tasks, []).append(episode.index)
+        found.setdefault(task_group(episode), []).append(episode.index)
     return found.values()
 
 

@@ -17,6 +17,7 @@ from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
+from lattok.data.instructions import instruction_of
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
@@ -201,7 +202,7 @@ def _write(writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Epi
         try:
             columns = _columns(plan, episode)
             frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
-            writer.add_episode(columns, frames, _tasks(plan.dataset, episode), episode.length)
+            writer.add_episode(columns, frames, instruction_of(plan.dataset, episode), episode.length)
         except _Misfit:
             raise
         except LattokError as error:
@@ -220,17 +221,6 @@ def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
 def _cannot_read(reason: str) -> LattokError:
     way_out = "Repair it, or leave out what cannot be read: `skip_damaged`."
     return LattokError(f"{reason.rstrip('.')}. Nothing was exported. {way_out}")
-
-
-def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
-    """Return the instruction of an episode, or of each of its frames where there are several."""
-    if len(episode.tasks) > 1 and "task_index" in dataset.features:
-        numbers = dataset.columns(episode.index, ["task_index"])["task_index"]
-        if numbers.dtype.kind not in "iu" or not 0 <= numbers.min() <= numbers.max() < len(dataset.tasks):
-            expected = f"numbers of the {len(dataset.tasks)} instructions"
-            checks.fail("task_index", expected, f"{numbers.min()} to {numbers.max()}", "Copy the dataset again.")
-        return [dataset.tasks[number] for number in numbers.tolist()]
-    return episode.tasks[0] if episode.tasks else ""
 
 
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:

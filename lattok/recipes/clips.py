@@ -221,7 +221,7 @@ class InverseDynamicsRecipe(Recipe[InverseDynamics]):
         if chosen.proprio:
             known["state_dim"] = vector_key(dataset, "state_key", chosen.state_key).shape[0]
         if chosen.task_given:
-            known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks[:1]}))
+            known["tasks"] = tuple(sorted({text for episode in dataset.episodes for text in episode.tasks}))
         mean, std = known_scaling(chosen.features, chosen.image_size, chosen.features_revision)
         if chosen.features == "pixels":
             mean, std = (0.5,) * 3, (1.0,) * 3  # changes of brightness are small numbers, as differences are

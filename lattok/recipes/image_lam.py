@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lattok import hub
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.instructions import frame_instructions
 from lattok.hub.weights import read_tensors
 from lattok.image_lam import ImageLAM, ImageLAMConfig, MotoLAM, MotoLAMConfig
 from lattok.image_lam.base.features import TextEncoder
@@ -130,8 +131,9 @@ class ImageLAMRecipe(PairRecipe[ImageLAM]):
             if self.data.text_features is not None:
                 raise checks.LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
             return None, known
-        episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
-        words = embed(language, self.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
+        chosen = ((dataset, select_episodes(dataset, self.data.episodes)) for dataset in datasets)
+        texts = [text for dataset, episodes in chosen for text in frame_instructions(dataset, episodes)[0]]
+        words = embed(language, self.data.text_features, texts)
         width = words.vectors.shape[2]
         if before is not None:
             checks.size("language", "numbers per word, as in the model to continue", width, before.config.language_dim)

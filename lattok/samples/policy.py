@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
+from lattok.data.instructions import frame_instructions
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS, confidences
 from lattok.nn.losses import coded
 from lattok.samples.frames import FrameReader, MixedSamples, Samples
-from lattok.samples.windows import ActionWindows, acted_episodes, instructions
+from lattok.samples.windows import ActionWindows, acted_episodes
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
 
@@ -33,7 +34,7 @@ class PolicyWindows(Samples):
     `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `known` [m],
     the action dimensions that the robot has; `cameras` and their stored `camera_sizes` (H, W); `frames` uint8
     [F, V, h, w, 3], decoded when first asked for; for each sample `episode_of`, `frame_of` and `task_of` [N], an index
-    into `tasks` (the first instruction of an episode with several); `latent`, what supervises.
+    into `tasks`, of the instruction at t, which may change in an episode; `latent`, what supervises.
     """
 
     weights: Sequence[float] = (1.0,)
@@ -82,7 +83,7 @@ class PolicyWindows(Samples):
         absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
         self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
         self._first, self._states_around = torch.from_numpy(np.arange(len(self)) - self.frame_of), states_around
-        self.tasks, self.task_of = instructions(chosen)
+        self.tasks, self.task_of = frame_instructions(dataset, chosen)
         self.subtasks = _subtasks(dataset, chosen) if subtasks else None
         self.states, self.state_names = None, ()  # [F, s], and the names of its dimensions
         if state_key is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lattok.data import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
+from lattok.data.instructions import frame_instructions, task_group
 from lattok.data.schema import vector_key
 from lattok.nn.normalize import Normalizer
 from lattok.samples.frames import FrameReader, MixedSamples, Reader, Samples, SampleSet
@@ -78,7 +79,7 @@ class FramePairs(Samples):
 
     `frames` uint8 [F, V, h, w, 3], decoded when first asked for, holds every frame of `episodes` once. For each of the
     N pairs: rows `first` and `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`:
-    whether the action may supervise, and `task_of` [N]: index into `tasks` (of several instructions the first).
+    whether the action may supervise, and `task_of` [N]: index into `tasks`, of the instruction at t.
     """
 
     # rows [...] of frames to their features [..., V*N, D]: where these are known, batches carry them
@@ -128,7 +129,7 @@ class FramePairs(Samples):
         self.episode_of, self.frame_of = episode[keep], frame[keep]
         self.first, self._last = row[keep], last[keep]
         self.second = self.first + self.stride
-        self.tasks, task_of = instructions(chosen)
+        self.tasks, task_of = frame_instructions(dataset, chosen)
         self.task_of = task_of[keep]
         self._steps = action_steps if action_target == "chunk" else 0
         flat = _vectors(dataset, "action_key", action_key, chosen, missing=True)
@@ -148,7 +149,7 @@ class FramePairs(Samples):
     def draw(self, known: np.ndarray, fraction: float, unit: Literal["pairs", "episodes"], seed: int) -> None:
         """Draw which pairs are `labelled`, among those whose actions are `known` [N]."""
         self.labelled = np.zeros(len(self), dtype=bool)
-        tasks = {episode.index: episode.tasks for episode in self.episodes}
+        tasks = {episode.index: task_group(episode) for episode in self.episodes}
         self.labelled[known] = draw_labelled(self.episode_of[known], self.frame_of[known], tasks, fraction, unit, seed)
 
     def __len__(self) -> int:
@@ -318,10 +319,3 @@ def _positions(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.
     indices, lengths = np.array([episode[:2] for episode in episodes], dtype=np.int64).reshape(-1, 2).T
     ends, row = np.cumsum(lengths), np.arange(lengths.sum(), dtype=np.int64)
     return np.repeat(indices, lengths), row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
-
-
-def instructions(episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Different instructions in the order of the episodes, and the index of each frame's, int64 [F]."""
-    first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
-    number = {task: i for i, task in enumerate(dict.fromkeys(first))}
-    return tuple(number), np.repeat([number[task] for task in first], [episode.length for episode in episodes])

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from lattok.data import Feature, RobotDataset
 from lattok.data.episodes import check_stride
+from lattok.data.instructions import frame_instructions
 from lattok.samples import ActionWindows, FramePairs
-from lattok.samples.windows import _hash, draw_labelled, instructions
+from lattok.samples.windows import _hash, draw_labelled
 from lattok.types import ActionBatch, Episode, PairBatch
 from lattok.utils.checks import LattokError, stride_in_frames
 
@@ -445,11 +446,11 @@ def test_the_draw_against_a_pass_per_task(unit, rng):
 
 
 def test_an_instruction_for_every_episode_costs_no_more():
-    episodes = [Episode(i, 2, (f"task {i}",)) for i in range(30_000)]
-    lengths = np.full(len(episodes), 2)
+    dataset = Memory([2] * 30_000, [f"task {i}" for i in range(30_000)])
+    episodes, lengths = dataset.episodes, np.full(30_000, 2)
     episode, frame = positions(lengths.tolist())
     start = time.process_time()
-    tasks, number = instructions(episodes)
+    tasks, number = frame_instructions(dataset, episodes)
     drawn = draw_labelled(episode, frame, {e.index: e.tasks for e in episodes}, 0.05, "pairs", 0)
     assert time.process_time() - start < 2
     assert drawn.reshape(-1, 2).sum(1).tolist() == [1] * len(episodes)

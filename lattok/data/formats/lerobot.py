@@ -54,7 +54,7 @@ class LeRobotV3(RobotDataset):
         if self.videos and not self.info.get("video_path"):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
         self.tasks = read_tasks(root)
-        self.episodes = self._table = EpisodeTable(root, self.info, self.videos)
+        self.episodes = self._table = EpisodeTable(root, self.info, self.videos, self.tasks)
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._check_files()
         self._reader = ColumnReader(self.files)

@@ -117,7 +117,7 @@ def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
 class EpisodeTable(Sequence[Episode]):
     """Episodes by `episode_index`, held as columns: a million of them take tens of megabytes, not hundreds."""
 
-    def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
+    def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str], tasks: Sequence[str]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in PLACE + SPAN)]
         if not (paths := [safe_path(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]):
@@ -137,7 +137,9 @@ class EpisodeTable(Sequence[Episode]):
         self.columns = {name: _numbers(table, name, folder, name.endswith(SPAN))[order] for name in numbers}
         self.lengths = self.columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
-        self._kinds, kind_of = _instructions(table["tasks"], folder)
+        kinds, kind_of = _instructions(table["tasks"], folder)
+        place = {task: number for number, task in enumerate(tasks)}  # LeRobot writes the list in the order of a hash
+        self._kinds = [tuple(sorted({*kind}, key=lambda text: (place.get(text, len(place)), text))) for kind in kinds]
         self._kind_of = kind_of[order]
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import camera_keys, read_vectors, select_episodes
+from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
 from lattok.evaluation.evidence import Case, evenly, judged_episodes, measured, out_of
@@ -151,7 +152,7 @@ def _decoded(model: Any, source: PairSource, episodes: Sequence[Episode]) -> Ite
 
 def _inferred(model: Any, source: PairSource, episode: Episode, frames: np.ndarray) -> Any:
     """Return what a model infers of all frames of an episode, in one call."""
-    inputs: dict[str, Any] = {"task": episode.tasks[0] if episode.tasks else ""} if model.reads_task else {}
+    inputs: dict[str, Any] = {"task": instruction_of(source.dataset, episode)} if model.reads_task else {}
     if model.state_key is not None:
         inputs["states"] = read_vectors(source.dataset, "state_key", model.state_key, [episode])
     return model.infer_actions(frames, source.stride, **inputs)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import dimension_names
+from lattok.data.instructions import task_group
 from lattok.evaluation.evidence import Case
 from lattok.evaluation.evidence.pair_set import MAX_PAIRS, PairSet, PairSource, read_pair_set
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, linear_probe, one_hot, pca
@@ -119,7 +120,7 @@ class CodeStream(NamedTuple):
 
 def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> tuple[list[Fold], str]:
     """Make folds over tasks from episodes of training [n] and held-out pairs [N]; say which, or why there are none."""
-    task_of = {episode.index: episode.tasks for episode in episodes}
+    task_of = {episode.index: task_group(episode) for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
     judged, folds = sorted(set(held_tasks)), []
     if len({*train_tasks, *judged}) < 2:

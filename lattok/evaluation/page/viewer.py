@@ -24,6 +24,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.instructions import task_group
 from lattok.data.schema import camera_keys, short_name
 from lattok.evaluation.page import document, head_of
 from lattok.evaluation.report import Progress
@@ -204,7 +205,7 @@ def prefixes(dataset: RobotDataset) -> list[str]:
 def by_task(episodes: Sequence[Episode]) -> list[Episode]:
     """Sort episodes so that the first of every task comes before any second one."""
     turns: defaultdict[tuple[str, ...], Iterator[int]] = defaultdict(count)
-    return sorted(episodes, key=lambda episode: next(turns[episode.tasks]))
+    return sorted(episodes, key=lambda episode: next(turns[task_group(episode)]))
 
 
 def _episode(dataset: RobotDataset, episode: Episode, cameras: Sequence[str], names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lattok.data.instructions import task_group
 from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchange
 from lattok.evaluation.page.viewer import EpisodeCodes, codes_picture, episode_panel, film_frames
@@ -155,9 +156,9 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
     for episode in evidence.source.dataset.episodes:
         pairs = np.flatnonzero(held_out.episode_of == episode.index)
-        if not len(pairs) or episode.tasks in tasks or len(panels) == EPISODES:
+        if not len(pairs) or task_group(episode) in tasks or len(panels) == EPISODES:
             continue
-        tasks.add(episode.tasks)
+        tasks.add(task_group(episode))
         rows = held_out.rows[pairs]
         frames = held_out.pictures(torch.from_numpy(pairs[film_frames(len(pairs))]))[:, 0].numpy()  # s v h w 3
         films = {camera: frames[:, view] for view, camera in enumerate(cameras)}

@@ -7,6 +7,7 @@ The paper leaves losses, weights and sizes of the decoder open; `docs/decisions/
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice, repeat
 from typing import Any, cast
 
 import numpy as np
@@ -160,17 +161,20 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
     @torch.no_grad()
     def label_video(
-        self, frames: Video, stride: Gap = None, task: str = "", *, fps: float | None = None
+        self, frames: Video, stride: Gap = None, task: str | Sequence[str] = "", *, fps: float | None = None
     ) -> LatentActions:
         """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
 
-        `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own.
+        `stride` is a number of frames, or seconds ("0.2s") of a video at `fps`; left out: the model's own. `task`: an
+        instruction, or T of them; a clip has that of its first frame.
         V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
         Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
         """
         stride = checks.gap(stride, fps, self.config.stride)
-        if not isinstance(task, str):
-            checks.fail("task", "an instruction", f"{task!r:.60}")
+        tasks = [task] if isinstance(task, str) else task
+        if not isinstance(tasks, list | tuple) or not all(isinstance(text, str) for text in tasks):
+            checks.fail("task", "an instruction, or a list of them", f"{task!r:.60}")
+        told = repeat(task) if isinstance(task, str) else iter(tasks)
         gaps, config = self.config.gaps(stride), self.config
         patches = (config.image_size // config.backbone.patch_size) ** 2
         numbers_of_a_clip = config.frames * len(self.cameras) * patches * config.backbone.width
@@ -178,12 +182,18 @@ class ClipLAM(FrozenFeaturesModel, BackboneModel):
 
         def tokens(*moments: Tensor) -> Tensor:
             clips = torch.stack(moments, 1).to(self.queries.device)
-            return torch.cat(self.latents(clips, [task] * len(clips)), 1)
+            texts = list(islice(told, len(clips)))  # blocks come in the order of frames
+            if len(texts) < len(clips):
+                checks.fail("task", "an instruction for each frame, or one for all", f"{len(tasks)} for more frames")
+            return torch.cat(self.latents(clips, texts), 1)
 
         with self.inference():
             found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
             parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
-        return like(frames, join(parts))
+        labels = join(parts)
+        if not isinstance(task, str):
+            checks.size("task", "instructions, as there are frames", len(tasks), len(labels.latents))
+        return like(frames, labels)
 
     @torch.no_grad()
     def predict(self, now: Tensor, latents: LatentActions) -> Tensor:

@@ -258,12 +258,19 @@ class InverseDynamics(FrozenFeaturesModel):
 
     @torch.no_grad()
     def infer_actions(
-        self, frames: Video, unit: Gap = None, task: str = "", states: Values | None = None, *, fps: float | None = None
+        self,
+        frames: Video,
+        unit: Gap = None,
+        task: str | Sequence[str] = "",
+        states: Values | None = None,
+        *,
+        fps: float | None = None,
     ) -> InferredActions:
         """Turn video uint8 [T, V, H, W, 3] into actions [T, m]; `unit` is that of `unit_frames`, in frames or seconds
         (of a video at `fps`); left out: the model's own.
 
-        `states` [T, s] is the proprio of every frame, for a model that reads it. Arrays in, arrays out.
+        `task` is an instruction, or T of them; `states` [T, s] the proprio of every frame, for a model that reads it.
+        Arrays in, arrays out.
         """
         unit = checks.gap(unit, fps, self.config.stride)
         found = self.label_video(frames, self.config.span * unit)

@@ -395,8 +395,12 @@ def test_a_stride_shorter_than_the_clip_is_refused():
         clip_lam().label_video(video(), "four")
     with pytest.raises(LattokError, match="`frames`: expected at least one frame, got none"):
         clip_lam().label_video(iter([]), 4)
-    with pytest.raises(LattokError, match="`task`: expected an instruction, got 3"):
+    with pytest.raises(LattokError, match="`task`: expected an instruction, or a list of them, got 3"):
         clip_lam().label_video(video(), 4, 3)  # type: ignore[arg-type]
+    with pytest.raises(LattokError, match="`task`: expected an instruction for each frame, or one for all, got 9 for"):
+        clip_lam().label_video(video(), 4, ["lift"] * 9)
+    with pytest.raises(LattokError, match="`task`: expected 11 instructions, as there are frames, got 12"):
+        clip_lam().label_video(video(), 4, ["lift"] * 12)
     for texts in (None, [1, 2]):
         with pytest.raises(LattokError, match="`texts`: expected an instruction, or a list of them"):
             clip_lam().encode(pixels(2, 3, 2), texts)  # type: ignore[arg-type]

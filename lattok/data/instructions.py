@@ -1,0 +1,61 @@
+"""The instruction of every frame: what `task_index` of its row says, however many an episode has.
+
+The list of an episode's instructions has no order: LeRobot writes it in that of a hash, another one in every process.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lattok.data.schema import RobotDataset
+from lattok.types import Episode
+from lattok.utils import checks
+
+TASK = "task_index"
+
+
+def frame_instructions(dataset: RobotDataset, episodes: Sequence[Episode]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Different instructions in the order of the frames, and the index of each frame's, int64 [F].
+
+    Where columns lie among images, `task_index` is read of episodes with several instructions alone. Without that
+    column, all frames of an episode have its first one, or "". Numbers that stand for no instruction raise
+    `LattokError`.
+    """
+    several = TASK in dataset.features and len(dataset.tasks) > 1
+    asked = [e for e in episodes if several and (dataset.columns_apart or len(e.tasks) > 1)]
+    told: dict[int, np.ndarray] = {}
+    for index, columns in dataset.columns_of(asked, [TASK], False) if asked else ():
+        if isinstance(columns, checks.LattokError):
+            raise columns
+        told[index] = _checked(columns[TASK], index, len(dataset.tasks))
+    number: dict[str, int] = {}
+    parts = [np.empty(0, dtype=np.int64)]
+    for episode in episodes:
+        places = np.zeros(episode.length, dtype=np.int64)
+        texts = [episode.tasks[0] if episode.tasks else ""]
+        if episode.index in told:
+            rows, first, places = np.unique(told[episode.index], return_index=True, return_inverse=True)
+            texts = [dataset.tasks[int(row)] for row in rows]
+            for place in np.argsort(first).tolist():
+                number.setdefault(texts[place], len(number))
+        parts.append(np.array([number.setdefault(text, len(number)) for text in texts])[places])
+    return tuple(number), np.concatenate(parts)
+
+
+def instruction_of(dataset: RobotDataset, episode: Episode) -> str | list[str]:
+    """Return the instruction of an episode, or of each of its frames where there are several."""
+    texts, numbers = frame_instructions(dataset, [episode])
+    return texts[0] if len(texts) == 1 else [texts[number] for number in numbers.tolist()]
+
+
+def task_group(episode: Episode) -> tuple[str, ...]:
+    """Return the instructions of an episode without order: episodes of one task have equal ones."""
+    return tuple(sorted(set(episode.tasks)))
+
+
+def _checked(numbers: np.ndarray, index: int, count: int) -> np.ndarray:
+    numbers = numbers.reshape(-1)
+    if numbers.dtype.kind not in "iu" or not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < count:
+        got = f"{numbers.min()} to {numbers.max()} in episode {index}"
+        checks.fail(TASK, f"numbers of the {count} instructions", got, "Copy the dataset again.")
+    return numbers
