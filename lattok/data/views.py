@@ -10,6 +10,7 @@ All are views: nothing is read before it is asked for, all else is the dataset's
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -20,7 +21,7 @@ import numpy as np
 
 from lattok.data.actions.convert import Space, convert_actions, known_dimensions, of_arm, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.schema import PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
+from lattok.data.schema import INDEX_KEYS, PARTS, Feature, ManyColumns, RobotDataset, camera_keys, vector_key
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
@@ -28,6 +29,7 @@ from lattok.utils.untrusted import inside
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 DECLARATION = Path("meta") / "action_space.json"
+MOST_JOINED = 256  # new columns
 _OWN = [name for name, kind in get_type_hints(RobotDataset).items() if get_origin(kind) is not ClassVar]
 
 
@@ -107,7 +109,8 @@ class _Cameras(View):
 def with_columns(dataset: RobotDataset, columns: Mapping[str, Sequence[str]]) -> RobotDataset:
     """Return the dataset with new columns, each of which joins several of its own, float32 [T, sum of their sizes].
 
-    `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column.
+    `{"observation.state": ["observation.eef_pos", "observation.eef_quat"]}`; a new name may be that of an old column,
+    but of no camera, nor of a column that counts frames or seconds. A column is part of a new one once.
     """
     return _JoinedColumns(dataset, columns)
 
@@ -224,6 +227,14 @@ class _JoinedColumns(ColumnsView):
         parts = columns.values() if isinstance(columns, Mapping) else [None]
         if not all(isinstance(part, list | tuple) and part and all(isinstance(n, str) for n in part) for part in parts):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
+        taken = {*INDEX_KEYS, *dataset.cameras, *unwrap(dataset).cameras}.intersection(columns)
+        if taken or len(columns) > MOST_JOINED:
+            expected = f"at most {MOST_JOINED} new columns, none with the name of a camera or of {', '.join(INDEX_KEYS)}"
+            checks.fail("columns", expected, repr(min(taken)) if taken else f"{len(columns):,}")
+        for key, names in columns.items():
+            name, count = Counter(names).most_common(1)[0]
+            if count > 1:
+                checks.fail("columns", f"different parts of {key!r:.200}", f"{name!r:.200} {count:,} times")
         self._parts = {str(key): tuple(names) for key, names in columns.items()}
         self.joined = {**dataset.joined, **self._parts}
         made = {key: [*chain(*(_dimensions(dataset, name) for name in names))] for key, names in self._parts.items()}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
-from lattok.data.schema import vector_key
+from lattok.data.schema import INDEX_KEYS, vector_key
 from lattok.utils.checks import LattokError
 from tests.data.edits import edit_info, set_column
 from tests.data.formats.test_video_folder import write_video
@@ -398,6 +398,12 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"dataset": "videos", "captions": 3}, "`captions`: expected a path, got 3"),
         ({"dataset": "toy", "fps": 5, "revision": "v1"}, "`revision` .* is for datasets of the Hub"),
         ({"dataset": "toy", "fps": 5, "action_space": {"actoin": "bridge"}}, "actoin"),
+        ({"dataset": "toy", "fps": 5, "columns": {"action": ["action"] * 100_000}}, "got 'action' 100,000 times"),
+        ({"dataset": "toy", "fps": 5, "columns": {f"a{i}": ["action"] for i in range(257)}}, "got 257"),
+        *(
+            ({"dataset": "toy", "fps": 5, "cameras": ["wrist"], "columns": {name: ["action"]}}, f"got '{name}'")
+            for name in (*INDEX_KEYS, "observation.images.image", "observation.images.wrist")
+        ),
     ],
 )
 def test_broken_descriptions(tmp_path, entry, says):
