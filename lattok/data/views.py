@@ -229,7 +229,9 @@ class _JoinedColumns(ColumnsView):
             checks.fail("columns", 'names by a new one, as in {"observation.state": ["eef_pos", "eef_quat"]}', columns)
         taken = {*INDEX_KEYS, *dataset.cameras, *unwrap(dataset).cameras}.intersection(columns)
         if taken or len(columns) > MOST_JOINED:
-            expected = f"at most {MOST_JOINED} new columns, none with the name of a camera or of {', '.join(INDEX_KEYS)}"
+            expected = (
+                f"at most {MOST_JOINED} new columns, none with the name of a camera or of {', '.join(INDEX_KEYS)}"
+            )
             checks.fail("columns", expected, repr(min(taken)) if taken else f"{len(columns):,}")
         for key, names in columns.items():
             name, count = Counter(names).most_common(1)[0]

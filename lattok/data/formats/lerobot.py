@@ -45,7 +45,7 @@ class LeRobotV3(RobotDataset):
     def __init__(self, root: Path, name: str | None = None, files: LocalFiles | None = None):
         self.root, self.files = root, files or LocalFiles()
         self.name = name or root.resolve().name
-        self.info = read_info(root)
+        self.info = read_info(root, self.files)
         self.fps = float(self.info["fps"])
         self.robot = self.info.get("robot_type")
         self.features = read_features(root, self.info)

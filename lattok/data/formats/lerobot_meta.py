@@ -1,6 +1,8 @@
 """meta/ of a LeRobot v3 dataset, checked as it is read: info.json, the instructions, the table of episodes."""
 
 import math
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,17 +14,26 @@ from typing_extensions import TypedDict
 
 from lattok.data.schema import IMAGE_DTYPES, Feature
 from lattok.data.tables import damaged_values, read_table
+from lattok.hub.fetching import HubFiles, LocalFiles
 from lattok.types import Episode
 from lattok.utils.checks import LattokError, is_frame_rate, refuse
 from lattok.utils.files import read_json
+from lattok.utils.output import unused
 from lattok.utils.untrusted import Rule, inside, is_file_name, plain_format, safe_path, typed
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 PLACE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")  # which file, which seconds of it
 _AGAIN = "Copy the dataset again."
+# a converter takes --root, or <root>/<repo-id> before 0.5.0: "." makes both the same folder
 CONVERT = (
-    "Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=ORG/NAME --root={} --push-to-hub=false."
-    " In older LeRobot: lerobot.datasets.v30.convert_dataset_v21_to_v30"
+    "Convert it with LeRobot: {}python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=. --root={} "
+    "--push-to-hub=false (before LeRobot 0.5.1: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30)."
+)
+TO_V21 = (
+    'Make v2.1 of it with LeRobot 0.3.3, then open it again: {}python -c "import sys; from lerobot.datasets import '
+    "lerobot_dataset, utils; from lerobot.datasets.v21.convert_stats import convert_stats; d = "
+    "lerobot_dataset.LeRobotDataset('a/b', sys.argv[1]); convert_stats(d); d.meta.info['codebase_version'] = 'v2.1'; "
+    'utils.write_info(d.meta.info, d.root)" {}'
 )
 MAX_AXES = 8  # of a feature
 MAX_VECTOR_SIZE = 1 << 20  # dimensions, which all have names and statistics
@@ -46,8 +57,8 @@ class Info(TypedDict, total=False):
     features: dict[str, Annotated[FeatureEntry, Rule("dtype and shape (a vector has up to 2^20 numbers)", _is_feature)]]
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json of format v3, with everything in it that reading needs."""
+def read_info(root: Path, files: LocalFiles | None = None) -> dict[str, Any]:
+    """meta/info.json of format v3, with everything in it that reading needs; `files` are those of the dataset."""
     path = root / "meta" / "info.json"
     if not safe_path(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
@@ -56,9 +67,11 @@ def read_info(root: Path) -> dict[str, Any]:
     if not version.startswith("v3."):
         way_out = "A newer lattok may read it."
         if version.startswith("v2.1"):
-            way_out = CONVERT.format(root)
-        elif version.startswith(("v1.", "v2.")):
-            way_out = "Convert it to v2.1 by an older LeRobot, then to v3 by a newer one."
+            way_out = _convert(CONVERT, root, files)
+        elif version.startswith("v2.0"):
+            way_out = _convert(TO_V21, root, files)
+        elif version.startswith("v1."):
+            way_out = "Convert it to v2.0 with LeRobot 0.1.0, then to v2.1 and v3 with newer ones."
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
     if missing := [key for key in ("fps", "features", "data_path") if not info.get(key)]:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
@@ -68,6 +81,16 @@ def read_info(root: Path) -> dict[str, Any]:
     if info.get("video_path") is not None:
         file_of(root, info, "video_path", video_key="key", chunk_index=0, file_index=0)
     return info
+
+
+def _convert(command: str, root: Path, files: LocalFiles | None) -> str:
+    """Name the folder in a command; what is on the Hub, of which only meta/ is here, has to be fetched before."""
+    if not isinstance(files, HubFiles):
+        return command.format("", shlex.quote(str(root)))
+    copy = unused(files.repo_id.rpartition("/")[2])
+    folder = os.path.normpath(os.path.join(copy, os.path.relpath(root, files.folder)))
+    fetched = f"hf download {files.repo_id} --repo-type dataset --revision {files.commit} --local-dir {copy} && "
+    return command.format(fetched, shlex.quote(folder))
 
 
 def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
