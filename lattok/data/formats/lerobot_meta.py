@@ -29,6 +29,7 @@ CONVERT = (
     "Convert it with LeRobot: {}python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=. --root={} "
     "--push-to-hub=false (before LeRobot 0.5.1: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30)."
 )
+FETCH = "hf download {} --repo-type dataset --revision {} --local-dir {} && "
 TO_V21 = (
     'Make v2.1 of it with LeRobot 0.3.3, then open it again: {}python -c "import sys; from lerobot.datasets import '
     "lerobot_dataset, utils; from lerobot.datasets.v21.convert_stats import convert_stats; d = "
@@ -89,8 +90,7 @@ def _convert(command: str, root: Path, files: LocalFiles | None) -> str:
         return command.format("", shlex.quote(str(root)))
     copy = unused(files.repo_id.rpartition("/")[2])
     folder = os.path.normpath(os.path.join(copy, os.path.relpath(root, files.folder)))
-    fetched = f"hf download {files.repo_id} --repo-type dataset --revision {files.commit} --local-dir {copy} && "
-    return command.format(fetched, shlex.quote(folder))
+    return command.format(FETCH.format(files.repo_id, files.commit, copy), shlex.quote(folder))
 
 
 def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
