@@ -1,11 +1,10 @@
 """What README and the studies show: a film of `sample/policy` with the codes of `sample/lam`, and results as bars.
 
 python scripts/make_pictures.py film  # docs/films/robot.gif; a minute on one core, with the extras sim and notebooks
-python scripts/make_pictures.py bars  # docs/pictures/*.png, from benchmarks/results/{closed_loop,few_actions}.json
+python scripts/make_pictures.py bars  # docs/pictures/*.png, from the runs in benchmarks/results
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import lattok
+from benchmarks.closed_loop.comparisons import read, successes
+from benchmarks.closed_loop.statistics import Interval
 from lattok.utils import files
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +28,9 @@ TASKS = {
 }
 ALL = ("closed_loop", "plentiful", "baseline", "all 19 demonstrations with actions")
 ALIGNED = ("closed_loop", "action-free", "la_align", "2 with actions, 17 as video: LA-Align")
-STUDIES = ("closed_loop", "few_actions")
+TOKENS = ("acting_by_tokens", "acting_by_tokens_again")  # whose Baseline has the settings of the study of few actions
 SUBJECTS = {"la_align": "la_align", "few_actions": "idm"}  # the row that a picture is about: its bar is blue
-BARS = {  # picture: study, regime, row, and what stands next to its bar
+BARS = {  # picture: study (or several, with other seeds), regime, row, and what stands next to its bar
     "la_align": (
         ALL,
         ("closed_loop", "action-free", "baseline", "2 with actions, 17 not used"),
@@ -37,7 +38,7 @@ BARS = {  # picture: study, regime, row, and what stands next to its bar
         ("closed_loop", "action-free", "la_align-shuffled", "control: labels of another episode"),
     ),
     "few_actions": (
-        ALL,
+        (TOKENS, *ALL[1:]),
         ("few_actions", "action-free", "idm", "2 with actions, 17 as video: actions inferred"),
         ALIGNED,
         ("few_actions", "action-free", "baseline", "2 with actions, 17 not used"),
@@ -91,11 +92,13 @@ def film() -> None:
 
 def bars() -> None:
     """Draw the success of the rows of each picture, with 95 % intervals over seeds."""
-    found = {study: json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8")) for study in STUDIES}
     for name, rows in BARS.items():
         figure, axes = plt.subplots(figsize=(7.2, 2.2), dpi=110, layout="constrained")
         for place, (study, regime, row, _) in enumerate(rows):
-            mean, half, _, seeds = found[study][regime][row]["success"]
+            runs = {}
+            for each in [study] if isinstance(study, str) else study:
+                runs |= successes(read(RESULTS / each)[regime][row])
+            mean, half, _, seeds = Interval.of(list(runs.values()))
             subject = row == SUBJECTS[name]
             color = "#1f77b4" if subject else "#bbbbbb"
             axes.barh(place, mean, xerr=half, color=color, height=0.6, error_kw={"capsize": 3, "elinewidth": 1})

@@ -5,7 +5,8 @@
 Success from the outcomes, differences paired by seed (of all seeds and tasks, without seed 0, in either half of the
 tasks), t intervals by their textbook formula, the same with tasks drawn at random, Holm's correction within each
 family, McNemar by counting. Then, of the study of few actions, the rank correlations of `few_actions_predicts.json`,
-and what the pages say: `recount_pages.py` writes sentences and tables again from the figures, and each has to be there.
+and what the pages say: `recount_pages.py` writes sentences and tables again from the figures, and each has to be there;
+`recount_claims.py` counts every figure of the summaries, of this and of the other studies.
 Exit code 1 and a line for everything that differs.
 """
 
@@ -173,7 +174,7 @@ def main():
     absent = 0
     if args.results.resolve() == HERE:
         sys.path.insert(0, str(ROOT))
-        from scripts import recount_labels, recount_pages  # which use what is above
+        from scripts import recount_claims, recount_labels, recount_pages  # which use what is above
 
         labels = json.loads((HERE.parent / "inferred_actions.json").read_text())["runs"]
         told = json.loads((HERE.parent / "few_actions_predicts.json").read_text())
@@ -181,6 +182,7 @@ def main():
         before, other = read_counts(HERE.parent / "closed_loop"), read_elsewhere(HERE.parent / "known_elsewhere.json")
         figures = recount_pages.Figures(played | other[0], labels | other[1], before, told)
         absent = recount_pages.check(figures, args.root)
+        absent += recount_claims.check(recount_claims.Studies(figures, HERE.parent), args.root)
     sys.exit(bool(wrong or absent or not count))
 
 

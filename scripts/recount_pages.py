@@ -113,115 +113,15 @@ def share(row, base, whole, paired):
     return "{:.0%} ({:.0%} to {:.0%})".format(found, *ends).replace("%", " %")
 
 
-def by_regime(f):
-    """Yield the first table of the study."""
-    world = "2 of 19, in [a second simulated world](few_actions_plans.md#the-third-plan-a-second-world)"
-    for title, regime, base, row in (
-        ("2 of 19 demonstrations (the primary comparison)", FREE, "baseline", "idm"),
-        (
-            "2 of 19, from pixels alone: policies without proprio (`no_proprio`, `idm-blind_policy`)",
-            *(FREE, "no_proprio", "idm-blind_policy"),
-        ),
-        ("1 of 19", ONE, "baseline", "idm"),
-        ("5 of 19", FIVE, "baseline", "idm"),
-        (f"{world} (OGBench, another robot arm)", WORLD, "baseline", "idm"),
-    ):
-        gain, low, high = f.over(regime, row, base), f.won(regime, base), f.won(regime, row)
-        others = [f.over(regime, name) for name in ("idm-video", "idm-proprio")] if regime in (ONE, FIVE) else []
-        cells = [title, str(len(gain)), pm(low), pm(high), pm(gain), p(holm(gain, *others)[0])]
-        yield f"| {' | '.join(cells)} |"
-
-
-def by_row(f):
-    """Yield the figures of the second table of the study, and what is said of its rows."""
-    own, base = (middle(f.won(FREE, row, seeds=5)) for row in ("idm", "baseline"))
-    yield f"With these seeds `idm` reaches {own} and `baseline` {base}."
-    align = f.over(FREE, "la_align-idm", "baseline")
-    for family, more in (
-        (("idm-past", "idm-shuffled", "decoded", "proprio", "executed"), ()),
-        (("idm-video", "idm-proprio", "idm-la_align"), ()),
-        (("idm-careful", "latent_policy", "parallel", "pretrained"), ()),
-        (("la_align-idm",), (align,)),
-    ):
-        gaps = [f.over(FREE, row) for row in family]
-        for row, gap, corrected in zip(family, gaps, holm(*gaps, *more), strict=False):
-            yield f"| {pm(f.won(FREE, row))} | {pm(gap, signed=True)} | {p(corrected)} |"
-    yield f"gains {pm(align)} over `baseline` (p {p(holm(align, f.over(FREE, 'la_align-idm'))[0])})"
-    general = p(f.general(FREE, "latent_policy"))
-    yield f"(for tasks in general, `latent_policy` is not significantly worse: p {general})."
-    control = "la_align-idm_shuffled"
-    content, rest = f.over(FREE, "la_align-idm", control), f.over(FREE, control, "baseline")
-    first, second = holm(content, rest)
-    yield f"Success is then {pm(f.won(FREE, control))}, with no detectable difference from `baseline` ("
-    yield f"({pm(rest)}, p {p(second)}). With the right latents it is {pm(content)} higher, which is not quite"
-    yield f"significant (p {p(first)})"
-
-
 def shares(f):
     """Yield what is said of all actions, and of what inferred actions recover."""
-    whole, base, own = f.before_of("baseline"), f.won(FREE, "baseline"), f.won(FREE, "idm")
-    yield f"with all actions known, success is {pm(whole)}."
-    yield f"`idm` recovers {share(own, base, whole, paired=False)} of the difference"
-    yield f"such a policy has one seed only ({middle(f.before_of('recipe-no_proprio'))}, row `recipe-no_proprio`"
+    whole, own = f.before_of("baseline"), f.won(FREE, "idm")
     (noisy,) = f.before_of("recipe-noisy")
     yield f"({write(noisy)}, row `recipe-noisy`; its Baseline with the same seed reaches {write(whole[0])})"
     gap, wide = welch(own, whole)
     yield f"The difference, {write(gap)} ({write(gap - wide)} to {write(gap + wide)}), could be none."
-    known, few = f.won("other-world", "baseline"), f.won(WORLD, "baseline")
-    own, proprio = (share(f.won(WORLD, row), few, known, paired=True) for row in ("idm", "idm-proprio"))
-    yield f"With all actions known, success is {pm(known)}. Inferred actions recover {own} of what is lost."
-    yield f"That is {proprio} of what is lost"
     own, blind = (f.over(FREE, *pair)[1:] for pair in (("idm", "baseline"), ("idm-blind_policy", "no_proprio")))
     yield f"alone, the gain of inferred actions is {pm(own)}, and without proprio it is {pm(blind)}."
-
-
-def other_numbers(f):
-    """Yield what is said of one and of five known demonstrations."""
-    video, proprio = ({where: f.over(where, row) for where in (ONE, FIVE)} for row in ("idm-video", "idm-proprio"))
-    one, five = (holm(f.over(where, "idm", "baseline"), video[where], proprio[where]) for where in (ONE, FIVE))
-    won = f.won(FIVE, "idm-video")
-    yield f"with 5 ({pm(won)}, which is {away(video[FIVE])} below `idm`, p {p(five[1])})."
-    yield f"With 1 it is {pm(f.won(ONE, 'idm-video'))} ({pm(video[ONE])}, p {p(one[1])})."
-    general = [p(f.general(regime, "idm-video")) for regime in (FREE, FIVE, ONE)]
-    yield f"none of these differences is significant (p {general[0]}, {general[1]} and {general[2]})."
-    won = f.won(ONE, "idm-proprio")
-    yield f"With 1 of 19 known it reaches {pm(won)} ({away(proprio[ONE])} above `idm`, p {p(one[2])})"
-    won, general = f.won(FIVE, "idm-proprio"), f.general(FIVE, "idm-proprio")
-    yield f"{pm(won)} ({away(proprio[FIVE])} below, p {p(five[2])}; for tasks in general p {p(general)})."
-
-
-def four_tasks(f):
-    """Yield what is said of tasks without any known action."""
-    video, control, back = "idm-video", "idm-known_video", "idm-reversible"
-    (first, last), (none, second) = (
-        holm(f.over(FOUR, video), f.over(FOUR, back)),
-        holm(f.over(FOUR, video, control), f.over(FOUR, control)),
-    )
-    halves = [middle(f.won(FOUR, "idm", part)) for part in (KNOWN, OTHER)]
-    yield f"With `idm`, success is {halves[0]} in the known tasks and {halves[1]} in the others."
-    yield f"With `idm-video` it is {pm(f.won(FOUR, video, OTHER))} in the others, and {pm(f.won(FOUR, video))} over all"
-    yield f"`idm` reaches {pm(f.won(FOUR, 'idm'))}. The gain is {pm(f.over(FOUR, video))} (p {p(first)})."
-    yield f"{pm(f.won(FOUR, control, OTHER))} in the others, and {pm(f.won(FOUR, control))} over all tasks."
-    yield f"The control is {away(f.over(FOUR, control))} above `idm` (p {p(second)})."
-    yield f"we found no difference ({pm(f.over(FOUR, video, control))}, p {p(none)})"
-    general = [p(f.general(FOUR, row)) for row in (video, control)]
-    yield f"For tasks in general the two gains are not significant (p {general[0]} and {general[1]})."
-    yield f"With executed actions success is {pm(f.won(FOUR, 'executed'))}."
-    yield f"success in `four-tasks` is {pm(f.won(FOUR, back))}. The difference from `idm`, {pm(f.over(FOUR, back))}, is"
-    yield f"is not significant (p {p(last)}), though"
-
-
-def second_world(f):
-    """Yield what is said of the second world."""
-    past, done = f.over(WORLD, "idm", "idm-past"), f.over(WORLD, "executed")
-    first, second = holm(past, done)
-    won = f.won(WORLD, "executed")
-    yield f"With executed actions success is {pm(won)} ({away(done)} above `idm`, p {p(second)}), and"
-    yield f"without frames after the action {pm(f.won(WORLD, 'idm-past'))} ({away(past)} below, p {p(first)};"
-    yield f"p {p(first)}; for tasks in general p {p(f.general(WORLD, 'idm', 'idm-past'))})."
-    own, base = (f.over(WORLD, "idm-proprio", row) for row in ("idm", "baseline"))
-    assert max(holm(own, base)) < 0.001, "both p values, as the page says"
-    yield f"brings success to {pm(f.won(WORLD, 'idm-proprio'))}: {pm(own)} above `idm` and {pm(base)} above `baseline`"
 
 
 def hopes(f):
@@ -332,23 +232,9 @@ def label_ranks(f):
         yield f"| {title} | {' | '.join('{} ({} to {})'.format(*texts) for texts in each)} |"
 
 
-def first_page(f):
-    """Yield what README says."""
-    whole, base, own = (middle(v, 2) for v in (f.before_of("baseline"), f.won(FREE, "baseline"), f.won(FREE, "idm")))
-    yield f"falls from {whole} to {base}."
-    yield f"success is {own}. This gain is {pm(f.over(FREE, 'idm', 'baseline'), digits=2)} (eight seeds, p < .001,"
-    world, proprio = (pm(f.over(WORLD, row, "baseline"), digits=2) for row in ("idm", "idm-proprio"))
-    yield f"In a second simulated world the gain is {world}, or {proprio} if the model also reads the robot's state."
-    yield f"With actions from a latent action model, success is {middle(f.won(FREE, 'decoded'), 2)}."
-    yield f"gains {pm(f.over(FREE, 'la_align-idm', 'baseline'), digits=2)}, but"
-    low, high = middle(f.won(FOUR, "idm", OTHER), 2), pm(f.won(FOUR, "idm-known_video", OTHER), digits=2)
-    yield f"raises success in the others from {low} to {high} ("
-
-
 PAGES = {
-    "docs/few_actions.md": (by_regime, by_row, shares, other_numbers, four_tasks, second_world, hopes, elsewhere_gains),
+    "docs/few_actions.md": (shares, hopes),
     "docs/few_actions_labels.md": (label_tables, label_sentences, elsewhere, label_ranks),
-    "README.md": (first_page,),
 }
 
 

@@ -12,7 +12,7 @@ from benchmarks.closed_loop.comparisons import read
 from benchmarks.closed_loop.plan import FOUR, OTHER_WORLD, REGIMES, ROWS
 from benchmarks.closed_loop.planned import STUDIES, figures_of, page
 from lattok.sim import find_tasks
-from scripts import recount
+from scripts import recount, recount_claims, recount_pages
 
 TASKS = [f"metaworld-pairs/{name}" for name in (*FOUR, "drawer-open", "faucet-open", "window-open", "door-unlock")]
 
@@ -192,24 +192,44 @@ def test_a_script_of_its_own_counts_the_same(study, tmp_path, monkeypatch, capsy
 
 
 def test_pages_say_what_is_counted(tmp_path, monkeypatch, capsys):
-    """As they are, and not once a figure in a sentence or in a table is another one."""
-    pages = ("README.md", "docs/few_actions.md", "docs/few_actions_labels.md")
+    """As they are; and not once a figure of a table is another one, or two figures of a sentence change places."""
+    pages = {*recount_pages.PAGES, *(page for page, *_ in recount_claims.SECTIONS)}
     texts = {name: (recount.ROOT / name).read_text(encoding="utf-8") for name in pages}
-    wrong = {
-        name: text.replace(".654 ± .056", ".664 ± .056").replace("| .788 |", "| .789 |") for name, text in texts.items()
-    }
+    changed = "| .788 |", "| .789 |"
+    wrong = {name: text.replace(*changed) for name, text in texts.items()}
+    for place, begin, end, _ in recount_claims.SECTIONS:
+        first = wrong[place].index(begin)
+        last = wrong[place].index(end, first)
+        part = wrong[place][first:last]
+        one, two = [m for m in recount_claims.FIGURE.finditer(part) if "\n" not in m.group()][:2]
+        part = part[: one.start()] + two.group() + part[one.end() : two.start()] + one.group() + part[two.end() :]
+        wrong[place] = wrong[place][:first] + part + wrong[place][last:]
     monkeypatch.setattr("sys.argv", ["recount", "--root", str(tmp_path)])
-    (tmp_path / "docs").mkdir()
     for given, code in ((texts, 0), (wrong, 1)):
         for name, text in given.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(SystemExit) as ended:
             recount.main()
         said = capsys.readouterr().out
         assert ended.value.code == code, said
-    assert "docs/few_actions.md lacks: .654 ± .056 in the others" in said
     assert "docs/few_actions_labels.md lacks: | .788 | .293 | .102 |" in said
-    assert said.splitlines()[-1].endswith(", 2 differ")
+    for place, begin, *_ in recount_claims.SECTIONS:
+        assert f"{place}, figure 1 from {begin!r} on: written" in said
+
+
+def test_a_figure_that_nobody_counted_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        recount_claims, "SECTIONS", [("page.md", "Begin", "End", lambda _: [".512 ± .034", "p < .001"])]
+    )
+    for text, wrong in (
+        ("Begin: it is .512\n± .034 of 19 (p < .001). End .7", 0),
+        ("Begin: it is .512 ± .034 (p < .001), and 96 % of .7 in 14 ms. End", 3),
+        ("Begin: it is .512 ± .034. End", 1),
+        ("Begin: it is −.512 ± .034 (p < .001). End", 1),
+    ):
+        (tmp_path / "page.md").write_text(text, encoding="utf-8")
+        assert recount_claims.check(None, tmp_path) == wrong, capsys.readouterr().out
 
 
 def test_worlds_have_demonstrations_and_names_of_their_own():
