@@ -41,11 +41,11 @@ _SHOWN = 8  # names of a folder that an error lists
 def open_dataset(path: str | Path, revision: str | None = None, **options: Any) -> RobotDataset:
     """Open a dataset of any format: a folder or file, a Hub id such as "org/name", or a description file.
 
-    `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` (RLDS), `captions`
-    (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns` (see `with_columns`),
-    `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and `actions`, what to make of
-    them: {"as": "libero"}, with further options of `with_actions` next to it. A description file `*.json` holds the
-    same: `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
+    `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` and `last_action`
+    (RLDS; "drop" or "keep"), `captions` (videos), and for all of them `name`, `cameras` (see `with_cameras`), `columns`
+    (see `with_columns`), `action_space`, what columns mean, such as {"action": "bridge"} (see `declare`), and
+    `actions`, what to make of them: {"as": "libero"}, with further options of `with_actions` next to it. A description
+    file `*.json` holds the same: `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
     and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is

@@ -34,6 +34,15 @@ UNKNOWN_FILE = error(
 UNKNOWN_ROWS = error(
     "{file} holds rows of episode {episode}, which meta/episodes does not place there.", "Copy the dataset again."
 )
+LAST_ACTION_DROPPED = warning(
+    "The action of the step with `is_last` fills its row: zeros, or the action before. The last step of every episode "
+    "is left out, with its frame and reward.",
+    'If they are real actions, put "last_action": "keep" into the description file; "drop" leaves them out unsaid.',
+)
+LAST_ACTION_EQUAL = warning(
+    "The actions of the steps with `is_last` are all the same, and others are not.",
+    'If they only fill the rows, put "last_action": "drop" into the description file, otherwise "keep".',
+)
 
 # lengths and tasks
 SHORT = note(

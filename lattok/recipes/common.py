@@ -289,6 +289,9 @@ class Recipe(ABC, Generic[Model]):
             for source in sources if self.data.episodes == "train" and not resume else ():
                 said = f"note: {source.dataset.name}: {split_text(source.dataset)}"
                 print(checks.printable(said), file=sys.stderr)
+            for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
+                if found.severity == "warning":
+                    print(checks.printable(f"warning: {name}: {found.what} {found.advice}"), file=sys.stderr)
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})

@@ -346,7 +346,7 @@ def test_records_without_descriptions(tmp_path):
 def test_options_that_a_format_has_no_use_for(tmp_path):
     root = write_rlds(tmp_path / "toy", [3])
     with pytest.raises(
-        LattokError, match=r"`captions`: expected an option that .*toy has a use for \(fps, split, name,"
+        LattokError, match=r"`captions`: expected an option that .*toy has a use for \(fps, split, last_action, name,"
     ):
         open_dataset(root, fps=5, captions="x.csv")
     with pytest.raises(

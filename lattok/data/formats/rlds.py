@@ -6,13 +6,15 @@ An episode is one `tf.train.Example` in a TFRecord file, the features of its ste
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from lattok.data import problems
+from lattok.data.formats import last_step
 from lattok.data.formats import rlds_meta as meta
 from lattok.data.formats.tfrecord import Example, RecordFile, encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
@@ -26,6 +28,8 @@ from lattok.utils.output import Output
 from lattok.utils.untrusted import safe_path
 
 MAX_MISSING_EPISODES = 100_000  # episodes that are listed as damaged one by one
+EPISODES_LOOKED_AT = 256  # for their last actions
+LAST_MARKS = ("is_last", "is_terminal")
 VERSION = "1.0.0"  # of datasets that lattok writes
 SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger
 SHORT_FEATURES = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
@@ -37,14 +41,27 @@ class RLDS(RobotDataset):
     Opening reads how long the episodes are and their instructions, in passing; the checksum of an episode is checked
     the first time that anything else of it is read. Episodes count the records over all files, as dataset_info.json
     says how many each file holds. `left_out` has the features that are not offered, with the reason.
+
+    `last_action` "drop" offers no episode's last step, "keep" all of them. By default those with `is_last` are dropped
+    where their actions only fill the row (`last_step`), as `findings` then say; not in what lattok wrote itself.
     """
 
     kind = "rlds"
-    options = MappingProxyType({"fps": float, "split": str})
+    options = MappingProxyType({"fps": float, "split": str, "last_action": str})
     text = "RLDS (dataset_info.json and features.json, here or in one version folder)"
 
-    def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):
+    def __init__(
+        self,
+        root: Path,
+        name: str | None = None,
+        *,
+        fps: float | None = None,
+        split: str = "train",
+        last_action: str | None = None,
+    ):
         self.root = root = Path(root)
+        if last_action is not None:
+            checks.one_of("last_action", last_action, ("drop", "keep"))
         info = meta.read_info(root)
         self.name = name or info["name"]
         self.split = split
@@ -56,6 +73,8 @@ class RLDS(RobotDataset):
         self._files, counts = [RecordFile(path) for path, _ in shards], [count for _, count in shards]
         self._ends = np.cumsum(counts)  # of the episode indices of each file
         self.episodes, self.damaged = self._list(counts)
+        self._cut = frozenset(self._without_last(last_action))  # episodes whose last step is not offered
+        self._drop_last_steps()
         self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
         self._task_numbers = {task: number for number, task in enumerate(self.tasks)}
         self._check_names(fields)
@@ -100,8 +119,51 @@ class RLDS(RobotDataset):
     def _stored(self, episode_index: int, key: str, indices: Sequence[int]) -> list[bytes]:
         field = self._fields[key]
         with self._example(episode_index) as example:
-            _check_count(example, field, self.length(episode_index))
+            _check_count(example, field, self._steps(episode_index))
             return example.blobs(field.path, indices)
+
+    def _steps(self, episode_index: int) -> int:
+        """Count the steps in the file."""
+        return self.length(episode_index) + (episode_index in self._cut)
+
+    def _without_last(self, last_action: str | None) -> Iterator[int]:
+        """Find the episodes whose last step is to be dropped, and say why unless it was asked for."""
+        mark = self._fields.get("is_last")
+        marked = mark is not None and mark.shape == () and mark.stored != "bytes"
+        if last_action is None and marked and not (self.root / meta.LATTOK).is_file():
+            chosen = np.unique(np.linspace(0, len(self.episodes) - 1, EPISODES_LOOKED_AT).round().astype(int))
+            ends = [*filter(len, (self._last_actions(self.episodes[i]) for i in chosen.tolist()))]
+            if last_step.fills_rows(ends):
+                self.findings = (problems.LAST_ACTION_DROPPED.finding(),)
+                yield from (each.index for each in self.episodes if self._ends_with_last(each))
+            elif last_step.all_equal(ends):
+                self.findings = (problems.LAST_ACTION_EQUAL.finding(),)
+        elif last_action == "drop":
+            yield from (episode.index for episode in self.episodes)
+
+    def _ends_with_last(self, episode: Episode) -> bool:
+        with suppress(LattokError), self._example(episode.index, False) as example:
+            return bool(_values(example, self._fields["is_last"], episode.length)[-1])
+        return False
+
+    def _last_actions(self, episode: Episode) -> np.ndarray:
+        """Read the last actions [up to 4, m] of an episode; none where its last step has no `is_last`."""
+        found = [np.empty((episode.length, 0))]
+        if self._ends_with_last(episode):
+            with suppress(LattokError), self._example(episode.index, False) as example:
+                numbers = (
+                    f for key, f in self._fields.items() if key.split(".")[0] == "action" and f.stored != "bytes"
+                )
+                found += [_values(example, field, episode.length).reshape(episode.length, -1) for field in numbers]
+        rows = np.concatenate(found, 1)[-last_step.ROWS :]
+        return rows if rows.size else rows[:0]
+
+    def _drop_last_steps(self) -> None:
+        kept = [Episode(e.index, e.length - (e.index in self._cut), e.tasks) for e in self.episodes]
+        alone = (Damage(e.index, "its only step is the last one, which has no action.") for e in kept if not e.length)
+        self.damaged = tuple(sorted((*self.damaged, *alone)))
+        self.episodes = tuple(episode for episode in kept if episode.length)
+        vars(self).pop("_lengths", None)  # those of before
 
     def _list(self, counts: list[int]) -> tuple[tuple[Episode, ...], tuple[Damage, ...]]:
         """List the episodes whose length can be told, and the others."""
@@ -177,16 +239,19 @@ class RLDS(RobotDataset):
         raise errors[0]
 
     def _column(self, example: Example, key: str, episode_index: int) -> np.ndarray:
-        length = self.length(episode_index)
+        offered, length = self.length(episode_index), self._steps(episode_index)
         if key in self._fields:
-            return _values(example, self._fields[key], length)
+            values = _values(example, self._fields[key], length)
+            if offered < length and key in LAST_MARKS:
+                values[offered - 1] = np.maximum(values[offered - 1], values[offered])
+            return values[:offered]
         if key != "task_index":
-            return index_column(key, length, episode_index, 0, self.fps)
+            return index_column(key, offered, episode_index, 0, self.fps)
         if len(texts := self._instructions(example)) not in (1, length):
             example.fail(f"expected an instruction for each of {length} steps, got {len(texts)}")
         if not self._task_numbers.keys() >= set(texts):
             example.fail("the file is not the one that was opened")
-        return np.array([self._task_numbers[text] for text in texts] * (length // len(texts)), dtype=np.int64)
+        return np.array([self._task_numbers[text] for text in texts] * (length // len(texts)), dtype=np.int64)[:offered]
 
     def _example(self, episode_index: int, check: bool = True) -> AbstractContextManager[Example]:
         file, number = self._place(episode_index)
