@@ -4,7 +4,9 @@
 
 Every trial forks a process that annotates, kills it with SIGKILL after a random part of the time that an undisturbed
 run takes, starts it again, and compares the result byte by byte with the undisturbed one and the source with what it
-was. A disk is filled in a small tmpfs, for which one must be root; otherwise that part is left out and said so.
+was. Over Ray, whose own handlers would end it with a stack, every second one gets SIGTERM, and must end with 143.
+
+A disk is filled in a small tmpfs, for which one must be root; otherwise that part is left out and said so.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import lattok.annotation as annotation
 from benchmarks.common import environment
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.annotation import RayEngine, annotate
+from lattok.cli import main as main_of_lattok
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.data.video import VideoWriter
 from lattok.image_lam import ImageLAM, ImageLAMConfig
@@ -132,14 +135,19 @@ class Trial:
         return sorted(p.name for p in self.folder.iterdir() if p not in (self.original, self.source, self.result))
 
 
-def in_child(work: Callable[[], None], kill_after: float | None = None) -> int | None:
-    """Exit code of a forked process that does `work`; it is killed after some seconds."""
-    process = FORK.Process(target=work)
+def as_command(work: Callable[[], None]) -> None:
+    """Do `work` as a command line does it: asked to stop, it ends with 128 and the signal's number."""
+    os._exit(main_of_lattok([], lambda _: work()))
+
+
+def in_child(work: Callable[[], None], kill_after: float | None = None, number: int = signal.SIGKILL) -> int | None:
+    """Exit code of a forked process that does `work`; it gets signal `number` after some seconds."""
+    process = FORK.Process(target=as_command, args=(work,))
     process.start()
     process.join(kill_after)
     if process.is_alive():
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, number)
     process.join()
     return process.exitcode
 
@@ -152,12 +160,20 @@ def kill_study(folder: Path, mode: str, kills: int, seed: int) -> dict:
     seconds, expected = time.perf_counter() - begin, tree(trial.result)
     source = tree(trial.original)
     outcome = {"mode": mode, "kills": 0, "finished_before": 0, "identical": 0, "source_untouched": 0, "left_over": 0}
+    outcome |= {"by SIGTERM": 0, "ended_otherwise": 0} if mode == "ray" else {}
     while outcome["kills"] < kills:
         trial.reset()
-        if in_child(trial.run, float(rng.uniform(0, seconds))) != -signal.SIGKILL:
+        number = signal.SIGTERM if mode == "ray" and outcome["kills"] % 2 else signal.SIGKILL
+        code = in_child(trial.run, float(rng.uniform(0, seconds)), number)
+        if code == 0:
             outcome["finished_before"] += 1
             continue
         outcome["kills"] += 1
+        if number == signal.SIGTERM:
+            outcome["by SIGTERM"] += 1
+            outcome["ended_otherwise"] += code != 128 + number
+        else:
+            assert code == -number, code
         outcome["source_untouched"] += tree(trial.source) == source
         whole = trial.result.exists()
         if not whole or trial.left_over():
@@ -257,6 +273,7 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     bad = [s for s in studies if min(s["identical"], s["source_untouched"]) < s["kills"] or s["left_over"]]
+    bad += [s for s in studies if s.get("ended_otherwise")]
     disk = results["full_disk"]
     sys.exit(bool(bad) or disk.get("identical_after_making_room", disk.get("sizes")) != disk.get("sizes"))
 

@@ -21,7 +21,7 @@ from lattok.nn.blocks import sinusoids
 from lattok.utils import checks
 
 GROUPS = 8  # of the norms after convolutions
-# published, by the size of a codebook that is asked for
+# published, by the size of a codebook that is asked for, or the next one below it
 LEVELS = {16: (5, 3), 64: (8, 8), 256: (8, 6, 5), 512: (8, 8, 8), 1024: (8, 5, 5, 5)}
 LEVELS |= {2048: (8, 8, 6, 5), 4096: (7, 5, 5, 5, 5)}
 
@@ -139,7 +139,7 @@ class QueST(LevelTokenizer):
 
 @checkpoint.importer(
     "quest",
-    sign=r"conv_block\.blocks\.0\.block\.0\.conv\.weight$",
+    sign=r"conv_block\.blocks\.0\.block\.0\.(conv\.)?weight$",
     mind="It has no normaliser. Every code depends on all actions but the last one, which no code knows.",
 )
 def quest(
@@ -159,7 +159,7 @@ def quest(
         path: The checkpoint, .pt, .pth or .safetensors.
         config: Settings that the tokenizer was built with, a dictionary or a .json or .yaml file: skill_block_size,
             encoder_heads, decoder_heads, use_causal_encoder, use_causal_decoder, fsq_level or codebook_size, and
-            attn_pdrop where it is not 0.1.
+            attn_pdrop where it is not 0.1. vq_type must be fsq.
         entry: Name under which a pickled training state holds the weights.
         prefix: Prefix of the tokenizer's tensors in a larger file; other tensors are ignored.
         action_names: Names of the action dimensions, for reports.
@@ -167,14 +167,22 @@ def quest(
     """
     settings = checkpoint.published_settings(config)
     foreign = checkpoint.read_system(path, "quest", entry, prefixes=(prefix,))
+    checks.one_of("vq_type", settings.get("vq_type", "fsq"), ("fsq",))
+    causal = checkpoint.setting(settings, "use_causal_encoder", bool)
+    first = "conv_block.blocks.0.block.0"
+    convolution, other = (f"{first}.conv.weight", f"{first}.weight")[:: 1 if causal else -1]
+    if convolution not in foreign and other in foreign:
+        checks.fail("use_causal_encoder", f"{not causal}, as the convolutions of {path} are", causal)
     blocks = checkpoint.numbered(foreign, r"conv_block\.blocks\.(\d+)\.") or 3
-    shortens = checkpoint.axis_of(foreign, "conv_block.blocks.0.block.0.conv.weight", 2, 5) == 5
+    shortens = checkpoint.axis_of(foreign, convolution, 2, 5) == 5
     if settings.get("fsq_level") is not None:
         levels = checkpoint.setting(settings, "fsq_level", tuple[int, ...])
     else:  # by the size of the codebook
         size = checkpoint.setting(settings, "codebook_size", int)
-        checks.one_of("codebook_size", size, LEVELS)
-        levels = LEVELS[size]
+        below = 1 << max(0, size.bit_length() - 1)
+        if below not in LEVELS:
+            checks.fail("codebook_size", f"{checks.listed(map(str, LEVELS))}, or somewhat more", size)
+        levels = LEVELS[below]
     made = QueSTConfig(
         action_dim=checkpoint.axis_of(foreign, "action_proj.weight", 1, 7),
         horizon=checkpoint.setting(settings, "skill_block_size", int),
@@ -187,7 +195,7 @@ def quest(
         decoder_heads=checkpoint.setting(settings, "decoder_heads", int),
         encoder_depth=checkpoint.numbered(foreign, r"encoder\.layers\.(\d+)\.") or 2,
         decoder_depth=checkpoint.numbered(foreign, r"decoder\.layers\.(\d+)\.") or 4,
-        causal_encoder=checkpoint.setting(settings, "use_causal_encoder", bool),
+        causal_encoder=causal,
         causal_decoder=checkpoint.setting(settings, "use_causal_decoder", bool),
         dropout=checkpoint.setting(settings, "attn_pdrop", float, QueSTConfig.dropout),
         downsample=2 ** (blocks - 1) if shortens else 1,
@@ -204,7 +212,8 @@ def key_map(config: QueSTConfig) -> checkpoint.KeyMap:
     layers |= {"head": "action_head"}
     for i in range(len(config.convolutions)):
         theirs = f"conv_block.blocks.{i}.block"
-        layers |= {f"convolutions.{i}.conv": f"{theirs}.0.conv", f"convolutions.{i}.norm": f"{theirs}.2"}
+        convolution = "0.conv" if config.causal_encoder else "0"
+        layers |= {f"convolutions.{i}.conv": f"{theirs}.{convolution}", f"convolutions.{i}.norm": f"{theirs}.2"}
     inside = {name: name for name in names if name.startswith("decoder.")}
     inside |= {name: f"encoder.layers.{name.removeprefix('encoder.')}" for name in names if name.startswith("encoder.")}
     return checkpoint.layer_names(layers) | inside

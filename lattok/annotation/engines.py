@@ -6,16 +6,19 @@ units are labelled again; a unit that takes three workers with it is left out. E
 """
 
 import os
+import secrets
+import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib import import_module
 from threading import Lock
 from typing import Any
 
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, piece_of_frames
 from lattok.annotation.units import Unit, UnitLabels
-from lattok.utils import checks
+from lattok.utils import checks, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher
 
@@ -40,7 +43,8 @@ class RayEngine:
     """Labels with `workers` actors of `cpus` cores and `gpus` (a fraction is fine) each.
 
     `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of
-    an annotation, unless this process has started it. By default there are as many workers as resources.
+    an annotation, and asks callers for a token, unless this process has started it. By default there are as many
+    workers as resources.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):
@@ -57,22 +61,28 @@ class RayEngine:
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        ray = _ray()
+        with signals.kept():
+            ray = _ray()
         if ray.is_initialized():
             if self.address not in (None, "auto"):
                 raise LattokError(f"`address`: this process is connected to Ray already, not to {self.address!r}.")
             yield
             return
         cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
-        where = {"num_cpus": cores, "include_dashboard": False} if self.address is None else {"address": self.address}
-        try:
-            ray.init(**where, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # Ray's own kinds differ between its versions
-            checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        own: dict[str, Any] = {"address": "local", "num_cpus": cores, "include_dashboard": False}
+        with _asking_for_a_token() if self.address is None else nullcontext():
+            try:
+                with signals.kept():  # Ray's end the process with a stack
+                    where = own if self.address is None else {"address": self.address}
+                    ray.init(**where, log_to_driver=False, logging_level="ERROR")
+            except SystemExit:  # Ray's answer to SIGTERM while it starts
+                raise signals.Interrupted(number=signal.SIGTERM) from None
+            except Exception as error:  # Ray's own kinds differ between its versions
+                checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
     def count(self, units: int) -> int:
         resources = _ray().cluster_resources()
@@ -199,6 +209,28 @@ class _Pool:
         worker = self._ray.remote(_Worker).options(**options)
         self._workers[number] = worker.remote(self._work, engine.device, max(1, int(engine.cpus)))
         self._starting[self._workers[number].ready.remote()] = number
+
+
+@contextmanager
+def _asking_for_a_token() -> Iterator[None]:
+    """Let a Ray that is started meanwhile, which listens on all interfaces, ask callers for a token of its own."""
+    raylet = import_module("ray._raylet")
+
+    def read_again() -> None:  # in this order: its threads ask for the token as long as the mode says so
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.pop(name) for name in own if name in os.environ}
+    os.environ.update(own)
+    read_again()
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        read_again()
 
 
 def _ray() -> Any:

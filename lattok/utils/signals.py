@@ -68,6 +68,17 @@ def raising() -> Iterator[None]:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """Put all handlers back afterwards: some libraries install others, in C too, where Python does not see them."""
+    main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in ASKING if main}
+    try:
+        yield
+    finally:
+        _put_back({number: handler for number, handler in found.items() if handler is not None})
+
+
+@contextmanager
 def ending(text: str) -> Iterator[None]:
     """Let any request end the process at once with `text`: for what neither raises nor waits well, such as imports."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from lattok.action_vq.quest import LEVELS, QueST, QueSTConfig, key_map, quest
 from lattok.cli import main
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
+from tests.action_vq import published_quest
 from tests.action_vq.walks import saturating, whole
 from tests.image_lam.parity import close_gradient
 from tests.image_lam.published.parity import SHARED, Case, close, open_case
@@ -122,6 +124,58 @@ def test_the_full_size_file_has_the_published_sizes():
     assert [math.prod(levels) for levels in LEVELS.values()] == [15, 64, 240, 512, 1000, 1920, 4375]
 
 
+SETTINGS = {"action_dim": 3, "encoder_dim": 16, "decoder_dim": 16, "skill_block_size": 16, "attn_pdrop": 0.0}
+SETTINGS |= {"encoder_heads": 2, "encoder_layers": 1, "decoder_heads": 4, "decoder_layers": 2, "vq_type": "fsq"}
+SHORTENED = [1, 2, 4, 8]  # two, two, three and four blocks
+PUBLISHED_LEVELS = {16: [5, 3], 70: [8, 8], 256: [8, 6, 5], 1000: [8, 8, 8], 1024: [8, 5, 5, 5]}
+PUBLISHED_LEVELS |= {2048: [8, 8, 6, 5], 4096: [7, 5, 5, 5, 5]}
+
+
+def compare_with_independent(settings: dict[str, Any], levels: Any, tmp_path: Path) -> None:
+    """Codes and actions of the converted file are those of the description, computed without lattok."""
+    theirs = published_quest.make({**SETTINGS, **settings}, tuple(levels))
+    safetensors.torch.save_file(theirs.tensors, tmp_path / "quest.safetensors")
+    ours = quest(tmp_path / "quest.safetensors", {**SETTINGS, **settings})
+    actions = torch.randn(12, 16, 3, generator=torch.Generator().manual_seed(1))
+    scalars, codes = theirs.encode(actions)
+    found = ours.latent_actions(actions)
+    close(found.latents, scalars)
+    assert torch.equal(found.codes, codes)
+    assert len(codes.unique()) > 3
+    close(ours.decode(codes), theirs.decode(codes))
+
+
+@pytest.mark.parametrize("downsample", SHORTENED)
+@pytest.mark.parametrize("causal", [True, False])
+def test_models_of_every_shortening_causal_or_not(causal, downsample, tmp_path):
+    """Causal convolutions are wrapped in the published class, others are not: names differ."""
+    switches = {"use_causal_encoder": causal, "use_causal_decoder": downsample in (1, 4)}
+    settings = {**switches, "downsample_factor": downsample, "fsq_level": [5, 4]}
+    compare_with_independent(settings, (5, 4), tmp_path)
+
+
+@pytest.mark.parametrize("size", PUBLISHED_LEVELS)
+def test_the_levels_of_a_codebook_size_are_those_published(size, tmp_path):
+    settings = {"use_causal_encoder": False, "use_causal_decoder": True, "downsample_factor": 4, "codebook_size": size}
+    compare_with_independent({**settings, "fsq_level": None}, PUBLISHED_LEVELS[size], tmp_path)
+
+
+def test_the_published_causal_fixture_without_wrapped_convolutions(first, tmp_path):
+    """As `nn.Conv1d` itself: the same tensors under the names of a model whose encoder is not causal."""
+    tensors = safetensors.torch.load_file(first.folder / "weights.safetensors")
+    plain = {name.replace(".0.conv.", ".0."): tensor for name, tensor in tensors.items()}
+    safetensors.torch.save_file(plain, tmp_path / "quest.safetensors")
+    ours = quest(tmp_path / "quest.safetensors", changed(first, use_causal_encoder=False))
+    theirs = published_quest.SkillVAE({**first.config["model"], "use_causal_encoder": False}, plain)
+    theirs.settings["fsq_level_used"] = first.config["model"]["fsq_level_used"]
+    actions = first.values["actions"]
+    assert torch.equal(ours.encode(actions), theirs.encode(actions)[1])
+    with pytest.raises(LattokError, match="`use_causal_encoder`: expected False, as the convolutions of .* are, got"):
+        quest(tmp_path / "quest.safetensors", first.config["model"])
+    with pytest.raises(LattokError, match="`use_causal_encoder`: expected True, as the convolutions of .* are, got"):
+        quest(first.folder / "weights.safetensors", changed(first, use_causal_encoder=False))
+
+
 # Refusals.
 
 
@@ -135,7 +189,8 @@ def changed(case: Case, **changes: Any) -> dict[str, Any]:
     [
         ({"skill_block_size": None}, "`config`: expected the setting skill_block_size, which weights do not tell"),
         ({"codebook_size": None}, "`config`: expected the setting codebook_size, which weights do not tell"),
-        ({"codebook_size": 1000}, "`codebook_size`: expected one of 16, 64, 256, 512, 1024, 2048, 4096, got 1000"),
+        ({"codebook_size": 32}, "`codebook_size`: expected 16, 64, 256, 512, 1024, 2048, 4096, or somewhat more, got"),
+        ({"vq_type": "vq"}, "`vq_type`: expected one of fsq, got 'vq'"),
         ({"fsq_level": [8, 5, 5]}, "vq.project_in.weight has shape [4, 24], expected [3, 24]"),
         ({"encoder_heads": 5}, "`heads`: expected a divisor of the width 24, got 5"),
         ({"decoder_heads": 0}, "`decoder_heads`: expected a whole number of at least 1, got 0"),

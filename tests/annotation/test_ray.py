@@ -1,7 +1,10 @@
 """The Ray engine: the same bytes as the local one, whatever the number of workers and whoever dies."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from lattok.action_vq import UniformBins
 from lattok.annotation import RayEngine, annotate, engines, label
 from lattok.annotation.labels import Work
+from lattok.cli import main
 from lattok.labels.spec import Options
 from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
@@ -18,6 +23,7 @@ from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.ci
+CAPTURED = {"capture_output": True, "text": True, "timeout": 300}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +39,32 @@ def test_ray_is_started_for_one_annotation(source, tmp_path):
     annotate(source, {"tok": FakeTokenizer()}, tmp_path / "ray", engine=RayEngine(workers=1))
     assert tree(tmp_path / "ray") == expected
     assert not ray.is_initialized()
+
+
+JOINS = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='CRITICAL'); print('joined')"
+
+
+def test_a_ray_that_is_started_here_asks_callers_for_a_token(source, tmp_path, monkeypatch):
+    """By Ray's own client; without a token, with another one, and with the right one."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:1")  # of a cluster that only --address auto joins
+    said = {}
+
+    def call(done, total):
+        if said:
+            return
+        address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+        tokens = {"none": {}, "another": {"RAY_AUTH_TOKEN": "f" * 64}, "right": {"RAY_AUTH_TOKEN": token}}
+        for name, own in tokens.items():
+            mode = {"RAY_AUTH_MODE": "token" if own else "disabled"}
+            plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_A")}
+            run = subprocess.run([sys.executable, "-c", JOINS, address], env={**plain, **mode, **own}, **CAPTURED)
+            said[name] = (run.returncode == 0, "joined" in run.stdout)
+
+    annotate(source, {"tok": FakeTokenizer()}, tmp_path / "ray", engine=RayEngine(workers=1), progress=call)
+    assert said == {"none": (False, False), "another": (False, False), "right": (True, True)}
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"  # what the user had set, for a cluster of his own
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 @pytest.mark.slow
@@ -99,6 +131,35 @@ def test_ctrl_c_stops_the_workers(source, tmp_path, cluster):
         annotate(source, {"tok": Slow()}, tmp_path / "out", engine=engine, progress=stop)
     expected = tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "local"))
     assert tree(annotate(source, {"tok": Slow()}, tmp_path / "out", engine=engine)) == expected
+
+
+STOPPED = """
+import os, signal, sys
+from lattok.annotation import engines
+from lattok.cli import main
+
+started = engines._Pool._started
+def stop(self, ready):
+    started(self, ready)
+    os.kill(os.getpid(), signal.SIGTERM)
+engines._Pool._started = stop
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_ends_with_143_and_one_line_and_the_same_command_goes_on(source, tmp_path, cluster):
+    """A time limit of SLURM ends jobs so; Ray's own handlers, one of them in C, end with a stack."""
+    tokenizer = UniformBins.fit(np.stack([source.columns(0, ["action"])["action"][:4]]))
+    tokenizer.save_pretrained(tmp_path / "tok")
+    words = ["annotate", str(source.root), "--model", str(tmp_path / "tok"), "--workers", "1", "--engine", "ray"]
+    run = subprocess.run([sys.executable, "-c", STOPPED, *words, "--out", str(tmp_path / "out")], **CAPTURED)
+    assert run.returncode == 128 + signal.SIGTERM, run.stderr
+    assert re.findall("interrupted.*Run the same command to continue", run.stderr)
+    assert "***" not in run.stderr
+    assert "Traceback" not in run.stderr
+    for out, rest in (("out", words), ("local", words[:4])):
+        assert main([*rest, "--out", str(tmp_path / out)]) == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "local")
 
 
 def test_what_ray_cannot_do(source, tmp_path, cluster):
