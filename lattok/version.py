@@ -1,7 +1,13 @@
 """Version of this package, and of others."""
 
+import json
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 __version__ = "0.1.0"
 INSTALL = "pip install lattok-*.whl"  # what cards and notebooks say; once it is on the index: "pip install lattok"
@@ -18,3 +24,26 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that adds an extra to this lattok, from where it came: a clone, a wheel, a repository.
+
+    The name alone would ask an index, where it is not ours before the first release.
+    """
+    from importlib import metadata
+
+    origin: dict[str, Any] = {}
+    with suppress(metadata.PackageNotFoundError, ValueError):
+        origin = json.loads(metadata.distribution("lattok").read_text("direct_url.json") or "{}")
+    url, vcs, editable = str(origin.get("url", "")), origin.get("vcs_info"), ""
+    path = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
+    if vcs:
+        what = f"lattok[{extra}] @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+    elif path is not None and path.exists():
+        what, editable = f"{path}[{extra}]", "-e " * bool(origin.get("dir_info", {}).get("editable"))
+    elif INSTALL == "pip install lattok":
+        what = f"lattok[{extra}]"
+    else:
+        return f"pip install '.[{extra}]' in a clone of lattok"
+    return f"pip install {editable}{shlex.quote(what)}"

@@ -1,6 +1,6 @@
 """Record scripted Meta-World demonstrations as a LeRobot v3.0 dataset; the bundled sample was made this way.
 
-    pip install 'lattok[sim]'
+    pip install '.[sim]'
     apt-get install libegl1 libgl1-mesa-dri          # rendering without a screen, on the CPU
     MUJOCO_GL=egl python scripts/make_metaworld_sample.py --out sample
 

@@ -32,7 +32,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lattok.utils import files
-from lattok.version import INSTALL, REPOSITORY
+from lattok.version import INSTALL, REPOSITORY, __version__
 
 ROOT = Path(__file__).parents[1]
 FOLDER, PICTURES = ROOT / "examples" / "notebooks", ROOT / "docs" / "pictures"
@@ -44,7 +44,7 @@ LIMIT = 4 * 2**20  # bytes of all sources, notebooks and pictures
 PATIENCE_S = 1800  # for a cell, on a busy machine
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 ABSOLUTE = re.compile(r"(?<![\w.:/~<-])/[\w.+-]+/[\w.+-]+|\b[A-Z]:\\\w+")
-COLAB = re.compile(r"^# In \[Colab\]\([^)]*\): [^\n]*lattok\[([\w,]+)\][^\n]*$", re.MULTILINE)
+COLAB = re.compile(r"^# In \[Colab\]\([^)]*\): [^\n]*lattok\S*?\[([\w,]+)\][^\n]*$", re.MULTILINE)
 ASIDE = re.compile(r"^( *)(.*?)  # (?:short: (.*)|full)$", re.MULTILINE)  # what one mode leaves out
 CHECK = "check"  # the tag of cells that readers do not see
 RANDOM = re.compile(r"\bat 0x[0-9a-f]{6,}")
@@ -188,8 +188,8 @@ def in_colab(extras: str, name: str) -> str:
     wheel = "a wheel of lattok (`pip wheel --no-deps .` in a clone)"
     upload = ([] if REPOSITORY else ["this file"]) + ([] if ON_INDEX else [wheel])
     what = f"upload {' and '.join(upload)} and " if upload else ""
-    first = "" if ON_INDEX else f"`%{INSTALL}`, then "
-    return f'# In [Colab]({colab(name)}): {what}run {first}`%pip install "lattok[{extras}]"`.'
+    package = "lattok" if ON_INDEX else f"./lattok-{__version__}-py3-none-any.whl"  # not by a name that is not ours yet
+    return f'# In [Colab]({colab(name)}): {what}run `%pip install "{package}[{extras}]"`.'
 
 
 def colab(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lattok.version import INSTALL
+from lattok.version import __version__
 from scripts import notebooks
 
 SCRIPT = Path(notebooks.__file__)
@@ -45,7 +45,7 @@ def test_every_notebook_says_what_a_reader_needs(name):
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert cells[0].source.startswith("# ")
     assert "Colab" in cells[0].source
-    assert INSTALL in cells[0].source
+    assert f"./lattok-{__version__}-" in cells[0].source
     assert "\nassert " in checked
     assert "# short: " in checked
     assert not any(hidden in code for hidden in ("assert ", "# short: ", "# full", "SMALL", "SHORT"))
@@ -118,11 +118,10 @@ def test_how_lattok_is_installed_stands_in_one_place(folder, monkeypatch):
     path.write_text(path.read_text().replace("# # Tiny\n", f"# # Tiny\n#\n{line}\n", 1))
     assert line in path.read_text()
     assert "wheel" in line
-    assert f"`%{INSTALL}`" in line
+    assert f'`%pip install "./lattok-{__version__}-py3-none-any.whl[notebooks,sim]"`' in line
     assert any("cell 0 is not that" in found for found in notebooks.problems(folder, "tiny"))
     notebooks.rewrite(folder, "tiny")
     assert notebooks.problems(folder, "tiny") == []
-    monkeypatch.setattr(notebooks, "INSTALL", "pip install lattok")
     monkeypatch.setattr(notebooks, "ON_INDEX", True)
     assert notebooks.problems(folder, "tiny") == ["tiny.py does not say how lattok is installed (run `text`)"]
     notebooks.rewrite(folder, "tiny")

@@ -46,6 +46,7 @@ EXTRAS = {
     "lpips": Extra("lattok, lpips", ("tests/image_lam/moto/test_perceptual.py",)),
     "sana": Extra("lattok.image_lam.clips.decoder, diffusers", ("tests/image_lam/clips/test_sana.py",)),
     "rerun": Extra("lattok, rerun", ("tests/evaluation/test_viewer.py",)),
+    "tensorboard": Extra("lattok, tensorboard", ("tests/training/test_loop.py", "-k", "tensorboard or track")),
     "wandb": Extra("lattok, wandb", ("tests/training/test_loop.py", "-k", "wandb or track")),
     "notebooks": Extra("matplotlib, nbclient, jupytext", ("tests/test_notebooks.py",)),
 }

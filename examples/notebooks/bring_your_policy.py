@@ -7,7 +7,7 @@
 # This takes half a minute on an idle core with the small policy below. LeRobot's ACT gets the same three lines at the end, if LeRobot is installed.
 # No download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import importlib.util

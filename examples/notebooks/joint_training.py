@@ -10,7 +10,7 @@
 #
 # This takes about four minutes of one core; no download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import os

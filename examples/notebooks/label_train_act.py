@@ -7,7 +7,7 @@
 #
 # It takes about six minutes of an idle core; no download, no token. It needs the simulator.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks,sim]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks,sim]"`.
 
 # %%
 import importlib.util

@@ -10,7 +10,7 @@
 # [Where the weights are](#The-real-weights) comes at the end. One model here is trained: a small one that comes with lattok, like
 # the fifty demonstrations. This takes a minute and a half on an idle core; no download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import json

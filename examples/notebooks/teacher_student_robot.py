@@ -8,7 +8,7 @@
 #
 # We use the demonstrations that come with lattok. This takes two minutes on an idle core; no download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import json

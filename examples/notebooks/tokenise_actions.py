@@ -6,7 +6,7 @@
 #
 # We use the demonstrations that come with lattok. This takes slightly more than a minute on an idle core; no download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import math

@@ -8,7 +8,7 @@
 # Here we build the smallest world in which both can happen, solve it on paper, and train on it. This takes a quarter of a minute on an
 # idle core; no download, no token.
 #
-# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install "./lattok-0.1.0-py3-none-any.whl[notebooks]"`.
 
 # %%
 import math

@@ -21,6 +21,7 @@ from lattok.annotation.units import Unit, UnitLabels
 from lattok.utils import checks, signals
 from lattok.utils.checks import LattokError
 from lattok.utils.parallel import Prefetcher
+from lattok.version import install_extra
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines
@@ -241,5 +242,5 @@ def _ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise LattokError("`engine`: Ray is not installed. Run: pip install 'lattok[ray]'") from None
+        raise LattokError(f"`engine`: Ray is not installed. Run: {install_extra('ray')}") from None
     return ray

@@ -17,9 +17,9 @@ from lattok.hub.client import COMMIT
 from lattok.hub.weights import from_pretrained
 from lattok.utils import checks, files
 from lattok.utils.untrusted import inside
+from lattok.version import install_extra
 
 MIN_VERSIONS = {"transformers": "5.4", "peft": "0.18"}
-INSTALL = "pip install 'lattok[vla]'"
 SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
 MODEL_FILES = [*SMALL_FILES, "*.safetensors"]
 EXPECTED = "a folder with config.json, or a Hub id like org/name"
@@ -91,9 +91,10 @@ def require(package: str) -> ModuleType:
         module = importlib.import_module(package)
     except ImportError:
         hint = "A small policy needs none of it: backbone=scratch."
-        checks.fail("backbone", f"the package {package} ({INSTALL})", "none", hint)
+        checks.fail("backbone", f"the package {package} ({install_extra('vla')})", "none", hint)
     if Version(module.__version__) < Version(MIN_VERSIONS[package]):
-        checks.fail("backbone", f"{package} {MIN_VERSIONS[package]} or newer ({INSTALL})", module.__version__)
+        wanted = f"{package} {MIN_VERSIONS[package]} or newer ({install_extra('vla')})"
+        checks.fail("backbone", wanted, module.__version__)
     if package == "transformers" and not module.is_torch_available():
         got = f"{torch.__version__}, which transformers {module.__version__} does not take"
         checks.fail("backbone", "a newer torch", got, "Upgrade torch, or take an older transformers from 5.4 on.")

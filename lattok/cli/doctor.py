@@ -21,7 +21,7 @@ from lattok.utils import checks, files
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.devices import cores, cpu_quota, devices, memory_bytes, module_of
 from lattok.utils.findings import ORDER, WIDTH, Finding, Found, by_severity, error, fitted, lines, note, warning
-from lattok.version import INSTALL, SIMULATORS, __version__, installed
+from lattok.version import INSTALL, SIMULATORS, __version__, install_extra, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
@@ -69,7 +69,7 @@ NO_ENCODER = warning(
     "PyAV {version} has no encoder for {codec}.",
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them.",
 )
-PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work: pip install 'lattok[sim]'")
+PART_OF_SIM = note("{names} of the extra sim is not installed.", "For closed-loop work, add it: {install}")
 NO_RENDERING = warning("{reason}.", "{advice}")
 LITTLE_SPACE = warning(
     "{place} has {free:.1f} GB free.", "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
@@ -288,7 +288,7 @@ def simulation() -> Found:
     yield "simulator", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
     if missing:
         if there:
-            yield PART_OF_SIM.finding(names=", ".join(missing))
+            yield PART_OF_SIM.finding(names=", ".join(missing), install=install_extra("sim"))
         return
     try:
         with _quiet():

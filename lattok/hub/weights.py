@@ -29,6 +29,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook 
 from lattok.hub import client
 from lattok.utils import checks
 from lattok.utils.untrusted import TRUSTED, safe_path
+from lattok.version import install_extra
 
 MAX_HEADER_BYTES = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
@@ -208,7 +209,7 @@ def diffusers_class(argument: str, kind: str) -> Any:
     try:
         return getattr(importlib.import_module("diffusers"), kind)
     except ImportError as error:
-        return checks.fail(argument, "the package diffusers (pip install 'lattok[sana]')", checks.first_line(error))
+        return checks.fail(argument, f"the package diffusers ({install_extra('sana')})", checks.first_line(error))
 
 
 def open_diffusers(argument: str, kind: str, model: str, part: str, revision: str | None, pretrained: bool) -> Any:

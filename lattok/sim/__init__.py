@@ -1,6 +1,7 @@
 """Closed loop: tasks in simulators, demonstrations of their scripted experts, rollouts of policies."""
 
 from lattok.utils.checks import LattokError
+from lattok.version import install_extra
 
 try:
     from lattok.sim.collect import CollectionResult, collect
@@ -12,6 +13,6 @@ except ModuleNotFoundError as error:
     if error.name not in ("gymnasium", "mujoco"):
         raise
     what = f"simulations need {error.name}, which is not installed"
-    raise LattokError(f"{what}. Run: pip install 'lattok[sim]'") from None
+    raise LattokError(f"{what}. Run: {install_extra('sim')}") from None
 
 __all__ = ["CollectionResult", "Rollouts", "SimEnv", "Variation", "collect", "find_tasks", "make", "rollout"]

@@ -78,7 +78,8 @@ class LoopOptions:
         log_every: steps between two lines of the log
         save_every: steps between checkpoints; a stopped run continues from the last one
         threads: torch's threads on a CPU, which the result depends on; 0: torch's own choice
-        tracker: where figures go in addition to the run folder: "wandb" or "none"
+        tracker: where figures go besides metrics.jsonl: "wandb", "tensorboard" or "none"; files of TensorBoard are
+            written with each of them where its package is installed, which "tensorboard" requires
         trial: marks a run of a few steps to see that it works: every report on the model says so
     """
 
@@ -103,7 +104,7 @@ class LoopOptions:
     log_every: int = 50
     save_every: int = 1000
     threads: int = 0
-    tracker: Literal["none", "wandb"] = "none"
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
     trial: bool = False
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from lattok.nn.quantize import CodeUsage, QuantizerConfig
 from lattok.utils import checks, files
 from lattok.utils.devices import module_of
+from lattok.version import install_extra
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
@@ -28,20 +29,19 @@ GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two loo
 
 
 class RunLog:
-    """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal). With
-    a `tracker`, values go there as well, with those of `config` once. Use it in a `with`."""
+    """metrics.jsonl, TensorBoard where it is installed, and a progress bar with the time left (plain lines where there
+    is no terminal). With the `tracker` wandb, values go there as well, with those of `config` once. Use it in a `with`.
+    """
 
     def __init__(
         self, folder: Path, title: str, first: int, steps: int, tracker: str = "none", config: Mapping | None = None
     ):
-        from torch.utils.tensorboard import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
         before = self._path.read_text(encoding="utf-8", errors="replace") if first and self._path.is_file() else ""
         kept = (line for line in before.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= first)
         files.write_text(self._path, "".join(f"{line}\n" for line in kept))  # what came after the checkpoint goes
-        self._board = SummaryWriter(str(folder / BOARD), purge_step=first + 1)
+        self._board = _board(folder / BOARD, first)
         self._tracker = _wandb(folder, title, first, config or {}) if tracker == "wandb" else None
         self._bar = tqdm(
             total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
@@ -54,7 +54,8 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         if self._tracker is not None:
             self._tracker.finish()
 
@@ -67,8 +68,9 @@ class RunLog:
         entry = {"step": done, **values, **({"warnings": warnings} if warnings else {})}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(files.finite(entry)) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, done)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, done)
         if self._tracker is not None:
             self._tracker.log(dict(values), step=done)
         kinds = {text.split(":")[0]: text for text in warnings}
@@ -90,7 +92,16 @@ class RunLog:
 def check_tracker(name: str) -> None:
     """Raise `LattokError` for a tracker that is not installed."""
     if name != "none" and find_spec(name) is None:
-        raise checks.LattokError(f"`tracker` {name} is not installed. Install it: pip install 'lattok[{name}]'")
+        raise checks.LattokError(f"`tracker` {name} is not installed. Install it: {install_extra(name)}")
+
+
+def _board(folder: Path, first: int) -> Any:
+    """Begin TensorBoard's files, in which what came after step `first` no longer counts; None without its package."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first + 1)
 
 
 def _wandb(folder: Path, title: str, first: int, config: Mapping[str, Any]) -> WandBTracker:

@@ -18,6 +18,7 @@ from lattok.evaluation.questions import Subject, criteria
 from lattok.evaluation.report import Criterion
 from lattok.evaluation.wording import NEEDS_TRAINING
 from lattok.utils.findings import Finding
+from lattok.version import install_extra
 from tests.evaluation.worlds import tiny_lam
 
 
@@ -135,7 +136,7 @@ def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     assert "apt-get install libegl1" in finding.advice
 
 
-SIM = "For closed-loop work: pip install 'lattok[sim]'"
+SIM = f"For closed-loop work, add it: {install_extra('sim')}"
 
 
 def test_a_missing_encoder(monkeypatch):

@@ -23,6 +23,7 @@ from lattok.evaluation.page.viewer import (
     film_frames,
 )
 from lattok.utils.checks import LattokError
+from lattok.version import install_extra
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
 
@@ -185,7 +186,7 @@ def test_rerun(labelled, tmp_path, monkeypatch, capsys):
     out = tmp_path / "view.rrd"
     monkeypatch.setattr(viewer, "find_spec", lambda name: None)
     assert main(["view", str(labelled), "--out", str(out)]) == 2
-    assert "need rerun-sdk. Install it: pip install 'lattok[rerun]'" in capsys.readouterr().err
+    assert f"need rerun-sdk. Install it: {install_extra('rerun')}" in capsys.readouterr().err
     monkeypatch.undo()
     pytest.importorskip("rerun")
     source = lattok.open_dataset(labelled)

@@ -27,6 +27,7 @@ from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.worlds import SimJob, Workers
 from lattok.utils.checks import LattokError
 from lattok.utils.output import MARK
+from lattok.version import install_extra
 from tests.sim.conftest import marked
 
 pytestmark = pytest.mark.ci
@@ -326,5 +327,5 @@ def test_without_the_extra_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delattr(lattok, "sim", raising=False)
     monkeypatch.setitem(sys.modules, "mujoco", None)
     assert main(["collect", "metaworld-pairs", "--out", "d"]) == 2
-    text = "lattok: simulations need mujoco, which is not installed. Run: pip install 'lattok[sim]'\n"
+    text = f"lattok: simulations need mujoco, which is not installed. Run: {install_extra('sim')}\n"
     assert capsys.readouterr().err == text

@@ -164,7 +164,7 @@ def test_a_missing_package_of_a_world_is_named(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(type(worlds.WORLDS), "__iter__", missing)
     with pytest.raises(
-        LattokError, match=r"metaworld needs metaworld, which is not installed. Run: pip install 'lattok"
+        LattokError, match=r"metaworld needs metaworld, which is not installed. Run: pip install .*\[sim\]"
     ):
         find_tasks("metaworld/reach")
     assert worlds.tasks_by_instructions(("open the drawer",), None) == []

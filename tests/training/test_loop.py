@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import struct
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -259,12 +260,24 @@ def test_tensorboard_is_written(tmp_path):
     assert list((tmp_path / RUN / "tensorboard").glob("events*"))
 
 
-def test_a_tracker_that_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(LattokError, match="`tracker`: expected one of none, wandb, got 'board'"):
+def test_without_tensorboard_a_run_logs_the_same_figures(tmp_path, monkeypatch):
+    run(tmp_path / "with")
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard")
+    run(tmp_path / "without")
+    assert not (tmp_path / "without" / RUN / "tensorboard").exists()
+    read = [read_metrics(tmp_path / name / RUN / METRICS) for name in ("with", "without")]
+    one, other = ([(entry["step"], entry["loss"]) for entry in each] for each in read)
+    assert one == other
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_there(name, tmp_path, monkeypatch):
+    with pytest.raises(LattokError, match="`tracker`: expected one of none, tensorboard, wandb, got 'board'"):
         LoopOptions(tracker="board")
     monkeypatch.setattr("lattok.training.runlog.find_spec", lambda name: None)
-    with pytest.raises(LattokError, match=r"`tracker` wandb is not installed. .*pip install 'lattok\[wandb\]'"):
-        run(tmp_path, tracker="wandb")
+    with pytest.raises(LattokError, match=rf"`tracker` {name} is not installed. Install it: pip .*\[{name}\]'"):
+        run(tmp_path, tracker=name)
     assert not (tmp_path / RUN).exists()
 
 

@@ -1,4 +1,4 @@
-"""Demonstrations in HDF5 files as robomimic and LIBERO write them. Needs h5py: pip install 'lattok[hdf5]'."""
+"""Demonstrations in HDF5 files as robomimic and LIBERO write them. Needs the extra hdf5."""
 
 import math
 import re
@@ -19,6 +19,7 @@ from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.untrusted import parse_json, safe_path
+from lattok.version import install_extra
 
 MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
@@ -76,7 +77,7 @@ def _h5py() -> Any:
     try:
         return import_module("h5py")  # which only this format needs
     except ImportError:
-        raise LattokError("reading hdf5 datasets needs h5py. Install it: pip install 'lattok[hdf5]'") from None
+        raise LattokError(f"reading hdf5 datasets needs h5py. Install it: {install_extra('hdf5')}") from None
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from lattok.evaluation.report import Progress
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.output import Output
+from lattok.version import install_extra
 
 MARK = '<meta name="generator" content="lattok view">'
 MAX_PAGE_BYTES, MAX_EPISODES = 2_800_000, 60
@@ -236,7 +237,7 @@ def to_rerun(
 ) -> None:
     """Log episodes to rerun: images, and a curve for each code; into the recording `path`, or its own viewer."""
     if find_spec("rerun") is None:
-        raise checks.LattokError("recordings for rerun need rerun-sdk. Install it: pip install 'lattok[rerun]'")
+        raise checks.LattokError(f"recordings for rerun need rerun-sdk. Install it: {install_extra('rerun')}")
     rerun: Any = import_module("rerun")
     recording = rerun.RecordingStream("lattok")
     recording.save(str(path)) if path else recording.spawn()

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from lattok.data.pixels import resize_pixels
 from lattok.hub.weights import check_whole, from_pretrained, one_line, open_diffusers, plan_network
 from lattok.utils import checks
+from lattok.version import install_extra
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -217,7 +218,7 @@ class TextEncoder(FrozenNetwork):
             from transformers import AutoTokenizer, T5EncoderModel
         except ImportError:
             hint = "Or give text vectors yourself: language=precomputed."
-            checks.fail("language", "the package transformers (pip install 'lattok[vla]')", "none", hint)
+            checks.fail("language", f"the package transformers ({install_extra('vla')})", "none", hint)
         model, kind = self.name.removeprefix("t5:"), cast(Any, T5EncoderModel)
         if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
             checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
@@ -283,7 +284,7 @@ def _transformers(name: str, model: str, image_size: int, revision: str | None, 
     try:
         from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:
-        checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
+        checks.fail("features", f"the package transformers for {name!r}", "none", install_extra("vla"))
     where, expected = os.path.expanduser(model), "a V-JEPA 2 or ViT-MAE model"
     with one_line("features", f"{expected}; {name!r} could not be built"):
         config = from_pretrained("features", AutoConfig, where, revision=revision)

@@ -18,6 +18,7 @@ from torch import Tensor
 from lattok.image_lam.base.features import FrozenNetwork
 from lattok.nn.blocks import upcast
 from lattok.utils import checks
+from lattok.version import install_extra
 
 SIDE, CELLS, REACH = 32, 8, 4  # pixels of a thumbnail, cells per side, farthest shift in pixels
 TEMPERATURE = 0.01 / 3  # of squared differences of grey values in 0..1
@@ -123,7 +124,7 @@ class PerceptualLoss(FrozenNetwork):
         try:
             from lpips import LPIPS
         except ImportError:
-            checks.fail("loss_perceptual", "the package lpips (pip install 'lattok[lpips]')", "none", WITHOUT_LPIPS)
+            checks.fail("loss_perceptual", f"the package lpips ({install_extra('lpips')})", "none", WITHOUT_LPIPS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past

@@ -24,6 +24,7 @@ from lattok.sim.rendering import OFF, SceneCameras, Variation
 from lattok.utils import checks
 from lattok.utils.parallel import Processes
 from lattok.utils.registry import Registry
+from lattok.version import install_extra
 
 KEPT_ENVIRONMENTS = 8  # open in a process, of some 110 MB each; a new one costs half a second with its renderer
 WORLDS: "Registry[type[SimEnv]]" = Registry("lattok.worlds", "lattok.sim.worlds")
@@ -220,7 +221,7 @@ def find_tasks(names: str | Sequence[str]) -> list[str]:
             checks.one_of("tasks", world, WORLDS)
             known = WORLDS[world].tasks()
         except ModuleNotFoundError as error:  # from the first look at what there is
-            what = f"{world} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
+            what = f"{world} needs {error.name}, which is not installed. Run: {install_extra('sim')}"
             raise checks.LattokError(what) from None
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
