@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lattok.annotation.fills import Fill, fill_of, flat, measure_episodes, with_values
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.opening import open_dataset
 from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
 from lattok.data.tables import (
     DAMAGE,
@@ -35,7 +35,6 @@ from lattok.data.tables import (
     read_table,
     to_arrow,
 )
-from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
@@ -65,7 +64,7 @@ class UnreadableRows(NamedTuple):  # a column of a row group that cannot be read
 def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
     """Write the output into the staging folder; return what of the source could not be copied into it."""
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
-    shapes, root, fill = _shapes(job, keys), job.work.dataset.root, _fill_of(job.work)
+    shapes, root, fill = _shapes(job, keys), job.work.dataset.root, fill_of(job.work)
     measured = not sidecar and (root / STATS).exists()
     unreadable, statistics = Assembly(root, staging, shapes, sidecar, measured, fill).write_all(units, keys)
     labels = provenance(job.work, job.identities, shapes)
@@ -93,7 +92,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         rewritten.add(Path(STATS))
     copy_other_files(root, staging.made, rewritten)
     if fill is not None:
-        _measure_episodes(staging.made, fill)
+        measure_episodes(staging.made, fill)
     return unreadable
 
 
@@ -151,41 +150,6 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
     return {name: shape for prefix in job.work.models for name, shape in found[prefix].items()}
 
 
-class Fill(NamedTuple):
-    """A column that gets what a model inferred, in the rows that its labels name; or those that are joined to it."""
-
-    columns: tuple[tuple[str, int], ...]  # with their widths
-    prefix: str
-    names: tuple[str, ...]  # of dimensions, where there is no such column yet
-
-    def into(self, table: pa.Table, new: dict[str, np.ndarray]) -> pa.Table:
-        """Return a table with the columns filled; measured rows keep their values and type, as other columns do."""
-        inferred, rows = new[f"{self.prefix}.action"], new[f"{self.prefix}.filled"].astype(bool).reshape(-1)
-        ends = np.cumsum([width for _, width in self.columns])
-        for (key, _), values in zip(self.columns, np.split(_flat(inferred), ends[:-1], axis=1), strict=True):
-            if key not in table.column_names:
-                values = np.where(rows[:, None], values, np.nan).astype(np.float32)
-                table = table.append_column(key, to_arrow(values))
-            elif rows.any():
-                field, read = table.schema.field(key), pa.array(values.reshape(-1))
-                nested = pa.types.is_nested(field.type)
-                read = pa.FixedSizeListArray.from_arrays(read, values.shape[1]) if nested else read
-                both = pa.chunked_array([*table.column(key).chunks, read.cast(field.type)])
-                chosen = pa.array(np.arange(len(table)) + len(table) * rows)
-                table = table.set_column(table.column_names.index(key), field, both.take(chosen))
-        return table
-
-
-def _fill_of(work: Work) -> Fill | None:
-    if not work.options.fill:
-        return None
-    ((prefix, model),) = work.models.items()
-    config = cast(Any, model).config
-    key, features = work.options.action_key, unwrap(work.dataset).features  # a joined one may have the name of a part
-    widths = [(part, features[part].shape[0]) for part in work.dataset.joined.get(key, ())]
-    return Fill(tuple(widths) or ((key, config.action_dim),), prefix, tuple(config.action_names))
-
-
 class Assembly(NamedTuple):  # what all files of the output have in common
     root: Path  # of the source
     staging: Staging
@@ -228,35 +192,13 @@ class Assembly(NamedTuple):  # what all files of the output have in common
     def _measure(self, file: str, keys: Sequence[str]) -> list[dict[str, Stats]]:
         """Return statistics of each unit's label columns, of episodes that have labels, and of the columns filled."""
         loaded = (self.staging.load(key).rows for key in keys)
-        found = [{name: column_stats(_flat(values)) for name, values in rows.items()} for rows in loaded]
+        found = [{name: column_stats(flat(values)) for name, values in rows.items()} for rows in loaded]
         for key, width in () if self.fill is None else self.fill.columns:
-            column = open_table(self.staging.made / file).read(columns=[key]).column(0).drop_null()  # of damaged rows
-            values = column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}")
-            known = _flat(values)[~np.isnan(_flat(values)).any(1)]
+            column = open_table(self.staging.made / file).read(columns=[key]).column(0)
+            values = flat(column_to_numpy(column, Feature("float32", (width,), None), f"{key} in {file}"))
+            known = values[~np.isnan(values).any(1)]  # without those of damaged rows
             found += [{key: column_stats(known)}] if len(known) else []
         return found
-
-
-def _measure_episodes(root: Path, fill: Fill) -> None:
-    """Put statistics of filled episodes into meta/episodes: LeRobot's tools make those of other datasets from them."""
-    dataset, mark, keys = open_dataset(root), f"{fill.prefix}.filled", [key for key, _ in fill.columns]
-    for path in sorted((root / "meta" / "episodes").rglob("*.parquet")):
-        table = open_table(path).read()
-        own = [name for name in table.column_names if any(name.startswith(f"stats/{key}/") for key in keys)]
-        new = {name: table[name].to_pylist() for name in own}
-        for row, index in enumerate(table["episode_index"].to_pylist() if own else ()):
-            with suppress(LattokError):  # of damaged rows
-                values = dataset.columns(index, [mark, *keys])
-                found = {key: column_stats(values[key]) for key in keys if values[mark].any()}
-                measured = {f"stats/{key}/{name}": value for key, part in found.items() for name, value in part.items()}
-                for name in new.keys() & measured.keys():
-                    new[name][row] = measured[name].tolist()
-        for name, values in new.items():
-            place = table.column_names.index(name)
-            table = table.set_column(place, table.field(place), pa.array(values, table.field(place).type))
-        if own:
-            with whole_file(path) as temporary:
-                pq.write_table(table, temporary)
 
 
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
@@ -283,7 +225,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows, fill:
     file = open_table(source)
     there, filled = file.schema_arrow.names, () if fill is None else fill.columns
     added: Shapes = {**{key: ("float32", (width,)) for key, width in filled if key not in there}, **shapes}
-    schema = _with_labels(file.schema_arrow, added)
+    schema = _with_labels(with_values(file.schema_arrow, filled), added)
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
@@ -323,10 +265,6 @@ def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
     return schema
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1)
-
-
 def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Table, list[str]]:
     """Read a row group; return also the columns of it that cannot be read, which are null."""
     try:
@@ -360,12 +298,15 @@ def check_readable(work: Work) -> None:
             read_json(inside(root, name, str(root)), nan=name == STATS)
     for path in (root / "meta" / "episodes").rglob("*.parquet") if work.options.fill else ():
         read_table(path)
+    fill = fill_of(work)
     for path in cast(LeRobotV3, work.dataset).by_data_file():
-        _check_places(path)
+        file = open_table(path)
+        _check_places(path, file)
+        if fill is not None:
+            fill.check_type(path, file.schema_arrow)
 
 
-def _check_places(path: Path) -> None:
-    file = open_table(path)
+def _check_places(path: Path, file: pq.ParquetFile) -> None:
     names = [name for name in INDEX_KEYS if name in file.schema_arrow.names]
     with suppress(*DAMAGE):
         file.read(columns=names)

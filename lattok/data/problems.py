@@ -69,7 +69,7 @@ NOT_FINITE = error(
     "Leave those episodes out (`episodes`), or repair them.",
 )
 UNKNOWN_ACTIONS = note(
-    "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN.",
+    "Episodes whose actions are unknown: {count} (first: {first}). All of their `{column}` are NaN or null.",
     "Models of video need none. An inverse dynamics model (`idm`) that learns from the others can fill them in; action "
     "tokenizers have to leave those episodes out (`episodes`).",
 )

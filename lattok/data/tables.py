@@ -93,7 +93,9 @@ def lengths_of(kind: pa.DataType, feature: Feature, where: str) -> tuple[int, ..
         fits = pa.types.is_integer(leaf) or pa.types.is_boolean(leaf)
         fits |= pa.types.is_floating(leaf) and not feature.dtype.startswith(("int", "uint", "bool"))
     found = {0: (), 1: (math.prod(shape),), len(shape): shape}.get(depth)
-    if not fits or found is None or (not depth and math.prod(shape) > 1):
+    if pa.types.is_null(leaf) and feature.dtype.startswith("float"):  # a file in which nobody knows any value
+        fits, found = True, (shape if math.prod(shape) > 1 else ()) if not depth else found
+    if not fits or found is None or (math.prod(found) == 1 < math.prod(shape)):
         refuse(where, f"{feature.dtype[:20]} of shape {list(shape)} as info.json says", str(kind)[:60], AGAIN)
     return found
 
@@ -109,23 +111,35 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
         with damaged_values(where):
             values[:] = column.to_pylist()
         return values
-    parts, shape, lengths = [], feature.shape, lengths_of(column.type, feature, where)
-    for chunk in column.chunks:
-        values: pa.Array = chunk
-        for length in (*lengths, None):
-            if isinstance(values, pa.ExtensionArray):  # arrays of rank 2 and more, as `datasets` stores them
-                values = values.storage
-            if values.null_count and feature.dtype != "string":
-                raise LattokError(f"{where}: expected a value in every row, got {values.null_count} empty. {AGAIN}")
-            if length is not None:
-                counts = pc.list_value_length(values).fill_null(0)  # type: ignore[attr-defined]
-                if odd := [count for count in counts.unique().to_pylist() if count != length]:
-                    refuse(where, f"lists of {length} values (shape {list(shape)})", f"one of {odd[0]}", AGAIN)
-                values = values.flatten()
-        with damaged_values(where):
-            parts.append(values.to_numpy(zero_copy_only=False))
+    shape, lengths = feature.shape, lengths_of(column.type, feature, where)
+    parts = [_flat_values(chunk, lengths, feature, where) for chunk in column.chunks]
     flat = np.concatenate(parts) if parts else np.empty(0)
     return flat.reshape(len(column)) if shape == (1,) else flat.reshape(len(column), *shape)
+
+
+def _flat_values(values: pa.Array, lengths: tuple[int, ...], feature: Feature, where: str) -> np.ndarray:
+    """Unpack lists in lists, one after the other. A float that is empty, alone or with its row, is NaN: unknown."""
+    if isinstance(values, pa.ExtensionArray):  # arrays of rank 2 and more, as `datasets` stores them
+        values = values.storage
+    width, floats = math.prod(lengths), feature.dtype.startswith("float")
+    if values.null_count and not floats and (lengths or feature.dtype != "string"):
+        raise LattokError(f"{where}: expected a value in every row, got {values.null_count} empty. {AGAIN}")
+    if values.null_count * width > FEW_VALUES:  # which take no room in the file
+        refuse(where, f"at most {FEW_VALUES:,} empty values", f"{values.null_count * width:,}", AGAIN)
+    if floats and pa.types.is_null(values.type):  # what pandas writes where there is no value at all
+        return np.full(len(values) * width, np.nan, dtype=np.float32)
+    if not lengths:
+        with damaged_values(where):
+            return values.to_numpy(zero_copy_only=False)
+    rows = values.drop_null() if values.null_count else values
+    if odd := [count for count in pc.list_value_length(rows).unique().to_pylist() if count != lengths[0]]:  # type: ignore[attr-defined]
+        refuse(where, f"lists of {lengths[0]} values (shape {list(feature.shape)})", f"one of {odd[0]}", AGAIN)
+    found = _flat_values(rows.flatten(), lengths[1:], feature, where)
+    if not values.null_count:
+        return found
+    flat = np.full((len(values), width), np.nan, dtype=np.result_type(found, np.float16))
+    flat[values.is_valid().to_numpy(zero_copy_only=False)] = found.reshape(len(rows), width)
+    return flat.reshape(-1)
 
 
 def to_arrow(values: np.ndarray) -> pa.Array:

@@ -15,6 +15,8 @@ import lattok
 from lattok.annotation import annotate, verify
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
+from lattok.data.content import content_of
+from lattok.data.episodes import read_vectors, split_by_task, unmeasured
 from lattok.evaluation.evidence.action_evidence import ActionEvidence
 from lattok.image_lam.inverse import InverseDynamics, InverseDynamicsConfig
 from lattok.labels import with_labels
@@ -22,7 +24,8 @@ from lattok.labels.spec import inferred_episodes, measured_episodes
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
-from tests.annotation.fakes import stop
+from lattok.utils.files import read_json
+from tests.annotation.fakes import stop, tree
 from tests.annotation.test_gaps import corrupt_page
 from tests.conftest import CAMERAS, moving_square, put_video
 from tests.recipes.policies import TINY
@@ -40,12 +43,12 @@ def model(**options) -> InverseDynamics:
     return made
 
 
-def write(root: Path, known: set[int] = KNOWN, gap: bool = False) -> Path:
+def write(root: Path, known: set[int] = KNOWN, gap: bool = False, **options: float) -> Path:
     """Four episodes; of those that are not known every action is NaN (`gap`: but for one frame of the second)."""
     rng = np.random.default_rng(0)
     features = {"action": Feature("float32", (3,), ("x", "y", "z")), CAMERAS[0]: Feature("video", (32, 32, 3), None)}
     features["observation.state"] = Feature("float32", (2,), None)
-    with LeRobotWriter.create(root, 10.0, features, video_codec="h264", encoder_threads=1) as writer:
+    with LeRobotWriter.create(root, 10.0, features, video_codec="h264", encoder_threads=1, **options) as writer:
         for episode, length in enumerate(LENGTHS):
             actions = rng.standard_normal((length, 3)).astype(np.float32)
             if episode not in known:
@@ -68,6 +71,22 @@ def write_parts(root: Path, known: Sequence[str] = (), cameras: bool = True, **p
                 columns |= {key: np.full_like(columns[key], np.nan) for key in floats}
             typed = {key: values.astype(parts[key].dtype) for key, values in columns.items()}
             writer.add_episode(typed, {key: moving_square(rng, length) for key in seen}, "lift")
+    return root
+
+
+def with_nulls(root: Path, form: str, key: str = "action") -> Path:
+    """Write NaN in a column as null, as Arrow and pandas do: cells, the numbers in them, or the whole type."""
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        rows = [row if isinstance(row, list) else [row] for row in table[key].to_pylist()]
+        empty = None if form.endswith("cells") else [None] * len(rows[0])
+        rows = [[None if np.isnan(x) else x for x in row] if form == "each" else row for row in rows]
+        rows = [empty if form != "each" and np.isnan(row).all() else row for row in rows]
+        kinds = {"list": pa.list_(pa.float32()), "large": pa.large_list(pa.float64()), "each": pa.list_(pa.float32())}
+        kind = kinds.get(form.split()[0], pa.list_(pa.float32(), len(rows[0] or [0] * 3)))
+        # of pandas' own where every row of the file is empty
+        column = pa.array(rows) if form.startswith("pandas") else pa.array(rows, kind)
+        pq.write_table(table.set_column(table.column_names.index(key), key, column), path)
     return root
 
 
@@ -270,6 +289,87 @@ def test_labels_beside_a_dataset_fill_it_as_it_was(tmp_path):
     marked = pa.array(np.ones(len(table), dtype=bool)).cast(table.schema.field("inferred.filled").type)
     pq.write_table(table.set_column(place, table.schema.field("inferred.filled"), marked), path)
     assert not verify(with_labels(open_dataset(data, **joined), labels), {"inferred": idm}).holds
+
+
+FORMS = ("list cells", "list numbers", "fixed cells", "fixed numbers", "large cells", "pandas cells", "pandas numbers")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_null_is_unknown_as_nan_is(form, tmp_path):
+    """Whoever writes tables with pandas or Arrow has nulls; episodes 1 and 2 lie in files of their own."""
+    plain, nulls = (write(tmp_path / name / "data", data_file_mb=0.001) for name in ("nan", "null"))
+    assert len({*with_nulls(nulls, form).rglob("data/**/*.parquet")}) > 2
+    one, two = open_dataset(plain), open_dataset(nulls)
+    for (_, ours), (_, theirs) in zip(
+        *(each.columns_of(each.episodes, ["action"]) for each in (one, two)), strict=True
+    ):
+        np.testing.assert_array_equal(ours["action"], theirs["action"])
+    assert unmeasured(two, "action", range(4)) == {1, 2}
+    assert split_by_task(one) == split_by_task(two)
+    assert content_of(one, one.episodes).digest == content_of(two, two.episodes).digest
+    assert inspect_dataset(one).render() == inspect_dataset(two).render()
+    assert tree(export(two, tmp_path / "two").path) == tree(export(one, tmp_path / "one").path)
+    filled = [open_dataset(annotate(each, model(), each.root.with_name("out"), fill=True)) for each in (one, two)]
+    for episode in one.episodes:
+        ours, theirs = (each.columns(episode.index, ["action", *sorted(ADDED)]) for each in filled)
+        for key, values in ours.items():
+            np.testing.assert_array_equal(theirs[key], values)
+    ours, theirs = (json.loads((each.root / "meta/stats.json").read_text())["action"] for each in filled)
+    assert ours == theirs
+    assert verify(filled[1], {"inferred": model()}).holds
+    labels = [annotate(each, {"latent": model()}, each.root.with_name("labels"), fill=False) for each in (one, two)]
+    assert read_json(labels[0] / "meta/lattok.json") == read_json(labels[1] / "meta/lattok.json")
+
+
+def test_null_in_some_rows_is_damage_as_nan_is(tmp_path):
+    data = with_nulls(write(tmp_path / "data", gap=True), "each")
+    found = [each for each in inspect_dataset(data).findings if each.severity == "error"]
+    assert "holds 6 values that are not finite, first in episode 1, frame 0" in found[0].what
+    with pytest.warns(UserWarning, match="in all frames of an episode or in none, got NaN in frame 0 of episode 1"):
+        annotate(data, model(), tmp_path / "out", fill=True)
+    with pytest.raises(LattokError, match="`action`: expected finite numbers, got nan in episode 1, frame 0"):
+        read_vectors(open_dataset(data), "action_key", "action", open_dataset(data).episodes, missing=True)
+
+
+@pytest.mark.parametrize("kind", ["lam", "idm", "vla"])
+def test_models_learn_the_same_where_null_is_unknown(kind, tmp_path):
+    plain, nulls = write(tmp_path / "nan/data"), with_nulls(write(tmp_path / "null/data"), "list cells")
+    small = {"steps": 2, "batch_size": 4, "device": "cpu", "episodes": "0:4"}
+    pixels = {"features": "pixels", "image_size": 16}
+    recipes: dict[str, tuple] = {
+        "lam": (lattok.ImageLAMRecipe, "tiny+robust", {**pixels, "labelled_fraction": 1.0}),
+        "idm": (lattok.InverseDynamicsRecipe, "tiny", {**pixels, "channels": (8,), "members": 1}),
+        "vla": (lattok.VLARecipe, "scratch", {"strategy": "baseline", "horizon": 4}),
+    }
+    recipe, preset, options = recipes[kind]
+    made = (recipe.from_preset(each, each.with_name("m"), preset, **small, **options) for each in (plain, nulls))
+    first, second = (lattok.train(each).state_dict() for each in made)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_column_of_whole_numbers_in_the_files_is_not_rounded(tmp_path):
+    data = write(tmp_path / "data")
+    for path in (data / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        rows = [None if np.isnan(row).any() else [int(x) for x in row] for row in table["action"].to_pylist()]
+        column = pa.array(rows, pa.list_(pa.int64()))
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
+    with pytest.raises(LattokError, match="`action`: expected floats, to fill in inferred ones, got list<"):
+        annotate(data, model(), tmp_path / "out", fill=True)
+
+
+def test_a_file_in_which_no_action_can_be_read_ends_nothing(tmp_path):
+    """Neither its statistics nor those of its episodes can be renewed: the rest is filled, and it is said."""
+    data = write(tmp_path / "data", data_file_mb=0.001)
+    source = open_dataset(data)
+    whole = open_dataset(annotate(source, model(), tmp_path / "whole", fill=True))
+    corrupt_page(source.data_file(1), "action")
+    with pytest.warns(UserWarning, match=r"not episode 1 \(cannot read `action`"):
+        out = open_dataset(annotate(data, model(), tmp_path / "out", fill=True))
+    for episode in (0, 2, 3):
+        np.testing.assert_array_equal(
+            out.columns(episode, ["action"])["action"], whole.columns(episode, ["action"])["action"]
+        )
 
 
 def test_a_damaged_page_of_actions_ends_nothing(tmp_path):

@@ -458,13 +458,20 @@ def test_a_column_of_another_type_is_refused_before_its_values_are_read(tmp_path
         ([[1.0, 2.0], [4.0]] * 2, [2], "expected lists of 2 values (shape [2]), got one of 1"),
         ([[[1.0], [2.0]]] * 4, [1, 2], "expected lists of 1 values (shape [1, 2]), got one of 2"),
         ([[[1.0, 2.0], [3.0]]] * 4, [2, 2], "expected lists of 2 values (shape [2, 2]), got one of 1"),
-        ([[1.0], None] * 2, [1], "expected a value in every row, got 2 empty"),
     ],
 )
 def test_lists_of_other_lengths_are_refused_though_their_sum_is_right(tmp_path, rows, shape, says):
     """Else values of one row would become those of another."""
     dataset = noted(tmp_path / "theirs", pa.array(rows), "float32", shape)
     with pytest.raises(LattokError, match=re.escape(f"file-000.parquet: `note`: {says}")):
+        dataset.columns(0, ["note"])
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.list_(pa.float32())])
+def test_empty_values_that_take_no_room_in_the_file_get_little_in_memory(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("lattok.data.tables.FEW_VALUES", 100)
+    dataset = noted(tmp_path / "theirs", pa.nulls(4, kind), "float32", [40])
+    with pytest.raises(LattokError, match="`note`: expected at most 100 empty values, got 160"):
         dataset.columns(0, ["note"])
 
 

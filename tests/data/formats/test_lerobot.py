@@ -165,17 +165,24 @@ def test_parts_of_an_action_that_are_true_or_false_are_joined_too(tmp_path):
 
 
 def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
+    """An empty float is NaN, which is said as NaN is; no whole number means "unknown"."""
     dataset = make_dataset([12, 15], cameras=False)
     path = dataset.data_file(0)
-    rewards = pq.read_table(path)["reward"].to_pylist()
-    for values, says in [
-        ([None, *rewards[1:]], "`reward`: expected a value in every row, got 1 empty"),
-        (list(map(str, rewards)), "`reward`: expected float64 of shape [1] as info.json says, got string"),
+    tasks, rewards = (pq.read_table(path)[key].to_pylist() for key in ("task_index", "reward"))
+    for key, values, says in [
+        ("task_index", [None, *tasks[1:]], "`task_index`: expected a value in every row, got 1 empty"),
+        ("reward", list(map(str, rewards)), "`reward`: expected float64 of shape [1] as info.json says, got string"),
     ]:
-        set_column(path, "reward", values)
+        set_column(path, key, values)
         with pytest.raises(LattokError) as error:
-            open_dataset(dataset.root).columns(0, ["reward"])
+            open_dataset(dataset.root).columns(0, [key])
         assert says in str(error.value)
+    set_column(path, "reward", [None, *rewards[1:]])
+    found = open_dataset(dataset.root)
+    np.testing.assert_array_equal(found.columns(0, ["reward"])["reward"], [np.nan, *rewards[1:12]])
+    assert any(
+        "`reward` (0) holds 1 values that are not finite" in each.what for each in inspect_dataset(found).findings
+    )
 
 
 def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):
