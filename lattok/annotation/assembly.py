@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.annotation.fills import Fill, fill_of, flat, measure_episodes, with_values
+from lattok.annotation.fills import Fill, fill_of, fill_record, flat, measure_episodes, with_values
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.units import Failures, Rows, Shapes, Staging, Unit
 from lattok.data.content import dataset_files
@@ -70,6 +70,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
         entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
+        if "fills" in entry:
+            entry["fills"] |= fill_record(job.work, unlabelled.get(prefix, {}))
         entry |= {"unreadable": [part._asdict() for part in unreadable]} if unreadable else {}
     if sidecar:
         write_json(staging.made / PROVENANCE, labels, indent=4)

@@ -1,6 +1,6 @@
 """Columns that get inferred actions where nobody knows the robot's own; what was measured stays as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -10,11 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.annotation.labels import Work
+from lattok.data.content import MAX_DIGESTS, column_digests, digest_of_rows, digests_from_json, digests_to_json
+from lattok.data.episodes import index_runs, run_of, unmeasured
 from lattok.data.opening import open_dataset
+from lattok.data.schema import RobotDataset
 from lattok.data.tables import column_stats, open_table, to_arrow
 from lattok.data.views import unwrap
 from lattok.utils.checks import LattokError, refuse
 from lattok.utils.files import whole_file
+
+UNRECORDED = "LeRobot's own tools drop it, and older versions of lattok did not write it"
 
 
 class Fill(NamedTuple):
@@ -102,3 +107,72 @@ def _leaf(kind: pa.DataType) -> pa.DataType:
 
 def flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), int(np.prod(values.shape[1:])))  # which a file without rows has as well
+
+
+def fill_record(work: Work, unlabelled: Mapping[int, str]) -> dict[str, Any]:
+    """Return which episodes were filled, and digests of the others as they were measured, for `compare_fill`."""
+    key, indices = work.options.action_key, {episode.index for episode in work.dataset.episodes}
+    unknown = unmeasured(work.dataset, key, indices) if key in work.dataset.features else indices
+    filled = index_runs(sorted(unknown - {*unlabelled}))
+    if key not in work.dataset.features or len(indices - unknown) > MAX_DIGESTS:
+        return {"filled": filled}
+    source, keys = _stored(work.dataset, key, work.dataset.joined.get(key, ()))
+    return {"filled": filled, "measured": digests_to_json(column_digests(source, keys, indices - unknown))}
+
+
+def _stored(dataset: RobotDataset, key: str, parts: Sequence[str]) -> tuple[RobotDataset, list[str]]:
+    """Return the columns that hold a filled one, as the files have them; beside labels in a folder, as it is read."""
+    if dataset.kind != "lerobot" or dataset.labels is not None:
+        return dataset, [key]
+    return unwrap(dataset), list(parts) or [key]
+
+
+def compare_fill(dataset: RobotDataset, prefix: str, fills: Mapping[str, Any]) -> Iterator[str]:
+    """Compare what is marked as inferred with the record, and all of the filled column with what was made and measured.
+    Lines as `verify` gives them."""
+    column, mark, inferred = fills["column"], f"{prefix}.filled", f"{prefix}.action"
+    if "filled" not in fills:
+        yield f"? {column}: nothing says which episodes were filled, nor what was measured in the others. {UNRECORDED}"
+        return
+    if fills.get("converted"):
+        yield f"? {column}: an export converted it to another space. Verify the dataset that it was made from"
+        return
+    source, keys = _stored(dataset, column, fills.get("parts", ()))
+    if lost := [name for name in (mark, inferred, *keys) if name not in source.features]:
+        yield f"- {column}: not compared, there is no {', '.join(lost)}"
+        return
+    indices = [episode.index for episode in dataset.episodes]
+    digests = digests_from_json(fills["measured"], indices) if "measured" in fills else {}
+    filled = {index for index in indices if run_of(index, fills["filled"]) is not None}
+    marked, replaced, changed, unread = set[int](), set[int](), set[int](), dict[int, str]()
+    for index, read in source.columns_of(dataset.episodes, [mark, inferred, *keys], checked=False):
+        if isinstance(read, LattokError):
+            unread[index] = str(read)
+            continue
+        marked |= {index} if (read[mark].astype(bool) != (index in filled)).any() else set()
+        own = [flat(read[key]) for key in keys]
+        if index in filled:
+            replaced |= set() if _equal(own, flat(read[inferred])) else {index}
+        elif index in digests and digest_of_rows(own) != digests[index]:
+            changed.add(index)
+    yield _line(mark, marked, f"set in {len(filled)} of {len(indices)} episodes, as recorded", "marked otherwise")
+    yield _line(column, replaced, f"what was inferred, in {len(filled)} episodes", "not what was inferred")
+    if digests:
+        yield _line(column, changed, f"as it was measured, in {len(digests)} episodes", "not as they were measured")
+    if rest := {*indices} - filled - {*digests}:
+        yield f"? {column}: nothing is recorded of {len(rest)} episodes that were not filled, first {min(rest)}"
+    recorded = [*fills["filled"], *fills.get("measured", {}).get("episodes", ())]
+    if lost := sum(last + 1 - first for first, last in recorded) - len(filled) - len(digests):
+        yield f"- {column}: {lost} episodes that are recorded are missing"
+    if unread:
+        yield f"- {column}: {len(unread)} episodes cannot be read, first {min(unread)}: {unread[min(unread)]}"
+
+
+def _equal(own: Sequence[np.ndarray], inferred: np.ndarray) -> bool:
+    """Tell whether columns hold what was inferred, rounded as their types do."""
+    parts = np.split(inferred, np.cumsum([part.shape[1] for part in own])[:-1], axis=1)
+    return all(np.array_equal(part, ours.astype(part.dtype)) for part, ours in zip(own, parts, strict=True))
+
+
+def _line(column: str, wrong: set[int], right: str, what: str) -> str:
+    return f"- {column}: {len(wrong)} episodes are {what}, first {min(wrong)}" if wrong else f"+ {column}: {right}"

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from lattok.annotation.assembly import provenance
+from lattok.annotation.fills import compare_fill
 from lattok.annotation.labels import Work, check_model, identities_of, label_episode, versions
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
+from lattok.data.episodes import run_of
 from lattok.data.schema import PROVENANCE
 from lattok.hub import parse_config
 from lattok.labels.spec import LatentSpec, Options, provenance_of
@@ -24,6 +26,7 @@ REQUIRED_FACTS = ("spec", "dataset", "columns", "options", "versions")  # of eve
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What meta/info.json says is compared"
 AT_SOURCE = "Verify them with what was labelled: lattok verify DATASET --labels LABELS --model MODEL"
+UNPROVEN = "Not compared: statistics, other columns, and what the model does not read. The record itself is not signed."
 MAX_GAPS = 20  # episodes without labels that are looked at
 MAX_RELATIVE_DEVIATION = 1e-4  # of a vector from the largest number in it: what other versions may explain
 
@@ -86,6 +89,9 @@ def _verify_one(
         yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry, prefix)
+    yield from _check_episodes(dataset, entry)
+    if "fills" in entry:
+        yield from compare_fill(dataset, prefix, entry["fills"])
     options = parse_config(Options, entry["options"], where)
     key = options.action_key
     if model.label_source == "actions" and entry.get("actions_as") != dataset.actions_as.get(key):
@@ -157,6 +163,15 @@ def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any], prefix: str)
         yield f"+ columns: {', '.join(entry['columns'])}"
 
 
+def _check_episodes(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Count what was labelled, where the whole of it should be here: an export may be a part, and tools make parts."""
+    now = {"episodes": len(dataset.episodes), "frames": sum(episode.length for episode in dataset.episodes)}
+    was = {name: entry["dataset"].get(name) for name in now}
+    if None not in was.values() and was != now and "frames" not in entry and not dataset.damaged:
+        told = [f"{each['episodes']} episodes of {each['frames']} frames" for each in (was, now)]
+        yield f"- {told[0]} were labelled, here are {told[1]}"
+
+
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
     if not isinstance(episodes, int):
         if unknown := set(episodes) - {episode.index for episode in candidates}:
@@ -185,6 +200,8 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         except Exception as error:
             yield f"- episode {episode.index} cannot be labelled again: {checks.reason(error)}"
             continue
+        if "filled" in fills:
+            again[f"{prefix}.filled"] = np.full(episode.length, run_of(episode.index, fills["filled"]) is not None)
         if parts:  # measured rows are nobody's label
             filled, read = (again[f"{prefix}.{name}"].reshape(episode.length, -1) for name in ("filled", "action"))
             own = [stored[part].reshape(episode.length, -1) for part in parts]
@@ -197,6 +214,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     yield from _check_given(work, entry, again) if again else ()
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
+    yield UNPROVEN
     yield f"{frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
 
 

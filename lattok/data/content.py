@@ -19,11 +19,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattok.data.episodes import index_runs, run_of
 from lattok.data.instructions import frame_instructions
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import action_spaces, unwrap
@@ -112,6 +114,47 @@ def in_order(found: Digests) -> str:
     """Hash of the digests of episodes by their numbers: the same where they are numbered the same."""
     ordered = (index.to_bytes(8, "little") + found[index] for index in sorted(found))
     return hashlib.blake2b(b"".join(ordered), digest_size=8).hexdigest()
+
+
+def column_digests(dataset: RobotDataset, keys: Sequence[str], indices: Iterable[int]) -> Digests:
+    """Digests of columns in single episodes, as one vector in float32; none of those that cannot be read."""
+    wanted, found = set(indices), Digests()
+    chosen = [episode for episode in dataset.episodes if episode.index in wanted]
+    for index, values in dataset.columns_of(chosen, keys, checked=False):
+        if not isinstance(values, checks.LattokError):
+            found[index] = digest_of_rows([values[key] for key in keys])
+    return found
+
+
+def digest_of_rows(columns: Sequence[np.ndarray]) -> bytes:
+    """Return the digest of columns [T, ...] as one vector in float32, whose NaN are all the same."""
+    with np.errstate(over="ignore"):
+        rows = np.concatenate([values.reshape(len(values), -1).astype(np.float32) for values in columns], 1)
+    return hashlib.blake2b(_bytes(np.where(np.isnan(rows), np.nan, rows)), digest_size=DIGEST_BYTES).digest()
+
+
+def digests_to_json(found: Digests) -> dict[str, Any]:
+    """Digests of episodes as JSON keeps them: runs of episodes, and the digests in their order in base64."""
+    indices = sorted(found)
+    data = b"".join(found[index] for index in indices)
+    return {"episodes": index_runs(indices), "digests": base64.b64encode(data).decode()}
+
+
+def digests_from_json(record: Any, indices: Iterable[int]) -> Digests:
+    """Return what `digests_to_json` made of some episodes, but of no others; anything else is a `LattokError`."""
+    try:
+        data, runs = base64.b64decode(record["digests"], validate=True), record["episodes"]
+        before = [0, *accumulate(last + 1 - first for first, last in runs)]
+        if DIGEST_BYTES * before[-1] != len(data):
+            raise ValueError
+        found = Digests()
+        for index in indices:
+            if (run := run_of(index, runs)) is not None:
+                place = DIGEST_BYTES * (before[run] + index - runs[run][0])
+                found[index] = data[place : place + DIGEST_BYTES]
+    except (TypeError, ValueError, KeyError, binascii.Error):
+        checks.fail("measured` in `fills", "digests of episodes", f"{record!r:.60}", "Copy meta/lattok.json again.")
+    return found
 
 
 class StoredDigests(NamedTuple):

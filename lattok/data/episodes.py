@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import accumulate, groupby
@@ -267,3 +267,9 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
     runs = groupby(enumerate(indices), lambda placed: placed[1] - placed[0])  # which stays the same within one
     found = [[index for _, index in run] for _, run in runs]
     return [[run[0], run[-1]] for run in found]
+
+
+def run_of(index: int, runs: Sequence[Sequence[int]]) -> int | None:
+    """Find which of `index_runs` an index is in, if any."""
+    place = bisect_right(runs, index, key=lambda run: run[0]) - 1
+    return place if place >= 0 and index <= runs[place][1] else None

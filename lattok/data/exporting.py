@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.episodes import damaged_among, select_episodes
+from lattok.data.content import digests_from_json, digests_to_json
+from lattok.data.episodes import damaged_among, index_runs, run_of, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
@@ -299,8 +300,8 @@ def _provenance(
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
     if "actions_as" in kept and kept["actions_as"] == dataset.actions_as.get(kept["options"]["action_key"]):
         del kept["actions_as"]
-    if kept.get("fills", {}).get("column") in dataset.joined:
-        kept["fills"] = {name: value for name, value in kept["fills"].items() if name != "parts"}
+    if "fills" in kept:
+        kept["fills"] = _fills(kept["fills"], new_index, dataset)
     same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
     gaps = []
     for gap in entry.get("unlabelled", ()):
@@ -309,9 +310,23 @@ def _provenance(
     return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}
 
 
+def _fills(fills: dict[str, Any], new_index: dict[int, int], dataset: RobotDataset) -> dict[str, Any]:
+    """Return what is said of a column that was filled, about these episodes under their new numbers."""
+    kept = {name: value for name, value in fills.items() if name != "parts" or fills["column"] not in dataset.joined}
+    if "filled" in kept:
+        filled = (new for old, new in new_index.items() if run_of(old, kept["filled"]) is not None)
+        kept["filled"] = index_runs(sorted(filled))
+    if "measured" in kept:
+        found = digests_from_json(kept["measured"], new_index)
+        kept["measured"] = digests_to_json({new_index[index]: digest for index, digest in found.items()})
+    return kept | ({"converted": True} if fills["column"] in dataset.actions_as else {})
+
+
 def portable_facts(entry: Mapping[str, Any], several: bool = False) -> dict[str, Any]:
     """Return what is said of labels that is true of any part of them, for a note at a column. `several`: labels of
     several datasets differ, as their normalisers do."""
     facts = {key: entry[key] for key in PORTABLE if key in entry}
+    if "fills" in facts:
+        facts["fills"] = {key: value for key, value in facts["fills"].items() if key not in ("filled", "measured")}
     facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
     return {"lattok": facts | ({"normalizer": entry["dataset"]["name"]} if several else {})}

@@ -146,10 +146,24 @@ class GapRecord(TypedDict, total=False):  # episodes without labels
     reason: str
 
 
+RUNS = Rule(
+    "runs of episodes, first and last, in order",
+    lambda it: all(len(run) == 2 and 0 <= run[0] <= run[1] < 2**62 for run in it) and sorted(it) == [*it],
+)
+
+
+class MeasuredRecord(TypedDict, total=False):  # of episodes that were measured, see `digests_to_json`
+    episodes: Annotated[list[list[int]], RUNS]
+    digests: str
+
+
 class FillRecord(TypedDict, total=False):  # what inferred actions fill where nobody knows the robot's own
     column: str
     names: list[str]  # of its dimensions
     parts: list[str]  # columns that are joined to it
+    filled: Annotated[list[list[int]], RUNS]  # episodes
+    measured: MeasuredRecord
+    converted: bool  # to another action space, by an export
 
 
 class LabelRecord(TypedDict, total=False):
@@ -162,7 +176,7 @@ class LabelRecord(TypedDict, total=False):
     columns: dict[str, Annotated[ColumnRecord, Rule("a dtype and a shape", lambda it: it.keys() >= {"dtype", "shape"})]]
     options: Options
     cameras: list[str]
-    fills: Annotated[FillRecord, Rule("a column", lambda it: "column" in it)]
+    fills: Annotated[FillRecord, Rule("a column, and runs of episodes", lambda it: "column" in it)]
     unlabelled: list[Annotated[GapRecord, Rule("episodes and a reason", lambda it: {*it} >= {"episodes", "reason"})]]
 
 

@@ -150,7 +150,8 @@ def test_provenance_says_it_and_verify_makes_it_again(tmp_path):
     idm.save_pretrained(tmp_path / "idm")
     out = annotate(write(tmp_path / "data"), str(tmp_path / "idm"), tmp_path / "out", fill=True)
     entry = json.loads((out / "meta" / "lattok.json").read_text())["inferred"]
-    assert entry["fills"] == {"column": "action", "names": ["x", "y", "z"]}
+    assert entry["fills"].pop("measured")["episodes"] == [[0, 0], [3, 3]]
+    assert entry["fills"] == {"column": "action", "names": ["x", "y", "z"], "filled": [[1, 2]]}
     assert entry["model"]["type"] == "idm"
     assert verify(out, {"inferred": str(tmp_path / "idm")}).holds
     torch.manual_seed(1)

@@ -429,7 +429,7 @@ MISFITS = {  # column, what info.json declares, what the error says of both
     "fractions": (lambda: pa.array([0.5] * 4), "int64", [1], "double"),
     "fractions for truth": (lambda: pa.array([0.5] * 4), "bool", [1], "double"),
     "text": (lambda: broken_text(4), "float32", [1], "string"),
-    "nothing": (lambda: pa.nulls(4), "float32", [1], "null"),
+    "nothing": (lambda: pa.nulls(4), "int64", [1], "null"),
     "scalars": (lambda: pa.array([1.0] * 4), "float32", [2], "double"),
     "deeper lists": (lambda: pa.array([[[1.0, 2.0]]] * 4), "float32", [2], "list<element: list<element: double>>"),
     "lists between": (lambda: pa.array([[[1.0], [2.0]]] * 4), "float32", [1, 2, 1], "list<element: list<element: dou"),
