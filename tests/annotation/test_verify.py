@@ -170,7 +170,7 @@ def test_labels_are_made_again_with_the_options_that_made_them(make_dataset, tmp
     cases = (
         (OfStates(), {"embedding": False, "quantized": True, "action_key": "observation.state", "threads": 2}),
         (FakeLAM(), {"cameras": source.cameras[::-1]}),
-        (inverse_dynamics(), {"fill": True, "cameras": source.cameras[:1]}),
+        (inverse_dynamics(), {"fill": True, "cameras": source.cameras[:1], "action_key": "expert"}),
     )
     for number, (model, options) in enumerate(cases):
         assert verify(annotate(source, {"new": model}, tmp_path / str(number), **options), {"new": model}).holds
