@@ -1,6 +1,6 @@
 """Recounts planned studies from single rollouts; shares no code with what ran and wrote them.
 
-    python scripts/recount.py      # compares benchmarks/results/few_actions/ with what is written beside it
+    python scripts/recount.py      # compares the planned studies in benchmarks/results with what is written beside them
 
 Success from the outcomes, differences paired by seed (of all seeds and tasks, without seed 0, in either half of the
 tasks), t intervals by their textbook formula, the same with tasks drawn at random, Holm's correction within each
@@ -22,6 +22,7 @@ from scipy.stats import binom, t
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks/results/few_actions"
+STUDIES = "few_actions", "acting_by_tokens", "acting_by_tokens_again"
 KNOWN = ("drawer-close", "faucet-close", "window-close", "door-lock")  # the tasks of `four-tasks` with known actions
 
 
@@ -151,7 +152,7 @@ def recount(played, written):
             yield f"{what} Holm", told, largest
 
 
-def check(figures):
+def check(figures, title):
     """Print every figure that differs; return how many there are, and how many differ."""
     count = wrong = 0
     for what, one, two in figures:
@@ -159,31 +160,39 @@ def check(figures):
         if not (math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(one) and math.isnan(two))):
             wrong += 1
             print(f"{what}: written {one}, counted {two}")
-    print(f"{count} figures, {wrong} differ")
+    print(f"{title}{count} figures, {wrong} differ")
     return count, wrong
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=pathlib.Path, default=HERE)
+    parser.add_argument("--results", type=pathlib.Path, help="of one study alone; left out: all, and the pages")
     parser.add_argument("--root", type=pathlib.Path, default=ROOT, help="where the pages are")
     args = parser.parse_args()
-    written = json.loads(args.results.with_suffix(".json").read_text())
-    played = read(args.results)
-    count, wrong = check(recount(played, {name: rows for name, rows in written.items() if name != "environment"}))
-    absent = 0
-    if args.results.resolve() == HERE:
-        sys.path.insert(0, str(ROOT))
-        from scripts import recount_claims, recount_labels, recount_pages  # which use what is above
+    count = wrong = 0
+    for results in [args.results] if args.results else [HERE.parent / name for name in STUDIES]:
+        written = json.loads(results.with_suffix(".json").read_text())
+        rows = {name: rows for name, rows in written.items() if name != "environment"}
+        some, differ = check(recount(read(results), rows), f"{results.name}: ")
+        count, wrong = count + some, wrong + differ
+    if args.results is None:
+        wrong += check_pages(args.root)
+    sys.exit(bool(wrong or not count))
 
-        labels = json.loads((HERE.parent / "inferred_actions.json").read_text())["runs"]
-        told = json.loads((HERE.parent / "few_actions_predicts.json").read_text())
-        wrong += check(recount_labels.correlations(played, labels, told))[1]
-        before, other = read_counts(HERE.parent / "closed_loop"), read_elsewhere(HERE.parent / "known_elsewhere.json")
-        figures = recount_pages.Figures(played | other[0], labels | other[1], before, told)
-        absent = recount_pages.check(figures, args.root)
-        absent += recount_claims.check(recount_claims.Studies(figures, HERE.parent), args.root)
-    sys.exit(bool(wrong or absent or not count))
+
+def check_pages(root):
+    """Print what differs in correlations and on the pages; return how much."""
+    sys.path.insert(0, str(ROOT))
+    from scripts import recount_claims, recount_labels, recount_pages  # which use what is above
+
+    played = read(HERE)
+    labels = json.loads((HERE.parent / "inferred_actions.json").read_text())["runs"]
+    told = json.loads((HERE.parent / "few_actions_predicts.json").read_text())
+    wrong = check(recount_labels.correlations(played, labels, told), "correlations: ")[1]
+    before, other = read_counts(HERE.parent / "closed_loop"), read_elsewhere(HERE.parent / "known_elsewhere.json")
+    figures = recount_pages.Figures(played | other[0], labels | other[1], before, told)
+    wrong += recount_pages.check(figures, root)
+    return wrong + recount_claims.check(recount_claims.Studies(figures, HERE.parent), root)
 
 
 if __name__ == "__main__":

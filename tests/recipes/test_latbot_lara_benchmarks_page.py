@@ -67,6 +67,10 @@ def test_every_command_of_lattok_is_one(typed, folder, monkeypatch):
             assert data.init is None or data.init in trained
             assert seen(out) == seen("runs/lara/lam")
             assert (data.align_weight, data.lam_weight, recipe.model.horizon) == (0.01, 0.01, 16)
+    stages = {"lam": (300_000, 1536), "joint": (200_000, 256), "tuned": (30_000, 256), "post": (60_000, 16)}
+    for name, numbers in stages.items():  # of LARA's code
+        loop = trained[f"runs/lara/{name}"].loop
+        assert (loop.steps, loop.batch_size) == numbers, name
     for robot in ("google", "widowx", "libero-latbot"):
         ours, control = trained[f"runs/{robot}/latbot"], trained[f"runs/{robot}/without"]
         assert ours.loop == control.loop
