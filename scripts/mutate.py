@@ -112,7 +112,8 @@ TESTS = {  # where not the mirror alone
             "assembly": ("assembly", "fill", "sources", "gaps"),
             "engines": ("annotate", "gaps"),
             "labels": ("annotate", "fill", "sources"),
-            "units": ("annotate", "gaps"),
+            "units": ("annotate", "gaps", "sources"),
+            "verify": ("verify", "sources"),
         }.items()
     },
     "lattok/action_vq/bins.py": tuple(f"tests/action_vq/test_{name}.py" for name in ("beast", "base", "families")),

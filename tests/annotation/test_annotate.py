@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lattok.annotation as module
-from lattok.annotation import LocalEngine, annotate, assembly, engines, labels
+from lattok.annotation import LocalEngine, annotate, assembly, engines, labels, units
 from lattok.annotation.labels import Work
 from lattok.annotation.units import plan_units
 from lattok.data import open_dataset
@@ -117,14 +118,26 @@ def test_the_description_of_old_columns_stays(make_dataset, tmp_path):
 
 
 def test_units_are_runs_of_whole_episodes(source):
-    units = plan_units(source, 20)
-    assert [e for unit in units for e in unit.episodes] == list(range(7))
-    for unit in units:
+    planned = plan_units(source, 20)
+    assert [e for unit in planned for e in unit.episodes] == list(range(7))
+    for unit in planned:
         rows = source.episode_rows(source.root / unit.file)
         assert unit.lengths == tuple(source.episodes[e].length for e in unit.episodes)
         assert (unit.first, unit.last) == (rows[unit.episodes[0]][0], rows[unit.episodes[-1]][1])
         assert unit.last - unit.first <= 20 or len(unit.episodes) == 1
-    assert any(unit.episodes == (3,) for unit in units)  # 25 frames: longer than a unit may be
+    assert any(unit.episodes == (3,) for unit in planned)  # 25 frames: longer than a unit may be
+
+
+def test_a_file_of_labels_ends_with_the_episode_that_fills_it(monkeypatch):
+    monkeypatch.setattr(units, "SIDECAR_ROWS", 10)
+    episodes = [SimpleNamespace(index=index, length=length) for index, length in enumerate([4, 6, 3, 12, 1])]
+    planned = plan_units(SimpleNamespace(kind="videos", episodes=episodes), 100)
+    files = [units.SIDECAR_PATH.format(number) for number in range(3)]
+    assert [unit[:5] for unit in planned] == [
+        (0, files[0], 0, 10, (0, 1)),
+        (1, files[1], 0, 15, (2, 3)),
+        (2, files[2], 0, 1, (4,)),
+    ]
 
 
 def one_unit(work, unit):
@@ -133,9 +146,9 @@ def one_unit(work, unit):
 
 
 def test_a_unit_depends_on_its_arguments_only(source):
-    units = plan_units(source, 20)
-    forward = [one_unit(Work(source, MODELS, Options()), unit) for unit in units]
-    backward = [one_unit(Work(open_dataset(source.root), MODELS, Options()), unit) for unit in units[::-1]][::-1]
+    planned = plan_units(source, 20)
+    forward = [one_unit(Work(source, MODELS, Options()), unit) for unit in planned]
+    backward = [one_unit(Work(open_dataset(source.root), MODELS, Options()), unit) for unit in planned[::-1]][::-1]
     for one, other in zip(forward, backward, strict=True):
         assert not one.failures
         for name, values in one.rows.items():

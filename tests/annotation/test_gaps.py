@@ -277,6 +277,32 @@ def test_a_damaged_unit_is_made_again(source, tmp_path, monkeypatch):
     assert tree(tmp_path / "out") == expected
 
 
+class Payload:
+    def __reduce__(self):
+        return Path.touch, (Path("was-run"),)
+
+
+def test_what_is_pickled_among_finished_units_is_not_run(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = tree(annotate(source, MODELS, tmp_path / "expected"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out")
+    first, second, *_ = sorted((tmp_path / ".out.partial").rglob("*.npz"))
+    with np.load(first) as stored:
+        names = list(stored)
+        arrays = {name: stored[name] for name in names}
+    bad = np.array([[Payload()] * 3], dtype=object)
+    for path, replaced in ((first, [name for name in names if name.startswith("tok.")][:1]), (second, names)):
+        with open(path, "wb") as file:
+            np.savez(file, **arrays | dict.fromkeys(replaced, bad))
+    with pytest.raises(LattokError, match="was damaged since it was written, and is removed. Run the same"):
+        annotate(source, MODELS, tmp_path / "out")
+    assert tree(annotate(source, MODELS, tmp_path / "out")) == expected
+    assert not Path("was-run").exists()
+
+
 def test_another_request_keeps_finished_units(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

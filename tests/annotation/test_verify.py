@@ -106,15 +106,25 @@ def test_other_versions_are_an_explanation(labelled):
     assert "? made with torch 1.0, here" in result.render()
 
 
-def test_rounding_is_no_difference(labelled):
+@pytest.mark.parametrize(("deviation", "sign"), [(1e-6, "+"), (9e-5, "+"), (1.1e-4, "-")])
+def test_rounding_is_no_difference(labelled, deviation, sign):
     class Rounded(FakeTokenizer):
         def latent_actions(self, chunks, valid=None):
             out = super().latent_actions(chunks, valid)
-            return out._replace(latents=out.latents * (1 + 1e-6))
+            return out._replace(latents=out.latents * (1 + deviation), quantized=out.quantized * (1 + deviation))
 
     result = verify(labelled, {"tok": Rounded()})
-    assert result.holds
-    assert "+ tok.embedding: largest deviation" in result.render()
+    assert result.holds == (sign == "+")
+    assert f"{sign} tok.embedding: largest deviation" in result.render()
+
+
+def test_a_dataset_that_the_model_cannot_read_is_named(labelled):
+    lam = FakeLAM()
+    lam.cameras = ("front", "wrist", "top")
+    result = verify(labelled, {"latent": lam})
+    assert not result.holds
+    assert "- the model does not fit the dataset: `dataset`: expected the 3 cameras" in result.render()
+    assert "labelled again" not in result.render()
 
 
 def test_columns_that_went_missing(labelled):

@@ -1,6 +1,7 @@
 """Inverse dynamics models: what they compute, from which frames, and what they learn from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,19 +19,13 @@ from lattok.utils.checks import LattokError
 
 SMALL = {"features": "pixels", "image_size": 16, "channels": (8, 16), "latent_dim": 6, "hidden": 8, "members": 2}
 SMALL["offsets"] = (-1, 0, 1, 2)
+SEEN = {"cameras": ("front", "wrist"), "action_dim": 3, "action_names": ("x", "y", "z")}
 CAMERA = "observation.images.top"
 
 
 def small(**options) -> InverseDynamics:
     torch.manual_seed(0)
-    given = {
-        "cameras": ("front", "wrist"),
-        "offsets": (-1, 0, 1, 2),
-        "action_dim": 3,
-        "action_names": ("x", "y", "z"),
-        **SMALL,
-        **options,
-    }
+    given = {**SEEN, **SMALL, **options}
     if "codebook_size" in given:
         given["codebook"] = CodebookConfig(given.pop("codebook_size"), "ema", "normal")
     model = InverseDynamics(InverseDynamicsConfig(**given)).eval()
@@ -417,3 +412,23 @@ def test_states_are_asked_for_by_models_that_read_them_alone():
     """Annotation reads `state_key` of every dataset, also of one that has no states."""
     assert small(state_key="observation.state").state_key is None
     assert small(state_key="observation.state", proprio=True, state_dim=2).state_key == "observation.state"
+
+
+def test_features_of_a_network_are_projected_by_each_member_for_itself():
+    features = SimpleNamespace(side=4, count=16, dim=5, mean=torch.zeros(3), std=torch.ones(3))
+    config = InverseDynamicsConfig(**SMALL | {"features": "dinov2_vits14", "projection": 3, "image_size": 56}, **SEEN)
+    model = InverseDynamics(config, features)
+    assert [tuple(each.weight.shape) for each in model.projections] == [(3, 5), (3, 5)]
+    assert not torch.equal(*(each.weight for each in model.projections))
+    moments = torch.randn(4, 6, 2, 4, 4, 5)
+    weights, biases = ([getattr(each, name) for each in model.projections] for name in ("weight", "bias"))
+    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        before, now, *after = torch.einsum("fbvyxd,kd->fbvkyx", moments, weight) + bias[:, None, None]
+        clip = torch.cat([now, *(2 * (other - now) for other in (before, *after))], 2)
+        expected = model.members[number].encode(clip)
+        torch.testing.assert_close(model.encode_features(moments.unbind(0))[:, number], expected)
+
+
+def test_what_the_data_says_has_to_be_known():
+    with pytest.raises(LattokError, match="`config`: expected one with cameras, action_dim, got"):
+        InverseDynamics(InverseDynamicsConfig(**SMALL))
