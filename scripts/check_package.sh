@@ -14,12 +14,14 @@ unset PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 "$python" -m venv "$tmp/tools"
-"$tmp/tools/bin/pip" install --quiet build twine
+export PIP_CONSTRAINT="$root/scripts/requirements.txt" # also for what `build` installs
+"$tmp/tools/bin/pip" install --quiet -r "$PIP_CONSTRAINT"
 rm -f "$out"/lattok-*
 build() { "$tmp/tools/bin/python" -m build --outdir "$1" "$2" >"$tmp/build.log" 2>&1 || { cat "$tmp/build.log"; exit 1; }; }
 build "$out" "$root" # the wheel out of the sdist
 build "$tmp/plugin" "$root/integrations/lerobot_policy_lattok"
 "$tmp/tools/bin/twine" check --strict "$out"/lattok-* "$tmp/plugin"/*
+unset PIP_CONSTRAINT
 ls -l "$out"
 
 "$python" -m venv "$tmp/env"
