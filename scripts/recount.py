@@ -6,7 +6,7 @@ Success from the outcomes, differences paired by seed (of all seeds and tasks, w
 tasks), t intervals by their textbook formula, the same with tasks drawn at random, Holm's correction within each
 family, McNemar by counting. Then, of the study of few actions, the rank correlations of `few_actions_predicts.json`,
 and what the pages say: `recount_pages.py` writes sentences and tables again from the figures, and each has to be there;
-`recount_claims.py` counts every figure of the summaries, of this and of the other studies.
+`recount_claims.py` counts every figure of the summaries, of this and of the other studies; `--claims` prints them.
 Exit code 1 and a line for everything that differs.
 """
 
@@ -168,6 +168,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=pathlib.Path, help="of one study alone; left out: all, and the pages")
     parser.add_argument("--root", type=pathlib.Path, default=ROOT, help="where the pages are")
+    parser.add_argument(
+        "--claims", action="store_true", help="prints each figure of the summaries: page, words, counted"
+    )
     args = parser.parse_args()
     count = wrong = 0
     for results in [args.results] if args.results else [HERE.parent / name for name in STUDIES]:
@@ -176,11 +179,11 @@ def main():
         some, differ = check(recount(read(results), rows), f"{results.name}: ")
         count, wrong = count + some, wrong + differ
     if args.results is None:
-        wrong += check_pages(args.root)
+        wrong += check_pages(args.root, args.claims)
     sys.exit(bool(wrong or not count))
 
 
-def check_pages(root):
+def check_pages(root, show):
     """Print what differs in correlations and on the pages; return how much."""
     sys.path.insert(0, str(ROOT))
     from scripts import recount_claims, recount_labels, recount_pages  # which use what is above
@@ -192,7 +195,7 @@ def check_pages(root):
     before, other = read_counts(HERE.parent / "closed_loop"), read_elsewhere(HERE.parent / "known_elsewhere.json")
     figures = recount_pages.Figures(played | other[0], labels | other[1], before, told)
     wrong += recount_pages.check(figures, root)
-    return wrong + recount_claims.check(recount_claims.Studies(figures, HERE.parent), root)
+    return wrong + recount_claims.check(recount_claims.Studies(figures, HERE.parent), root, show)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from scripts.recount_pages import (
     write,
 )
 
-FIGURE = re.compile(r"(?<![\w.])(?:[+−]?\.\d+(?: ± \.\d+)?|(?!95|80)\d+ %|\d+ ms\b)")
+FIGURE = re.compile(r"(?<![\w.])(?:(?:< |[+−])?\.\d+(?: ± \.\d+)?|(?!95|80)\d+ %|\d+ ms\b)")
+WORDS = 60  # characters of the page that are shown before a figure
 ALL = "plentiful"
 BEAST, P2T, OAT, RVQ = "acts-beast", "acts-p2t", "acts-oat", "acts-rvq"
 
@@ -447,19 +448,23 @@ SECTIONS = (  # page, the words with which a section begins and those before whi
 
 
 def section(text, begin, end):
-    """Return the figures of a section in their order."""
+    """Return the figures of a section in their order, each with the words before it."""
     first = text.index(begin)
-    return FIGURE.findall(" ".join(text[first : text.index(end, first)].split()))
+    joined = " ".join(text[first : text.index(end, first)].split())
+    return [(found.group(), joined[max(0, found.start() - WORDS) : found.start()]) for found in FIGURE.finditer(joined)]
 
 
-def check(studies, root):
-    """Print where a page has another figure than was counted; return how many."""
+def check(studies, root, show=False):
+    """Print where a page has another figure than was counted, or `show` all of them; return how many differ."""
     count = wrong = 0
     for page, begin, end, counted in SECTIONS:
-        told = section((root / page).read_text(encoding="utf-8"), begin, end)
+        told, before = zip(*section((root / page).read_text(encoding="utf-8"), begin, end), strict=True)
         own = [each for text in counted(studies) for each in FIGURE.findall(text)]
         count += len(own)
         for place, (one, two) in enumerate(itertools.zip_longest(told, own, fillvalue="no figure"), start=1):
+            if show:
+                words = before[place - 1] if place <= len(before) else ""
+                print(f"{page} | {words.replace('|', '/')} | {one} | {two} | {counted.__name__}")
             if one != two:
                 wrong += 1
                 print(f"{page}, figure {place} from {begin!r} on: written {one}, counted {two}")
