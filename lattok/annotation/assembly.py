@@ -25,6 +25,7 @@ from lattok.data.content import dataset_files
 from lattok.data.exporting import portable_facts
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, NOTE, PROVENANCE, Feature, readable
+from lattok.data.statistics import right_statistics
 from lattok.data.tables import (
     DAMAGE,
     Stats,
@@ -35,6 +36,7 @@ from lattok.data.tables import (
     read_table,
     to_arrow,
 )
+from lattok.data.views import unwrap
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
@@ -89,7 +91,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     write_json(staging.made / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if measured:
-        statistics = read_json(inside(root, STATS, str(root)), nan=True) | statistics
+        stored = read_json(inside(root, STATS, str(root)), nan=True)
+        statistics = stored | right_statistics(cast(LeRobotV3, unwrap(job.work.dataset)), stored) | statistics
         write_text(staging.made / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     copy_other_files(root, staging.made, rewritten)

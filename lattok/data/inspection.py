@@ -1,5 +1,6 @@
 """What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
 
+import math
 import os
 import shlex
 from collections import Counter
@@ -18,14 +19,17 @@ from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.problems import Dimension, Rows, column_figures
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, how_to_join, parts_of, vector_key
+from lattok.data.statistics import misfit
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, unwrap
 from lattok.types import Episode, Gap
-from lattok.utils import checks
+from lattok.utils import checks, files
 from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.utils.output import unused
+from lattok.utils.untrusted import safe_path
 
 DIMENSIONS_SHOWN = 12
+COUNTED = ("frame_index", "index")
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
 ALL_NUMBERS = 2**26  # in columns; of larger datasets, runs of episodes are looked at
@@ -129,6 +133,8 @@ def inspect_dataset(
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
     dimensions = _check_values(dataset, looked_at, findings)
+    whole = len(looked_at) == len(dataset.episodes) and not any(found.severity == "error" for found in findings)
+    findings += _check_statistics(dataset, dimensions, whole)
     keys = camera_keys(dataset, cameras) if dataset.cameras and chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
@@ -244,7 +250,8 @@ def _looked_at(dataset: RobotDataset, chosen: list[Episode], scope: list[str]) -
 def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: list[Finding]) -> list[Dimension]:
     """Read the vectors and timestamps of episodes, and sum up each dimension."""
     columns = _vectors(dataset)
-    if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else [])]):
+    counted = [key for key in COUNTED if key in dataset.features and dataset.kind == "lerobot"]  # others have none
+    if not (keys := [*columns, *(["timestamp"] if "timestamp" in dataset.features else []), *counted]):
         return []
     rows, unreadable = _read(dataset, looked_at, keys)
     findings += some_of(unreadable, "unreadable episodes")
@@ -258,9 +265,34 @@ def _check_values(dataset: RobotDataset, looked_at: list[Episode], findings: lis
             gap = float(np.median(gaps)) if len(gaps) else 0.0
             told = {"fps": dataset.fps, "measured": f"{1 / gap:.4g}" if gap > 0 else "unknown"}
             findings.append(problems.OTHER_RATE.finding(count=len(wrong), first=wrong[0], **told))
+    findings += [found for key in counted if (found := problems.counted_otherwise(key, rows))]
     found = [each for key, names in columns.items() for each in column_figures(key, names, rows)]
     findings += [each for each in found if isinstance(each, Finding)]
     return [each for each in found if isinstance(each, Dimension)]
+
+
+def _check_statistics(dataset: RobotDataset, dimensions: Sequence[Dimension], whole: bool) -> Iterator[Finding]:
+    """Compare meta/stats.json with the rows that were read, all of them if `whole`."""
+    source = unwrap(dataset)
+    if not isinstance(source, LeRobotV3) or not (path := source.root / "meta" / "stats.json").is_file():
+        return
+    try:
+        stored = files.read_json(safe_path(source.root, path, str(path)), nan=True)
+    except checks.LattokError as error:
+        yield Finding("warning", str(error), "")
+        return
+    for key, group in groupby(dimensions, key=attrgetter("key")):
+        found = list(group)
+        names = {"min": "minimum", "mean": "mean", "std": "std", "max": "maximum"}
+        measured = {short: np.array([getattr(d, name) for d in found]) for short, name in names.items()}
+        same = key not in {*dataset.joined, *dataset.actions_as} and len(found) == math.prod(
+            dataset.features[key].shape
+        )
+        if key in stored and same and (wrong := misfit(stored[key], measured, whole)):
+            facts = wrong._asdict() | {"column": key, "dimension": found[wrong.dimension].name}
+            address = shlex.quote(dataset.address or "DATASET")
+            yield problems.OTHER_STATISTICS.finding(**facts, dataset=address, out=unused("exported"))
+            return
 
 
 def _read(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> tuple[Rows | None, list[Finding]]:
@@ -289,7 +321,7 @@ def _check_camera(
         scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
-    damaged = list(_short_videos(dataset, chosen, key))
+    damaged = [*_short_videos(dataset, chosen, key), *_spans(dataset, chosen, key)]
     blank, looked_at = 0, 0
     for path in paths:
         try:
@@ -318,6 +350,26 @@ def _short_videos(dataset: RobotDataset, chosen: Sequence[Episode], key: str) ->
         span, last = dataset.video_span(episode.index, key), (episode.length - 1) / dataset.fps
         if span and (found := problems.short_video(episode.index, key, last, span[2] - span[1], dataset.fps)):
             yield found
+
+
+def _spans(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> Iterator[Finding]:
+    """Find episodes that claim the same seconds of a video, or lie in it in another order than they have."""
+    source, camera = unwrap(dataset), dataset.original_camera(key)
+    if not isinstance(source, LeRobotV3) or camera not in source.videos:
+        return
+    wanted, shared = {episode.index for episode in chosen}, source.shared_spans[camera]
+    for index, other in shared.items():
+        if index in wanted and not (other < index and other in wanted and shared[other] == index):  # said once
+            file = source.video_span(index, camera)[0]
+            yield problems.SHARED_SPAN.finding(episode=index, other=other, camera=key, file=file)
+    spans = [(episode.index, source.video_span(episode.index, camera)) for episode in chosen]
+    latest: dict[Path, tuple[int, float]] = {}
+    for index, (file, start, _) in spans:
+        other, later = latest.get(file, (index, start))
+        if start < later and index not in shared:
+            told = {"camera": key, "dataset": shlex.quote(dataset.address or "DATASET")}
+            yield problems.SPANS_IN_OTHER_ORDER.finding(file=file, episode=index, other=other, **told)
+        latest[file] = max((other, later), (index, start), key=lambda each: each[1])
 
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:

@@ -9,6 +9,7 @@ from lattok.utils.findings import Finding, error, note, warning
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS = 2**18  # that quantiles are taken of
+START = {"frame_index": " from 0", "index": " of the dataset"}
 NAMED = 8  # dimensions named in a finding
 
 # its structure
@@ -89,6 +90,20 @@ OTHER_RATE = error(
     "Correct fps in meta/info.json, or resample.",
 )
 
+DISORDERED = error(
+    "{file}: `frame_index` of episode {episode} runs backwards, so the order of its rows is not known.",
+    "Write the dataset again from its source, or leave the episode out (`episodes`).",
+)
+COUNTED_OTHERWISE = error(
+    "{count} episodes (first: {first}) have a `{column}` that does not go up by one with every frame{start}.",
+    "LeRobot and others find frames and labels by it. Write the dataset again from its source.",
+)
+OTHER_STATISTICS = warning(
+    "meta/stats.json does not fit the rows (`{column}`, {dimension}: {name} {stored:.4g}, of the rows {measured:.4g}).",
+    "LeRobot normalises with it; lattok measures what it trains on, and writes right ones into annotated copies. "
+    "Write the dataset again, or export it: lattok export {dataset} --out {out}",
+)
+
 # frames
 CAMERA_SIZES = note("The cameras have different sizes.", "Choose one camera (`cameras`), or a model that resizes.")
 VIDEO_RATE = error(
@@ -98,6 +113,16 @@ SPAN = error(
     "Episode {episode} has rows up to {rows:g} s, and {camera} shows {video:g} s of it. Later episodes of the file may "
     "show other moments than their rows say.",
     "Write the dataset again from its source, or leave these episodes out (`episodes`).",
+)
+SHARED_SPAN = error(
+    "Episodes {episode} and {other} claim the same seconds of {camera} in {file}: at least one of them shows other "
+    "moments than its rows say.",
+    "Write the dataset again from its source, or leave these episodes out (`episodes`).",
+)
+SPANS_IN_OTHER_ORDER = warning(
+    "In {file}, episode {episode} of {camera} lies before episode {other}. If the two were swapped, the rows of each "
+    "stand beside the frames of the other.",
+    "Look at both: lattok view {dataset}",
 )
 BLANK_FRAMES = note(
     "`{camera}` shows nothing: every frame that was looked at ({count}) is of one colour.",
@@ -141,6 +166,21 @@ class Dimension(NamedTuple):  # summary of one dimension of a vector column
 def short_video(episode: int, camera: str, rows: float, video: float, fps: float) -> Finding | None:
     """Find that rows go on, in seconds, for more than half a frame after the last one that a video shows."""
     return SPAN.finding(episode=episode, camera=camera, rows=rows, video=video) if rows > video - 0.5 / fps else None
+
+
+def counted_otherwise(key: str, rows: Rows) -> Finding | None:
+    """Find that `frame_index` does not count from 0 in every episode, or `index` not on from frame to frame."""
+    values = rows.columns[key]
+    first = values[rows.frames == 0] * (key == "index")
+    lengths = np.diff(np.flatnonzero(np.append(rows.frames == 0, True)))
+    wrong = values != np.repeat(first, lengths) + rows.frames
+    if key == "index":  # no frame of one episode has that of another
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        wrong |= count[place] > 1
+    episodes = np.unique(rows.episodes[wrong])
+    if not len(episodes):
+        return None
+    return COUNTED_OTHERWISE.finding(count=len(episodes), first=episodes[0], column=key, start=START[key])
 
 
 def column_figures(key: str, names: Sequence[str], rows: Rows) -> Iterator[Dimension | Finding]:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, RLock
@@ -161,6 +161,7 @@ class DataFile:
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
+        self.disordered = self._disordered()  # episodes whose frame_index does not increase
 
     def check_types(self, features: Mapping[str, Feature]) -> None:
         """Refuse columns whose type is not what info.json declares, before any of their values is read."""
@@ -200,6 +201,14 @@ class DataFile:
             raise LattokError(f"{self.path}: the rows of an episode are not together. Write the dataset again.")
         return rows
 
+    def _disordered(self) -> frozenset[int]:
+        """Find them, where the column can be read: what is damaged says so where it is asked for."""
+        with suppress(LattokError, ValueError):
+            if pa.types.is_integer(self.schema.field("frame_index").type):
+                steps = np.diff(self.whole(["frame_index"]).column(0).to_numpy())
+                return frozenset(index for index, (a, b) in self.rows.items() if (steps[a : b - 1] <= 0).any())
+        return frozenset()
+
 
 class ColumnReader:
     """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand; of all files,
@@ -212,6 +221,7 @@ class ColumnReader:
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
         self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
+        self._disordered: dict[Path, frozenset[int]] = {}
         self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -225,7 +235,7 @@ class ColumnReader:
         with self._at.at_hand(path) as place, self._lock:  # while it is fetched, others read
             if path not in self._files:
                 self._files[path] = DataFile(place)  # open, it can lose no more than its name
-                self._rows[path] = self._files[path].rows
+                self._rows[path], self._disordered[path] = self._files[path].rows, self._files[path].disordered
                 if len(self._files) > OPEN_FILES:
                     self._files.popitem(last=False)
             return self._files[path]
@@ -233,6 +243,10 @@ class ColumnReader:
     def rows(self, path: Path) -> dict[int, tuple[int, int]]:
         """Return the rows [first, last) of every episode in a file, in the file's order."""
         return self._rows[path] if path in self._rows else self.file(path).rows
+
+    def disordered(self, path: Path) -> frozenset[int]:
+        """Return the episodes of a file whose frame_index does not increase."""
+        return self._disordered[path] if path in self._disordered else self.file(path).disordered
 
     def column(self, path: Path, key: str) -> pa.ChunkedArray | None:
         """Read a whole column, a narrow one, once; None where a part of it cannot be read."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lattok.data.formats.lerobot_meta import PLACE, SPAN, EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
-from lattok.data.problems import short_video
+from lattok.data.problems import DISORDERED, SHARED_SPAN, short_video
 from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy, damaged_values
 from lattok.data.video import BLOCK, decode_at
@@ -82,6 +82,11 @@ class LeRobotV3(RobotDataset):
         cells = self.columns(episode_index, [MESSAGES])[MESSAGES]
         return [_spoken(cell, time) for cell, time in zip(cells, self._times(episode_index).tolist(), strict=True)]
 
+    @cached_property
+    def shared_spans(self) -> dict[str, dict[int, int]]:
+        """Episodes that claim seconds of a video which another one claims too, with that one, by camera."""
+        return {camera: self._table.shared_spans(camera, self.fps) for camera in self.videos}
+
     def data_file(self, episode_index: int) -> Path:
         """Return the Parquet file that holds the rows of an episode."""
         row = self._episode_row(episode_index)
@@ -148,7 +153,7 @@ class LeRobotV3(RobotDataset):
                 continue
             for index in members:
                 first, last = places.get(index, (0, 0))
-                if last - first == left[index].length:
+                if last - first == left[index].length and index not in self._reader.disordered(path):
                     del left[index]
                     yield index, {key: values[first:last] for key, values in stored.items()}
         yield from super().columns_of(list(left.values()), keys)
@@ -184,6 +189,9 @@ class LeRobotV3(RobotDataset):
         """Find the data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
         path, length = self.data_file(episode_index), self._table.value(self._episode_row(episode_index), "length")
         first, last = self._reader.rows(path).get(episode_index, (0, 0))
+        if episode_index in self._reader.disordered(path):
+            found = DISORDERED.finding(file=path, episode=episode_index)
+            raise LattokError(f"{found.what} {found.advice}")
         if last - first != length:
             hint = "The file is not the one that meta/episodes describes: copy the dataset again."
             refuse(path, f"{length} rows of episode {episode_index}", last - first, hint)
@@ -231,6 +239,9 @@ class LeRobotV3(RobotDataset):
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, stop = self.video_span(episode_index, camera)
+        if (other := self.shared_spans[camera].get(episode_index)) is not None:
+            shared = SHARED_SPAN.finding(episode=episode_index, other=other, camera=camera, file=path)
+            raise LattokError(f"{shared.what} {shared.advice}")
         times = self._times(episode_index).astype(np.float64)
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"

@@ -184,6 +184,23 @@ class EpisodeTable(Sequence[Episode]):
     def value(self, row: int, name: str) -> Any:
         return self.columns[name][row].item()
 
+    def shared_spans(self, camera: str, fps: float) -> dict[int, int]:
+        """Find episodes of which more than half a frame lies, in the same video, in the span of another, with it."""
+        chunks, files, starts, stops = (self.columns[f"videos/{camera}/{name}"] for name in PLACE + SPAN)
+        order = np.lexsort((starts, files, chunks))
+        same = (np.diff(chunks[order]) == 0) & (np.diff(files[order]) == 0)
+        hits = order[1:][same & (starts[order][1:] < stops[order][:-1] - 0.5 / fps)]
+        found: dict[int, int] = {}
+        for chunk, file in np.unique(np.stack([chunks[hits], files[hits]], 1), axis=0):
+            earlier, *rows = order[(chunks[order] == chunk) & (files[order] == file)].tolist()  # by their start
+            for row in rows:
+                if starts[row] < stops[earlier] - 0.5 / fps:
+                    one, other = int(self.indices[row]), int(self.indices[earlier])
+                    found[one] = other
+                    found.setdefault(other, one)
+                earlier = max(earlier, row, key=stops.__getitem__)
+        return found
+
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
         """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""
         if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():

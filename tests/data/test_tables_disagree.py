@@ -1,0 +1,124 @@
+"""Tables of a LeRobot dataset that contradict each other: named by inspection, and nothing is read in another order."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lattok import annotate
+from lattok.action_vq import UniformBins
+from lattok.data import LeRobotV3, inspect_dataset, open_dataset
+from lattok.samples import ActionWindows, FramePairs
+from lattok.utils.checks import LattokError
+from tests.data.edits import set_column
+
+FRONT = "observation.images.front"
+LENGTHS = [12, 11, 10, 13]
+
+
+def found(dataset, words: str) -> list[str]:
+    """What inspection says with these words, by severity."""
+    return [each.severity for each in inspect_dataset(dataset).findings if re.search(words, each.what)]
+
+
+@pytest.fixture
+def source(make_dataset):
+    return make_dataset(LENGTHS)
+
+
+def change_spans(dataset, **columns) -> None:
+    """Set `from_timestamp` and `to_timestamp` of a camera by functions of the stored ones."""
+    (path,) = (dataset.root / "meta" / "episodes").rglob("*.parquet")
+    for name, change in columns.items():
+        key = f"videos/{FRONT}/{name}"
+        set_column(path, key, change(pq.read_table(path)[key].to_numpy()).tolist())
+
+
+def test_two_episodes_of_the_same_seconds(source):
+    def shift(times):
+        times = times.copy()
+        times[3] = times[3] - 0.5  # into episode 2
+        return times
+
+    change_spans(source, from_timestamp=shift, to_timestamp=shift)
+    again = open_dataset(source.root)
+    assert found(again, "Episodes 3 and 2 claim the same seconds of observation.images.front in .*mp4") == ["error"]
+    for episode in (2, 3):
+        with pytest.raises(LattokError, match=f"Episodes {episode} and {5 - episode} claim the same seconds"):
+            again.frames(episode, ["front"])
+    assert len(again.frames(0)) == LENGTHS[0]
+    assert len(again.frames(2, ["wrist"])) == LENGTHS[2]
+    with pytest.raises(LattokError, match="claim the same seconds"):
+        FramePairs(again, 2, ["front"], labelled_fraction=0).frames  # noqa: B018
+    assert len(FramePairs(again, 2, ["front"], labelled_fraction=0, episodes="0:2").frames) == sum(LENGTHS[:2])
+
+
+def test_a_span_within_another_that_is_no_neighbour(source):
+    change_spans(source, to_timestamp=lambda times: np.where(np.arange(4) == 0, times[2], times))
+    assert LeRobotV3(source.root).shared_spans == {
+        FRONT: {0: 1, 1: 0, 2: 0},
+        "observation.images.wrist": {},
+    }
+
+
+def test_spans_in_another_order(source):
+    swap = [1, 0, 2, 3]
+    change_spans(source, from_timestamp=lambda times: times[swap], to_timestamp=lambda times: times[swap])
+    again = open_dataset(source.root)
+    assert found(again, "episode 1 of observation.images.front lies before episode 0") == ["warning"]
+    assert found(again, "same seconds") == []
+
+
+@pytest.mark.parametrize("order", ["backwards", "repeated"])
+def test_rows_whose_order_is_not_known(source, order):
+    path = source.data_file(1)
+    first, last = source.episode_rows(path)[1]
+    frames = pq.read_table(path)["frame_index"].to_numpy().copy()
+    frames[first:last] = frames[first:last][::-1] if order == "backwards" else 0
+    set_column(path, "frame_index", frames.tolist())
+    again = open_dataset(source.root)
+    assert found(again, "`frame_index` of episode 1 runs backwards") == ["error"]
+    with pytest.raises(LattokError, match="`frame_index` of episode 1 runs backwards"):
+        ActionWindows(again, 4)
+    assert len(ActionWindows(again, 4, episodes=[0, 2, 3])) == sum(LENGTHS) - LENGTHS[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "shift", "count"),
+    [("frame_index", [0, 5, 0, 0], 1), ("index", [0, 0, 0, 5], 0), ("index", [0, 0, 0, -5], 2)],
+)
+def test_columns_that_count(source, column, shift, count):
+    """Numbers may be left out between episodes, as where some were removed; none may be there twice."""
+    path = source.data_file(0)
+    table = pq.read_table(path)
+    moved = table[column].to_numpy() + np.take(shift, table["episode_index"].to_numpy())
+    set_column(path, column, moved.tolist())
+    dataset = open_dataset(source.root)
+    assert found(dataset, f"{count} episodes .* have a `{column}` that does not go up") == ["error"] * (count > 0)
+    assert len(ActionWindows(dataset, 4)) == sum(LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("max", -1e-3), ("max", 3.0), ("min", -3.0), ("mean", 0.5), ("std", 0.3)],
+)
+def test_statistics_of_something_else(source, name, change, tmp_path):
+    """Inspection says it, and the copy that annotation makes has those of its rows."""
+    path = source.root / "meta" / "stats.json"
+    right = json.loads(path.read_text())
+    wrong = json.loads(path.read_text())
+    wrong["action"][name][1] = wrong["action"][name][1] + change if name != "max" or change > 0 else 0.0
+    assert found(source, "stats.json") == []
+    path.write_text(json.dumps(wrong))
+    dataset = open_dataset(source.root)
+    said = rf"meta/stats\.json does not fit the rows \(`action`, y: {name}"
+    assert found(dataset, said) == ["warning"]
+    chunks, valid = ActionWindows(dataset, 4).all()
+    annotate(dataset, {"tok": UniformBins.fit(chunks, valid, bins=8)}, tmp_path / "out")
+    copied = json.loads((tmp_path / "out" / "meta" / "stats.json").read_text())
+    for key in ("min", "max", "mean", "std", "q01", "q99"):
+        np.testing.assert_allclose(copied["action"][key], right["action"][key], rtol=1e-5)
+    assert copied["observation.state"] == right["observation.state"]
+    assert found(open_dataset(tmp_path / "out"), "stats.json") == []
