@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import torch
 import lattok
 from lattok.action_vq.model import ActionVQConfig
 from lattok.cli import main
+from lattok.hub.checkpoint import IMPORTERS, systems
+from lattok.hub.recognised import tensor_names
 from lattok.recipes import ActionVQRecipe
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError
@@ -110,10 +114,75 @@ def test_something_else_is_refused(tmp_path):
         LattokError, match="for p2t-action-vq, got one for p2t-image-lam or univla-lam. Run: lattok conv"
     ):
         lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}), 8)
-    with pytest.raises(LattokError, match="missing encoder.in_proj.weight.*unexpected mine"):
-        lattok.convert.p2t_action_vq(write(tmp_path, {"mine": torch.ones(1)}), 8)
-    with pytest.raises(LattokError, match="missing encoder.in_proj.weight"):
-        lattok.convert.p2t_action_vq(write(tmp_path, {}), 8)
+    for names, said in (
+        (["mine"], r"expected the 39 tensors of such a checkpoint, got 1 others, such as mine\.$"),
+        ([], r"got 0 others\.$"),
+        (
+            ["net.conv_block.blocks.3.a", "net.b"],
+            r"such as net.b, net.conv_.*\. By its names it is nearest to quest\.$",
+        ),
+        (["net.nested_dropout.dropout_mask_token.b"], r"\. By its names it is nearest to oat\.$"),
+    ):
+        with pytest.raises(LattokError, match=said):
+            lattok.convert.p2t_action_vq(write(tmp_path, {name: torch.ones(1) for name in names}), 8)
+
+
+NEEDS_FLAGS = ("image_lam_stage1", "lara_lam_a", "lary_laq_b", "univla_stage2", "lawam_lam_a")
+SYSTEMS = {"action_tokenizer": "p2t-action-vq", "image_lam": "p2t-image-lam", "univla": "univla-lam", "quest": "quest"}
+SYSTEMS |= {"adaworld": "adaworld-lam", "beast": "beast", "lapa": "lapa-laq", "lary": "lary-laq", "oat": "oat"}
+SYSTEMS |= {"lara": "moto-lam", "lawam": "lawam-lam", "villax": "villax-lam", "vqbet": "vqbet"}
+PUBLISHED = [path.name for path in sorted(PARITY.iterdir()) if path.is_dir() and path.name.startswith(tuple(SYSTEMS))]
+
+
+def test_every_system_has_a_fixture_to_be_recognised():
+    assert {SYSTEMS[key] for name in PUBLISHED for key in SYSTEMS if name.startswith(key)} == {*IMPORTERS}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_loading_a_published_file_or_folder_names_the_command_that_converts_it(name, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "published model"
+    folder.mkdir()
+    for file in PARITY.joinpath(name).iterdir():
+        if file.name not in ("io.safetensors", "config.json"):
+            shutil.copy(file, folder)
+    settings = json.loads((PARITY / name / "config.json").read_text()).get("model", {})
+    if not [*folder.glob("*.json")]:
+        (folder / "settings.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    weights = next(path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".pt", ".ckpt"))
+    system = next(SYSTEMS[key] for key in SYSTEMS if name.startswith(key))
+    for subject in (folder, weights):
+        with pytest.raises(LattokError, match=f"It looks like a published checkpoint of .*{system}") as error:
+            lattok.load(subject)
+        assert "\n" not in str(error.value)
+    (folder / "config.json").write_text('{"model_type": "theirs"}')
+    with pytest.raises(LattokError, match=f"Is this a lattok artefact. It looks like a .*{system}"):
+        lattok.load(folder)
+    (folder / "config.json").unlink()
+    command = re.search(rf"lattok (convert {system} .*?)(;| or |$)", str(error.value))
+    assert command is not None
+    words = shlex.split(command[1].replace("HORIZON", name.partition("_h")[2].partition("_")[0]))
+    code = main(words)
+    assert name in NEEDS_FLAGS or code == 0, capsys.readouterr().err
+    assert code != 0 or lattok.load("my-model")
+
+
+@pytest.mark.parametrize("golden", sorted(Path(__file__).parent.joinpath("golden").rglob("model.safetensors")), ids=str)
+def test_a_model_of_lattok_looks_like_no_other(golden):
+    assert not systems(tensor_names(golden))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", None])
+def test_what_is_no_checkpoint_gets_no_advice(content, tmp_path):
+    if content is None:
+        torch.save({"mine": torch.ones(3)}, tmp_path / "x.pt")
+    else:
+        (tmp_path / "x.safetensors").write_bytes(content)
+        (tmp_path / "x.pt").write_bytes(content)
+    for subject in (tmp_path, tmp_path / "x.pt"):
+        with pytest.raises(LattokError) as error:
+            lattok.load(subject)
+        assert "looks like" not in str(error.value)
 
 
 def test_sizes_that_no_published_file_has(tmp_path):
@@ -256,7 +325,7 @@ def test_the_command_takes_every_fact(tmp_path, capsys):
         ({"--heads": "5"}, "`heads`"),
         ({"FILE": "nowhere.pt"}, "nowhere.pt, which is not there"),
         ({"FILE": str(H20 / "config.json")}, "a file ending in"),
-        ({"FILE": str(H20 / "io.safetensors")}, "missing encoder.in_proj.weight"),
+        ({"FILE": str(H20 / "io.safetensors")}, "got 41 others, such as"),
         ({"--statistics": "nowhere.json"}, "cannot read nowhere.json"),
     ],
 )

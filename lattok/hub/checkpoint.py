@@ -39,6 +39,9 @@ Names = Collection[str]  # of tensors
 Settings = Mapping[str, Any] | FilePath  # published ones of a model: a .json or .yaml file, or a dictionary
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
+MOST_PROBLEMS = 40  # tensors that an error lists
+WRAPPED = 3  # names that may stand before a tensor's own, as "state_dict.model."
+COMMON = {"weight", "bias", "layers", "encoder", "decoder"}  # words in names of many systems
 MAX_CLAIMED = 4  # times the bytes of a file: what its tensors may take, as several may be views of the same
 
 
@@ -96,6 +99,30 @@ def converted(
     return model.eval()
 
 
+def systems(names: Iterable[str]) -> list[Importer]:
+    """Return the importers whose sign is among these names of tensors, perhaps behind others."""
+    names = list(names)
+    for depth in range(WRAPPED + 1):
+        text = "\n".join(name.split(".", depth)[-1] for name in names)
+        if found := [IMPORTERS[name] for name in IMPORTERS if IMPORTERS[name].signed(text)]:
+            return found
+    return []
+
+
+def nearest(names: Iterable[str]) -> str:
+    """Say which system tensors of these names are of, or whose names they resemble most; "" where they are nothing."""
+    names = list(names)
+    if found := systems(names):
+        return f"It looks like one of {' or '.join(each.name for each in found)}."
+    parts = {part for name in names for part in name.split(".")}
+    shares = {}
+    for name in IMPORTERS:
+        words = {*re.findall(r"[A-Za-z][A-Za-z_]{2,}", IMPORTERS[name].sign)} - COMMON
+        shares[name] = len(words & parts) / max(1, len(words))
+    best = max(shares, key=shares.__getitem__, default="")
+    return f"By its names it is nearest to {best}." if best and shares[best] else ""
+
+
 def check_kind(names: Iterable[str], kind: str, where: str) -> None:
     """Refuse a file with the sign of another system than `kind`, and name that system; `names` are its tensors'."""
     known, text = [IMPORTERS[name] for name in IMPORTERS], "\n".join(names)
@@ -139,8 +166,8 @@ def translate(
     """Return foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
 
     `unused` are foreign names that are known and not needed; `kept` are names of ours that the file does not hold and
-    that keep their values. Everything else that does not fit, on either side, is one `LattokError` listing all
-    missing, unexpected and mis-shaped tensors of the file named by `where`.
+    that keep their values. Everything else that does not fit, on either side, is one `LattokError` listing the
+    missing, unexpected and mis-shaped tensors of the file named by `where`, or the nearest system where none fits.
     """
     sources = {name: source if isinstance(source, Join) else Join((source,)) for name, source in key_map.items()}
     needed = dict.fromkeys(key for source in sources.values() for key in source.keys)
@@ -154,7 +181,12 @@ def translate(
             result[name], problem = _fill(source, foreign, ours[name])
             problems += [f"{' + '.join(source.keys)} {problem}"] if problem else []
     if problems:
-        checks.fail(where, f"the {len(needed)} tensors of such a checkpoint", "; ".join(problems))
+        expected = f"the {len(needed)} tensors of such a checkpoint"
+        if needed and not needed.keys() & foreign.keys():
+            got = f"{len(foreign)} others" + (f", such as {checks.listed([*foreign][:3])}" if foreign else "")
+            checks.fail(where, expected, got, nearest(foreign))
+        more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        checks.fail(where, expected, "; ".join(problems[:MOST_PROBLEMS]) + more)
     return {name: result[name] for name in ours}
 
 

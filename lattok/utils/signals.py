@@ -15,6 +15,9 @@ ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 GRACE_S = 1.0  # launchers pass on what their processes got already: only what comes later is a second request
 
 
+_raised: list[int] = []  # by `raising`: waiting in Ray ends with a KeyboardInterrupt of its own, without the number
+
+
 class Interrupted(KeyboardInterrupt):
     """Asked to stop, after the state was saved where there is one; the text says how to go on."""
 
@@ -28,7 +31,7 @@ def restate(stop: KeyboardInterrupt, text: str) -> Interrupted:
 
 
 def number_of(stop: KeyboardInterrupt) -> int:
-    return getattr(stop, "number", int(signal.SIGINT))
+    return getattr(stop, "number", _raised[-1] if _raised else int(signal.SIGINT))
 
 
 @contextmanager
@@ -58,11 +61,13 @@ def raising() -> Iterator[None]:
     def stop(got: int, frame: Any) -> None:
         begun.append(time.monotonic())
         if len(begun) == 1:
+            _raised.append(got)
             raise Interrupted(number=got)
         if begun[-1] - begun[0] > GRACE_S:
             signal.signal(got, signal.SIG_DFL)
             os.kill(os.getpid(), got)
 
+    _raised.clear()
     with _handled(stop, ASKING[1:]):
         yield
 

@@ -134,15 +134,15 @@ def test_ctrl_c_stops_the_workers(source, tmp_path, cluster):
 
 
 STOPPED = """
-import os, signal, sys
+import os, signal, sys, threading
 from lattok.annotation import engines
 from lattok.cli import main
 
-started = engines._Pool._started
-def stop(self, ready):
-    started(self, ready)
-    os.kill(os.getpid(), signal.SIGTERM)
-engines._Pool._started = stop
+spawn = engines._Pool._spawn
+def stop(self, number):  # while this process waits in C for the worker
+    spawn(self, number)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+engines._Pool._spawn = stop
 sys.exit(main(sys.argv[1:]))
 """
 
