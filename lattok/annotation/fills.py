@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 
 from lattok.annotation.labels import Work
 from lattok.data.content import MAX_DIGESTS, column_digests, digest_of_rows, digests_from_json, digests_to_json
-from lattok.data.episodes import index_runs, run_of, unmeasured
+from lattok.data.episodes import unmeasured
 from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset
 from lattok.data.tables import column_stats, open_table, to_arrow
 from lattok.data.views import unwrap
 from lattok.utils.checks import LattokError, refuse
 from lattok.utils.files import whole_file
+from lattok.utils.runs import index_runs, run_of
 
 UNRECORDED = "LeRobot's own tools drop it, and older versions of lattok did not write it"
 

@@ -12,7 +12,6 @@ from lattok.annotation.fills import compare_fill
 from lattok.annotation.labels import Work, check_model, identities_of, label_episode, versions
 from lattok.annotation.units import Labels, Shapes
 from lattok.data import RobotDataset, as_dataset
-from lattok.data.episodes import run_of
 from lattok.data.schema import PROVENANCE
 from lattok.hub import parse_config
 from lattok.labels.spec import LatentSpec, Options, provenance_of
@@ -21,6 +20,7 @@ from lattok.nn.blocks import torch_threads
 from lattok.nn.normalize import for_dataset
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.runs import run_of
 
 REQUIRED_FACTS = ("spec", "dataset", "columns", "options", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"

@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok.data.episodes import index_runs, run_of
 from lattok.data.instructions import frame_instructions
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import action_spaces, unwrap
 from lattok.hub.fetching import HubFiles
 from lattok.types import Episode
 from lattok.utils import checks
+from lattok.utils.runs import index_runs, run_of
 from lattok.utils.untrusted import walk
 
 DIGEST_BYTES = 6  # bytes of a digest: one in 268 million that a strange episode is among 2**20 of them
@@ -85,8 +85,8 @@ def content_of(
 
 
 def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Digests]:
-    """Digests of some episodes, of their "actions" or of the "videos" of each camera, any of which may be the one that
-    was looked at. Episodes that cannot be told from others have none."""
+    """Digests of some episodes: of their "actions", of all "states", or of the "videos" of each camera, any of which
+    may be the one that was looked at. Episodes that cannot be told from others have none."""
     source, wanted = unwrap(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
@@ -94,9 +94,16 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
             each = (_digests_of_videos(source, camera, episodes) for camera in source.cameras)
             return [found for found in each if found]
         return []
-    found = Digests()
-    for index, values in _all_values(source, episodes, _columns(source, ())):
-        found |= _digest_of_actions(index, values)
+    found, keys = Digests(), _columns(source, ())
+    if what == "states":
+        known = _columns(source, (key for key in source.features if key.startswith("observation")))
+        keys = [key for key in known if not _is_action(key)]
+    for index, values in _all_values(source, episodes, keys):
+        if what == "actions":
+            found |= _digest_of_actions(index, values)
+        elif values:
+            data = b"".join(_bytes(values[key]) for key in keys)
+            found[index] = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
     return [found]
 
 
@@ -191,7 +198,7 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
 
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
     """Columns of every episode, in any order; none where they are damaged, which those say who learn from them."""
-    if not keys:
+    if not keys or not episodes:
         return ((episode.index, {}) for episode in episodes)
     found = source.columns_of(episodes, keys, checked=False)
     return ((index, {} if isinstance(values, checks.LattokError) else values) for index, values in found)
@@ -204,10 +211,12 @@ def _bytes(values: np.ndarray) -> bytes:
 
 def _digest_of_actions(index: int, values: Values) -> Digests:
     """Return the digest of the action columns of an episode; none where they hardly change."""
-    actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
-    if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < MIN_DIFFERENT_ROWS - 1 for rows in actions):
+    keys = sorted(filter(_is_action, values))
+    actions = [values[key].reshape(len(values[key]), -1).astype(np.float32) for key in keys]
+    changes = ((a[1:] != a[:-1]) & ~(np.isnan(a[1:]) & np.isnan(a[:-1])) for a in actions)  # unknown ones do not change
+    if all(np.count_nonzero(change.any(1)) < MIN_DIFFERENT_ROWS - 1 for change in changes):
         return {}
-    data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows.astype(np.float32)) for rows in actions)
+    data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows) for rows in actions)
     return {index: hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()}
 
 

@@ -3,14 +3,15 @@
 import math
 import operator
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from lattok.data.copies import copies_text, first_of_copies
 from lattok.data.instructions import task_group
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.types import Episode
@@ -35,16 +36,20 @@ def split_by_task(dataset: RobotDataset, held_out: int | None = None) -> tuple[l
     held out. If these are fewer than five, a tenth of all episodes is: at least five, at most ten or a third of them
     (two of four or five), from the end of each task in turn, then from the end of the dataset. If `action` of one of
     these was not measured (NaN, or a `.filled` column says that a model inferred it), as many measured episodes judge
-    instead, if there are four. Known actions are rare there, and most of them must teach.
+    instead, if there are four. Known actions are rare there, and most of them must teach. Episodes that equal each
+    other (`copies_of`) count as one, the first, and stay on its side.
     """
     if held_out is not None:
         checks.counts(held_out=held_out)
-    test = _last_of_tasks(dataset.episodes, held_out)
+    first = first_of_copies(dataset)
+    episodes = [episode for episode in dataset.episodes if first.get(episode.index, episode.index) == episode.index]
+    test = _last_of_tasks(episodes, held_out)
     marks = [name for name in dataset.features if name.endswith(".filled")]
     if unmeasured(dataset, "action", test, marks):
         unknown = unmeasured(dataset, "action", {episode.index for episode in dataset.episodes}, marks)
-        measured = [episode for episode in dataset.episodes if episode.index not in unknown]
+        measured = [episode for episode in episodes if episode.index not in unknown]
         test = (_last_in_turn(measured) if held_out is None else _last_of_tasks(measured, held_out)) or test
+    test.update(index for index, leader in first.items() if leader in test)
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
 
 
@@ -106,7 +111,8 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
     "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the
-    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. A range beyond the
+    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. Equal episodes count
+    as one there, and come together. A range beyond the
     last episode is an error. Ranges pass over damaged episodes; the number of one is an error, unless `skip_damaged`.
     """
     if spec is None:
@@ -123,7 +129,8 @@ def select_episodes(dataset: RobotDataset, spec: EpisodeSpec = None, skip_damage
         if not skip_damaged:
             checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
     if not wanted and not damaged:
-        hint = f"None can judge: {MORE}." if spec == "test" else ""
+        equal = f"{copies}; " if spec == "test" and (copies := copies_text(dataset)) else ""
+        hint = f"None can judge: {equal}{MORE}." if spec == "test" else ""
         checks.fail("episodes", "a choice of at least one episode", repr(spec), hint)
     return found
 
@@ -157,12 +164,13 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> tuple[set[int],
     numbers, ranges = set[int](), list[tuple[int, float]]()
     if share is not None and 0 < float(share[1] or 1) <= 100 and int(share[2] or 1):
         percent, count, seed = share.groups()
-        train = set(split_by_task(dataset)[0])
+        first = first_of_copies(dataset)
+        train = {index for index in split_by_task(dataset)[0] if first.get(index, index) == index}
         for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
             most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))
             # in an order that follows from the seed: those of less are in more
             numbers.update(sorted(group, key=lambda index: derive_seed(int(seed or 0), index))[:most])
-        return numbers, ranges
+        return numbers | {index for index, leader in first.items() if leader in numbers}, ranges
     for part in spec.split(","):
         if (match := _RANGE.fullmatch(part.strip())) is None:
             expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'
@@ -260,16 +268,3 @@ def check_strides_in(dataset: RobotDataset, episodes: str, strides: Iterable[int
     lengths = np.array([episode.length for episode in select_episodes(dataset, episodes)], dtype=np.int64)
     for stride in strides:
         check_stride(stride, lengths, dataset.fps, name)
-
-
-def index_runs(indices: Iterable[int]) -> list[list[int]]:
-    """Return the first and last index of every run of consecutive ones."""
-    runs = groupby(enumerate(indices), lambda placed: placed[1] - placed[0])  # which stays the same within one
-    found = [[index for _, index in run] for _, run in runs]
-    return [[run[0], run[-1]] for run in found]
-
-
-def run_of(index: int, runs: Sequence[Sequence[int]]) -> int | None:
-    """Find which of `index_runs` an index is in, if any."""
-    place = bisect_right(runs, index, key=lambda run: run[0]) - 1
-    return place if place >= 0 and index <= runs[place][1] else None

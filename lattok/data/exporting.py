@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok.data.content import digests_from_json, digests_to_json
-from lattok.data.episodes import damaged_among, index_runs, run_of, select_episodes
+from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, decode_image
@@ -29,6 +29,7 @@ from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
 from lattok.utils.files import make_room, read_json
 from lattok.utils.output import Output
+from lattok.utils.runs import index_runs, run_of
 from lattok.utils.untrusted import safe_path
 
 Size = tuple[int, int] | None  # height and width that all frames are resized to

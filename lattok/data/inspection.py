@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lattok.data import problems
+from lattok.data.copies import copies_of, copies_text
 from lattok.data.episodes import check_stride, select_episodes, split_text
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
@@ -132,6 +133,8 @@ def inspect_dataset(
     findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen, stride, horizon)]
     scope: list[str] = []
     looked_at = _looked_at(dataset, chosen, scope)
+    if copies_of(dataset) is None:
+        scope.append("equal episodes were not looked for: too many rows would have to be read")
     dimensions = _check_values(dataset, looked_at, findings)
     whole = len(looked_at) == len(dataset.episodes) and not any(found.severity == "error" for found in findings)
     findings += _check_statistics(dataset, dimensions, whole)
@@ -174,6 +177,8 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         yield problems.NO_ACTIONS.finding(dataset=shlex.join([dataset.address or "DATASET"]), out=unused("my-lam"))
+    if copies := copies_text(dataset):
+        yield problems.COPIES.finding(copies=copies)
     if parts := parts_of(dataset):
         missing = " and no ".join(f"`{key}`" for key in parts)
         yield problems.IN_PARTS.finding(missing=missing, joined=how_to_join(dataset))

@@ -45,6 +45,12 @@ LAST_ACTION_EQUAL = warning(
     'If they only fill the rows, put "last_action": "drop" into the description file, otherwise "keep".',
 )
 
+# copies
+COPIES = warning(
+    "{copies}.",
+    "Equal ones stay on one side of every split, and training sees them more often. Keep one of each (`episodes`).",
+)
+
 # lengths and tasks
 SHORT = note(
     "{count} of {all} episodes are shorter than {seconds:g} s (first: {first}).",

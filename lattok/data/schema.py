@@ -22,6 +22,7 @@ Progress = Callable[[int, int], None]  # frames done, frames in all
 ManyColumns = Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]  # by episode index; or why it cannot be read
 
 NONE: Mapping[str, Any] = {}
+NONE_KNOWN: Mapping[int, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
@@ -182,6 +183,10 @@ class RobotDataset(ABC):
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """List the files that the rows and frames of an episode are read from."""
         return (self.root,)
+
+    def outlines(self) -> Mapping[int, Any]:
+        """Return by episode what equal ones have in common and is known without their rows; empty where nothing is."""
+        return NONE_KNOWN
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, without checks that would read the images too."""

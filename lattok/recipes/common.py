@@ -18,7 +18,8 @@ from typing_extensions import Self
 from lattok.backbones import SCRATCH
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
-from lattok.data.episodes import MORE, index_runs, split_by_task, split_text
+from lattok.data.copies import copies_text, with_copies
+from lattok.data.episodes import MORE, split_by_task, split_text
 from lattok.data.opening import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.labels.spec import inferred_episodes, measured_episodes, prefix_flags
@@ -34,6 +35,7 @@ from lattok.utils.devices import device_called
 from lattok.utils.options import Option, as_option, built, flat, options_of, replaced
 from lattok.utils.output import Output, unused
 from lattok.utils.registry import Registry
+from lattok.utils.runs import index_runs
 from lattok.utils.signals import restate
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
@@ -292,6 +294,9 @@ class Recipe(ABC, Generic[Model]):
             for name, found in [] if resume else [(s.dataset.name, f) for s in sources for f in s.dataset.findings]:
                 if found.severity == "warning":
                     print(checks.printable(f"warning: {name}: {found.what} {found.advice}"), file=sys.stderr)
+            for source in sources if not resume else ():
+                if said := copies_text(source.dataset):
+                    print(checks.printable(f"warning: {source.dataset.name}: {said}"), file=sys.stderr)
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})
@@ -315,7 +320,7 @@ class Recipe(ABC, Generic[Model]):
         with suppress(LattokError):  # it may be gone by now
             dataset, spec = open_dataset(source), self.data.episodes
             if isinstance(spec, str) and not re.search("[a-z%]", spec):  # all that it has not seen may judge it
-                seen = {episode.index for episode in select_episodes(dataset, spec)}
+                seen = with_copies(dataset, (episode.index for episode in select_episodes(dataset, spec)))
                 others = [episode for episode in dataset.episodes if episode.index not in seen]
                 if self.data.action_key in dataset.features:
                     others = measured_episodes(dataset, self.data.action_key, others)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes, split_by_task
+from lattok.data.copies import with_copies
 from lattok.data.episodes import EpisodeSpec
 from lattok.data.opening import same_actions, same_cameras
 from lattok.data.schema import vector_key
@@ -153,8 +154,10 @@ def policy_config(
 def held_out_episodes(dataset: RobotDataset, episodes: EpisodeSpec, key: str) -> list[int]:
     """Return what a policy that is trained on `episodes` is judged on: the test episodes that are not among them, so
     that runs on different shares of the others are judged on the same ones; where none is left, all others. Only
-    those in which the column `key` was measured: nobody knows what is right in the others."""
-    chosen, test = {episode.index for episode in select_episodes(dataset, episodes)}, {*split_by_task(dataset)[1]}
+    those in which the column `key` was measured: nobody knows what is right in the others. None that equals one of
+    `episodes`."""
+    chosen = with_copies(dataset, (episode.index for episode in select_episodes(dataset, episodes)))
+    test = {*split_by_task(dataset)[1]}
     others = [episode for episode in dataset.episodes if episode.index not in chosen]
     left = [episode.index for episode in measured_episodes(dataset, key, others)]
     return [index for index in left if index in test] or left

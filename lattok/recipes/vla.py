@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lattok.backbones import SCRATCH, BackboneConfig
 from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, select_episodes
-from lattok.data.episodes import check_horizon, index_runs
+from lattok.data.episodes import check_horizon
 from lattok.data.views import check_trained_space
 from lattok.evaluation.questions.policies import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
@@ -29,6 +29,7 @@ from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks, files
 from lattok.utils.devices import moved
 from lattok.utils.progress import ProgressBar
+from lattok.utils.runs import index_runs
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.model import share_backbone, shared_options
 

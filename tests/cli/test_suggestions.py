@@ -460,6 +460,7 @@ def test_a_mistyped_column_is_recognised(make_dataset: Callable, videos: str, sa
 
 
 def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, capsys):
+    another = Path(videos, "b.mp4").read_bytes()
     for name in "bc":
         Path(videos, f"{name}.mp4").unlink()
     inspected = said(["inspect", videos])
@@ -482,6 +483,9 @@ def test_one_video_is_said_to_leave_none_to_judge_by(videos: str, said: Said, ca
     assert "Verify them with what was labelled: lattok verify DATASET --labels" in capsys.readouterr().out
     assert "None can judge: record more, or cut the video: two" in said(["evaluate", "my-lam", videos], 2)
     Path(videos, "again.mp4").write_bytes(Path(videos, "a.mp4").read_bytes())
+    why = "None can judge: 2 of 2 episodes equal each other (0 = 1); record more, or cut the video: two"
+    assert why in said(["evaluate", "my-lam", videos], 2)
+    Path(videos, "again.mp4").write_bytes(another)
     assert "Report" in said(["evaluate", "my-lam", videos, "--device", "cpu"])
 
 

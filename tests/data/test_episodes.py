@@ -7,18 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattok.data import read_vectors, select_episodes, split_by_task, with_cameras
+from lattok.data import Feature, read_vectors, select_episodes, split_by_task, with_cameras
 from lattok.data.episodes import MORE, damaged_among, split_text
 from lattok.data.schema import Damage
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 
 
+class Listed(SimpleNamespace):
+    cameras, columns_apart, files, outlines = (), True, SimpleNamespace(commit=None), dict
+    __hash__ = object.__hash__
+
+
 def episodes_of(tasks: list[str], length: int = 5, damaged: tuple[int, ...] = (), **more):
     """A stand-in with one episode per entry of `tasks`; those that are `damaged` are missing."""
     episodes = [Episode(i, length, (task,)) for i, task in enumerate(tasks) if i not in damaged]
     broken = tuple(Damage(i, f"{i}.bin is cut short.") for i in damaged)
-    return SimpleNamespace(episodes=tuple(episodes), damaged=broken, **{"features": {}, **more})
+    return Listed(episodes=tuple(episodes), damaged=broken, **{"features": {}, **more})
 
 
 def with_actions(tasks: list[str], actions: dict[int, np.ndarray | str], filled: tuple[int, ...] = ()):
@@ -30,7 +35,7 @@ def with_actions(tasks: list[str], actions: dict[int, np.ndarray | str], filled:
             found = {"action": action, "inferred.filled": np.full(5, each.index in filled)}
             yield each.index, LattokError(action) if isinstance(action, str) else {key: found[key] for key in keys}
 
-    features = dict.fromkeys(["action", *["inferred.filled"] * bool(filled)])
+    features = dict.fromkeys(["action", *["inferred.filled"] * bool(filled)], Feature("float32", (2,), None))
     return episodes_of(tasks, features=features, columns_of=columns_of)
 
 

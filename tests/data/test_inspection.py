@@ -254,6 +254,7 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
     monkeypatch.setattr("lattok.data.inspection.ALL_FRAMES_BY_ROW", 600)
     monkeypatch.setattr("lattok.data.inspection.EPISODES_PER_RUN", 4)
     monkeypatch.setattr("lattok.data.inspection.FILES_LOOKED_INTO", 5)
+    monkeypatch.setattr("lattok.data.copies.MOST_FRAMES", (600, 600))
     source = Memory([30] * 40)
     read: list[int] = []
     columns = source.columns
@@ -262,6 +263,7 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
     assert read == [*range(4), *range(8, 12), *range(16, 20), *range(28, 32), *range(36, 40), *held_out]
     assert "from 20 episodes, runs of 4 evenly spread; lengths from all" in inspection.scope
     assert "frames from 5 of 20 files, evenly spread" in inspection.scope
+    assert "equal episodes were not looked for: too many rows would have to be read" in inspection.scope
     assert len(inspection.lengths) == 40
     monkeypatch.setattr("lattok.data.inspection.EPISODES_PER_RUN", 40)
     read.clear()

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok.data.formats.lerobot_meta import PLACE, SPAN, EpisodeTable, file_of, read_features, read_info, read_tasks
+from lattok.data.formats.lerobot_meta import (
+    PLACE,
+    SPAN,
+    EpisodeTable,
+    file_of,
+    read_features,
+    read_info,
+    read_outlines,
+    read_tasks,
+)
 from lattok.data.image_writer import decode_image
 from lattok.data.problems import DISORDERED, SHARED_SPAN, short_video
 from lattok.data.schema import IMAGE_DTYPES, ManyColumns, RobotDataset
@@ -94,6 +103,9 @@ class LeRobotV3(RobotDataset):
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
+
+    def outlines(self) -> dict[int, bytes]:
+        return read_outlines(self.root, [key for key in self.features if key.split(".")[0] == "action"])
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         row = self._episode_row(episode_index)

@@ -89,6 +89,10 @@ class RLDS(RobotDataset):
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._place(episode_index)[0].path,)
 
+    def outlines(self) -> dict[int, int]:
+        places = ((index, *self._place(index)) for index in (episode.index for episode in self.episodes))
+        return {index: int(file.sizes[number]) for index, file, number in places}
+
     def columns(self, episode_index: int, keys: Sequence[str], check: bool = True) -> dict[str, np.ndarray]:
         self.check_columns(keys)
         with self._example(episode_index, check) as example:

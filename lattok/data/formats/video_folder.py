@@ -209,6 +209,7 @@ class VideoFolder(RobotDataset):
         self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
         self.episodes = tuple(Episode(i, plan.length, (instructions[i],)) for i, plan in self._schedule.items())
         self._sizes = {index: (video.height, video.width) for index, video in read.items()}
+        self._bytes = {index: video.bytes for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
     @classmethod
@@ -233,6 +234,9 @@ class VideoFolder(RobotDataset):
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         self._plan(episode_index)
         return (self.root / self._files[episode_index],)
+
+    def outlines(self) -> dict[int, int]:
+        return self._bytes
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         length, task = self._plan(episode_index).length, self._task[episode_index]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.copies import with_copies
 from lattok.data.episodes import any_unmeasured
 from lattok.evaluation.report import Progress
 from lattok.labels.spec import fillers, measured_episodes, prefix_flags
@@ -114,7 +115,7 @@ class EvalOptions:
         checks.positive(max_episodes=self.max_episodes)
         checks.whole(seed=self.seed)
         held_out = [episode.index for episode in select_episodes(dataset, self.episodes)]
-        judging = set(held_out)
+        judging = with_copies(dataset, held_out)  # nothing that judges is fitted to what it judges
         train = [episode.index for episode in dataset.episodes if episode.index not in judging]
         if key is not None and key in dataset.features:
             parts = judged_episodes(dataset, key, held_out), measured(dataset, key, train)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lattok.data import camera_keys, read_vectors, select_episodes
+from lattok.data.copies import with_copies
 from lattok.data.instructions import instruction_of
 from lattok.data.schema import same_split, vector_key
 from lattok.data.views import check_trained_space
@@ -126,7 +127,8 @@ def known_episodes(case: Case, source: PairSource) -> tuple[list[Episode], str]:
             asked = select_episodes(dataset, (trained.get("labels") or {}).get("episodes"))
             runs = trained.get("episodes", ())
             chosen = {e.index for e in asked if any(low <= e.index <= high for low, high in runs)}
-    found, what = measured(dataset, key, chosen - set(case.split.held_out)), "whose actions the model knew"
+    judging = with_copies(dataset, case.split.held_out)
+    found, what = measured(dataset, key, chosen - judging), "whose actions the model knew"
     if not found:
         found, what = measured(dataset, key, case.split.train), "that are not held out"
     if not found:

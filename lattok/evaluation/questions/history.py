@@ -3,10 +3,11 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.content import digests, in_order, read_record
+from lattok.data.copies import known_to_differ
 from lattok.data.episodes import FEW_HELD_OUT, RECORD
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence import Case
@@ -19,17 +20,18 @@ from lattok.training.loop import recorded
 OVERLAP = Criterion(
     "held_out_seen", "Evaluate on episodes that were not trained on, or train with episodes=train.", use=True
 )
+ALIKE = Criterion("held_out_alike", "See whether they are copies whose pictures were changed: lattok view DATASET")
 TRIAL = Criterion("trial")
 INFERRED = Criterion("inferred_actions", "It cannot be better than they are: evaluate the model that inferred them.")
 
 
-@question("history", of=("chunks", "pairs", "clips", "actions", "policy"), criteria=(OVERLAP, INFERRED), place=0)
+@question("history", of=("chunks", "pairs", "clips", "actions", "policy"), criteria=(OVERLAP, ALIKE, INFERRED), place=0)
 def history_outcome(evidence: Any) -> Outcome:
     """Look for held-out episodes among those of the training, and for the mark of a trial run."""
     case = evidence.case
     verdicts, decision = overlap(case), None
     inferred = inferred_text(case.model.trained_on)
-    if verdicts:
+    if any(each.about is OVERLAP for each in verdicts):
         text = "That cannot be told from this report: the model was trained on episodes that judge it here."
         decision = Decision(60, None, text, caveats=False)
     if (steps := trial_steps(case.model.trained_on)) is not None:
@@ -41,12 +43,17 @@ def history_outcome(evidence: Any) -> Outcome:
 
 
 def overlap(case: Case) -> tuple[Verdict, ...]:
-    """Return a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
-    seen, complete = seen_episodes(case.model.trained_on, case.dataset, case.split.held_out)
-    if not seen:
-        return ()
-    count = f"{'' if complete else 'at least '}{len(seen)} of {len(case.split.held_out)}"
-    return (Verdict(f"{count} held-out episodes were trained on: these figures are too good", False, OVERLAP),)
+    """Return failing verdicts where held-out episodes were trained on, here or in a dataset that this one copies, or
+    where they equal such episodes; an open one where they equal them in their actions alone."""
+    wanted = case.split.held_out
+    seen = _seen(case.model.trained_on, case.dataset, wanted)
+    too_good, least = "these figures are too good", "" if seen.complete else "at least "
+    found = [
+        (seen.trained, f"held-out episodes were trained on: {too_good}", False, OVERLAP),
+        (seen.equal, f"held-out episodes equal training episodes: {too_good}", False, OVERLAP),
+        (seen.alike, "held-out episodes have the actions of training episodes, and look different", None, ALIKE),
+    ]
+    return tuple(Verdict(f"{least}{len(of)} of {len(wanted)} {text}", *more) for of, text, *more in found if of)
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
@@ -77,7 +84,7 @@ def hold_out_more(cases: Sequence[Case], judge: Callable[[list[str]], str]) -> s
         return f"{RECORD[0].upper()}{RECORD[1:]}."
     for model in (case.model for case in cases):
         found.append(getattr(model, "address", "") or "MODEL")
-        if seen_episodes(model.trained_on, dataset, held_out)[0]:
+        if any(_seen(model.trained_on, dataset, held_out)[:2]):
             again, said = f"{found[-1]}-again", "lattok train ... --episodes train"
             if (kind := recorded(Path(found[-1]), "kind")) is not None:
                 words = ["lattok", "train", kind, dataset.address or "DATASET", "--out", again]
@@ -102,37 +109,57 @@ def seen_episodes(
     """Find which of the `wanted` episodes a model has learned from, as far as its training.json says, and whether these
     are all: there may be others, whose content says nothing. Episodes are known again by their content, under any name
     of the dataset and any numbers. Where content is not unique, or not recorded, dataset and number count."""
-    seen: set[int] = set()
-    complete = True
+    seen = _seen(trained_on, dataset, wanted)
+    return sorted(seen.trained), seen.complete
+
+
+class _Seen(NamedTuple):
+    trained: set[int]  # episodes that a model learned from
+    equal: set[int]  # others of the same dataset that equal such episodes
+    alike: set[int]  # or have their actions alone, with other pictures or states
+    complete: bool  # whether there may be no others
+
+
+def _seen(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> _Seen:
+    seen, equal, alike, complete = set[int](), set[int](), set[int](), True
     for entry in training_entries(trained_on):
         named = entry["dataset"] == dataset.name and same_split(entry.get("split"), dataset.split)
         numbers = {index for index in wanted if _among(index, entry.get("episodes", ()))}
         if "content" not in entry:
             seen |= numbers if named else set()
             continue
-        found, undecided = _by_content(entry, dataset, wanted, numbers)
+        found, undecided, copies, doubtful = _by_content(entry, dataset, wanted, numbers)
         complete = complete and (named or not undecided)
         seen |= found | (numbers & undecided if named else set())
-    return sorted(seen), complete
+        equal, alike = equal | copies, alike | doubtful
+    return _Seen(seen, equal - seen, alike - equal - seen, complete)
 
 
 def _by_content(
     entry: Mapping[str, Any], dataset: RobotDataset, wanted: Sequence[int], numbers: set[int]
-) -> tuple[set[int], set[int]]:
-    """Find which of the `wanted` episodes were trained on by their content, and for which it does not tell."""
+) -> tuple[set[int], ...]:
+    """Find which of the `wanted` episodes were trained on by their content, for which it does not tell, and in the same
+    dataset others: those that equal such episodes, and those with their actions alone."""
     found, undecided, kinds = set[int](), set(wanted), read_record(entry["content"])
+    equal, alike = set[int](), set[int]()
     for kind, known in kinds.items():
         for here in digests(dataset, wanted, kind):
             matching = {index for index, digest in here.items() if digest in known.digests}
             if not matching <= numbers:
                 runs = entry.get("episodes", ())
                 trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
-                if any(in_order(other) == known.in_order for other in digests(dataset, trained, kind)):
-                    matching &= numbers  # the same dataset: others merely look like one that was trained on
+                for other in digests(dataset, trained, kind):
+                    if in_order(other) != known.in_order:
+                        continue
+                    for index in matching - numbers:  # the same dataset: this one was not trained on, one like it was
+                        same = (each for each, digest in other.items() if digest == here[index])
+                        differ = kind == "actions" and all(known_to_differ(dataset, index, each) for each in same)
+                        (alike if differ else equal).add(index)
+                    matching &= numbers
             found |= matching
             if kind == next(iter(kinds)):  # actions, where they were recorded: videos are encoded again sooner
                 undecided &= {index for index in wanted if index not in here}
-    return found, undecided - found
+    return found, undecided - found, equal, alike - equal
 
 
 def _among(index: int, runs: Sequence[Sequence[int]]) -> bool:

@@ -167,6 +167,8 @@ def test_a_held_out_episode_that_repeats_one_of_training_is_held_out_where_numbe
     repeated = _record(tmp_path / "repeated", seed=0, order=[0, 1, 2, 3, 0, 5])
     tok = lattok.train(recipe_for(UniformBins).from_preset(repeated.root, tmp_path / "tok", horizon=2, episodes="0:4"))
     assert _verdict(tok, repeated, [4, 5]) == ""
+    found = [(each.text, each.holds) for each in lattok.evaluate(tok, repeated, episodes=[4, 5]).verdicts]
+    assert ("1 of 2 held-out episodes equal training episodes: these figures are too good", False) in found
     part = lattok.export(repeated, tmp_path / "part", episodes=[1, 4, 5], video_codec="h264").path
     assert _verdict(tok, lattok.open_dataset(part), [1, 2]) == "1 of 2"
 
